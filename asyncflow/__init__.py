@@ -1,0 +1,40 @@
+"""asyncflow: durable, async-first flows.
+
+The house, in the order in which data flows (`DESIGN.md` has the plan and the reasons):
+
+    _definition    DECLARE    code becomes data; nothing runs
+    _scheduling    DECIDE     what has happened in, what to do next out; pure
+    persistence    REMEMBER   one small protocol, many backends
+    _runtime       DRIVE      the only place that awaits
+"""
+
+from . import errors, events, merge, persistence
+from ._definition.decorators import listen, persist, router, start
+from ._definition.triggers import and_, or_
+from ._runtime.history import HistoryEntry
+from .errors import AsyncflowError, MethodError
+from .flow import Flow, run
+from .persistence import FlowPersistence, MemoryFlowPersistence, SQLiteFlowPersistence
+from .state import FlowState
+
+__all__ = [
+    "AsyncflowError",
+    "Flow",
+    "FlowPersistence",
+    "FlowState",
+    "HistoryEntry",
+    "MemoryFlowPersistence",
+    "MethodError",
+    "SQLiteFlowPersistence",
+    "and_",
+    "errors",
+    "events",
+    "listen",
+    "merge",
+    "or_",
+    "persist",
+    "persistence",
+    "router",
+    "run",
+    "start",
+]

@@ -1,0 +1,1 @@
+"""DECLARE: code becomes data. Decorators leave notes, a class becomes a `FlowDefinition`; nothing runs here."""

@@ -1,0 +1,130 @@
+"""From a class's functions and their notes to a `FlowDefinition`, finding every mistake the class can have."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ..errors import FlowDefinitionError
+from .decorators import Mark, Note, Pending, PersistMark, note_of
+from .definition import FlowDefinition, MethodDefinition, Receives, label_of
+from .signatures import declared_labels, received, return_annotation
+from .triggers import Condition, Trigger, normalised
+from .validation import problems_of
+
+__all__ = ["define", "persist_marks"]
+
+
+def define(cls: type, api: type, local: Mapping[str, Any]) -> FlowDefinition:
+    """The definition of a flow class. `api` is the base whose names a method may not take; `local` resolves annotations.
+
+    Raises `FlowDefinitionError` with every mistake of the class and its cure.
+    """
+    problems: list[str] = []
+    methods: dict[str, MethodDefinition] = {}
+    for name, function, note in _noted(cls, problems):
+        if hasattr(api, name):
+            problems.append(f"{name} shadows a name of Flow; rename the method")
+        method = _method(name, function, note, local, problems)
+        if method is not None:
+            methods[name] = method
+    problems += problems_of(methods)
+    if problems:
+        listed = "".join(f"\n  - {problem}" for problem in problems)
+        raise FlowDefinitionError(f"the flow class {cls.__name__} cannot run as written:{listed}", problems=problems)
+    return FlowDefinition(cls.__name__, methods)
+
+
+def persist_marks(cls: type) -> dict[str, PersistMark]:
+    """The method-level `@persist` of each method that has one."""
+    return {name: note.persist[-1] for name, _, note in _noted(cls, []) if note.persist}
+
+
+def _noted(cls: type, problems: list[str]) -> Iterator[tuple[str, Callable[..., Any], Note]]:
+    """Name, function and note of each decorated method, base classes first. An override keeps its base's trigger."""
+    names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
+    for name in names:
+        layers = [vars(base)[name] for base in cls.__mro__ if name in vars(base)]
+        value = layers[0]
+        if isinstance(value, Pending):
+            kind = value.mark.kind
+            problems.append(f"{name} is decorated with a bare @{kind}; write @{kind}(...) with parentheses")
+            continue
+        notes = [note for layer in layers if (note := note_of(layer)) is not None]
+        if not notes:
+            continue
+        if not inspect.isfunction(value):
+            problems.append(f"{name} is a flow method and must be a plain function, not a {type(value).__name__}")
+            continue
+        marks = next((note.marks for note in notes if note.marks), [])
+        persist = next((note.persist for note in notes if note.persist), [])
+        yield name, value, Note(marks, persist)
+
+
+def _method(
+    name: str, function: Callable[..., Any], note: Note, local: Mapping[str, Any], problems: list[str]
+) -> MethodDefinition | None:
+    def problem(text: str) -> None:
+        problems.append(f"{name} {text}")
+
+    if not note.marks:
+        problem("has @persist but no @start, @listen or @router; add one, or remove @persist")
+        return None
+    if inspect.isasyncgenfunction(inspect.unwrap(function)) or inspect.isgeneratorfunction(inspect.unwrap(function)):
+        problem("is a generator; a flow method returns one result, so collect into a list")
+        return None
+    kinds = [mark.kind for mark in note.marks]
+    trigger_mark = _trigger_mark(note.marks)
+    if trigger_mark is None:
+        problem(f"is decorated with {', '.join('@' + k for k in reversed(kinds))}; use one of them (or @router() below one)")
+        return None
+    try:
+        condition = None if trigger_mark.trigger is None else _checked(trigger_mark.trigger)
+    except TypeError as error:
+        problem(f"has a condition that cannot be: {error}")
+        return None
+    receives, parameters = Receives.NOTHING, ()
+    try:
+        receives, parameters = received(function, condition)
+    except ValueError as error:
+        problem(str(error))
+    returns = return_annotation(function, local)
+    return MethodDefinition.make(
+        name=name,
+        function=function,
+        condition=condition,
+        is_start=trigger_mark.kind == "start",
+        is_router="router" in kinds,
+        is_async=inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(function),
+        persists=bool(note.persist),
+        labels=_labels(note.marks, returns) if "router" in kinds else None,
+        receives=receives,
+        parameters=parameters,
+        returns=returns,
+    )
+
+
+def _trigger_mark(marks: list[Mark]) -> Mark | None:
+    """The mark that says what the method waits for, or None where the marks contradict each other."""
+    others = [mark for mark in marks if mark.kind != "router"]
+    routers = [mark for mark in marks if mark.kind == "router"]
+    if len(others) > 1 or len(routers) > 1:
+        return None
+    if others and routers:
+        return others[0] if routers[0].trigger is None else None
+    only = (others or routers)[0]
+    return None if only.kind != "start" and only.trigger is None else only
+
+
+def _checked(trigger: Trigger) -> Condition:
+    if callable(trigger) and note_of(trigger) is None:
+        raise TypeError(f"it waits for {getattr(trigger, '__name__', trigger)!r}, which is no flow method")
+    return normalised(trigger)
+
+
+def _labels(marks: list[Mark], returns: Any) -> frozenset[str] | None:
+    emit = next(mark.emit for mark in marks if mark.kind == "router")
+    if emit is None:
+        return declared_labels(returns)
+    return frozenset(label for value in emit if (label := label_of(value)) is not None)

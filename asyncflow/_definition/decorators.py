@@ -1,0 +1,171 @@
+"""Decorators that leave a note on a function and give the function back. They never judge: the class's creation does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+
+from .triggers import AllOf, AnyOf, Trigger
+
+__all__ = ["Mark", "Note", "Pending", "PersistMark", "listen", "note_of", "persist", "persist_mark_of", "router", "start"]
+
+_NOTE = "__asyncflow_note__"
+_PERSIST = "__asyncflow_persist__"
+
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
+S = TypeVar("S")
+R = TypeVar("R")
+R_contra = TypeVar("R_contra", contravariant=True)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One `@start`, `@listen` or `@router` as written. `trigger` is None where none was given."""
+
+    kind: Literal["start", "listen", "router"]
+    trigger: Trigger | None = None
+    emit: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PersistMark:
+    """One `@persist` as written; `backend` is None for the default one."""
+
+    backend: Any = None
+    verbose: bool = False
+
+
+@dataclass(slots=True)
+class Note:
+    """What the decorators of one function said."""
+
+    marks: list[Mark] = field(default_factory=list)
+    persist: list[PersistMark] = field(default_factory=list)
+
+
+def note_of(function: object) -> Note | None:
+    """The note on a function, or None."""
+    note = getattr(function, _NOTE, None)
+    return note if isinstance(note, Note) else None
+
+
+def persist_mark_of(cls: type) -> PersistMark | None:
+    """The class-level `@persist` of a class or of the nearest base that has one."""
+    return getattr(cls, _PERSIST, None)
+
+
+class Pending:
+    """A decorator that waits for its function. Found as a class attribute, it was written without parentheses."""
+
+    def __init__(self, mark: Mark) -> None:
+        self.mark = mark
+
+    def __call__(self, function: F) -> F:
+        _note_on(function).marks.append(self.mark)
+        return function
+
+
+class _Listening(Pending, Generic[R_contra]):
+    """`listen(method)`: its function takes nothing, or what `method` returns."""
+
+    @overload  # type: ignore[override]  # narrower on purpose: a wrong payload is a type error
+    def __call__(self, function: Callable[[S], T], /) -> Callable[[S], T]: ...
+    @overload
+    def __call__(self, function: Callable[[S, R_contra], T], /) -> Callable[[S, R_contra], T]: ...
+    def __call__(self, function: Any, /) -> Any:
+        """Leave the note."""
+        return Pending.__call__(self, function)
+
+
+class _Decorator(Protocol):
+    def __call__(self, function: F, /) -> F: ...
+
+
+def _note_on(function: Any) -> Note:
+    """The function's own note, made where there is none. (`functools.wraps` carries it along, which is what users mean.)"""
+    note = note_of(function)
+    if note is None:
+        note = Note()
+        setattr(function, _NOTE, note)
+    return note
+
+
+@overload
+def start() -> _Decorator: ...
+@overload
+def start(condition: Callable[..., Coroutine[Any, Any, R]], /) -> _Listening[R]: ...
+@overload
+def start(condition: str | AnyOf | AllOf, /) -> _Decorator: ...
+@overload
+def start(condition: Callable[..., R], /) -> _Listening[R]: ...
+def start(condition: Trigger | None = None, /) -> Any:
+    """Run the method when the flow starts, or, with a condition, whenever that comes."""
+    return Pending(Mark("start", condition))
+
+
+@overload
+def listen(condition: Callable[..., Coroutine[Any, Any, R]], /) -> _Listening[R]: ...
+@overload
+def listen(condition: str | AnyOf | AllOf, /) -> _Decorator: ...
+@overload
+def listen(condition: Callable[..., R], /) -> _Listening[R]: ...
+def listen(condition: Trigger, /) -> Any:
+    """Run the method whenever the condition comes: a method, a label, or a tree of `or_` and `and_`.
+
+    A method with one positional parameter gets its trigger's result (a label's: the router's value). One that waits
+    for `and_` and whose parameters are all names of its triggers gets each by name.
+    """
+    return Pending(Mark("listen", condition))
+
+
+@overload
+def router(*, emit: Sequence[Any] | None = None) -> _Decorator: ...
+@overload
+def router(
+    condition: Callable[..., Coroutine[Any, Any, R]], /, *, emit: Sequence[Any] | None = None
+) -> _Listening[R]: ...
+@overload
+def router(condition: str | AnyOf | AllOf, /, *, emit: Sequence[Any] | None = None) -> _Decorator: ...
+@overload
+def router(condition: Callable[..., R], /, *, emit: Sequence[Any] | None = None) -> _Listening[R]: ...
+def router(condition: Trigger | None = None, /, *, emit: Sequence[Any] | None = None) -> Any:
+    """Run the method like a listener; the value that it returns becomes a label that others listen to.
+
+    The labels are declared by the return annotation (`Literal` or an `Enum`) or by `emit`. Without a condition it is
+    stacked under `@start(...)` or `@listen(...)`. None is no label.
+    """
+    return Pending(Mark("router", condition, None if emit is None else tuple(emit)))
+
+
+@overload
+def persist(target: C, /) -> C: ...
+@overload
+def persist(target: F, /) -> F: ...
+@overload
+def persist(backend: Any = None, /, *, verbose: bool = False) -> _Decorator: ...
+def persist(target: Any = None, /, *, verbose: bool = False) -> Any:
+    """Checkpoint every method of a class, or this one method, in any order with the other decorators.
+
+    `@persist`, `@persist()`, `@persist(backend)`, `@persist(backend, verbose=True)`. Without a backend it is the default
+    one: SQLite at `$ASYNCFLOW_DB`, else `./asyncflow.db`. `verbose` logs what happens at INFO, logger `asyncflow`.
+    """
+    if isinstance(target, type) or hasattr(target, "__code__") or isinstance(target, Pending):
+        return _persisted(target, PersistMark(None, verbose))
+    return lambda decorated: _persisted(decorated, PersistMark(target, verbose))
+
+
+def _persisted(target: Any, mark: PersistMark) -> Any:
+    if not isinstance(target, type):
+        _note_on(target).persist.append(mark)
+    elif (check := getattr(target, "_persistence_marked", None)) is None:
+        raise TypeError(
+            f"@persist decorates a flow class or a method, not {target.__name__}; "
+            f"a backend is passed as an object: @persist({target.__name__}(...))"
+        )
+    else:
+        setattr(target, _PERSIST, mark)
+        check()
+    return target

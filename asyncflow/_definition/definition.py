@@ -1,0 +1,96 @@
+"""What a flow class is, as frozen data: its methods, what each waits for and receives, who listens to what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from .triggers import AnyOf, Condition, names_in
+
+__all__ = ["FlowDefinition", "MethodDefinition", "Receives", "label_of"]
+
+
+class Receives(Enum):
+    """What a method is called with."""
+
+    NOTHING = "nothing"
+    LAST = "last"
+    """The result of the trigger that completed its condition, as the one positional argument."""
+    NAMED = "named"
+    """The result of each trigger, by the name of the trigger."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodDefinition:
+    """One method of a flow. `condition` is None for an unconditional start."""
+
+    name: str
+    function: Callable[..., Any] = field(compare=False, repr=False)
+    condition: Condition | None = None
+    is_start: bool = False
+    is_router: bool = False
+    is_async: bool = True
+    persists: bool = False
+    labels: frozenset[str] | None = None
+    """The labels that a router declares; None where they are not known."""
+    receives: Receives = Receives.NOTHING
+    parameters: tuple[str, ...] = ()
+    """The names of the triggers it receives (`Receives.NAMED`)."""
+    returns: Any = None
+    """The return annotation, resolved; `inspect.Signature.empty` where there is none."""
+    names: frozenset[str] = frozenset()
+    """Every name that its condition mentions."""
+    once_a_cycle: bool = False
+    """Whether its outermost condition is an `or_` of two or more."""
+
+    @classmethod
+    def make(cls, **fields: Any) -> MethodDefinition:
+        """Make one with what follows from the condition filled in."""
+        condition = fields.get("condition")
+        names = frozenset(() if condition is None else names_in(condition))
+        return cls(**fields, names=names, once_a_cycle=isinstance(condition, AnyOf))
+
+
+@dataclass(frozen=True, slots=True)
+class FlowDefinition:
+    """A validated flow class as data. `methods` holds routers and listeners in order of definition."""
+
+    name: str
+    methods: Mapping[str, MethodDefinition]
+    _reached: dict[tuple[str, ...], tuple[MethodDefinition, ...]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+
+    @property
+    def starts(self) -> tuple[MethodDefinition, ...]:
+        """What a pass begins with: the unconditional starts, or all of them where none is unconditional."""
+        starts = [m for m in self.methods.values() if m.is_start]
+        first = [m for m in starts if m.condition is None] or starts
+        return tuple(_routers_first(first))
+
+    def reached_by(self, names: tuple[str, ...]) -> tuple[MethodDefinition, ...]:
+        """The methods whose condition mentions one of the names of an event: routers first, each in order of definition."""
+        found = self._reached.get(names)
+        if found is None:
+            hit = [m for m in self.methods.values() if not m.names.isdisjoint(names)]
+            found = tuple(_routers_first(hit))
+            if all(self.is_known(name) for name in names):
+                self._reached[names] = found
+        return found
+
+    def is_known(self, name: str) -> bool:
+        """Whether it is a method, or something that a method listens to: what keeps the cache bounded."""
+        return name in self.methods or any(name in m.names for m in self.methods.values())
+
+
+def _routers_first(methods: list[MethodDefinition]) -> list[MethodDefinition]:
+    return sorted(methods, key=lambda m: not m.is_router)
+
+
+def label_of(value: object) -> str | None:
+    """The label that a router's value stands for: `str()` of it, an Enum by its value; None is no label."""
+    if value is None:
+        return None
+    return str(value.value) if isinstance(value, Enum) else str(value)

@@ -1,0 +1,73 @@
+"""Every mistake that a set of methods can have together, each as a sentence that says the cure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+
+from .definition import MethodDefinition, Receives
+from .signatures import requires_a_value
+from .triggers import satisfied
+
+__all__ = ["problems_of"]
+
+
+def problems_of(methods: Mapping[str, MethodDefinition]) -> list[str]:
+    """The mistakes of a class, in order of definition."""
+    if not methods:
+        return []
+    found = [problem for m in methods.values() for problem in _of_one(m, methods)]
+    if not any(m.is_start for m in methods.values()):
+        return [*found, "there is no start; decorate the first method with @start()"]
+    return found or list(_unreachable(methods))
+
+
+def _of_one(method: MethodDefinition, methods: Mapping[str, MethodDefinition]) -> Iterator[str]:
+    if method.name in method.names:
+        yield f"{method.name} listens to itself; let a router return a label, and listen to that"
+    for label in sorted((method.labels or frozenset()) & methods.keys()):
+        yield f"{method.name} returns the label '{label}', which is also a method's name; rename the label"
+    labels, all_known = _labels(methods)
+    for name in sorted(method.names - methods.keys() - labels):
+        if all_known:
+            yield _unknown(method.name, name, sorted(labels | methods.keys()))
+    if method.is_start and method.receives is not Receives.NOTHING and _begins(method, methods) and requires_a_value(method.function):
+        yield f"{method.name} is run at the start, when its trigger has no result yet; give its parameter a default"
+
+
+def _begins(method: MethodDefinition, methods: Mapping[str, MethodDefinition]) -> bool:
+    return all(m.condition is not None for m in methods.values() if m.is_start)
+
+
+def _labels(methods: Mapping[str, MethodDefinition]) -> tuple[frozenset[str], bool]:
+    """Every declared label, and whether all routers declare theirs."""
+    declared = [m.labels for m in methods.values() if m.is_router]
+    known = [labels for labels in declared if labels is not None]
+    return frozenset().union(*known), len(known) == len(declared)
+
+
+def _unknown(listener: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{listener} listens to '{name}', which is no method and which no router emits.{hint} Known: {', '.join(known)}"
+
+
+def _unreachable(methods: Mapping[str, MethodDefinition]) -> Iterator[str]:
+    labels, all_known = _labels(methods)
+    wild = () if all_known else {n for m in methods.values() for n in m.names - methods.keys()}
+    came: set[str] = set(wild)
+    reached: set[str] = set()
+    starts = [m for m in methods.values() if m.is_start]
+    todo = [m for m in starts if m.condition is None] or starts
+    while todo:
+        for m in todo:
+            reached.add(m.name)
+            came |= {m.name} | (m.labels or frozenset())
+        todo = [
+            m
+            for m in methods.values()
+            if m.name not in reached and m.condition is not None and satisfied(m.condition, came)
+        ]
+    for name in methods:
+        if name not in reached:
+            yield f"{name} can never run: nothing that it waits for can come from a start; check its condition"

@@ -1,0 +1,54 @@
+"""A run's history: one entry for each checkpoint, told from the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json
+
+from ..persistence.checkpoint import Checkpoint, Kind, Status, decode_transition
+
+__all__ = ["HistoryEntry", "entries"]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One checkpoint."""
+
+    seq: int
+    number: int
+    """The number of the pass, from 1."""
+    kind: Kind
+    status: Status
+    method: str
+    """The invocation that ended, such as `fetch:3`; '' where none did."""
+    at: float
+    """Seconds since the epoch."""
+    changed: dict[str, Any]
+    """The top-level fields of the state that changed, and what they were changed to, as JSON values."""
+    passed_over: tuple[str, ...] = ()
+    """The `or_` listeners that were not started again."""
+    error: str = ""
+    """The type and message of the exception, for a failure."""
+
+
+def entries(rows: Sequence[Checkpoint]) -> list[HistoryEntry]:
+    """The entries of a run's rows, oldest first."""
+    found: list[HistoryEntry] = []
+    before: dict[str, Any] = {}
+    for row in rows:
+        after = before if row.state is None else from_json(row.state)
+        gone = dict.fromkeys(before.keys() - after.keys())
+        changed = {k: v for k, v in after.items() if k not in before or before[k] != v or type(before[k]) is not type(v)}
+        outcome = {} if row.outcome is None else from_json(row.outcome)
+        passed_over = () if row.changes is None else decode_transition(row.changes).passed_over
+        error = f"{outcome['type']}: {outcome['message']}" if "type" in outcome else ""
+        found.append(
+            HistoryEntry(
+                row.seq, row.number, row.kind, row.status, row.method, row.at, changed | gone, passed_over, error
+            )
+        )
+        before = after
+    return found

@@ -1,0 +1,380 @@
+"""One flow instance: the run it is about, and what each call means for it, by where that run stands.
+
+Holds what `Flow` shows (state, status, outputs) and sees to it that one run is driven at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+import anyio
+
+from .._scheduling.messages import Command
+from .._values import copied
+from ..errors import (
+    CapabilityMissingError,
+    FlowBusyError,
+    RunCancelledError,
+    RunInputsError,
+    RunNotFoundError,
+    StateError,
+)
+from ..persistence.checkpoint import Checkpoint
+from ..persistence.protocol import CheckpointHistory
+from ..state import StateType, new_run_id, parse_run_id
+from .engine import Engine
+from .history import HistoryEntry, entries
+from .recorder import inputs_in
+from .runs import Claim, Setup, Stored, begin, commit_start, load, outcome_of, owned, recorder_of, session, take_up
+from .scope import current_scope
+
+__all__ = ["Instance", "RunStatus"]
+
+RunStatus = Literal["new", "running", "interrupted", "failed", "finished", "cancelled"]
+
+
+class Instance:
+    """What one `Flow` object is about."""
+
+    def __init__(self, flow: Any, state_type: StateType, initial: Any, setup: Callable[[], Setup]) -> None:
+        self.flow = flow
+        self.state_type = state_type
+        self.initial = initial
+        self.outputs: dict[str, Any] = {}
+        self.result: Any = None
+        self.status: RunStatus = "new"
+        self.pending: tuple[str, ...] = ()
+        self._make_setup = setup
+        self._setup: Setup | None = None
+        self._own_id = new_run_id()
+        self._run_id = self._own_id
+        self._state: Any = None
+        self._number = 0
+        self._digest: bytes | None = None
+        self._busy = False
+        self._engine: Engine | None = None
+        self._ended: anyio.Event | None = None
+
+    # ---- what Flow shows ---------------------------------------------------------------------------------------
+
+    @property
+    def setup(self) -> Setup:
+        """Made at the first kickoff, not before: the default storage's place is read then."""
+        if self._setup is None:
+            self._setup = self._make_setup()
+        return self._setup
+
+    @property
+    def run_id(self) -> str:
+        """The run's id; before the first kickoff the one that it will have, unless the inputs bring another."""
+        if self.status == "new" and self._state is not None:
+            return self.state_type.id_of(self._state) or self._run_id
+        return self._run_id
+
+    def state(self) -> Any:
+        """The caller's draft inside a method; a copy of the committed state while it runs; else the state itself."""
+        scope = current_scope(self.flow)
+        if scope is not None:
+            return scope.draft
+        if self._engine is not None:
+            return copied(self._engine.committed.state)
+        if self._state is None:
+            try:
+                self._state = self.state_type.create(self.initial, {}, self._run_id)
+            except RunInputsError as error:
+                raise StateError(f"there is no state yet: {error}; pass them to kickoff(inputs=...)") from None
+            brought = self.state_type.id_of(self._state)
+            self._run_id = brought or self._run_id
+        return self._state
+
+    def set_state(self, value: Any) -> None:
+        """Replace the state: of the calling method, or, between runs, of the instance."""
+        scope = current_scope(self.flow)
+        if scope is not None:
+            scope.replace(self.state_type.replacement(value, self._run_id))
+        elif self._engine is not None:
+            raise StateError("the state of a running flow is set by its methods; nothing was changed")
+        else:
+            self._state = self.state_type.replacement(value, self.run_id)
+
+    def committed_state(self) -> Any:
+        """A copy of the newest committed state, also inside a method."""
+        return copied(self._engine.committed.state) if self._engine is not None else copied(self.state())
+
+    # ---- kickoff and resume ------------------------------------------------------------------------------------
+
+    async def kickoff(self, inputs: Mapping[str, Any], from_run: str | None) -> Any:
+        """A new run, a new pass, or the rest of an interrupted one: by where the run stands."""
+        given = dict(inputs)
+        brought = given.pop("id", None)
+        with self._driving():
+            run_id = parse_run_id(brought) if brought is not None else self.run_id
+            if self.setup.persistence is None:
+                if from_run is not None:
+                    raise self._not_stored("restore_from_state_id")
+                return await self._pass_without_storage(run_id, given)
+            async with session(self.setup.persistence):
+                if from_run is not None:
+                    await self._restore(from_run, run_id)
+                is_new = brought is None and run_id == self._own_id and self._digest is None
+                async with owned(self.setup.persistence, run_id, is_new=is_new) as claim:
+                    stored = None if is_new else await load(self.setup, run_id)
+                    self._run_id = run_id
+                    return await self._by_standing(stored, given, claim)
+
+    async def _by_standing(self, stored: Stored | None, given: dict[str, Any], claim: Claim) -> Any:
+        if stored is None:
+            state = self._fresh_state(given)
+            return await self._new_pass(claim, state, given, after=None)
+        if stored.checkpoint.status == "cancelled":
+            raise self._cancelled()
+        if stored.checkpoint.status == "finished":
+            same_as_here = self._digest == stored.checkpoint.digest and self._state is not None
+            state = self.state_type.updated(self._state if same_as_here else stored.state, given)
+            return await self._new_pass(claim, state, given, after=stored.checkpoint)
+        self._check_inputs(stored, given)
+        return await self._continue(claim, stored)
+
+    async def resume(self, run_id: str) -> Any:
+        """Go on with a run; a finished one gives its stored result."""
+        persistence = self._storage("resume")
+        with self._driving():
+            async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
+                stored = await self._found(run_id)
+                self._show(stored)
+                if self.status == "cancelled":
+                    raise self._cancelled()
+                if self.status == "finished":
+                    return self.result
+                return await self._continue(claim, stored)
+
+    async def _pass_without_storage(self, run_id: str, given: dict[str, Any]) -> Any:
+        self._run_id = run_id
+        base = self._fresh_state(given)
+        self._number += 1
+        engine, commands, _ = begin(self.setup, self.flow, run_id, copied(base), number=self._number)
+        return await self._drive(engine, commands, Claim(0))
+
+    async def _new_pass(self, claim: Claim, state: Any, given: dict[str, Any], *, after: Checkpoint | None) -> Any:
+        engine, commands, checkpoint = begin(
+            self.setup,
+            self.flow,
+            self._run_id,
+            copied(state),
+            claim=claim,
+            after=after,
+            number=1 if after is None else after.number + 1,
+            input_names=list(given),
+        )
+        await commit_start(engine, checkpoint)
+        return await self._drive(engine, commands, claim)
+
+    async def _continue(self, claim: Claim, stored: Stored) -> Any:
+        engine, commands = take_up(self.setup, self.flow, stored, claim)
+        return await self._drive(engine, commands, claim)
+
+    async def _drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
+        self._engine, self._ended, self.status = engine, anyio.Event(), "running"
+        self.outputs = engine.outputs
+        try:
+            self.result = await engine.drive(commands)
+            return self.result
+        except RunCancelledError:
+            await self._record_cancel(claim)
+            raise
+        finally:
+            self._engine = None
+            self._state = engine.committed.state
+            self._digest = None if engine.recorder is None else engine.recorder.digest
+            self._number = engine.number
+            self.status = self._status_after(engine)
+            self.pending = tuple(engine.progress.pending)
+            claim.is_over = claim.is_over or self.status in ("finished", "failed")
+            self._ended.set()
+
+    def _status_after(self, engine: Engine) -> RunStatus:
+        if engine.is_finished:
+            return "finished"
+        if engine.is_cancelled:
+            return "cancelled"
+        return "failed" if engine.failures and not engine.is_stopped else "interrupted"
+
+    # ---- cancel ------------------------------------------------------------------------------------------------
+
+    async def cancel(self) -> None:
+        """End the run for good, durably. Inside one of its own methods it returns at once, and the method is cancelled."""
+        engine, ended = self._engine, self._ended
+        if engine is not None and ended is not None:
+            engine.stop(self._cancelled())
+            if current_scope(self.flow) is None:
+                await ended.wait()
+            return
+        persistence = self._storage("cancel")
+        with self._driving():
+            async with session(persistence), owned(persistence, self.run_id, is_new=False) as claim:
+                await self._record_cancel(claim)
+                self._show(await self._found(self.run_id))
+
+    async def _record_cancel(self, claim: Claim) -> None:
+        """Store that the run was cancelled, after what is stored now: what was on its way then may have been withdrawn."""
+        if self.setup.persistence is None:
+            return
+        stored = await self._found(self._run_id)
+        if stored.checkpoint.status != "cancelled":
+            recorder = recorder_of(self.setup, self._run_id, claim, stored.checkpoint)
+            end = recorder.prepare("cancelled", "cancelled", stored.progress, outcome={}, outcome_only=True)
+            await recorder.commit(end)
+        claim.is_over = True
+
+    # ---- looking, editing, forking -----------------------------------------------------------------------------
+
+    async def load(self, run_id: str, seq: int | None = None) -> None:
+        """Show a stored run; runs nothing."""
+        persistence = self._storage("load")
+        async with session(persistence):
+            self._show(await self._found(run_id, seq))
+
+    async def fork_from(self, run_id: str, seq: int | None) -> None:
+        """Store a copy of a run, as of a checkpoint, under this instance's own id."""
+        persistence = self._storage("fork")
+        async with session(persistence), owned(persistence, self._own_id, is_new=True) as claim:
+            stored = await self._found(run_id, seq)
+            state = self._with_id(stored.state, self._own_id)
+            c = stored.checkpoint
+            fork = Stored(replace(c, run_id=self._own_id), state, stored.progress)
+            status = "finished" if c.status == "finished" else "running"
+            await self._write_whole("started", status, fork, claim, after=None)
+            self._run_id = self._own_id
+            claim.is_over = status != "running"
+            self._show(await self._found(self._own_id))
+
+    async def update_state(self, changes: Mapping[str, Any]) -> None:
+        """Edit the stored state of a run that is not running, as a checkpoint of its own."""
+        persistence = self._storage("update_state")
+        with self._driving():
+            async with session(persistence), owned(persistence, self.run_id, is_new=False) as claim:
+                stored = await self._found(self.run_id)
+                if "id" in changes:
+                    raise RunInputsError("the id of a run does not change; nothing was written", run_id=self.run_id)
+                state = self.state_type.updated(stored.state, changes)
+                edited = Stored(stored.checkpoint, state, stored.progress)
+                status = stored.checkpoint.status
+                await self._write_whole("edited", status, edited, claim, after=stored.checkpoint)
+                claim.is_over = status != "running"
+                self._show(await self._found(self.run_id))
+
+    async def history(self) -> list[HistoryEntry]:
+        """The checkpoints of the run, oldest first."""
+        persistence = self._storage("history")
+        if not isinstance(persistence, CheckpointHistory):
+            raise CapabilityMissingError(
+                f"{type(persistence).__name__} keeps no history: it lacks the capability CheckpointHistory "
+                "(`async def history(run_id)`)",
+                capability="CheckpointHistory",
+                run_id=self.run_id,
+            )
+        async with session(persistence):
+            rows = await persistence.history(self.run_id)
+        if not rows:
+            raise self._unknown(self.run_id)
+        return entries(rows)
+
+    async def _write_whole(self, kind: Any, status: Any, run: Stored, claim: Claim, *, after: Checkpoint | None) -> None:
+        c = run.checkpoint
+        recorder = recorder_of(self.setup, c.run_id, claim, after, number=c.number, inputs=c.inputs)
+        data, _ = recorder.state_bytes(run.state)
+        checkpoint = recorder.prepare(
+            kind, status, run.progress, state=data, outcome=outcome_of(c) or None, complete=True
+        )
+        await recorder.commit(checkpoint)
+
+    # ---- helpers -----------------------------------------------------------------------------------------------
+
+    def _fresh_state(self, given: Mapping[str, Any]) -> Any:
+        """The state that a first pass begins with: what the instance holds, the inputs applied, under the run's id."""
+        if self._state is None:
+            return self.state_type.create(self.initial, given, self._run_id)
+        return self.state_type.updated(self._with_id(self._state, self._run_id), given)
+
+    def _with_id(self, state: Any, run_id: str) -> Any:
+        return self.state_type.with_id(copied(state), run_id)
+
+    async def _restore(self, from_run: str, run_id: str) -> None:
+        """Begin with the saved state of another run."""
+        source = await self._found(parse_run_id(from_run))
+        self._state = self._with_id(source.state, run_id)
+
+    def _check_inputs(self, stored: Stored, given: dict[str, Any]) -> None:
+        if not given:
+            return
+        c = stored.checkpoint
+        names = self.state_type.names_of(given)
+        data, _ = self.setup.codecs.state.encode(self.state_type.updated(stored.state, given))
+        if inputs_in(data, names) != c.inputs:
+            raise RunInputsError(
+                f"run {c.run_id} was interrupted, and was started with other inputs; nothing was run. Leave the inputs out to go "
+                f"on, or change its state first: `await (await {type(self.flow).__name__}.load({c.run_id!r})).update_state(...)`",
+                run_id=c.run_id,
+                seq=c.seq,
+            )
+
+    async def _found(self, run_id: str, seq: int | None = None) -> Stored:
+        stored = await load(self.setup, run_id, seq)
+        if stored is None:
+            raise self._unknown(run_id, seq)
+        return stored
+
+    def _show(self, stored: Stored) -> None:
+        """Be about this run, as it is stored."""
+        c = stored.checkpoint
+        self._run_id, self._state, self._number, self._digest = c.run_id, stored.state, c.number, c.digest
+        self.status = "interrupted" if c.status == "running" else c.status
+        self.pending = tuple(stored.progress.pending)
+        self.outputs, self.result = {}, None
+        if c.status == "finished":
+            outcome = outcome_of(c)
+            data = str(outcome["result"]).encode()
+            self.result = self.setup.codecs.result(outcome["method"]).decode(data)
+            self.outputs = {outcome["method"]: self.result}
+
+    @contextmanager
+    def _driving(self) -> Iterator[None]:
+        if self._busy:
+            raise FlowBusyError(
+                f"this {type(self.flow).__name__} drives run {self._run_id} already; make one instance for each run that is to "
+                "go on at the same time. Nothing was started",
+                run_id=self._run_id,
+            )
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+
+    def _storage(self, what: str) -> Any:
+        persistence = self.setup.persistence
+        if persistence is None:
+            raise self._not_stored(what)
+        return persistence
+
+    def _not_stored(self, what: str) -> CapabilityMissingError:
+        return CapabilityMissingError(
+            f"{what} needs a persistence, and {type(self.flow).__name__} has none: decorate the class with @persist, or pass persistence=",
+            capability="FlowPersistence",
+        )
+
+    def _unknown(self, run_id: str, seq: int | None = None) -> RunNotFoundError:
+        at = "" if seq is None else f" with a checkpoint {seq}"
+        return RunNotFoundError(
+            f"no run {run_id}{at} is stored in {self.setup.persistence!r}; check the id and the place", run_id=run_id, seq=seq
+        )
+
+    def _cancelled(self) -> RunCancelledError:
+        return RunCancelledError(
+            f"run {self._run_id} was cancelled for good; what had completed is kept, and can be read with load() or forked",
+            run_id=self._run_id,
+        )
+

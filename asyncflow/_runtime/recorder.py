@@ -1,0 +1,230 @@
+"""The recorder of one run: makes its checkpoints, in order, and sees them committed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import anyio
+from pydantic_core import from_json, to_json
+
+from .._definition.definition import FlowDefinition
+from .._scheduling.messages import Transition
+from .._scheduling.progress import Progress
+from ..errors import (
+    LimitExceededError,
+    NotStorableError,
+    ResultNotStorableError,
+    RunFencedError,
+    StaleCheckpoint,
+    StateNotStorableError,
+    StateSchemaError,
+)
+from ..persistence.checkpoint import Checkpoint, Kind, Status, encode_progress, encode_transition
+from ..persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec
+from ..persistence.protocol import CheckpointLog, FlowPersistence
+
+__all__ = ["Codecs", "Recorder"]
+
+COMPLETE_AFTER: Final = 8 * 1024
+"""Bytes of deltas after which a complete checkpoint is stored, or as many as that one is large: loading folds from it."""
+
+
+class Codecs:
+    """How one flow's states and results become bytes. Made once for a class."""
+
+    def __init__(self, definition: FlowDefinition, state: Any) -> None:
+        self.definition = definition
+        self.state = codec_for(state)
+        self._results: dict[str, Codec] = {}
+
+    def result(self, method: str) -> Codec:
+        """The codec of a method's result, by its return annotation."""
+        codec = self._results.get(method)
+        if codec is None:
+            known = self.definition.methods.get(method)
+            codec = self._results[method] = plain_codec if known is None else codec_for(known.returns)
+        return codec
+
+
+class Recorder:
+    """Knows where the chain of a run's checkpoints stands."""
+
+    def __init__(
+        self,
+        persistence: FlowPersistence,
+        codecs: Codecs,
+        *,
+        flow: str,
+        run_id: str,
+        epoch: int,
+        number: int,
+        inputs: bytes | None,
+        after: Checkpoint | None,
+        whole: bool,
+    ) -> None:
+        self.persistence = persistence
+        self.codecs = codecs
+        self.flow = flow
+        self.run_id = run_id
+        self.epoch = epoch
+        self.number = number
+        self.inputs = inputs
+        self._log = persistence if isinstance(persistence, CheckpointLog) else None
+        self._whole = whole or self._log is None
+        self._turn = anyio.Lock()
+        self._seq = -1 if after is None else after.seq
+        self._digest = b"" if after is None else after.digest
+        self._base = 0 if after is None else after.base
+        self._state = b"" if after is None else after.state or b""
+        self._last_written: bytes | None = None if after is None else after.state
+        self._deltas = COMPLETE_AFTER
+        self._complete_size = 0
+
+    @property
+    def digest(self) -> bytes:
+        """Of the newest checkpoint that was prepared."""
+        return self._digest
+
+    # ---- values ------------------------------------------------------------------------------------------------
+
+    def state_bytes(self, state: Any, method: str | None = None) -> tuple[bytes, Any]:
+        """A state as it is stored, and as it will load. Raises `StateNotStorableError`, `LimitExceededError`."""
+        try:
+            return self.codecs.state.encode(state)
+        except Refused as refused:
+            raise _not_storable(StateNotStorableError, "the state", refused, self.run_id, method) from None
+
+    def result_bytes(self, method: str, value: Any) -> tuple[bytes, Any]:
+        """A result as it is stored, and as it will load. Raises `ResultNotStorableError`, `LimitExceededError`."""
+        try:
+            return self.codecs.result(method).encode(value)
+        except Refused as refused:
+            raise _not_storable(ResultNotStorableError, f"what {method} returned", refused, self.run_id, method) from None
+
+    def result(self, method: str, data: bytes) -> Any:
+        """A result from what was stored. Raises `StateSchemaError` if the method's return type has changed since."""
+        try:
+            return self.codecs.result(method).decode(data)
+        except Misfit as misfit:
+            raise StateSchemaError(
+                f"the stored result of {method} does not fit its return annotation any more: {misfit.detail}. Nothing was "
+                f"changed; let the annotation accept both, then resume",
+                paths=misfit.paths,
+                run_id=self.run_id,
+                method=method,
+            ) from None
+
+    def keep_inputs(self, state: bytes, names: list[str]) -> None:
+        """Keep what these inputs amount to in the state, with the pass."""
+        self.inputs = inputs_in(state, names)
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------
+
+    def prepare(
+        self,
+        kind: Kind,
+        status: Status,
+        progress: Progress,
+        *,
+        transition: Transition | None = None,
+        state: bytes | None = None,
+        method: str = "",
+        result: bytes | None = None,
+        outcome: dict[str, Any] | None = None,
+        complete: bool = False,
+        outcome_only: bool = False,
+    ) -> Checkpoint:
+        """The next checkpoint: complete, or a delta where that is enough. From now on it has its place in the chain.
+
+        `state` is the whole state after it, or None where it did not change. `outcome_only`: neither state nor progress.
+        """
+        self._state = self._state if state is None else state
+        self._seq += 1
+        whole = (complete or self._whole or self._is_due()) and not outcome_only
+        changes = None if outcome_only or transition is None else encode_transition(transition)
+        changed = whole or (self._state != self._last_written and not outcome_only)
+        if whole:
+            self._base = self._seq
+        checkpoint = Checkpoint(
+            run_id=self.run_id,
+            flow=self.flow,
+            seq=self._seq,
+            number=self.number,
+            kind=kind,
+            status=status,
+            at=time.time(),
+            method=method,
+            base=self._base,
+            epoch=self.epoch,
+            state=self._state if changed else None,
+            progress=encode_progress(progress) if whole else None,
+            changes=changes,
+            result=None if whole else result,
+            inputs=self.inputs if whole else None,
+            outcome=None if outcome is None else to_json(outcome),
+            previous=self._digest,
+        ).sealed()
+        self._digest = checkpoint.digest
+        if changed:
+            self._last_written = self._state
+        self._count(checkpoint)
+        return checkpoint
+
+    def _is_due(self) -> bool:
+        return self._deltas >= max(COMPLETE_AFTER, self._complete_size)
+
+    def _count(self, c: Checkpoint) -> None:
+        size = sum(len(part) for part in (c.state, c.progress, c.changes, c.result) if part is not None)
+        if c.is_complete:
+            self._complete_size, self._deltas = size, 0
+        else:
+            self._deltas += size
+
+    async def commit(self, checkpoint: Checkpoint) -> None:
+        """See a prepared checkpoint committed. Called in the order of `prepare`, with no await between.
+
+        Raises `RunFencedError` if somebody else has taken the run over, and what the backend raises.
+        """
+        try:
+            if self._log is not None:
+                await self._log.append(checkpoint)
+            else:
+                await self._save(checkpoint)
+        except StaleCheckpoint as stale:
+            raise RunFencedError(
+                f"run {self.run_id} has been taken over by another owner: checkpoint {checkpoint.seq} was not saved, and "
+                "nothing more is started here. The other owner goes on with it",
+                run_id=self.run_id,
+                seq=checkpoint.seq,
+            ) from stale
+
+    async def _save(self, checkpoint: Checkpoint) -> None:
+        async with self._turn:  # a backend of two verbs is asked one thing at a time
+            with anyio.CancelScope(shield=True):
+                await self.persistence.save(checkpoint)
+
+
+def inputs_in(state: bytes, names: list[str]) -> bytes:
+    """What inputs of these names amount to in a stored state, in a form that can be compared."""
+    stored = from_json(state)
+    return to_json({name: stored[name] for name in sorted(names) if name in stored})
+
+
+def _not_storable(
+    kind: Callable[..., NotStorableError], what: str, refused: Refused, run_id: str, method: str | None
+) -> NotStorableError | LimitExceededError:
+    where = f" at '{refused.path}'" if refused.path else ""
+    text = f"{what} cannot be stored: {refused.type_name or 'the value'}{where}: {refused.reason}. Nothing was saved; {refused.cure}"
+    if refused.limit:
+        return LimitExceededError(text, run_id=run_id, method=method)
+    return kind(
+        text,
+        path=refused.path,
+        type_name=refused.type_name,
+        reason=refused.reason,
+        cure=refused.cure,
+        run_id=run_id,
+        method=method,
+    )

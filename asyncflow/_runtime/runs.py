@@ -1,0 +1,228 @@
+"""Runs in a storage: taken over, begun, taken up again, given back. What a call means is decided in `instance`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from pydantic_core import from_json
+
+from .._scheduling.advance import advance
+from .._scheduling.messages import Command, Resumed, Started, Transition
+from .._scheduling.progress import Progress
+from ..errors import (
+    CheckpointCorruptError,
+    FlowDefinitionError,
+    RunFencedError,
+    RunFlowMismatchError,
+    RunLockedError,
+    StateSchemaError,
+)
+from ..persistence.checkpoint import Checkpoint, decode_progress
+from ..persistence.codec import Misfit
+from ..persistence.protocol import FlowPersistence, Ownership, Sessions
+from .engine import Engine, Settings
+from .recorder import Codecs, Recorder
+from .scope import Version
+
+__all__ = ["Claim", "Setup", "Stored", "begin", "load", "owned", "recorder_of", "session", "take_up"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Everything about a flow that does not change from run to run."""
+
+    settings: Settings
+    codecs: Codecs
+    persistence: FlowPersistence | None
+    whole: bool
+    """Whether every checkpoint is complete: where only some methods have one."""
+    observe: Callable[[Checkpoint, Transition | None], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A run as it was loaded."""
+
+    checkpoint: Checkpoint
+    state: Any
+    progress: Progress
+
+
+@dataclass(slots=True)
+class Claim:
+    """That this process drives a run. `is_over`: its last checkpoint has given it back."""
+
+    epoch: int
+    is_over: bool = False
+
+
+_DRIVEN: set[tuple[int, str]] = set()
+"""(id of the persistence, run id) of what is driven here, for backends that do not know about owners."""
+
+
+@asynccontextmanager
+async def session(persistence: FlowPersistence | None) -> AsyncIterator[None]:
+    """The persistence, held open for as long as this lasts."""
+    if isinstance(persistence, Sessions):
+        async with persistence.session():
+            yield
+    else:
+        yield
+
+
+@asynccontextmanager
+async def owned(persistence: FlowPersistence, run_id: str, *, is_new: bool) -> AsyncIterator[Claim]:
+    """The run, driven by nobody else for as long as this lasts. Raises `RunLockedError`."""
+    if not isinstance(persistence, Ownership):
+        with _driven_here(persistence, run_id):
+            yield Claim(1)
+        return
+    claim = Claim(await persistence.acquire(run_id, is_new=is_new))
+    try:
+        yield claim
+    finally:
+        with anyio.CancelScope(shield=True):
+            await persistence.release(run_id, None if claim.is_over else claim.epoch)
+
+
+class _driven_here:  # noqa: N801 - reads as the context manager that it is
+    def __init__(self, persistence: FlowPersistence, run_id: str) -> None:
+        self._key = (id(persistence), run_id)
+
+    def __enter__(self) -> None:
+        if self._key in _DRIVEN:
+            run_id = self._key[1]
+            raise RunLockedError(f"run {run_id} is being driven in this process; await that, or try later", run_id=run_id)
+        _DRIVEN.add(self._key)
+
+    def __exit__(self, *_: object) -> None:
+        _DRIVEN.discard(self._key)
+
+
+async def load(setup: Setup, run_id: str, seq: int | None = None) -> Stored | None:
+    """A stored run of this flow, or None.
+
+    Raises `RunFlowMismatchError`, `StateSchemaError`, `FlowDefinitionError`, `CheckpointCorruptError` and what the backend raises.
+    """
+    assert setup.persistence is not None, "asked only where there is a storage"
+    checkpoint = await setup.persistence.load(run_id, seq)
+    if checkpoint is None:
+        return None
+    if checkpoint.flow != setup.settings.name:
+        raise RunFlowMismatchError(
+            f"run {run_id} belongs to the flow {checkpoint.flow}, not to {setup.settings.name}; use that class, or its name",
+            run_id=run_id,
+        )
+    try:
+        state = setup.codecs.state.decode(checkpoint.state or b"")
+        progress = decode_progress(checkpoint.progress or b"")
+    except Misfit as misfit:
+        raise StateSchemaError(
+            f"the stored state of run {run_id} does not fit the model of {setup.settings.name}: {misfit.detail}. Nothing was "
+            "changed; add the fields, or a before-validator (@model_validator(mode='before')) that turns the old form into the new",
+            paths=misfit.paths,
+            run_id=run_id,
+            seq=checkpoint.seq,
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointCorruptError(
+            f"checkpoint {checkpoint.seq} of run {run_id} cannot be read ({type(error).__name__}). Nothing was changed; load an "
+            "older seq, or restore the storage from a backup",
+            run_id=run_id,
+            seq=checkpoint.seq,
+        ) from error
+    return Stored(checkpoint, state, progress)
+
+
+def begin(
+    setup: Setup,
+    flow: object,
+    run_id: str,
+    state: Any,
+    *,
+    claim: Claim | None = None,
+    after: Checkpoint | None = None,
+    number: int = 1,
+    input_names: Sequence[str] = (),
+) -> tuple[Engine, tuple[Command, ...], Checkpoint | None]:
+    """A new pass from the start: its engine, what it does first, and the checkpoint to be committed before that (D2).
+
+    Raises `StateNotStorableError`.
+    """
+    progress = Progress()
+    transition, commands = advance(setup.settings.definition, progress, Started())
+    progress.fold(transition)
+    recorder = checkpoint = None
+    if setup.persistence is not None and claim is not None:
+        recorder = recorder_of(setup, run_id, claim, after)
+        recorder.number = number
+        data, state = recorder.state_bytes(state)
+        recorder.keep_inputs(data, list(input_names))
+        checkpoint = recorder.prepare("started", "running", progress, state=data, complete=True)
+        if setup.observe is not None:
+            setup.observe(checkpoint, None)
+    engine = Engine(flow, setup.settings, run_id, number, recorder, progress, Version(0, state), observe=setup.observe)
+    return engine, commands, checkpoint
+
+
+async def commit_start(engine: Engine, checkpoint: Checkpoint | None) -> None:
+    """Commit a pass's first checkpoint. Raises `RunLockedError` if somebody else has just made a run of this id."""
+    if checkpoint is None or engine.recorder is None:
+        return
+    try:
+        await engine.recorder.commit(checkpoint)
+    except RunFencedError as fenced:
+        raise RunLockedError(
+            f"run {engine.run_id} was started by somebody else at the same moment; nothing was run here",
+            run_id=engine.run_id,
+        ) from fenced
+
+
+def take_up(setup: Setup, flow: object, stored: Stored, claim: Claim) -> tuple[Engine, tuple[Command, ...]]:
+    """The engine of an interrupted or failed pass, and what it does first.
+
+    Raises `FlowDefinitionError` if the class has lost a method that the run waits for.
+    """
+    definition, c = setup.settings.definition, stored.checkpoint
+    gone = sorted({i.method for i in stored.progress.pending.values()} - definition.methods.keys())
+    if gone:
+        raise FlowDefinitionError(
+            f"run {c.run_id} waits for {', '.join(gone)}, which {setup.settings.name} no longer has; put the method back, under "
+            "its old name, until such runs have ended. Nothing was changed",
+            problems=gone,
+            run_id=c.run_id,
+            seq=c.seq,
+        )
+    transition, commands = advance(definition, stored.progress, Resumed())
+    stored.progress.fold(transition)
+    recorder = recorder_of(setup, c.run_id, claim, c)
+    version = Version(0, stored.state)
+    engine = Engine(flow, setup.settings, c.run_id, c.number, recorder, stored.progress, version, observe=setup.observe)
+    return engine, commands
+
+
+def recorder_of(
+    setup: Setup, run_id: str, claim: Claim, after: Checkpoint | None, *, number: int = 1, inputs: bytes | None = None
+) -> Recorder:
+    """The recorder that goes on after a checkpoint, or begins a chain."""
+    assert setup.persistence is not None, "asked only where there is a storage"
+    return Recorder(
+        setup.persistence,
+        setup.codecs,
+        flow=setup.settings.name,
+        run_id=run_id,
+        epoch=claim.epoch,
+        number=number if after is None else after.number,
+        inputs=inputs if after is None else after.inputs,
+        after=after,
+        whole=setup.whole,
+    )
+
+
+def outcome_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a pass ended with: `method` and `result`, or `method`, `type`, `message` and `traceback`."""
+    return {} if checkpoint.outcome is None else dict(from_json(checkpoint.outcome))

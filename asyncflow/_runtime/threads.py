@@ -1,0 +1,73 @@
+"""Plain methods in worker threads: under a capacity limiter of our own, and always waited for.
+
+Native asyncio cancellation leaves `anyio.to_thread.run_sync` while the thread goes on, so the waiter waits again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Any, Final, TypeVar
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+from anyio.lowlevel import RunVar
+
+from .._waiting import outlast
+
+__all__ = ["in_thread"]
+
+T = TypeVar("T")
+
+THREADS: Final = 40
+"""Plain methods that run at once in one event loop: anyio's own default, which a web framework's handlers share."""
+
+_limiter: RunVar[anyio.CapacityLimiter] = RunVar("asyncflow_limiter")
+
+
+def _own_limiter() -> anyio.CapacityLimiter:
+    try:
+        return _limiter.get()
+    except LookupError:
+        _limiter.set(limiter := anyio.CapacityLimiter(THREADS))
+        return limiter
+
+
+class _Call:
+    """One call on its way to a thread: either it is begun, and then waited for, or it is given up and never begins."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._function = function
+        self._args = args
+        self._lock = Lock()
+        self._begun = False
+        self._given_up = False
+        self.ended = anyio.Event()
+
+    def __call__(self) -> Any:
+        with self._lock:
+            if self._given_up:
+                return None
+            self._begun = True
+        try:
+            return self._function(*self._args)
+        finally:
+            anyio.from_thread.run_sync(self.ended.set)
+
+    def give_up(self) -> bool:
+        """Keep it from beginning. False if it has begun."""
+        with self._lock:
+            self._given_up = not self._begun
+            return self._given_up
+
+
+async def in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Call a plain function in a worker thread. A cancellation is delivered when the thread has returned."""
+    call = _Call(function, args)
+    try:
+        return await anyio.to_thread.run_sync(call, limiter=_own_limiter())  # type: ignore[no-any-return]  # what it returns
+    except anyio.get_cancelled_exc_class():
+        if not call.give_up():
+            await outlast(call.ended)
+        raise

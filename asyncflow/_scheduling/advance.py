@@ -1,0 +1,125 @@
+"""The scheduler: what has happened in, what to do next out.
+
+The rules, in the order in which `_completed` applies them:
+
+1. A completion is one event. It carries the method's name and, from a router, the label.
+2. It closes a loop when it reaches any method of its ancestry. Then it opens one new cycle, named by it, for all the
+   listeners it reaches; otherwise they take over its cycle.
+3. A single trigger fires its listener every time.
+4. A listener whose outermost condition is an `or_` fires once a cycle; later events of that cycle pass it over, and
+   are not latched.
+5. Any other condition latches what comes, fires when it is satisfied, and then forgets everything it has seen.
+6. A fired join belongs to the cycle of the completing event; its ancestry is the union over its parts of that cycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from .._definition.definition import FlowDefinition, MethodDefinition, Receives
+from .._definition.triggers import satisfied
+from .messages import (
+    Command,
+    Fail,
+    Finish,
+    Happening,
+    Invocation,
+    MethodRaised,
+    MethodReturned,
+    Resumed,
+    RunMethod,
+    Seen,
+    Started,
+    Transition,
+)
+from .progress import Progress
+
+__all__ = ["advance"]
+
+
+def advance(
+    definition: FlowDefinition, progress: Progress, happening: Happening
+) -> tuple[Transition, tuple[Command, ...]]:
+    """Decide what a happening changes and what to do next. Pure: `progress` is read, never changed.
+
+    The caller makes the transition durable, applies it with `Progress.fold`, and then acts on the commands.
+    Raises `KeyError` for a key that is not pending.
+    """
+    match happening:
+        case MethodReturned(key, label):
+            transition = _completed(definition, progress, progress.pending[key], label)
+        case MethodRaised(key):
+            transition = Transition(failed=progress.pending[key].key)
+        case Started():
+            transition = Transition(
+                enabled=tuple(Invocation(m.name, 1, "", frozenset((m.name,))) for m in definition.starts)
+            )
+        case Resumed():
+            return Transition(resumed=True), tuple(map(RunMethod, progress.pending.values()))
+        case _:
+            assert_never(happening)
+    return transition, _commands(progress, transition)
+
+
+def _commands(progress: Progress, transition: Transition) -> tuple[Command, ...]:
+    """What to do once the transition is durable. After a failure nothing new starts, and the last to end says Fail."""
+    if progress.is_failing or transition.failed:
+        return (Fail(),) if progress.running == 1 else ()
+    if transition.completed and len(progress.pending) == 1 and not transition.enabled:
+        return (Finish(transition.completed),)
+    return tuple(map(RunMethod, transition.enabled))
+
+
+def _completed(
+    definition: FlowDefinition, progress: Progress, ended: Invocation, label: str | None
+) -> Transition:
+    names = (ended.method,) if label is None else (ended.method, label)
+    reached = definition.reached_by(names)
+    if not reached:
+        return Transition(completed=ended.key)
+    key = ended.key
+    cycle, ancestry = ended.cycle, ended.ancestry
+    if any(m.name in ancestry for m in reached):
+        cycle, ancestry = key, frozenset()
+    enabled: list[Invocation] = []
+    latched: list[tuple[str, str, Seen]] = []
+    passed_over: list[str] = []
+    for m in reached:
+        if m.once_a_cycle and m.name in progress.fired.get(cycle, ()):
+            passed_over.append(m.name)
+            continue
+        if isinstance(m.condition, str):
+            enabled.append(_invocation(progress, m, key, cycle, ancestry, {}))
+            continue
+        source = key if m.receives is Receives.NAMED else ""
+        came = {name: Seen(cycle, ancestry, source) for name in names if name in m.names}
+        seen = progress.latches.get(m.name, {}) | came
+        assert m.condition is not None, "only a method with a condition is reached"
+        if satisfied(m.condition, seen):
+            enabled.append(_invocation(progress, m, key, cycle, ancestry, seen))
+        else:
+            latched.extend((m.name, name, how) for name, how in came.items())
+    return Transition(key, enabled=tuple(enabled), latched=tuple(latched), passed_over=tuple(passed_over))
+
+
+def _invocation(
+    progress: Progress,
+    method: MethodDefinition,
+    source: str,
+    cycle: str,
+    ancestry: frozenset[str],
+    seen: dict[str, Seen],
+) -> Invocation:
+    """The invocation that an event enables: one more occurrence, with its ancestry and its arguments."""
+    arguments: tuple[tuple[str, str], ...] = ()
+    if method.receives is Receives.LAST:
+        arguments = (("", source),)
+    elif method.receives is Receives.NAMED:
+        arguments = tuple((name, seen[name].source) for name in method.parameters)
+    line = ancestry.union((method.name,), *_ancestries(seen.values(), cycle))
+    return Invocation(method.name, progress.counts.get(method.name, 0) + 1, cycle, line, arguments)
+
+
+def _ancestries(parts: Iterable[Seen], cycle: str) -> Iterable[frozenset[str]]:
+    return (part.ancestry for part in parts if part.cycle == cycle)

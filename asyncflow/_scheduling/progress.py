@@ -1,0 +1,122 @@
+"""Where a pass stands: the scheduler's own state, which is what a checkpoint stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .messages import Invocation, Seen, Transition
+
+__all__ = ["Progress"]
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is in flight, what is half full, what has fired. Changed by `fold` alone, live and on loading alike.
+
+    Its size is bounded by what is in flight, never by what ever ran.
+    """
+
+    pending: dict[str, Invocation] = field(default_factory=dict)
+    """Invocations to be completed, by key, in the order in which they were enabled."""
+    failed: set[str] = field(default_factory=set)
+    """The pending ones that raised."""
+    held: set[str] = field(default_factory=set)
+    """The pending ones that were enabled after a failure, and not started."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """How often each method was enabled in this pass."""
+    latches: dict[str, dict[str, Seen]] = field(default_factory=dict)
+    """For each listener that waits for more, what has come."""
+    fired: dict[str, set[str]] = field(default_factory=dict)
+    """For each living cycle, the methods that it has fired."""
+    alive: dict[str, int] = field(default_factory=dict)
+    """For each living cycle, how many of its invocations are pending."""
+    results: dict[str, Any] = field(default_factory=dict)
+    """The results that pending invocations and latches refer to, by key; opaque here."""
+    uses: dict[str, int] = field(default_factory=dict)
+    """How many refer to each of `results`."""
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether a method raised since the pass was started or resumed."""
+        return bool(self.failed)
+
+    @property
+    def running(self) -> int:
+        """How many invocations run."""
+        return len(self.pending) - len(self.failed) - len(self.held)
+
+    def fold(self, transition: Transition, result: Any = None) -> None:
+        """Apply what a happening changed. `result` is the completed method's, kept while something refers to it."""
+        if transition.resumed:
+            self.failed.clear()
+            self.held.clear()
+        if transition.failed:
+            self.failed.add(transition.failed)
+        for invocation in transition.enabled:
+            self._enable(invocation)
+        for listener, name, seen in transition.latched:
+            self._latch(listener, name, seen)
+        if transition.completed:
+            if transition.completed in self.uses:
+                self.results[transition.completed] = result
+            self._complete(transition.completed)
+
+    def recount(self) -> None:
+        """Fill in what follows from the rest: `alive` and `uses`. For a progress that was read from storage."""
+        self.alive.clear()
+        self.uses.clear()
+        for invocation in self.pending.values():
+            self.alive[invocation.cycle] = self.alive.get(invocation.cycle, 0) + 1
+            for _, source in invocation.arguments:
+                self._retain(source)
+        for latch in self.latches.values():
+            for seen in latch.values():
+                self._retain(seen.source)
+
+    def _enable(self, invocation: Invocation) -> None:
+        method, cycle, key = invocation.method, invocation.cycle, invocation.key
+        self.counts[method] = invocation.occurrence
+        self.pending[key] = invocation
+        self.alive[cycle] = self.alive.get(cycle, 0) + 1
+        self.fired.setdefault(cycle, set()).add(method)
+        if self.failed:
+            self.held.add(key)
+        for _, source in invocation.arguments:
+            self._retain(source)
+        for seen in self.latches.pop(method, {}).values():
+            self._release(seen.source)
+
+    def _latch(self, listener: str, name: str, seen: Seen) -> None:
+        latch = self.latches.setdefault(listener, {})
+        self._retain(seen.source)
+        if name in latch:
+            self._release(latch[name].source)
+        latch[name] = seen
+
+    def _complete(self, key: str) -> None:
+        invocation = self.pending.pop(key)
+        self.failed.discard(key)
+        self.held.discard(key)
+        for _, source in invocation.arguments:
+            self._release(source)
+        left = self.alive[invocation.cycle] - 1
+        if left:
+            self.alive[invocation.cycle] = left
+        else:
+            del self.alive[invocation.cycle]
+            self.fired.pop(invocation.cycle, None)
+
+    def _retain(self, source: str) -> None:
+        if source:
+            self.uses[source] = self.uses.get(source, 0) + 1
+
+    def _release(self, source: str) -> None:
+        if not source:
+            return
+        left = self.uses[source] - 1
+        if left:
+            self.uses[source] = left
+        else:
+            del self.uses[source]
+            self.results.pop(source, None)

@@ -1,0 +1,154 @@
+"""What a value is: how it is copied, and whether two are the same. It knows containers and models, and no flow."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import datetime
+import decimal
+import enum
+import math
+import pathlib
+import types
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import TzInfo
+
+__all__ = ["copied", "difference", "same"]
+
+_ATOMS: frozenset[type] = frozenset(
+    {
+        *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range, frozenset),
+        *(datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone, decimal.Decimal),
+        *(uuid.UUID, pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.PosixPath, pathlib.WindowsPath),
+        *(type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType),
+    }
+)
+"""Types whose values are shared by reference, because nothing can change them."""
+
+
+def copied(value: Any) -> Any:
+    """A structural copy: containers, models and dataclasses anew, immutable values shared.
+
+    What cannot be copied at all (a lock, a client) is shared by reference.
+    """
+    cls = type(value)
+    if cls in _ATOMS:
+        return value
+    copier = _COPIERS.get(cls)
+    return copier(value) if copier else _copied_object(value, cls)
+
+
+def _copied_model(model: BaseModel) -> BaseModel:
+    cls = type(model)
+    new = cls.__new__(cls)
+    put = object.__setattr__
+    put(new, "__dict__", {k: v if type(v) in _ATOMS else copied(v) for k, v in model.__dict__.items()})
+    put(new, "__pydantic_fields_set__", set(model.__pydantic_fields_set__))
+    put(new, "__pydantic_extra__", copied(model.__pydantic_extra__))
+    put(new, "__pydantic_private__", copied(model.__pydantic_private__))
+    return new
+
+
+def _copied_object(value: Any, cls: type) -> Any:
+    if isinstance(value, BaseModel):
+        _COPIERS[cls] = _copied_model
+        return _copied_model(value)
+    if isinstance(value, enum.Enum | type):
+        return value
+    if dataclasses.is_dataclass(value):
+        new = copy.copy(value)
+        for f in dataclasses.fields(value):
+            if hasattr(value, f.name):
+                object.__setattr__(new, f.name, copied(getattr(value, f.name)))
+        return new
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # whatever a foreign __deepcopy__ or __reduce__ raises: it cannot be copied, so it is shared
+        return value
+
+
+def _copied_tuple(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple([copied(v) for v in value])
+
+
+_COPIERS: dict[type, Callable[[Any], Any]] = {
+    list: lambda value: [v if type(v) in _ATOMS else copied(v) for v in value],
+    dict: lambda value: {k: v if type(v) in _ATOMS else copied(v) for k, v in value.items()},
+    set: set,
+    tuple: _copied_tuple,
+}
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are equal and of the same types all the way down. NaN is the same as NaN."""
+    return a is b or difference(a, b) is None
+
+
+def difference(a: Any, b: Any, path: str = "", *, promoted: bool = False) -> tuple[str, str] | None:
+    """Where and how two values differ, or None. Private, excluded and computed fields do not count.
+
+    With `promoted`, an int in `a` may stand where `b` has the equal float, as Python's typing allows.
+    """
+    cls = type(a)
+    if cls is not type(b):
+        if promoted and cls is int and type(b) is float and a == b:
+            return None
+        return path, f"it becomes {_article(type(b))}"
+    if cls in (list, tuple):
+        if len(a) != len(b):
+            return path, f"its {len(a)} items become {len(b)}"
+        return _first(difference(x, y, f"{path}[{i}]", promoted=promoted) for i, (x, y) in enumerate(zip(a, b, strict=True)))
+    if cls is dict:
+        return _dicts(a, b, path, promoted)
+    if isinstance(a, BaseModel):
+        return _models(a, b, path, promoted)
+    if dataclasses.is_dataclass(a):
+        pairs = ((f.name, getattr(a, f.name, None), getattr(b, f.name, None)) for f in dataclasses.fields(a))
+        return _first(difference(x, y, f"{path}.{name}".lstrip("."), promoted=promoted) for name, x, y in pairs)
+    return None if _equal(a, b) else (path, "its value changes")
+
+
+def _dicts(a: dict[Any, Any], b: dict[Any, Any], path: str, promoted: bool) -> tuple[str, str] | None:
+    if list(map(type, a)) != list(map(type, b)) and len(a) == len(b):
+        return path, "its keys become other keys"
+    if a.keys() != b.keys():
+        return path, "its keys change"
+    return _first(difference(v, b[k], f"{path}.{k}".lstrip("."), promoted=promoted) for k, v in a.items())
+
+
+def _models(a: BaseModel, b: BaseModel, path: str, promoted: bool) -> tuple[str, str] | None:
+    fields = (name for name, field in type(a).model_fields.items() if not field.exclude)
+    missing = object()
+    pairs = ((n, a.__dict__.get(n, missing), b.__dict__.get(n, missing)) for n in fields)
+    found = _first(difference(x, y, f"{path}.{n}".lstrip("."), promoted=promoted) for n, x, y in pairs)
+    return found or _dicts(a.__pydantic_extra__ or {}, b.__pydantic_extra__ or {}, path, promoted)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, float):
+        return bool(a == b and math.copysign(1, a) == math.copysign(1, b)) or (math.isnan(a) and math.isnan(b))
+    if isinstance(a, datetime.datetime | datetime.time):
+        zones = type(a.tzinfo) is type(b.tzinfo) or {type(a.tzinfo), type(b.tzinfo)} <= {datetime.timezone, TzInfo}
+        return bool(a == b) and a.utcoffset() == b.utcoffset() and a.fold == b.fold and zones
+    if isinstance(a, decimal.Decimal):
+        return a.as_tuple() == b.as_tuple()
+    if isinstance(a, set | frozenset):
+        return a == b and sorted(map(_type_name, a)) == sorted(map(_type_name, b))
+    return bool(a == b)
+
+
+def _first(found: Iterable[tuple[str, str] | None]) -> tuple[str, str] | None:
+    return next((f for f in found if f is not None), None)
+
+
+def _type_name(value: object) -> str:
+    return type(value).__qualname__
+
+
+def _article(cls: type) -> str:
+    name = cls.__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -1,0 +1,123 @@
+"""What a run says happened. Frozen, of plain values, and derived from its checkpoints: nothing is told that is not stored.
+
+An event's id is (run id, seq of the checkpoint, n within it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = [
+    "Event",
+    "MethodFailed",
+    "MethodFinished",
+    "MethodPassedOver",
+    "RunCancelled",
+    "RunEnded",
+    "RunFinished",
+    "RunStarted",
+    "StateEdited",
+    "events_of",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened in a run."""
+
+    run_id: str
+    flow: str
+    seq: int
+    n: int
+    at: float
+    """Seconds since the epoch."""
+
+    @property
+    def id(self) -> tuple[str, int, int]:
+        """(run id, seq, n): unique, and in order within a run."""
+        return self.run_id, self.seq, self.n
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    """A pass began: its state and inputs are stored."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodFinished(Event):
+    """An invocation ended well."""
+
+    invocation: str
+    enabled: tuple[str, ...] = ()
+    """The invocations that its end started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodPassedOver(Event):
+    """A listener of an `or_` was not started again: it had fired in this cycle."""
+
+    method: str
+    invocation: str
+    """The one whose end passed it over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodFailed(Event):
+    """An invocation raised."""
+
+    invocation: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished(Event):
+    """Nothing was left to run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded(Event):
+    """A method had raised, and all that ran beside it has ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCancelled(Event):
+    """The run was cancelled for good."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateEdited(Event):
+    """The state was edited from outside."""
+
+
+Kind = Literal["started", "method", "failed", "cancelled", "finished", "edited"]
+
+
+def events_of(
+    checkpoint: Mapping[str, Any], *, enabled: Sequence[str] = (), passed_over: Sequence[str] = (), failure: str = ""
+) -> list[Event]:
+    """The events of one checkpoint, in order, from its fields (kind, run_id, flow, seq, at, number, method, status)."""
+    kind, invocation = checkpoint["kind"], checkpoint["method"]
+    found: list[tuple[type[Event], dict[str, Any]]] = []
+    match kind:
+        case "started":
+            found.append((RunStarted, {"number": checkpoint["number"]}))
+        case "method" | "finished":
+            if invocation:
+                found.append((MethodFinished, {"invocation": invocation, "enabled": tuple(enabled)}))
+            found += [(MethodPassedOver, {"method": m, "invocation": invocation}) for m in passed_over]
+        case "failed":
+            found.append((MethodFailed, {"invocation": invocation, "type": failure}))
+        case "cancelled":
+            found.append((RunCancelled, {}))
+        case "edited":
+            found.append((StateEdited, {}))
+    if kind == "finished":
+        found.append((RunFinished, {}))
+    if checkpoint["status"] == "failed" and kind in ("method", "failed"):
+        found.append((RunEnded, {}))
+    where = {key: checkpoint[key] for key in ("run_id", "flow", "seq", "at")}
+    return [cls(**where, n=n, **fields) for n, (cls, fields) in enumerate(found)]

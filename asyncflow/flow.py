@@ -1,0 +1,321 @@
+"""`Flow`: what users subclass. It collects what the class says and delegates; it holds no engine logic."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Coroutine, Mapping
+from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar, cast, get_args, get_origin
+
+import anyio
+
+from ._definition.build import define, persist_marks
+from ._definition.decorators import PersistMark, persist_mark_of
+from ._definition.definition import FlowDefinition, MethodDefinition
+from ._runtime.engine import Settings
+from ._runtime.history import HistoryEntry
+from ._runtime.instance import Instance, RunStatus
+from ._runtime.observe import log_events
+from ._runtime.recorder import Codecs
+from ._runtime.runs import Setup
+from ._runtime.scope import current_scope
+from .errors import FlowDefinitionError, RunningLoopError
+from .merge import Merge
+from .persistence.protocol import FlowPersistence
+from .persistence.sqlite import SQLiteFlowPersistence
+from .state import StateType, parse_run_id, state_type_of
+
+__all__ = ["Flow", "run"]
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+Durability = Literal["full", "process"]
+OnError = Literal["finish", "cancel"]
+
+
+class _Unset:
+    """Not given: the class attribute holds."""
+
+
+_UNSET: Final = _Unset()
+
+
+class Flow(Generic[S]):
+    """A flow: a class whose `@start`, `@listen` and `@router` methods run concurrently, over a state that is a transaction.
+
+    `Flow[Model]`, `Flow[dict[str, X]]` or plain `Flow`. The keywords of the constructor are class attributes as well:
+
+    - `persistence`: a backend, or None for none. Without one, `@persist` says it.
+    - `initial_state`: a model class, an instance or a dict; it is copied.
+    - `name`: what stored runs are known by; the class's name unless given.
+    - `durability`: of the default SQLite storage: "full" survives power loss, "process" the death of the process.
+    - `on_error`: "finish" lets the siblings of a failed method end, "cancel" cancels them.
+    - `max_method_calls`: calls of one method in a pass, at most; None for no limit.
+    """
+
+    persistence: ClassVar[Any] = _UNSET
+    initial_state: ClassVar[Any] = None
+    name: ClassVar[str | None] = None
+    durability: ClassVar[Durability] = "full"
+    on_error: ClassVar[OnError] = "finish"
+    max_method_calls: ClassVar[int | None] = 10_000
+    merges: ClassVar[Mapping[str, Merge]] = {}
+
+    _definition: ClassVar[FlowDefinition]
+    _state_type: ClassVar[StateType]
+    _codecs: ClassVar[Codecs]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        frame = sys._getframe(1)
+        cls._definition = define(cls, Flow, {**vars(sys.modules.get(cls.__module__, object)), **frame.f_locals})
+        cls._state_type = _state_type(cls)
+        state = cls._state_type
+        cls._codecs = Codecs(cls._definition, state.annotation)
+        cls._persistence_marked()
+
+    @classmethod
+    def _persistence_marked(cls) -> None:
+        """Check what `@persist` and `persistence` say together; called again by a class-level `@persist`."""
+        marks = list(persist_marks(cls).values())
+        on_class = persist_mark_of(cls)
+        if on_class is not None:
+            marks.append(on_class)
+        backends = {id(mark.backend) for mark in marks if mark.backend is not None}
+        if len(backends) > 1:
+            raise FlowDefinitionError(
+                f"{cls.__name__} names two different backends in @persist; a flow is stored in one place",
+                problems=["two backends"],
+            )
+
+    def __init__(
+        self,
+        *,
+        persistence: FlowPersistence | None | _Unset = _UNSET,
+        initial_state: Any = _UNSET,
+        name: str | None = None,
+        durability: Durability | None = None,
+        on_error: OnError | None = None,
+        max_method_calls: int | None | _Unset = _UNSET,
+    ) -> None:
+        cls = type(self)
+        if not cls._definition.methods:
+            raise FlowDefinitionError(f"{cls.__name__} has no methods; decorate the first with @start()")
+        given = cls.initial_state if initial_state is _UNSET else initial_state
+        where = cls.persistence if persistence is _UNSET else persistence
+        settings = Settings(
+            name=name or cls.name or cls.__name__,
+            definition=cls._definition,
+            state_type=cls._state_type,
+            on_error=_one_of("on_error", on_error or cls.on_error, ("finish", "cancel")),
+            max_method_calls=cls.max_method_calls if max_method_calls is _UNSET else cast("int | None", max_method_calls),
+            checkpoints=_checkpointing(cls, where),
+        )
+        chosen = _one_of("durability", durability or cls.durability, ("full", "process"))
+        self._instance = Instance(self, cls._state_type, given, lambda: _setup(cls, settings, where, chosen))
+
+    # ---- what a run says about itself --------------------------------------------------------------------------
+
+    @property
+    def state(self) -> S:
+        """The state. In a method: its own draft, committed when it ends. Before a run: the object you may change.
+
+        While it runs, from outside: a copy of what is committed. Raises `DraftClosedError` to code that outlived its method.
+        """
+        return cast(S, self._held.state())
+
+    @state.setter
+    def state(self, value: S) -> None:
+        self._held.set_state(value)
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run: a UUID unless the caller brought another."""
+        return self._held.run_id
+
+    @property
+    def status(self) -> RunStatus:
+        """"new", "running", "interrupted", "failed", "finished" or "cancelled", as far as this instance knows."""
+        return self._held.status
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The invocations that are still to be completed, such as `fetch:1`."""
+        return self._held.pending
+
+    @property
+    def method_outputs(self) -> Mapping[str, Any]:
+        """The latest result of each method that completed in this process; of a loaded finished run, the output's."""
+        return self._held.outputs
+
+    @property
+    def result(self) -> Any:
+        """The output of the last pass: that of the method that completed last."""
+        return self._held.result
+
+    @property
+    def invocation_id(self) -> str:
+        """Inside a method: run, pass, method and occurrence; the same over retries and resumes, so an idempotency key.
+
+        Raises `LookupError` outside.
+        """
+        scope = current_scope(self)
+        if scope is None:
+            raise LookupError("invocation_id is known inside a method of the flow only")
+        return scope.invocation_id
+
+    def committed_state(self) -> S:
+        """A copy of the newest committed state, which a method's draft does not show."""
+        return cast(S, self._held.committed_state())
+
+    # ---- running -----------------------------------------------------------------------------------------------
+
+    async def kickoff(
+        self, inputs: Mapping[str, Any] | None = None, *, restore_from_state_id: object | None = None
+    ) -> Any:
+        """Run until nothing is left to run, and return the output of the method that completed last.
+
+        `inputs` set fields of the state. With an `id` of a stored run: an interrupted or failed one goes on where it
+        stopped; a finished one begins a new pass over its saved state; an unknown id is a new run's.
+        `restore_from_state_id`: a new run over the saved state of another.
+
+        Cancelled, the run can be resumed. Raises `MethodError` when a method raised, `FlowBusyError`, `RunLockedError`,
+        `RunCancelledError`, `RunInputsError`, `InvalidRunIdError`, and `StorageError`s.
+        """
+        source = None if restore_from_state_id is None else parse_run_id(restore_from_state_id)
+        return await self._held.kickoff(inputs or {}, source)
+
+    async def kickoff_async(
+        self, inputs: Mapping[str, Any] | None = None, *, restore_from_state_id: object | None = None
+    ) -> Any:
+        """`kickoff`, under CrewAI's name."""
+        return await self.kickoff(inputs, restore_from_state_id=restore_from_state_id)
+
+    @classmethod
+    async def resume(cls, run_id: object, /, **init: Any) -> Any:
+        """Go on with an interrupted or failed run: only what failed or never ended is run. A finished one gives its result.
+
+        `init` goes to the constructor. Raises `RunNotFoundError`, `RunLockedError`, `RunCancelledError`, `MethodError`,
+        `StateSchemaError`, `FlowDefinitionError`, and `StorageError`s.
+        """
+        known = parse_run_id(run_id)
+        return await cls(**init)._held.resume(known)
+
+    @classmethod
+    async def load(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:
+        """The instance of a stored run: state, status, result; runs nothing. `seq`: as of an older checkpoint."""
+        known = parse_run_id(run_id)
+        flow = cls(**init)
+        await flow._held.load(known, seq)
+        return flow
+
+    @classmethod
+    async def fork(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:
+        """A copy of a run, as of a checkpoint, stored under a new id; `kickoff()` on it goes on from there."""
+        known = parse_run_id(run_id)
+        flow = cls(**init)
+        await flow._held.fork_from(known, seq)
+        return flow
+
+    async def cancel(self) -> None:
+        """End the run for good, durably: it cannot be resumed. Its kickoff, if one is awaited, raises `RunCancelledError`."""
+        await self._held.cancel()
+
+    async def history(self) -> list[HistoryEntry]:
+        """The checkpoints of the run, oldest first. Raises `CapabilityMissingError` where the backend keeps none."""
+        return await self._held.history()
+
+    async def update_state(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
+        """Edit the stored state of a run that is not running, as a checkpoint of its own."""
+        await self._held.update_state({**(changes or {}), **fields})
+
+    @property
+    def _held(self) -> Instance:
+        try:
+            return self._instance
+        except AttributeError:
+            raise FlowDefinitionError(
+                f"{type(self).__name__}.__init__ does not call super().__init__(); call it first", problems=["no super"]
+            ) from None
+
+
+def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None) -> Any:
+    """Drive a flow from synchronous code, on asyncio, and return its output.
+
+    Raises `RunningLoopError` inside a running event loop: await `flow.kickoff()` there.
+    """
+    try:
+        anyio.get_current_task()
+    except (RuntimeError, LookupError):
+        return anyio.run(flow.kickoff, inputs)
+    raise RunningLoopError("asyncflow.run() was called inside a running event loop; write `await flow.kickoff(...)` there")
+
+
+# ---- what a class says, put together -----------------------------------------------------------------------------
+
+
+def _state_type(cls: type[Flow[Any]]) -> StateType:
+    for base in cls.__mro__:
+        for generic in getattr(base, "__orig_bases__", ()):
+            origin = get_origin(generic)
+            if isinstance(origin, type) and issubclass(origin, Flow) and not isinstance(get_args(generic)[0], TypeVar):
+                return state_type_of(get_args(generic)[0], cls.merges)
+    return state_type_of(_class_of(cls.initial_state), cls.merges)
+
+
+def _class_of(initial: Any) -> Any:
+    if isinstance(initial, type):
+        return initial
+    return dict if initial is None or isinstance(initial, Mapping) else type(initial)
+
+
+def _checkpointing(cls: type[Flow[Any]], where: Any) -> Any:
+    """Which methods' ends are checkpoints: all, unless only methods carry @persist."""
+    some = frozenset(persist_marks(cls))
+    if persist_mark_of(cls) is None and some:
+        return lambda method: method.name in some
+    return _every
+
+
+def _every(method: MethodDefinition) -> bool:
+    return True
+
+
+def _setup(cls: type[Flow[Any]], settings: Settings, where: Any, durability: Durability) -> Setup:
+    on_class = persist_mark_of(cls)
+    marks: list[PersistMark] = [mark for mark in (on_class, *persist_marks(cls).values()) if mark is not None]
+    if where is _UNSET:
+        named = next((mark.backend for mark in marks if mark.backend is not None), None)
+        where = named if named is not None or not marks else _default_persistence(durability)
+    if where is not None and not isinstance(where, FlowPersistence):
+        raise FlowDefinitionError(
+            f"{type(where).__name__} is no persistence: it needs `async def save(checkpoint)` and `async def load(run_id, seq=None)`",
+            problems=["not a persistence"],
+        )
+    whole = settings.checkpoints is not _every
+    verbose = any(mark.verbose for mark in marks)
+    return Setup(settings, cls._codecs, where, whole, log_events if verbose else None)
+
+
+class _Defaults(threading.local):
+    """The default storages of a thread, so that two event loops in two threads have one each."""
+
+    def __init__(self) -> None:
+        self.made: dict[tuple[str, str], SQLiteFlowPersistence] = {}
+
+
+_defaults = _Defaults()
+
+
+def _default_persistence(durability: Durability) -> FlowPersistence:
+    """SQLite at `$ASYNCFLOW_DB`, else `./asyncflow.db`."""
+    path = os.path.abspath(os.environ.get("ASYNCFLOW_DB") or "asyncflow.db")
+    return _defaults.made.setdefault((path, durability), SQLiteFlowPersistence(path, durability=durability))
+
+
+def _one_of(what: str, value: Any, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise ValueError(f"{what} is one of {', '.join(map(repr, allowed))}, not {value!r}")
+    return value

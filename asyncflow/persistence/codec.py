@@ -1,0 +1,318 @@
+"""Values as bytes and back: equal and of the same types, or refused before anything is written.
+
+Types come from the class, never from stored data. Where there is an annotation, pydantic writes JSON for it; where there
+is none, JSON's own types and a closed list of tagged builtins hold. No pickle, no import driven by data, no fallback.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import inspect
+import math
+import pathlib
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from .._values import difference
+from ..state import explained
+from .exact import plain, plan_for
+
+__all__ = ["Codec", "Misfit", "Refused", "codec_for", "plain_codec"]
+
+MAX_BYTES = 256 * 1024 * 1024
+"""The largest value that is stored: well below SQLite's own limit of 1,000,000,000 bytes a blob."""
+
+MAX_DEPTH = 100
+"""The deepest nesting that is stored; pydantic's JSON parser ends at 200, and a state nests within a row."""
+
+
+class Refused(Exception):  # noqa: N818 - not for users: they get NotStorableError, which names run and method too
+    """A value that would not load back as it is. `limit` tells a value that is too large or too deep."""
+
+    def __init__(self, path: str, type_name: str, reason: str, cure: str, *, limit: bool = False) -> None:
+        super().__init__(path, type_name, reason, cure)
+        self.path, self.type_name, self.reason, self.cure, self.limit = path, type_name, reason, cure, limit
+
+
+class Misfit(Exception):  # noqa: N818 - not for users: they get StateSchemaError
+    """Stored bytes that do not fit the annotation."""
+
+    def __init__(self, detail: str, paths: tuple[str, ...] = ()) -> None:
+        super().__init__(detail, paths)
+        self.detail, self.paths = detail, paths
+
+
+class Codec:
+    """Encodes and decodes the values of one annotation."""
+
+    def encode(self, value: Any) -> tuple[bytes, Any]:
+        """The bytes, and the value as it will load: the same object, but for an int where the annotation says float.
+
+        Raises `Refused`.
+        """
+        raise NotImplementedError  # an interface: the two below are all there is
+
+    def decode(self, data: bytes) -> Any:
+        """The value. Raises `Misfit` where it does not fit the annotation, `ValueError` where it is no JSON."""
+        raise NotImplementedError  # see encode
+
+
+class TypedCodec(Codec):
+    """Values of an annotation, as pydantic writes them."""
+
+    def __init__(self, annotation: Any) -> None:
+        self._adapter = adapter = TypeAdapter(annotation)
+        self._plan = plan_for(annotation)
+        self._write: Callable[..., bytes] = adapter.serializer.to_json
+        self._checks_fields = _keeps_every_field(annotation)
+
+    def encode(self, value: Any) -> tuple[bytes, Any]:
+        if self._plan is not None and self._plan(value):
+            try:
+                return _limited(self._write(value, by_alias=False, round_trip=True)), value
+            except PydanticSerializationError as error:
+                raise _unwritable(value, error) from None
+        return self._tried(value)
+
+    def _tried(self, value: Any) -> tuple[bytes, Any]:
+        try:
+            data = _limited(self._write(value, by_alias=False, round_trip=True, warnings="none"))
+            loaded = self._read(data)
+        except (PydanticSerializationError, RecursionError) as error:
+            raise _unwritable(value, error) from None
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            path = ".".join(map(str, first["loc"]))
+            reason = f"it does not fit its own annotation when loaded ({first['type']})"
+            raise Refused(path, _type_at(value, path), reason, "assign a value of the declared type") from None
+        found = difference(value, loaded, promoted=True)
+        if found is not None:
+            path, reason = found
+            cure = "use a type that JSON keeps, declare the field's exact type, or exclude it: Field(exclude=True)"
+            raise Refused(path, _type_at(value, path), f"when loaded, {reason}", cure)
+        return data, (loaded if difference(value, loaded) is not None else value)
+
+    def _read(self, data: bytes) -> Any:
+        return self._adapter.validate_json(data, by_alias=False, by_name=True)
+
+    def decode(self, data: bytes) -> Any:
+        try:
+            value = self._read(data)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)
+            raise Misfit(explained(found), tuple(".".join(map(str, e["loc"])) for e in found)) from None
+        if self._checks_fields:
+            again = from_json(self._write(value, by_alias=False, round_trip=True, warnings="none"))
+            lost = tuple(_lost(from_json(data), again, ""))
+            if lost:
+                raise Misfit(f"the model has no field {', '.join(lost)}", lost)
+        return value
+
+
+class PlainCodec(Codec):
+    """Values without an annotation: JSON's own types, and tagged builtins."""
+
+    def encode(self, value: Any) -> tuple[bytes, Any]:
+        tree = value if plain(value) and not _has_dict(value) else _tagged(value, "", 0)
+        try:
+            return _limited(to_json(tree)), value
+        except (PydanticSerializationError, ValueError) as error:
+            raise _unwritable(value, error) from None
+
+    def decode(self, data: bytes) -> Any:
+        return _untagged(from_json(data, allow_inf_nan=False))
+
+
+plain_codec = PlainCodec()
+
+
+def codec_for(annotation: Any) -> Codec:
+    """The codec of an annotation; `inspect.Signature.empty`, and what pydantic cannot describe, is plain."""
+    if annotation is inspect.Signature.empty or annotation is Any or annotation is object:
+        return plain_codec
+    try:
+        return TypedCodec(annotation)
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return plain_codec
+
+
+def _limited(data: bytes) -> bytes:
+    if len(data) > MAX_BYTES:
+        reason = f"it takes {len(data)} bytes, and {MAX_BYTES} is the most"
+        raise Refused("", "", reason, "keep large data in files or tables, and their names in the state", limit=True)
+    return data
+
+
+def _unwritable(value: Any, error: Exception) -> Refused:
+    if isinstance(error, RecursionError):
+        return Refused("", type(value).__name__, "it is nested too deeply", "flatten it", limit=True)
+    reason = "it cannot be written as JSON (bytes that are no UTF-8, a lone surrogate, or a type without a JSON form)"
+    path = next((p for p, v in _leaves(value, "", 0) if not _leaf_writes(v)), "")
+    return Refused(path, _type_at(value, path), reason, "use a type that JSON keeps, or exclude it: Field(exclude=True)")
+
+
+def _leaf_writes(value: Any) -> bool:
+    try:
+        to_json(value)
+    except (PydanticSerializationError, ValueError):
+        return False
+    return True
+
+
+def _leaves(value: Any, path: str, depth: int) -> Any:
+    items: Any = ()
+    if isinstance(value, BaseModel):
+        items = value.__dict__.items()
+    elif isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        yield path, value
+    for key, inner in items if depth < MAX_DEPTH else ():
+        yield from _leaves(inner, f"{path}.{key}".lstrip("."), depth + 1)
+
+
+def _type_at(value: Any, path: str) -> str:
+    """The type of what stands at a path, as far as the path can be followed."""
+    for part in path.replace("[", ".").replace("]", "").split(".") if path else ():
+        try:
+            value = value[int(part)] if isinstance(value, list | tuple) else _inside(value, part)
+        except (KeyError, IndexError, AttributeError, ValueError, TypeError):
+            return type(value).__name__
+    return type(value).__name__
+
+
+def _inside(value: Any, part: str) -> Any:
+    return value[part] if isinstance(value, dict) else getattr(value, part)
+
+
+def _keeps_every_field(annotation: Any) -> bool:
+    """Whether a stored field that the model lacks is an error: not where a before-validator says it deals with those."""
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return False
+    return not any(d.info.mode in ("before", "wrap") for d in annotation.__pydantic_decorators__.model_validators.values())
+
+
+def _lost(stored: Any, again: Any, path: str) -> Any:
+    """The paths that are in the stored JSON and not in what was made of it."""
+    if isinstance(stored, dict) and isinstance(again, dict):
+        for key, value in stored.items():
+            here = f"{path}.{key}".lstrip(".")
+            if key not in again:
+                yield here
+            else:
+                yield from _lost(value, again[key], here)
+    elif isinstance(stored, list) and isinstance(again, list):
+        for i, (a, b) in enumerate(zip(stored, again, strict=False)):
+            yield from _lost(a, b, f"{path}[{i}]")
+
+
+# ---- tagged builtins -------------------------------------------------------------------------------------------
+
+
+def _has_dict(value: Any) -> bool:
+    return type(value) is dict or (type(value) is list and any(map(_has_dict, value)))
+
+
+def _seconds(value: datetime.timedelta) -> list[int]:
+    return [value.days, value.seconds, value.microseconds]
+
+
+_TAGS: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    bytes: ("$bytes", bytes.hex),
+    decimal.Decimal: ("$decimal", str),
+    datetime.datetime: ("$datetime", datetime.datetime.isoformat),
+    datetime.date: ("$date", datetime.date.isoformat),
+    datetime.time: ("$time", datetime.time.isoformat),
+    datetime.timedelta: ("$timedelta", _seconds),
+    uuid.UUID: ("$uuid", str),
+    type(pathlib.PurePath()): ("$purepath", str),
+    type(pathlib.Path()): ("$path", str),
+}
+
+_CONTAINERS: dict[type, str] = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
+
+_UNTAG: dict[str, Callable[[Any], Any]] = {
+    "$bytes": bytes.fromhex,
+    "$decimal": decimal.Decimal,
+    "$datetime": datetime.datetime.fromisoformat,
+    "$date": datetime.date.fromisoformat,
+    "$time": datetime.time.fromisoformat,
+    "$timedelta": lambda parts: datetime.timedelta(*parts),
+    "$uuid": uuid.UUID,
+    "$purepath": pathlib.PurePath,
+    "$path": pathlib.Path,
+    "$float": float,
+    "$int": int,
+    "$tuple": lambda items: tuple(map(_untagged, items)),
+    "$set": lambda items: set(map(_untagged, items)),
+    "$frozenset": lambda items: frozenset(map(_untagged, items)),
+    "$dict": lambda items: {_untagged(k): _untagged(v) for k, v in items},
+}
+
+
+def _tagged(value: Any, path: str, depth: int) -> Any:
+    """The value as a tree of JSON types; what JSON lacks becomes a dict of one tag."""
+    cls = type(value)
+    if depth > MAX_DEPTH:
+        raise Refused(path, cls.__name__, f"it is nested more than {MAX_DEPTH} deep", "flatten it", limit=True)
+    if cls is str or cls is bool or value is None:
+        return value
+    if cls is int:
+        return value if -(1 << 63) <= value < 1 << 63 else {"$int": _digits(value, path)}
+    if cls is float:
+        return value if math.isfinite(value) else {"$float": repr(value)}
+    if cls is list:
+        return [_tagged(v, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)]
+    if cls is dict:
+        return _tagged_dict(value, path, depth)
+    if cls in _CONTAINERS:
+        return {_CONTAINERS[cls]: [_tagged(v, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)]}
+    if cls in _TAGS:
+        _check_exact(value, path)
+        tag, write = _TAGS[cls]
+        return {tag: write(value)}
+    cure = "annotate what it is: a model's field, or the method's return type"
+    raise Refused(path, cls.__name__, "without an annotation only JSON types and common builtins are stored", cure)
+
+
+def _tagged_dict(value: dict[Any, Any], path: str, depth: int) -> Any:
+    if all(type(k) is str and not k.startswith("$") for k in value):
+        return {k: _tagged(v, f"{path}.{k}".lstrip("."), depth + 1) for k, v in value.items()}
+    pairs = ((k, v, f"{path}[{k!r}]") for k, v in value.items())
+    return {"$dict": [[_tagged(k, p, depth + 1), _tagged(v, p, depth + 1)] for k, v, p in pairs]}
+
+
+def _digits(value: int, path: str) -> str:
+    try:
+        return str(value)
+    except ValueError:
+        raise Refused(path, "int", "it has more digits than Python reads", "store it as bytes", limit=True) from None
+
+
+def _check_exact(value: Any, path: str) -> None:
+    zone = getattr(value, "tzinfo", None)
+    if zone is not None and type(zone) is not datetime.timezone:
+        reason = f"its time zone is a {type(zone).__name__}, of which only the offset would be kept"
+        raise Refused(path, type(value).__name__, reason, "use datetime.timezone.utc, and store the zone's name beside it")
+    if getattr(value, "fold", 0):
+        raise Refused(path, type(value).__name__, "its fold would be lost", "store it in UTC")
+
+
+def _untagged(tree: Any) -> Any:
+    if type(tree) is list:
+        return [_untagged(v) for v in tree]
+    if type(tree) is not dict:
+        return tree
+    if len(tree) == 1:
+        ((tag, value),) = tree.items()
+        if tag.startswith("$"):
+            return _UNTAG[tag](value)
+    return {k: _untagged(v) for k, v in tree.items()}

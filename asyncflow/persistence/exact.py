@@ -1,0 +1,144 @@
+"""Which annotations pydantic's JSON keeps exactly, decided once; at run time a walk over the types is enough for those.
+
+A plan answers True only for a value that surely loads back equal and of the same types. Everything else, and every
+annotation without a plan, is tried: encoded, decoded, and compared.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import types
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+
+__all__ = ["Plan", "plan_for"]
+
+Plan = Callable[[Any], bool]
+
+_BIG = 1 << 63
+
+
+def _int(value: Any) -> bool:
+    return type(value) is int and -_BIG <= value < _BIG
+
+
+def _float(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)
+
+
+_SCALARS: dict[Any, Plan] = {
+    int: _int,
+    float: _float,
+    str: lambda value: type(value) is str,
+    bool: lambda value: type(value) is bool,
+    None: lambda value: value is None,
+    types.NoneType: lambda value: value is None,
+}
+
+
+def plain(value: Any, depth: int = 50) -> bool:
+    """Whether a value is made of JSON's own types alone, and JSON keeps it."""
+    cls = type(value)
+    if cls is str or cls is bool or value is None:
+        return True
+    if cls is int:
+        return -_BIG <= value < _BIG
+    if cls is float:
+        return math.isfinite(value)
+    if depth and cls is list:
+        return all(plain(v, depth - 1) for v in value)
+    if depth and cls is dict:
+        return all(type(k) is str and plain(v, depth - 1) for k, v in value.items())
+    return False
+
+
+def plan_for(annotation: Any) -> Plan | None:
+    """The plan of an annotation, or None where only trying can tell."""
+    if annotation in _SCALARS if isinstance(annotation, type | None) else False:
+        return _SCALARS[annotation]
+    if annotation is Any or annotation in (list, dict, object):
+        return plain
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return _plan_for_class(annotation)
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        functions_only = all(isinstance(m, types.FunctionType) for m in args[1:])
+        return plan_for(args[0]) if functions_only else None
+    if origin is Literal:
+        allowed = {(type(a), a) for a in args if type(a) in (str, int, bool, types.NoneType)}
+        return (lambda value: (type(value), value) in allowed) if len(allowed) == len(args) else None
+    if origin is list:
+        return _plan_for_list(args[0])
+    if origin is dict and args[0] is str:
+        return _plan_for_dict(args[1])
+    if origin in (typing.Union, types.UnionType) and len(args) == 2 and types.NoneType in args:
+        inner = plan_for(next(a for a in args if a is not types.NoneType))
+        return inner and (lambda value: value is None or inner(value))
+    return None
+
+
+def _plan_for_list(item: Any) -> Plan | None:
+    inner = plan_for(item)
+    return inner and (lambda value: type(value) is list and all(map(inner, value)))
+
+
+def _plan_for_dict(item: Any) -> Plan | None:
+    inner = plan_for(item)
+    return inner and (
+        lambda value: type(value) is dict and all(type(k) is str for k in value) and all(map(inner, value.values()))
+    )
+
+
+def _plan_for_class(cls: type) -> Plan | None:
+    if issubclass(cls, enum.Enum):
+        values = [member.value for member in cls]
+        simple = all(type(v) in (str, int) for v in values) and cls.__str__ is not None
+        return (lambda value: type(value) is cls) if simple and not issubclass(cls, enum.Flag) else None
+    if issubclass(cls, BaseModel):
+        return _plan_for_model(cls)
+    return None
+
+
+_MODELS: dict[type[BaseModel], Plan | None] = {}
+
+
+def _plan_for_model(model: type[BaseModel]) -> Plan | None:
+    """A model's plan: every field has one, and the class changes nothing on the way out or in."""
+    if model not in _MODELS:
+        _MODELS[model] = None  # a model that contains itself is tried, not planned
+        _MODELS[model] = _made_for_model(model)
+    return _MODELS[model]
+
+
+def _made_for_model(model: type[BaseModel]) -> Plan | None:
+    decorators = model.__pydantic_decorators__
+    hooks = (
+        *(decorators.validators, decorators.field_validators, decorators.root_validators, decorators.model_validators),
+        *(decorators.field_serializers, decorators.model_serializers),
+    )
+    own_schema = model.__get_pydantic_core_schema__.__func__ is not BaseModel.__get_pydantic_core_schema__.__func__  # type: ignore[attr-defined]  # a bound classmethod
+    config = set(model.model_config) - {"extra", "frozen", "title", "arbitrary_types_allowed", "validate_assignment"}
+    if any(hooks) or config or own_schema or model.model_post_init is not BaseModel.model_post_init:
+        return None
+    plans: list[tuple[str, Plan]] = []
+    for name, field in model.model_fields.items():
+        plain_metadata = all(isinstance(m, types.FunctionType) for m in field.metadata)
+        plan = plan_for(field.annotation) if plain_metadata and not field.exclude and not field.discriminator else None
+        if plan is None:
+            return None
+        plans.append((name, plan))
+
+    def check(value: Any) -> bool:
+        if type(value) is not model or value.__pydantic_extra__:
+            return False
+        held = value.__dict__
+        try:
+            return all([plan(held[name]) for name, plan in plans])
+        except KeyError:
+            return False
+
+    return check

@@ -1,0 +1,61 @@
+"""Runs remembered in memory: the readable reference of what a persistence does. Gone with the process."""
+
+from __future__ import annotations
+
+import anyio.lowlevel
+
+from ..errors import RunLockedError, StaleCheckpoint
+from .checkpoint import Checkpoint, fold
+
+__all__ = ["MemoryFlowPersistence"]
+
+
+class MemoryFlowPersistence:
+    """Keeps every checkpoint of every run in this process's memory, as bytes. For tests, and for reading."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[bytes]] = {}
+        self._epochs: dict[str, int] = {}
+        self._owned: set[str] = set()
+
+    async def save(self, checkpoint: Checkpoint) -> None:
+        """Store a complete checkpoint after its predecessor."""
+        await self.append(checkpoint)
+
+    async def append(self, checkpoint: Checkpoint) -> None:
+        """Store a checkpoint after its predecessor. Raises `StaleCheckpoint` if it is not that of the newest one."""
+        rows = self._rows.setdefault(checkpoint.run_id, [])
+        previous = Checkpoint.from_bytes(rows[-1]).digest if rows else b""
+        epoch = self._epochs.get(checkpoint.run_id, checkpoint.epoch)
+        if (checkpoint.seq, checkpoint.previous, checkpoint.epoch) != (len(rows), previous, epoch):
+            raise StaleCheckpoint(
+                f"checkpoint {checkpoint.seq} of run {checkpoint.run_id} does not follow what is stored; it was not saved",
+                run_id=checkpoint.run_id,
+                seq=checkpoint.seq,
+            )
+        rows.append(checkpoint.to_bytes())
+        await anyio.lowlevel.cancel_shielded_checkpoint()  # nothing was waited for: let others run, the outcome is known
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        """The newest checkpoint of a run, or the one at `seq`."""
+        rows = await self.history(run_id)
+        if seq is not None:
+            rows = rows[: seq + 1] if 0 <= seq < len(rows) else []
+        return fold(rows[rows[-1].base :]) if rows else None
+
+    async def history(self, run_id: str) -> list[Checkpoint]:
+        """Every checkpoint of a run, in order."""
+        return [Checkpoint.from_bytes(row) for row in self._rows.get(run_id, [])]
+
+    async def acquire(self, run_id: str, *, is_new: bool = False) -> int:
+        """Become the owner of a run. Raises `RunLockedError` while another is."""
+        if run_id in self._owned:
+            raise RunLockedError(f"run {run_id} is being driven in this process; await that, or try later", run_id=run_id)
+        self._owned.add(run_id)
+        self._epochs[run_id] = self._epochs.get(run_id, 0) + 1
+        return self._epochs[run_id]
+
+    async def release(self, run_id: str, epoch: int | None) -> None:
+        """Be the owner no longer."""
+        if epoch is None or self._epochs.get(run_id) == epoch:
+            self._owned.discard(run_id)

@@ -1,0 +1,174 @@
+"""Opening the database file: what it must be, how it is set up, and what each of SQLite's errors means to a user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import aiosqlite
+
+from ...errors import (
+    AsyncflowError,
+    ForeignDatabaseError,
+    StorageBusyError,
+    StorageCorruptError,
+    StorageError,
+    StorageNotADatabaseError,
+    StorageNotFoundError,
+    StorageReadOnlyError,
+    StorageVersionError,
+    StorageWriteError,
+)
+
+__all__ = ["explain", "explained", "open_database", "reading"]
+
+APPLICATION_ID: Final = 0x61666C77
+"""'aflw': tells our databases from other programs'."""
+
+MIGRATIONS: Final = ("schema.sql",)
+"""One file for each version, in order; `user_version` counts those that were applied."""
+
+BUSY_SECONDS: Final = 5.0
+
+_SETTINGS: Final = (
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA trusted_schema = OFF",
+    "PRAGMA cell_size_check = ON",
+    "PRAGMA fullfsync = 1",
+    "PRAGMA journal_size_limit = 67108864",
+)
+
+
+def prepare(path: Path) -> None:
+    """Make the folder, and the file with mode 0600, where they are missing. Raises the typed error if that fails."""
+    if path.is_dir():
+        raise StorageNotFoundError(f"{path} is a folder; name a file in it. Nothing was written")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except (NotADirectoryError, FileExistsError) as error:
+        raise StorageNotFoundError(f"{path} cannot be: a part of it is no folder. Nothing was written") from error
+    except (PermissionError, OSError) as error:
+        raise StorageReadOnlyError(
+            f"{path} cannot be made ({error.strerror}); choose a folder that can be written. Nothing was written"
+        ) from error
+
+
+async def open_database(path: Path, *, synchronous: str) -> aiosqlite.Connection:
+    """The one writing connection: checked, migrated, in WAL mode.
+
+    Raises `ForeignDatabaseError`, `StorageVersionError`, `StorageNotADatabaseError` and their kin; the file is then
+    as it was.
+    """
+    prepare(path)
+    if not os.access(path, os.W_OK):
+        raise StorageReadOnlyError(f"{path} cannot be written; change its permissions, or name another. Nothing was written")
+    connection = aiosqlite.connect(path, isolation_level="IMMEDIATE", timeout=BUSY_SECONDS)
+    getattr(connection, "_thread", connection).daemon = True  # a leaked one must not keep the process (0.21: it is a thread)
+    with explained(path):
+        await connection
+        try:
+            await _check(connection, path)
+            await connection.execute("PRAGMA journal_mode = WAL")
+            for setting in (*_SETTINGS, f"PRAGMA synchronous = {synchronous}"):
+                await connection.execute(setting)
+            await _migrate(connection)
+        except BaseException:
+            await connection.close()
+            raise
+    return connection
+
+
+async def _check(connection: aiosqlite.Connection, path: Path) -> None:
+    application, version = [await _number(connection, f"PRAGMA {name}") for name in ("application_id", "user_version")]
+    tables = await _number(connection, "SELECT count(*) FROM sqlite_schema")
+    if application != APPLICATION_ID and (tables or application or version):
+        raise ForeignDatabaseError(f"{path} is a database of another program; name another file. It was not touched")
+    if version > len(MIGRATIONS):
+        raise StorageVersionError(
+            f"{path} was written by a newer asyncflow (version {version}; this one knows {len(MIGRATIONS)}); "
+            "update asyncflow. It was not touched"
+        )
+
+
+async def _number(connection: aiosqlite.Connection, sql: str) -> int:
+    ((number,),) = await connection.execute_fetchall(sql)
+    return int(number)
+
+
+async def _migrate(connection: aiosqlite.Connection) -> None:
+    """Apply the migrations that are missing, each in one transaction with its version."""
+    if await _number(connection, "PRAGMA user_version") == len(MIGRATIONS):
+        return
+    await connection.execute("BEGIN IMMEDIATE")
+    try:
+        done = await _number(connection, "PRAGMA user_version")  # again, under the lock: another process may have been first
+        for version, name in enumerate(MIGRATIONS[done:], done + 1):
+            for statement in resources.files(__package__).joinpath(name).read_text("utf-8").split("\n\n"):
+                await connection.execute(statement)
+            await connection.execute(f"PRAGMA user_version = {version}")
+        await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        await connection.commit()
+    except BaseException:
+        await connection.rollback()
+        raise
+
+
+async def close_database(connection: aiosqlite.Connection) -> None:
+    """Fold the write-ahead log into the file, and close."""
+    try:
+        with contextlib.suppress(sqlite3.Error):
+            await connection.execute("PRAGMA optimize")
+            await connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def reading(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+    """A read-only connection of its own, which never queues behind a commit."""
+    with explained(path):
+        async with aiosqlite.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS) as connection:
+            yield connection
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+
+
+def explain(error: sqlite3.Error, path: Path) -> AsyncflowError:
+    """What an error of SQLite means to a user, and what to do."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    match code:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return StorageBusyError(
+                f"{path} was locked by another process for {BUSY_SECONDS:g} seconds; nothing was saved. Try again, and "
+                "look for a program that keeps it open in a transaction"
+            )
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+            return StorageReadOnlyError(f"{path} or its folder cannot be written; nothing was saved. Change its permissions")
+        case sqlite3.SQLITE_CANTOPEN:
+            return StorageNotFoundError(f"{path} cannot be opened; nothing was saved. Check that its folder can be written")
+        case sqlite3.SQLITE_NOTADB:
+            return StorageNotADatabaseError(f"{path} is not a SQLite database; name another file. It was not touched")
+        case sqlite3.SQLITE_CORRUPT:
+            return StorageCorruptError(f"{path} is damaged ({error}); restore it from a backup. The file is kept as it is")
+        case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+            return StorageWriteError(
+                f"writing {path} failed ({error}); the run can be resumed once there is space and the disk is well. "
+                "Whether the last checkpoint was saved is found out then",
+                outcome="not saved" if code == sqlite3.SQLITE_FULL else "unknown",
+            )
+        case _:
+            return StorageError(f"{path}: SQLite says: {error}. Nothing was saved")

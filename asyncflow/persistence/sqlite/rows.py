@@ -1,0 +1,120 @@
+"""Checkpoints and runs as rows: the SQL that the writer and the readers use, and the digest of a run's head."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+from pydantic_core import to_json
+
+from ...errors import CheckpointCorruptError
+from ..checkpoint import Checkpoint
+
+__all__ = ["Head", "checkpoint_of", "values_of"]
+
+_COLUMNS = "seq, number, kind, status, at, method, base, epoch, state, progress, changes, result, inputs, outcome, previous, digest"
+
+INSERT_RUN = (
+    "INSERT INTO runs (run_id, flow, status, number, head, head_digest, base, owner, epoch, created_at, updated_at, digest) "
+    "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, ?11)"
+)
+UPDATE_RUN = (
+    "UPDATE runs SET status = ?, number = ?, head = ?, head_digest = ?, base = ?, owner = ?, updated_at = ?, digest = ? "
+    "WHERE run_id = ? AND epoch = ? AND head = ? AND head_digest = ?"
+)
+INSERT_CHECKPOINT = (
+    f"INSERT INTO checkpoints (run, {_COLUMNS}) "
+    f"VALUES ((SELECT id FROM runs WHERE run_id = ?), {', '.join('?' * 16)})"
+)
+SELECT_HEAD = "SELECT run_id, flow, status, number, head, head_digest, base, owner, epoch, digest FROM runs WHERE run_id = ?"
+OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, digest = ? WHERE run_id = ? AND epoch = ?"
+SELECT_CHECKPOINTS = (
+    f"SELECT {_COLUMNS} FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) "
+    "AND seq BETWEEN ? AND ? ORDER BY seq"
+)
+SELECT_BASE = "SELECT base FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) AND seq = ?"
+
+
+class Head(NamedTuple):
+    """A run's row: where it stands, and who drives it."""
+
+    run_id: str
+    flow: str
+    status: str
+    number: int
+    head: int
+    head_digest: bytes
+    base: int
+    owner: str | None
+    epoch: int
+
+    @classmethod
+    def after(cls, checkpoint: Checkpoint, owner: str) -> Head:
+        """The row once the checkpoint is stored. A run that has ended is nobody's."""
+        held_by = owner if checkpoint.status == "running" else None
+        c = checkpoint
+        return cls(c.run_id, c.flow, c.status, c.number, c.seq, c.digest, c.base, held_by, c.epoch)
+
+    @classmethod
+    def read(cls, row: tuple[Any, ...]) -> Head:
+        """The row as stored. Raises `CheckpointCorruptError` if it fails its digest."""
+        head = cls(*row[:-1])
+        if head.digest() != row[-1]:
+            raise CheckpointCorruptError(
+                f"the stored head of run {head.run_id} fails its digest: it was changed since it was saved. Nothing was "
+                "changed, other runs are not affected; restore the database from a backup",
+                run_id=str(head.run_id),
+            )
+        return head
+
+    def verify(self, last: int, stored: list[Checkpoint]) -> None:
+        """Whether what was read ends at `last`, and, if that is the head, is what the head says.
+
+        Raises `CheckpointCorruptError`.
+        """
+        newest = stored[-1] if stored else None
+        if newest is None or newest.seq != last or (last == self.head and newest.digest != self.head_digest):
+            raise CheckpointCorruptError(
+                f"checkpoint {last} of run {self.run_id} is missing, or is not the one that its head names. Nothing was "
+                "changed, other runs are not affected; restore the database from a backup",
+                run_id=self.run_id,
+                seq=last,
+            )
+
+    def digest(self) -> bytes:
+        """BLAKE2b over the row, 16 bytes."""
+        fields = (*self[:5], self.head_digest.hex() if isinstance(self.head_digest, bytes) else "", *self[6:])
+        return hashlib.blake2b(to_json(fields), digest_size=16).digest()
+
+
+def values_of(c: Checkpoint) -> tuple[Any, ...]:
+    """A checkpoint as the parameters of `INSERT_CHECKPOINT`."""
+    return (
+        *(c.run_id, c.seq, c.number, c.kind, c.status, c.at, c.method, c.base, c.epoch),
+        *(c.state, c.progress, c.changes, c.result, c.inputs, c.outcome, c.previous, c.digest),
+    )
+
+
+def checkpoint_of(head: Head, row: tuple[Any, ...]) -> Checkpoint:
+    """A stored row as a checkpoint; its digests are checked by `fold`."""
+    seq, number, kind, status, at, method, base, epoch, state, progress, changes, result, inputs, outcome, previous, digest = row
+    return Checkpoint(
+        run_id=head.run_id,
+        flow=head.flow,
+        seq=seq,
+        number=number,
+        kind=kind,
+        status=status,
+        at=at,
+        method=method,
+        base=base,
+        epoch=epoch,
+        state=state,
+        progress=progress,
+        changes=changes,
+        result=result,
+        inputs=inputs,
+        outcome=outcome,
+        previous=previous,
+        digest=digest,
+    )
