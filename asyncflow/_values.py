@@ -45,12 +45,15 @@ def copied(value: Any) -> Any:
 def _copied_model(model: BaseModel) -> BaseModel:
     cls = type(model)
     new = cls.__new__(cls)
-    put = object.__setattr__
-    put(new, "__dict__", {k: v if type(v) in _ATOMS else copied(v) for k, v in model.__dict__.items()})
-    put(new, "__pydantic_fields_set__", set(model.__pydantic_fields_set__))
-    put(new, "__pydantic_extra__", copied(model.__pydantic_extra__))
-    put(new, "__pydantic_private__", copied(model.__pydantic_private__))
+    extra, private = model.__pydantic_extra__, model.__pydantic_private__
+    _put(new, "__dict__", {k: v if type(v) in _ATOMS else copied(v) for k, v in model.__dict__.items()})
+    _put(new, "__pydantic_fields_set__", model.__pydantic_fields_set__.copy())
+    _put(new, "__pydantic_extra__", None if extra is None else copied(extra))
+    _put(new, "__pydantic_private__", None if private is None else copied(private))
     return new
+
+
+_put = object.__setattr__
 
 
 def _copied_object(value: Any, cls: type) -> Any:
@@ -76,8 +79,8 @@ def _copied_tuple(value: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 _COPIERS: dict[type, Callable[[Any], Any]] = {
-    list: lambda value: [v if type(v) in _ATOMS else copied(v) for v in value],
-    dict: lambda value: {k: v if type(v) in _ATOMS else copied(v) for k, v in value.items()},
+    list: lambda value: [v if type(v) in _ATOMS else copied(v) for v in value] if value else [],
+    dict: lambda value: {k: v if type(v) in _ATOMS else copied(v) for k, v in value.items()} if value else {},
     set: set,
     tuple: _copied_tuple,
 }
@@ -101,7 +104,9 @@ def difference(a: Any, b: Any, path: str = "", *, promoted: bool = False) -> tup
     if cls in (list, tuple):
         if len(a) != len(b):
             return path, f"its {len(a)} items become {len(b)}"
-        return _first(difference(x, y, f"{path}[{i}]", promoted=promoted) for i, (x, y) in enumerate(zip(a, b, strict=True)))
+        return _first(
+            difference(x, y, f"{path}[{i}]", promoted=promoted) for i, (x, y) in enumerate(zip(a, b, strict=True))
+        )
     if cls is dict:
         return _dicts(a, b, path, promoted)
     if isinstance(a, BaseModel):
@@ -133,11 +138,11 @@ def _equal(a: Any, b: Any) -> bool:
         return bool(a == b and math.copysign(1, a) == math.copysign(1, b)) or (math.isnan(a) and math.isnan(b))
     if isinstance(a, datetime.datetime | datetime.time):
         zones = type(a.tzinfo) is type(b.tzinfo) or {type(a.tzinfo), type(b.tzinfo)} <= {datetime.timezone, TzInfo}
-        return bool(a == b) and a.utcoffset() == b.utcoffset() and a.fold == b.fold and zones
+        return bool(a == b and a.utcoffset() == b.utcoffset() and a.fold == b.fold and zones)
     if isinstance(a, decimal.Decimal):
-        return a.as_tuple() == b.as_tuple()
+        return bool(a.as_tuple() == b.as_tuple())
     if isinstance(a, set | frozenset):
-        return a == b and sorted(map(_type_name, a)) == sorted(map(_type_name, b))
+        return bool(a == b) and sorted(map(_type_name, a)) == sorted(map(_type_name, b))
     return bool(a == b)
 
 

@@ -1,17 +1,31 @@
-"""Waiting that cannot be cut short."""
+"""Waiting that cannot be cut short.
+
+A shield alone is not enough: native asyncio cancellation (`Task.cancel`, `asyncio.timeout`) passes through it. This module
+names asyncio because of that.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
 import anyio
 
-__all__ = ["outlast"]
+__all__ = ["in_trio", "outlast", "to_its_end"]
+
+T = TypeVar("T")
+
+
+def in_trio() -> bool:
+    """Whether the caller is a trio task."""
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_task())
 
 
 async def outlast(event: anyio.Event) -> None:
-    """Wait for the event however often the waiter is cancelled, and deliver the cancellation then.
-
-    A shield alone is not enough: native asyncio cancellation (`Task.cancel`, `asyncio.timeout`) passes through it.
-    """
+    """Wait for the event however often the waiter is cancelled, and deliver the cancellation then."""
     cancelled: BaseException | None = None
     while not event.is_set():
         try:
@@ -21,3 +35,27 @@ async def outlast(event: anyio.Event) -> None:
             cancelled = error
     if cancelled is not None:
         raise cancelled
+
+
+async def to_its_end(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run it to its end and return what it returns, however often the caller is cancelled.
+
+    A native cancellation is delivered then, and what the work returned or raised is dropped; that of a scope is
+    delivered at the caller's next await.
+    """
+    if in_trio():
+        with anyio.CancelScope(shield=True):
+            return await work()
+    task = asyncio.get_running_loop().create_task(work())
+    cancelled: BaseException | None = None
+    while not task.done():
+        try:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # looked at, so that nobody reports it as forgotten
+    raise cancelled

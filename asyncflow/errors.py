@@ -165,10 +165,10 @@ class MethodError(RunError):
         self.failures = tuple(failures)
 
 
-class MethodErrorGroup(MethodError, ExceptionGroup[Exception]):
+class MethodErrorGroup(MethodError, ExceptionGroup[Exception]):  # noqa: N818 - the contract's name
     """Several methods of one run raised: a `MethodError` and an `ExceptionGroup` of the user's exceptions."""
 
-    def __new__(cls, message: str, exceptions: Sequence[Exception], **_: Any) -> Self:
+    def __new__(cls, message: str, exceptions: Sequence[Exception], **_: Any) -> Self:  # noqa: D102 - the class says it
         return ExceptionGroup.__new__(cls, message, exceptions)
 
     def __init__(self, message: str, exceptions: Sequence[Exception], **fields: Any) -> None:
@@ -179,9 +179,7 @@ class MethodErrorGroup(MethodError, ExceptionGroup[Exception]):
         """Make the group of some of the failures, as `except*` and `split` ask for."""
         kept = {id(e) for e in excs}
         left = [f for f in self.failures if id(f.exception) in kept]
-        return MethodErrorGroup(
-            self.message, excs, failures=left, run_id=self.run_id, method=self.method, seq=self.seq
-        )
+        return MethodErrorGroup(self.message, excs, failures=left, run_id=self.run_id, method=self.method, seq=self.seq)
 
 
 class Failure:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar, cast, get_args, get_origin
 
 import anyio
@@ -22,7 +23,7 @@ from ._runtime.runs import Setup
 from ._runtime.scope import current_scope
 from .errors import FlowDefinitionError, RunningLoopError
 from .merge import Merge
-from .persistence.protocol import FlowPersistence
+from .persistence.protocol import FlowPersistence, offers
 from .persistence.sqlite import SQLiteFlowPersistence
 from .state import StateType, parse_run_id, state_type_of
 
@@ -33,6 +34,24 @@ T = TypeVar("T")
 
 Durability = Literal["full", "process"]
 OnError = Literal["finish", "cancel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """What the `@persist` of a class say together. `only`: the methods that have a checkpoint; None for all."""
+
+    marks: tuple[PersistMark, ...]
+    only: frozenset[str] | None
+
+    @classmethod
+    def of(cls, on_class: PersistMark | None, on_methods: Mapping[str, PersistMark]) -> Persisted:
+        """The class's own mark, if any, and those of its methods."""
+        marks = (*([on_class] if on_class is not None else []), *on_methods.values())
+        return cls(marks, frozenset(on_methods) if on_class is None and on_methods else None)
+
+    def checkpoints(self, method: MethodDefinition) -> bool:
+        """Whether the end of this method is a checkpoint."""
+        return self.only is None or method.name in self.only
 
 
 class _Unset:
@@ -66,6 +85,7 @@ class Flow(Generic[S]):
     _definition: ClassVar[FlowDefinition]
     _state_type: ClassVar[StateType]
     _codecs: ClassVar[Codecs]
+    _persisted: ClassVar[Persisted]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -78,12 +98,9 @@ class Flow(Generic[S]):
 
     @classmethod
     def _persistence_marked(cls) -> None:
-        """Check what `@persist` and `persistence` say together; called again by a class-level `@persist`."""
-        marks = list(persist_marks(cls).values())
-        on_class = persist_mark_of(cls)
-        if on_class is not None:
-            marks.append(on_class)
-        backends = {id(mark.backend) for mark in marks if mark.backend is not None}
+        """Read what the class's `@persist` say; called again by one that decorates the class."""
+        cls._persisted = Persisted.of(persist_mark_of(cls), persist_marks(cls))
+        backends = {id(mark.backend) for mark in cls._persisted.marks if mark.backend is not None}
         if len(backends) > 1:
             raise FlowDefinitionError(
                 f"{cls.__name__} names two different backends in @persist; a flow is stored in one place",
@@ -93,12 +110,12 @@ class Flow(Generic[S]):
     def __init__(
         self,
         *,
-        persistence: FlowPersistence | None | _Unset = _UNSET,
+        persistence: FlowPersistence | _Unset | None = _UNSET,
         initial_state: Any = _UNSET,
         name: str | None = None,
         durability: Durability | None = None,
         on_error: OnError | None = None,
-        max_method_calls: int | None | _Unset = _UNSET,
+        max_method_calls: int | _Unset | None = _UNSET,
     ) -> None:
         cls = type(self)
         if not cls._definition.methods:
@@ -110,8 +127,10 @@ class Flow(Generic[S]):
             definition=cls._definition,
             state_type=cls._state_type,
             on_error=_one_of("on_error", on_error or cls.on_error, ("finish", "cancel")),
-            max_method_calls=cls.max_method_calls if max_method_calls is _UNSET else cast("int | None", max_method_calls),
-            checkpoints=_checkpointing(cls, where),
+            max_method_calls=cls.max_method_calls
+            if max_method_calls is _UNSET
+            else cast("int | None", max_method_calls),
+            checkpoints=cls._persisted.checkpoints,
         )
         chosen = _one_of("durability", durability or cls.durability, ("full", "process"))
         self._instance = Instance(self, cls._state_type, given, lambda: _setup(cls, settings, where, chosen))
@@ -137,7 +156,7 @@ class Flow(Generic[S]):
 
     @property
     def status(self) -> RunStatus:
-        """"new", "running", "interrupted", "failed", "finished" or "cancelled", as far as this instance knows."""
+        """ "new", "running", "interrupted", "failed", "finished" or "cancelled", as far as this instance knows."""
         return self._held.status
 
     @property
@@ -250,7 +269,9 @@ def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None) -> Any:
         anyio.get_current_task()
     except (RuntimeError, LookupError):
         return anyio.run(flow.kickoff, inputs)
-    raise RunningLoopError("asyncflow.run() was called inside a running event loop; write `await flow.kickoff(...)` there")
+    raise RunningLoopError(
+        "asyncflow.run() was called inside a running event loop; write `await flow.kickoff(...)` there"
+    )
 
 
 # ---- what a class says, put together -----------------------------------------------------------------------------
@@ -271,32 +292,18 @@ def _class_of(initial: Any) -> Any:
     return dict if initial is None or isinstance(initial, Mapping) else type(initial)
 
 
-def _checkpointing(cls: type[Flow[Any]], where: Any) -> Any:
-    """Which methods' ends are checkpoints: all, unless only methods carry @persist."""
-    some = frozenset(persist_marks(cls))
-    if persist_mark_of(cls) is None and some:
-        return lambda method: method.name in some
-    return _every
-
-
-def _every(method: MethodDefinition) -> bool:
-    return True
-
-
 def _setup(cls: type[Flow[Any]], settings: Settings, where: Any, durability: Durability) -> Setup:
-    on_class = persist_mark_of(cls)
-    marks: list[PersistMark] = [mark for mark in (on_class, *persist_marks(cls).values()) if mark is not None]
+    persisted = cls._persisted
     if where is _UNSET:
-        named = next((mark.backend for mark in marks if mark.backend is not None), None)
-        where = named if named is not None or not marks else _default_persistence(durability)
-    if where is not None and not isinstance(where, FlowPersistence):
+        named = next((mark.backend for mark in persisted.marks if mark.backend is not None), None)
+        where = named if named is not None or not persisted.marks else _default_persistence(durability)
+    if where is not None and not offers(where, FlowPersistence):
         raise FlowDefinitionError(
             f"{type(where).__name__} is no persistence: it needs `async def save(checkpoint)` and `async def load(run_id, seq=None)`",
             problems=["not a persistence"],
         )
-    whole = settings.checkpoints is not _every
-    verbose = any(mark.verbose for mark in marks)
-    return Setup(settings, cls._codecs, where, whole, log_events if verbose else None)
+    observe = log_events if any(mark.verbose for mark in persisted.marks) else None
+    return Setup(settings, cls._codecs, where, persisted.only is not None, observe)
 
 
 class _Defaults(threading.local):

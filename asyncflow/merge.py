@@ -123,8 +123,8 @@ def _dicts(
 ) -> dict[Any, Any]:
     merged: dict[Any, Any] = {}
     for key in dict.fromkeys((*theirs, *ours, *base)):
-        sides = (side.get(key, MISSING) for side in (base, ours, theirs))
-        value = _merged(*sides, f"{path}.{key}".lstrip("."), merges.get(key))
+        b, o, t = (side.get(key, MISSING) for side in (base, ours, theirs))
+        value = _merged(b, o, t, f"{path}.{key}".lstrip("."), merges.get(key))
         if value is not MISSING:
             merged[key] = value
     return merged
@@ -137,16 +137,16 @@ def _models(base: BaseModel, ours: BaseModel, theirs: BaseModel, path: str) -> B
     for name, field in fields.items():
         if field.exclude:
             continue
-        sides = (side.__dict__.get(name, MISSING) for side in (base, ours, theirs))
-        value = _merged(*sides, f"{path}.{name}".lstrip("."), _declared_on(field.metadata))
+        b, o, t = (side.__dict__.get(name, MISSING) for side in (base, ours, theirs))
+        value = _merged(b, o, t, f"{path}.{name}".lstrip("."), _declared_on(field.metadata))
         if value is not MISSING:
             values[name] = value
     new = cls.__new__(cls)
     put = object.__setattr__
     put(new, "__dict__", {k: v for k, v in values.items() if k in fields})
     put(new, "__pydantic_fields_set__", ours.__pydantic_fields_set__ | theirs.__pydantic_fields_set__)
-    extras = [side.__pydantic_extra__ for side in (base, ours, theirs)]
-    put(new, "__pydantic_extra__", None if extras[2] is None else _dicts(*[e or {} for e in extras], path, {}))
+    b, o, t = (side.__pydantic_extra__ for side in (base, ours, theirs))
+    put(new, "__pydantic_extra__", None if t is None else _dicts(b or {}, o or {}, t, path, {}))
     put(new, "__pydantic_private__", theirs.__pydantic_private__)
     return new
 

@@ -14,7 +14,16 @@ from . import merge
 from ._values import copied
 from .errors import FlowDefinitionError, InvalidRunIdError, RunInputsError, StateError
 
-__all__ = ["DictState", "FlowState", "ModelState", "StateType", "explained", "new_run_id", "parse_run_id", "state_type_of"]
+__all__ = [
+    "DictState",
+    "FlowState",
+    "ModelState",
+    "StateType",
+    "explained",
+    "new_run_id",
+    "parse_run_id",
+    "state_type_of",
+]
 
 
 def new_run_id() -> str:
@@ -77,8 +86,12 @@ class StateType:
         raise NotImplementedError  # see create
 
     def id_of(self, state: Any) -> str | None:
-        """The run id that a state holds, or None where that was lost."""
+        """The id that a state holds, as text, or None where that was lost."""
         raise NotImplementedError  # see create
+
+    def given_id(self, initial: Any) -> str | None:
+        """The id that a flow's initial state brings, as text; None where nobody has set one."""
+        return _id_text(initial.get("id")) if isinstance(initial, Mapping) else None
 
     def with_id(self, state: Any, run_id: str) -> Any:
         """The state, changed in place to be that of another run. Raises `InvalidRunIdError`."""
@@ -118,7 +131,7 @@ class ModelState(StateType):
         elif isinstance(initial, Mapping):
             values = self._named(initial)
         else:
-            return self.updated(self.replacement(copied(initial), run_id), inputs)
+            return self.updated(self.with_id(self.replacement(copied(initial), run_id), run_id), inputs)
         return self._validated({**copied(values), **self._named(inputs), "id": self._given_id(run_id)})
 
     def updated(self, state: Any, changes: Mapping[str, Any]) -> Any:
@@ -146,10 +159,12 @@ class ModelState(StateType):
         return value
 
     def id_of(self, state: Any) -> str | None:
-        try:
-            return parse_run_id(state.id)
-        except (InvalidRunIdError, AttributeError):
-            return None
+        return _id_text(state.__dict__.get("id"))
+
+    def given_id(self, initial: Any) -> str | None:
+        if isinstance(initial, BaseModel):
+            return self.id_of(initial) if "id" in initial.__pydantic_fields_set__ else None
+        return super().given_id(initial)
 
     def with_id(self, state: Any, run_id: str) -> Any:
         state.__dict__["id"] = self._given_id(run_id)
@@ -162,7 +177,9 @@ class ModelState(StateType):
     def merged(self, base: Any, ours: Any, theirs: Any) -> Any:
         new = copied(merge.three_way(base, ours, theirs, self.merges))
         try:
-            self.model.model_validate({**copied(new).__dict__, **(new.__pydantic_extra__ or {})}, **_BY_NAME)
+            self.model.model_validate(
+                {**copied(new).__dict__, **(new.__pydantic_extra__ or {})}, by_name=True, by_alias=False
+            )
         except ValidationError as error:
             detail = explained(error.errors(include_url=False, include_input=False))
             raise merge.Conflict("", f"what both changed together breaks the model: {detail}") from None
@@ -190,7 +207,7 @@ class ModelState(StateType):
 
     def _validated(self, values: dict[str, Any]) -> Any:
         try:
-            return self.model.model_validate(values, **_BY_NAME)
+            return self.model.model_validate(values, by_name=True, by_alias=False)
         except ValidationError as error:
             detail = explained(error.errors(include_url=False, include_input=False))
         raise RunInputsError(
@@ -208,7 +225,7 @@ class DictState(StateType):
 
     def create(self, initial: Any, inputs: Mapping[str, Any], run_id: str) -> Any:
         start = {} if initial is None or isinstance(initial, type) else copied(dict(initial))
-        return {"id": run_id, **self._validated({**start, **inputs}), **{"id": run_id}}
+        return {**self._validated({"id": run_id, **start, **inputs}), "id": run_id}
 
     def updated(self, state: Any, changes: Mapping[str, Any]) -> Any:
         return {**copied(state), **self._validated(changes), "id": state["id"]}
@@ -219,10 +236,7 @@ class DictState(StateType):
         return value if "id" in value else {"id": run_id, **value}
 
     def id_of(self, state: Any) -> str | None:
-        try:
-            return parse_run_id(state.get("id"))
-        except InvalidRunIdError:
-            return None
+        return _id_text(state.get("id"))
 
     def with_id(self, state: Any, run_id: str) -> Any:
         state["id"] = run_id
@@ -234,7 +248,9 @@ class DictState(StateType):
     def _validated(self, values: Mapping[str, Any]) -> dict[str, Any]:
         odd = next((key for key in values if not isinstance(key, str)), None)
         if odd is not None:
-            raise RunInputsError(f"the keys of a state are texts, and one is a {type(odd).__name__}; nothing was written")
+            raise RunInputsError(
+                f"the keys of a state are texts, and one is a {type(odd).__name__}; nothing was written"
+            )
         adapter = self._adapter
         if adapter is None:
             return dict(values)
@@ -248,7 +264,9 @@ class DictState(StateType):
         return checked
 
 
-_BY_NAME: dict[str, bool] = {"by_name": True, "by_alias": False}
+def _id_text(value: object) -> str | None:
+    return str(value) if isinstance(value, str | uuid.UUID) else None
+
 
 _WITH_ID: dict[type[BaseModel], type[BaseModel]] = {}
 
@@ -263,7 +281,7 @@ def _with_id(model: type[BaseModel]) -> type[BaseModel]:
             model.__name__, __base__=model, __module__=model.__module__, id=(str, Field(default_factory=new_run_id))
         )
         made.__qualname__ = model.__qualname__
-        made.__reduce__ = _reduce  # type: ignore[method-assign]  # pickled by the class that can be imported
+        made.__reduce__ = _reduce  # type: ignore[assignment,method-assign]  # pickled by what can be imported
         _WITH_ID[model] = made
     return made
 

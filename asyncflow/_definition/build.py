@@ -77,14 +77,17 @@ def _method(
     kinds = [mark.kind for mark in note.marks]
     trigger_mark = _trigger_mark(note.marks)
     if trigger_mark is None:
-        problem(f"is decorated with {', '.join('@' + k for k in reversed(kinds))}; use one of them (or @router() below one)")
+        problem(
+            f"is decorated with {', '.join('@' + k for k in reversed(kinds))}; use one of them (or @router() below one)"
+        )
         return None
     try:
         condition = None if trigger_mark.trigger is None else _checked(trigger_mark.trigger)
     except TypeError as error:
         problem(f"has a condition that cannot be: {error}")
         return None
-    receives, parameters = Receives.NOTHING, ()
+    receives = Receives.NOTHING
+    parameters: tuple[str, ...] = ()
     try:
         receives, parameters = received(function, condition)
     except ValueError as error:

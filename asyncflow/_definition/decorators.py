@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 from .triggers import AllOf, AnyOf, Trigger
 
-__all__ = ["Mark", "Note", "Pending", "PersistMark", "listen", "note_of", "persist", "persist_mark_of", "router", "start"]
+__all__ = [
+    "Mark",
+    "Note",
+    "Pending",
+    "PersistMark",
+    "listen",
+    "note_of",
+    "persist",
+    "persist_mark_of",
+    "router",
+    "start",
+]
 
 _NOTE = "__asyncflow_note__"
 _PERSIST = "__asyncflow_persist__"
@@ -17,7 +28,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
 S = TypeVar("S")
 R = TypeVar("R")
-R_contra = TypeVar("R_contra", contravariant=True)
 T = TypeVar("T")
 
 
@@ -68,16 +78,13 @@ class Pending:
         return function
 
 
-class _Listening(Pending, Generic[R_contra]):
-    """`listen(method)`: its function takes nothing, or what `method` returns."""
+class _Listening(Protocol[R]):
+    """What `listen(method)` is to a type checker: its function takes nothing, or what `method` returns."""
 
-    @overload  # type: ignore[override]  # narrower on purpose: a wrong payload is a type error
+    @overload
     def __call__(self, function: Callable[[S], T], /) -> Callable[[S], T]: ...
     @overload
-    def __call__(self, function: Callable[[S, R_contra], T], /) -> Callable[[S, R_contra], T]: ...
-    def __call__(self, function: Any, /) -> Any:
-        """Leave the note."""
-        return Pending.__call__(self, function)
+    def __call__(self, function: Callable[[S, R], T], /) -> Callable[[S, R], T]: ...
 
 
 class _Decorator(Protocol):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from .triggers import AnyOf, Condition, names_in
 
-__all__ = ["FlowDefinition", "MethodDefinition", "Receives", "label_of"]
+__all__ = ["FlowDefinition", "MethodDefinition", "Reached", "Receives", "label_of"]
 
 
 class Receives(Enum):
@@ -53,15 +53,20 @@ class MethodDefinition:
         return cls(**fields, names=names, once_a_cycle=isinstance(condition, AnyOf))
 
 
+class Reached(NamedTuple):
+    """The methods that an event reaches."""
+
+    methods: tuple[MethodDefinition, ...]
+    names: frozenset[str]
+
+
 @dataclass(frozen=True, slots=True)
 class FlowDefinition:
     """A validated flow class as data. `methods` holds routers and listeners in order of definition."""
 
     name: str
     methods: Mapping[str, MethodDefinition]
-    _reached: dict[tuple[str, ...], tuple[MethodDefinition, ...]] = field(
-        default_factory=dict, init=False, compare=False, repr=False
-    )
+    _reached: dict[tuple[str, ...], Reached] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def starts(self) -> tuple[MethodDefinition, ...]:
@@ -70,12 +75,12 @@ class FlowDefinition:
         first = [m for m in starts if m.condition is None] or starts
         return tuple(_routers_first(first))
 
-    def reached_by(self, names: tuple[str, ...]) -> tuple[MethodDefinition, ...]:
+    def reached_by(self, names: tuple[str, ...]) -> Reached:
         """The methods whose condition mentions one of the names of an event: routers first, each in order of definition."""
         found = self._reached.get(names)
         if found is None:
-            hit = [m for m in self.methods.values() if not m.names.isdisjoint(names)]
-            found = tuple(_routers_first(hit))
+            hit = _routers_first([m for m in self.methods.values() if not m.names.isdisjoint(names)])
+            found = Reached(tuple(hit), frozenset(m.name for m in hit))
             if all(self.is_known(name) for name in names):
                 self._reached[names] = found
         return found

@@ -30,7 +30,9 @@ def received(function: Callable[..., Any], condition: Condition | None) -> tuple
     required = [p.name for p in positional if p.default is p.empty]
     if condition is None:
         if required:
-            raise ValueError(f"is a start and takes '{required[0]}', but no trigger has a result yet; give it a default")
+            raise ValueError(
+                f"is a start and takes '{required[0]}', but no trigger has a result yet; give it a default"
+            )
         return Receives.NOTHING, ()
     if isinstance(condition, AllOf) and positional:
         surely = set(required_names(condition))
@@ -59,7 +61,9 @@ def return_annotation(function: Callable[..., Any], local: Mapping[str, Any]) ->
         return annotation
     holder = types.SimpleNamespace(__annotations__={"return": annotation})
     try:
-        return typing.get_type_hints(holder, getattr(function, "__globals__", {}), dict(local), include_extras=True)["return"]
+        return typing.get_type_hints(holder, getattr(function, "__globals__", {}), dict(local), include_extras=True)[
+            "return"
+        ]
     except (NameError, AttributeError, TypeError, SyntaxError):
         return inspect.Signature.empty
 

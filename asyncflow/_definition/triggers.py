@@ -6,7 +6,18 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["AllOf", "AnyOf", "Condition", "Trigger", "and_", "names_in", "normalised", "or_", "required_names", "satisfied"]
+__all__ = [
+    "AllOf",
+    "AnyOf",
+    "Condition",
+    "Trigger",
+    "and_",
+    "names_in",
+    "normalised",
+    "or_",
+    "required_names",
+    "satisfied",
+]
 
 
 @dataclass(frozen=True, slots=True)

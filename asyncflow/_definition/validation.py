@@ -31,7 +31,12 @@ def _of_one(method: MethodDefinition, methods: Mapping[str, MethodDefinition]) -
     for name in sorted(method.names - methods.keys() - labels):
         if all_known:
             yield _unknown(method.name, name, sorted(labels | methods.keys()))
-    if method.is_start and method.receives is not Receives.NOTHING and _begins(method, methods) and requires_a_value(method.function):
+    if (
+        method.is_start
+        and method.receives is not Receives.NOTHING
+        and _begins(method, methods)
+        and requires_a_value(method.function)
+    ):
         yield f"{method.name} is run at the start, when its trigger has no result yet; give its parameter a default"
 
 
@@ -49,11 +54,13 @@ def _labels(methods: Mapping[str, MethodDefinition]) -> tuple[frozenset[str], bo
 def _unknown(listener: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, 1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"{listener} listens to '{name}', which is no method and which no router emits.{hint} Known: {', '.join(known)}"
+    return (
+        f"{listener} listens to '{name}', which is no method and which no router emits.{hint} Known: {', '.join(known)}"
+    )
 
 
 def _unreachable(methods: Mapping[str, MethodDefinition]) -> Iterator[str]:
-    labels, all_known = _labels(methods)
+    _, all_known = _labels(methods)
     wild = () if all_known else {n for m in methods.values() for n in m.names - methods.keys()}
     came: set[str] = set(wild)
     reached: set[str] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..errors import Failure, MethodError, MethodErrorGroup, StateConflictError
 from ..merge import Conflict
@@ -20,7 +21,7 @@ def method_error(flow: str, run_id: str, failures: Sequence[Failure], is_stored:
         )
     else:
         advice = "The run has no persistence, so nothing is saved; with @persist it could be resumed"
-    where = {"failures": failures, "run_id": run_id, "method": failures[0].method}
+    where: dict[str, Any] = {"failures": failures, "run_id": run_id, "method": failures[0].method}
     error = (
         MethodError(f"{names}. {advice}", **where)
         if len(failures) == 1

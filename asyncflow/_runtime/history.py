@@ -41,7 +41,9 @@ def entries(rows: Sequence[Checkpoint]) -> list[HistoryEntry]:
     for row in rows:
         after = before if row.state is None else from_json(row.state)
         gone = dict.fromkeys(before.keys() - after.keys())
-        changed = {k: v for k, v in after.items() if k not in before or before[k] != v or type(before[k]) is not type(v)}
+        changed = {
+            k: v for k, v in after.items() if k not in before or before[k] != v or type(before[k]) is not type(v)
+        }
         outcome = {} if row.outcome is None else from_json(row.outcome)
         passed_over = () if row.changes is None else decode_transition(row.changes).passed_over
         error = f"{outcome['type']}: {outcome['message']}" if "type" in outcome else ""

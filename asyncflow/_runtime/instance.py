@@ -14,6 +14,7 @@ import anyio
 
 from .._scheduling.messages import Command
 from .._values import copied
+from .._waiting import to_its_end
 from ..errors import (
     CapabilityMissingError,
     FlowBusyError,
@@ -23,7 +24,7 @@ from ..errors import (
     StateError,
 )
 from ..persistence.checkpoint import Checkpoint
-from ..persistence.protocol import CheckpointHistory
+from ..persistence.protocol import CheckpointHistory, offers
 from ..state import StateType, new_run_id, parse_run_id
 from .engine import Engine
 from .history import HistoryEntry, entries
@@ -70,9 +71,10 @@ class Instance:
     @property
     def run_id(self) -> str:
         """The run's id; before the first kickoff the one that it will have, unless the inputs bring another."""
-        if self.status == "new" and self._state is not None:
-            return self.state_type.id_of(self._state) or self._run_id
-        return self._run_id
+        if self.status != "new":
+            return self._run_id
+        state, types = self._state, self.state_type
+        return parse_run_id((types.given_id(self.initial) if state is None else types.id_of(state)) or self._run_id)
 
     def state(self) -> Any:
         """The caller's draft inside a method; a copy of the committed state while it runs; else the state itself."""
@@ -83,11 +85,9 @@ class Instance:
             return copied(self._engine.committed.state)
         if self._state is None:
             try:
-                self._state = self.state_type.create(self.initial, {}, self._run_id)
+                self._state = self.state_type.create(self.initial, {}, self.run_id)
             except RunInputsError as error:
                 raise StateError(f"there is no state yet: {error}; pass them to kickoff(inputs=...)") from None
-            brought = self.state_type.id_of(self._state)
-            self._run_id = brought or self._run_id
         return self._state
 
     def set_state(self, value: Any) -> None:
@@ -183,7 +183,7 @@ class Instance:
             self.result = await engine.drive(commands)
             return self.result
         except RunCancelledError:
-            await self._record_cancel(claim)
+            await to_its_end(lambda: self._record_cancel(claim))
             raise
         finally:
             self._engine = None
@@ -269,7 +269,7 @@ class Instance:
     async def history(self) -> list[HistoryEntry]:
         """The checkpoints of the run, oldest first."""
         persistence = self._storage("history")
-        if not isinstance(persistence, CheckpointHistory):
+        if not offers(persistence, CheckpointHistory):
             raise CapabilityMissingError(
                 f"{type(persistence).__name__} keeps no history: it lacks the capability CheckpointHistory "
                 "(`async def history(run_id)`)",
@@ -282,7 +282,9 @@ class Instance:
             raise self._unknown(self.run_id)
         return entries(rows)
 
-    async def _write_whole(self, kind: Any, status: Any, run: Stored, claim: Claim, *, after: Checkpoint | None) -> None:
+    async def _write_whole(
+        self, kind: Any, status: Any, run: Stored, claim: Claim, *, after: Checkpoint | None
+    ) -> None:
         c = run.checkpoint
         recorder = recorder_of(self.setup, c.run_id, claim, after, number=c.number, inputs=c.inputs)
         data, _ = recorder.state_bytes(run.state)
@@ -369,7 +371,9 @@ class Instance:
     def _unknown(self, run_id: str, seq: int | None = None) -> RunNotFoundError:
         at = "" if seq is None else f" with a checkpoint {seq}"
         return RunNotFoundError(
-            f"no run {run_id}{at} is stored in {self.setup.persistence!r}; check the id and the place", run_id=run_id, seq=seq
+            f"no run {run_id}{at} is stored in {self.setup.persistence!r}; check the id and the place",
+            run_id=run_id,
+            seq=seq,
         )
 
     def _cancelled(self) -> RunCancelledError:
@@ -377,4 +381,3 @@ class Instance:
             f"run {self._run_id} was cancelled for good; what had completed is kept, and can be read with load() or forked",
             run_id=self._run_id,
         )
-

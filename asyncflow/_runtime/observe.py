@@ -15,7 +15,10 @@ logger = logging.getLogger("asyncflow")
 
 def told_by(checkpoint: Checkpoint, transition: Transition | None) -> list[Event]:
     """The events of a checkpoint."""
-    fields = {name: getattr(checkpoint, name) for name in ("run_id", "flow", "seq", "at", "number", "kind", "status", "method")}
+    fields = {
+        name: getattr(checkpoint, name)
+        for name in ("run_id", "flow", "seq", "at", "number", "kind", "status", "method")
+    }
     if transition is None:
         return events_of(fields)
     enabled = [invocation.key for invocation in transition.enabled]

@@ -12,6 +12,7 @@ from pydantic_core import from_json, to_json
 from .._definition.definition import FlowDefinition
 from .._scheduling.messages import Transition
 from .._scheduling.progress import Progress
+from .._waiting import to_its_end
 from ..errors import (
     LimitExceededError,
     NotStorableError,
@@ -20,10 +21,11 @@ from ..errors import (
     StaleCheckpoint,
     StateNotStorableError,
     StateSchemaError,
+    StorageWriteError,
 )
 from ..persistence.checkpoint import Checkpoint, Kind, Status, encode_progress, encode_transition
 from ..persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec
-from ..persistence.protocol import CheckpointLog, FlowPersistence
+from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
 
 __all__ = ["Codecs", "Recorder"]
 
@@ -71,13 +73,14 @@ class Recorder:
         self.epoch = epoch
         self.number = number
         self.inputs = inputs
-        self._log = persistence if isinstance(persistence, CheckpointLog) else None
-        self._whole = whole or self._log is None
+        self._log = persistence if offers(persistence, CheckpointLog) else None
+        self._whole = whole
         self._turn = anyio.Lock()
         self._seq = -1 if after is None else after.seq
-        self._digest = b"" if after is None else after.digest
+        self._digest = self._saved = b"" if after is None else after.digest
         self._base = 0 if after is None else after.base
         self._state = b"" if after is None else after.state or b""
+        self._progress = None if after is None else after.progress
         self._last_written: bytes | None = None if after is None else after.state
         self._deltas = COMPLETE_AFTER
         self._complete_size = 0
@@ -101,7 +104,9 @@ class Recorder:
         try:
             return self.codecs.result(method).encode(value)
         except Refused as refused:
-            raise _not_storable(ResultNotStorableError, f"what {method} returned", refused, self.run_id, method) from None
+            raise _not_storable(
+                ResultNotStorableError, f"what {method} returned", refused, self.run_id, method
+            ) from None
 
     def result(self, method: str, data: bytes) -> Any:
         """A result from what was stored. Raises `StateSchemaError` if the method's return type has changed since."""
@@ -138,15 +143,17 @@ class Recorder:
     ) -> Checkpoint:
         """The next checkpoint: complete, or a delta where that is enough. From now on it has its place in the chain.
 
-        `state` is the whole state after it, or None where it did not change. `outcome_only`: neither state nor progress.
+        `state` is the whole state after it, or None where it did not change. `outcome_only`: it says nothing new of state and
+        progress; a backend of two verbs, which keeps one checkpoint, is given those of the last one again.
         """
         self._state = self._state if state is None else state
         self._seq += 1
-        whole = (complete or self._whole or self._is_due()) and not outcome_only
+        whole = self._log is None or ((complete or self._whole or self._is_due()) and not outcome_only)
         changes = None if outcome_only or transition is None else encode_transition(transition)
         changed = whole or (self._state != self._last_written and not outcome_only)
         if whole:
             self._base = self._seq
+            self._progress = self._progress if outcome_only else encode_progress(progress)
         checkpoint = Checkpoint(
             run_id=self.run_id,
             flow=self.flow,
@@ -159,7 +166,7 @@ class Recorder:
             base=self._base,
             epoch=self.epoch,
             state=self._state if changed else None,
-            progress=encode_progress(progress) if whole else None,
+            progress=self._progress if whole else None,
             changes=changes,
             result=None if whole else result,
             inputs=self.inputs if whole else None,
@@ -176,8 +183,8 @@ class Recorder:
         return self._deltas >= max(COMPLETE_AFTER, self._complete_size)
 
     def _count(self, c: Checkpoint) -> None:
-        size = sum(len(part) for part in (c.state, c.progress, c.changes, c.result) if part is not None)
-        if c.is_complete:
+        size = len(c.state or b"") + len(c.progress or b"") + len(c.changes or b"") + len(c.result or b"")
+        if c.progress is not None:
             self._complete_size, self._deltas = size, 0
         else:
             self._deltas += size
@@ -201,9 +208,20 @@ class Recorder:
             ) from stale
 
     async def _save(self, checkpoint: Checkpoint) -> None:
+        async def save() -> None:
+            await self.persistence.save(checkpoint)
+            self._saved = checkpoint.digest
+
         async with self._turn:  # a backend of two verbs is asked one thing at a time
-            with anyio.CancelScope(shield=True):
-                await self.persistence.save(checkpoint)
+            if self._saved != checkpoint.previous:
+                raise StorageWriteError(
+                    f"checkpoint {checkpoint.seq} of run {self.run_id} was not saved, because the one before it was not; the "
+                    "run can be resumed",
+                    outcome="not saved",
+                    run_id=self.run_id,
+                    seq=checkpoint.seq,
+                )
+            await to_its_end(save)
 
 
 def inputs_in(state: bytes, names: list[str]) -> bytes:

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
 from pydantic_core import from_json
 
 from .._scheduling.advance import advance
 from .._scheduling.messages import Command, Resumed, Started, Transition
 from .._scheduling.progress import Progress
+from .._waiting import to_its_end
 from ..errors import (
     CheckpointCorruptError,
     FlowDefinitionError,
@@ -23,7 +23,7 @@ from ..errors import (
 )
 from ..persistence.checkpoint import Checkpoint, decode_progress
 from ..persistence.codec import Misfit
-from ..persistence.protocol import FlowPersistence, Ownership, Sessions
+from ..persistence.protocol import FlowPersistence, Ownership, Sessions, offers
 from .engine import Engine, Settings
 from .recorder import Codecs, Recorder
 from .scope import Version
@@ -65,9 +65,9 @@ _DRIVEN: set[tuple[int, str]] = set()
 
 
 @asynccontextmanager
-async def session(persistence: FlowPersistence | None) -> AsyncIterator[None]:
+async def session(persistence: object) -> AsyncIterator[None]:
     """The persistence, held open for as long as this lasts."""
-    if isinstance(persistence, Sessions):
+    if offers(persistence, Sessions):
         async with persistence.session():
             yield
     else:
@@ -77,16 +77,26 @@ async def session(persistence: FlowPersistence | None) -> AsyncIterator[None]:
 @asynccontextmanager
 async def owned(persistence: FlowPersistence, run_id: str, *, is_new: bool) -> AsyncIterator[Claim]:
     """The run, driven by nobody else for as long as this lasts. Raises `RunLockedError`."""
-    if not isinstance(persistence, Ownership):
+    if not offers(persistence, Ownership):
         with _driven_here(persistence, run_id):
             yield Claim(1)
         return
-    claim = Claim(await persistence.acquire(run_id, is_new=is_new))
+    claim: Claim | None = None
+
+    async def acquire() -> None:
+        nonlocal claim
+        claim = Claim(await persistence.acquire(run_id, is_new=is_new))
+
+    async def release() -> None:
+        if claim is not None:
+            await persistence.release(run_id, None if claim.is_over else claim.epoch)
+
     try:
+        await to_its_end(acquire)  # cancelled, it is known whether there is something to release
+        assert claim is not None, "acquired, or raised"
         yield claim
     finally:
-        with anyio.CancelScope(shield=True):
-            await persistence.release(run_id, None if claim.is_over else claim.epoch)
+        await to_its_end(release)
 
 
 class _driven_here:  # noqa: N801 - reads as the context manager that it is
@@ -96,7 +106,9 @@ class _driven_here:  # noqa: N801 - reads as the context manager that it is
     def __enter__(self) -> None:
         if self._key in _DRIVEN:
             run_id = self._key[1]
-            raise RunLockedError(f"run {run_id} is being driven in this process; await that, or try later", run_id=run_id)
+            raise RunLockedError(
+                f"run {run_id} is being driven in this process; await that, or try later", run_id=run_id
+            )
         _DRIVEN.add(self._key)
 
     def __exit__(self, *_: object) -> None:

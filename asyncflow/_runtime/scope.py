@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
+from .._scheduling.messages import Invocation
 from .._values import copied
 from ..errors import DraftClosedError
 
@@ -22,13 +23,13 @@ class Version:
 
 
 class Scope:
-    """One invocation while it runs. Its base is the version at its launch; its draft is made at the first look."""
+    """One invocation, made at its launch: its base is the version of that moment; its draft is made at the first look."""
 
-    __slots__ = ("_draft", "_has_draft", "base", "flow", "invocation_id", "is_open", "method", "parent")
+    __slots__ = ("_draft", "_has_draft", "base", "flow", "invocation", "invocation_id", "is_open", "parent")
 
-    def __init__(self, flow: object, method: str, invocation_id: str, base: Version) -> None:
+    def __init__(self, flow: object, invocation: Invocation, invocation_id: str, base: Version) -> None:
         self.flow = flow
-        self.method = method
+        self.invocation = invocation
         self.invocation_id = invocation_id
         self.base = base
         self.is_open = True
@@ -60,9 +61,9 @@ class Scope:
     def _check_open(self) -> None:
         if not self.is_open:
             raise DraftClosedError(
-                f"self.state was used by code that outlived {self.method}: that invocation's state is committed or "
+                f"self.state was used by code that outlived {self.invocation.method}: that invocation's state is committed or "
                 "dropped. Await such work within the method, or hand it what it needs",
-                method=self.method,
+                method=self.invocation.method,
             )
 
 

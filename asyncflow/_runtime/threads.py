@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
@@ -66,7 +67,9 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
     """Call a plain function in a worker thread. A cancellation is delivered when the thread has returned."""
     call = _Call(function, args)
     try:
-        return await anyio.to_thread.run_sync(call, limiter=_own_limiter())  # type: ignore[no-any-return]  # what it returns
+        result: T = await anyio.to_thread.run_sync(call, limiter=_own_limiter())
+        await anyio.lowlevel.checkpoint_if_cancelled()  # the thread was shielded: whoever cancelled meant this call too
+        return result
     except anyio.get_cancelled_exc_class():
         if not call.give_up():
             await outlast(call.ended)

@@ -71,26 +71,24 @@ def _commands(progress: Progress, transition: Transition) -> tuple[Command, ...]
     return tuple(map(RunMethod, transition.enabled))
 
 
-def _completed(
-    definition: FlowDefinition, progress: Progress, ended: Invocation, label: str | None
-) -> Transition:
+def _completed(definition: FlowDefinition, progress: Progress, ended: Invocation, label: str | None) -> Transition:
     names = (ended.method,) if label is None else (ended.method, label)
     reached = definition.reached_by(names)
-    if not reached:
-        return Transition(completed=ended.key)
     key = ended.key
+    if not reached.methods:
+        return Transition(completed=key)
     cycle, ancestry = ended.cycle, ended.ancestry
-    if any(m.name in ancestry for m in reached):
+    if not ancestry.isdisjoint(reached.names):
         cycle, ancestry = key, frozenset()
     enabled: list[Invocation] = []
     latched: list[tuple[str, str, Seen]] = []
     passed_over: list[str] = []
-    for m in reached:
+    for m in reached.methods:
         if m.once_a_cycle and m.name in progress.fired.get(cycle, ()):
             passed_over.append(m.name)
             continue
         if isinstance(m.condition, str):
-            enabled.append(_invocation(progress, m, key, cycle, ancestry, {}))
+            enabled.append(_invocation(progress, m, key, cycle, ancestry, None))
             continue
         source = key if m.receives is Receives.NAMED else ""
         came = {name: Seen(cycle, ancestry, source) for name in names if name in m.names}
@@ -109,16 +107,17 @@ def _invocation(
     source: str,
     cycle: str,
     ancestry: frozenset[str],
-    seen: dict[str, Seen],
+    seen: dict[str, Seen] | None,
 ) -> Invocation:
     """The invocation that an event enables: one more occurrence, with its ancestry and its arguments."""
     arguments: tuple[tuple[str, str], ...] = ()
     if method.receives is Receives.LAST:
         arguments = (("", source),)
-    elif method.receives is Receives.NAMED:
+    elif method.receives is Receives.NAMED and seen is not None:
         arguments = tuple((name, seen[name].source) for name in method.parameters)
-    line = ancestry.union((method.name,), *_ancestries(seen.values(), cycle))
-    return Invocation(method.name, progress.counts.get(method.name, 0) + 1, cycle, line, arguments)
+    name = method.name
+    line = ancestry.union((name,), *(() if seen is None else _ancestries(seen.values(), cycle)))
+    return Invocation(name, progress.counts.get(name, 0) + 1, cycle, line, arguments)
 
 
 def _ancestries(parts: Iterable[Seen], cycle: str) -> Iterable[frozenset[str]]:

@@ -123,6 +123,8 @@ class Transition(NamedTuple):
     def keeps_result(self) -> bool:
         """Whether some invocation or join now waits with the result of the completed one."""
         key = self.completed
-        return any(source == key for i in self.enabled for _, source in i.arguments) or any(
-            seen.source == key for _, _, seen in self.latched
-        )
+        for invocation in self.enabled:
+            for _, source in invocation.arguments:
+                if source == key:
+                    return True
+        return any(seen.source == key for _, _, seen in self.latched) if self.latched else False

@@ -65,19 +65,17 @@ class Checkpoint:
         return self.progress is not None
 
     def sealed(self) -> Checkpoint:
-        """The same with its digest, over its content and its predecessor's digest."""
-        return replace(self, digest=self.expected_digest())
+        """Put in its digest, over its content and its predecessor's digest; for whoever has just made it."""
+        object.__setattr__(self, "digest", self.expected_digest())
+        return self
 
     def expected_digest(self) -> bytes:
         """The digest that belongs to this content: BLAKE2b, 16 bytes."""
         head = (self.run_id, self.flow, self.seq, self.number, self.kind, self.status, self.at, self.method, self.base)
-        digest = hashlib.blake2b(self.previous, digest_size=16)
-        digest.update(to_json(head))
+        parts = [self.previous, to_json(head)]
         for part in (self.state, self.progress, self.changes, self.result, self.inputs, self.outcome):
-            digest.update(b"-" if part is None else b"%d:" % len(part))
-            if part is not None:
-                digest.update(part)
-        return digest.digest()
+            parts += (b"-",) if part is None else (b"%d:" % len(part), part)
+        return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
 
     def to_bytes(self) -> bytes:
         """The whole of it, with a checksum, as JSON in UTF-8."""
@@ -220,4 +218,3 @@ def _corrupt(row: Checkpoint, why: str) -> CheckpointCorruptError:
         run_id=row.run_id,
         seq=row.seq,
     )
-

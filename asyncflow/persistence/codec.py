@@ -12,7 +12,7 @@ import inspect
 import math
 import pathlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -81,6 +81,8 @@ class TypedCodec(Codec):
         return self._tried(value)
 
     def _tried(self, value: Any) -> tuple[bytes, Any]:
+        if not _fits(value):
+            raise _nested(value)
         try:
             data = _limited(self._write(value, by_alias=False, round_trip=True, warnings="none"))
             loaded = self._read(data)
@@ -149,12 +151,32 @@ def _limited(data: bytes) -> bytes:
     return data
 
 
+def _fits(value: Any, depth: int = MAX_DEPTH) -> bool:
+    """Whether containers stand in each other no deeper than that; one that contains itself does not fit."""
+    return depth > 0 and all(_fits(inner, depth - 1) for inner in _held(value))
+
+
+def _held(value: Any) -> Iterable[Any]:
+    if isinstance(value, BaseModel):
+        return value.__dict__.values()
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple | set | frozenset) else ()
+
+
+def _nested(value: Any) -> Refused:
+    reason = f"it is nested more than {MAX_DEPTH} deep"
+    return Refused("", type(value).__name__, reason, "flatten it", limit=True)
+
+
 def _unwritable(value: Any, error: Exception) -> Refused:
     if isinstance(error, RecursionError):
-        return Refused("", type(value).__name__, "it is nested too deeply", "flatten it", limit=True)
+        return _nested(value)
     reason = "it cannot be written as JSON (bytes that are no UTF-8, a lone surrogate, or a type without a JSON form)"
     path = next((p for p, v in _leaves(value, "", 0) if not _leaf_writes(v)), "")
-    return Refused(path, _type_at(value, path), reason, "use a type that JSON keeps, or exclude it: Field(exclude=True)")
+    return Refused(
+        path, _type_at(value, path), reason, "use a type that JSON keeps, or exclude it: Field(exclude=True)"
+    )
 
 
 def _leaf_writes(value: Any) -> bool:
@@ -181,7 +203,7 @@ def _leaves(value: Any, path: str, depth: int) -> Any:
 
 def _type_at(value: Any, path: str) -> str:
     """The type of what stands at a path, as far as the path can be followed."""
-    for part in path.replace("[", ".").replace("]", "").split(".") if path else ():
+    for part in path.replace("[", ".").replace("]", "").strip(".").split(".") if path else ():
         try:
             value = value[int(part)] if isinstance(value, list | tuple) else _inside(value, part)
         except (KeyError, IndexError, AttributeError, ValueError, TypeError):
@@ -197,7 +219,9 @@ def _keeps_every_field(annotation: Any) -> bool:
     """Whether a stored field that the model lacks is an error: not where a before-validator says it deals with those."""
     if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return False
-    return not any(d.info.mode in ("before", "wrap") for d in annotation.__pydantic_decorators__.model_validators.values())
+    return not any(
+        d.info.mode in ("before", "wrap") for d in annotation.__pydantic_decorators__.model_validators.values()
+    )
 
 
 def _lost(stored: Any, again: Any, path: str) -> Any:
@@ -301,7 +325,9 @@ def _check_exact(value: Any, path: str) -> None:
     zone = getattr(value, "tzinfo", None)
     if zone is not None and type(zone) is not datetime.timezone:
         reason = f"its time zone is a {type(zone).__name__}, of which only the offset would be kept"
-        raise Refused(path, type(value).__name__, reason, "use datetime.timezone.utc, and store the zone's name beside it")
+        raise Refused(
+            path, type(value).__name__, reason, "use datetime.timezone.utc, and store the zone's name beside it"
+        )
     if getattr(value, "fold", 0):
         raise Refused(path, type(value).__name__, "its fold would be lost", "store it in UTC")
 

@@ -23,7 +23,7 @@ _BIG = 1 << 63
 
 
 def _int(value: Any) -> bool:
-    return type(value) is int and -_BIG <= value < _BIG
+    return type(value) is int and bool(-_BIG <= value < _BIG)
 
 
 def _float(value: Any) -> bool:
@@ -46,7 +46,7 @@ def plain(value: Any, depth: int = 50) -> bool:
     if cls is str or cls is bool or value is None:
         return True
     if cls is int:
-        return -_BIG <= value < _BIG
+        return bool(-_BIG <= value < _BIG)
     if cls is float:
         return math.isfinite(value)
     if depth and cls is list:
@@ -137,7 +137,7 @@ def _made_for_model(model: type[BaseModel]) -> Plan | None:
             return False
         held = value.__dict__
         try:
-            return all([plan(held[name]) for name, plan in plans])
+            return all(plan(held[name]) for name, plan in plans)
         except KeyError:
             return False
 

@@ -34,7 +34,9 @@ class MemoryFlowPersistence:
                 seq=checkpoint.seq,
             )
         rows.append(checkpoint.to_bytes())
-        await anyio.lowlevel.cancel_shielded_checkpoint()  # nothing was waited for: let others run, the outcome is known
+        await (
+            anyio.lowlevel.cancel_shielded_checkpoint()
+        )  # nothing was waited for: let others run, the outcome is known
 
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
         """The newest checkpoint of a run, or the one at `seq`."""
@@ -50,7 +52,9 @@ class MemoryFlowPersistence:
     async def acquire(self, run_id: str, *, is_new: bool = False) -> int:
         """Become the owner of a run. Raises `RunLockedError` while another is."""
         if run_id in self._owned:
-            raise RunLockedError(f"run {run_id} is being driven in this process; await that, or try later", run_id=run_id)
+            raise RunLockedError(
+                f"run {run_id} is being driven in this process; await that, or try later", run_id=run_id
+            )
         self._owned.add(run_id)
         self._epochs[run_id] = self._epochs.get(run_id, 0) + 1
         return self._epochs[run_id]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 
 from .checkpoint import Checkpoint
 
-__all__ = ["CheckpointHistory", "CheckpointLog", "FlowPersistence", "Ownership", "Sessions"]
+__all__ = ["CheckpointHistory", "CheckpointLog", "FlowPersistence", "Ownership", "Sessions", "offers"]
 
 
 @runtime_checkable
@@ -74,3 +75,18 @@ class Sessions(Protocol):
     def session(self) -> AbstractAsyncContextManager[object]:
         """Opened by the first that enters, closed by the last that leaves."""
         ...
+
+
+P = TypeVar("P")
+
+
+def offers(persistence: object, capability: Callable[..., P]) -> TypeGuard[P]:
+    """Whether a backend has a capability. Like `isinstance`, which takes 10 us for a protocol, but asked once a class."""
+    key = type(persistence), capability
+    known = _offers.get(key)
+    if known is None:
+        known = _offers[key] = isinstance(persistence, cast(type, capability))
+    return known
+
+
+_offers: dict[tuple[type, object], bool] = {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiosqlite
 
@@ -25,7 +25,7 @@ from ...errors import (
     StorageWriteError,
 )
 
-__all__ = ["explain", "explained", "open_database", "reading"]
+__all__ = ["as_daemon", "close_database", "explain", "explained", "open_database"]
 
 APPLICATION_ID: Final = 0x61666C77
 """'aflw': tells our databases from other programs'."""
@@ -68,9 +68,11 @@ async def open_database(path: Path, *, synchronous: str) -> aiosqlite.Connection
     """
     prepare(path)
     if not os.access(path, os.W_OK):
-        raise StorageReadOnlyError(f"{path} cannot be written; change its permissions, or name another. Nothing was written")
+        raise StorageReadOnlyError(
+            f"{path} cannot be written; change its permissions, or name another. Nothing was written"
+        )
     connection = aiosqlite.connect(path, isolation_level="IMMEDIATE", timeout=BUSY_SECONDS)
-    getattr(connection, "_thread", connection).daemon = True  # a leaked one must not keep the process (0.21: it is a thread)
+    as_daemon(connection)
     with explained(path):
         await connection
         try:
@@ -108,9 +110,13 @@ async def _migrate(connection: aiosqlite.Connection) -> None:
         return
     await connection.execute("BEGIN IMMEDIATE")
     try:
-        done = await _number(connection, "PRAGMA user_version")  # again, under the lock: another process may have been first
+        done = await _number(
+            connection, "PRAGMA user_version"
+        )  # again, under the lock: another process may have been first
         for version, name in enumerate(MIGRATIONS[done:], done + 1):
-            for statement in resources.files(__package__).joinpath(name).read_text("utf-8").split("\n\n"):
+            for statement in (
+                resources.files("asyncflow.persistence.sqlite").joinpath(name).read_text("utf-8").split("\n\n")
+            ):
                 await connection.execute(statement)
             await connection.execute(f"PRAGMA user_version = {version}")
         await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -130,12 +136,10 @@ async def close_database(connection: aiosqlite.Connection) -> None:
         await connection.close()
 
 
-@contextlib.asynccontextmanager
-async def reading(path: Path) -> AsyncIterator[aiosqlite.Connection]:
-    """A read-only connection of its own, which never queues behind a commit."""
-    with explained(path):
-        async with aiosqlite.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS) as connection:
-            yield connection
+def as_daemon(connection: aiosqlite.Connection) -> None:
+    """Let a leaked connection not keep the process from leaving. To be called before it is awaited."""
+    thread: Any = getattr(connection, "_thread", connection)  # 0.22 has a thread, 0.21 is one
+    thread.daemon = True
 
 
 @contextlib.contextmanager
@@ -157,13 +161,19 @@ def explain(error: sqlite3.Error, path: Path) -> AsyncflowError:
                 "look for a program that keeps it open in a transaction"
             )
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
-            return StorageReadOnlyError(f"{path} or its folder cannot be written; nothing was saved. Change its permissions")
+            return StorageReadOnlyError(
+                f"{path} or its folder cannot be written; nothing was saved. Change its permissions"
+            )
         case sqlite3.SQLITE_CANTOPEN:
-            return StorageNotFoundError(f"{path} cannot be opened; nothing was saved. Check that its folder can be written")
+            return StorageNotFoundError(
+                f"{path} cannot be opened; nothing was saved. Check that its folder can be written"
+            )
         case sqlite3.SQLITE_NOTADB:
             return StorageNotADatabaseError(f"{path} is not a SQLite database; name another file. It was not touched")
         case sqlite3.SQLITE_CORRUPT:
-            return StorageCorruptError(f"{path} is damaged ({error}); restore it from a backup. The file is kept as it is")
+            return StorageCorruptError(
+                f"{path} is damaged ({error}); restore it from a backup. The file is kept as it is"
+            )
         case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
             return StorageWriteError(
                 f"writing {path} failed ({error}); the run can be resumed once there is space and the disk is well. "

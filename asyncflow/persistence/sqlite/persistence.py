@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Literal, Self
 
 import aiosqlite
-import anyio
 
-from ...errors import ForkedProcessError, PersistenceLoopError, RunLockedError, StorageCorruptError
+from ...errors import RunLockedError
 from ..checkpoint import Checkpoint, fold
-from . import rows
+from ..shared import Shared
 from .commits import Acquire, Append, Commits, Release
-from .database import close_database, explained, open_database
-from .home import Home, current_loop, home_here, run
+from .database import close_database, open_database
+from .home import Home, home_here
 from .owners import Owner
-from .rows import Head, checkpoint_of
+from .reader import Reader
 
 __all__ = ["SQLiteFlowPersistence"]
 
@@ -35,8 +33,14 @@ class _Open:
         self.owner = Owner(path)
         self.commits = Commits(connection, home, path, self.owner.id)
         self.name = str(path.resolve())
-        self.process = os.getpid()
-        self.is_sound = False
+        self.reader = Reader(path)
+
+    async def close(self) -> None:
+        """Close the connections; on the event loop that they live on."""
+        try:
+            await self.reader.close()
+        finally:
+            await close_database(self.connection)
 
 
 class SQLiteFlowPersistence:
@@ -55,10 +59,8 @@ class SQLiteFlowPersistence:
             raise ValueError(f"durability is 'full' or 'process', not {durability!r}")
         self.path = Path(path)
         self.durability: Literal["full", "process"] = durability
-        self._open: _Open | None = None
-        self._users = 0
-        self._opening: anyio.Lock | None = None
-        self._loop: object = None
+        self._shared: Shared[_Open] = Shared(self, self._opened, _closed)
+        self._entered: list[AbstractAsyncContextManager[object]] = []
 
     def __repr__(self) -> str:
         return f"SQLiteFlowPersistence({str(self.path)!r}, durability={self.durability!r})"
@@ -66,73 +68,29 @@ class SQLiteFlowPersistence:
     # ---- open and close ----------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        await self._enter()
+        session = self._shared.use()
+        await session.__aenter__()
+        self._entered.append(session)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._leave()
+        await self._entered.pop().__aexit__(None, None, None)
 
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[Self]:
+    def session(self) -> AbstractAsyncContextManager[object]:
         """Keep it open for a while; opened by the first that enters, closed by the last that leaves."""
-        await self._enter()
-        try:
-            yield self
-        finally:
-            await self._leave()
-
-    async def _enter(self) -> None:
-        loop = current_loop()
-        if self._users and self._loop is not loop:
-            self._refuse_fork()
-            if getattr(self._loop, "is_closed", bool)():
-                self._users = 0  # that loop ended without its tasks: nothing of it is left to wait for
-        if self._users and self._loop is not loop:
-            raise PersistenceLoopError(
-                f"{self!r} is in use on another event loop; give each loop a persistence of its own. Nothing was written"
-            )
-        if not self._users:
-            self._loop, self._opening, self._open = loop, anyio.Lock(), None
-        self._users += 1
-        try:
-            assert self._opening is not None, "set by the first user"
-            async with self._opening:
-                if self._open is None:
-                    self._open = await self._opened()
-        except BaseException:
-            self._users -= 1
-            raise
-        self._refuse_fork()
+        return self._shared.use()
 
     async def _opened(self) -> _Open:
         home = home_here()
         try:
             synchronous = "FULL" if self.durability == "full" else "NORMAL"
-            connection = await run(home, lambda: open_database(self.path, synchronous=synchronous))
+            connection = await home.run(lambda: open_database(self.path, synchronous=synchronous))
             opened = _Open(home, connection, self.path)
             opened.owner.enter()
         except BaseException:
             home.close()
             raise
         return opened
-
-    async def _leave(self) -> None:
-        self._users -= 1
-        if self._users or self._open is None:
-            return
-        opened, self._open = self._open, None
-        try:
-            await opened.commits.drained()
-        finally:
-            try:
-                await run(opened.home, lambda: close_database(opened.connection))
-            finally:
-                opened.owner.leave()
-                opened.home.close()
-
-    def _refuse_fork(self) -> None:
-        if self._open is not None and self._open.process != os.getpid():
-            raise ForkedProcessError(f"{self!r} was opened before this process was forked; open a new one after the fork")
 
     # ---- the protocol ------------------------------------------------------------------------------------------
 
@@ -142,33 +100,32 @@ class SQLiteFlowPersistence:
 
     async def append(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint, complete or a delta. See `CheckpointLog`."""
-        opened = self._open
+        opened = self._shared.held
         if opened is not None:
             await opened.commits.submit(Append(checkpoint))
             return
-        async with self.session():
-            await self.append(checkpoint)
+        async with self._shared.use() as opened:
+            await opened.commits.submit(Append(checkpoint))
 
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
         """The newest checkpoint of a run, or the one at `seq`, verified from the last complete one on.
 
         Raises `CheckpointCorruptError` for this run alone, `StorageCorruptError` for a damaged database.
         """
-        async with self.session():
-            found = await self._read(run_id, seq, whole=False)
+        async with self._shared.use() as opened:
+            found = await opened.home.run(lambda: opened.reader.checkpoints(run_id, seq, whole=False))
         if found is None:
             return None
         return fold(found)
 
     async def history(self, run_id: str) -> list[Checkpoint]:
         """Every checkpoint of a run, in order, as it is stored."""
-        async with self.session():
-            return await self._read(run_id, None, whole=True) or []
+        async with self._shared.use() as opened:
+            return await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True)) or []
 
     async def acquire(self, run_id: str, *, is_new: bool = False) -> int:
         """Become the owner of a run. Raises `RunLockedError` while another owner lives. See `Ownership`."""
-        async with self.session():
-            opened = self._opened_now()
+        async with self._shared.use() as opened:
             driven = (opened.name, run_id)
             if driven in _DRIVEN:
                 raise RunLockedError(
@@ -189,45 +146,19 @@ class SQLiteFlowPersistence:
 
     async def release(self, run_id: str, epoch: int | None) -> None:
         """Be the owner no longer. See `Ownership`."""
-        async with self.session():
-            opened = self._opened_now()
+        async with self._shared.use() as opened:
             _DRIVEN.discard((opened.name, run_id))
             if epoch is not None:
                 await opened.commits.submit(Release(run_id, epoch))
 
-    def _opened_now(self) -> _Open:
-        assert self._open is not None, "within a session"
-        return self._open
 
-    async def _read(self, run_id: str, seq: int | None, *, whole: bool) -> list[Checkpoint] | None:
-        opened = self._opened_now()
-        return await run(opened.home, lambda: self._select(opened, run_id, seq, whole))
-
-    async def _select(self, opened: _Open, run_id: str, seq: int | None, whole: bool) -> list[Checkpoint] | None:
-        connection = opened.connection
-        with explained(self.path):
-            found = list(await connection.execute_fetchall(rows.SELECT_HEAD, (run_id,)))
-            if not found:
-                await self._refuse_damage(opened)
-                return None
-            head = Head.read(tuple(found[0]))
-            last = head.head if seq is None else seq
-            if not 0 <= last <= head.head:
-                return None
-            base = head.base
-            if seq is not None:
-                bases = list(await connection.execute_fetchall(rows.SELECT_BASE, (run_id, seq)))
-                base = bases[0][0] if bases else -1
-            span = (run_id, 0 if whole else base, last)
-            stored = await connection.execute_fetchall(rows.SELECT_CHECKPOINTS, span)
-        checkpoints = [checkpoint_of(head, tuple(row)) for row in stored]
-        head.verify(last, checkpoints)
-        return checkpoints
-
-    async def _refuse_damage(self, opened: _Open) -> None:
-        """An id that is not found may be one that was lost: then it is not a new run. Looked at once an opening."""
-        if not opened.is_sound:
-            ((verdict,),) = await opened.connection.execute_fetchall("PRAGMA quick_check(1)")
-            if verdict != "ok":
-                raise StorageCorruptError(f"{self.path} is damaged ({verdict}); restore it from a backup. It is kept as it is")
-            opened.is_sound = True
+async def _closed(opened: _Open) -> None:
+    """Close the connections, when what is queued is committed, and be no owner any more."""
+    try:
+        await opened.commits.drained()
+    finally:
+        try:
+            await opened.home.run(opened.close)
+        finally:
+            opened.owner.leave()
+            opened.home.close()

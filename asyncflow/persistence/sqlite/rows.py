@@ -23,10 +23,11 @@ UPDATE_RUN = (
     "WHERE run_id = ? AND epoch = ? AND head = ? AND head_digest = ?"
 )
 INSERT_CHECKPOINT = (
-    f"INSERT INTO checkpoints (run, {_COLUMNS}) "
-    f"VALUES ((SELECT id FROM runs WHERE run_id = ?), {', '.join('?' * 16)})"
+    f"INSERT INTO checkpoints (run, {_COLUMNS}) VALUES ((SELECT id FROM runs WHERE run_id = ?), {', '.join('?' * 16)})"
 )
-SELECT_HEAD = "SELECT run_id, flow, status, number, head, head_digest, base, owner, epoch, digest FROM runs WHERE run_id = ?"
+SELECT_HEAD = (
+    "SELECT run_id, flow, status, number, head, head_digest, base, owner, epoch, digest FROM runs WHERE run_id = ?"
+)
 OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, digest = ? WHERE run_id = ? AND epoch = ?"
 SELECT_CHECKPOINTS = (
     f"SELECT {_COLUMNS} FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) "
@@ -97,7 +98,24 @@ def values_of(c: Checkpoint) -> tuple[Any, ...]:
 
 def checkpoint_of(head: Head, row: tuple[Any, ...]) -> Checkpoint:
     """A stored row as a checkpoint; its digests are checked by `fold`."""
-    seq, number, kind, status, at, method, base, epoch, state, progress, changes, result, inputs, outcome, previous, digest = row
+    (
+        seq,
+        number,
+        kind,
+        status,
+        at,
+        method,
+        base,
+        epoch,
+        state,
+        progress,
+        changes,
+        result,
+        inputs,
+        outcome,
+        previous,
+        digest,
+    ) = row
     return Checkpoint(
         run_id=head.run_id,
         flow=head.flow,

@@ -1,0 +1,103 @@
+"""Something that is open while anybody uses it: opened by the first, closed by the last to leave, on one loop at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+import anyio
+
+from .._waiting import in_trio, to_its_end
+from ..errors import ForkedProcessError, PersistenceLoopError
+
+__all__ = ["Shared"]
+
+T = TypeVar("T")
+
+
+class Shared(Generic[T]):
+    """Counts its users. `name` is what errors call it; `opened` makes what is shared, `closed` ends it."""
+
+    def __init__(
+        self,
+        name: object,
+        opened: Callable[[], Coroutine[Any, Any, T]],
+        closed: Callable[[T], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._name = name
+        self._opened = opened
+        self._closed = closed
+        self._held: T | None = None
+        self._users = 0
+        self._loop: object = None
+        self._turn: anyio.Lock | None = None
+        self._process = 0
+
+    @property
+    def held(self) -> T | None:
+        """What is shared, while it is open. Raises `ForkedProcessError` in a child of the process that opened it."""
+        self._refuse_fork()
+        return self._held
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[T]:
+        """What is shared, open for as long as this lasts. Cancelled at any point, it leaves nothing open behind.
+
+        Raises `PersistenceLoopError` while it is used on another event loop.
+        """
+        turn = self._bound()
+        self._users += 1
+        try:
+            if self._held is None:
+                await to_its_end(lambda: self._open(turn))
+            assert self._held is not None, "opened by this user or by another, and this one has not left"
+            yield self._held
+        finally:
+            if turn is self._turn:  # a user of a loop that was closed is no longer counted
+                self._users -= 1
+                if not self._users:
+                    await to_its_end(lambda: self._close(turn))
+
+    async def _open(self, turn: anyio.Lock) -> None:
+        async with turn:
+            if self._held is None:
+                self._held = await self._opened()
+
+    async def _close(self, turn: anyio.Lock) -> None:
+        async with turn:
+            if self._users or self._held is None:
+                return  # somebody has come meanwhile, or nothing was opened
+            held, self._held = self._held, None
+            await self._closed(held)
+
+    def _bound(self) -> anyio.Lock:
+        """The lock of the running loop, which this is bound to from now on."""
+        loop = _current_loop()
+        if self._turn is not None and self._loop is loop:
+            self._refuse_fork()
+            return self._turn
+        if self._users:
+            self._refuse_fork()
+            if not getattr(self._loop, "is_closed", bool)():
+                raise PersistenceLoopError(
+                    f"{self._name!r} is in use on another event loop; give each loop a persistence of its own. Nothing was "
+                    "written"
+                )
+        self._users, self._held = 0, None  # nothing is left of a loop that ended without its tasks
+        self._loop, self._turn, self._process = loop, anyio.Lock(), os.getpid()
+        return self._turn
+
+    def _refuse_fork(self) -> None:
+        if self._users and self._process != os.getpid():
+            raise ForkedProcessError(
+                f"{self._name!r} was opened before this process was forked; open a new one after the fork"
+            )
+
+
+def _current_loop() -> object:
+    """What tells one running event loop from another."""
+    return sys.modules["trio"].lowlevel.current_trio_token() if in_trio() else asyncio.get_running_loop()

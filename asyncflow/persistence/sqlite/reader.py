@@ -1,0 +1,91 @@
+"""Reading: a read-only connection of its own, so that loading never queues behind a commit, nor sees half of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import aiosqlite
+import anyio
+
+from ...errors import StorageCorruptError
+from ..checkpoint import Checkpoint
+from . import rows
+from .database import BUSY_SECONDS, as_daemon, explained
+from .rows import Head, checkpoint_of
+
+__all__ = ["Reader"]
+
+_ALL: Final = (1 << 63) - 1
+"""SQLite's largest integer."""
+
+
+class Reader:
+    """Reads runs. Opened at the first look; lives on the connection's event loop."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._uri = f"{path.absolute().as_uri()}?mode=ro"
+        self._connection: aiosqlite.Connection | None = None
+        self._turn: anyio.Lock | None = None
+        self._is_sound = False
+
+    async def checkpoints(self, run_id: str, seq: int | None, *, whole: bool) -> list[Checkpoint] | None:
+        """A run's rows up to `seq` (the newest, if None): all of them, or from the last complete one on; None if unknown.
+
+        One snapshot of the database. Raises `CheckpointCorruptError`, `StorageCorruptError`.
+        """
+        turn = self._turn = (
+            self._turn or anyio.Lock()
+        )  # made here: this, and not the callers' loop, is where it is used
+        with explained(self._path):
+            async with turn:
+                connection = self._connection = self._connection or await self._opened()
+                await connection.execute("BEGIN")
+                try:
+                    return await self._select(connection, run_id, seq, whole)
+                finally:
+                    await connection.rollback()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _opened(self) -> aiosqlite.Connection:
+        connection = aiosqlite.connect(self._uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
+        as_daemon(connection)
+        return await connection
+
+    async def _select(
+        self, connection: aiosqlite.Connection, run_id: str, seq: int | None, whole: bool
+    ) -> list[Checkpoint] | None:
+        found = list(await connection.execute_fetchall(rows.SELECT_HEAD, (run_id,)))
+        if not found:
+            await self._refuse_damage(connection)
+            return None
+        head = Head.read(tuple(found[0]))
+        last = head.head if seq is None else seq
+        if not 0 <= last <= head.head:
+            return None
+        base = 0 if whole else head.base if seq is None else await self._base(connection, run_id, seq)
+        until = _ALL if seq is None else seq  # what stands behind the head is to be found, too
+        stored = await connection.execute_fetchall(rows.SELECT_CHECKPOINTS, (run_id, base, until))
+        checkpoints = [checkpoint_of(head, tuple(row)) for row in stored]
+        head.verify(last, checkpoints)
+        return checkpoints
+
+    async def _base(self, connection: aiosqlite.Connection, run_id: str, seq: int) -> Any:
+        found = list(await connection.execute_fetchall(rows.SELECT_BASE, (run_id, seq)))
+        return found[0][0] if found else seq
+
+    async def _refuse_damage(self, connection: aiosqlite.Connection) -> None:
+        """An id that is not found may be one that was lost: then it is not a new run. Looked at once an opening."""
+        if self._is_sound:
+            return
+        ((verdict,),) = await connection.execute_fetchall("PRAGMA quick_check(1)")
+        if verdict != "ok":
+            raise StorageCorruptError(
+                f"{self._path} is damaged ({verdict}); restore it from a backup. It is kept as it is"
+            )
+        self._is_sound = True

@@ -1,0 +1,928 @@
+"""`SQLiteFlowPersistence`: the file and its settings, group commit, owners, damage, and what the rows look like."""
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+import asyncflow
+from asyncflow import Flow, FlowState, SQLiteFlowPersistence, errors, listen, or_, router, start
+from asyncflow.persistence import Checkpoint
+from asyncflow.persistence.sqlite import rows
+
+PATH = Path("runs.db")
+
+
+class Work(FlowState):
+    done: list[str] = []  # noqa: RUF012 - pydantic copies it
+    size: int = 0
+
+
+class Steps(Flow[Work]):
+    persistence = SQLiteFlowPersistence(PATH)
+
+    @start()
+    async def first(self) -> str:
+        self.state.done.append("first")
+        return "one"
+
+    @listen(first)
+    async def second(self, value: str) -> str:
+        self.state.done.append("second")
+        return value + " two"
+
+    @listen(second)
+    async def third(self, value: str) -> str:
+        self.state.done.append("third")
+        return value + " three"
+
+
+def sql(statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    """Read or change the file, as another program would."""
+    with contextlib.closing(sqlite3.connect(PATH)) as connection, connection:
+        return connection.execute(statement, values).fetchall()
+
+
+def rows_of(run_id: str, columns: str = "seq, kind, method, status") -> list[tuple[Any, ...]]:
+    return sql(
+        f"SELECT {columns} FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) ORDER BY seq", run_id
+    )
+
+
+class Seen:
+    """What SQLite was told, by every connection of this process."""
+
+    def __init__(self) -> None:
+        self.statements: list[str] = []
+        self.settings: list[dict[str, Any]] = []
+
+    def commits(self) -> int:
+        return sum(statement.upper().startswith(("COMMIT", "END")) for statement in self.statements)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
+    found = Seen()
+    connect = sqlite3.connect
+
+    class Watched(sqlite3.Connection):
+        def close(self) -> None:
+            self.set_trace_callback(None)
+            with contextlib.suppress(sqlite3.Error):
+                names = (
+                    "synchronous",
+                    "journal_mode",
+                    "foreign_keys",
+                    "trusted_schema",
+                    "cell_size_check",
+                    "busy_timeout",
+                )
+                found.settings.append({name: self.execute(f"PRAGMA {name}").fetchone()[0] for name in names})
+            super().close()
+
+    def watched(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*args, **{"factory": Watched, **options})
+        connection.set_trace_callback(found.statements.append)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", watched)
+    return found
+
+
+# ---- the file ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_file_is_for_its_owner_alone() -> None:
+    before = os.umask(0)
+    try:
+        async with Steps.persistence:
+            await Steps().kickoff()
+            modes = {name: stat.S_IMODE(os.stat(name).st_mode) for name in os.listdir()}
+    finally:
+        os.umask(before)
+
+    assert modes.pop("runs.db.owners") == 0o700
+    assert set(modes) == {"runs.db", "runs.db-wal", "runs.db-shm"}
+    assert set(modes.values()) == {0o600}
+
+
+@pytest.mark.parametrize(("durability", "synchronous"), [("full", 2), ("process", 1)])
+async def test_durability_is_wal_with_full_or_normal(durability: Any, synchronous: int, seen: Seen) -> None:
+    # [D3]
+    await Steps(persistence=SQLiteFlowPersistence(PATH, durability=durability)).kickoff()
+    writers = [settings for settings in seen.settings if settings["foreign_keys"]]
+
+    assert [settings["synchronous"] for settings in writers] == [synchronous]
+    assert {settings["journal_mode"] for settings in seen.settings} == {"wal"}
+    assert {(settings["trusted_schema"], settings["cell_size_check"]) for settings in writers} == {(0, 1)}
+    assert {settings["busy_timeout"] for settings in seen.settings} == {5000}
+
+
+async def test_the_durability_of_the_default_storage_is_the_flows(seen: Seen) -> None:
+    # [D3]
+    @asyncflow.persist
+    class Relaxed(Flow[Work]):
+        durability = "process"
+
+        @start()
+        async def first(self) -> None: ...
+
+    await Relaxed().kickoff()
+    await Relaxed(durability="full").kickoff()
+
+    assert [settings["synchronous"] for settings in seen.settings if settings["foreign_keys"]] == [1, 2]
+
+
+def test_an_unknown_durability_is_refused() -> None:
+    with pytest.raises(ValueError, match="durability"):
+        SQLiteFlowPersistence(PATH, durability="maybe")
+
+
+async def test_missing_folders_are_made() -> None:
+    flow = Steps(persistence=SQLiteFlowPersistence("a/b/c/runs.db"))
+    await flow.kickoff()
+
+    assert os.listdir("a/b/c") == ["runs.db"]
+
+
+async def test_an_empty_file_becomes_a_database() -> None:
+    await anyio.Path(PATH).touch()
+    flow = Steps()
+    await flow.kickoff()
+
+    assert flow.status == "finished"
+
+
+async def test_the_database_says_whose_it_is() -> None:
+    await Steps().kickoff()
+
+    assert sql("PRAGMA application_id") == [(0x61666C77,)]
+    assert sql("PRAGMA user_version") == [(1,)]
+    assert sql("PRAGMA integrity_check") == [("ok",)]
+
+
+async def test_after_the_last_use_everything_is_in_one_file() -> None:
+    flow = Steps()
+    await flow.kickoff()
+
+    assert os.listdir() == ["runs.db"]
+    assert (await Steps.load(flow.run_id)).state.done == ["first", "second", "third"]
+
+
+# ---- what cannot be a storage --------------------------------------------------------------------------------------
+
+
+def a_folder() -> None:
+    PATH.mkdir()
+
+
+def garbage() -> None:
+    PATH.write_bytes(b"not a database, but long enough to be looked at " * 100)
+
+
+def a_short_text() -> None:
+    PATH.write_text("hello")
+
+
+def another_programs() -> None:
+    sql("CREATE TABLE bookmarks (url TEXT)")
+    sql("INSERT INTO bookmarks VALUES ('https://example.org')")
+
+
+def another_programs_in_wal() -> None:
+    sql("PRAGMA journal_mode = WAL")
+    another_programs()
+
+
+def another_application() -> None:
+    sql("PRAGMA application_id = 1234")
+
+
+def another_version() -> None:
+    sql("PRAGMA user_version = 7")
+
+
+def a_newer_version() -> None:
+    asyncflow.run(Steps())
+    sql("PRAGMA user_version = 99")
+
+
+TROUBLES: dict[str, tuple[Callable[[], None], type[errors.StorageError]]] = {
+    "a folder": (a_folder, errors.StorageNotFoundError),
+    "garbage": (garbage, errors.StorageNotADatabaseError),
+    "a short text": (a_short_text, errors.StorageNotADatabaseError),
+    "another program's": (another_programs, errors.ForeignDatabaseError),
+    "another program's in WAL": (another_programs_in_wal, errors.ForeignDatabaseError),
+    "another application id": (another_application, errors.ForeignDatabaseError),
+    "another user version": (another_version, errors.ForeignDatabaseError),
+    "a newer version": (a_newer_version, errors.StorageVersionError),
+}
+
+
+def picture() -> dict[str, str]:
+    """The names and the contents of everything here."""
+    found = sorted(Path().rglob("*"))
+    return {
+        str(path): "" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest() + oct(path.stat().st_mode)
+        for path in found
+    }
+
+
+@pytest.mark.parametrize(("make", "error"), TROUBLES.values(), ids=TROUBLES)
+@pytest.mark.parametrize("call", ["kickoff", "resume", "load"])
+async def test_what_is_no_storage_of_ours_is_refused_and_left_as_it_was(
+    make: Callable[[], None], error: type[errors.StorageError], call: str
+) -> None:
+    ran: list[str] = []
+
+    class Never(Steps):
+        async def first(self) -> str:
+            ran.append("first")
+            return ""
+
+    await anyio.to_thread.run_sync(make)
+    before = picture()
+    with pytest.raises(error) as caught:
+        await {
+            "kickoff": lambda: Never().kickoff(),
+            "resume": lambda: Never.resume("x"),
+            "load": lambda: Never.load("x"),
+        }[call]()
+
+    assert type(caught.value) is error
+    assert "runs.db" in str(caught.value)
+    assert ran == []
+    assert picture() == before
+
+
+async def test_a_parent_that_is_a_file_is_no_folder() -> None:
+    await anyio.Path("file").write_text("a file")
+    before = picture()
+    with pytest.raises(errors.StorageNotFoundError):
+        await Steps(persistence=SQLiteFlowPersistence("file/runs.db")).kickoff()
+
+    assert picture() == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.parametrize("what", ["the file", "the folder"])
+async def test_what_cannot_be_written_is_read_only(what: str) -> None:
+    await Steps().kickoff()
+    os.chmod("runs.db" if what == "the file" else ".", 0o400 if what == "the file" else 0o500)
+    try:
+        with pytest.raises(errors.StorageReadOnlyError):
+            await Steps().kickoff()
+    finally:
+        os.chmod(".", 0o700)
+
+
+async def test_a_database_locked_by_another_program_is_waited_for_off_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asyncflow.persistence.sqlite.database.BUSY_SECONDS", 0.3)
+    await Steps().kickoff()
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    with contextlib.closing(sqlite3.connect(PATH, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with anyio.create_task_group() as group:
+            group.start_soon(count)
+            with pytest.raises(errors.StorageBusyError) as caught:
+                await Steps().kickoff()
+            group.cancel_scope.cancel()
+        other.execute("ROLLBACK")
+    flow = Steps()
+    await flow.kickoff()
+
+    assert turns > 100
+    assert "0.3" in str(caught.value)
+    assert flow.status == "finished"
+
+
+# ---- the rows ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_completed_invocation_has_exactly_one_checkpoint() -> None:
+    # [D4] [E1]
+    flow = Steps()
+    await flow.kickoff()
+
+    assert rows_of(flow.run_id) == [
+        (0, "started", "", "running"),
+        (1, "method", "first:1", "running"),
+        (2, "method", "second:1", "running"),
+        (3, "finished", "third:1", "finished"),
+    ]
+
+
+async def test_the_head_of_a_run_names_its_newest_checkpoint() -> None:
+    # [D4] [L2]
+    flow = Steps()
+    await flow.kickoff()
+    (newest,) = sql("SELECT seq, digest FROM checkpoints ORDER BY seq DESC LIMIT 1")
+    (head,) = sql("SELECT head, head_digest, status, owner, epoch, flow FROM runs")
+
+    assert head == (*newest, "finished", None, 1, "Steps")
+
+
+async def test_each_checkpoint_follows_its_predecessor() -> None:
+    # [D4]
+    flow = Steps()
+    await flow.kickoff()
+    await flow.kickoff()
+    stored = rows_of(flow.run_id, "seq, previous, digest")
+
+    assert [row[0] for row in stored] == list(range(8))
+    assert [row[1] for row in stored] == [b"", *[row[2] for row in stored[:-1]]]
+
+
+class Long(Flow[Work]):
+    """Four hundred steps, with a state of which little changes in each."""
+
+    persistence = SQLiteFlowPersistence(PATH)
+
+    @start()
+    async def begin(self) -> None:
+        self.state.done = ["x" * 50]
+
+    @listen(or_(begin, "again"))
+    async def turn(self) -> int:
+        self.state.size += 1
+        return self.state.size
+
+    @router(turn)
+    async def more(self, n: int) -> Literal["again"] | None:
+        return "again" if n < 200 else None
+
+
+async def test_most_rows_are_deltas_and_now_and_then_one_is_complete() -> None:
+    flow = Long()
+    await flow.kickoff()
+    stored = rows_of(flow.run_id, "seq, base, progress IS NOT NULL, state IS NOT NULL")
+    complete = [row[0] for row in stored if row[2]]
+
+    assert len(stored) == 402
+    assert complete[0] == 0
+    assert 2 <= len(complete) <= 40
+    assert all(row[3] for row in stored if row[2])
+    assert all(base == max(c for c in complete if c <= seq) for seq, base, *_ in stored)
+
+
+async def test_a_method_that_does_not_change_the_state_stores_none() -> None:
+    flow = Long()
+    await flow.kickoff()
+    routers = [row for row in rows_of(flow.run_id, "method, progress, state") if row[0].startswith("more")]
+
+    assert len(routers) == 200
+    assert all(state is None for _, progress, state in routers if progress is None)
+
+
+async def test_every_seq_folds_to_the_state_and_the_progress_of_its_moment() -> None:
+    # [D4] [V4]
+    flow = Long()
+    await flow.kickoff()
+    async with Long.persistence:
+        for seq in range(0, 402, 23):
+            then = await Long.load(flow.run_id, seq=seq)
+            turns, routed = divmod(max(seq - 1, 0), 2)
+            assert then.state.size == turns + routed
+            last = ("begin", "more", "turn")[0 if seq == 0 else 2 - routed if seq > 1 else 2]
+            assert len(then.pending) == 1, last
+            expected = "begin:1" if seq == 0 else f"more:{turns + 1}" if routed else f"turn:{turns + 1}"
+            assert then.pending == (expected,)
+
+
+async def test_a_fan_out_of_300_and_its_join_write_little() -> None:
+    n = 300
+    body: dict[str, Any] = {"persistence": SQLiteFlowPersistence(PATH), "initial_state": Work}
+
+    async def begin(self: Any) -> None: ...
+
+    body["begin"] = start()(begin)
+    branches = []
+    for i in range(n):
+
+        async def branch(self: Any) -> None:
+            self.state.size = 0
+
+        branch.__name__ = f"branch_{i}"
+        body[branch.__name__] = listen(begin)(branch)
+        branches.append(branch.__name__)
+
+    async def join(self: Any) -> str:
+        return "joined"
+
+    body["join"] = listen(asyncflow.and_(*branches))(join)
+    flow = type("Wide", (Flow,), body)()
+    output = await flow.kickoff()
+    columns = ("state", "progress", "changes", "result", "inputs", "outcome", "previous", "digest", "method")
+    ((written,),) = sql(f"SELECT sum({' + '.join(f'coalesce(length({c}), 0)' for c in columns)}) FROM checkpoints")
+
+    assert output == "joined"
+    assert written < 400_000
+    assert os.stat(PATH).st_size < 600_000
+
+
+async def test_a_large_state_that_hardly_changes_is_not_written_for_every_step_that_leaves_it_alone() -> None:
+    class Large(Flow[Work]):
+        persistence = SQLiteFlowPersistence(PATH)
+
+        @start()
+        async def fill(self) -> None:
+            self.state.done = ["x" * 1000] * 300
+
+        @listen(or_(fill, "again"))
+        async def turn(self) -> None: ...
+
+        @router(turn)
+        async def more(self) -> Literal["again"] | None:
+            turns.append(1)
+            return "again" if len(turns) < 20 else None
+
+    turns: list[int] = []
+    flow = Large()
+    await flow.kickoff()
+    ((written,),) = sql("SELECT sum(coalesce(length(state), 0)) FROM checkpoints")
+
+    assert written < 700_000
+
+
+# ---- group commit --------------------------------------------------------------------------------------------------
+
+
+async def test_many_runs_at_once_need_far_fewer_transactions_than_checkpoints(seen: Seen) -> None:
+    async with Steps.persistence:
+        async with anyio.create_task_group() as group:
+            for _ in range(200):
+                group.start_soon(Steps().kickoff)
+    ((checkpoints,),) = sql("SELECT count(*) FROM checkpoints")
+
+    assert checkpoints == 800
+    assert seen.commits() < 80
+
+
+async def test_a_lone_run_pays_one_transaction_for_each_checkpoint(seen: Seen) -> None:
+    # [E1]
+    async with Steps.persistence:
+        await Steps().kickoff()
+        before = seen.commits()
+        await Steps().kickoff()
+        after = seen.commits()
+
+    assert after - before == 4
+
+
+def made(run_id: str, after: Checkpoint | None = None, **fields: Any) -> Checkpoint:
+    """A checkpoint by hand."""
+    first = {"seq": 0, "kind": "started", "previous": b""}
+    following = {} if after is None else {"seq": after.seq + 1, "kind": "method", "previous": after.digest}
+    whole = {"flow": "Hand", "number": 1, "status": "running", "at": 1.0, "state": b"{}", "progress": b"{}"}
+    fields = {"run_id": run_id, **whole, **first, **following, **fields}
+    return Checkpoint(**{"base": fields["seq"], **fields}).sealed()
+
+
+async def test_a_save_that_fails_does_not_fail_its_neighbours_in_the_batch() -> None:
+    # [C2] an error in a batch reaches its own waiters only
+    backend = SQLiteFlowPersistence(PATH)
+    stale: list[str] = []
+
+    async def save(checkpoint: Checkpoint) -> None:
+        try:
+            await backend.save(checkpoint)
+        except errors.StaleCheckpoint as error:
+            stale.append(str(error.run_id))
+
+    async with backend:
+        heads = {}
+        for name in ("a", "b", "c"):
+            heads[name] = made(name)
+            await backend.save(heads[name])
+        batch = [
+            made("d"),
+            made("a", heads["a"]),
+            made("b", heads["b"], previous=b"another one"),
+            made("c", heads["c"]),
+            made("a"),
+            made("e"),
+        ]
+        async with anyio.create_task_group() as group:
+            for checkpoint in batch:
+                group.start_soon(save, checkpoint)
+        seqs = {name: (await backend.load(name)).seq for name in "abcde"}
+
+    assert sorted(stale) == ["a", "b"]
+    assert seqs == {"a": 1, "b": 0, "c": 1, "d": 0, "e": 0}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"seq": 0}, {"seq": 2}, {"previous": b"another"}, {"epoch": 2}, {"epoch": 0}],
+    ids=["seq again", "seq gap", "previous", "epoch above", "epoch below"],
+)
+async def test_a_checkpoint_that_does_not_follow_is_stale_and_nothing_is_written(fields: dict[str, Any]) -> None:
+    # [D4] [L1]
+    backend = SQLiteFlowPersistence(PATH)
+    async with backend:
+        head = made("a")
+        await backend.save(head)
+        with pytest.raises(errors.StaleCheckpoint):
+            await backend.save(made("a", head, **fields))
+        loaded = await backend.load("a")
+
+    assert loaded == head
+
+
+async def test_a_save_that_is_cancelled_while_queued_is_withdrawn_and_during_its_commit_waited_for() -> None:
+    # [C2] [C3]
+    backend = SQLiteFlowPersistence(PATH)
+    ended: list[str] = []
+    scopes = {name: anyio.CancelScope() for name in ("under way", "queued")}
+
+    async def save(name: str) -> None:
+        with scopes[name]:
+            await backend.save(made(name))
+        ended.append(f"{name} {scopes[name].cancelled_caught}")
+
+    async with backend:
+        with contextlib.closing(sqlite3.connect(PATH, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            async with anyio.create_task_group() as group:
+                group.start_soon(save, "under way")
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(save, "queued")
+                await anyio.wait_all_tasks_blocked()
+                scopes["under way"].cancel()
+                scopes["queued"].cancel()
+                await anyio.wait_all_tasks_blocked()
+                before = list(ended)
+                other.execute("ROLLBACK")
+        stored = {name: await backend.load(name) is not None for name in scopes}
+        await backend.save(made("later"))
+
+    assert before == ["queued True"]
+    assert ended == ["queued True", "under way True"]
+    assert stored == {"under way": True, "queued": False}
+
+
+# ---- owners --------------------------------------------------------------------------------------------------------
+
+
+def taken_over_by_another_process() -> None:
+    """What the database holds once another owner has acquired its only run."""
+    ((*fields, _),) = sql(rows.SELECT_HEAD.partition(" WHERE")[0])
+    head = rows.Head(*fields)
+    new = head._replace(owner="another", epoch=head.epoch + 1)
+    sql(rows.OWN_RUN, new.owner, new.epoch, new.digest(), head.run_id, head.epoch)
+
+
+async def test_an_owner_that_was_overtaken_is_fenced_and_starts_nothing() -> None:
+    # [L1]
+    ran: list[str] = []
+
+    class Overtaken(Steps):
+        async def second(self, value: str) -> str:
+            ran.append("second")
+            taken_over_by_another_process()
+            return value
+
+        async def third(self, value: str) -> str:
+            ran.append("third")
+            return value
+
+    flow = Overtaken()
+    with pytest.raises(errors.RunFencedError) as caught:
+        await flow.kickoff()
+
+    assert (caught.value.run_id, caught.value.seq) == (flow.run_id, 2)
+    assert ran == ["second"]
+    assert [row[0] for row in rows_of(flow.run_id)] == [0, 1]
+    assert sql("SELECT owner, epoch FROM runs") == [("another", 2)]
+
+
+async def test_every_taking_over_raises_the_epoch() -> None:
+    # [L1]
+    class Failing(Steps):
+        async def third(self, value: str) -> str:
+            raise ValueError
+
+    flow = Failing()
+    epochs = []
+    for _ in range(3):
+        with pytest.raises(errors.MethodError):
+            await flow.kickoff()
+        epochs += sql("SELECT epoch, owner FROM runs")
+
+    assert epochs == [(1, None), (2, None), (3, None)]
+
+
+async def test_a_failed_run_is_nobodys_even_if_a_sibling_ended_after_the_failure() -> None:
+    # [X2] [L2] on_error="cancel": what was under way when the failure was stored must not say that the run goes on
+    raised = anyio.Event()
+
+    class Three(Flow[Work]):
+        persistence = SQLiteFlowPersistence(PATH)
+        on_error = "cancel"
+
+        @start()
+        async def shaky(self) -> None:
+            raised.set()
+            raise ValueError
+
+        @start()
+        async def quick(self) -> None:
+            await raised.wait()
+
+        @start()
+        async def patient(self) -> None:
+            await anyio.sleep_forever()
+
+    async with Three.persistence:
+        flow = Three()
+        with anyio.fail_after(5), pytest.raises(errors.MethodError):
+            await flow.kickoff()
+        head = sql("SELECT status, owner FROM runs")
+
+    assert flow.status == "failed"
+    assert head == [("failed", None)]
+
+
+async def test_an_interrupted_run_is_nobodys() -> None:
+    # [C4] [L2]
+    inside = anyio.Event()
+
+    class Slow(Steps):
+        async def second(self, value: str) -> str:
+            inside.set()
+            await anyio.sleep_forever()
+            return value
+
+    async with Steps.persistence:
+        async with anyio.create_task_group() as group:
+            group.start_soon(Slow().kickoff)
+            await inside.wait()
+            group.cancel_scope.cancel()
+        head = sql("SELECT status, owner FROM runs")
+
+    assert head == [("running", None)]
+
+
+HOLDER = """
+import sys, anyio
+from asyncflow import *
+
+class Steps(Flow[dict]):
+    persistence = SQLiteFlowPersistence("runs.db")
+
+    @start()
+    async def first(self):
+        print("ready", flush=True)
+        await anyio.sleep_forever()
+
+anyio.run(Steps().kickoff, {"id": "held"})
+"""
+
+
+class Held(Flow[dict]):
+    name = "Steps"
+    persistence = SQLiteFlowPersistence(PATH)
+
+    @start()
+    async def first(self) -> str:
+        return "freed"
+
+
+async def test_a_run_of_another_process_is_locked_until_that_is_dead_and_then_free_at_once() -> None:
+    # [L2]
+    env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
+    async with await anyio.open_process([sys.executable, "-c", HOLDER], env=env, stderr=None) as process:
+        with anyio.fail_after(20):
+            assert process.stdout is not None
+            assert (await process.stdout.receive()).strip() == b"ready"
+        loaded = await Held.load("held")
+        for call in (
+            lambda: Held().kickoff({"id": "held"}),
+            lambda: Held.resume("held"),
+            lambda: loaded.update_state(x=1),
+            lambda: loaded.cancel(),
+        ):
+            with pytest.raises(errors.RunLockedError) as caught:
+                await call()
+            assert (caught.value.run_id, bool(caught.value.owner)) == ("held", True)
+        other = Held()
+        await other.kickoff()
+        process.kill()
+        await process.wait()
+
+    assert await Held.resume("held") == "freed"
+    assert other.status == "finished"
+
+
+async def test_a_run_in_this_process_is_locked_for_another_persistence_object_too() -> None:
+    # [L2]
+    inside, go_on = anyio.Event(), anyio.Event()
+
+    class Slow(Steps):
+        async def first(self) -> str:
+            inside.set()
+            await go_on.wait()
+            return ""
+
+    flow = Slow(persistence=SQLiteFlowPersistence("runs.db"))
+    async with anyio.create_task_group() as group:
+        group.start_soon(flow.kickoff)
+        await inside.wait()
+        with pytest.raises(errors.RunLockedError):
+            await Slow.resume(flow.run_id, persistence=SQLiteFlowPersistence("./runs.db"))
+        go_on.set()
+
+    assert flow.status == "finished"
+
+
+# ---- damage --------------------------------------------------------------------------------------------------------
+
+
+def changed(value: Any) -> Any:
+    """The value with one bit changed, or with something where nothing was."""
+    if isinstance(value, bytes):
+        middle = len(value) // 2
+        return value[:middle] + bytes([value[middle] ^ 1]) + value[middle + 1 :]
+    if isinstance(value, str):
+        return value[:-1] + chr(ord(value[-1]) ^ 1)
+    return "x" if value is None else value + 1
+
+
+CHECKPOINT = [
+    "number",
+    "kind",
+    "status",
+    "at",
+    "method",
+    "base",
+    "state",
+    "progress",
+    "changes",
+    "result",
+    "inputs",
+    "outcome",
+    "previous",
+    "digest",
+]
+HEAD = ["flow", "status", "number", "head", "head_digest", "base", "owner", "epoch", "digest"]
+
+
+async def two_runs() -> tuple[str, str]:
+    """A run that failed in its third step, to be damaged, and one that did so too, to be left alone."""
+
+    class Failing(Steps):
+        name = "Steps"
+
+        async def third(self, value: str) -> str:
+            raise ValueError
+
+    flows = Failing(), Failing()
+    for flow in flows:
+        with pytest.raises(errors.MethodError):
+            await flow.kickoff({"size": 3})
+    return flows[0].run_id, flows[1].run_id
+
+
+async def assert_corrupt_alone(damaged: str, other: str) -> None:
+    def evidence() -> list[tuple[Any, ...]]:
+        return sql("SELECT * FROM checkpoints") + sql("SELECT run_id, flow, status, head, head_digest, base FROM runs")
+
+    before = evidence()
+    for call in (Steps.load, Steps.resume, Steps.fork):
+        with pytest.raises(errors.CheckpointCorruptError) as caught:
+            await call(damaged)
+        assert caught.value.run_id == damaged
+    with pytest.raises(errors.CheckpointCorruptError):
+        await Steps().kickoff({"id": damaged})
+
+    assert evidence() == before
+    assert await Steps.resume(other) == "one two three"
+
+
+@pytest.mark.parametrize("column", CHECKPOINT)
+async def test_a_changed_bit_in_a_checkpoint_is_found_and_hurts_that_run_only(column: str) -> None:
+    # [V4]
+    damaged, other = await two_runs()
+    (key, value), *_ = sql(
+        f"SELECT id, {column} FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) "
+        f"AND {column} IS NOT NULL AND length({column}) > 0 ORDER BY seq DESC",
+        damaged,
+    )
+    sql(f"UPDATE checkpoints SET {column} = ? WHERE id = ?", changed(value), key)
+
+    await assert_corrupt_alone(damaged, other)
+
+
+@pytest.mark.parametrize("column", HEAD)
+async def test_a_changed_bit_in_the_head_of_a_run_is_found_and_hurts_that_run_only(column: str) -> None:
+    # [D4] [V4]
+    damaged, other = await two_runs()
+    ((value,),) = sql(f"SELECT {column} FROM runs WHERE run_id = ?", damaged)
+    sql(f"UPDATE runs SET {column} = ? WHERE run_id = ?", changed(value), damaged)
+
+    await assert_corrupt_alone(damaged, other)
+
+
+@pytest.mark.parametrize("seq", [0, 1, 2, 3])
+async def test_a_missing_checkpoint_is_found(seq: int) -> None:
+    # [D4] [V4]
+    damaged, other = await two_runs()
+    sql("DELETE FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) AND seq = ?", damaged, seq)
+
+    await assert_corrupt_alone(damaged, other)
+
+
+async def test_a_checkpoint_of_another_run_in_its_place_is_found() -> None:
+    # [D4] [V4]
+    damaged, other = await two_runs()
+    run = "(SELECT id FROM runs WHERE run_id = ?)"
+    for column in ("state", "changes", "previous", "digest", "at"):
+        sql(
+            f"UPDATE checkpoints SET {column} = (SELECT {column} FROM checkpoints WHERE run = {run} AND seq = 2) "
+            f"WHERE run = {run} AND seq = 2",
+            other,
+            damaged,
+        )
+
+    await assert_corrupt_alone(damaged, other)
+
+
+async def test_an_old_head_with_its_own_digest_is_found() -> None:
+    # [D4] [V4] a stale copy of the row, as a lost write leaves it: valid in itself, and yet behind the checkpoints
+    class Peek(Steps):
+        name = "Steps"
+
+        async def second(self, value: str) -> str:
+            old.extend(sql("SELECT * FROM runs"))
+            raise ValueError
+
+    old: list[tuple[Any, ...]] = []
+    flow = Peek()
+    with pytest.raises(errors.MethodError):
+        await flow.kickoff()
+    marks = ", ".join("?" * len(old[0]))
+    sql(f"REPLACE INTO runs VALUES ({marks})", *old[0])
+
+    with pytest.raises(errors.CheckpointCorruptError):
+        await Steps.load(flow.run_id)
+
+
+async def test_an_unknown_id_in_a_damaged_database_is_no_new_run() -> None:
+    # [V4]
+    async with Steps.persistence:
+        async with anyio.create_task_group() as group:
+            for _ in range(100):
+                group.start_soon(Steps().kickoff)
+    ((size,),) = sql("PRAGMA page_size")
+    ((page,),) = sql("SELECT rootpage FROM sqlite_schema WHERE name = 'checkpoints'")
+    data = await anyio.Path(PATH).read_bytes()
+    start_at = (page - 1) * size
+    await anyio.Path(PATH).write_bytes(data[:start_at] + b"\xff" * size + data[start_at + size :])
+    ran: list[str] = []
+
+    class Never(Steps):
+        name = "Steps"
+
+        async def first(self) -> str:
+            ran.append("first")
+            return ""
+
+    for call in (lambda: Never().kickoff({"id": "lost?"}), lambda: Never.load("lost?"), lambda: Never.resume("lost?")):
+        with pytest.raises(errors.StorageCorruptError):
+            await call()
+
+    assert ran == []
+
+
+async def test_reading_does_not_wait_for_writers() -> None:
+    flow = Steps()
+    await flow.kickoff()
+    with contextlib.closing(sqlite3.connect(PATH, isolation_level=None)) as other:
+        async with Steps.persistence:
+            other.execute("BEGIN IMMEDIATE")
+            with anyio.fail_after(2):
+                loaded = await Steps.load(flow.run_id)
+                history = await loaded.history()
+            other.execute("ROLLBACK")
+
+    assert loaded.state.done == ["first", "second", "third"]
+    assert len(history) == 4

@@ -1,0 +1,777 @@
+"""Cancellation, native and scoped, at every await: nothing is swallowed, nothing is torn, and the run goes on afterwards."""
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+from asyncflow import Flow, FlowState, MemoryFlowPersistence, SQLiteFlowPersistence, and_, errors, listen, start
+
+
+class Log(FlowState):
+    done: list[str] = []  # noqa: RUF012 - pydantic copies it
+    sums: dict[str, int] = {}  # noqa: RUF012 - pydantic copies it
+
+
+class Chain(Flow[Log]):
+    """Three methods, the second of them in a thread."""
+
+    def __init__(self, effects: list[str], **options: Any) -> None:
+        super().__init__(**options)
+        self.effects = effects
+
+    def note(self, name: str) -> None:
+        self.effects.append(name)
+        self.state.done.append(name)
+
+    @start()
+    async def first(self) -> int:
+        self.note("first")
+        await anyio.lowlevel.checkpoint()
+        return 1
+
+    @listen(first)
+    def second(self, n: int) -> int:
+        self.note("second")
+        return n + 1
+
+    @listen(second)
+    async def third(self, n: int) -> int:
+        await anyio.lowlevel.checkpoint()
+        self.note("third")
+        return n + 1
+
+
+class Parallel(Flow[Log]):
+    """A fan-out of three, one of them in a thread, and a join."""
+
+    def __init__(self, effects: list[str], **options: Any) -> None:
+        super().__init__(**options)
+        self.effects = effects
+
+    def note(self, name: str) -> int:
+        self.effects.append(name)
+        self.state.sums[name] = len(name)
+        return len(name)
+
+    @start()
+    async def begin(self) -> None:
+        self.note("begin")
+
+    @listen(begin)
+    async def left(self) -> int:
+        await anyio.lowlevel.checkpoint()
+        return self.note("left")
+
+    @listen(begin)
+    def middle(self) -> int:
+        return self.note("middle")
+
+    @listen(begin)
+    async def right(self) -> int:
+        n = self.note("right")
+        await anyio.lowlevel.checkpoint()
+        return n
+
+    @listen(and_(left, middle, right))
+    async def join(self, left: int, middle: int, right: int) -> int:
+        self.note("join")
+        return left + middle + right
+
+
+# ---- at every await ------------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """Awaits a coroutine, counts how often it lets go of the event loop, and calls `strike` at some of those times."""
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], at: int, strike: Callable[[], object], times: int = 1
+    ) -> None:
+        self.coroutine = coroutine
+        self.at = at
+        self.times = times
+        self.strike = strike
+        self.count = 0
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        resume: Callable[[], Any] = lambda: self.coroutine.send(None)  # noqa: E731 - replaced below
+        while True:
+            try:
+                yielded = resume()
+            except StopIteration as stop:
+                return stop.value
+            self.count += 1
+            if self.at <= self.count < self.at + self.times:
+                self.strike()
+            try:
+                sent = yield yielded
+            except BaseException as error:
+                resume = lambda error=error: self.coroutine.throw(error)  # noqa: E731 - see above
+            else:
+                resume = lambda sent=sent: self.coroutine.send(sent)  # noqa: E731 - see above
+
+
+Kickoff = Callable[[], Coroutine[Any, Any, Any]]
+
+
+async def natively(kickoff: Kickoff, at: int, times: int = 1) -> bool:
+    """Kick off in a task of its own, cancelled by `Task.cancel` at its await number `at`; whether it came to that."""
+    counted = Counted(kickoff(), at, lambda: task.cancel(), times)
+
+    async def main() -> None:
+        await counted
+
+    task = asyncio.ensure_future(main())
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
+    return counted.count >= at
+
+
+async def repeatedly(kickoff: Kickoff, at: int) -> bool:
+    """The same, cancelled again at the three awaits that follow: in its cleaning up."""
+    return await natively(kickoff, at, 4)
+
+
+async def scoped(kickoff: Kickoff, at: int) -> bool:
+    """The same by an anyio scope."""
+    with anyio.CancelScope() as scope:
+        counted = Counted(kickoff(), at, scope.cancel)
+        await counted
+    return counted.count >= at
+
+
+async def by_turns(kickoff: Kickoff, at: int) -> bool:
+    """The same after some turns of the event loop, more with every try: it meets the awaits of all the flow's tasks."""
+    turns, ended = int(1.2**at), False
+
+    async def strike() -> None:
+        nonlocal turns
+        while not ended and turns:
+            turns -= 1
+            await anyio.lowlevel.checkpoint()
+        scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope() as scope:
+            group.start_soon(strike)
+            await kickoff()
+        ended = True
+    return not turns
+
+
+Way = Callable[[Kickoff, int], Awaitable[bool]]
+
+
+@pytest.fixture(params=["native", "repeatedly", "scope", "turns"])
+def cancelled_at(request: pytest.FixtureRequest, is_trio: bool) -> Way:
+    if request.param in ("native", "repeatedly") and is_trio:
+        pytest.skip("trio has scopes only")
+    return {"native": natively, "repeatedly": repeatedly, "scope": scoped, "turns": by_turns}[request.param]
+
+
+async def go_on(flow_class: Any, run_id: str, effects: list[str], persistence: Any) -> Any:
+    """Take the run up in whichever way its standing asks for; None of it is left over afterwards."""
+    try:
+        return await flow_class.resume(run_id, effects=effects, persistence=persistence)
+    except errors.RunNotFoundError:
+        return await flow_class(effects, persistence=persistence).kickoff({"id": run_id})
+
+
+@pytest.mark.parametrize("flow_class", [Chain, Parallel])
+async def test_a_run_cancelled_at_any_await_goes_on_as_if_undisturbed(flow_class: Any, cancelled_at: Way) -> None:
+    # [C1] [C2] [C3] [C4] [E1] [E2] [E4]
+    persistence = SQLiteFlowPersistence("runs.db", durability="process")
+    undisturbed = flow_class([], persistence=persistence)
+    expected = await undisturbed.kickoff()
+    struck, at = True, 0
+    while struck and at < 60:
+        at += 1
+        effects: list[str] = []
+        flow = flow_class(effects, persistence=persistence)
+        with anyio.fail_after(10):
+            struck = await cancelled_at(flow.kickoff, at)
+        history = await stored_history(flow)
+        completed = [entry.method.split(":")[0] for entry in history if entry.kind in ("method", "finished")]
+        before = len(effects)
+        output = await go_on(flow_class, flow.run_id, effects, persistence)
+        loaded = await flow_class.load(flow.run_id, effects=[], persistence=persistence)
+        methods = [entry.method for entry in await loaded.history() if entry.kind in ("method", "finished")]
+
+        assert output == expected, at
+        assert fields(loaded.state) == fields(undisturbed.state), at
+        assert set(effects[before:]).isdisjoint(completed), at
+        assert all(effects.count(name) == 1 for name in completed), at
+        assert all(effects.count(name) <= 2 for name in effects), at
+        assert sorted(methods) == sorted(f"{name}:1" for name in undisturbed.method_outputs), at
+
+    assert at > 6
+
+
+async def test_a_resume_cancelled_at_any_await_can_be_resumed_again(cancelled_at: Way) -> None:
+    # [C1] [C2] [C3] [C4] [E2]
+    persistence = SQLiteFlowPersistence("runs.db", durability="process")
+    undisturbed = Chain([], persistence=persistence)
+    expected = await undisturbed.kickoff()
+    struck, at = True, 0
+    while struck and at < 40:
+        at += 1
+        source = await Chain.fork(undisturbed.run_id, seq=1, effects=[], persistence=persistence)
+        effects: list[str] = []
+        with anyio.fail_after(10):
+            struck = await cancelled_at(
+                partial(Chain.resume, source.run_id, effects=effects, persistence=persistence), at
+            )
+        output = await Chain.resume(source.run_id, effects=effects, persistence=persistence)
+        loaded = await Chain.load(source.run_id, effects=[], persistence=persistence)
+        methods = [entry.method for entry in await loaded.history() if entry.kind in ("method", "finished")]
+
+        assert output == expected, at
+        assert loaded.state.done == ["first", "second", "third"], at
+        assert "first" not in effects, at
+        assert methods == ["second:1", "third:1"], at
+
+
+async def test_a_run_is_nobodys_after_its_task_was_cancelled_at_any_await(cancelled_at: Way) -> None:
+    # [C4] [L2] another process may take it up, although this one keeps the storage open
+    persistence = SQLiteFlowPersistence("runs.db", durability="process")
+    undisturbed = Chain([], persistence=persistence)
+    await undisturbed.kickoff()
+    async with persistence:
+        for at in range(1, 15):
+            source = await Chain.fork(undisturbed.run_id, seq=1, effects=[], persistence=persistence)
+            with anyio.fail_after(10):
+                await cancelled_at(partial(Chain.resume, source.run_id, effects=[], persistence=persistence), at)
+            with contextlib.closing(sqlite3.connect("runs.db")) as connection:
+                owners = connection.execute("SELECT owner FROM runs WHERE run_id = ?", (source.run_id,)).fetchall()
+
+            assert owners == [(None,)], at
+
+
+def fields(state: Log) -> tuple[list[str], dict[str, int]]:
+    return state.done, state.sums
+
+
+async def stored_history(flow: Any) -> list[Any]:
+    try:
+        return await flow.history()
+    except errors.RunNotFoundError:
+        return []
+
+
+async def test_the_storage_is_usable_after_any_cancelled_commit(cancelled_at: Way) -> None:
+    # [C2] no open transaction, no held lock: another connection can write at once
+    persistence = SQLiteFlowPersistence("runs.db", durability="process")
+    other = SQLiteFlowPersistence("./runs.db", durability="process")
+    async with persistence:
+        for at in range(1, 12):
+            await cancelled_at(Chain([], persistence=persistence).kickoff, at)
+            await Chain([], persistence=other).kickoff()
+        flow = Chain([], persistence=persistence)
+        await flow.kickoff()
+
+    assert flow.status == "finished"
+
+
+# ---- what the caller sees ------------------------------------------------------------------------------------------
+
+
+class Waiting(Flow[Log]):
+    """`first` ends, `second` waits for ever."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.waiting = anyio.Event()
+        self.seen: list[str] = []
+
+    @start()
+    async def first(self) -> None:
+        self.state.done.append("first")
+
+    @listen(first)
+    async def second(self) -> str:
+        self.state.done.append("second")
+        if not self.waiting.is_set():
+            self.waiting.set()
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class():
+                self.seen.append("cancelled")
+                raise
+        return "end"
+
+
+@pytest.fixture(params=["none", "memory", "sqlite"])
+def storage(request: pytest.FixtureRequest) -> Any:
+    return {
+        "none": lambda: None,
+        "memory": MemoryFlowPersistence,
+        "sqlite": lambda: SQLiteFlowPersistence("runs.db"),
+    }[request.param]()
+
+
+async def test_a_scope_ends_a_kickoff_without_an_error(storage: Any) -> None:
+    # [C1]
+    flow = Waiting(persistence=storage)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+                group.start_soon(cancel_when, flow.waiting, scope)
+                await flow.kickoff()
+
+    assert scope.cancelled_caught
+    assert flow.seen == ["cancelled"]
+    assert flow.status == "interrupted"
+    assert flow.state.done == ["first"]
+
+
+async def cancel_when(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+async def test_move_on_after_ends_a_kickoff(storage: Any) -> None:
+    # [C1]
+    flow = Waiting(persistence=storage)
+    with anyio.move_on_after(0.05) as scope:
+        await flow.kickoff()
+
+    assert scope.cancelled_caught
+    assert flow.status in ("interrupted", "new")
+
+
+async def test_a_cancellation_passes_through_unchanged(storage: Any) -> None:
+    # [C1] neither swallowed nor wrapped in a group
+    flow = Waiting(persistence=storage)
+    caught: list[BaseException] = []
+
+    async def kickoff() -> None:
+        try:
+            await flow.kickoff()
+        except BaseException as error:
+            caught.append(error)
+            raise
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(kickoff)
+            await flow.waiting.wait()
+            group.cancel_scope.cancel()
+
+    assert [type(error) for error in caught] == [anyio.get_cancelled_exc_class()]
+
+
+async def test_a_cancelled_run_is_not_recorded_as_failed(storage: Any) -> None:
+    # [C1]
+    if storage is None:
+        pytest.skip("nothing is recorded")
+    flow = Waiting(persistence=storage)
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(cancel_when, flow.waiting, scope)
+            await flow.kickoff()
+    loaded = await Waiting.load(flow.run_id, persistence=storage)
+
+    assert [entry.kind for entry in await flow.history()] == ["started", "method"]
+    assert loaded.status == "interrupted"
+    assert loaded.pending == ("second:1",)
+
+
+async def test_a_cancelled_run_goes_on_with_the_same_instance(storage: Any) -> None:
+    # [C4]
+    if storage is None:
+        pytest.skip("nothing is stored")
+    flow = Waiting(persistence=storage)
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(cancel_when, flow.waiting, scope)
+            await flow.kickoff()
+    output = await flow.kickoff()
+
+    assert output == "end"
+    assert flow.state.done == ["first", "second"]
+
+
+async def test_finished_siblings_stay_finished(storage: Any) -> None:
+    # [C1]
+    if storage is None:
+        pytest.skip("nothing is stored")
+    ran: list[str] = []
+    ended = anyio.Event()
+
+    class Pair(Flow[Log]):
+        @start()
+        async def quick(self) -> None:
+            ran.append("quick")
+
+        @start()
+        async def slow(self) -> None:
+            ran.append("slow")
+            if not ended.is_set():
+                await anyio.sleep_forever()
+
+        @listen(quick)
+        async def after(self) -> None:
+            ran.append("after")
+
+        @listen(after)
+        async def last(self) -> None:
+            ran.append("last")
+            if not ended.is_set():
+                ended.set()
+                await anyio.sleep_forever()
+
+    flow = Pair(persistence=storage)
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(cancel_when, ended, scope)
+            await flow.kickoff()
+    del ran[:]
+    await Pair.resume(flow.run_id, persistence=storage)
+
+    assert sorted(ran) == ["last", "slow"]
+
+
+async def test_a_task_that_was_cancelled_natively_gets_its_cancelled_error(is_trio: bool, storage: Any) -> None:
+    # [C1]
+    if is_trio:
+        pytest.skip("native to asyncio")
+    flow = Waiting(persistence=storage)
+    task = asyncio.ensure_future(flow.kickoff())
+    await flow.waiting.wait()
+    task.cancel("enough")
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert task.cancelled()
+    assert flow.seen == ["cancelled"]
+    assert flow.status == "interrupted"
+
+
+async def test_asyncio_timeout_ends_a_kickoff_as_a_timeout(is_trio: bool, storage: Any) -> None:
+    # [C1]
+    if is_trio:
+        pytest.skip("native to asyncio")
+    flow = Waiting(persistence=storage)
+
+    async def kickoff() -> None:
+        async with asyncio.timeout(None) as timeout:
+            timeouts.append(timeout)
+            await flow.kickoff()
+
+    timeouts: list[asyncio.Timeout] = []
+    task = asyncio.ensure_future(kickoff())
+    await flow.waiting.wait()
+    timeouts[0].reschedule(asyncio.get_running_loop().time())
+    with pytest.raises(TimeoutError):
+        await task
+
+    assert task.cancelling() == 0
+    assert flow.status == "interrupted"
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another"])
+async def test_a_cancellation_that_a_method_meets_by_itself_ends_the_run_resumably(
+    is_trio: bool, storage: Any, beside: bool
+) -> None:
+    # [C1] it awaits a task that somebody cancelled
+    if is_trio:
+        pytest.skip("native to asyncio")
+
+    class Awaiting(Flow[Log]):
+        persistence = storage
+
+        @start()
+        async def first(self) -> None:
+            self.state.done.append("half")
+            task = asyncio.ensure_future(asyncio.Event().wait())
+            asyncio.get_running_loop().call_soon(task.cancel)
+            await task
+
+        if beside:
+
+            @start()
+            async def second(self) -> None:
+                await anyio.sleep_forever()
+
+    flow = Awaiting()
+    with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
+        await flow.kickoff()
+
+    assert (flow.status, flow.state.done) == ("interrupted", [])
+
+
+async def test_an_asyncio_task_group_that_fails_ends_its_kickoffs(is_trio: bool) -> None:
+    # [C1]
+    if is_trio:
+        pytest.skip("native to asyncio")
+    persistence = SQLiteFlowPersistence("runs.db")
+    flows = [Waiting(persistence=persistence) for _ in range(5)]
+
+    async def fail() -> None:
+        for flow in flows:
+            await flow.waiting.wait()
+        raise ZeroDivisionError
+
+    async def together() -> None:
+        async with asyncio.TaskGroup() as group:
+            for flow in flows:
+                group.create_task(flow.kickoff())
+            group.create_task(fail())
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await together()
+
+    assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError]
+    assert {flow.status for flow in flows} == {"interrupted"}
+
+
+# ---- plain methods -------------------------------------------------------------------------------------------------
+
+
+class Threaded(Flow[Log]):
+    """A plain method that is in its thread until it is let go."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.inside = threading.Event()
+        self.let_go = threading.Event()
+        self.ended = False
+
+    @start()
+    def first(self) -> None:
+        self.inside.set()
+        self.let_go.wait(10)
+        self.state.done.append("first")
+        self.ended = True
+
+
+async def wait_for(event: threading.Event) -> None:
+    assert await anyio.to_thread.run_sync(event.wait, 5)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_cancelled_plain_method_is_waited_for(storage: Any, times: int) -> None:
+    flow = Threaded(persistence=storage)
+    after: list[bool] = []
+
+    async def kickoff() -> None:
+        try:
+            with scope:
+                await flow.kickoff()
+        finally:
+            after.append(flow.ended)
+
+    scope = anyio.CancelScope()
+    async with anyio.create_task_group() as group:
+        group.start_soon(kickoff)
+        await wait_for(flow.inside)
+        for _ in range(times):
+            scope.cancel()
+            await anyio.wait_all_tasks_blocked()
+        waited = not after
+        flow.let_go.set()
+
+    assert waited
+    assert after == [True]
+    assert scope.cancelled_caught
+    assert flow.state.done == []
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_natively_cancelled_plain_method_is_waited_for(is_trio: bool, storage: Any, times: int) -> None:
+    if is_trio:
+        pytest.skip("native to asyncio")
+    flow = Threaded(persistence=storage)
+    task = asyncio.ensure_future(flow.kickoff())
+    await wait_for(flow.inside)
+    for _ in range(times):
+        task.cancel()
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+    waited = not task.done()
+    flow.let_go.set()
+    await asyncio.wait([task])
+
+    assert waited
+    assert flow.ended
+    assert task.cancelled()
+    assert flow.state.done == []
+
+
+async def test_a_plain_method_that_has_not_begun_never_begins() -> None:
+    # [C1] all threads are taken: what queues for one is given up
+    go, inside, began = threading.Event(), [], []
+
+    class Holding(Flow):
+        @start()
+        def hold(self) -> None:
+            inside.append(1)
+            go.wait(10)
+
+    class Queued(Flow):
+        @start()
+        async def before(self) -> None:
+            queued.set()
+
+        @listen(before)
+        def late(self) -> None:
+            began.append(1)
+
+    queued = anyio.Event()
+    holders = [Holding() for _ in range(40)]
+    async with anyio.create_task_group() as group:
+        for holder in holders:
+            group.start_soon(holder.kickoff)
+        while len(inside) < 40:
+            await anyio.lowlevel.checkpoint()
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as inner:
+                inner.start_soon(Queued().kickoff)
+                await queued.wait()
+                scope.cancel()
+        go.set()
+
+    assert began == []
+
+
+# ---- cancel() ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest) -> Any:
+    return MemoryFlowPersistence() if request.param == "memory" else SQLiteFlowPersistence("runs.db")
+
+
+async def cancelled_run(storage: Any) -> Waiting:
+    """A run that was cancelled for good while its second method ran."""
+    flow = Waiting(persistence=storage)
+
+    async def kickoff() -> None:
+        with pytest.raises(errors.RunCancelledError):
+            await flow.kickoff()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(kickoff)
+            await flow.waiting.wait()
+            await flow.cancel()
+    return flow
+
+
+async def test_cancel_ends_the_kickoff_with_its_own_error(store: Any) -> None:
+    # [C4]
+    flow = await cancelled_run(store)
+
+    assert flow.seen == ["cancelled"]
+    assert flow.status == "cancelled"
+    assert flow.state.done == ["first"]
+
+
+async def test_cancel_is_durable_and_final(store: Any) -> None:
+    # [C4]
+    flow = await cancelled_run(store)
+    store = SQLiteFlowPersistence("runs.db") if isinstance(store, SQLiteFlowPersistence) else store
+    loaded = await Waiting.load(flow.run_id, persistence=store)
+
+    assert loaded.status == "cancelled"
+    assert [entry.kind for entry in await loaded.history()] == ["started", "method", "cancelled"]
+    for again in (
+        lambda: Waiting.resume(flow.run_id, persistence=store),
+        lambda: Waiting(persistence=store).kickoff({"id": flow.run_id}),
+        lambda: flow.kickoff(),
+        lambda: loaded.kickoff(),
+    ):
+        with pytest.raises(errors.RunCancelledError):
+            await again()
+
+
+async def test_cancel_is_durable_when_it_returns(store: Any) -> None:
+    # [C4]
+    flow = Waiting(persistence=store)
+    statuses: list[str] = []
+
+    async def kickoff() -> None:
+        with pytest.raises(errors.RunCancelledError):
+            await flow.kickoff()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(kickoff)
+        await flow.waiting.wait()
+        await flow.cancel()
+        statuses.append((await Waiting.load(flow.run_id, persistence=store)).status)
+
+    assert statuses == ["cancelled"]
+
+
+async def test_a_stored_run_that_is_not_running_can_be_cancelled(store: Any) -> None:
+    # [C4]
+    flow = Waiting(persistence=store)
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(cancel_when, flow.waiting, scope)
+            await flow.kickoff()
+    await (await Waiting.load(flow.run_id, persistence=store)).cancel()
+
+    with pytest.raises(errors.RunCancelledError):
+        await Waiting.resume(flow.run_id, persistence=store)
+
+
+async def test_a_cancelled_run_can_be_cancelled_again(store: Any) -> None:
+    # [C4]
+    flow = await cancelled_run(store)
+    await flow.cancel()
+
+    assert [entry.kind for entry in await flow.history()] == ["started", "method", "cancelled"]
+
+
+async def test_a_method_may_cancel_its_own_run(store: Any) -> None:
+    # [C4]
+    after: list[str] = []
+
+    class Quitting(Flow[Log]):
+        persistence = store
+
+        @start()
+        async def first(self) -> None:
+            self.state.done.append("first")
+
+        @listen(first)
+        async def second(self) -> None:
+            self.state.done.append("second")
+            await self.cancel()
+            await anyio.lowlevel.checkpoint()
+            after.append("went on")
+
+    flow = Quitting()
+    with anyio.fail_after(5), pytest.raises(errors.RunCancelledError):
+        await flow.kickoff()
+
+    assert after == []
+    assert (flow.status, flow.state.done) == ("cancelled", ["first"])
+    assert (await Quitting.load(flow.run_id)).status == "cancelled"
+
+
+async def test_a_run_without_a_storage_can_be_cancelled_while_it_runs() -> None:
+    flow = Waiting()
+
+    async def kickoff() -> None:
+        with pytest.raises(errors.RunCancelledError):
+            await flow.kickoff()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(kickoff)
+            await flow.waiting.wait()
+            await flow.cancel()
+
+    assert flow.status == "cancelled"

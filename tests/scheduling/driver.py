@@ -1,0 +1,147 @@
+"""A simulated run: which pending invocation ends next is a choice, what it ends with is a script. No event loop."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from asyncflow._definition.build import define
+from asyncflow._definition.definition import FlowDefinition
+from asyncflow._scheduling.advance import advance
+from asyncflow._scheduling.messages import (
+    Command,
+    Fail,
+    Finish,
+    Happening,
+    Invocation,
+    MethodRaised,
+    MethodReturned,
+    Resumed,
+    RunMethod,
+    Started,
+    Transition,
+)
+from asyncflow._scheduling.progress import Progress
+
+INTERLEAVINGS = 300
+BOOM = object()
+"""What a script answers for an invocation that raises."""
+
+Script = Callable[[Invocation], Any]
+"""The label that an invocation ends with, None for none, or `BOOM`."""
+Choice = Callable[[Sequence[str]], str]
+"""Which of the running invocations ends next, by key."""
+
+
+class Api:
+    """A base without names, so that a class under test may use any."""
+
+
+def defined(cls: type, **local: Any) -> FlowDefinition:
+    return define(cls, Api, local)
+
+
+def no_label(_: Invocation) -> None:
+    return None
+
+
+def at_random(seed: int) -> Choice:
+    return random.Random(seed).choice
+
+
+def in_order(*methods: str) -> Choice:
+    """The methods end in this order, each time the oldest running invocation of that name."""
+    left = iter(methods)
+
+    def choose(running: Sequence[str]) -> str:
+        method = next(left)
+        return next(key for key in running if key.split(":")[0] == method)
+
+    return choose
+
+
+@dataclass
+class Simulation:
+    """One pass of a flow, and all that was seen of it."""
+
+    definition: FlowDefinition
+    script: Script = no_label
+    choose: Choice = field(default_factory=lambda: at_random(0))
+    progress: Progress = field(default_factory=Progress)
+    running: dict[str, Invocation] = field(default_factory=dict)
+    launched: list[Invocation] = field(default_factory=list)
+    calls: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The arguments of each launch, by key; a result reads like `<fetch:1>`."""
+    ended: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+    history: list[tuple[Transition, Any]] = field(default_factory=list)
+    outcome: Command | None = None
+
+    def happen(self, happening: Happening) -> Transition:
+        result = f"<{happening.key}>" if isinstance(happening, MethodReturned) else None
+        transition, commands = advance(self.definition, self.progress, happening)
+        self.progress.fold(transition, result)
+        self.history.append((transition, result))
+        self.passed_over += transition.passed_over
+        for command in commands:
+            self._obey(command)
+        return transition
+
+    def end(self, key: str) -> None:
+        """Let a running invocation end as the script says."""
+        answer = self.script(self.running.pop(key))
+        self.ended.append(key)
+        self.happen(MethodRaised(key) if answer is BOOM else MethodReturned(key, answer))
+
+    def go(self, at_most: int = 1_000) -> "Simulation":
+        """Let one after the other end until the pass is over."""
+        for _ in range(at_most):
+            if self.outcome is not None:
+                return self
+            self.end(self.choose(list(self.running)))
+        raise AssertionError(f"still running after {at_most} steps: {list(self.running)}")
+
+    def start(self) -> "Simulation":
+        self.happen(Started())
+        return self
+
+    def resume(self) -> "Simulation":
+        self.outcome = None
+        self.running.clear()
+        self.happen(Resumed())
+        return self
+
+    def count(self, method: str) -> int:
+        return Counter(invocation.method for invocation in self.launched)[method]
+
+    @property
+    def keys(self) -> list[str]:
+        """What was launched, in order."""
+        return [invocation.key for invocation in self.launched]
+
+    def _obey(self, command: Command) -> None:
+        assert self.outcome is None, f"{command} after {self.outcome}"
+        if isinstance(command, Finish | Fail):
+            assert not self.running, f"{command} while {list(self.running)} run"
+            self.outcome = command
+            return
+        assert isinstance(command, RunMethod)
+        invocation = command.invocation
+        assert invocation.key not in self.running, f"{invocation.key} runs already"
+        self.running[invocation.key] = invocation
+        self.launched.append(invocation)
+        self.calls[invocation.key] = {name: self.progress.results[source] for name, source in invocation.arguments}
+
+
+def simulate(flow: type | FlowDefinition, script: Script = no_label, choose: Choice | None = None) -> Simulation:
+    """A whole pass, in one order of endings: that of `choose`, else a random one."""
+    definition = flow if isinstance(flow, FlowDefinition) else defined(flow)
+    return Simulation(definition, script, choose or at_random(0)).start().go()
+
+
+def interleavings(flow: type, script: Script = no_label) -> Iterator[Simulation]:
+    """Whole passes in 300 random orders of endings."""
+    definition = defined(flow)
+    for seed in range(INTERLEAVINGS):
+        yield simulate(definition, script, at_random(seed))

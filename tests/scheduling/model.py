@@ -1,0 +1,165 @@
+"""What a flow means, told as naively as possible: every event is kept for ever, every question asks all of history.
+
+Written from the design's semantics (Running, Cycles) and the contract's X1-X3. It shares the shape of the data with the
+package (conditions as trees of `AnyOf` and `AllOf`), and none of its decisions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from asyncflow._definition.triggers import AllOf, AnyOf, Condition
+
+
+@dataclass(frozen=True)
+class Node:
+    """A method of the graph. `takes` is "nothing", "last", or the names of the triggers that it receives by name."""
+
+    name: str
+    condition: Condition | None = None
+    is_start: bool = False
+    is_router: bool = False
+    takes: str | tuple[str, ...] = "nothing"
+
+
+@dataclass(frozen=True)
+class Launch:
+    method: str
+    occurrence: int
+    cycle: str
+    ancestry: frozenset[str]
+    arguments: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"{self.method}:{self.occurrence}"
+
+
+@dataclass(frozen=True)
+class Event:
+    key: str
+    names: tuple[str, ...]
+    cycle: str
+    ancestry: frozenset[str]
+
+
+@dataclass
+class Step:
+    """What followed from one choice. `outcome` is "", "fail", or "finish" with the key of the output."""
+
+    launched: list[Launch] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+    outcome: tuple[str, ...] = ()
+
+
+@dataclass
+class Model:
+    nodes: Sequence[Node]
+    enabled: list[Launch] = field(default_factory=list)
+    completed: set[str] = field(default_factory=set)
+    raised: set[str] = field(default_factory=set)
+    never_started: set[str] = field(default_factory=set)
+    events: list[Event] = field(default_factory=list)
+    firings: list[tuple[str, str, int]] = field(default_factory=list)
+    """(method, cycle, number of the event after which it fired); a start at the beginning is after event 0."""
+    ignored: list[tuple[str, int]] = field(default_factory=list)
+    """(method, number of the event that passed it over)."""
+
+    def start(self) -> Step:
+        starts = [node for node in self.nodes if node.is_start]
+        if any(node.condition is None for node in starts):
+            starts = [node for node in starts if node.condition is None]
+        step = Step()
+        for node in self._in_launch_order(starts):
+            self._launch(step, node, "", frozenset(), ())
+        return step
+
+    def returned(self, key: str, label: str | None) -> Step:
+        ended = next(launch for launch in self.enabled if launch.key == key)
+        names = (ended.method,) if label is None else (ended.method, label)
+        reached = self._in_launch_order([n for n in self.nodes if any(mentions(n.condition, name) for name in names)])
+        closes_a_loop = any(node.name in ended.ancestry for node in reached)
+        event = Event(key, names, key, frozenset()) if closes_a_loop else Event(key, names, ended.cycle, ended.ancestry)
+        self.events.append(event)
+        self.completed.add(key)
+        step = Step()
+        for node in reached:
+            self._reach(step, node, event)
+        if self.raised:
+            self.never_started |= {launch.key for launch in step.launched}
+            step.launched = []
+        step.outcome = self._outcome(key)
+        return step
+
+    def raises(self, key: str) -> Step:
+        self.raised.add(key)
+        return Step(outcome=self._outcome(key))
+
+    def resumed(self) -> Step:
+        self.raised.clear()
+        self.never_started.clear()
+        return Step(launched=[launch for launch in self.enabled if launch.key not in self.completed])
+
+    def running(self) -> list[str]:
+        gone = self.completed | self.raised | self.never_started
+        return [launch.key for launch in self.enabled if launch.key not in gone]
+
+    def _outcome(self, key: str) -> tuple[str, ...]:
+        if self.running():
+            return ()
+        return ("fail",) if self.raised else ("finish", key)
+
+    def _reach(self, step: Step, node: Node, event: Event) -> None:
+        number = len(self.events)
+        is_or = isinstance(node.condition, AnyOf)
+        if is_or and any((method, cycle) == (node.name, event.cycle) for method, cycle, _ in self.firings):
+            self.ignored.append((node.name, number))
+            step.passed_over.append(node.name)
+            return
+        parts = self._came(node)
+        if not holds(node.condition, set(parts)):
+            return
+        ancestry = frozenset().union(*(part.ancestry for part in parts.values() if part.cycle == event.cycle))
+        arguments: tuple[tuple[str, str], ...] = ()
+        if node.takes == "last":
+            arguments = (("", event.key),)
+        elif node.takes != "nothing":
+            arguments = tuple((name, parts[name].key) for name in node.takes)
+        self._launch(step, node, event.cycle, ancestry, arguments)
+
+    def _came(self, node: Node) -> dict[str, Event]:
+        """For each name in the condition, the newest event that brought it since the method last fired."""
+        fired = max((number for method, _, number in self.firings if method == node.name), default=0)
+        return {
+            name: event
+            for number, event in enumerate(self.events, 1)
+            if number > fired and (node.name, number) not in self.ignored
+            for name in event.names
+            if mentions(node.condition, name)
+        }
+
+    def _launch(
+        self, step: Step, node: Node, cycle: str, ancestry: frozenset[str], arguments: tuple[tuple[str, str], ...]
+    ) -> None:
+        occurrence = 1 + sum(launch.method == node.name for launch in self.enabled)
+        launch = Launch(node.name, occurrence, cycle, ancestry | {node.name}, arguments)
+        self.enabled.append(launch)
+        self.firings.append((node.name, cycle, len(self.events)))
+        step.launched.append(launch)
+
+    @staticmethod
+    def _in_launch_order(nodes: Sequence[Node]) -> list[Node]:
+        return [node for node in nodes if node.is_router] + [node for node in nodes if not node.is_router]
+
+
+def mentions(condition: Condition | None, name: str) -> bool:
+    if isinstance(condition, AnyOf | AllOf):
+        return any(mentions(part, name) for part in condition.parts)
+    return condition == name
+
+
+def holds(condition: Condition | None, came: set[str]) -> bool:
+    if isinstance(condition, AnyOf):
+        return any(holds(part, came) for part in condition.parts)
+    if isinstance(condition, AllOf):
+        return all(holds(part, came) for part in condition.parts)
+    return condition in came

@@ -1,0 +1,68 @@
+"""What type checkers must accept, and what they must refuse: each refused line says so with its error code.
+
+mypy's `warn_unused_ignores` and pyright's `reportUnnecessaryTypeIgnoreComment` make a refusal that stops an error here.
+"""
+
+from typing import Annotated, Literal, assert_type
+
+from asyncflow import Flow, FlowState, MemoryFlowPersistence, and_, listen, merge, or_, persist, router, start
+
+
+class Report(FlowState):
+    total: Annotated[int, merge.add] = 0
+    title: str = ""
+
+
+@persist
+class Accepted(Flow[Report]):
+    @start()
+    async def fetch(self) -> list[str]:
+        assert_type(self.state, Report)
+        self.state.total += 1
+        return ["a"]
+
+    @listen(fetch)
+    async def count(self, items: list[str]) -> int:
+        return len(items)
+
+    @listen(fetch)
+    def takes_a_wider_type(self, items: object) -> None: ...
+
+    @listen(fetch)
+    async def takes_nothing(self) -> None: ...
+
+    @persist(MemoryFlowPersistence(), verbose=True)
+    @router(count)
+    def decide(self, n: int) -> Literal["big", "small"]:
+        return "big" if n > 1 else "small"
+
+    @listen("big")
+    async def label(self, value: str) -> None: ...
+
+    @listen(or_("small", count))
+    async def either(self) -> None: ...
+
+    @listen(and_(count, takes_nothing))
+    async def both(self, count: int, takes_nothing: None) -> None: ...
+
+
+class Refused(Flow[Report]):
+    @start()
+    async def fetch(self) -> list[str]:
+        return ["a"]
+
+    @listen(fetch)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def count(self, items: int) -> int:
+        return items
+
+    @router(count)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    def decide(self, n: str) -> str:
+        return n
+
+
+async def uses() -> None:
+    flow = Accepted()
+    assert_type(flow.state, Report)
+    assert_type(await Accepted.load(flow.run_id), Accepted)
+    assert_type(await flow.fetch(), list[str])
+    flow.state = 3  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
