@@ -61,6 +61,15 @@ class _Unset:
 _UNSET: Final = _Unset()
 
 
+class _Missing:
+    """Where a flow's instance would be if its constructor had made one."""
+
+    def __get__(self, flow: object, cls: type) -> Instance:
+        raise FlowDefinitionError(
+            f"{cls.__name__}.__init__ does not call super().__init__(); call it first", problems=["no super"]
+        )
+
+
 class Flow(Generic[S]):
     """A flow: a class whose `@start`, `@listen` and `@router` methods run concurrently, over a state that is a transaction.
 
@@ -82,6 +91,7 @@ class Flow(Generic[S]):
     max_method_calls: ClassVar[int | None] = 10_000
     merges: ClassVar[Mapping[str, Merge]] = {}
 
+    _instance: Instance = cast(Instance, _Missing())
     _definition: ClassVar[FlowDefinition]
     _state_type: ClassVar[StateType]
     _codecs: ClassVar[Codecs]
@@ -143,36 +153,37 @@ class Flow(Generic[S]):
 
         While it runs, from outside: a copy of what is committed. Raises `DraftClosedError` to code that outlived its method.
         """
-        return cast(S, self._held.state())
+        held: S = self._instance.state()
+        return held
 
     @state.setter
     def state(self, value: S) -> None:
-        self._held.set_state(value)
+        self._instance.set_state(value)
 
     @property
     def run_id(self) -> str:
         """The id of the run: a UUID unless the caller brought another."""
-        return self._held.run_id
+        return self._instance.run_id
 
     @property
     def status(self) -> RunStatus:
         """ "new", "running", "interrupted", "failed", "finished" or "cancelled", as far as this instance knows."""
-        return self._held.status
+        return self._instance.status
 
     @property
     def pending(self) -> tuple[str, ...]:
         """The invocations that are still to be completed, such as `fetch:1`."""
-        return self._held.pending
+        return self._instance.pending
 
     @property
     def method_outputs(self) -> Mapping[str, Any]:
         """The latest result of each method that completed in this process; of a loaded finished run, the output's."""
-        return self._held.outputs
+        return self._instance.outputs
 
     @property
     def result(self) -> Any:
         """The output of the last pass: that of the method that completed last."""
-        return self._held.result
+        return self._instance.result
 
     @property
     def invocation_id(self) -> str:
@@ -187,7 +198,7 @@ class Flow(Generic[S]):
 
     def committed_state(self) -> S:
         """A copy of the newest committed state, which a method's draft does not show."""
-        return cast(S, self._held.committed_state())
+        return cast(S, self._instance.committed_state())
 
     # ---- running -----------------------------------------------------------------------------------------------
 
@@ -204,7 +215,7 @@ class Flow(Generic[S]):
         `RunCancelledError`, `RunInputsError`, `InvalidRunIdError`, and `StorageError`s.
         """
         source = None if restore_from_state_id is None else parse_run_id(restore_from_state_id)
-        return await self._held.kickoff(inputs or {}, source)
+        return await self._instance.kickoff(inputs or {}, source)
 
     async def kickoff_async(
         self, inputs: Mapping[str, Any] | None = None, *, restore_from_state_id: object | None = None
@@ -220,14 +231,14 @@ class Flow(Generic[S]):
         `StateSchemaError`, `FlowDefinitionError`, and `StorageError`s.
         """
         known = parse_run_id(run_id)
-        return await cls(**init)._held.resume(known)
+        return await cls(**init)._instance.resume(known)
 
     @classmethod
     async def load(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:
         """The instance of a stored run: state, status, result; runs nothing. `seq`: as of an older checkpoint."""
         known = parse_run_id(run_id)
         flow = cls(**init)
-        await flow._held.load(known, seq)
+        await flow._instance.load(known, seq)
         return flow
 
     @classmethod
@@ -235,29 +246,20 @@ class Flow(Generic[S]):
         """A copy of a run, as of a checkpoint, stored under a new id; `kickoff()` on it goes on from there."""
         known = parse_run_id(run_id)
         flow = cls(**init)
-        await flow._held.fork_from(known, seq)
+        await flow._instance.fork_from(known, seq)
         return flow
 
     async def cancel(self) -> None:
         """End the run for good, durably: it cannot be resumed. Its kickoff, if one is awaited, raises `RunCancelledError`."""
-        await self._held.cancel()
+        await self._instance.cancel()
 
     async def history(self) -> list[HistoryEntry]:
         """The checkpoints of the run, oldest first. Raises `CapabilityMissingError` where the backend keeps none."""
-        return await self._held.history()
+        return await self._instance.history()
 
     async def update_state(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
         """Edit the stored state of a run that is not running, as a checkpoint of its own."""
-        await self._held.update_state({**(changes or {}), **fields})
-
-    @property
-    def _held(self) -> Instance:
-        try:
-            return self._instance
-        except AttributeError:
-            raise FlowDefinitionError(
-                f"{type(self).__name__}.__init__ does not call super().__init__(); call it first", problems=["no super"]
-            ) from None
+        await self._instance.update_state({**(changes or {}), **fields})
 
 
 def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None) -> Any:

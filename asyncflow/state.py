@@ -265,7 +265,7 @@ class DictState(StateType):
 
 
 def _id_text(value: object) -> str | None:
-    return str(value) if isinstance(value, str | uuid.UUID) else None
+    return value if type(value) is str else str(value) if isinstance(value, (str, uuid.UUID)) else None
 
 
 _WITH_ID: dict[type[BaseModel], type[BaseModel]] = {}

@@ -7,9 +7,8 @@ A method whose completion enables one listener goes on in the same task, so a cy
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -22,8 +21,6 @@ from .._scheduling.messages import (
     Command,
     Fail,
     Finish,
-    Happening,
-    Invocation,
     MethodRaised,
     MethodReturned,
     RunMethod,
@@ -31,11 +28,19 @@ from .._scheduling.messages import (
 )
 from .._scheduling.progress import Progress
 from .._values import copied
-from ..errors import Failure, LimitExceededError, RunCancelledError, StateError, UnknownLabelError
+from ..errors import Failure, LimitExceededError, RunCancelledError
 from ..merge import Conflict
 from ..persistence.checkpoint import Checkpoint, Status
 from ..state import StateType
-from .failures import conflict_error, method_error
+from .failures import (
+    changed_id_error,
+    conflict_error,
+    failure_record,
+    limit_error,
+    method_error,
+    method_label_error,
+    undeclared_label_error,
+)
 from .recorder import Recorder
 from .scope import Scope, Version, entered
 from .threads import in_thread
@@ -91,11 +96,16 @@ class Engine:
     _stopped: BaseException | None = None
     _scope: anyio.CancelScope | None = None
     _spawn: Callable[..., object] = field(init=False)
+    _methods: Mapping[str, MethodDefinition] = field(init=False)
+    _prefix: str = field(init=False)
+    """What the names of its invocations begin with."""
     _writers: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=64))
     """Who committed the newest versions, to name them in a conflict."""
 
     def __post_init__(self) -> None:
         self.committed = self.newest
+        self._methods = self.settings.definition.methods
+        self._prefix = f"{self.run_id}/{self.number}/"
 
     # ---- driving -----------------------------------------------------------------------------------------------
 
@@ -152,7 +162,7 @@ class Engine:
         for command in commands:
             match command:
                 case RunMethod(invocation):
-                    scope = Scope(self.flow, invocation, self.invocation_id(invocation.key), self.committed)
+                    scope = Scope(self.flow, self._methods[invocation.method], invocation, self._prefix, self.committed)
                     if first is None:
                         first = scope
                     else:
@@ -169,7 +179,7 @@ class Engine:
             ended = self._returned(scope, await self._call(scope))
         except Exception as error:
             scope.close()
-            ended = self._raised(scope.invocation, error)
+            ended = self._raised(scope, error)
         except BaseException:
             scope.close()
             raise
@@ -181,95 +191,79 @@ class Engine:
             self._scope.cancel()
         return ended.commands
 
-    def invocation_id(self, key: str) -> str:
-        """The name of an invocation, stable over retries and resumes: run, pass, method, occurrence."""
-        return f"{self.run_id}/{self.number}/{key}"
-
     # ---- one invocation ----------------------------------------------------------------------------------------
 
     async def _call(self, scope: Scope) -> Any:
-        invocation = scope.invocation
-        method = self.settings.definition.methods[invocation.method]
+        method, invocation, flow = scope.method, scope.invocation, self.flow
         limit = self.settings.max_method_calls
         if limit is not None and invocation.occurrence > limit:
-            raise LimitExceededError(
-                f"{self.settings.name}.{method.name} was about to be called more than {limit} times in one pass; if the cycle "
-                "is meant to go on, raise max_method_calls (None: no limit) and resume",
-                run_id=self.run_id,
-                method=method.name,
-            )
-        args, named = self._arguments(invocation)
+            raise limit_error(self.settings.name, self.run_id, method.name, limit)
+        args = [self._received(source) for name, source in invocation.arguments if not name]
+        named = {name: self._received(source) for name, source in invocation.arguments if name}
         self._steps += 1
         if self.recorder is None and not self._steps % BREATHE:
             await anyio.lowlevel.checkpoint()  # without commits to wait for, a cycle would starve the event loop
         token = entered.set(scope)
         try:
             if method.is_async:
-                return await method.function(self.flow, *args, **named)
-            return await in_thread(lambda: method.function(self.flow, *args, **named))
+                return await method.function(flow, *args, **named)
+            return await in_thread(lambda: method.function(flow, *args, **named))
         finally:
             entered.reset(token)
 
-    def _arguments(self, invocation: Invocation) -> tuple[list[Any], dict[str, Any]]:
-        """Each receiver gets a value of its own, the same whether the run was resumed or not."""
-        args: list[Any] = []
-        named: dict[str, Any] = {}
-        for name, source in invocation.arguments:
-            kept = self.progress.results.get(source)
-            if self.recorder is None:
-                value = copied(kept)
-            else:
-                value = None if kept is None else self.recorder.result(source.rpartition(":")[0], kept)
-            if name:
-                named[name] = value
-            else:
-                args.append(value)
-        return args, named
+    def _received(self, source: str) -> Any:
+        """The result of an invocation, for one that receives it: a value of its own, the same whether the run was resumed or not."""
+        kept = self.progress.results.get(source)
+        if self.recorder is None:
+            return copied(kept)
+        return None if kept is None else self.recorder.result(source.rpartition(":")[0], kept)
 
     # ---- its end: one step, with no await ----------------------------------------------------------------------
 
     def _returned(self, scope: Scope, result: Any) -> _Ended:
         """Merge, encode, and only then change anything. Raises what makes the invocation a failed one instead."""
-        invocation = scope.invocation
-        method = self.settings.definition.methods[invocation.method]
+        method, key, recorder = scope.method, scope.key, self.recorder
         draft = scope.close()
-        transition, commands = self._decide(MethodReturned(invocation.key, self._label(method, result)))
-        is_last, ends_failing = _says(commands, Finish), _says(commands, Fail)
+        label = self._label(method, result) if method.is_router else None
+        transition, commands = advance(self.settings.definition, self.progress, MethodReturned(key, label))
+        is_last, is_kept = _says(commands, Finish), transition.keeps_result
         version = self.newest if draft is None else self._merged(scope, draft)
         kept: Any = None
-        if self.recorder is not None:
-            if transition.keeps_result or is_last:
-                kept, result = self.recorder.result_bytes(method.name, result)
-        elif transition.keeps_result:
-            kept = _own(result)
-        is_stored = self.recorder is not None and (is_last or ends_failing or self.settings.checkpoints(method))
         state: bytes | None = None
-        if self.recorder is not None and is_stored and self.settings.checkpoints(method):
-            state, kept_state = self.recorder.state_bytes(version.state, method.name)
-            version = Version(version.number, kept_state)
-        self._fold(invocation, transition, kept, version)
+        has_checkpoint = self.settings.checkpoints(method)
+        if recorder is None:
+            kept = _own(result) if is_kept else None
+        else:
+            if is_kept or is_last:
+                kept, result = recorder.result_bytes(method.name, result)
+            if has_checkpoint and version is not self.newest:
+                state, kept_state = recorder.state_bytes(version.state, method.name)
+                version = Version(version.number, kept_state)
+        self.progress.fold(transition, kept)
+        if version is not self.newest:
+            self.newest = version
+            self._writers.append((version.number, method.name))
         self.outputs[method.name] = self.output = _own(result)
-        checkpoint: Checkpoint | None = None
-        if self.recorder is not None and is_stored:
-            outcome = {"method": method.name, "result": kept.decode()} if is_last else None
-            checkpoint = self.recorder.prepare(
-                "finished" if is_last else "method",
-                self._status(commands),
-                self.progress,
-                transition=transition,
-                state=state,
-                method=invocation.key,
-                result=kept if transition.keeps_result else None,
-                outcome=outcome,
-                outcome_only=not self.settings.checkpoints(method),
-            )
-            self._tell(checkpoint, transition)
+        if recorder is None or not (has_checkpoint or is_last or _says(commands, Fail)):
+            return _Ended(commands, version, None)
+        checkpoint = recorder.prepare(
+            "finished" if is_last else "method",
+            self._status(commands),
+            self.progress,
+            transition=transition,
+            state=state,
+            method=key,
+            result=kept if is_kept else None,
+            outcome={"method": method.name, "result": kept.decode()} if is_last else None,
+            outcome_only=not has_checkpoint,
+        )
+        self._tell(checkpoint, transition)
         return _Ended(commands, version, checkpoint)
 
-    def _raised(self, invocation: Invocation, error: Exception) -> _Ended:
-        transition, commands = self._decide(MethodRaised(invocation.key))
+    def _raised(self, scope: Scope, error: Exception) -> _Ended:
+        transition, commands = advance(self.settings.definition, self.progress, MethodRaised(scope.key))
         self.progress.fold(transition)
-        self.failures.append(Failure(invocation.method, self.invocation_id(invocation.key), error))
+        self.failures.append(Failure(scope.method.name, scope.invocation_id, error))
         if self.recorder is None:
             return _Ended(commands, self.newest, None)
         checkpoint = self.recorder.prepare(
@@ -277,14 +271,9 @@ class Engine:
             self._status(commands),
             self.progress,
             transition=transition,
-            method=invocation.key,
-            outcome={
-                "method": invocation.method,
-                "type": f"{type(error).__module__}.{type(error).__qualname__}",
-                "message": _text(error),
-                "traceback": "".join(traceback.format_exception(error)).encode("utf-8", "replace").decode(),
-            },
-            outcome_only=not all(map(self.settings.checkpoints, self.settings.definition.methods.values())),
+            method=scope.key,
+            outcome=failure_record(scope.method.name, error),
+            outcome_only=not all(map(self.settings.checkpoints, self._methods.values())),
         )
         self._tell(checkpoint, transition)
         return _Ended(commands, self.newest, checkpoint)
@@ -296,28 +285,12 @@ class Engine:
         has_failed = _says(commands, Fail) or (self.failures and self.settings.on_error == "cancel")
         return "failed" if has_failed else "running"
 
-    def _decide(self, happening: Happening) -> tuple[Transition, tuple[Command, ...]]:
-        return advance(self.settings.definition, self.progress, happening)
-
     def _label(self, method: MethodDefinition, result: Any) -> str | None:
-        label = label_of(result) if method.is_router else None
-        if label is None:
-            return None
-        if method.labels is not None and label not in method.labels:
-            known = ", ".join(sorted(method.labels)) or "none"
-            raise UnknownLabelError(
-                f"the router {self.settings.name}.{method.name} returned a label that it does not declare; declared: {known}. "
-                "Add it to the return annotation or to emit=. Nothing of this call was saved",
-                run_id=self.run_id,
-                method=method.name,
-            )
-        if label in self.settings.definition.methods:
-            raise UnknownLabelError(
-                f"the router {self.settings.name}.{method.name} returned a label that is the name of a method; rename the label. "
-                "Nothing of this call was saved",
-                run_id=self.run_id,
-                method=method.name,
-            )
+        label = label_of(result)
+        if label is not None and method.labels is not None and label not in method.labels:
+            raise undeclared_label_error(self.settings.name, self.run_id, method)
+        if label in self._methods:
+            raise method_label_error(self.settings.name, self.run_id, method.name)
         return label
 
     def _merged(self, scope: Scope, draft: Any) -> Version:
@@ -325,14 +298,9 @@ class Engine:
 
         The draft is copied: whoever still holds it cannot reach a committed version.
         """
-        state_type, base, newest, method = self.settings.state_type, scope.base, self.newest, scope.invocation.method
+        state_type, base, newest, method = self.settings.state_type, scope.base, self.newest, scope.method.name
         if state_type.id_of(draft) != self.run_id:
-            raise StateError(
-                f"{self.settings.name}.{method} changed the id of the state, which is the run's; its changes were dropped. "
-                "Keep `id` as it is",
-                run_id=self.run_id,
-                method=method,
-            )
+            raise changed_id_error(self.settings.name, self.run_id, method)
         if base.number == newest.number:
             return Version(newest.number + 1, _own(draft))
         try:
@@ -340,12 +308,6 @@ class Engine:
         except Conflict as conflict:
             others = [method for number, method in self._writers if number > base.number]
             raise conflict_error(self.settings.name, self.run_id, method, others, conflict) from None
-
-    def _fold(self, invocation: Invocation, transition: Transition, kept: Any, version: Version) -> None:
-        self.progress.fold(transition, kept)
-        if version.number > self.newest.number:
-            self.newest = version
-            self._writers.append((version.number, invocation.method))
 
     def _tell(self, checkpoint: Checkpoint, transition: Transition) -> None:
         if self.observe is not None:
@@ -366,11 +328,3 @@ def _own(value: Any) -> Any:
 def _says(commands: tuple[Command, ...], kind: type[Finish | Fail]) -> bool:
     """Whether the pass is over in this way: then it is the only command."""
     return len(commands) == 1 and type(commands[0]) is kind
-
-
-def _text(error: Exception) -> str:
-    """An exception's message, whatever its `__str__` does, as text that can be stored."""
-    try:
-        return str(error).encode("utf-8", "replace").decode()
-    except Exception:  # a foreign __str__ may raise anything; the failure is recorded all the same
-        return ""

@@ -1,14 +1,32 @@
-"""The errors that a run ends with, told from what happened."""
+"""What went wrong in a run, told from what happened: the errors that a method fails with, and the one that a run ends with."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import Failure, MethodError, MethodErrorGroup, StateConflictError
+from .._definition.definition import MethodDefinition
+from ..errors import (
+    Failure,
+    LimitExceededError,
+    MethodError,
+    MethodErrorGroup,
+    StateConflictError,
+    StateError,
+    UnknownLabelError,
+)
 from ..merge import Conflict
 
-__all__ = ["conflict_error", "method_error"]
+__all__ = [
+    "changed_id_error",
+    "conflict_error",
+    "failure_record",
+    "limit_error",
+    "method_error",
+    "method_label_error",
+    "undeclared_label_error",
+]
 
 
 def method_error(flow: str, run_id: str, failures: Sequence[Failure], is_stored: bool) -> MethodError:
@@ -45,3 +63,60 @@ def conflict_error(
         run_id=run_id,
         method=method,
     )
+
+
+def changed_id_error(flow: str, run_id: str, method: str) -> StateError:
+    """The error for a method that changed the run's id."""
+    return StateError(
+        f"{flow}.{method} changed the id of the state, which is the run's; its changes were dropped. Keep `id` as it is",
+        run_id=run_id,
+        method=method,
+    )
+
+
+def limit_error(flow: str, run_id: str, method: str, limit: int) -> LimitExceededError:
+    """The error for a cycle that turned too often."""
+    return LimitExceededError(
+        f"{flow}.{method} was about to be called more than {limit} times in one pass; if the cycle is meant to go on, raise "
+        "max_method_calls (None: no limit) and resume",
+        run_id=run_id,
+        method=method,
+    )
+
+
+def undeclared_label_error(flow: str, run_id: str, method: MethodDefinition) -> UnknownLabelError:
+    """The error for a router that returned a label which it does not declare."""
+    known = ", ".join(sorted(method.labels or ())) or "none"
+    return UnknownLabelError(
+        f"the router {flow}.{method.name} returned a label that it does not declare; declared: {known}. Add it to the return "
+        "annotation or to emit=. Nothing of this call was saved",
+        run_id=run_id,
+        method=method.name,
+    )
+
+
+def method_label_error(flow: str, run_id: str, method: str) -> UnknownLabelError:
+    """The error for a router whose label would trigger a method by its name."""
+    return UnknownLabelError(
+        f"the router {flow}.{method} returned a label that is the name of a method; rename the label. Nothing of this call was "
+        "saved",
+        run_id=run_id,
+        method=method,
+    )
+
+
+def failure_record(method: str, error: Exception) -> dict[str, Any]:
+    """What is stored of an exception: texts that can be written, whatever the exception does."""
+    return {
+        "method": method,
+        "type": f"{type(error).__module__}.{type(error).__qualname__}",
+        "message": _text(error),
+        "traceback": "".join(traceback.format_exception(error)).encode("utf-8", "replace").decode(),
+    }
+
+
+def _text(error: Exception) -> str:
+    try:
+        return str(error).encode("utf-8", "replace").decode()
+    except Exception:  # a foreign __str__ may raise anything; the failure is recorded all the same
+        return ""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Literal
 
 import anyio
@@ -80,7 +79,7 @@ class Instance:
         """The caller's draft inside a method; a copy of the committed state while it runs; else the state itself."""
         scope = current_scope(self.flow)
         if scope is not None:
-            return scope.draft
+            return scope.draft()
         if self._engine is not None:
             return copied(self._engine.committed.state)
         if self._state is None:
@@ -244,7 +243,7 @@ class Instance:
             stored = await self._found(run_id, seq)
             state = self._with_id(stored.state, self._own_id)
             c = stored.checkpoint
-            fork = Stored(replace(c, run_id=self._own_id), state, stored.progress)
+            fork = Stored(c._replace(run_id=self._own_id), state, stored.progress)
             status = "finished" if c.status == "finished" else "running"
             await self._write_whole("started", status, fork, claim, after=None)
             self._run_id = self._own_id

@@ -29,7 +29,7 @@ from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
 
 __all__ = ["Codecs", "Recorder"]
 
-COMPLETE_AFTER: Final = 8 * 1024
+COMPLETE_AFTER: Final = 16 * 1024
 """Bytes of deltas after which a complete checkpoint is stored, or as many as that one is large: loading folds from it."""
 
 
@@ -75,7 +75,7 @@ class Recorder:
         self.inputs = inputs
         self._log = persistence if offers(persistence, CheckpointLog) else None
         self._whole = whole
-        self._turn = anyio.Lock()
+        self._turn: anyio.Lock | None = None
         self._seq = -1 if after is None else after.seq
         self._digest = self._saved = b"" if after is None else after.digest
         self._base = 0 if after is None else after.base
@@ -183,11 +183,10 @@ class Recorder:
         return self._deltas >= max(COMPLETE_AFTER, self._complete_size)
 
     def _count(self, c: Checkpoint) -> None:
-        size = len(c.state or b"") + len(c.progress or b"") + len(c.changes or b"") + len(c.result or b"")
         if c.progress is not None:
-            self._complete_size, self._deltas = size, 0
+            self._complete_size, self._deltas = c.size, 0
         else:
-            self._deltas += size
+            self._deltas += c.size
 
     async def commit(self, checkpoint: Checkpoint) -> None:
         """See a prepared checkpoint committed. Called in the order of `prepare`, with no await between.
@@ -212,7 +211,8 @@ class Recorder:
             await self.persistence.save(checkpoint)
             self._saved = checkpoint.digest
 
-        async with self._turn:  # a backend of two verbs is asked one thing at a time
+        turn = self._turn = self._turn or anyio.Lock()
+        async with turn:  # a backend of two verbs is asked one thing at a time
             if self._saved != checkpoint.previous:
                 raise StorageWriteError(
                     f"checkpoint {checkpoint.seq} of run {self.run_id} was not saved, because the one before it was not; the "

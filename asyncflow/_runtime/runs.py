@@ -54,14 +54,14 @@ class Stored:
 
 @dataclass(slots=True)
 class Claim:
-    """That this process drives a run. `is_over`: its last checkpoint has given it back."""
+    """That this process drives a run. `epoch` is 0 until that is known; `is_over`: its last checkpoint has given it back."""
 
-    epoch: int
+    epoch: int = 0
     is_over: bool = False
 
 
-_DRIVEN: set[tuple[int, str]] = set()
-"""(id of the persistence, run id) of what is driven here, for backends that do not know about owners."""
+_DRIVEN: set[tuple[object, str]] = set()
+"""(place, run id) of what is driven in this process."""
 
 
 @asynccontextmanager
@@ -76,43 +76,33 @@ async def session(persistence: object) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def owned(persistence: FlowPersistence, run_id: str, *, is_new: bool) -> AsyncIterator[Claim]:
-    """The run, driven by nobody else for as long as this lasts. Raises `RunLockedError`."""
-    if not offers(persistence, Ownership):
-        with _driven_here(persistence, run_id):
-            yield Claim(1)
-        return
-    claim: Claim | None = None
+    """The run, driven by nobody else for as long as this lasts. `is_new`: its id was made here, so nobody knows of it.
 
-    async def acquire() -> None:
-        nonlocal claim
-        claim = Claim(await persistence.acquire(run_id, is_new=is_new))
-
-    async def release() -> None:
-        if claim is not None:
-            await persistence.release(run_id, None if claim.is_over else claim.epoch)
-
+    Raises `RunLockedError`.
+    """
+    owner = persistence if offers(persistence, Ownership) else None
+    driven = (id(persistence) if owner is None else owner.place, run_id)
+    if driven in _DRIVEN:
+        raise RunLockedError(
+            f"run {run_id} is being driven in this process; await that, or try again when it has ended", run_id=run_id
+        )
+    _DRIVEN.add(driven)
+    claim = Claim(1 if is_new or owner is None else 0)
     try:
-        await to_its_end(acquire)  # cancelled, it is known whether there is something to release
-        assert claim is not None, "acquired, or raised"
+        if owner is not None and not claim.epoch:
+            await to_its_end(lambda: _take(claim, owner, run_id))
         yield claim
     finally:
-        await to_its_end(release)
+        try:
+            if owner is not None and claim.epoch and not claim.is_over:
+                await to_its_end(lambda: owner.release(run_id, claim.epoch))
+        finally:
+            _DRIVEN.discard(driven)
 
 
-class _driven_here:  # noqa: N801 - reads as the context manager that it is
-    def __init__(self, persistence: FlowPersistence, run_id: str) -> None:
-        self._key = (id(persistence), run_id)
-
-    def __enter__(self) -> None:
-        if self._key in _DRIVEN:
-            run_id = self._key[1]
-            raise RunLockedError(
-                f"run {run_id} is being driven in this process; await that, or try later", run_id=run_id
-            )
-        _DRIVEN.add(self._key)
-
-    def __exit__(self, *_: object) -> None:
-        _DRIVEN.discard(self._key)
+async def _take(claim: Claim, owner: Ownership, run_id: str) -> None:
+    """Acquire the run, and say so in the claim at once: whoever is cancelled meanwhile knows that there is something to release."""
+    claim.epoch = await owner.acquire(run_id)
 
 
 async def load(setup: Setup, run_id: str, seq: int | None = None) -> Stored | None:

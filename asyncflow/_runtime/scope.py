@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
+from .._definition.definition import MethodDefinition
 from .._scheduling.messages import Invocation
 from .._values import copied
 from ..errors import DraftClosedError
@@ -25,12 +26,16 @@ class Version:
 class Scope:
     """One invocation, made at its launch: its base is the version of that moment; its draft is made at the first look."""
 
-    __slots__ = ("_draft", "_has_draft", "base", "flow", "invocation", "invocation_id", "is_open", "parent")
+    __slots__ = ("_draft", "_has_draft", "_prefix", "base", "flow", "invocation", "is_open", "key", "method", "parent")
 
-    def __init__(self, flow: object, invocation: Invocation, invocation_id: str, base: Version) -> None:
+    def __init__(
+        self, flow: object, method: MethodDefinition, invocation: Invocation, prefix: str, base: Version
+    ) -> None:
         self.flow = flow
+        self.method = method
         self.invocation = invocation
-        self.invocation_id = invocation_id
+        self.key = invocation.key
+        self._prefix = prefix
         self.base = base
         self.is_open = True
         self.parent = entered.get()
@@ -38,10 +43,14 @@ class Scope:
         self._draft: Any = None
 
     @property
+    def invocation_id(self) -> str:
+        """The invocation's name, stable over retries and resumes: run, pass, method, occurrence."""
+        return self._prefix + self.key
+
     def draft(self) -> Any:
         """The invocation's own state. Raises `DraftClosedError` once the invocation has ended."""
-        self._check_open()
         if not self._has_draft:
+            self._check_open()
             self._draft = copied(self.base.state)
             self._has_draft = True
         return self._draft
@@ -54,16 +63,17 @@ class Scope:
 
     def close(self) -> Any:
         """End the scope, and return the draft, or None if nobody looked at the state."""
-        self.is_open = False
-        draft, self._draft = self._draft, None
+        draft = self._draft
+        self.is_open = self._has_draft = False
+        self._draft = None
         return draft
 
     def _check_open(self) -> None:
         if not self.is_open:
             raise DraftClosedError(
-                f"self.state was used by code that outlived {self.invocation.method}: that invocation's state is committed or "
+                f"self.state was used by code that outlived {self.method.name}: that invocation's state is committed or "
                 "dropped. Await such work within the method, or hand it what it needs",
-                method=self.invocation.method,
+                method=self.method.name,
             )
 
 

@@ -48,7 +48,7 @@ def advance(
     """
     match happening:
         case MethodReturned(key, label):
-            transition = _completed(definition, progress, progress.pending[key], label)
+            transition = _completed(definition, progress, key, label)
         case MethodRaised(key):
             transition = Transition(failed=progress.pending[key].key)
         case Started():
@@ -71,10 +71,10 @@ def _commands(progress: Progress, transition: Transition) -> tuple[Command, ...]
     return tuple(map(RunMethod, transition.enabled))
 
 
-def _completed(definition: FlowDefinition, progress: Progress, ended: Invocation, label: str | None) -> Transition:
+def _completed(definition: FlowDefinition, progress: Progress, key: str, label: str | None) -> Transition:
+    ended = progress.pending[key]
     names = (ended.method,) if label is None else (ended.method, label)
     reached = definition.reached_by(names)
-    key = ended.key
     if not reached.methods:
         return Transition(completed=key)
     cycle, ancestry = ended.cycle, ended.ancestry
@@ -116,7 +116,7 @@ def _invocation(
     elif method.receives is Receives.NAMED and seen is not None:
         arguments = tuple((name, seen[name].source) for name in method.parameters)
     name = method.name
-    line = ancestry.union((name,), *(() if seen is None else _ancestries(seen.values(), cycle)))
+    line = ancestry | {name} if seen is None else ancestry.union((name,), *_ancestries(seen.values(), cycle))
     return Invocation(name, progress.counts.get(name, 0) + 1, cycle, line, arguments)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio.lowlevel
 
-from ..errors import RunLockedError, StaleCheckpoint
+from ..errors import StaleCheckpoint
 from .checkpoint import Checkpoint, fold
 
 __all__ = ["MemoryFlowPersistence"]
@@ -16,7 +16,6 @@ class MemoryFlowPersistence:
     def __init__(self) -> None:
         self._rows: dict[str, list[bytes]] = {}
         self._epochs: dict[str, int] = {}
-        self._owned: set[str] = set()
 
     async def save(self, checkpoint: Checkpoint) -> None:
         """Store a complete checkpoint after its predecessor."""
@@ -49,17 +48,15 @@ class MemoryFlowPersistence:
         """Every checkpoint of a run, in order."""
         return [Checkpoint.from_bytes(row) for row in self._rows.get(run_id, [])]
 
-    async def acquire(self, run_id: str, *, is_new: bool = False) -> int:
-        """Become the owner of a run. Raises `RunLockedError` while another is."""
-        if run_id in self._owned:
-            raise RunLockedError(
-                f"run {run_id} is being driven in this process; await that, or try later", run_id=run_id
-            )
-        self._owned.add(run_id)
-        self._epochs[run_id] = self._epochs.get(run_id, 0) + 1
+    @property
+    def place(self) -> object:
+        """This object itself: nobody else knows its runs."""
+        return id(self)
+
+    async def acquire(self, run_id: str) -> int:
+        """Become the owner of a run; whoever was it before is fenced off."""
+        self._epochs[run_id] = self._epochs.get(run_id, int(run_id in self._rows)) + 1
         return self._epochs[run_id]
 
-    async def release(self, run_id: str, epoch: int | None) -> None:
-        """Be the owner no longer."""
-        if epoch is None or self._epochs.get(run_id) == epoch:
-            self._owned.discard(run_id)
+    async def release(self, run_id: str, epoch: int) -> None:
+        """Nothing is held: a run of this process is kept from a second driver by the runtime."""

@@ -42,19 +42,24 @@ class CheckpointLog(Protocol):
 
 @runtime_checkable
 class Ownership(Protocol):
-    """Knows who drives a run, and fences off whoever did before."""
+    """Knows who drives a run, and fences off whoever did before. Storing the first checkpoint of a run makes its owner, too."""
 
-    async def acquire(self, run_id: str, *, is_new: bool = False) -> int:
-        """Become the owner, and return the run's new epoch. `is_new`: nothing is stored yet, the epoch is 1.
+    @property
+    def place(self) -> object:
+        """Tells storages apart: two persistences of one place know the same runs. Hashable."""
+        ...
 
-        Raises `RunLockedError` while another owner lives.
+    async def acquire(self, run_id: str) -> int:
+        """Become the owner of a run, and return its new epoch: 1 where nothing is stored under this id yet.
+
+        Raises `RunLockedError` while another owner lives. (Within one process the runtime sees to it by itself.)
         """
         ...
 
-    async def release(self, run_id: str, epoch: int | None) -> None:
+    async def release(self, run_id: str, epoch: int) -> None:
         """Be the owner no longer, if one still is. Never raises for a run that somebody else has taken over.
 
-        `epoch` is None where the run's last checkpoint said so already: one whose status is not 'running'.
+        Not called where the run's last checkpoint said so already: one whose status is not 'running'.
         """
         ...
 

@@ -18,6 +18,18 @@ __all__ = ["Shared"]
 
 T = TypeVar("T")
 
+_process = os.getpid()
+"""Kept here because asking the system takes longer than everything else about a commit's way in."""
+
+
+def _forked() -> None:
+    global _process
+    _process = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
 
 class Shared(Generic[T]):
     """Counts its users. `name` is what errors call it; `opened` makes what is shared, `closed` ends it."""
@@ -88,11 +100,11 @@ class Shared(Generic[T]):
                     "written"
                 )
         self._users, self._held = 0, None  # nothing is left of a loop that ended without its tasks
-        self._loop, self._turn, self._process = loop, anyio.Lock(), os.getpid()
+        self._loop, self._turn, self._process = loop, anyio.Lock(), _process
         return self._turn
 
     def _refuse_fork(self) -> None:
-        if self._users and self._process != os.getpid():
+        if self._users and self._process != _process:
             raise ForkedProcessError(
                 f"{self._name!r} was opened before this process was forked; open a new one after the fork"
             )

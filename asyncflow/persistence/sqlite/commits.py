@@ -64,9 +64,8 @@ class Append(Job):
     __slots__ = ("checkpoint",)
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        c = checkpoint
-        super().__init__(c.run_id, 300 + len(c.state or b"") + len(c.progress or b"") + len(c.result or b""))
-        self.checkpoint = c
+        super().__init__(checkpoint.run_id, checkpoint.size)
+        self.checkpoint = checkpoint
 
 
 class Acquire(Job):
@@ -248,7 +247,7 @@ class Commits:
             if cursor.rowcount != len(known):
                 raise _stale(checkpoints[0], "another owner has taken the run over")
         try:
-            await self._connection.executemany(rows.INSERT_CHECKPOINT, map(rows.values_of, checkpoints))
+            await self._connection.executemany(rows.INSERT_CHECKPOINT, checkpoints)
         except sqlite3.IntegrityError:
             raise _stale(checkpoints[0], "its seq is stored already") from None
 

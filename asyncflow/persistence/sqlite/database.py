@@ -35,6 +35,12 @@ MIGRATIONS: Final = ("schema.sql",)
 
 BUSY_SECONDS: Final = 5.0
 
+_IDENTITY: Final = (
+    "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version), "
+    "(SELECT count(*) FROM sqlite_schema)"
+)
+"""Asked in one statement: another process may be making the database at this moment."""
+
 _SETTINGS: Final = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA trusted_schema = OFF",
@@ -88,8 +94,7 @@ async def open_database(path: Path, *, synchronous: str) -> aiosqlite.Connection
 
 
 async def _check(connection: aiosqlite.Connection, path: Path) -> None:
-    application, version = [await _number(connection, f"PRAGMA {name}") for name in ("application_id", "user_version")]
-    tables = await _number(connection, "SELECT count(*) FROM sqlite_schema")
+    ((application, version, tables),) = await connection.execute_fetchall(_IDENTITY)
     if application != APPLICATION_ID and (tables or application or version):
         raise ForeignDatabaseError(f"{path} is a database of another program; name another file. It was not touched")
     if version > len(MIGRATIONS):

@@ -9,7 +9,6 @@ from typing import Literal, Self
 
 import aiosqlite
 
-from ...errors import RunLockedError
 from ..checkpoint import Checkpoint, fold
 from ..shared import Shared
 from .commits import Acquire, Append, Commits, Release
@@ -20,9 +19,6 @@ from .reader import Reader
 
 __all__ = ["SQLiteFlowPersistence"]
 
-_DRIVEN: set[tuple[str, str]] = set()
-"""(database, run id) of the runs that are driven in this process, by whichever persistence object."""
-
 
 class _Open:
     """What is open while a persistence is in use."""
@@ -32,8 +28,8 @@ class _Open:
         self.connection = connection
         self.owner = Owner(path)
         self.commits = Commits(connection, home, path, self.owner.id)
-        self.name = str(path.resolve())
         self.reader = Reader(path)
+        self.place = path.resolve()
 
     async def close(self) -> None:
         """Close the connections; on the event loop that they live on."""
@@ -123,33 +119,23 @@ class SQLiteFlowPersistence:
         async with self._shared.use() as opened:
             return await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True)) or []
 
-    async def acquire(self, run_id: str, *, is_new: bool = False) -> int:
-        """Become the owner of a run. Raises `RunLockedError` while another owner lives. See `Ownership`."""
+    @property
+    def place(self) -> object:
+        """The file, whichever way it was named."""
+        opened = self._shared.held
+        return self.path.resolve() if opened is None else opened.place
+
+    async def acquire(self, run_id: str) -> int:
+        """Become the owner of a run. Raises `RunLockedError` while the owner is a process that lives. See `Ownership`."""
         async with self._shared.use() as opened:
-            driven = (opened.name, run_id)
-            if driven in _DRIVEN:
-                raise RunLockedError(
-                    f"run {run_id} is being driven in this process; await that, or try again when it has ended",
-                    run_id=run_id,
-                    owner=opened.owner.id,
-                )
-            _DRIVEN.add(driven)
-            if is_new:
-                return 1
             job = Acquire(run_id, opened.owner.may_replace)
-            try:
-                await opened.commits.submit(job)
-            except BaseException:
-                _DRIVEN.discard(driven)
-                raise
+            await opened.commits.submit(job)
             return job.epoch
 
-    async def release(self, run_id: str, epoch: int | None) -> None:
+    async def release(self, run_id: str, epoch: int) -> None:
         """Be the owner no longer. See `Ownership`."""
         async with self._shared.use() as opened:
-            _DRIVEN.discard((opened.name, run_id))
-            if epoch is not None:
-                await opened.commits.submit(Release(run_id, epoch))
+            await opened.commits.submit(Release(run_id, epoch))
 
 
 async def _closed(opened: _Open) -> None:

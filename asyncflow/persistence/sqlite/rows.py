@@ -10,9 +10,9 @@ from pydantic_core import to_json
 from ...errors import CheckpointCorruptError
 from ..checkpoint import Checkpoint
 
-__all__ = ["Head", "checkpoint_of", "values_of"]
+__all__ = ["Head", "checkpoint_of"]
 
-_COLUMNS = "seq, number, kind, status, at, method, base, epoch, state, progress, changes, result, inputs, outcome, previous, digest"
+_COLUMNS = ", ".join(Checkpoint._fields[2:])
 
 INSERT_RUN = (
     "INSERT INTO runs (run_id, flow, status, number, head, head_digest, base, owner, epoch, created_at, updated_at, digest) "
@@ -23,8 +23,10 @@ UPDATE_RUN = (
     "WHERE run_id = ? AND epoch = ? AND head = ? AND head_digest = ?"
 )
 INSERT_CHECKPOINT = (
-    f"INSERT INTO checkpoints (run, {_COLUMNS}) VALUES ((SELECT id FROM runs WHERE run_id = ?), {', '.join('?' * 16)})"
+    f"INSERT INTO checkpoints (run, {_COLUMNS}) VALUES ((SELECT id FROM runs WHERE run_id = ?1), "
+    f"{', '.join(f'?{n}' for n in range(3, 19))})"
 )
+"""Its parameters are a checkpoint's fields; the second, the flow, is the run's."""
 SELECT_HEAD = (
     "SELECT run_id, flow, status, number, head, head_digest, base, owner, epoch, digest FROM runs WHERE run_id = ?"
 )
@@ -84,55 +86,10 @@ class Head(NamedTuple):
 
     def digest(self) -> bytes:
         """BLAKE2b over the row, 16 bytes."""
-        fields = (*self[:5], self.head_digest.hex() if isinstance(self.head_digest, bytes) else "", *self[6:])
-        return hashlib.blake2b(to_json(fields), digest_size=16).digest()
-
-
-def values_of(c: Checkpoint) -> tuple[Any, ...]:
-    """A checkpoint as the parameters of `INSERT_CHECKPOINT`."""
-    return (
-        *(c.run_id, c.seq, c.number, c.kind, c.status, c.at, c.method, c.base, c.epoch),
-        *(c.state, c.progress, c.changes, c.result, c.inputs, c.outcome, c.previous, c.digest),
-    )
+        known = self.head_digest if isinstance(self.head_digest, bytes) else b""
+        return hashlib.blake2b(known + to_json((self[:5], self[6:])), digest_size=16).digest()
 
 
 def checkpoint_of(head: Head, row: tuple[Any, ...]) -> Checkpoint:
     """A stored row as a checkpoint; its digests are checked by `fold`."""
-    (
-        seq,
-        number,
-        kind,
-        status,
-        at,
-        method,
-        base,
-        epoch,
-        state,
-        progress,
-        changes,
-        result,
-        inputs,
-        outcome,
-        previous,
-        digest,
-    ) = row
-    return Checkpoint(
-        run_id=head.run_id,
-        flow=head.flow,
-        seq=seq,
-        number=number,
-        kind=kind,
-        status=status,
-        at=at,
-        method=method,
-        base=base,
-        epoch=epoch,
-        state=state,
-        progress=progress,
-        changes=changes,
-        result=result,
-        inputs=inputs,
-        outcome=outcome,
-        previous=previous,
-        digest=digest,
-    )
+    return Checkpoint(head.run_id, head.flow, *row)

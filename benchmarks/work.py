@@ -1,0 +1,135 @@
+"""The work that is measured: a chain of ten trivial async methods over a state of five fields; and ways to do it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from asyncflow import Flow, FlowState, SQLiteFlowPersistence, listen, start
+
+__all__ = ["STEPS", "WAYS", "Way"]
+
+STEPS = 10
+
+
+class State(FlowState):
+    """Five fields: `id` and these."""
+
+    count: int = 0
+    total: float = 0.0
+    name: str = "chain"
+    done: bool = False
+
+
+class Chain(Flow[State]):
+    """Each method adds to the state and hands a number on."""
+
+    @start()
+    async def step_1(self) -> int:
+        self.state.count += 1
+        return 1
+
+    @listen(step_1)
+    async def step_2(self, n: int) -> int:
+        self.state.count += 1
+        return n + 1
+
+    @listen(step_2)
+    async def step_3(self, n: int) -> int:
+        self.state.count += 1
+        return n + 1
+
+    @listen(step_3)
+    async def step_4(self, n: int) -> int:
+        self.state.count += 1
+        return n + 1
+
+    @listen(step_4)
+    async def step_5(self, n: int) -> int:
+        self.state.count += 1
+        return n + 1
+
+    @listen(step_5)
+    async def step_6(self, n: int) -> int:
+        self.state.count += 1
+        return n + 1
+
+    @listen(step_6)
+    async def step_7(self, n: int) -> int:
+        self.state.count += 1
+        return n + 1
+
+    @listen(step_7)
+    async def step_8(self, n: int) -> int:
+        self.state.count += 1
+        return n + 1
+
+    @listen(step_8)
+    async def step_9(self, n: int) -> int:
+        self.state.count += 1
+        return n + 1
+
+    @listen(step_9)
+    async def step_10(self, n: int) -> int:
+        self.state.count += 1
+        self.state.done = True
+        return n + 1
+
+
+# ---- ways to do it -------------------------------------------------------------------------------------------------
+
+Run = Callable[[], Awaitable[None]]
+"""One run of the chain, from its start to its end."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run the chain. `made(folder)` gives what has to be open meanwhile, and a run."""
+
+    name: str
+    durability: str
+    """What a power cut may take."""
+    made: Callable[[Path], tuple[AbstractAsyncContextManager[Any], Run]]
+
+
+def _bare(folder: Path) -> tuple[AbstractAsyncContextManager[Any], Run]:
+    async def step(state: State, event: anyio.Event) -> None:
+        state.count += 1
+        event.set()
+
+    async def run() -> None:
+        state = State()
+        async with anyio.create_task_group() as group:
+            for _ in range(STEPS):
+                event = anyio.Event()
+                group.start_soon(step, state, event)
+                await event.wait()
+        assert state.count == STEPS
+
+    return nullcontext(), run
+
+
+def _flow(persistence: SQLiteFlowPersistence | None) -> tuple[AbstractAsyncContextManager[Any], Run]:
+    async def run() -> None:
+        flow = Chain(persistence=persistence)
+        assert await flow.kickoff() == STEPS
+        assert flow.state.count == STEPS
+
+    return persistence or nullcontext(), run
+
+
+WAYS = {
+    "bare": Way("bare TaskGroup", "forgets", _bare),
+    "none": Way("asyncflow, no store", "forgets", lambda _: _flow(None)),
+    "process": Way(
+        "asyncflow, SQLite, process",
+        "the newest checkpoints",
+        lambda folder: _flow(SQLiteFlowPersistence(folder / "runs.db", durability="process")),
+    ),
+    "full": Way("asyncflow, SQLite, full", "nothing", lambda folder: _flow(SQLiteFlowPersistence(folder / "runs.db"))),
+}
