@@ -231,7 +231,8 @@ class Flow(Generic[S]):
         `StateSchemaError`, `FlowDefinitionError`, and `StorageError`s.
         """
         known = parse_run_id(run_id)
-        return await cls(**init)._instance.resume(known)
+        flow = cls(**init)
+        return await flow._instance.resume(known)
 
     @classmethod
     async def load(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:

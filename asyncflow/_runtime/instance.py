@@ -5,6 +5,7 @@ Holds what `Flow` shows (state, status, outputs) and sees to it that one run is 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -40,7 +41,10 @@ class Instance:
     """What one `Flow` object is about."""
 
     def __init__(self, flow: Any, state_type: StateType, initial: Any, setup: Callable[[], Setup]) -> None:
-        self.flow = flow
+        self._flow = weakref.ref(
+            flow
+        )  # whoever awaits a call on it holds it; a circle would be left to the garbage collector
+        self._class = type(flow).__name__
         self.state_type = state_type
         self.initial = initial
         self.outputs: dict[str, Any] = {}
@@ -59,6 +63,11 @@ class Instance:
         self._ended: anyio.Event | None = None
 
     # ---- what Flow shows ---------------------------------------------------------------------------------------
+
+    @property
+    def flow(self) -> Any:
+        """The object that this is about."""
+        return self._flow()
 
     @property
     def setup(self) -> Setup:
@@ -317,7 +326,7 @@ class Instance:
         if inputs_in(data, names) != c.inputs:
             raise RunInputsError(
                 f"run {c.run_id} was interrupted, and was started with other inputs; nothing was run. Leave the inputs out to go "
-                f"on, or change its state first: `await (await {type(self.flow).__name__}.load({c.run_id!r})).update_state(...)`",
+                f"on, or change its state first: `await (await {self._class}.load({c.run_id!r})).update_state(...)`",
                 run_id=c.run_id,
                 seq=c.seq,
             )
@@ -345,7 +354,7 @@ class Instance:
     def _driving(self) -> Iterator[None]:
         if self._busy:
             raise FlowBusyError(
-                f"this {type(self.flow).__name__} drives run {self._run_id} already; make one instance for each run that is to "
+                f"this {self._class} drives run {self._run_id} already; make one instance for each run that is to "
                 "go on at the same time. Nothing was started",
                 run_id=self._run_id,
             )
@@ -363,7 +372,7 @@ class Instance:
 
     def _not_stored(self, what: str) -> CapabilityMissingError:
         return CapabilityMissingError(
-            f"{what} needs a persistence, and {type(self.flow).__name__} has none: decorate the class with @persist, or pass persistence=",
+            f"{what} needs a persistence, and {self._class} has none: decorate the class with @persist, or pass persistence=",
             capability="FlowPersistence",
         )
 

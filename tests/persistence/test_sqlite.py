@@ -588,7 +588,7 @@ def taken_over_by_another_process() -> None:
     ((*fields, _),) = sql(rows.SELECT_HEAD.partition(" WHERE")[0])
     head = rows.Head(*fields)
     new = head._replace(owner="another", epoch=head.epoch + 1)
-    sql(rows.OWN_RUN, new.owner, new.epoch, new.digest(), head.run_id, head.epoch)
+    sql(rows.OWN_RUN, new.owner, new.epoch, new.digest(), head.run_id)
 
 
 async def test_an_owner_that_was_overtaken_is_fenced_and_starts_nothing() -> None:

@@ -11,11 +11,13 @@ import aiosqlite
 
 from ..checkpoint import Checkpoint, fold
 from ..shared import Shared
-from .commits import Acquire, Append, Commits, Release
+from .commits import Commits
 from .database import close_database, open_database
 from .home import Home, home_here
+from .jobs import Acquire, Append, Release
 from .owners import Owner
 from .reader import Reader
+from .writer import Writer
 
 __all__ = ["SQLiteFlowPersistence"]
 
@@ -27,7 +29,7 @@ class _Open:
         self.home = home
         self.connection = connection
         self.owner = Owner(path)
-        self.commits = Commits(connection, home, path, self.owner.id)
+        self.commits = Commits(home, Writer(connection, path, self.owner.id).write)
         self.reader = Reader(path)
         self.place = path.resolve()
 

@@ -10,27 +10,17 @@ from pydantic_core import to_json
 from ...errors import CheckpointCorruptError
 from ..checkpoint import Checkpoint
 
-__all__ = ["Head", "checkpoint_of"]
+__all__ = ["Head", "checkpoint_of", "values_of"]
 
 _COLUMNS = ", ".join(Checkpoint._fields[2:])
 
-INSERT_RUN = (
-    "INSERT INTO runs (run_id, flow, status, number, head, head_digest, base, owner, epoch, created_at, updated_at, digest) "
-    "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, ?11)"
-)
-UPDATE_RUN = (
-    "UPDATE runs SET status = ?, number = ?, head = ?, head_digest = ?, base = ?, owner = ?, updated_at = ?, digest = ? "
-    "WHERE run_id = ? AND epoch = ? AND head = ? AND head_digest = ?"
-)
-INSERT_CHECKPOINT = (
-    f"INSERT INTO checkpoints (run, {_COLUMNS}) VALUES ((SELECT id FROM runs WHERE run_id = ?1), "
-    f"{', '.join(f'?{n}' for n in range(3, 19))})"
-)
-"""Its parameters are a checkpoint's fields; the second, the flow, is the run's."""
+COMMIT = f"INSERT INTO commits VALUES ({', '.join('?' * 20)})"
+"""See `values_of`. The view's triggers compare and set the run's head; what does not follow is an IntegrityError."""
+
 SELECT_HEAD = (
     "SELECT run_id, flow, status, number, head, head_digest, base, owner, epoch, digest FROM runs WHERE run_id = ?"
 )
-OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, digest = ? WHERE run_id = ? AND epoch = ?"
+OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, digest = ? WHERE run_id = ?"
 SELECT_CHECKPOINTS = (
     f"SELECT {_COLUMNS} FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) "
     "AND seq BETWEEN ? AND ? ORDER BY seq"
@@ -50,13 +40,6 @@ class Head(NamedTuple):
     base: int
     owner: str | None
     epoch: int
-
-    @classmethod
-    def after(cls, checkpoint: Checkpoint, owner: str) -> Head:
-        """The row once the checkpoint is stored. A run that has ended is nobody's."""
-        held_by = owner if checkpoint.status == "running" else None
-        c = checkpoint
-        return cls(c.run_id, c.flow, c.status, c.number, c.seq, c.digest, c.base, held_by, c.epoch)
 
     @classmethod
     def read(cls, row: tuple[Any, ...]) -> Head:
@@ -88,6 +71,16 @@ class Head(NamedTuple):
         """BLAKE2b over the row, 16 bytes."""
         known = self.head_digest if isinstance(self.head_digest, bytes) else b""
         return hashlib.blake2b(known + to_json((self[:5], self[6:])), digest_size=16).digest()
+
+
+def values_of(c: Checkpoint, owner: str) -> tuple[Any, ...]:
+    """The parameters of `COMMIT`: the checkpoint, who drives its run, and the digest of the run's head after it.
+
+    A run that has ended is nobody's.
+    """
+    driver = owner if c.status == "running" else None
+    head = Head(c.run_id, c.flow, c.status, c.number, c.seq, c.digest, c.base, driver, c.epoch)
+    return (*c, driver, head.digest())
 
 
 def checkpoint_of(head: Head, row: tuple[Any, ...]) -> Checkpoint:

@@ -37,3 +37,38 @@ CREATE TABLE checkpoints (
   digest BLOB NOT NULL,
   UNIQUE (run, seq)
 ) STRICT;
+
+-- A checkpoint is stored by inserting it here: into its table and, compared and set, into the head of its run.
+CREATE VIEW commits AS SELECT
+  NULL AS run_id, NULL AS flow, NULL AS seq, NULL AS number, NULL AS kind, NULL AS status, NULL AS at,
+  NULL AS method, NULL AS base, NULL AS epoch, NULL AS state, NULL AS progress, NULL AS changes, NULL AS result,
+  NULL AS inputs, NULL AS outcome, NULL AS previous, NULL AS digest, NULL AS owner, NULL AS head_digest;
+
+CREATE TRIGGER first INSTEAD OF INSERT ON commits WHEN NEW.seq = 0 BEGIN
+  INSERT INTO runs
+    (run_id, flow, status, number, head, head_digest, base, owner, epoch, created_at, updated_at, digest)
+  VALUES
+    (NEW.run_id, NEW.flow, NEW.status, NEW.number, 0, NEW.digest, NEW.base, NEW.owner, NEW.epoch, NEW.at, NEW.at,
+    NEW.head_digest);
+  INSERT INTO checkpoints (run,
+    seq, number, kind, status, at, method, base, epoch, state, progress, changes, result, inputs, outcome,
+    previous, digest)
+  VALUES (last_insert_rowid(),
+    NEW.seq, NEW.number, NEW.kind, NEW.status, NEW.at, NEW.method, NEW.base, NEW.epoch, NEW.state, NEW.progress,
+    NEW.changes, NEW.result, NEW.inputs, NEW.outcome, NEW.previous, NEW.digest);
+END;
+
+CREATE TRIGGER following INSTEAD OF INSERT ON commits WHEN NEW.seq > 0 BEGIN
+  UPDATE runs SET
+    status = NEW.status, number = NEW.number, head = NEW.seq, head_digest = NEW.digest, base = NEW.base,
+    owner = NEW.owner, updated_at = NEW.at, digest = NEW.head_digest
+  WHERE run_id = NEW.run_id AND epoch = NEW.epoch AND head = NEW.seq - 1 AND head_digest = NEW.previous;
+  SELECT RAISE(ABORT, 'it does not follow what is stored') WHERE changes() = 0;
+  INSERT INTO checkpoints (run,
+    seq, number, kind, status, at, method, base, epoch, state, progress, changes, result, inputs, outcome,
+    previous, digest)
+  SELECT id,
+    NEW.seq, NEW.number, NEW.kind, NEW.status, NEW.at, NEW.method, NEW.base, NEW.epoch, NEW.state, NEW.progress,
+    NEW.changes, NEW.result, NEW.inputs, NEW.outcome, NEW.previous, NEW.digest
+  FROM runs WHERE run_id = NEW.run_id;
+END;

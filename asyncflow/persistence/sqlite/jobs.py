@@ -1,0 +1,70 @@
+"""What can be asked of the writing connection, and who waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+
+from ..checkpoint import Checkpoint
+from .home import Waiter
+
+__all__ = ["Acquire", "Append", "Job", "Release"]
+
+
+class Job:
+    """Something to be done in a transaction, and those who wait for it."""
+
+    __slots__ = ("error", "is_settled", "is_taken", "late", "run_id", "size", "waiter")
+
+    def __init__(self, run_id: str, size: int = 300) -> None:
+        self.run_id = run_id
+        self.size = size
+        self.is_taken = False
+        self.is_settled = False
+        self.error: BaseException | None = None
+        self.waiter: Waiter | None = None
+        self.late: anyio.Event | None = None
+        """For one who was cancelled, and waits again."""
+
+    def settle(self) -> None:
+        """It is known what became of it."""
+        self.is_settled = True
+        if self.waiter is not None:
+            self.waiter.wake()
+        if self.late is not None:
+            self.late.set()
+
+
+class Append(Job):
+    """Store a checkpoint."""
+
+    __slots__ = ("checkpoint",)
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint.run_id, checkpoint.size)
+        self.checkpoint = checkpoint
+
+
+class Acquire(Job):
+    """Become the owner of a run that is stored.
+
+    `epoch` is then the new one, 1 for a run that is not stored. `may_replace` says whether an owner's runs are free.
+    """
+
+    __slots__ = ("epoch", "may_replace")
+
+    def __init__(self, run_id: str, may_replace: Callable[[str], bool]) -> None:
+        super().__init__(run_id)
+        self.may_replace = may_replace
+        self.epoch = 1
+
+
+class Release(Job):
+    """Be the owner no longer."""
+
+    __slots__ = ("epoch",)
+
+    def __init__(self, run_id: str, epoch: int) -> None:
+        super().__init__(run_id)
+        self.epoch = epoch
