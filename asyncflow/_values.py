@@ -42,18 +42,27 @@ def copied(value: Any) -> Any:
     return copier(value) if copier else _copied_object(value, cls)
 
 
+def _slot(name: str) -> Callable[[Any, Any], None]:
+    setter: Callable[[Any, Any], None] = vars(BaseModel)[name].__set__
+    return setter
+
+
+_set_dict, _set_fields_set = _slot("__dict__"), _slot("__pydantic_fields_set__")
+_set_extra, _set_private = _slot("__pydantic_extra__"), _slot("__pydantic_private__")
+
+
 def _copied_model(model: BaseModel) -> BaseModel:
-    cls = type(model)
-    new = cls.__new__(cls)
+    new = object.__new__(type(model))
+    values = model.__dict__.copy()
+    for name, value in values.items():
+        if type(value) not in _ATOMS:
+            values[name] = copied(value)
     extra, private = model.__pydantic_extra__, model.__pydantic_private__
-    _put(new, "__dict__", {k: v if type(v) in _ATOMS else copied(v) for k, v in model.__dict__.items()})
-    _put(new, "__pydantic_fields_set__", model.__pydantic_fields_set__.copy())
-    _put(new, "__pydantic_extra__", None if extra is None else copied(extra))
-    _put(new, "__pydantic_private__", None if private is None else copied(private))
+    _set_dict(new, values)
+    _set_fields_set(new, model.__pydantic_fields_set__.copy())
+    _set_extra(new, None if extra is None else copied(extra))
+    _set_private(new, None if private is None else copied(private))
     return new
-
-
-_put = object.__setattr__
 
 
 def _copied_object(value: Any, cls: type) -> Any:

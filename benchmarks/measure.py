@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import sys
@@ -45,6 +46,10 @@ async def ticking() -> AsyncIterator[list[float]]:
 
 async def many(run: Run, runs: int, at_once: int) -> None:
     """That many runs, at most so many at once; 0 for all of them."""
+    if at_once == 1:
+        for _ in range(runs):
+            await run()
+        return
     limiter = anyio.CapacityLimiter(at_once) if at_once else None
 
     async def limited() -> None:
@@ -60,20 +65,19 @@ async def many(run: Run, runs: int, at_once: int) -> None:
 
 
 async def measured(way: str, runs: int, at_once: int, folder: Path) -> dict[str, float]:
-    """Seconds, seconds of CPU, how long the loop was held, and what was written."""
+    """Seconds, seconds of CPU and what was written; and then, in as many runs again, how long the loop was held."""
     held_open, run = WAYS[way].made(folder)
     async with held_open:
-        await many(run, min(runs, 20), at_once)  # warm up
+        await many(run, min(runs, 100), at_once)  # warm up
+        gc.collect()
+        gc.freeze()  # what a server does once it is loaded: modules are not looked through again and again
         written, cpu, began = _written(), time.process_time(), time.perf_counter()
-        if at_once == 1:
-            for _ in range(runs):
-                await run()
-            late = [0.0]
-        else:
-            async with ticking() as late:
-                await many(run, runs, at_once)
+        await many(run, runs, at_once)
         seconds, cpu, written = time.perf_counter() - began, time.process_time() - cpu, _written() - written
-    late.sort()
+        async with ticking() as late:
+            if at_once != 1:
+                await many(run, runs, at_once)
+    late = sorted(late) or [0.0]
     steps = runs * STEPS
     return {
         "us_a_step": seconds / steps * 1e6,

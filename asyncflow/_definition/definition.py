@@ -66,14 +66,14 @@ class FlowDefinition:
 
     name: str
     methods: Mapping[str, MethodDefinition]
+    starts: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
+    """What a pass begins with: the unconditional starts, or all of them where none is unconditional."""
     _reached: dict[tuple[str, ...], Reached] = field(default_factory=dict, init=False, compare=False, repr=False)
 
-    @property
-    def starts(self) -> tuple[MethodDefinition, ...]:
-        """What a pass begins with: the unconditional starts, or all of them where none is unconditional."""
+    def __post_init__(self) -> None:
         starts = [m for m in self.methods.values() if m.is_start]
         first = [m for m in starts if m.condition is None] or starts
-        return tuple(_routers_first(first))
+        object.__setattr__(self, "starts", tuple(_routers_first(first)))
 
     def reached_by(self, names: tuple[str, ...]) -> Reached:
         """The methods whose condition mentions one of the names of an event: routers first, each in order of definition."""

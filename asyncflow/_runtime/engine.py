@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import TaskGroup
 
 from .._definition.definition import FlowDefinition, MethodDefinition, label_of
 from .._scheduling.advance import advance
@@ -95,7 +96,9 @@ class Engine:
     _steps: int = 0
     _stopped: BaseException | None = None
     _scope: anyio.CancelScope | None = None
-    _spawn: Callable[..., object] = field(init=False)
+    _group: TaskGroup | None = None
+    _beside: list[Scope] = field(default_factory=list)
+    """What is to run beside the first, until there is a task group for it."""
     _methods: Mapping[str, MethodDefinition] = field(init=False)
     _prefix: str = field(init=False)
     """What the names of its invocations begin with."""
@@ -115,10 +118,10 @@ class Engine:
         Raises `MethodError` when a method raised, and, as itself, whatever else ends a run: a storage's error, a
         cancellation, KeyboardInterrupt. All its tasks have ended then.
         """
-        async with anyio.create_task_group() as group:
-            self._spawn = group.start_soon
-            self._scope = group.cancel_scope
-            await self._work(self._next(commands))
+        with anyio.CancelScope() as self._scope:
+            scope = await self._work(self._next(commands))
+            if self._beside:
+                await self._work_together(scope)
         if self._stopped is not None:
             raise self._stopped
         if self.failures:
@@ -142,19 +145,30 @@ class Engine:
         if self._scope is not None:
             self._scope.cancel()
 
-    async def _work(self, scope: Scope | None) -> None:
-        """Run an invocation and, one after the other, those that its completion leads to."""
+    async def _work_together(self, first: Scope | None) -> None:
+        """Go on in a task group, from where there is more than one invocation to run. It costs half a step to open one."""
+        async with anyio.create_task_group() as group:
+            self._group = group
+            for scope in self._beside:
+                group.start_soon(self._work, scope)
+            self._beside.clear()
+            await self._work(first)
+
+    async def _work(self, scope: Scope | None) -> Scope | None:
+        """Run an invocation and, one after the other, those that its completion leads to.
+
+        Ends early where the first of others that are to run beside it have come, and gives back what is to be run in this task.
+        """
         try:
-            while scope is not None and self._stopped is None:
+            while scope is not None and self._stopped is None and not self._beside:
                 scope = self._next(await self._step(scope))
         except anyio.get_cancelled_exc_class() as cancelled:
             if self._scope is not None and not self._scope.cancel_called:
                 self.stop(cancelled)  # raised by the method itself, or meant for this task alone: the run ends with it
             raise
-        except (
-            BaseException
-        ) as error:  # storage errors, KeyboardInterrupt, SystemExit: they leave `drive` as themselves
-            self.stop(error)
+        except BaseException as error:
+            self.stop(error)  # storage errors, KeyboardInterrupt, SystemExit: they leave `drive` as themselves
+        return scope
 
     def _next(self, commands: tuple[Command, ...]) -> Scope | None:
         """Launch what is to be started, in order; the first is given back, to go on with in this task."""
@@ -165,8 +179,10 @@ class Engine:
                     scope = Scope(self.flow, self._methods[invocation.method], invocation, self._prefix, self.committed)
                     if first is None:
                         first = scope
+                    elif self._group is None:
+                        self._beside.append(scope)
                     else:
-                        self._spawn(self._work, scope)
+                        self._group.start_soon(self._work, scope)
                 case Finish():
                     self.is_finished = True
                 case Fail():
@@ -257,7 +273,8 @@ class Engine:
             outcome={"method": method.name, "result": kept.decode()} if is_last else None,
             outcome_only=not has_checkpoint,
         )
-        self._tell(checkpoint, transition)
+        if self.observe is not None:
+            self.observe(checkpoint, transition)
         return _Ended(commands, version, checkpoint)
 
     def _raised(self, scope: Scope, error: Exception) -> _Ended:
@@ -275,7 +292,8 @@ class Engine:
             outcome=failure_record(scope.method.name, error),
             outcome_only=not all(map(self.settings.checkpoints, self._methods.values())),
         )
-        self._tell(checkpoint, transition)
+        if self.observe is not None:
+            self.observe(checkpoint, transition)
         return _Ended(commands, self.newest, checkpoint)
 
     def _status(self, commands: tuple[Command, ...]) -> Status:
@@ -308,10 +326,6 @@ class Engine:
         except Conflict as conflict:
             others = [method for number, method in self._writers if number > base.number]
             raise conflict_error(self.settings.name, self.run_id, method, others, conflict) from None
-
-    def _tell(self, checkpoint: Checkpoint, transition: Transition) -> None:
-        if self.observe is not None:
-            self.observe(checkpoint, transition)
 
 
 def _own(value: Any) -> Any:

@@ -41,9 +41,7 @@ class Instance:
     """What one `Flow` object is about."""
 
     def __init__(self, flow: Any, state_type: StateType, initial: Any, setup: Callable[[], Setup]) -> None:
-        self._flow = weakref.ref(
-            flow
-        )  # whoever awaits a call on it holds it; a circle would be left to the garbage collector
+        self._flow = weakref.ref(flow)  # held by whoever awaits a call on it; a circle would wait for the collector
         self._class = type(flow).__name__
         self.state_type = state_type
         self.initial = initial
@@ -82,11 +80,12 @@ class Instance:
         if self.status != "new":
             return self._run_id
         state, types = self._state, self.state_type
-        return parse_run_id((types.given_id(self.initial) if state is None else types.id_of(state)) or self._run_id)
+        brought = types.given_id(self.initial) if state is None else types.id_of(state)
+        return self._run_id if brought is None or brought == self._run_id else parse_run_id(brought)
 
     def state(self) -> Any:
         """The caller's draft inside a method; a copy of the committed state while it runs; else the state itself."""
-        scope = current_scope(self.flow)
+        scope = current_scope(self._flow())
         if scope is not None:
             return scope.draft()
         if self._engine is not None:
@@ -185,7 +184,7 @@ class Instance:
         return await self._drive(engine, commands, claim)
 
     async def _drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
-        self._engine, self._ended, self.status = engine, anyio.Event(), "running"
+        self._engine, self._ended, self.status = engine, None, "running"
         self.outputs = engine.outputs
         try:
             self.result = await engine.drive(commands)
@@ -201,7 +200,8 @@ class Instance:
             self.status = self._status_after(engine)
             self.pending = tuple(engine.progress.pending)
             claim.is_over = claim.is_over or self.status in ("finished", "failed")
-            self._ended.set()
+            if self._ended is not None:
+                self._ended.set()
 
     def _status_after(self, engine: Engine) -> RunStatus:
         if engine.is_finished:
@@ -214,8 +214,9 @@ class Instance:
 
     async def cancel(self) -> None:
         """End the run for good, durably. Inside one of its own methods it returns at once, and the method is cancelled."""
-        engine, ended = self._engine, self._ended
-        if engine is not None and ended is not None:
+        engine = self._engine
+        if engine is not None:
+            ended = self._ended = self._ended or anyio.Event()
             engine.stop(self._cancelled())
             if current_scope(self.flow) is None:
                 await ended.wait()

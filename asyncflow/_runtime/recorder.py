@@ -23,7 +23,7 @@ from ..errors import (
     StateSchemaError,
     StorageWriteError,
 )
-from ..persistence.checkpoint import Checkpoint, Kind, Status, encode_progress, encode_transition
+from ..persistence.checkpoint import Checkpoint, Kind, Status, encode_progress, encode_transition, seal
 from ..persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
 
@@ -73,7 +73,7 @@ class Recorder:
         self.epoch = epoch
         self.number = number
         self.inputs = inputs
-        self._log = persistence if offers(persistence, CheckpointLog) else None
+        self._append = persistence.append if offers(persistence, CheckpointLog) else None
         self._whole = whole
         self._turn: anyio.Lock | None = None
         self._seq = -1 if after is None else after.seq
@@ -148,45 +148,46 @@ class Recorder:
         """
         self._state = self._state if state is None else state
         self._seq += 1
-        whole = self._log is None or ((complete or self._whole or self._is_due()) and not outcome_only)
+        whole = self._append is None or ((complete or self._whole or self._is_due()) and not outcome_only)
         changes = None if outcome_only or transition is None else encode_transition(transition)
         changed = whole or (self._state != self._last_written and not outcome_only)
         if whole:
             self._base = self._seq
             self._progress = self._progress if outcome_only else encode_progress(progress)
-        checkpoint = Checkpoint(
-            run_id=self.run_id,
-            flow=self.flow,
-            seq=self._seq,
-            number=self.number,
-            kind=kind,
-            status=status,
-            at=time.time(),
-            method=method,
-            base=self._base,
-            epoch=self.epoch,
-            state=self._state if changed else None,
-            progress=self._progress if whole else None,
-            changes=changes,
-            result=None if whole else result,
-            inputs=self.inputs if whole else None,
-            outcome=None if outcome is None else to_json(outcome),
-            previous=self._digest,
-        ).sealed()
+        checkpoint = seal(
+            (
+                *(
+                    self.run_id,
+                    self.flow,
+                    self._seq,
+                    self.number,
+                    kind,
+                    status,
+                    time.time(),
+                    method,
+                    self._base,
+                    self.epoch,
+                ),
+                *(self._state if changed else None, self._progress if whole else None, changes),
+                *(
+                    None if whole else result,
+                    self.inputs if whole else None,
+                    None if outcome is None else to_json(outcome),
+                ),
+                self._digest,
+            )
+        )
         self._digest = checkpoint.digest
         if changed:
             self._last_written = self._state
-        self._count(checkpoint)
+        if whole:
+            self._complete_size, self._deltas = checkpoint.size, 0
+        else:
+            self._deltas += checkpoint.size
         return checkpoint
 
     def _is_due(self) -> bool:
         return self._deltas >= max(COMPLETE_AFTER, self._complete_size)
-
-    def _count(self, c: Checkpoint) -> None:
-        if c.progress is not None:
-            self._complete_size, self._deltas = c.size, 0
-        else:
-            self._deltas += c.size
 
     async def commit(self, checkpoint: Checkpoint) -> None:
         """See a prepared checkpoint committed. Called in the order of `prepare`, with no await between.
@@ -194,8 +195,8 @@ class Recorder:
         Raises `RunFencedError` if somebody else has taken the run over, and what the backend raises.
         """
         try:
-            if self._log is not None:
-                await self._log.append(checkpoint)
+            if self._append is not None:
+                await self._append(checkpoint)
             else:
                 await self._save(checkpoint)
         except StaleCheckpoint as stale:
@@ -226,7 +227,7 @@ class Recorder:
 
 def inputs_in(state: bytes, names: list[str]) -> bytes:
     """What inputs of these names amount to in a stored state, in a form that can be compared."""
-    stored = from_json(state)
+    stored = from_json(state) if names else {}
     return to_json({name: stored[name] for name in sorted(names) if name in stored})
 
 

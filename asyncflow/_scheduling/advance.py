@@ -64,11 +64,11 @@ def advance(
 
 def _commands(progress: Progress, transition: Transition) -> tuple[Command, ...]:
     """What to do once the transition is durable. After a failure nothing new starts, and the last to end says Fail."""
-    if progress.is_failing or transition.failed:
+    if progress.failed or transition.failed:
         return (Fail(),) if progress.running == 1 else ()
-    if transition.completed and len(progress.pending) == 1 and not transition.enabled:
-        return (Finish(transition.completed),)
-    return tuple(map(RunMethod, transition.enabled))
+    if transition.enabled:
+        return tuple(map(RunMethod, transition.enabled))
+    return (Finish(transition.completed),) if transition.completed and len(progress.pending) == 1 else ()
 
 
 def _completed(definition: FlowDefinition, progress: Progress, key: str, label: str | None) -> Transition:

@@ -12,7 +12,7 @@ from .._scheduling.messages import Invocation, Seen, Transition
 from .._scheduling.progress import Progress
 from ..errors import CheckpointCorruptError
 
-__all__ = ["Checkpoint", "Kind", "Status", "decode_progress", "encode_progress", "encode_transition", "fold"]
+__all__ = ["Checkpoint", "Kind", "Status", "decode_progress", "encode_progress", "encode_transition", "fold", "seal"]
 
 Kind = Literal["started", "method", "failed", "cancelled", "finished", "edited"]
 Status = Literal["running", "failed", "finished", "cancelled"]
@@ -65,20 +65,16 @@ class Checkpoint(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of what it holds, and some for the rest."""
-        fields: tuple[Any, ...] = self
-        return 300 + sum([len(part) for part in fields[_PARTS] if part is not None])
+        held = len(self.state or b"") + len(self.progress or b"") + len(self.changes or b"") + len(self.result or b"")
+        return 300 + held
 
     def sealed(self) -> Checkpoint:
         """The same with its digest; for whoever has just made it."""
-        return Checkpoint._make((*self[:-1], self.expected_digest()))
+        return seal(self[:-1])
 
     def expected_digest(self) -> bytes:
         """The digest that belongs to this content, after its predecessor's: BLAKE2b, 16 bytes."""
-        fields: tuple[Any, ...] = self
-        parts = fields[_PARTS]
-        head = to_json((fields[_HEAD], [part if part is None else len(part) for part in parts]))
-        content = b"".join((self.previous, head, *[part for part in parts if part is not None]))
-        return hashlib.blake2b(content, digest_size=16).digest()
+        return _digest(self)
 
     def to_bytes(self) -> bytes:
         """The whole of it, with a checksum, as JSON in UTF-8."""
@@ -99,10 +95,22 @@ class Checkpoint(NamedTuple):
         return cls(**{name: _bytes(name, fields[name]) for name in _FIELDS})
 
 
+def seal(fields: tuple[Any, ...]) -> Checkpoint:
+    """The checkpoint of these fields, which are all but the digest, in order; with its digest."""
+    return Checkpoint._make((*fields, _digest(fields)))
+
+
+def _digest(fields: tuple[Any, ...]) -> bytes:
+    parts = [b"-" if part is None else part for part in fields[_PARTS]]  # no JSON is a dash, and none holds a NUL
+    content = b"\0".join((fields[_PREVIOUS], to_json(fields[_HEAD]), *parts))
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
 _FIELDS = Checkpoint._fields
 _HEAD = slice(_FIELDS.index("epoch"))
 """What a digest covers beside the parts: all but the epoch, which says who stores a checkpoint and not what it is."""
 _PARTS = slice(_FIELDS.index("state"), _FIELDS.index("previous"))
+_PREVIOUS = _FIELDS.index("previous")
 _DIGESTS = frozenset(("previous", "digest"))
 _BYTES = frozenset(_FIELDS[_PARTS])
 
@@ -123,8 +131,12 @@ def _bytes(name: str, value: Any) -> Any:
 def encode_transition(transition: Transition) -> bytes:
     """A transition as JSON: named tuples as arrays, in the order of their fields."""
     completed, failed, resumed, enabled, latched, passed_over = transition
-    invocations = [(*i[:3], list(i.ancestry), i.arguments) for i in enabled]  # plain: written three times as fast
-    return to_json((completed, failed, resumed, invocations, latched, passed_over))
+    return to_json((completed, failed, resumed, _plain(enabled), latched, passed_over))
+
+
+def _plain(invocations: Iterable[Invocation]) -> list[Any]:
+    """Invocations as plain tuples, which are written three times as fast."""
+    return [(*i[:3], list(i.ancestry), i.arguments) for i in invocations]
 
 
 def decode_transition(data: bytes) -> Transition:
@@ -154,7 +166,7 @@ def encode_progress(progress: Progress) -> bytes:
     """The whole progress as JSON; what follows from the rest is left out. Its results must be JSON bytes."""
     return to_json(
         {
-            "pending": list(progress.pending.values()),
+            "pending": _plain(progress.pending.values()),
             "failed": progress.failed,
             "held": progress.held,
             "counts": progress.counts,

@@ -18,13 +18,13 @@ __all__ = ["Shared"]
 
 T = TypeVar("T")
 
-_process = os.getpid()
-"""Kept here because asking the system takes longer than everything else about a commit's way in."""
+_process = object()
+"""Stands for this process: another one in a child of it. Asking the system at each commit would cost a microsecond."""
 
 
 def _forked() -> None:
     global _process
-    _process = os.getpid()
+    _process = object()
 
 
 if hasattr(os, "register_at_fork"):
@@ -47,12 +47,13 @@ class Shared(Generic[T]):
         self._users = 0
         self._loop: object = None
         self._turn: anyio.Lock | None = None
-        self._process = 0
+        self._process = _process
 
     @property
     def held(self) -> T | None:
         """What is shared, while it is open. Raises `ForkedProcessError` in a child of the process that opened it."""
-        self._refuse_fork()
+        if self._process is not _process:
+            self._refuse_fork()
         return self._held
 
     @asynccontextmanager
@@ -104,7 +105,7 @@ class Shared(Generic[T]):
         return self._turn
 
     def _refuse_fork(self) -> None:
-        if self._users and self._process != _process:
+        if self._users and self._process is not _process:
             raise ForkedProcessError(
                 f"{self._name!r} was opened before this process was forked; open a new one after the fork"
             )

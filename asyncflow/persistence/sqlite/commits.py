@@ -23,7 +23,7 @@ BATCH: Final = 512
 """Checkpoints in one transaction, at most: larger ones gain nothing and delay everybody."""
 
 BATCH_BYTES: Final = 8 * 1024 * 1024
-TURN: Final = 0.0005
+TURN: Final = 0.0003
 """Seconds that those who are woken at once may keep the event loop: each goes on with its next method, some 50 us."""
 
 MOST: Final = 64
@@ -47,12 +47,12 @@ class Commits:
 
         Raises what became of it. Cancelled while it is queued it is withdrawn; later, its commit is waited for.
         """
-        job.waiter = self._home.waiter()
+        waiter = job.waiter = self._home.waiter()
         self._queue.append(job)
         if not self._busy:
             self._begin()
         try:
-            await job.waiter
+            await waiter
         except anyio.get_cancelled_exc_class():
             if not job.is_taken:
                 self._withdraw(job)
@@ -77,7 +77,15 @@ class Commits:
                     f"a checkpoint of run {other.run_id} was not saved: the one before it was withdrawn",
                     run_id=other.run_id,
                 )
-                other.settle()
+                self._settle(other)
+
+    def _settle(self, job: Job) -> None:
+        """It is known what became of it: tell those who wait."""
+        job.is_settled = True
+        if job.waiter is not None:
+            self._home.wake(job.waiter)
+        if job.late is not None:
+            job.late.set()
 
     def _begin(self) -> None:
         """Start the next commit with what is queued."""
@@ -104,7 +112,7 @@ class Commits:
         """Wake a portion, and the next when those have had their turn: as many as the event loop can bear."""
         end = start + max(1, int(self._portion))
         for job in batch[start:end]:
-            job.settle()
+            self._settle(job)
         began = time.perf_counter()
 
         def after() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any, Protocol, TypeVar
@@ -18,20 +18,10 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ..._waiting import in_trio, outlast, to_its_end
 
-__all__ = ["Home", "Waiter", "home_here"]
+__all__ = ["Home", "home_here"]
 
 T = TypeVar("T")
 Work = Callable[[], Coroutine[Any, Any, T]]
-
-
-class Waiter(Protocol):
-    """Something to be awaited once, and woken once. Lighter than an event: every checkpoint makes one."""
-
-    def __await__(self) -> Generator[Any, None, None]: ...
-
-    def wake(self) -> None:
-        """Let whoever awaits it go on."""
-        ...
 
 
 class Home(Protocol):
@@ -49,8 +39,12 @@ class Home(Protocol):
         """Call it on the callers' loop, after what is ready there now."""
         ...
 
-    def waiter(self) -> Waiter:
-        """A new waiter on the callers' loop."""
+    def waiter(self) -> Awaitable[None]:
+        """Something to be awaited once, on the callers' loop, and woken. Every checkpoint makes one."""
+        ...
+
+    def wake(self, waiter: Any) -> None:
+        """Let whoever awaits it go on; on the callers' loop."""
         ...
 
     def close(self) -> None:
@@ -63,31 +57,16 @@ def home_here() -> Home:
     return _Portal(sys.modules["trio"].lowlevel.current_trio_token()) if in_trio() else _ThisLoop()
 
 
-class _FutureWaiter:
-    __slots__ = ("_future",)
+class _Flag:
+    """An event that is awaited as it is."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._future: asyncio.Future[None] = loop.create_future()
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._future.__await__()
-
-    def wake(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
-
-
-class _EventWaiter:
-    __slots__ = ("_event",)
+    __slots__ = ("event",)
 
     def __init__(self) -> None:
-        self._event = anyio.Event()
+        self.event = anyio.Event()
 
     def __await__(self) -> Generator[Any, None, None]:
-        return self._event.wait().__await__()
-
-    def wake(self) -> None:
-        self._event.set()
+        return self.event.wait().__await__()
 
 
 class _ThisLoop:
@@ -109,8 +88,12 @@ class _ThisLoop:
     def soon(self, call: Callable[[], None]) -> None:
         self.loop.call_soon(call)
 
-    def waiter(self) -> Waiter:
-        return _FutureWaiter(self.loop)
+    def waiter(self) -> Awaitable[None]:
+        return self.loop.create_future()
+
+    def wake(self, waiter: Any) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -143,8 +126,11 @@ class _Portal:
     def soon(self, call: Callable[[], None]) -> None:
         self.loop.run_sync_soon(call)
 
-    def waiter(self) -> Waiter:
-        return _EventWaiter()
+    def waiter(self) -> Awaitable[None]:
+        return _Flag()
+
+    def wake(self, waiter: Any) -> None:
+        waiter.event.set()
 
     def close(self) -> None:
         """End the thread."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 
 from ..checkpoint import Checkpoint
-from .home import Waiter
 
 __all__ = ["Acquire", "Append", "Job", "Release"]
 
@@ -23,17 +22,9 @@ class Job:
         self.is_taken = False
         self.is_settled = False
         self.error: BaseException | None = None
-        self.waiter: Waiter | None = None
+        self.waiter: Awaitable[None] | None = None
         self.late: anyio.Event | None = None
         """For one who was cancelled, and waits again."""
-
-    def settle(self) -> None:
-        """It is known what became of it."""
-        self.is_settled = True
-        if self.waiter is not None:
-            self.waiter.wake()
-        if self.late is not None:
-            self.late.set()
 
 
 class Append(Job):

@@ -70,7 +70,7 @@ class Head(NamedTuple):
     def digest(self) -> bytes:
         """BLAKE2b over the row, 16 bytes."""
         known = self.head_digest if isinstance(self.head_digest, bytes) else b""
-        return hashlib.blake2b(known + to_json((self[:5], self[6:])), digest_size=16).digest()
+        return _digest(known, (*self[:5], *self[6:]))
 
 
 def values_of(c: Checkpoint, owner: str) -> tuple[Any, ...]:
@@ -79,8 +79,12 @@ def values_of(c: Checkpoint, owner: str) -> tuple[Any, ...]:
     A run that has ended is nobody's.
     """
     driver = owner if c.status == "running" else None
-    head = Head(c.run_id, c.flow, c.status, c.number, c.seq, c.digest, c.base, driver, c.epoch)
-    return (*c, driver, head.digest())
+    head = _digest(c.digest, (c.run_id, c.flow, c.status, c.number, c.seq, c.base, driver, c.epoch))
+    return (*c, driver, head)
+
+
+def _digest(head_digest: bytes, fields: tuple[Any, ...]) -> bytes:
+    return hashlib.blake2b(head_digest + to_json(fields), digest_size=16).digest()
 
 
 def checkpoint_of(head: Head, row: tuple[Any, ...]) -> Checkpoint:
