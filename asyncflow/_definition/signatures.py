@@ -23,28 +23,33 @@ def received(function: Callable[..., Any], condition: Condition | None) -> tuple
     Raises `ValueError`, saying the cure, for a signature that no trigger can serve.
     """
     parameters = list(inspect.signature(function).parameters.values())[1:]
-    for p in parameters:
-        if p.kind is p.KEYWORD_ONLY and p.default is p.empty:
-            raise ValueError(f"has the keyword-only parameter '{p.name}' without a default, which nothing fills")
+    _refuse_unfilled(parameters)
     positional = [p for p in parameters if p.kind in _POSITIONAL]
     required = [p.name for p in positional if p.default is p.empty]
+    if condition is None and required:
+        raise ValueError(f"is a start and takes '{required[0]}', but no trigger has a result yet; give it a default")
     if condition is None:
-        if required:
-            raise ValueError(
-                f"is a start and takes '{required[0]}', but no trigger has a result yet; give it a default"
-            )
         return Receives.NOTHING, ()
-    if isinstance(condition, AllOf) and positional:
-        surely = set(required_names(condition))
-        if all(p.name in surely and p.kind is not p.POSITIONAL_ONLY for p in positional):
-            return Receives.NAMED, tuple(p.name for p in positional)
+    if isinstance(condition, AllOf) and _are_named_like(positional, condition):
+        return Receives.NAMED, tuple(p.name for p in positional)
     if len(required) > 1:
         raise ValueError(
             f"takes {len(required)} values ({', '.join(required)}); it can take one, or, under and_(), "
             "parameters named like its triggers"
         )
-    takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    return (Receives.LAST if positional or takes_any else Receives.NOTHING), ()
+    takes_one = positional or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return (Receives.LAST if takes_one else Receives.NOTHING), ()
+
+
+def _refuse_unfilled(parameters: list[inspect.Parameter]) -> None:
+    for p in parameters:
+        if p.kind is p.KEYWORD_ONLY and p.default is p.empty:
+            raise ValueError(f"has the keyword-only parameter '{p.name}' without a default, which nothing fills")
+
+
+def _are_named_like(positional: list[inspect.Parameter], condition: AllOf) -> bool:
+    surely = set(required_names(condition))
+    return bool(positional) and all(p.name in surely and p.kind is not p.POSITIONAL_ONLY for p in positional)
 
 
 def requires_a_value(function: Callable[..., Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 
-from .definition import MethodDefinition, Receives
+from .definition import FlowDefinition, MethodDefinition, Receives
 from .signatures import requires_a_value
 from .triggers import satisfied
 
@@ -60,21 +60,24 @@ def _unknown(listener: str, name: str, known: list[str]) -> str:
 
 
 def _unreachable(methods: Mapping[str, MethodDefinition]) -> Iterator[str]:
-    _, all_known = _labels(methods)
-    wild = () if all_known else {n for m in methods.values() for n in m.names - methods.keys()}
-    came: set[str] = set(wild)
-    reached: set[str] = set()
-    starts = [m for m in methods.values() if m.is_start]
-    todo = [m for m in starts if m.condition is None] or starts
-    while todo:
-        for m in todo:
-            reached.add(m.name)
-            came |= {m.name} | (m.labels or frozenset())
-        todo = [
-            m
-            for m in methods.values()
-            if m.name not in reached and m.condition is not None and satisfied(m.condition, came)
-        ]
+    reached = _reached(methods)
     for name in methods:
         if name not in reached:
             yield f"{name} can never run: nothing that it waits for can come from a start; check its condition"
+
+
+def _reached(methods: Mapping[str, MethodDefinition]) -> set[str]:
+    """The methods that can run, wave by wave from the starts; a label that is not declared may come at any time."""
+    _, all_known = _labels(methods)
+    came: set[str] = set() if all_known else {n for m in methods.values() for n in m.names - methods.keys()}
+    reached: set[str] = set()
+    wave = FlowDefinition("", methods).starts
+    while wave:
+        reached.update(m.name for m in wave)
+        came = came.union(reached, *(m.labels or () for m in wave))
+        wave = tuple(m for m in methods.values() if m.name not in reached and _can_come(m, came))
+    return reached
+
+
+def _can_come(method: MethodDefinition, came: set[str]) -> bool:
+    return method.condition is not None and satisfied(method.condition, came)

@@ -193,12 +193,10 @@ class Engine:
         """Run one invocation, and see its end committed; what to do next."""
         try:
             ended = self._returned(scope, await self._call(scope))
-        except Exception as error:
-            scope.close()
+        except Exception as error:  # whatever a user's method may raise
             ended = self._raised(scope, error)
-        except BaseException:
+        finally:
             scope.close()
-            raise
         if ended.checkpoint is not None and self.recorder is not None:
             await self.recorder.commit(ended.checkpoint)
         if ended.version.number > self.committed.number:
@@ -242,19 +240,14 @@ class Engine:
         draft = scope.close()
         label = self._label(method, result) if method.is_router else None
         transition, commands = advance(self.settings.definition, self.progress, MethodReturned(key, label))
-        is_last, is_kept = _says(commands, Finish), transition.keeps_result
+        is_last = _says(commands, Finish)
         version = self.newest if draft is None else self._merged(scope, draft)
-        kept: Any = None
-        state: bytes | None = None
         has_checkpoint = self.settings.checkpoints(method)
-        if recorder is None:
-            kept = _own(result) if is_kept else None
-        else:
-            if is_kept or is_last:
-                kept, result = recorder.result_bytes(method.name, result)
-            if has_checkpoint and version is not self.newest:
-                state, kept_state = recorder.state_bytes(version.state, method.name)
-                version = Version(version.number, kept_state)
+        state: bytes | None = None
+        if recorder is not None and has_checkpoint and version is not self.newest:
+            state, kept_state = recorder.state_bytes(version.state, method.name)
+            version = Version(version.number, kept_state)
+        kept, result = self._kept(method, result, transition, is_last)
         self.progress.fold(transition, kept)
         if version is not self.newest:
             self.newest = version
@@ -269,13 +262,21 @@ class Engine:
             transition=transition,
             state=state,
             method=key,
-            result=kept if is_kept else None,
+            result=kept if transition.keeps_result else None,
             outcome={"method": method.name, "result": kept.decode()} if is_last else None,
             outcome_only=not has_checkpoint,
         )
         if self.observe is not None:
             self.observe(checkpoint, transition)
         return _Ended(commands, version, checkpoint)
+
+    def _kept(self, method: MethodDefinition, result: Any, transition: Transition, is_last: bool) -> tuple[Any, Any]:
+        """What is kept of a result for those who wait for it, and the result as they will get it."""
+        if not transition.keeps_result and not is_last:
+            return None, result
+        if self.recorder is None:
+            return _own(result), result
+        return self.recorder.result_bytes(method.name, result)
 
     def _raised(self, scope: Scope, error: Exception) -> _Ended:
         transition, commands = advance(self.settings.definition, self.progress, MethodRaised(scope.key))

@@ -146,40 +146,34 @@ class Recorder:
         `state` is the whole state after it, or None where it did not change. `outcome_only`: it says nothing new of state and
         progress; a backend of two verbs, which keeps one checkpoint, is given those of the last one again.
         """
-        self._state = self._state if state is None else state
+        if state is not None:
+            self._state = state
         self._seq += 1
         whole = self._append is None or ((complete or self._whole or self._is_due()) and not outcome_only)
         changes = None if outcome_only or transition is None else encode_transition(transition)
-        changed = whole or (self._state != self._last_written and not outcome_only)
         if whole:
             self._base = self._seq
             self._progress = self._progress if outcome_only else encode_progress(progress)
-        checkpoint = seal(
-            (
-                *(
-                    self.run_id,
-                    self.flow,
-                    self._seq,
-                    self.number,
-                    kind,
-                    status,
-                    time.time(),
-                    method,
-                    self._base,
-                    self.epoch,
-                ),
-                *(self._state if changed else None, self._progress if whole else None, changes),
-                *(
-                    None if whole else result,
-                    self.inputs if whole else None,
-                    None if outcome is None else to_json(outcome),
-                ),
-                self._digest,
-            )
+            parts: tuple[bytes | None, ...] = (self._state, self._progress, changes, None, self.inputs)
+        else:
+            is_changed = self._state != self._last_written and not outcome_only
+            parts = (self._state if is_changed else None, None, changes, result, None)
+        about = (
+            self.run_id,
+            self.flow,
+            self._seq,
+            self.number,
+            kind,
+            status,
+            time.time(),
+            method,
+            self._base,
+            self.epoch,
         )
+        checkpoint = seal((*about, *parts, None if outcome is None else to_json(outcome), self._digest))
         self._digest = checkpoint.digest
-        if changed:
-            self._last_written = self._state
+        if checkpoint.state is not None:
+            self._last_written = checkpoint.state
         if whole:
             self._complete_size, self._deltas = checkpoint.size, 0
         else:

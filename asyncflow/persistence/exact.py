@@ -58,27 +58,30 @@ def plain(value: Any, depth: int = 50) -> bool:
 
 def plan_for(annotation: Any) -> Plan | None:
     """The plan of an annotation, or None where only trying can tell."""
-    if annotation in _SCALARS if isinstance(annotation, type | None) else False:
+    if annotation is None or (isinstance(annotation, type) and annotation in _SCALARS):
         return _SCALARS[annotation]
     if annotation is Any or annotation in (list, dict, object):
         return plain
-    if isinstance(annotation, type) and get_origin(annotation) is None:
-        return _plan_for_class(annotation)
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        functions_only = all(isinstance(m, types.FunctionType) for m in args[1:])
-        return plan_for(args[0]) if functions_only else None
-    if origin is Literal:
-        allowed = {(type(a), a) for a in args if type(a) in (str, int, bool, types.NoneType)}
-        return (lambda value: (type(value), value) in allowed) if len(allowed) == len(args) else None
-    if origin is list:
-        return _plan_for_list(args[0])
-    if origin is dict and args[0] is str:
-        return _plan_for_dict(args[1])
-    if origin in (typing.Union, types.UnionType) and len(args) == 2 and types.NoneType in args:
-        inner = plan_for(next(a for a in args if a is not types.NoneType))
-        return inner and (lambda value: value is None or inner(value))
-    return None
+    origin = get_origin(annotation)
+    if origin is None:
+        return _plan_for_class(annotation) if isinstance(annotation, type) else None
+    made = _GENERIC.get(origin)
+    return made(*get_args(annotation)) if made is not None else None
+
+
+def _plan_for_annotated(inner: Any, *metadata: Any) -> Plan | None:
+    return plan_for(inner) if all(isinstance(m, types.FunctionType) for m in metadata) else None
+
+
+def _plan_for_literal(*values: Any) -> Plan | None:
+    allowed = {(type(v), v) for v in values if type(v) in (str, int, bool, types.NoneType)}
+    return (lambda value: (type(value), value) in allowed) if len(allowed) == len(values) else None
+
+
+def _plan_for_union(*members: Any) -> Plan | None:
+    others = [m for m in members if m is not types.NoneType]
+    inner = plan_for(others[0]) if len(others) == 1 else None
+    return inner and (lambda value: value is None or inner(value))
 
 
 def _plan_for_list(item: Any) -> Plan | None:
@@ -86,11 +89,21 @@ def _plan_for_list(item: Any) -> Plan | None:
     return inner and (lambda value: type(value) is list and all(map(inner, value)))
 
 
-def _plan_for_dict(item: Any) -> Plan | None:
-    inner = plan_for(item)
+def _plan_for_dict(key: Any, item: Any) -> Plan | None:
+    inner = plan_for(item) if key is str else None
     return inner and (
         lambda value: type(value) is dict and all(type(k) is str for k in value) and all(map(inner, value.values()))
     )
+
+
+_GENERIC: dict[Any, Callable[..., Plan | None]] = {
+    Annotated: _plan_for_annotated,
+    Literal: _plan_for_literal,
+    list: _plan_for_list,
+    dict: _plan_for_dict,
+    typing.Union: _plan_for_union,
+    types.UnionType: _plan_for_union,
+}
 
 
 def _plan_for_class(cls: type) -> Plan | None:

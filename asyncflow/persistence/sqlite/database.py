@@ -80,16 +80,15 @@ async def open_database(path: Path, *, synchronous: str) -> aiosqlite.Connection
     connection = aiosqlite.connect(path, isolation_level="IMMEDIATE", timeout=BUSY_SECONDS)
     as_daemon(connection)
     with explained(path):
-        await connection
-        try:
+        async with contextlib.AsyncExitStack() as undo:
+            await connection
+            undo.push_async_callback(connection.close)
             await _check(connection, path)
             await connection.execute("PRAGMA journal_mode = WAL")
             for setting in (*_SETTINGS, f"PRAGMA synchronous = {synchronous}"):
                 await connection.execute(setting)
             await _migrate(connection)
-        except BaseException:
-            await connection.close()
-            raise
+            undo.pop_all()
     return connection
 
 
@@ -113,8 +112,9 @@ async def _migrate(connection: aiosqlite.Connection) -> None:
     """Apply the migrations that are missing, each in one transaction with its version."""
     if await _number(connection, "PRAGMA user_version") == len(MIGRATIONS):
         return
-    await connection.execute("BEGIN IMMEDIATE")
-    try:
+    async with contextlib.AsyncExitStack() as undo:
+        await connection.execute("BEGIN IMMEDIATE")
+        undo.push_async_callback(connection.rollback)
         done = await _number(
             connection, "PRAGMA user_version"
         )  # again, under the lock: another process may have been first
@@ -126,9 +126,7 @@ async def _migrate(connection: aiosqlite.Connection) -> None:
             await connection.execute(f"PRAGMA user_version = {version}")
         await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         await connection.commit()
-    except BaseException:
-        await connection.rollback()
-        raise
+        undo.pop_all()
 
 
 async def close_database(connection: aiosqlite.Connection) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 from typing import Literal, Self
 
@@ -79,16 +79,15 @@ class SQLiteFlowPersistence:
         return self._shared.use()
 
     async def _opened(self) -> _Open:
-        home = home_here()
-        try:
+        with ExitStack() as undo:
+            home = home_here()
+            undo.callback(home.close)
             synchronous = "FULL" if self.durability == "full" else "NORMAL"
             connection = await home.run(lambda: open_database(self.path, synchronous=synchronous))
             opened = _Open(home, connection, self.path)
             opened.owner.enter()
-        except BaseException:
-            home.close()
-            raise
-        return opened
+            undo.pop_all()
+            return opened
 
     # ---- the protocol ------------------------------------------------------------------------------------------
 

@@ -27,18 +27,24 @@ class Writer:
 
     async def write(self, batch: Sequence[Job]) -> None:
         """Commit a batch. One that fails is tried again one by one, so that an error reaches its own job only."""
-        try:
-            await self._transaction(batch)
-        except (sqlite3.Error, AsyncflowError) as error:
-            await self._roll_back()
-            if len(batch) == 1:
-                batch[0].error = self._told(error, batch[0])
-                return
+        error = await self._tried(batch)
+        if error is not None and len(batch) == 1:
+            batch[0].error = self._told(error, batch[0])
+        elif error is not None:
             for job in batch:
                 await self.write((job,))
-        except BaseException:  # such as the cancellation of an event loop that is being closed around the commit
-            await self._roll_back()
-            raise
+
+    async def _tried(self, batch: Sequence[Job]) -> Exception | None:
+        is_committed = False
+        try:
+            await self._transaction(batch)
+            is_committed = True
+        except (sqlite3.Error, AsyncflowError) as error:
+            return error
+        finally:
+            if not is_committed:  # also where the event loop is being closed around the commit
+                await self._roll_back()
+        return None
 
     async def _roll_back(self) -> None:
         try:
