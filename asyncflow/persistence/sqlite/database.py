@@ -22,10 +22,9 @@ from ...errors import (
     StorageNotFoundError,
     StorageReadOnlyError,
     StorageVersionError,
-    StorageWriteError,
 )
 
-__all__ = ["as_daemon", "close_database", "explain", "explained", "open_database"]
+__all__ = ["as_daemon", "close_database", "explain", "explained", "open_database", "primary_code"]
 
 APPLICATION_ID: Final = 0x61666C77
 """'aflw': tells our databases from other programs'."""
@@ -154,10 +153,14 @@ def explained(path: Path) -> Iterator[None]:
         raise explain(error, path) from error
 
 
+def primary_code(error: Exception) -> int:
+    """SQLite's primary result code of an error; 0 where it has none."""
+    return int(getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+
+
 def explain(error: sqlite3.Error, path: Path) -> AsyncflowError:
     """What an error of SQLite means to a user, and what to do."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    match code:
+    match primary_code(error):
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return StorageBusyError(
                 f"{path} was locked by another process for {BUSY_SECONDS:g} seconds; nothing was saved. Try again, and "
@@ -178,10 +181,8 @@ def explain(error: sqlite3.Error, path: Path) -> AsyncflowError:
                 f"{path} is damaged ({error}); restore it from a backup. The file is kept as it is"
             )
         case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
-            return StorageWriteError(
-                f"writing {path} failed ({error}); the run can be resumed once there is space and the disk is well. "
-                "Whether the last checkpoint was saved is found out then",
-                outcome="not saved" if code == sqlite3.SQLITE_FULL else "unknown",
+            return StorageError(
+                f"{path} cannot be used ({error}); nothing was saved. Try again once there is space and the disk is well"
             )
         case _:
             return StorageError(f"{path}: SQLite says: {error}. Nothing was saved")

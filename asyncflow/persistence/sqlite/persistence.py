@@ -7,12 +7,10 @@ from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 from typing import Literal, Self
 
-import aiosqlite
-
 from ..checkpoint import Checkpoint, fold
 from ..shared import Shared
 from .commits import Commits
-from .database import close_database, open_database
+from .database import open_database
 from .home import Home, home_here
 from .jobs import Acquire, Append, Release
 from .owners import Owner
@@ -25,11 +23,11 @@ __all__ = ["SQLiteFlowPersistence"]
 class _Open:
     """What is open while a persistence is in use."""
 
-    def __init__(self, home: Home, connection: aiosqlite.Connection, path: Path) -> None:
+    def __init__(self, home: Home, path: Path, synchronous: str) -> None:
         self.home = home
-        self.connection = connection
         self.owner = Owner(path)
-        self.commits = Commits(home, Writer(connection, path, self.owner.id).write)
+        self.writer = Writer(path, self.owner.id, lambda: open_database(path, synchronous=synchronous))
+        self.commits = Commits(home, self.writer.write)
         self.reader = Reader(path)
         self.place = path.resolve()
 
@@ -38,7 +36,7 @@ class _Open:
         try:
             await self.reader.close()
         finally:
-            await close_database(self.connection)
+            await self.writer.close()
 
 
 class SQLiteFlowPersistence:
@@ -83,8 +81,8 @@ class SQLiteFlowPersistence:
             home = home_here()
             undo.callback(home.close)
             synchronous = "FULL" if self.durability == "full" else "NORMAL"
-            connection = await home.run(lambda: open_database(self.path, synchronous=synchronous))
-            opened = _Open(home, connection, self.path)
+            opened = _Open(home, self.path, synchronous)
+            await home.run(opened.writer.open)
             opened.owner.enter()
             undo.pop_all()
             return opened

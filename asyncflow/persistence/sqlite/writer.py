@@ -2,41 +2,76 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 import aiosqlite
 
-from ...errors import AsyncflowError, RunLockedError, StaleCheckpoint
+from ...errors import AsyncflowError, RunLockedError, StaleCheckpoint, StorageBusyError, StorageWriteError
 from . import rows
-from .database import explain
+from .database import close_database, explain, primary_code
 from .jobs import Acquire, Append, Job, Release
 from .rows import Head, values_of
 
 __all__ = ["Writer"]
 
+_ONE_JOBS: Final = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_FULL, 0)
+"""Errors that one job of a batch may be the cause of: it does not follow, or is too large. 0 are those of the binding."""
+
 
 class Writer:
     """Does what jobs ask for: two hops to the connection's thread for a batch of checkpoints, of any size."""
 
-    def __init__(self, connection: aiosqlite.Connection, path: Path, owner: str) -> None:
-        self._connection = connection
+    def __init__(self, path: Path, owner: str, opened: Callable[[], Coroutine[Any, Any, aiosqlite.Connection]]) -> None:
         self._path = path
         self._owner = owner
+        self._opened = opened
+        self._held: aiosqlite.Connection | None = None
+
+    async def open(self) -> None:
+        """Open the connection. Raises what `open_database` raises."""
+        self._held = await self._opened()
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._held is not None:
+            await close_database(self._held)
+
+    @property
+    def _connection(self) -> aiosqlite.Connection:
+        assert self._held is not None, "opened, and opened again before each use where that failed"
+        return self._held
+
+    # ---- a batch, and what becomes of it -------------------------------------------------------------------------
 
     async def write(self, batch: Sequence[Job]) -> None:
-        """Commit a batch. One that fails is tried again one by one, so that an error reaches its own job only."""
+        """Commit a batch, or leave with each job what kept it from being committed.
+
+        What a single job can be guilty of is tried again one by one. After an error of the disk nobody knows what was
+        committed: that is looked up, on a new connection, and nothing is tried again blindly.
+        """
         error = await self._tried(batch)
-        if error is not None and len(batch) == 1:
-            batch[0].error = self._told(error, batch[0])
-        elif error is not None:
+        if error is None:
+            return
+        code = primary_code(error)
+        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL):
+            batch = await self._resolved(batch, error)
+        is_one_jobs = not isinstance(error, sqlite3.Error) or code in _ONE_JOBS
+        if len(batch) > 1 and is_one_jobs:
             for job in batch:
                 await self.write((job,))
+            return
+        for job in batch:
+            job.error = self._told(error, job)
 
     async def _tried(self, batch: Sequence[Job]) -> Exception | None:
         is_committed = False
         try:
+            if self._held is None:
+                await self.open()
             await self._transaction(batch)
             is_committed = True
         except (sqlite3.Error, AsyncflowError) as error:
@@ -47,11 +82,11 @@ class Writer:
         return None
 
     async def _roll_back(self) -> None:
-        try:
-            await self._connection.rollback()
-        except sqlite3.Error:
-            # SQLite ends the transaction by itself on some errors; what is still open ends with the connection
-            return
+        if self._held is not None:
+            with contextlib.suppress(
+                sqlite3.Error
+            ):  # SQLite may have done so; what stays open ends with the connection
+                await self._held.rollback()
 
     def _told(self, error: Exception, job: Job) -> Exception:
         if isinstance(error, sqlite3.IntegrityError) and isinstance(job, Append):
@@ -62,6 +97,8 @@ class Writer:
                 run_id=c.run_id,
                 seq=c.seq,
             )
+        if primary_code(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL):
+            return self._not_written(error, job, "not saved")
         return explain(error, self._path) if isinstance(error, sqlite3.Error) else error
 
     async def _transaction(self, batch: Sequence[Job]) -> None:
@@ -74,6 +111,66 @@ class Writer:
         if appends:
             await self._connection.executemany(rows.COMMIT, appends)
         await self._connection.commit()
+
+    # ---- outcomes that nobody knows ------------------------------------------------------------------------------
+
+    async def _resolved(self, batch: Sequence[Job], error: Exception) -> Sequence[Job]:
+        """The jobs of a failed batch that were surely not committed. The others are done, or have an error 'unknown'.
+
+        A commit that failed may be in the log all the same (11 of 88 were). What a new connection finds counts once it
+        has been folded into the database and synced: after a failed fsync a reader sees what a power cut would take.
+        """
+        try:
+            await self._open_again()
+            found = [await self._is_stored(job) for job in batch]
+            if any(found):
+                await self._fold_log()
+        except (sqlite3.Error, AsyncflowError):
+            for job in batch:
+                job.error = self._not_written(error, job, "unknown")
+            return ()
+        return [job for job, is_stored in zip(batch, found, strict=True) if not is_stored]
+
+    async def _open_again(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            with contextlib.suppress(sqlite3.Error):
+                await held.close()
+        await self.open()
+
+    async def _is_stored(self, job: Job) -> bool:
+        if isinstance(job, Append):
+            c = job.checkpoint
+            found = await self._connection.execute_fetchall(rows.SELECT_DIGEST, (c.run_id, c.seq))
+            return [tuple(row) for row in found] == [(c.digest,)]
+        stored = list(await self._connection.execute_fetchall(rows.SELECT_HEAD, (job.run_id,)))
+        head = Head.read(tuple(stored[0])) if stored else None
+        if isinstance(job, Acquire):
+            return head is None or (head.owner, head.epoch) == (self._owner, job.epoch)
+        return head is None or head.owner != self._owner
+
+    async def _fold_log(self) -> None:
+        ((is_busy, _, _),) = await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        if is_busy:
+            raise StorageBusyError(f"{self._path} is being read, so its log cannot be folded in")
+
+    def _not_written(self, error: Exception, job: Job, outcome: str) -> StorageWriteError:
+        seq = job.checkpoint.seq if isinstance(job, Append) else None
+        what = f"run {job.run_id}" if seq is None else f"checkpoint {seq} of run {job.run_id}"
+        fate = (
+            "was not saved"
+            if outcome == "not saved"
+            else "may or may not have been saved; that is found out on resuming"
+        )
+        told = StorageWriteError(
+            f"writing {self._path} failed ({error}): {what} {fate}. Nothing more was started; resume the run once there is "
+            "space and the disk is well",
+            outcome=outcome,
+            run_id=job.run_id,
+            seq=seq,
+        )
+        told.__cause__ = error
+        return told
 
     # ---- owners ------------------------------------------------------------------------------------------------
 
