@@ -288,18 +288,18 @@ KEPT: list[tuple[Any, Any]] = [
 ]
 
 
+@pytest.mark.clauses("V1")
 @pytest.mark.parametrize(("annotation", "value"), KEPT, ids=named(KEPT))
 async def test_a_value_in_a_field_of_its_type_loads_as_it_is(annotation: Any, value: Any) -> None:
-    # [V1]
     tried = await in_a_model(annotation, value)
 
     assert exact(tried.loaded) == exact(value)
     assert exact(tried.live) == exact(value)
 
 
+@pytest.mark.clauses("V1")
 @pytest.mark.parametrize(("annotation", "value"), KEPT, ids=named(KEPT))
 async def test_a_result_loads_as_its_return_annotation_says(annotation: Any, value: Any) -> None:
-    # [V1]
     tried = await returned(annotation, value)
 
     assert exact(tried.live) == exact(value)
@@ -346,11 +346,11 @@ REFUSED: list[tuple[Any, Any, str, str]] = [
 ]
 
 
+@pytest.mark.clauses("V1")
 @pytest.mark.parametrize(("annotation", "value", "path", "type_name"), REFUSED, ids=named(REFUSED))
 async def test_a_value_that_would_change_is_refused_with_path_type_and_reason(
     annotation: Any, value: Any, path: str, type_name: str
 ) -> None:
-    # [V1]
     error = await refusal(in_a_model(annotation, value))
 
     assert isinstance(error, errors.StateNotStorableError)
@@ -361,9 +361,9 @@ async def test_a_value_that_would_change_is_refused_with_path_type_and_reason(
     assert "hunter2" not in str(error)
 
 
+@pytest.mark.clauses("V1")
 @pytest.mark.parametrize(("annotation", "value", "path", "type_name"), REFUSED, ids=named(REFUSED))
 async def test_a_result_that_would_change_is_refused(annotation: Any, value: Any, path: str, type_name: str) -> None:
-    # [V1]
     if annotation is Any:
         annotation = dict[str, Any]  # for a result, Any is no annotation: see the values without one
         value = {"value": value}
@@ -410,10 +410,10 @@ HARD: list[tuple[Any, Any]] = [
 ]
 
 
+@pytest.mark.clauses("V1")
 @pytest.mark.parametrize(("annotation", "value"), HARD, ids=named(HARD))
 @pytest.mark.parametrize("where", ["state", "result"])
 async def test_whatever_a_value_is_it_loads_as_it_is_or_is_refused(annotation: Any, value: Any, where: str) -> None:
-    # [V1]
     try:
         tried = await (in_a_model(annotation, value) if where == "state" else returned(annotation, value))
     except MethodError as error:
@@ -424,6 +424,7 @@ async def test_whatever_a_value_is_it_loads_as_it_is_or_is_refused(annotation: A
         assert exact(tried.loaded) == exact(value) or type(value) in promoted or isinstance(value, list)
 
 
+@pytest.mark.clauses("V1")
 @pytest.mark.parametrize(
     ("annotation", "value", "becomes"),
     [
@@ -435,15 +436,14 @@ async def test_whatever_a_value_is_it_loads_as_it_is_or_is_refused(annotation: A
     ],
 )
 async def test_an_int_in_a_float_field_is_a_float_live_and_loaded(annotation: Any, value: Any, becomes: Any) -> None:
-    # [V1]
     state, result = await in_a_model(annotation, value), await returned(annotation, value)
 
     assert exact(state.live) == exact(state.loaded) == exact(becomes)
     assert exact(result.live) == exact(result.loaded) == exact(becomes)
 
 
+@pytest.mark.clauses("V1")
 async def test_nothing_is_written_of_a_refused_state() -> None:
-    # [V1]
     class Bad(Flow[dict]):
         persistence = MemoryFlowPersistence()
 
@@ -465,8 +465,8 @@ async def test_nothing_is_written_of_a_refused_state() -> None:
     assert [entry.kind for entry in await flow.history()] == ["started", "method", "failed"]
 
 
+@pytest.mark.clauses("D2", "V1")
 async def test_an_initial_state_that_cannot_be_stored_is_refused_before_anything_is_written() -> None:
-    # [D2] [V1]
     store = MemoryFlowPersistence()
 
     class Bad(Flow[dict]):
@@ -482,8 +482,8 @@ async def test_an_initial_state_that_cannot_be_stored_is_refused_before_anything
     assert await store.load(flow.run_id) is None
 
 
+@pytest.mark.clauses("D2", "V1")
 async def test_inputs_that_cannot_be_stored_are_refused_before_anything_is_written() -> None:
-    # [D2] [V1]
     store = MemoryFlowPersistence()
 
     class Bad(Flow[dict]):
@@ -518,8 +518,8 @@ async def kept(model: type[BaseModel], **fields: Any) -> tuple[Any, Any, bytes]:
     return flow.state, (await Keep.load(flow.run_id)).state, data or b""
 
 
+@pytest.mark.clauses("V1")
 async def test_private_attributes_are_reset_on_load_and_not_compared() -> None:
-    # [V1]
     class Private(FlowState):
         count: int = 0
         _cache: Any = PrivateAttr(default="fresh")
@@ -531,8 +531,8 @@ async def test_private_attributes_are_reset_on_load_and_not_compared() -> None:
     assert b"cache" not in data
 
 
+@pytest.mark.clauses("V1")
 async def test_excluded_fields_are_reset_on_load_and_may_hold_anything() -> None:
-    # [V1]
     class Excluding(FlowState):
         model_config = ConfigDict(arbitrary_types_allowed=True)
         count: int = 0
@@ -544,8 +544,8 @@ async def test_excluded_fields_are_reset_on_load_and_may_hold_anything() -> None
     assert b"lock" not in data
 
 
+@pytest.mark.clauses("V1")
 async def test_computed_fields_are_not_stored() -> None:
-    # [V1]
     class Computing(FlowState):
         side: int = 1
 
@@ -560,6 +560,7 @@ async def test_computed_fields_are_not_stored() -> None:
     assert b"area" not in data
 
 
+@pytest.mark.clauses("V1")
 @pytest.mark.parametrize(
     "field",
     [
@@ -571,15 +572,14 @@ async def test_computed_fields_are_not_stored() -> None:
     ids=["alias", "validation", "serialization", "choices"],
 )
 async def test_fields_with_aliases_round_trip(field: Any) -> None:
-    # [V1]
     model = create_model("Aliased", __base__=FlowState, count=(int, field))
     _, loaded, _ = await kept(model, count=5)
 
     assert loaded.count == 5
 
 
+@pytest.mark.clauses("V1")
 async def test_an_alias_generator_round_trips() -> None:
-    # [V1]
     class Generated(FlowState):
         model_config = ConfigDict(alias_generator=str.upper)
         count: int = 0
@@ -590,8 +590,8 @@ async def test_an_alias_generator_round_trips() -> None:
     assert (loaded.count, loaded.inner) == (5, Base(a=7))
 
 
+@pytest.mark.clauses("V1")
 async def test_extra_fields_round_trip_or_are_refused() -> None:
-    # [V1]
     class Open(FlowState):
         model_config = ConfigDict(extra="allow")
 
@@ -602,8 +602,8 @@ async def test_extra_fields_round_trip_or_are_refused() -> None:
     assert (error.path, error.type_name) == ("a", "tuple")
 
 
+@pytest.mark.clauses("V1")
 async def test_strict_and_frozen_models_round_trip() -> None:
-    # [V1]
     class Strict(FlowState):
         model_config = ConfigDict(strict=True)
         when: dt.datetime = dt.datetime(2024, 1, 1)
@@ -615,8 +615,8 @@ async def test_strict_and_frozen_models_round_trip() -> None:
     assert (loaded.when, loaded.pair, loaded.colour) == (dt.datetime(2025, 1, 1), (1, 2), Colour.BLUE)
 
 
+@pytest.mark.clauses("V1")
 async def test_a_model_that_says_how_bytes_and_floats_are_written_may_hold_them() -> None:
-    # [V1]
     class Written(FlowState):
         model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="constants")
         data: bytes = b""
@@ -627,8 +627,8 @@ async def test_a_model_that_says_how_bytes_and_floats_are_written_may_hold_them(
     assert (loaded.data, loaded.ratio) == (b"\xff\x00", INF)
 
 
+@pytest.mark.clauses("V1")
 async def test_a_serializer_that_loses_something_is_found() -> None:
-    # [V1]
     class Losing(FlowState):
         text: str = ""
 
@@ -643,8 +643,8 @@ async def test_a_serializer_that_loses_something_is_found() -> None:
     assert error.path == "text"
 
 
+@pytest.mark.clauses("V1")
 async def test_a_validator_that_changes_a_value_on_load_is_found() -> None:
-    # [V1]
     class Stripping(FlowState):
         text: str = ""
 
@@ -658,8 +658,8 @@ async def test_a_validator_that_changes_a_value_on_load_is_found() -> None:
     assert error.path == "text"
 
 
+@pytest.mark.clauses("V1")
 async def test_a_value_that_breaks_its_fields_constraint_is_refused() -> None:
-    # [V1]
     class Limited(FlowState):
         small: int = Field(default=0, le=10)
 
@@ -741,19 +741,19 @@ PLAIN: list[Any] = [
 ]
 
 
+@pytest.mark.clauses("V1")
 @pytest.mark.parametrize("value", PLAIN, ids=named([(v,) for v in PLAIN]))
 async def test_in_a_dict_state_json_and_common_builtins_load_as_they_are(value: Any) -> None:
-    # [V1]
     tried = await in_a_dict(value)
 
     assert exact(tried.loaded) == exact(value)
     assert exact(tried.live) == exact(value)
 
 
+@pytest.mark.clauses("V1")
 @pytest.mark.parametrize("value", PLAIN, ids=named([(v,) for v in PLAIN]))
 @pytest.mark.parametrize("annotation", [NO_ANNOTATION, Any], ids=["none", "Any"])
 async def test_a_result_without_an_annotation_loads_as_it_is(annotation: Any, value: Any) -> None:
-    # [V1]
     tried = await returned(annotation, value)
 
     assert exact(tried.loaded) == exact(value)
@@ -783,9 +783,9 @@ NOT_PLAIN: list[tuple[Any, str]] = [
 ]
 
 
+@pytest.mark.clauses("V1")
 @pytest.mark.parametrize(("value", "type_name"), NOT_PLAIN, ids=named(NOT_PLAIN))
 async def test_what_has_no_plain_form_is_refused_in_a_dict_state(value: Any, type_name: str) -> None:
-    # [V1]
     error = await refusal(in_a_dict(value))
     deeper = await refusal(in_a_dict({"a": [1, value]}))
 
@@ -794,9 +794,9 @@ async def test_what_has_no_plain_form_is_refused_in_a_dict_state(value: Any, typ
     assert (deeper.path.replace(".1", "[1]"), deeper.type_name) == ("value.a[1]", type_name)
 
 
+@pytest.mark.clauses("V1")
 @pytest.mark.parametrize(("value", "type_name"), NOT_PLAIN[:6], ids=named(NOT_PLAIN[:6]))
 async def test_what_has_no_plain_form_is_refused_as_a_result_with_the_cure(value: Any, type_name: str) -> None:
-    # [V1]
     error = await refusal(returned(NO_ANNOTATION, value))
 
     assert isinstance(error, errors.ResultNotStorableError)
@@ -804,8 +804,8 @@ async def test_what_has_no_plain_form_is_refused_as_a_result_with_the_cure(value
     assert "annotate" in error.cure
 
 
+@pytest.mark.clauses("V1")
 async def test_an_annotation_that_cannot_be_resolved_is_none() -> None:
-    # [V1]
     tried = await returned("NoSuchThing", (1, 2))
 
     assert exact(tried.loaded) == exact((1, 2))
@@ -814,10 +814,10 @@ async def test_an_annotation_that_cannot_be_resolved_is_none() -> None:
 # ---- limits --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.clauses("V5")
 @pytest.mark.parametrize("depth", [250, 3_000])
 @pytest.mark.parametrize("where", ["dict state", "model state", "result", "plain result"])
 async def test_what_is_nested_too_deeply_is_a_limit(depth: int, where: str) -> None:
-    # [V5]
     value = nested(depth)
     trying = {
         "dict state": lambda: in_a_dict(value),
@@ -830,8 +830,8 @@ async def test_what_is_nested_too_deeply_is_a_limit(depth: int, where: str) -> N
     assert isinstance(error, errors.LimitExceededError)
 
 
+@pytest.mark.clauses("V5")
 async def test_a_value_that_contains_itself_is_a_limit() -> None:
-    # [V5]
     loop: list[Any] = []
     loop += [loop, loop]
     for trying in (in_a_dict(loop), in_a_model(Any, loop), returned(list[Any], loop), returned(NO_ANNOTATION, loop)):
@@ -840,8 +840,8 @@ async def test_a_value_that_contains_itself_is_a_limit() -> None:
         assert isinstance(error, errors.LimitExceededError)
 
 
+@pytest.mark.clauses("V5")
 async def test_what_is_too_large_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    # [V5]
     monkeypatch.setattr("asyncflow.persistence.codec.MAX_BYTES", 10_000)
     for trying in (in_a_dict("x" * 10_001), in_a_model(str, "x" * 10_001), returned(str, "x" * 10_001)):
         error = await refusal(trying)
@@ -849,9 +849,9 @@ async def test_what_is_too_large_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> 
         assert isinstance(error, errors.LimitExceededError)
 
 
+@pytest.mark.clauses("V5")
 @pytest.mark.skipif(not hasattr(sys, "get_int_max_str_digits"), reason="this Python writes any number")
 async def test_a_number_with_too_many_digits_is_a_limit() -> None:
-    # [V5]
     error = await refusal(in_a_dict(10**5_000))
 
     assert isinstance(error, errors.LimitExceededError)
@@ -860,8 +860,8 @@ async def test_a_number_with_too_many_digits_is_a_limit() -> None:
 # ---- what is stored of results -------------------------------------------------------------------------------------
 
 
+@pytest.mark.clauses("V1")
 async def test_a_result_that_nobody_receives_is_not_stored_and_may_be_anything() -> None:
-    # [V1]
     store = MemoryFlowPersistence()
     client = threading.Lock()
 
@@ -889,8 +889,8 @@ async def test_a_result_that_nobody_receives_is_not_stored_and_may_be_anything()
     assert not any(b"unheard" in row.to_bytes() for row in rows)
 
 
+@pytest.mark.clauses("V1")
 async def test_the_output_of_the_run_is_stored_or_refused() -> None:
-    # [V1]
     class Last(Flow):
         persistence = MemoryFlowPersistence()
 
@@ -904,8 +904,8 @@ async def test_the_output_of_the_run_is_stored_or_refused() -> None:
     assert isinstance(caught.value.__cause__, errors.ResultNotStorableError)
 
 
+@pytest.mark.clauses("V1")
 async def test_the_output_is_what_it_will_load_as() -> None:
-    # [V1]
     class Float(Flow):
         persistence = MemoryFlowPersistence()
 
@@ -943,8 +943,8 @@ async def test_a_result_is_dropped_once_nobody_waits_for_it() -> None:
     assert b"needle" not in (newest.progress or b"")
 
 
+@pytest.mark.clauses("V2")
 async def test_a_return_type_that_has_changed_since_is_told() -> None:
-    # [V2]
     store = MemoryFlowPersistence()
 
     class Old(Flow):

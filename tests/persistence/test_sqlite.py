@@ -116,9 +116,9 @@ async def test_the_file_is_for_its_owner_alone() -> None:
     assert set(modes.values()) == {0o600}
 
 
+@pytest.mark.clauses("D3")
 @pytest.mark.parametrize(("durability", "synchronous"), [("full", 2), ("process", 1)])
 async def test_durability_is_wal_with_full_or_normal(durability: Any, synchronous: int, seen: Seen) -> None:
-    # [D3]
     await Steps(persistence=SQLiteFlowPersistence(PATH, durability=durability)).kickoff()
     writers = [settings for settings in seen.settings if settings["foreign_keys"]]
 
@@ -128,8 +128,8 @@ async def test_durability_is_wal_with_full_or_normal(durability: Any, synchronou
     assert {settings["busy_timeout"] for settings in seen.settings} == {5000}
 
 
+@pytest.mark.clauses("D3")
 async def test_the_durability_of_the_default_storage_is_the_flows(seen: Seen) -> None:
-    # [D3]
     @asyncflow.persist
     class Relaxed(Flow[Work]):
         durability = "process"
@@ -318,8 +318,8 @@ async def test_a_database_locked_by_another_program_is_waited_for_off_the_event_
 # ---- the rows ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.clauses("D4", "E1")
 async def test_a_completed_invocation_has_exactly_one_checkpoint() -> None:
-    # [D4] [E1]
     flow = Steps()
     await flow.kickoff()
 
@@ -331,8 +331,8 @@ async def test_a_completed_invocation_has_exactly_one_checkpoint() -> None:
     ]
 
 
+@pytest.mark.clauses("D4", "L2")
 async def test_the_head_of_a_run_names_its_newest_checkpoint() -> None:
-    # [D4] [L2]
     flow = Steps()
     await flow.kickoff()
     (newest,) = sql("SELECT seq, digest FROM checkpoints ORDER BY seq DESC LIMIT 1")
@@ -341,8 +341,8 @@ async def test_the_head_of_a_run_names_its_newest_checkpoint() -> None:
     assert head == (*newest, "finished", None, 1, "Steps")
 
 
+@pytest.mark.clauses("D4")
 async def test_each_checkpoint_follows_its_predecessor() -> None:
-    # [D4]
     flow = Steps()
     await flow.kickoff()
     await flow.kickoff()
@@ -393,8 +393,8 @@ async def test_a_method_that_does_not_change_the_state_stores_none() -> None:
     assert all(state is None for _, progress, state in routers if progress is None)
 
 
+@pytest.mark.clauses("D4", "V4")
 async def test_every_seq_folds_to_the_state_and_the_progress_of_its_moment() -> None:
-    # [D4] [V4]
     flow = Long()
     await flow.kickoff()
     async with Long.persistence:
@@ -477,8 +477,8 @@ async def test_many_runs_at_once_need_far_fewer_transactions_than_checkpoints(se
     assert seen.commits() < 80
 
 
+@pytest.mark.clauses("E1")
 async def test_a_lone_run_pays_one_transaction_for_each_checkpoint(seen: Seen) -> None:
-    # [E1]
     async with Steps.persistence:
         await Steps().kickoff()
         before = seen.commits()
@@ -497,8 +497,9 @@ def made(run_id: str, after: Checkpoint | None = None, **fields: Any) -> Checkpo
     return Checkpoint(**{"base": fields["seq"], **fields}).sealed()
 
 
+@pytest.mark.clauses("C2")
 async def test_a_save_that_fails_does_not_fail_its_neighbours_in_the_batch() -> None:
-    # [C2] an error in a batch reaches its own waiters only
+    # an error in a batch reaches its own waiters only
     backend = SQLiteFlowPersistence(PATH)
     stale: list[str] = []
 
@@ -530,13 +531,13 @@ async def test_a_save_that_fails_does_not_fail_its_neighbours_in_the_batch() -> 
     assert seqs == {"a": 1, "b": 0, "c": 1, "d": 0, "e": 0}
 
 
+@pytest.mark.clauses("D4", "L1")
 @pytest.mark.parametrize(
     "fields",
     [{"seq": 0}, {"seq": 2}, {"previous": b"another"}, {"epoch": 2}, {"epoch": 0}],
     ids=["seq again", "seq gap", "previous", "epoch above", "epoch below"],
 )
 async def test_a_checkpoint_that_does_not_follow_is_stale_and_nothing_is_written(fields: dict[str, Any]) -> None:
-    # [D4] [L1]
     backend = SQLiteFlowPersistence(PATH)
     async with backend:
         head = made("a")
@@ -548,8 +549,8 @@ async def test_a_checkpoint_that_does_not_follow_is_stale_and_nothing_is_written
     assert loaded == head
 
 
+@pytest.mark.clauses("C2", "C3")
 async def test_a_save_that_is_cancelled_while_queued_is_withdrawn_and_during_its_commit_waited_for() -> None:
-    # [C2] [C3]
     backend = SQLiteFlowPersistence(PATH)
     ended: list[str] = []
     scopes = {name: anyio.CancelScope() for name in ("under way", "queued")}
@@ -591,8 +592,8 @@ def taken_over_by_another_process() -> None:
     sql(rows.OWN_RUN, new.owner, new.epoch, new.digest(), head.run_id)
 
 
+@pytest.mark.clauses("L1")
 async def test_an_owner_that_was_overtaken_is_fenced_and_starts_nothing() -> None:
-    # [L1]
     ran: list[str] = []
 
     class Overtaken(Steps):
@@ -615,8 +616,8 @@ async def test_an_owner_that_was_overtaken_is_fenced_and_starts_nothing() -> Non
     assert sql("SELECT owner, epoch FROM runs") == [("another", 2)]
 
 
+@pytest.mark.clauses("L1")
 async def test_every_taking_over_raises_the_epoch() -> None:
-    # [L1]
     class Failing(Steps):
         async def third(self, value: str) -> str:
             raise ValueError
@@ -631,8 +632,9 @@ async def test_every_taking_over_raises_the_epoch() -> None:
     assert epochs == [(1, None), (2, None), (3, None)]
 
 
+@pytest.mark.clauses("X2", "L2")
 async def test_a_failed_run_is_nobodys_even_if_a_sibling_ended_after_the_failure() -> None:
-    # [X2] [L2] on_error="cancel": what was under way when the failure was stored must not say that the run goes on
+    # on_error="cancel": what was under way when the failure was stored must not say that the run goes on
     raised = anyio.Event()
 
     class Three(Flow[Work]):
@@ -662,8 +664,8 @@ async def test_a_failed_run_is_nobodys_even_if_a_sibling_ended_after_the_failure
     assert head == [("failed", None)]
 
 
+@pytest.mark.clauses("C4", "L2")
 async def test_an_interrupted_run_is_nobodys() -> None:
-    # [C4] [L2]
     inside = anyio.Event()
 
     class Slow(Steps):
@@ -707,8 +709,8 @@ class Held(Flow[dict]):
         return "freed"
 
 
+@pytest.mark.clauses("L2")
 async def test_a_run_of_another_process_is_locked_until_that_is_dead_and_then_free_at_once() -> None:
-    # [L2]
     env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
     async with await anyio.open_process([sys.executable, "-c", HOLDER], env=env, stderr=None) as process:
         with anyio.fail_after(20):
@@ -733,8 +735,8 @@ async def test_a_run_of_another_process_is_locked_until_that_is_dead_and_then_fr
     assert other.status == "finished"
 
 
+@pytest.mark.clauses("L2")
 async def test_a_run_in_this_process_is_locked_for_another_persistence_object_too() -> None:
-    # [L2]
     inside, go_on = anyio.Event(), anyio.Event()
 
     class Slow(Steps):
@@ -818,9 +820,9 @@ async def assert_corrupt_alone(damaged: str, other: str) -> None:
     assert await Steps.resume(other) == "one two three"
 
 
+@pytest.mark.clauses("V4")
 @pytest.mark.parametrize("column", CHECKPOINT)
 async def test_a_changed_bit_in_a_checkpoint_is_found_and_hurts_that_run_only(column: str) -> None:
-    # [V4]
     damaged, other = await two_runs()
     (key, value), *_ = sql(
         f"SELECT id, {column} FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) "
@@ -832,9 +834,9 @@ async def test_a_changed_bit_in_a_checkpoint_is_found_and_hurts_that_run_only(co
     await assert_corrupt_alone(damaged, other)
 
 
+@pytest.mark.clauses("D4", "V4")
 @pytest.mark.parametrize("column", HEAD)
 async def test_a_changed_bit_in_the_head_of_a_run_is_found_and_hurts_that_run_only(column: str) -> None:
-    # [D4] [V4]
     damaged, other = await two_runs()
     ((value,),) = sql(f"SELECT {column} FROM runs WHERE run_id = ?", damaged)
     sql(f"UPDATE runs SET {column} = ? WHERE run_id = ?", changed(value), damaged)
@@ -842,17 +844,17 @@ async def test_a_changed_bit_in_the_head_of_a_run_is_found_and_hurts_that_run_on
     await assert_corrupt_alone(damaged, other)
 
 
+@pytest.mark.clauses("D4", "V4")
 @pytest.mark.parametrize("seq", [0, 1, 2, 3])
 async def test_a_missing_checkpoint_is_found(seq: int) -> None:
-    # [D4] [V4]
     damaged, other = await two_runs()
     sql("DELETE FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) AND seq = ?", damaged, seq)
 
     await assert_corrupt_alone(damaged, other)
 
 
+@pytest.mark.clauses("D4", "V4")
 async def test_a_checkpoint_of_another_run_in_its_place_is_found() -> None:
-    # [D4] [V4]
     damaged, other = await two_runs()
     run = "(SELECT id FROM runs WHERE run_id = ?)"
     for column in ("state", "changes", "previous", "digest", "at"):
@@ -866,8 +868,9 @@ async def test_a_checkpoint_of_another_run_in_its_place_is_found() -> None:
     await assert_corrupt_alone(damaged, other)
 
 
+@pytest.mark.clauses("D4", "V4")
 async def test_an_old_head_with_its_own_digest_is_found() -> None:
-    # [D4] [V4] a stale copy of the row, as a lost write leaves it: valid in itself, and yet behind the checkpoints
+    # a stale copy of the row, as a lost write leaves it: valid in itself, and yet behind the checkpoints
     class Peek(Steps):
         name = "Steps"
 
@@ -886,8 +889,8 @@ async def test_an_old_head_with_its_own_digest_is_found() -> None:
         await Steps.load(flow.run_id)
 
 
+@pytest.mark.clauses("V4")
 async def test_an_unknown_id_in_a_damaged_database_is_no_new_run() -> None:
-    # [V4]
     async with Steps.persistence:
         async with anyio.create_task_group() as group:
             for _ in range(100):

@@ -187,9 +187,9 @@ async def go_on(flow_class: Any, run_id: str, effects: list[str], persistence: A
         return await flow_class(effects, persistence=persistence).kickoff({"id": run_id})
 
 
+@pytest.mark.clauses("C1", "C2", "C3", "C4", "E1", "E2", "E4")
 @pytest.mark.parametrize("flow_class", [Chain, Parallel])
 async def test_a_run_cancelled_at_any_await_goes_on_as_if_undisturbed(flow_class: Any, cancelled_at: Way) -> None:
-    # [C1] [C2] [C3] [C4] [E1] [E2] [E4]
     persistence = SQLiteFlowPersistence("runs.db", durability="process")
     undisturbed = flow_class([], persistence=persistence)
     expected = await undisturbed.kickoff()
@@ -217,8 +217,8 @@ async def test_a_run_cancelled_at_any_await_goes_on_as_if_undisturbed(flow_class
     assert at > 6
 
 
+@pytest.mark.clauses("C1", "C2", "C3", "C4", "E2")
 async def test_a_resume_cancelled_at_any_await_can_be_resumed_again(cancelled_at: Way) -> None:
-    # [C1] [C2] [C3] [C4] [E2]
     persistence = SQLiteFlowPersistence("runs.db", durability="process")
     undisturbed = Chain([], persistence=persistence)
     expected = await undisturbed.kickoff()
@@ -241,8 +241,9 @@ async def test_a_resume_cancelled_at_any_await_can_be_resumed_again(cancelled_at
         assert methods == ["second:1", "third:1"], at
 
 
+@pytest.mark.clauses("C4", "L2")
 async def test_a_run_is_nobodys_after_its_task_was_cancelled_at_any_await(cancelled_at: Way) -> None:
-    # [C4] [L2] another process may take it up, although this one keeps the storage open
+    # another process may take it up, although this one keeps the storage open
     persistence = SQLiteFlowPersistence("runs.db", durability="process")
     undisturbed = Chain([], persistence=persistence)
     await undisturbed.kickoff()
@@ -268,8 +269,9 @@ async def stored_history(flow: Any) -> list[Any]:
         return []
 
 
+@pytest.mark.clauses("C2")
 async def test_the_storage_is_usable_after_any_cancelled_commit(cancelled_at: Way) -> None:
-    # [C2] no open transaction, no held lock: another connection can write at once
+    # no open transaction, no held lock: another connection can write at once
     persistence = SQLiteFlowPersistence("runs.db", durability="process")
     other = SQLiteFlowPersistence("./runs.db", durability="process")
     async with persistence:
@@ -319,8 +321,8 @@ def storage(request: pytest.FixtureRequest) -> Any:
     }[request.param]()
 
 
+@pytest.mark.clauses("C1")
 async def test_a_scope_ends_a_kickoff_without_an_error(storage: Any) -> None:
-    # [C1]
     flow = Waiting(persistence=storage)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
@@ -339,8 +341,8 @@ async def cancel_when(event: anyio.Event, scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
+@pytest.mark.clauses("C1")
 async def test_move_on_after_ends_a_kickoff(storage: Any) -> None:
-    # [C1]
     flow = Waiting(persistence=storage)
     with anyio.move_on_after(0.05) as scope:
         await flow.kickoff()
@@ -349,8 +351,9 @@ async def test_move_on_after_ends_a_kickoff(storage: Any) -> None:
     assert flow.status in ("interrupted", "new")
 
 
+@pytest.mark.clauses("C1")
 async def test_a_cancellation_passes_through_unchanged(storage: Any) -> None:
-    # [C1] neither swallowed nor wrapped in a group
+    # neither swallowed nor wrapped in a group
     flow = Waiting(persistence=storage)
     caught: list[BaseException] = []
 
@@ -370,8 +373,8 @@ async def test_a_cancellation_passes_through_unchanged(storage: Any) -> None:
     assert [type(error) for error in caught] == [anyio.get_cancelled_exc_class()]
 
 
+@pytest.mark.clauses("C1")
 async def test_a_cancelled_run_is_not_recorded_as_failed(storage: Any) -> None:
-    # [C1]
     if storage is None:
         pytest.skip("nothing is recorded")
     flow = Waiting(persistence=storage)
@@ -386,8 +389,8 @@ async def test_a_cancelled_run_is_not_recorded_as_failed(storage: Any) -> None:
     assert loaded.pending == ("second:1",)
 
 
+@pytest.mark.clauses("C4")
 async def test_a_cancelled_run_goes_on_with_the_same_instance(storage: Any) -> None:
-    # [C4]
     if storage is None:
         pytest.skip("nothing is stored")
     flow = Waiting(persistence=storage)
@@ -401,8 +404,8 @@ async def test_a_cancelled_run_goes_on_with_the_same_instance(storage: Any) -> N
     assert flow.state.done == ["first", "second"]
 
 
+@pytest.mark.clauses("C1")
 async def test_finished_siblings_stay_finished(storage: Any) -> None:
-    # [C1]
     if storage is None:
         pytest.skip("nothing is stored")
     ran: list[str] = []
@@ -441,8 +444,8 @@ async def test_finished_siblings_stay_finished(storage: Any) -> None:
     assert sorted(ran) == ["last", "slow"]
 
 
+@pytest.mark.clauses("C1")
 async def test_a_task_that_was_cancelled_natively_gets_its_cancelled_error(is_trio: bool, storage: Any) -> None:
-    # [C1]
     if is_trio:
         pytest.skip("native to asyncio")
     flow = Waiting(persistence=storage)
@@ -457,8 +460,8 @@ async def test_a_task_that_was_cancelled_natively_gets_its_cancelled_error(is_tr
     assert flow.status == "interrupted"
 
 
+@pytest.mark.clauses("C1")
 async def test_asyncio_timeout_ends_a_kickoff_as_a_timeout(is_trio: bool, storage: Any) -> None:
-    # [C1]
     if is_trio:
         pytest.skip("native to asyncio")
     flow = Waiting(persistence=storage)
@@ -479,11 +482,12 @@ async def test_asyncio_timeout_ends_a_kickoff_as_a_timeout(is_trio: bool, storag
     assert flow.status == "interrupted"
 
 
+@pytest.mark.clauses("C1")
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another"])
 async def test_a_cancellation_that_a_method_meets_by_itself_ends_the_run_resumably(
     is_trio: bool, storage: Any, beside: bool
 ) -> None:
-    # [C1] it awaits a task that somebody cancelled
+    # it awaits a task that somebody cancelled
     if is_trio:
         pytest.skip("native to asyncio")
 
@@ -510,8 +514,8 @@ async def test_a_cancellation_that_a_method_meets_by_itself_ends_the_run_resumab
     assert (flow.status, flow.state.done) == ("interrupted", [])
 
 
+@pytest.mark.clauses("C1")
 async def test_an_asyncio_task_group_that_fails_ends_its_kickoffs(is_trio: bool) -> None:
-    # [C1]
     if is_trio:
         pytest.skip("native to asyncio")
     persistence = SQLiteFlowPersistence("runs.db")
@@ -608,8 +612,9 @@ async def test_a_natively_cancelled_plain_method_is_waited_for(is_trio: bool, st
     assert flow.state.done == []
 
 
+@pytest.mark.clauses("C1")
 async def test_a_plain_method_that_has_not_begun_never_begins() -> None:
-    # [C1] all threads are taken: what queues for one is given up
+    # all threads are taken: what queues for one is given up
     go, inside, began = threading.Event(), [], []
 
     class Holding(Flow):
@@ -668,8 +673,8 @@ async def cancelled_run(storage: Any) -> Waiting:
     return flow
 
 
+@pytest.mark.clauses("C4")
 async def test_cancel_ends_the_kickoff_with_its_own_error(store: Any) -> None:
-    # [C4]
     flow = await cancelled_run(store)
 
     assert flow.seen == ["cancelled"]
@@ -677,8 +682,8 @@ async def test_cancel_ends_the_kickoff_with_its_own_error(store: Any) -> None:
     assert flow.state.done == ["first"]
 
 
+@pytest.mark.clauses("C4")
 async def test_cancel_is_durable_and_final(store: Any) -> None:
-    # [C4]
     flow = await cancelled_run(store)
     store = SQLiteFlowPersistence("runs.db") if isinstance(store, SQLiteFlowPersistence) else store
     loaded = await Waiting.load(flow.run_id, persistence=store)
@@ -695,8 +700,8 @@ async def test_cancel_is_durable_and_final(store: Any) -> None:
             await again()
 
 
+@pytest.mark.clauses("C4")
 async def test_cancel_is_durable_when_it_returns(store: Any) -> None:
-    # [C4]
     flow = Waiting(persistence=store)
     statuses: list[str] = []
 
@@ -713,8 +718,8 @@ async def test_cancel_is_durable_when_it_returns(store: Any) -> None:
     assert statuses == ["cancelled"]
 
 
+@pytest.mark.clauses("C4")
 async def test_a_stored_run_that_is_not_running_can_be_cancelled(store: Any) -> None:
-    # [C4]
     flow = Waiting(persistence=store)
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as group:
@@ -726,16 +731,16 @@ async def test_a_stored_run_that_is_not_running_can_be_cancelled(store: Any) -> 
         await Waiting.resume(flow.run_id, persistence=store)
 
 
+@pytest.mark.clauses("C4")
 async def test_a_cancelled_run_can_be_cancelled_again(store: Any) -> None:
-    # [C4]
     flow = await cancelled_run(store)
     await flow.cancel()
 
     assert [entry.kind for entry in await flow.history()] == ["started", "method", "cancelled"]
 
 
+@pytest.mark.clauses("C4")
 async def test_a_method_may_cancel_its_own_run(store: Any) -> None:
-    # [C4]
     after: list[str] = []
 
     class Quitting(Flow[Log]):

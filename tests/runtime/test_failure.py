@@ -71,8 +71,8 @@ class Shaky(Flow[Work]):
         return value
 
 
+@pytest.mark.clauses("X2")
 async def test_an_exception_becomes_a_method_error_with_the_users_own_as_its_cause() -> None:
-    # [X2]
     flow = Shaky([])
     with pytest.raises(MethodError) as caught:
         await flow.kickoff()
@@ -88,8 +88,8 @@ async def test_an_exception_becomes_a_method_error_with_the_users_own_as_its_cau
     assert flow.status == "failed"
 
 
+@pytest.mark.clauses("X2")
 async def test_siblings_that_run_finish_and_nothing_new_starts(storage: Any) -> None:
-    # [X2]
     effects: list[str] = []
     flow = Shaky(effects, persistence=storage)
     with pytest.raises(MethodError):
@@ -100,8 +100,8 @@ async def test_siblings_that_run_finish_and_nothing_new_starts(storage: Any) -> 
     assert (await Shaky.load(flow.run_id, effects=[], persistence=storage)).state.done == ["steady"]
 
 
+@pytest.mark.clauses("X1")
 async def test_a_failure_is_recorded_in_its_own_checkpoint(storage: Any) -> None:
-    # [X1]
     flow = Shaky([], persistence=storage)
     with pytest.raises(MethodError):
         await flow.kickoff()
@@ -115,8 +115,8 @@ async def test_a_failure_is_recorded_in_its_own_checkpoint(storage: Any) -> None
     assert (await Shaky.load(flow.run_id, effects=[], persistence=storage)).status == "failed"
 
 
+@pytest.mark.clauses("X1")
 async def test_the_recorded_failure_holds_type_message_and_traceback(storage: Any) -> None:
-    # [X1]
     flow = Shaky([], persistence=storage)
     with pytest.raises(MethodError):
         await flow.kickoff()
@@ -126,8 +126,8 @@ async def test_the_recorded_failure_holds_type_message_and_traceback(storage: An
         assert part in stored.outcome
 
 
+@pytest.mark.clauses("X3", "E2")
 async def test_resume_runs_only_what_failed_or_never_started(storage: Any) -> None:
-    # [X3] [E2]
     flow = Shaky([], persistence=storage)
     with pytest.raises(MethodError):
         await flow.kickoff()
@@ -140,8 +140,8 @@ async def test_resume_runs_only_what_failed_or_never_started(storage: Any) -> No
     assert resumed.status == "finished"
 
 
+@pytest.mark.clauses("X3")
 async def test_the_same_instance_goes_on_after_a_failure(storage: Any) -> None:
-    # [X3]
     effects: list[str] = []
     flow = Shaky(effects, persistence=storage)
     with pytest.raises(MethodError):
@@ -154,8 +154,8 @@ async def test_the_same_instance_goes_on_after_a_failure(storage: Any) -> None:
     assert flow.status == "finished"
 
 
+@pytest.mark.clauses("X3", "E1")
 async def test_a_run_may_fail_again_and_again(storage: Any) -> None:
-    # [X3] [E1]
     flow = Shaky([], persistence=storage)
     for _ in range(3):
         with pytest.raises(MethodError):
@@ -168,8 +168,8 @@ async def test_a_run_may_fail_again_and_again(storage: Any) -> None:
     assert sorted(completed) == ["after:1", "later:1", "shaky:1", "steady:1"]
 
 
+@pytest.mark.clauses("X1")
 async def test_a_failing_plain_method_fails_like_any_other(storage: Any) -> None:
-    # [X1]
     class Plain(Flow[Work]):
         persistence = storage
 
@@ -207,8 +207,8 @@ class Both(Flow[Work]):
         raise KeyError("second")
 
 
+@pytest.mark.clauses("X2")
 async def test_several_failures_are_one_method_error_and_one_group() -> None:
-    # [X2]
     with pytest.raises(MethodError) as caught:
         await Both().kickoff()
 
@@ -220,8 +220,8 @@ async def test_several_failures_are_one_method_error_and_one_group() -> None:
     assert error.exceptions == tuple(failure.exception for failure in error.failures)
 
 
+@pytest.mark.clauses("X2")
 async def test_except_star_picks_the_users_exceptions_out_of_the_group() -> None:
-    # [X2]
     values: list[BaseException] = []
     keys: list[BaseException] = []
     try:
@@ -235,8 +235,8 @@ async def test_except_star_picks_the_users_exceptions_out_of_the_group() -> None
     assert [error.args for error in keys] == [("second",)]
 
 
+@pytest.mark.clauses("X2")
 async def test_what_except_star_leaves_is_still_a_method_error() -> None:
-    # [X2]
     async def without_value_errors() -> None:
         try:
             await Both().kickoff()
@@ -294,8 +294,8 @@ class Cancelling(Flow[Work]):
                 self.effects.append("patient ended")
 
 
+@pytest.mark.clauses("X2")
 async def test_on_error_cancel_ends_the_siblings(storage: Any) -> None:
-    # [X2]
     effects: list[str] = []
     flow = Cancelling(effects, persistence=storage)
     with anyio.fail_after(5), pytest.raises(MethodError) as caught:
@@ -307,8 +307,8 @@ async def test_on_error_cancel_ends_the_siblings(storage: Any) -> None:
     assert flow.status == "failed"
 
 
+@pytest.mark.clauses("X3")
 async def test_a_sibling_that_was_cancelled_runs_again_on_resume(storage: Any) -> None:
-    # [X3]
     flow = Cancelling([], persistence=storage)
     with anyio.fail_after(5), pytest.raises(MethodError):
         await flow.kickoff()
@@ -337,12 +337,12 @@ def test_an_unknown_on_error_is_refused() -> None:
 # ---- crashes -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.clauses("X4")
 @pytest.mark.parametrize("crash", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("plain", [False, True], ids=["async", "plain"])
 async def test_a_crash_leaves_as_itself_and_the_run_is_resumable(
     crash: type[BaseException], plain: bool, storage: Any
 ) -> None:
-    # [X4]
     effects: list[str] = []
     crashes = [crash]
 
@@ -388,8 +388,8 @@ async def test_a_crash_leaves_as_itself_and_the_run_is_resumable(
     assert resumed.state.done == ["first", "second"]
 
 
+@pytest.mark.clauses("X4")
 async def test_a_crash_ends_the_siblings(storage: Any) -> None:
-    # [X4]
     ended: list[str] = []
     waiting = anyio.Event()
 
@@ -462,12 +462,12 @@ class Steps(Flow[Work]):
         self.state.done.append(name)
 
 
+@pytest.mark.clauses("D1", "D2")
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
 @pytest.mark.parametrize(
     "error", [errors.StorageWriteError("the disk is full", outcome="not saved"), OSError("no route to the storage")]
 )
 async def test_a_save_that_fails_stops_the_run_and_nothing_follows(at: int, error: Exception) -> None:
-    # [D1] [D2]
     effects: list[str] = []
     storage = Failing(at, error)
     flow = Steps(effects, persistence=storage)
@@ -479,9 +479,9 @@ async def test_a_save_that_fails_stops_the_run_and_nothing_follows(at: int, erro
     assert flow.state.done == effects[:-1]
 
 
+@pytest.mark.clauses("E2", "E3")
 @pytest.mark.parametrize("at", [2, 3, 4])
 async def test_a_run_whose_save_failed_goes_on_once_the_storage_is_well(at: int) -> None:
-    # [E2] [E3]
     storage = Failing(at, errors.StorageWriteError("the disk is full"))
     effects: list[str] = []
     flow = Steps(effects, persistence=storage)
@@ -496,8 +496,8 @@ async def test_a_run_whose_save_failed_goes_on_once_the_storage_is_well(at: int)
     assert resumed.state.done == ["first", "second", "third"]
 
 
+@pytest.mark.clauses("D1")
 async def test_a_save_that_fails_ends_the_siblings() -> None:
-    # [D1]
     waiting, ended = anyio.Event(), []
 
     class Pair(Flow[Work]):
@@ -527,6 +527,7 @@ class Mute(Exception):
         raise RuntimeError("no text for you")
 
 
+@pytest.mark.clauses("X1", "X2")
 @pytest.mark.parametrize(
     "error",
     [
@@ -540,7 +541,6 @@ class Mute(Exception):
 )
 @pytest.mark.parametrize("plain", [False, True], ids=["async", "plain"])
 async def test_whatever_a_method_raises_is_recorded_and_told(error: Exception, plain: bool, storage: Any) -> None:
-    # [X1] [X2]
     class Raising(Flow[Work]):
         persistence = storage
 
@@ -564,8 +564,8 @@ async def test_whatever_a_method_raises_is_recorded_and_told(error: Exception, p
     assert [entry.kind for entry in await flow.history()] == ["started", "failed"]
 
 
+@pytest.mark.clauses("X1")
 async def test_a_timeout_within_a_method_is_its_own_failure(storage: Any) -> None:
-    # [X1]
     class Slow(Flow[Work]):
         persistence = storage
 
@@ -580,8 +580,8 @@ async def test_a_timeout_within_a_method_is_its_own_failure(storage: Any) -> Non
     assert isinstance(caught.value.__cause__, TimeoutError)
 
 
+@pytest.mark.clauses("X2")
 async def test_a_failure_in_a_thread_beside_others_lets_them_finish(storage: Any) -> None:
-    # [X2]
     raised = threading.Event()
 
     class Threads(Flow[Work]):

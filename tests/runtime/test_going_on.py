@@ -149,9 +149,9 @@ ANY = pytest.mark.parametrize("standing", ["interrupted", "failed", "finished", 
 # ---- kickoff with an id --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.clauses("E2", "X3")
 @UNFINISHED
 async def test_kickoff_with_the_id_of_an_unfinished_run_continues_it(standing: str, store: Any) -> None:
-    # [E2] [X3]
     run_id = await run_that_is(standing, store)
     flow = Steps(persistence=store)
     output = await flow.kickoff({"id": run_id})
@@ -174,8 +174,8 @@ async def test_kickoff_with_the_id_of_a_finished_run_is_a_new_pass_over_its_stat
     assert flow.run_id == run_id
 
 
+@pytest.mark.clauses("C4")
 async def test_kickoff_with_the_id_of_a_cancelled_run_is_refused(store: Any) -> None:
-    # [C4]
     run_id = await run_that_is("cancelled", store)
     flow = Steps(persistence=store)
     with pytest.raises(errors.RunCancelledError):
@@ -193,8 +193,8 @@ async def test_kickoff_with_an_unknown_id_is_a_new_run_under_it(store: Any) -> N
     assert loaded.state == flow.state
 
 
+@pytest.mark.clauses("L2")
 async def test_kickoff_of_a_run_that_is_running_elsewhere_is_refused(store: Any) -> None:
-    # [L2]
     elsewhere, here = Steps("hang", persistence=store), Steps(persistence=store)
     async with running(elsewhere):
         with pytest.raises(errors.RunLockedError) as caught:
@@ -204,8 +204,8 @@ async def test_kickoff_of_a_run_that_is_running_elsewhere_is_refused(store: Any)
     assert here.ran == []
 
 
+@pytest.mark.clauses("L4")
 async def test_of_two_creators_of_one_id_exactly_one_wins(store: Any) -> None:
-    # [L4]
     flows = [Steps("hang", persistence=store) for _ in range(5)]
     lost: list[Steps] = []
 
@@ -230,9 +230,9 @@ async def test_of_two_creators_of_one_id_exactly_one_wins(store: Any) -> None:
 # ---- resume --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.clauses("E2", "X3")
 @UNFINISHED
 async def test_resume_continues_an_unfinished_run(standing: str, store: Any) -> None:
-    # [E2] [X3]
     run_id = await run_that_is(standing, store)
     output = await Steps.resume(run_id, persistence=store)
     loaded = await Steps.load(run_id, persistence=store)
@@ -250,24 +250,24 @@ async def test_resume_of_a_finished_run_gives_its_result_and_runs_nothing(store:
     assert (await Steps.load(run_id, persistence=store)).state == before
 
 
+@pytest.mark.clauses("C4")
 async def test_resume_of_a_cancelled_run_is_refused(store: Any) -> None:
-    # [C4]
     run_id = await run_that_is("cancelled", store)
 
     with pytest.raises(errors.RunCancelledError):
         await Steps.resume(run_id, persistence=store)
 
 
+@pytest.mark.clauses("L2")
 async def test_resume_of_a_run_that_is_running_elsewhere_is_refused(store: Any) -> None:
-    # [L2]
     elsewhere = Steps("hang", persistence=store)
     async with running(elsewhere):
         with pytest.raises(errors.RunLockedError):
             await Steps.resume(elsewhere.run_id, persistence=store)
 
 
+@pytest.mark.clauses("L2")
 async def test_a_refused_caller_does_not_free_the_run(store: Any) -> None:
-    # [L2]
     elsewhere = Steps("hang", persistence=store)
     async with running(elsewhere):
         for _ in range(3):
@@ -310,8 +310,8 @@ async def test_a_loaded_run_goes_on_by_kickoff(standing: str, store: Any) -> Non
     assert flow.run_id == run_id
 
 
+@pytest.mark.clauses("D2")
 async def test_a_run_can_be_loaded_from_its_first_method_on(store: Any) -> None:
-    # [D2]
     class Asking(Flow[Work]):
         persistence = store
 
@@ -648,8 +648,8 @@ async def test_occurrences_begin_anew_in_each_pass(log: Any) -> None:
 # ---- history -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.clauses("D4", "E1")
 async def test_the_history_lists_every_checkpoint(log: Any) -> None:
-    # [D4] [E1]
     flow = Steps(persistence=log)
     await flow.kickoff({"size": 5})
     history = await flow.history()
@@ -778,8 +778,8 @@ async def test_an_edit_that_does_not_fit_is_refused(changes: dict[str, Any], sto
     assert (await Steps.load(run_id, persistence=store)).state.size == 1
 
 
+@pytest.mark.clauses("L2")
 async def test_a_run_that_is_running_elsewhere_is_not_edited(store: Any) -> None:
-    # [L2]
     elsewhere = Steps("hang", persistence=store)
     async with running(elsewhere):
         flow = await Steps.load(elsewhere.run_id, persistence=store)
@@ -822,8 +822,8 @@ class Hanging(Flow[Work]):
             await anyio.sleep_forever()
 
 
+@pytest.mark.clauses("V1")
 async def test_a_half_full_join_remembers_what_has_come(store: Any) -> None:
-    # [V1]
     class Join(Hanging):
         @start()
         async def quick(self) -> list[int]:
@@ -895,8 +895,8 @@ class Cycle(Hanging):
         return "again" if self.state.size < 20 else None
 
 
+@pytest.mark.clauses("E2")
 async def test_a_cycle_goes_on_in_the_middle(store: Any) -> None:
-    # [E2]
     run_id = await interrupted(Cycle(True, persistence=store))
     flow = Cycle(False, persistence=store)
     await flow.kickoff({"id": run_id})
@@ -906,8 +906,8 @@ async def test_a_cycle_goes_on_in_the_middle(store: Any) -> None:
     assert flow.state.done == [str(n) for n in range(1, 21)]
 
 
+@pytest.mark.clauses("E2", "E4")
 async def test_a_run_interrupted_at_every_turn_ends_as_an_undisturbed_one(store: Any) -> None:
-    # [E2] [E4]
     class Halting(Hanging):
         @start()
         async def begin(self) -> None: ...
@@ -1029,8 +1029,8 @@ async def test_a_finished_run_with_method_level_persist_can_be_loaded(store: Any
     assert loaded.state.done == ["first", "second"]
 
 
+@pytest.mark.clauses("X1", "X3")
 async def test_a_failed_run_with_method_level_persist_goes_on_from_its_last_checkpoint(store: Any) -> None:
-    # [X1] [X3]
     class Failing(Partly):
         async def fourth(self) -> str:
             if self.hangs:
@@ -1050,8 +1050,9 @@ async def test_a_failed_run_with_method_level_persist_goes_on_from_its_last_chec
     assert again.state.done == ["first", "second", "third", "fourth"]
 
 
+@pytest.mark.clauses("E4")
 async def test_a_method_checkpoint_holds_the_whole_merged_state(log: Any) -> None:
-    # [E4] what is in flight beside it is not in it
+    # what is in flight beside it is not in it
     class Beside(Hanging):
         @start()
         async def quick(self) -> None:
@@ -1092,8 +1093,8 @@ async def interrupted_when(flow: Any, condition: Callable[[Any], bool]) -> str:
 # ---- a class that has changed --------------------------------------------------------------------------------------
 
 
+@pytest.mark.clauses("V3")
 async def test_added_methods_take_part_when_a_run_goes_on(store: Any) -> None:
-    # [V3]
     class Grown(Steps):
         name = "Steps"
 
@@ -1107,8 +1108,8 @@ async def test_added_methods_take_part_when_a_run_goes_on(store: Any) -> None:
     assert await Grown.resume(run_id, persistence=store) == OUTPUT + " four"
 
 
+@pytest.mark.clauses("V3")
 async def test_a_pending_method_that_is_gone_is_named_and_nothing_changes(store: Any) -> None:
-    # [V3]
     class Shrunk(Flow[Work]):
         name = "Steps"
 
@@ -1122,8 +1123,8 @@ async def test_a_pending_method_that_is_gone_is_named_and_nothing_changes(store:
     assert await Steps.resume(run_id, persistence=store) == OUTPUT
 
 
+@pytest.mark.clauses("V2")
 async def test_a_stored_field_that_the_model_lacks_is_named_and_nothing_is_lost(store: Any) -> None:
-    # [V2]
     class Less(FlowState):
         done: list[str] = Field(default_factory=list)
 
@@ -1140,8 +1141,8 @@ async def test_a_stored_field_that_the_model_lacks_is_named_and_nothing_is_lost(
     assert (await Steps.load(run_id, persistence=store)).state.size == 1
 
 
+@pytest.mark.clauses("V2")
 async def test_a_stored_field_of_a_nested_model_that_is_gone_is_named(store: Any) -> None:
-    # [V2]
     class Inner(BaseModel):
         a: int = 1
         b: int = 2
@@ -1177,8 +1178,8 @@ async def test_a_stored_field_of_a_nested_model_that_is_gone_is_named(store: Any
     assert caught.value.paths == ("inner.b", "many[0].b")
 
 
+@pytest.mark.clauses("V2")
 async def test_a_stored_value_that_does_not_fit_is_named_without_showing_it(store: Any) -> None:
-    # [V2]
     class Stricter(FlowState):
         done: list[int] = Field(default_factory=list)
         size: int = 0
@@ -1208,8 +1209,8 @@ async def test_an_added_field_takes_its_default(store: Any) -> None:
     assert (flow.state.colour, flow.state.size) == ("blue", 1)
 
 
+@pytest.mark.clauses("V2")
 async def test_a_before_validator_cures_an_old_state(store: Any) -> None:
-    # [V2]
     class Cured(FlowState):
         done: list[str] = Field(default_factory=list)
         length: int = 0
@@ -1279,8 +1280,8 @@ class Killed(Flow[Count]):
 """
 
 
+@pytest.mark.clauses("D1", "D2", "E2", "E4", "L2")
 async def test_a_run_whose_process_was_killed_goes_on_at_once(is_trio: bool) -> None:
-    # [D1] [D2] [E2] [E4] [L2]
     backend = "trio" if is_trio else "asyncio"
     program = f"HANGS = True\n{KILLED}\nanyio.run(Killed().kickoff, {{'id': 'killed'}}, backend={backend!r})"
     names: dict[str, Any] = {"HANGS": False, "__name__": "killed"}
@@ -1305,8 +1306,8 @@ async def test_a_run_whose_process_was_killed_goes_on_at_once(is_trio: bool) -> 
     assert [entry.method for entry in await loaded.history()] == ["", "first:1", "second:1", "third:1", "fourth:1"]
 
 
+@pytest.mark.clauses("V1")
 async def test_what_is_stored_is_json_and_no_pickle(log: Any) -> None:
-    # [V1]
     flow = Steps(persistence=log)
     await flow.kickoff()
     rows = await log.history(flow.run_id)

@@ -325,8 +325,8 @@ async def test_a_method_called_by_another_is_a_plain_call_in_its_draft() -> None
     assert flow.state.count == 12
 
 
+@pytest.mark.clauses("V1")
 async def test_a_receiver_that_changes_its_payload_changes_nothing_else() -> None:
-    # [V1]
     class Sharing(Flow):
         @start()
         async def make(self) -> list[int]:
@@ -350,9 +350,9 @@ async def test_a_receiver_that_changes_its_payload_changes_nothing_else() -> Non
     assert flow.method_outputs["keep"] == [1]
 
 
+@pytest.mark.clauses("V1")
 @pytest.mark.parametrize("stored", [False, True], ids=["unstored", "stored"])
 async def test_a_join_gets_what_was_returned_even_if_that_object_was_changed_since(stored: bool) -> None:
-    # [V1]
     class Late(Flow):
         persistence = MemoryFlowPersistence() if stored else None
 
@@ -673,8 +673,8 @@ async def test_a_cycle_of_20_000_steps_neither_nests_nor_grows() -> None:
     assert early_depth == late_depth
 
 
+@pytest.mark.clauses("V5")
 async def test_a_method_called_too_often_in_a_pass_is_a_limit() -> None:
-    # [V5]
     flow = Cycle(max_method_calls=25)
     with pytest.raises(MethodError) as caught:
         await flow.kickoff()
@@ -684,8 +684,8 @@ async def test_a_method_called_too_often_in_a_pass_is_a_limit() -> None:
     assert flow.state.count == 25
 
 
+@pytest.mark.clauses("V5", "X3")
 async def test_a_run_that_met_the_limit_goes_on_with_a_higher_one() -> None:
-    # [V5] [X3]
     store = MemoryFlowPersistence()
     flow = Cycle(max_method_calls=25, persistence=store)
     with pytest.raises(MethodError):

@@ -105,8 +105,8 @@ async def conflict_of(flow: Flow[Any]) -> errors.StateConflictError:
 # ---- isolation -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.clauses("E4")
 async def test_a_draft_is_seen_by_nobody_before_it_is_committed() -> None:
-    # [E4]
     written, looked = anyio.Event(), anyio.Event()
 
     class Two(Flow[Wide]):
@@ -206,8 +206,8 @@ async def test_child_tasks_and_threads_of_a_method_share_its_draft() -> None:
     assert flow.state.number == 12
 
 
+@pytest.mark.clauses("X1")
 async def test_the_draft_of_a_failed_method_vanishes() -> None:
-    # [X1]
     class Failing(Flow[Wide]):
         @start()
         async def first(self) -> None:
@@ -225,8 +225,8 @@ async def test_the_draft_of_a_failed_method_vanishes() -> None:
     assert flow.state.items == [1]
 
 
+@pytest.mark.clauses("C1")
 async def test_the_draft_of_a_cancelled_method_vanishes() -> None:
-    # [C1]
     class Cancelled(Flow[Wide]):
         @start()
         async def first(self) -> None:
@@ -269,8 +269,8 @@ async def test_a_stray_reference_to_a_draft_cannot_change_a_committed_version() 
     assert (flow.state.items, flow.state.address.town, flow.state.number) == ([1], "", 0)
 
 
+@pytest.mark.clauses("V1")
 async def test_a_payload_is_never_an_alias_of_the_state() -> None:
-    # [V1]
     class Alias(Flow[Wide]):
         @start()
         async def first(self) -> list[int]:
@@ -435,8 +435,8 @@ async def test_a_conflict_keeps_what_the_earlier_method_committed() -> None:
     assert (flow.state.number, flow.state.text, flow.state.other) == (1, "early", 0)
 
 
+@pytest.mark.clauses("X3")
 async def test_resuming_runs_the_conflicting_method_again_on_the_new_base() -> None:
-    # [X3]
     persistence = MemoryFlowPersistence()
     ran: list[str] = []
     committed = anyio.Event()
@@ -940,8 +940,8 @@ async def test_what_cannot_be_copied_is_shared_in_an_unstored_state() -> None:
     assert (mine.uses, flow.state.count) == (2, 2)
 
 
+@pytest.mark.clauses("V1")
 async def test_what_cannot_be_copied_is_refused_in_a_stored_state() -> None:
-    # [V1]
     class Using(Flow[Client]):
         @start()
         async def first(self) -> None:
