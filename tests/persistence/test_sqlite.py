@@ -713,22 +713,24 @@ class Held(Flow[dict]):
 async def test_a_run_of_another_process_is_locked_until_that_is_dead_and_then_free_at_once() -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
     async with await anyio.open_process([sys.executable, "-c", HOLDER], env=env, stderr=None) as process:
-        with anyio.fail_after(20):
-            assert process.stdout is not None
-            assert (await process.stdout.receive()).strip() == b"ready"
-        loaded = await Held.load("held")
-        for call in (
-            lambda: Held().kickoff({"id": "held"}),
-            lambda: Held.resume("held"),
-            lambda: loaded.update_state(x=1),
-            lambda: loaded.cancel(),
-        ):
-            with pytest.raises(errors.RunLockedError) as caught:
-                await call()
-            assert (caught.value.run_id, bool(caught.value.owner)) == ("held", True)
-        other = Held()
-        await other.kickoff()
-        process.kill()
+        try:
+            with anyio.fail_after(20):
+                assert process.stdout is not None
+                assert (await process.stdout.receive()).strip() == b"ready"
+            loaded = await Held.load("held")
+            for call in (
+                lambda: Held().kickoff({"id": "held"}),
+                lambda: Held.resume("held"),
+                lambda: loaded.update_state(x=1),
+                lambda: loaded.cancel(),
+            ):
+                with pytest.raises(errors.RunLockedError) as caught:
+                    await call()
+                assert (caught.value.run_id, bool(caught.value.owner)) == ("held", True)
+            other = Held()
+            await other.kickoff()
+        finally:
+            process.kill()
         await process.wait()
 
     assert await Held.resume("held") == "freed"
