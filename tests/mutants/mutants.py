@@ -122,9 +122,9 @@ MUTANTS = (
         "a cancellation is swallowed",
         ("C1",),
         "_runtime/engine.py",
-        "self.stop(cancelled)  # raised",
-        "pass  # raised",
-        f"{CANCEL}::test_a_cancellation_that_a_method_meets_by_itself_ends_the_run_resumably",
+        "        if self._stopped is not None:\n",
+        "        if self._stopped is not None and isinstance(self._stopped, Exception):\n",
+        f"{CANCEL}::test_a_cancellation_passes_through_unchanged",
     ),
     Mutant(
         "only a shield around what must be known",
@@ -234,12 +234,12 @@ MUTANTS = (
         f"{GOING}::test_kickoff_of_a_run_that_is_running_elsewhere_is_refused",
     ),
     Mutant(
-        "the second creator of an id is told that it was fenced",
+        "a second creator of an id replaces the first",
         ("L4",),
-        "_runtime/runs.py",
-        '        raise RunLockedError(\n            f"run {engine.run_id} was started by somebody else',
-        '        raise fenced\n        raise RunLockedError(\n            f"run {engine.run_id} was started by somebody else',
-        f"{GOING}::test_of_two_creators_of_one_id_exactly_one_wins",
+        "persistence/sqlite/schema.sql",
+        "  INSERT INTO runs\n",
+        "  INSERT OR REPLACE INTO runs\n",
+        f"{SQLITE}::test_a_checkpoint_that_does_not_follow_is_stale_and_nothing_is_written",
     ),
     # ---- load and save
     Mutant(
