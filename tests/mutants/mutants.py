@@ -124,7 +124,7 @@ MUTANTS = (
         "_runtime/engine.py",
         "        if self._stopped is not None:\n",
         "        if self._stopped is not None and isinstance(self._stopped, Exception):\n",
-        f"{CANCEL}::test_a_cancellation_passes_through_unchanged",
+        f"{CANCEL}::test_a_task_that_was_cancelled_natively_gets_its_cancelled_error",
     ),
     Mutant(
         "only a shield around what must be known",
@@ -239,7 +239,7 @@ MUTANTS = (
         "persistence/sqlite/schema.sql",
         "  INSERT INTO runs\n",
         "  INSERT OR REPLACE INTO runs\n",
-        f"{SQLITE}::test_a_checkpoint_that_does_not_follow_is_stale_and_nothing_is_written",
+        f"{SQLITE}::test_a_second_creator_of_an_id_is_stale_and_changes_nothing",
     ),
     # ---- load and save
     Mutant(

@@ -549,6 +549,19 @@ async def test_a_checkpoint_that_does_not_follow_is_stale_and_nothing_is_written
     assert loaded == head
 
 
+@pytest.mark.clauses("L4")
+async def test_a_second_creator_of_an_id_is_stale_and_changes_nothing() -> None:
+    first, second = SQLiteFlowPersistence(PATH), SQLiteFlowPersistence(PATH)
+    async with first, second:
+        await first.save(head := made("a"))
+        with pytest.raises(errors.StaleCheckpoint):
+            await second.save(made("a", at=99.0))
+        loaded = await first.load("a")
+
+    assert loaded == head
+    assert len(sql("SELECT * FROM runs")) == 1
+
+
 @pytest.mark.clauses("C2", "C3")
 async def test_a_save_that_is_cancelled_while_queued_is_withdrawn_and_during_its_commit_waited_for() -> None:
     backend = SQLiteFlowPersistence(PATH)
