@@ -122,8 +122,9 @@ MUTANTS = (
         "a cancellation is swallowed",
         ("C1",),
         "_runtime/engine.py",
-        "        if self._stopped is not None:\n",
-        "        if self._stopped is not None and isinstance(self._stopped, Exception):\n",
+        "            scope = await self._work(self._next(commands))\n",
+        "            try:\n                scope = await self._work(self._next(commands))\n"
+        "            except BaseException:\n                return None\n",
         f"{CANCEL}::test_a_task_that_was_cancelled_natively_gets_its_cancelled_error",
     ),
     Mutant(
@@ -234,11 +235,11 @@ MUTANTS = (
         f"{GOING}::test_kickoff_of_a_run_that_is_running_elsewhere_is_refused",
     ),
     Mutant(
-        "a second creator of an id replaces the first",
+        "an id may be created twice",
         ("L4",),
         "persistence/sqlite/schema.sql",
-        "  INSERT INTO runs\n",
-        "  INSERT OR REPLACE INTO runs\n",
+        "  run_id TEXT NOT NULL UNIQUE,\n",
+        "  run_id TEXT NOT NULL,\n",
         f"{SQLITE}::test_a_second_creator_of_an_id_is_stale_and_changes_nothing",
     ),
     # ---- load and save
