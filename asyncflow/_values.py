@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import datetime
@@ -17,11 +18,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import TzInfo
 
-__all__ = ["copied", "difference", "same"]
+__all__ = ["copied", "difference", "promoted", "same"]
 
 _ATOMS: frozenset[type] = frozenset(
     {
-        *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range, frozenset),
+        *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range),
         *(datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone, decimal.Decimal),
         *(uuid.UUID, pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.PosixPath, pathlib.WindowsPath),
         *(type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType),
@@ -52,8 +53,11 @@ _set_extra, _set_private = _slot("__pydantic_extra__"), _slot("__pydantic_privat
 
 
 def _copied_model(model: BaseModel) -> BaseModel:
-    new = object.__new__(type(model))
+    cls = type(model)
+    new = object.__new__(cls)
     values = model.__dict__.copy()
+    if len(values) != len(cls.__pydantic_fields__):  # cached properties: a copy finds out anew
+        values = {name: value for name, value in values.items() if name in cls.__pydantic_fields__}
     for name, value in values.items():
         if type(value) not in _ATOMS:
             values[name] = copied(value)
@@ -90,7 +94,8 @@ def _copied_tuple(value: tuple[Any, ...]) -> tuple[Any, ...]:
 _COPIERS: dict[type, Callable[[Any], Any]] = {
     list: lambda value: [v if type(v) in _ATOMS else copied(v) for v in value] if value else [],
     dict: lambda value: {k: v if type(v) in _ATOMS else copied(v) for k, v in value.items()} if value else {},
-    set: set,
+    set: lambda value: {v if type(v) in _ATOMS else copied(v) for v in value},
+    frozenset: lambda value: value if all(type(v) in _ATOMS for v in value) else frozenset(map(copied, value)),
     tuple: _copied_tuple,
 }
 
@@ -105,25 +110,53 @@ def difference(a: Any, b: Any, path: str = "", *, promoted: bool = False) -> tup
 
     With `promoted`, an int in `a` may stand where `b` has the equal float, as Python's typing allows.
     """
-    cls = type(a)
+    cls: Any = type(a)
     if cls is not type(b):
         if promoted and cls is int and type(b) is float and a == b:
             return None
         return path, f"it becomes {_article(type(b))}"
-    if cls in (list, tuple):
+    if a is b or isinstance(a, enum.Enum):
+        return None if a is b else (path, "its value changes")
+    if isinstance(a, _SEQUENCES):
         if len(a) != len(b):
             return path, f"its {len(a)} items become {len(b)}"
-        return _first(
-            difference(x, y, f"{path}[{i}]", promoted=promoted) for i, (x, y) in enumerate(zip(a, b, strict=True))
-        )
-    if cls is dict:
-        return _dicts(a, b, path, promoted)
+        pairs = enumerate(zip(a, b, strict=True))
+        found = _first(difference(x, y, f"{path}[{i}]", promoted=promoted) for i, (x, y) in pairs)
+        return found or _attribute(a, b, "maxlen", path)
+    if isinstance(a, dict):
+        return _dicts(a, b, path, promoted) or _attribute(a, b, "default_factory", path)
+    if isinstance(a, set | frozenset):
+        return _sets(a, b, path)
     if isinstance(a, BaseModel):
         return _models(a, b, path, promoted)
-    if dataclasses.is_dataclass(a):
-        pairs = ((f.name, getattr(a, f.name, None), getattr(b, f.name, None)) for f in dataclasses.fields(a))
-        return _first(difference(x, y, f"{path}.{name}".lstrip("."), promoted=promoted) for name, x, y in pairs)
+    if dataclasses.is_dataclass(a) or (cls.__eq__ is _BY_IDENTITY and hasattr(a, "__dict__")):
+        return _attributes(a, b, path, promoted)
     return None if _equal(a, b) else (path, "its value changes")
+
+
+_BY_IDENTITY: Any = object.__eq__
+_SEQUENCES = (list, tuple, collections.deque)
+
+
+def _attribute(a: Any, b: Any, name: str, path: str) -> tuple[str, str] | None:
+    """Whether what a container was made with is another."""
+    return None if getattr(a, name, None) == getattr(b, name, None) else (path, f"its {name} changes")
+
+
+def _sets(a: Any, b: Any, path: str) -> tuple[str, str] | None:
+    counterparts = {value: value for value in b}
+    if len(a) != len(b) or any(v not in counterparts or difference(v, counterparts[v]) is not None for v in a):
+        return path, "its value changes"
+    return None
+
+
+def _attributes(a: Any, b: Any, path: str, promoted: bool) -> tuple[str, str] | None:
+    """Of dataclasses, and of objects that say nothing about when they are equal."""
+    names = dict.fromkeys([f.name for f in dataclasses.fields(a)] if dataclasses.is_dataclass(a) else ())
+    names |= dict.fromkeys((*getattr(a, "__dict__", ()), *getattr(b, "__dict__", ())))
+    missing = object()
+    pairs = ((name, getattr(a, name, missing), getattr(b, name, missing)) for name in names)
+    return _first(difference(x, y, f"{path}.{name}".lstrip("."), promoted=promoted) for name, x, y in pairs)
 
 
 def _dicts(a: dict[Any, Any], b: dict[Any, Any], path: str, promoted: bool) -> tuple[str, str] | None:
@@ -150,17 +183,27 @@ def _equal(a: Any, b: Any) -> bool:
         return bool(a == b and a.utcoffset() == b.utcoffset() and a.fold == b.fold and zones)
     if isinstance(a, decimal.Decimal):
         return bool(a.as_tuple() == b.as_tuple())
-    if isinstance(a, set | frozenset):
-        return bool(a == b) and sorted(map(_type_name, a)) == sorted(map(_type_name, b))
-    return bool(a == b)
+    return bool(getattr(a == b, "all", lambda: a == b)())  # an array's comparison is an array
+
+
+def promoted(value: Any, loaded: Any) -> Any:
+    """The value with each int made a float where it was loaded as one; the rest of it stays what it is, in a copy."""
+    if type(value) is int and type(loaded) is float:
+        return loaded
+    if isinstance(value, BaseModel):
+        new = _copied_model(value)
+        for name, inner in new.__dict__.items():
+            new.__dict__[name] = promoted(inner, loaded.__dict__.get(name))
+        return new
+    if type(value) in (list, tuple):
+        return type(value)(promoted(x, y) for x, y in zip(value, loaded, strict=True))
+    if type(value) is dict:
+        return {key: promoted(inner, loaded[key]) for key, inner in value.items()}
+    return loaded if difference(value, loaded) is not None else value
 
 
 def _first(found: Iterable[tuple[str, str] | None]) -> tuple[str, str] | None:
     return next((f for f in found if f is not None), None)
-
-
-def _type_name(value: object) -> str:
-    return type(value).__qualname__
 
 
 def _article(cls: type) -> str:

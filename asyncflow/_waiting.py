@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-__all__ = ["in_trio", "outlast", "to_its_end"]
+__all__ = ["current_loop", "in_trio", "is_closed", "outlast", "to_its_end"]
 
 T = TypeVar("T")
 
@@ -22,6 +22,16 @@ def in_trio() -> bool:
     """Whether the caller is a trio task."""
     trio = sys.modules.get("trio")
     return trio is not None and bool(trio.lowlevel.in_trio_task())
+
+
+def current_loop() -> object:
+    """What tells one running event loop from another."""
+    return sys.modules["trio"].lowlevel.current_trio_token() if in_trio() else asyncio.get_running_loop()
+
+
+def is_closed(loop: object) -> bool:
+    """Whether an event loop has ended for good, as far as that can be told."""
+    return bool(getattr(loop, "is_closed", bool)())
 
 
 async def outlast(event: anyio.Event) -> None:

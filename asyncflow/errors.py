@@ -14,6 +14,7 @@ __all__ = [
     "CallError",
     "CapabilityMissingError",
     "CheckpointCorruptError",
+    "CheckpointWithdrawnError",
     "DraftClosedError",
     "FlowBusyError",
     "FlowDefinitionError",
@@ -281,6 +282,10 @@ class StorageWriteError(StorageError):
     def __init__(self, message: str, *, outcome: str = "unknown", **where: Any) -> None:
         super().__init__(message, **where)
         self.outcome = outcome
+
+
+class CheckpointWithdrawnError(StorageWriteError):
+    """A checkpoint was not saved because the one before it, in the same run, was withdrawn by a cancellation."""
 
 
 class StorageBusyError(StorageError):

@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import decimal
+import functools
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 from pydantic import BaseModel
 
-from ._values import same
+from ._values import copied, same
 
 __all__ = ["Conflict", "Merge", "add", "append", "last", "three_way"]
 
@@ -21,8 +22,15 @@ Merge = Callable[[Any, Any, Any], Any]
 """`(base, ours, theirs) -> value`."""
 
 
+FUNCTIONS: Final = (types.FunctionType, types.BuiltinFunctionType, functools.partial)
+"""What, in a field's metadata, says how it is merged; pydantic makes nothing of these."""
+
+
 class _Missing:
     """A key that is not there."""
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
 
 
 MISSING: Final = _Missing()
@@ -84,7 +92,7 @@ def _merged(base: Any, ours: Any, theirs: Any, path: str, how: Merge | None = No
 
 def _declared(how: Merge, base: Any, ours: Any, theirs: Any, path: str) -> Any:
     try:
-        return how(base, ours, theirs)
+        return how(copied(base), copied(ours), copied(theirs))  # whatever it does to them, versions are never changed
     except Conflict as conflict:
         raise Conflict(path, conflict.reason) from None
 
@@ -107,7 +115,9 @@ def _structural(base: Any, ours: Any, theirs: Any, path: str) -> Any:
 
 
 def _appended(base: Any, ours: list[Any], theirs: list[Any]) -> list[Any] | None:
-    start = base if type(base) is list else []
+    start = [] if base is MISSING else base
+    if type(start) is not list:
+        return None
     n = len(start)
     if same(ours[:n], start) and same(theirs[:n], start):
         return theirs + ours[n:]
@@ -152,4 +162,4 @@ def _models(base: BaseModel, ours: BaseModel, theirs: BaseModel, path: str) -> B
 
 
 def _declared_on(metadata: list[Any]) -> Merge | None:
-    return next((cast(Merge, m) for m in metadata if isinstance(m, types.FunctionType)), None)
+    return next((cast(Merge, m) for m in metadata if isinstance(m, FUNCTIONS)), None)

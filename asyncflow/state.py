@@ -42,9 +42,11 @@ def parse_run_id(value: object) -> str:
         raise InvalidRunIdError(f"a run id is a UUID or a text, not {type(value).__name__}")
     if len(value) == 36 and value.count("-") == 4:
         try:
-            return str(uuid.UUID(value))
+            canonical = str(uuid.UUID(value))
         except ValueError:
-            pass
+            canonical = ""
+        if canonical == value.lower():  # `UUID` takes other spellings, too; those are texts
+            return canonical
     if not 1 <= len(value) <= 128 or not value.isprintable() or value != value.strip():
         raise InvalidRunIdError(
             "a run id has 1 to 128 printable characters and no spaces around it; nothing was read or written"

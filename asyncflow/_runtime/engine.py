@@ -7,6 +7,7 @@ A method whose completion enables one listener goes on in the same task, so a cy
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from .._scheduling.messages import (
 )
 from .._scheduling.progress import Progress
 from .._values import copied
-from ..errors import Failure, LimitExceededError, RunCancelledError
+from ..errors import CheckpointWithdrawnError, Failure, LimitExceededError, RunCancelledError
 from ..merge import Conflict
 from ..persistence.checkpoint import Checkpoint, Status
 from ..state import StateType
@@ -72,6 +73,8 @@ class _Ended:
     commands: tuple[Command, ...]
     version: Version
     checkpoint: Checkpoint | None
+    is_well: bool = False
+    result: Any = None
 
 
 @dataclass(slots=True)
@@ -93,6 +96,8 @@ class Engine:
     failures: list[Failure] = field(default_factory=list)
     observe: Callable[[Checkpoint, Transition], None] | None = None
     is_finished: bool = False
+    is_cancelled: bool = False
+    """Whether it was cancelled for good."""
     _steps: int = 0
     _stopped: BaseException | None = None
     _scope: anyio.CancelScope | None = None
@@ -100,6 +105,8 @@ class Engine:
     _beside: list[Scope] = field(default_factory=list)
     """What is to run beside the first, until there is a task group for it."""
     _methods: Mapping[str, MethodDefinition] = field(init=False)
+    _recorded: int = field(init=False)
+    """The number of the version whose state was recorded last: some methods have no checkpoint."""
     _prefix: str = field(init=False)
     """What the names of its invocations begin with."""
     _writers: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=64))
@@ -107,6 +114,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.committed = self.newest
+        self._recorded = self.newest.number
         self._methods = self.settings.definition.methods
         self._prefix = f"{self.run_id}/{self.number}/"
 
@@ -133,17 +141,17 @@ class Engine:
         """Whether the run was ended from outside, or by its storage, rather than by its methods."""
         return self._stopped is not None
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether it was cancelled for good."""
-        return isinstance(self._stopped, RunCancelledError)
-
     def stop(self, why: BaseException) -> None:
         """End the run here with this error; what runs is cancelled, and nothing more is started or stored."""
         if self._stopped is None:
             self._stopped = why
         if self._scope is not None:
             self._scope.cancel()
+
+    def cancel(self, why: RunCancelledError) -> None:
+        """Stop, for good: whatever else ends the run meanwhile, it was cancelled."""
+        self.is_cancelled = True
+        self.stop(why)
 
     async def _work_together(self, first: Scope | None) -> None:
         """Go on in a task group, from where there is more than one invocation to run. It costs half a step to open one."""
@@ -166,6 +174,11 @@ class Engine:
             if self._scope is not None and not self._scope.cancel_called:
                 self.stop(cancelled)  # raised by the method itself, or meant for this task alone: the run ends with it
             raise
+        except CheckpointWithdrawnError as error:
+            if (
+                self._scope is not None and not self._scope.cancel_called
+            ):  # else it is a consequence of what ended the run
+                self.stop(error)
         except BaseException as error:
             self.stop(error)  # storage errors, KeyboardInterrupt, SystemExit: they leave `drive` as themselves
         return scope
@@ -201,6 +214,8 @@ class Engine:
             await self.recorder.commit(ended.checkpoint)
         if ended.version.number > self.committed.number:
             self.committed = ended.version
+        if ended.is_well:
+            self.outputs[scope.method.name] = self.output = ended.result
         if self.failures and self.settings.on_error == "cancel" and self._scope is not None:
             self._scope.cancel()
         return ended.commands
@@ -221,7 +236,8 @@ class Engine:
         try:
             if method.is_async:
                 return await method.function(flow, *args, **named)
-            return await in_thread(lambda: method.function(flow, *args, **named))
+            result = await in_thread(lambda: method.function(flow, *args, **named))
+            return await result if inspect.iscoroutine(result) else result  # a plain wrapper around an async function
         finally:
             entered.reset(token)
 
@@ -244,7 +260,7 @@ class Engine:
         version = self.newest if draft is None else self._merged(scope, draft)
         has_checkpoint = self.settings.checkpoints(method)
         state: bytes | None = None
-        if recorder is not None and has_checkpoint and version is not self.newest:
+        if recorder is not None and has_checkpoint and version.number > self._recorded:
             state, kept_state = recorder.state_bytes(version.state, method.name)
             version = Version(version.number, kept_state)
         kept, result = self._kept(method, result, transition, is_last)
@@ -252,9 +268,11 @@ class Engine:
         if version is not self.newest:
             self.newest = version
             self._writers.append((version.number, method.name))
-        self.outputs[method.name] = self.output = _own(result)
+        own = _own(result)
         if recorder is None or not (has_checkpoint or is_last or _says(commands, Fail)):
-            return _Ended(commands, version, None)
+            return _Ended(commands, version, None, True, own)
+        if has_checkpoint:
+            self._recorded = version.number
         checkpoint = recorder.prepare(
             "finished" if is_last else "method",
             self._status(commands),
@@ -268,7 +286,7 @@ class Engine:
         )
         if self.observe is not None:
             self.observe(checkpoint, transition)
-        return _Ended(commands, version, checkpoint)
+        return _Ended(commands, version, checkpoint, True, own)
 
     def _kept(self, method: MethodDefinition, result: Any, transition: Transition, is_last: bool) -> tuple[Any, Any]:
         """What is kept of a result for those who wait for it, and the result as they will get it."""

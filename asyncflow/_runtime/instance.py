@@ -5,6 +5,7 @@ Holds what `Flow` shows (state, status, outputs) and sees to it that one run is 
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,12 +17,14 @@ from .._scheduling.messages import Command
 from .._values import copied
 from .._waiting import to_its_end
 from ..errors import (
+    AsyncflowError,
     CapabilityMissingError,
     FlowBusyError,
     RunCancelledError,
     RunInputsError,
     RunNotFoundError,
     StateError,
+    StorageError,
 )
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import CheckpointHistory, offers
@@ -29,7 +32,20 @@ from ..state import StateType, new_run_id, parse_run_id
 from .engine import Engine
 from .history import HistoryEntry, entries
 from .recorder import inputs_in
-from .runs import Claim, Setup, Stored, begin, commit_start, load, outcome_of, owned, recorder_of, session, take_up
+from .runs import (
+    Claim,
+    Setup,
+    Stored,
+    begin,
+    commit_start,
+    load,
+    load_owned,
+    outcome_of,
+    owned,
+    recorder_of,
+    session,
+    take_up,
+)
 from .scope import current_scope
 
 __all__ = ["Instance", "RunStatus"]
@@ -56,9 +72,11 @@ class Instance:
         self._state: Any = None
         self._number = 0
         self._digest: bytes | None = None
+        self._may_be_stored = False
         self._busy = False
         self._engine: Engine | None = None
         self._ended: anyio.Event | None = None
+        self._cancel_error: BaseException | None = None
 
     # ---- what Flow shows ---------------------------------------------------------------------------------------
 
@@ -126,9 +144,11 @@ class Instance:
             async with session(self.setup.persistence):
                 if from_run is not None:
                     await self._restore(from_run, run_id)
-                is_new = brought is None and run_id == self._own_id and self._digest is None
+                is_new = brought is None and run_id == self._own_id and not self._may_be_stored
                 async with owned(self.setup.persistence, run_id, is_new=is_new) as claim:
-                    stored = None if is_new else await load(self.setup, run_id)
+                    stored = None if is_new else await load_owned(self.setup, run_id, claim)
+                    if stored is not None and from_run is not None:
+                        raise self._stored_already(run_id)
                     self._run_id = run_id
                     return await self._by_standing(stored, given, claim)
 
@@ -150,7 +170,9 @@ class Instance:
         persistence = self._storage("resume")
         with self._driving():
             async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
-                stored = await self._found(run_id)
+                stored = await load_owned(self.setup, run_id, claim)
+                if stored is None:
+                    raise self._unknown(run_id)
                 self._show(stored)
                 if self.status == "cancelled":
                     raise self._cancelled()
@@ -163,7 +185,7 @@ class Instance:
         base = self._fresh_state(given)
         self._number += 1
         engine, commands, _ = begin(self.setup, self.flow, run_id, copied(base), number=self._number)
-        return await self._drive(engine, commands, Claim(0))
+        return await self._drive(engine, commands, Claim())
 
     async def _new_pass(self, claim: Claim, state: Any, given: dict[str, Any], *, after: Checkpoint | None) -> Any:
         engine, commands, checkpoint = begin(
@@ -176,6 +198,7 @@ class Instance:
             number=1 if after is None else after.number + 1,
             input_names=list(given),
         )
+        self._may_be_stored, claim.epoch = True, claim.epoch or 1
         await commit_start(engine, checkpoint)
         return await self._drive(engine, commands, claim)
 
@@ -189,43 +212,70 @@ class Instance:
         try:
             self.result = await engine.drive(commands)
             return self.result
-        except RunCancelledError:
-            await to_its_end(lambda: self._record_cancel(claim))
-            raise
         finally:
-            self._engine = None
-            self._state = engine.committed.state
-            self._digest = None if engine.recorder is None else engine.recorder.digest
-            self._number = engine.number
-            self.status = self._status_after(engine)
-            self.pending = tuple(engine.progress.pending)
-            claim.is_over = claim.is_over or self.status in ("finished", "failed")
-            if self._ended is not None:
-                self._ended.set()
+            try:
+                await self._look_back(engine, claim)
+            finally:
+                self._engine = None
+                claim.is_over = claim.is_over or self.status in ("finished", "failed", "cancelled")
+                if self._ended is not None:
+                    self._ended.set()
 
-    def _status_after(self, engine: Engine) -> RunStatus:
+    async def _look_back(self, engine: Engine, claim: Claim) -> None:
+        """Know where the run stands now. Where it was stopped, that is looked up: a commit may have been under way."""
+        self._state = engine.committed.state
+        self._digest = None if engine.recorder is None else engine.recorder.digest
+        self._number = engine.number
+        self.pending = tuple(engine.progress.pending)
         if engine.is_finished:
-            return "finished"
+            self.status = "finished"
+        elif engine.is_cancelled:
+            self.status = "cancelled" if engine.recorder is None else "interrupted"
+        else:
+            self.status = "failed" if engine.failures and not engine.is_stopped else "interrupted"
+        if engine.recorder is None or not engine.is_stopped:
+            return
         if engine.is_cancelled:
-            return "cancelled"
-        return "failed" if engine.failures and not engine.is_stopped else "interrupted"
+            await to_its_end(lambda: self._cancelled_durably(claim))
+        with contextlib.suppress(StorageError):  # what ended the run is on its way; what is known of it stays
+            await to_its_end(self._look_up)
+
+    async def _cancelled_durably(self, claim: Claim) -> None:
+        """Record that the run was cancelled; whoever awaits `cancel()` is told if that fails."""
+        try:
+            await self._record_cancel(claim)
+        except AsyncflowError as error:
+            self._cancel_error = error
+            raise
+
+    async def _look_up(self) -> None:
+        outputs = self.outputs
+        self._show(await self._found(self._run_id))
+        self.outputs = outputs | self.outputs
 
     # ---- cancel ------------------------------------------------------------------------------------------------
 
     async def cancel(self) -> None:
         """End the run for good, durably. Inside one of its own methods it returns at once, and the method is cancelled."""
-        engine = self._engine
-        if engine is not None:
-            ended = self._ended = self._ended or anyio.Event()
-            engine.stop(self._cancelled())
-            if current_scope(self.flow) is None:
-                await ended.wait()
+        while self._busy and self._engine is None:  # noqa: ASYNC110 - it is about to begin, or to end: nobody tells
+            await anyio.sleep(0.001)
+        if self._engine is not None:
+            await self._cancel_running(self._engine)
             return
         persistence = self._storage("cancel")
         with self._driving():
             async with session(persistence), owned(persistence, self.run_id, is_new=False) as claim:
                 await self._record_cancel(claim)
                 self._show(await self._found(self.run_id))
+
+    async def _cancel_running(self, engine: Engine) -> None:
+        ended = self._ended = self._ended or anyio.Event()
+        self._cancel_error = None
+        engine.cancel(self._cancelled())
+        if current_scope(self.flow) is None:
+            await ended.wait()
+            if self._cancel_error is not None:
+                raise self._cancel_error
 
     async def _record_cancel(self, claim: Claim) -> None:
         """Store that the run was cancelled, after what is stored now: what was on its way then may have been withdrawn."""
@@ -323,7 +373,9 @@ class Instance:
             return
         c = stored.checkpoint
         names = self.state_type.names_of(given)
-        data, _ = self.setup.codecs.state.encode(self.state_type.updated(stored.state, given))
+        data, _ = recorder_of(self.setup, c.run_id, Claim(), c).state_bytes(
+            self.state_type.updated(stored.state, given)
+        )
         if inputs_in(data, names) != c.inputs:
             raise RunInputsError(
                 f"run {c.run_id} was interrupted, and was started with other inputs; nothing was run. Leave the inputs out to go "
@@ -342,13 +394,14 @@ class Instance:
         """Be about this run, as it is stored."""
         c = stored.checkpoint
         self._run_id, self._state, self._number, self._digest = c.run_id, stored.state, c.number, c.digest
+        self._may_be_stored = True
         self.status = "interrupted" if c.status == "running" else c.status
         self.pending = tuple(stored.progress.pending)
         self.outputs, self.result = {}, None
         if c.status == "finished":
             outcome = outcome_of(c)
-            data = str(outcome["result"]).encode()
-            self.result = self.setup.codecs.result(outcome["method"]).decode(data)
+            recorder = recorder_of(self.setup, c.run_id, Claim(), c)
+            self.result = recorder.result(outcome["method"], str(outcome["result"]).encode())
             self.outputs = {outcome["method"]: self.result}
 
     @contextmanager
@@ -383,6 +436,13 @@ class Instance:
             f"no run {run_id}{at} is stored in {self.setup.persistence!r}; check the id and the place",
             run_id=run_id,
             seq=seq,
+        )
+
+    def _stored_already(self, run_id: str) -> RunInputsError:
+        return RunInputsError(
+            f"run {run_id} is stored already, so it cannot begin with the state of another; nothing was run. Leave "
+            "restore_from_state_id out to go on with it, or bring another id",
+            run_id=run_id,
         )
 
     def _cancelled(self) -> RunCancelledError:

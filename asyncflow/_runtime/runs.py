@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from pydantic_core import from_json
 from .._scheduling.advance import advance
 from .._scheduling.messages import Command, Resumed, Started, Transition
 from .._scheduling.progress import Progress
-from .._waiting import to_its_end
+from .._waiting import current_loop, is_closed, to_its_end
 from ..errors import (
     CheckpointCorruptError,
     FlowDefinitionError,
@@ -20,6 +22,7 @@ from ..errors import (
     RunFlowMismatchError,
     RunLockedError,
     StateSchemaError,
+    StorageError,
 )
 from ..persistence.checkpoint import Checkpoint, decode_progress
 from ..persistence.codec import Misfit
@@ -28,7 +31,9 @@ from .engine import Engine, Settings
 from .recorder import Codecs, Recorder
 from .scope import Version
 
-__all__ = ["Claim", "Setup", "Stored", "begin", "load", "owned", "recorder_of", "session", "take_up"]
+__all__ = ["Claim", "Setup", "Stored", "begin", "load", "load_owned", "owned", "recorder_of", "session", "take_up"]
+
+logger = logging.getLogger("asyncflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +59,23 @@ class Stored:
 
 @dataclass(slots=True)
 class Claim:
-    """That this process drives a run. `epoch` is 0 until that is known; `is_over`: its last checkpoint has given it back."""
+    """That this process drives a run. `epoch` is 0 while nothing is stored; `is_over`: its last checkpoint has given it back."""
 
+    owner: Ownership | None = None
     epoch: int = 0
     is_over: bool = False
 
+    async def take(self, run_id: str) -> None:
+        """Acquire the run, and know so at once: whoever is cancelled meanwhile has something to release."""
+        if self.owner is not None:
+            self.epoch = await self.owner.acquire(run_id)
 
-_DRIVEN: set[tuple[object, str]] = set()
-"""(place, run id) of what is driven in this process."""
+
+_DRIVEN: dict[tuple[object, str], object] = {}
+"""(place, run id) of what is driven in this process, and the event loop that drives it."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_DRIVEN.clear)  # what the parent drives, the child does not
 
 
 @asynccontextmanager
@@ -82,27 +96,42 @@ async def owned(persistence: FlowPersistence, run_id: str, *, is_new: bool) -> A
     """
     owner = persistence if offers(persistence, Ownership) else None
     driven = (id(persistence) if owner is None else owner.place, run_id)
-    if driven in _DRIVEN:
+    if driven in _DRIVEN and not is_closed(_DRIVEN[driven]):
         raise RunLockedError(
             f"run {run_id} is being driven in this process; await that, or try again when it has ended", run_id=run_id
         )
-    _DRIVEN.add(driven)
-    claim = Claim(1 if is_new or owner is None else 0)
+    _DRIVEN[driven] = current_loop()
+    claim = Claim(owner, 1 if is_new or owner is None else 0)
     try:
-        if owner is not None and not claim.epoch:
-            await to_its_end(lambda: _take(claim, owner, run_id))
+        if not claim.epoch:
+            await to_its_end(lambda: claim.take(run_id))
         yield claim
+    except StorageError:
+        claim.is_over = True  # the storage is not well: the run is free when this owner ends, or is asked again
+        raise
     finally:
         try:
             if owner is not None and claim.epoch and not claim.is_over:
-                await to_its_end(lambda: owner.release(run_id, claim.epoch))
+                await to_its_end(lambda: _give_back(owner, run_id, claim.epoch))
         finally:
-            _DRIVEN.discard(driven)
+            _DRIVEN.pop(driven, None)  # a child of a fork has none
 
 
-async def _take(claim: Claim, owner: Ownership, run_id: str) -> None:
-    """Acquire the run, and say so in the claim at once: whoever is cancelled meanwhile knows that there is something to release."""
-    claim.epoch = await owner.acquire(run_id)
+async def _give_back(owner: Ownership, run_id: str, epoch: int) -> None:
+    """Release a run. What ended it is on its way to the caller, and an error of the storage does not take its place."""
+    try:
+        await owner.release(run_id, epoch)
+    except StorageError as error:
+        logger.warning("run %s stays with this process until its storage is closed: %s", run_id, error)
+
+
+async def load_owned(setup: Setup, run_id: str, claim: Claim) -> Stored | None:
+    """A run that is to be driven, or None. One that came to be since the claim was made is claimed anew."""
+    stored = await load(setup, run_id)
+    if stored is None or claim.epoch:
+        return stored
+    await to_its_end(lambda: claim.take(run_id))
+    return await load(setup, run_id)
 
 
 async def load(setup: Setup, run_id: str, seq: int | None = None) -> Stored | None:
@@ -114,6 +143,11 @@ async def load(setup: Setup, run_id: str, seq: int | None = None) -> Stored | No
     checkpoint = await setup.persistence.load(run_id, seq)
     if checkpoint is None:
         return None
+    if checkpoint.run_id != run_id:
+        raise CheckpointCorruptError(
+            f"what is stored for run {run_id} is another run's; nothing was changed, restore the storage from a backup",
+            run_id=run_id,
+        )
     if checkpoint.flow != setup.settings.name:
         raise RunFlowMismatchError(
             f"run {run_id} belongs to the flow {checkpoint.flow}, not to {setup.settings.name}; use that class, or its name",
@@ -190,7 +224,9 @@ def take_up(setup: Setup, flow: object, stored: Stored, claim: Claim) -> tuple[E
     Raises `FlowDefinitionError` if the class has lost a method that the run waits for.
     """
     definition, c = setup.settings.definition, stored.checkpoint
-    gone = sorted({i.method for i in stored.progress.pending.values()} - definition.methods.keys())
+    p = stored.progress
+    named = {i.method for i in p.pending.values()}.union(p.latches, (key.rpartition(":")[0] for key in p.results))
+    gone = sorted(named - definition.methods.keys())
     if gone:
         raise FlowDefinitionError(
             f"run {c.run_id} waits for {', '.join(gone)}, which {setup.settings.name} no longer has; put the method back, under "
@@ -217,7 +253,7 @@ def recorder_of(
         setup.codecs,
         flow=setup.settings.name,
         run_id=run_id,
-        epoch=claim.epoch,
+        epoch=claim.epoch or 1,
         number=number if after is None else after.number,
         inputs=inputs if after is None else after.inputs,
         after=after,

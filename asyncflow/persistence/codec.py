@@ -11,15 +11,16 @@ import decimal
 import inspect
 import math
 import pathlib
+import types
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import PydanticSerializationError, TzInfo, from_json, to_json
 
-from .._values import difference
+from .._values import difference, promoted
 from ..state import explained
 from .exact import plain, plan_for
 
@@ -98,7 +99,7 @@ class TypedCodec(Codec):
             path, reason = found
             cure = "use a type that JSON keeps, declare the field's exact type, or exclude it: Field(exclude=True)"
             raise Refused(path, _type_at(value, path), f"when loaded, {reason}", cure)
-        return data, (loaded if difference(value, loaded) is not None else value)
+        return data, (promoted(value, loaded) if difference(value, loaded) is not None else value)
 
     def _read(self, data: bytes) -> Any:
         return self._adapter.validate_json(data, by_alias=False, by_name=True)
@@ -113,7 +114,7 @@ class TypedCodec(Codec):
             again = from_json(self._write(value, by_alias=False, round_trip=True, warnings="none"))
             lost = tuple(_lost(from_json(data), again, ""))
             if lost:
-                raise Misfit(f"the model has no field {', '.join(lost)}", lost)
+                raise Misfit(f"the model has no place for {', '.join(lost)}", lost)
         return value
 
 
@@ -216,9 +217,14 @@ def _inside(value: Any, part: str) -> Any:
 
 
 def _keeps_every_field(annotation: Any) -> bool:
-    """Whether a stored field that the model lacks is an error: not where a before-validator says it deals with those."""
-    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+    """Whether what is stored and not loaded is an error.
+
+    Not where a before-validator of the model says that it deals with that; nor where there is nothing to lose.
+    """
+    if annotation in (int, float, str, bool, None, types.NoneType):
         return False
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return True
     return not any(
         d.info.mode in ("before", "wrap") for d in annotation.__pydantic_decorators__.model_validators.values()
     )
@@ -234,6 +240,8 @@ def _lost(stored: Any, again: Any, path: str) -> Any:
             else:
                 yield from _lost(value, again[key], here)
     elif isinstance(stored, list) and isinstance(again, list):
+        if len(stored) != len(again):
+            yield path
         for i, (a, b) in enumerate(zip(stored, again, strict=False)):
             yield from _lost(a, b, f"{path}[{i}]")
 
@@ -283,7 +291,7 @@ _UNTAG: dict[str, Callable[[Any], Any]] = {
 
 
 def _tagged(value: Any, path: str, depth: int) -> Any:
-    """The value as a tree of JSON types; what JSON lacks becomes a dict of one tag."""
+    """The value as a tree of JSON types; what JSON lacks becomes a dict of one tag. `depth` is that of the JSON."""
     cls = type(value)
     if depth > MAX_DEPTH:
         raise Refused(path, cls.__name__, f"it is nested more than {MAX_DEPTH} deep", "flatten it", limit=True)
@@ -298,7 +306,7 @@ def _tagged(value: Any, path: str, depth: int) -> Any:
     if cls is dict:
         return _tagged_dict(value, path, depth)
     if cls in _CONTAINERS:
-        return {_CONTAINERS[cls]: [_tagged(v, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)]}
+        return {_CONTAINERS[cls]: [_tagged(v, f"{path}[{i}]", depth + 2) for i, v in enumerate(value)]}
     if cls in _TAGS:
         _check_exact(value, path)
         tag, write = _TAGS[cls]
@@ -311,7 +319,7 @@ def _tagged_dict(value: dict[Any, Any], path: str, depth: int) -> Any:
     if all(type(k) is str and not k.startswith("$") for k in value):
         return {k: _tagged(v, f"{path}.{k}".lstrip("."), depth + 1) for k, v in value.items()}
     pairs = ((k, v, f"{path}[{k!r}]") for k, v in value.items())
-    return {"$dict": [[_tagged(k, p, depth + 1), _tagged(v, p, depth + 1)] for k, v, p in pairs]}
+    return {"$dict": [[_tagged(k, p, depth + 3), _tagged(v, p, depth + 3)] for k, v, p in pairs]}
 
 
 def _digits(value: int, path: str) -> str:
@@ -323,13 +331,16 @@ def _digits(value: int, path: str) -> str:
 
 def _check_exact(value: Any, path: str) -> None:
     zone = getattr(value, "tzinfo", None)
-    if zone is not None and type(zone) is not datetime.timezone:
+    if zone is not None and type(zone) not in (datetime.timezone, TzInfo):
         reason = f"its time zone is a {type(zone).__name__}, of which only the offset would be kept"
         raise Refused(
             path, type(value).__name__, reason, "use datetime.timezone.utc, and store the zone's name beside it"
         )
     if getattr(value, "fold", 0):
         raise Refused(path, type(value).__name__, "its fold would be lost", "store it in UTC")
+    offset = value.utcoffset() if zone is not None else None
+    if offset is not None and offset.microseconds:
+        raise Refused(path, type(value).__name__, "its offset has fractions of a second", "store it in UTC")
 
 
 def _untagged(tree: Any) -> Any:

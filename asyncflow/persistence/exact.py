@@ -15,11 +15,15 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from ..merge import FUNCTIONS
+
 __all__ = ["Plan", "plan_for"]
 
 Plan = Callable[[Any], bool]
 
 _BIG = 1 << 63
+_LITERAL = (str, int, bool, types.NoneType)
+_OWN_SCHEMA = "__get_pydantic_core_schema__"
 
 
 def _int(value: Any) -> bool:
@@ -60,8 +64,10 @@ def plan_for(annotation: Any) -> Plan | None:
     """The plan of an annotation, or None where only trying can tell."""
     if annotation is None or (isinstance(annotation, type) and annotation in _SCALARS):
         return _SCALARS[annotation]
-    if annotation is Any or annotation in (list, dict, object):
+    if annotation is Any or annotation is object:
         return plain
+    if annotation is list or annotation is dict:
+        return lambda value: type(value) is annotation and plain(value)
     origin = get_origin(annotation)
     if origin is None:
         return _plan_for_class(annotation) if isinstance(annotation, type) else None
@@ -70,12 +76,14 @@ def plan_for(annotation: Any) -> Plan | None:
 
 
 def _plan_for_annotated(inner: Any, *metadata: Any) -> Plan | None:
-    return plan_for(inner) if all(isinstance(m, types.FunctionType) for m in metadata) else None
+    return plan_for(inner) if all(isinstance(m, FUNCTIONS) for m in metadata) else None
 
 
 def _plan_for_literal(*values: Any) -> Plan | None:
-    allowed = {(type(v), v) for v in values if type(v) in (str, int, bool, types.NoneType)}
-    return (lambda value: (type(value), value) in allowed) if len(allowed) == len(values) else None
+    allowed = {(type(v), v) for v in values if type(v) in _LITERAL}
+    if len(allowed) != len(values):
+        return None
+    return lambda value: type(value) in _LITERAL and (type(value), value) in allowed
 
 
 def _plan_for_union(*members: Any) -> Plan | None:
@@ -109,8 +117,8 @@ _GENERIC: dict[Any, Callable[..., Plan | None]] = {
 def _plan_for_class(cls: type) -> Plan | None:
     if issubclass(cls, enum.Enum):
         values = [member.value for member in cls]
-        simple = all(type(v) in (str, int) for v in values) and cls.__str__ is not None
-        return (lambda value: type(value) is cls) if simple and not issubclass(cls, enum.Flag) else None
+        is_simple = all(type(v) in (str, int) for v in values) and not issubclass(cls, enum.Flag)
+        return (lambda value: type(value) is cls) if is_simple and not hasattr(cls, _OWN_SCHEMA) else None
     if issubclass(cls, BaseModel):
         return _plan_for_model(cls)
     return None
@@ -135,12 +143,14 @@ def _made_for_model(model: type[BaseModel]) -> Plan | None:
     )
     own_schema = model.__get_pydantic_core_schema__.__func__ is not BaseModel.__get_pydantic_core_schema__.__func__  # type: ignore[attr-defined]  # a bound classmethod
     config = set(model.model_config) - {"extra", "frozen", "title", "arbitrary_types_allowed", "validate_assignment"}
-    if any(hooks) or config or own_schema or model.model_post_init is not BaseModel.model_post_init:
+    own_making = model.model_post_init is not BaseModel.model_post_init or model.__pydantic_custom_init__
+    if any(hooks) or config or own_schema or own_making:
         return None
     plans: list[tuple[str, Plan]] = []
     for name, field in model.model_fields.items():
-        plain_metadata = all(isinstance(m, types.FunctionType) for m in field.metadata)
-        plan = plan_for(field.annotation) if plain_metadata and not field.exclude and not field.discriminator else None
+        is_plain = all(isinstance(m, FUNCTIONS) for m in field.metadata) and not field.discriminator
+        is_whole = not field.exclude and not getattr(field, "exclude_if", None)  # the second since pydantic 2.12
+        plan = plan_for(field.annotation) if is_plain and is_whole else None
         if plan is None:
             return None
         plans.append((name, plan))

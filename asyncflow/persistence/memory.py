@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio.lowlevel
 
 from ..errors import StaleCheckpoint
-from .checkpoint import Checkpoint, fold
+from .checkpoint import Checkpoint, fold, verified
 
 __all__ = ["MemoryFlowPersistence"]
 
@@ -46,7 +46,7 @@ class MemoryFlowPersistence:
 
     async def history(self, run_id: str) -> list[Checkpoint]:
         """Every checkpoint of a run, in order."""
-        return [Checkpoint.from_bytes(row) for row in self._rows.get(run_id, [])]
+        return verified(Checkpoint.from_bytes(row) for row in self._rows.get(run_id, []))
 
     @property
     def place(self) -> object:
@@ -55,7 +55,9 @@ class MemoryFlowPersistence:
 
     async def acquire(self, run_id: str) -> int:
         """Become the owner of a run; whoever was it before is fenced off."""
-        self._epochs[run_id] = self._epochs.get(run_id, int(run_id in self._rows)) + 1
+        if run_id not in self._rows:
+            return 0
+        self._epochs[run_id] = self._epochs.get(run_id, 1) + 1
         return self._epochs[run_id]
 
     async def release(self, run_id: str, epoch: int) -> None:

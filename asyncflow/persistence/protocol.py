@@ -35,7 +35,8 @@ class CheckpointLog(Protocol):
         """Store a checkpoint, complete or a delta, after its predecessor. It is queued before the first await.
 
         Raises `StaleCheckpoint` if `previous` or `epoch` is not what is stored. A call that is cancelled while queued
-        is withdrawn with all that follow it in its run; once its commit is under way the outcome is waited for.
+        is withdrawn with all that follow it in its run (`CheckpointWithdrawnError` for those); once its commit is under
+        way the outcome is waited for.
         """
         ...
 
@@ -50,7 +51,7 @@ class Ownership(Protocol):
         ...
 
     async def acquire(self, run_id: str) -> int:
-        """Become the owner of a run, and return its new epoch: 1 where nothing is stored under this id yet.
+        """Become the owner of a run, and return its new epoch; 0, and no owner, where nothing is stored under this id yet.
 
         Raises `RunLockedError` while another owner lives. (Within one process the runtime sees to it by itself.)
         """

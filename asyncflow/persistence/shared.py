@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 import anyio
 
-from .._waiting import in_trio, to_its_end
+from .._waiting import current_loop, is_closed, to_its_end
 from ..errors import ForkedProcessError, PersistenceLoopError
 
 __all__ = ["Shared"]
@@ -32,17 +31,23 @@ if hasattr(os, "register_at_fork"):
 
 
 class Shared(Generic[T]):
-    """Counts its users. `name` is what errors call it; `opened` makes what is shared, `closed` ends it."""
+    """Counts its users. `name` is what errors call it.
+
+    `opened` makes what is shared, `closed` ends it, and `abandoned` ends what was left behind by a loop that was closed.
+    """
 
     def __init__(
         self,
         name: object,
         opened: Callable[[], Coroutine[Any, Any, T]],
         closed: Callable[[T], Coroutine[Any, Any, None]],
+        abandoned: Callable[[T], None],
     ) -> None:
         self._name = name
         self._opened = opened
         self._closed = closed
+        self._abandoned = abandoned
+        self._counting = threading.Lock()
         self._held: T | None = None
         self._users = 0
         self._loop: object = None
@@ -62,15 +67,17 @@ class Shared(Generic[T]):
 
         Raises `PersistenceLoopError` while it is used on another event loop.
         """
-        turn = self._bound()
-        self._users += 1
+        with self._counting:  # threads may come at the same time: one of them is refused
+            turn = self._bound()
+            self._users += 1
         try:
             if self._held is None:
                 await to_its_end(lambda: self._open(turn))
             assert self._held is not None, "opened by this user or by another, and this one has not left"
             yield self._held
         finally:
-            if turn is self._turn:  # a user of a loop that was closed is no longer counted
+            if turn is self._turn and self._process is _process:
+                # a user of a loop that was closed is no longer counted; and what a parent has open is not its child's
                 self._users -= 1
                 if not self._users:
                     await to_its_end(lambda: self._close(turn))
@@ -89,17 +96,19 @@ class Shared(Generic[T]):
 
     def _bound(self) -> anyio.Lock:
         """The lock of the running loop, which this is bound to from now on."""
-        loop = _current_loop()
+        loop = current_loop()
         if self._turn is not None and self._loop is loop:
             self._refuse_fork()
             return self._turn
         if self._users:
             self._refuse_fork()
-            if not getattr(self._loop, "is_closed", bool)():
+            if not is_closed(self._loop):
                 raise PersistenceLoopError(
                     f"{self._name!r} is in use on another event loop; give each loop a persistence of its own. Nothing was "
                     "written"
                 )
+        if self._held is not None:
+            self._abandoned(self._held)
         self._users, self._held = 0, None  # nothing is left of a loop that ended without its tasks
         self._loop, self._turn, self._process = loop, anyio.Lock(), _process
         return self._turn
@@ -109,8 +118,3 @@ class Shared(Generic[T]):
             raise ForkedProcessError(
                 f"{self._name!r} was opened before this process was forked; open a new one after the fork"
             )
-
-
-def _current_loop() -> object:
-    """What tells one running event loop from another."""
-    return sys.modules["trio"].lowlevel.current_trio_token() if in_trio() else asyncio.get_running_loop()

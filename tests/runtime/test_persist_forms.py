@@ -589,7 +589,9 @@ def test_a_bare_script_exits_by_itself(way: str) -> None:
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", BARE.format(run=RUNS[way])]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, env=env)
 
-    assert (ended.returncode, ended.stderr) == (0, "")
+    slow = "Executing <"  # asyncio's own report, in debug mode, of a callback that a busy machine held up
+    assert [line for line in ended.stderr.splitlines() if not line.startswith(slow)] == []
+    assert ended.returncode == 0
     assert ended.stdout.split()[1] == "2"
     assert os.listdir() == ["asyncflow.db"]
 

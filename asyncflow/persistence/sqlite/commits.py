@@ -13,7 +13,7 @@ from typing import Any, Final
 import anyio
 
 from ..._waiting import outlast
-from ...errors import StaleCheckpoint, StorageWriteError
+from ...errors import CheckpointWithdrawnError, StorageWriteError
 from .home import Home
 from .jobs import Job
 
@@ -54,9 +54,11 @@ class Commits:
         try:
             await waiter
         except anyio.get_cancelled_exc_class():
-            if not job.is_taken:
+            if job.is_settled:
+                pass  # by the withdrawal of one before it, or by its commit, at this moment
+            elif not job.is_taken:
                 self._withdraw(job)
-            elif not job.is_settled:
+            else:
                 job.late = anyio.Event()
                 await outlast(job.late)
             raise
@@ -73,8 +75,10 @@ class Commits:
         for other in later:
             if other.run_id == job.run_id:
                 self._queue.remove(other)
-                other.error = StaleCheckpoint(
-                    f"a checkpoint of run {other.run_id} was not saved: the one before it was withdrawn",
+                other.error = CheckpointWithdrawnError(
+                    f"a checkpoint of run {other.run_id} was not saved, because the one before it was withdrawn by a "
+                    "cancellation; the run can be resumed",
+                    outcome="not saved",
                     run_id=other.run_id,
                 )
                 self._settle(other)

@@ -24,7 +24,17 @@ from ...errors import (
     StorageVersionError,
 )
 
-__all__ = ["as_daemon", "close_database", "explain", "explained", "open_database", "primary_code"]
+__all__ = [
+    "as_daemon",
+    "close_database",
+    "connected",
+    "explain",
+    "explained",
+    "fold_log",
+    "open_database",
+    "primary_code",
+    "stop",
+]
 
 APPLICATION_ID: Final = 0x61666C77
 """'aflw': tells our databases from other programs'."""
@@ -51,15 +61,15 @@ _SETTINGS: Final = (
 
 def prepare(path: Path) -> None:
     """Make the folder, and the file with mode 0600, where they are missing. Raises the typed error if that fails."""
-    if path.is_dir():
-        raise StorageNotFoundError(f"{path} is a folder; name a file in it. Nothing was written")
     try:
+        if path.is_dir():
+            raise StorageNotFoundError(f"{path} is a folder; name a file in it. Nothing was written")
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except (NotADirectoryError, FileExistsError) as error:
         raise StorageNotFoundError(f"{path} cannot be: a part of it is no folder. Nothing was written") from error
-    except (PermissionError, OSError) as error:
+    except OSError as error:
         raise StorageReadOnlyError(
             f"{path} cannot be made ({error.strerror}); choose a folder that can be written. Nothing was written"
         ) from error
@@ -80,13 +90,18 @@ async def open_database(path: Path, *, synchronous: str) -> aiosqlite.Connection
     as_daemon(connection)
     with explained(path):
         async with contextlib.AsyncExitStack() as undo:
-            await connection
+            await connected(connection)
             undo.push_async_callback(connection.close)
             await _check(connection, path)
-            await connection.execute("PRAGMA journal_mode = WAL")
+            ((mode,),) = await connection.execute_fetchall("PRAGMA journal_mode = WAL")
+            if mode != "wal":  # SQLite says so instead of raising; without the log, synchronous = FULL is not enough
+                raise StorageError(
+                    f"{path} cannot be switched to a write-ahead log (it is in mode {mode!r}); nothing was saved"
+                )
             for setting in (*_SETTINGS, f"PRAGMA synchronous = {synchronous}"):
                 await connection.execute(setting)
             await _migrate(connection)
+            await _fold_old_log(connection)
             undo.pop_all()
     return connection
 
@@ -128,6 +143,28 @@ async def _migrate(connection: aiosqlite.Connection) -> None:
         undo.pop_all()
 
 
+async def _fold_old_log(connection: aiosqlite.Connection) -> None:
+    """Fold what was left in the log, which may never have reached the disk, so that nothing is built upon it.
+
+    Not waited for: where another process is at work on the file, the log is that one's, and in use.
+    """
+    await connection.execute("PRAGMA busy_timeout = 0")
+    await connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+    await connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+
+
+async def fold_log(connection: aiosqlite.Connection, path: Path) -> None:
+    """Fold the log into the database, and see both on the disk. Raises `StorageBusyError` while somebody reads.
+
+    The truncation of the log is durable only with the next commit, and until then an old log would hide the database.
+    """
+    ((is_busy, _, _),) = await connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+    if is_busy:
+        raise StorageBusyError(f"{path} is being read, so its log cannot be folded in; nothing was saved")
+    await connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    await connection.commit()
+
+
 async def close_database(connection: aiosqlite.Connection) -> None:
     """Fold the write-ahead log into the file, and close."""
     try:
@@ -142,6 +179,22 @@ def as_daemon(connection: aiosqlite.Connection) -> None:
     """Let a leaked connection not keep the process from leaving. To be called before it is awaited."""
     thread: Any = getattr(connection, "_thread", connection)  # 0.22 has a thread, 0.21 is one
     thread.daemon = True
+
+
+async def connected(connection: aiosqlite.Connection) -> None:
+    """Connect. Where that fails the connection's thread ends first: it would report to a loop that may be closed."""
+    with contextlib.ExitStack() as undo:
+        thread: Any = getattr(connection, "_thread", connection)
+        undo.callback(thread.join)
+        await connection
+        undo.pop_all()
+
+
+def stop(connection: aiosqlite.Connection | None) -> None:
+    """Close a connection whose event loop is closed, and end its thread; what it had not committed is rolled back."""
+    end = getattr(connection, "stop", None)  # since aiosqlite 0.22; before, the thread is left to the process's end
+    if end is not None:
+        end()
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ class Append(Job):
 class Acquire(Job):
     """Become the owner of a run that is stored.
 
-    `epoch` is then the new one, 1 for a run that is not stored. `may_replace` says whether an owner's runs are free.
+    `epoch` is then the new one, 0 for a run that is not stored. `may_replace` says whether an owner's runs are free.
     """
 
     __slots__ = ("epoch", "may_replace")
@@ -48,7 +48,7 @@ class Acquire(Job):
     def __init__(self, run_id: str, may_replace: Callable[[str], bool]) -> None:
         super().__init__(run_id)
         self.may_replace = may_replace
-        self.epoch = 1
+        self.epoch = 0
 
 
 class Release(Job):

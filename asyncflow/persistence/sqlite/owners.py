@@ -11,6 +11,8 @@ import os
 import uuid
 from pathlib import Path
 
+from ...errors import StorageReadOnlyError
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -20,6 +22,9 @@ __all__ = ["Owner"]
 
 _LIVING: set[str] = set()
 """The owners of this process: a POSIX lock tells only other processes about them."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_LIVING.clear)  # the parent's owners are not the child's
 
 
 class Owner:
@@ -33,10 +38,21 @@ class Owner:
     def enter(self) -> None:
         """Make the side file and lock it."""
         if fcntl is not None:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
-            self._file = os.open(self._folder / self.id, os.O_CREAT | os.O_RDWR, 0o600)
+            self._file = self._made()
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _LIVING.add(self.id)
+
+    def _made(self) -> int:
+        try:
+            while True:
+                self._folder.mkdir(mode=0o700, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # another owner has just left, and the folder with it
+                    return os.open(self._folder / self.id, os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError as error:
+            raise StorageReadOnlyError(
+                f"{self._folder} cannot be made or written ({error.strerror}); it is where asyncflow keeps who drives which run. "
+                "Change the permissions of its folder. Nothing was written"
+            ) from error
 
     def leave(self) -> None:
         """Free the lock and remove the file, and the folder with the last one."""

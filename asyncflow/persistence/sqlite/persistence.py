@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 from typing import Literal, Self
 
-from ..checkpoint import Checkpoint, fold
+from ..checkpoint import Checkpoint, fold, verified
 from ..shared import Shared
 from .commits import Commits
 from .database import open_database
@@ -38,6 +38,12 @@ class _Open:
         finally:
             await self.writer.close()
 
+    def abandon(self) -> None:
+        """Let go of what a closed event loop has left open: the runs, and the file's lock."""
+        self.owner.leave()
+        self.reader.abandon()
+        self.writer.abandon()
+
 
 class SQLiteFlowPersistence:
     """Runs in a SQLite file: WAL, group commit, every checkpoint in one transaction.
@@ -54,8 +60,10 @@ class SQLiteFlowPersistence:
         if durability not in ("full", "process"):
             raise ValueError(f"durability is 'full' or 'process', not {durability!r}")
         self.path = Path(path)
+        if str(path) == ":memory:" or "\0" in str(path):
+            raise ValueError(f"{str(path)!r} is no file; for runs in memory there is MemoryFlowPersistence()")
         self.durability: Literal["full", "process"] = durability
-        self._shared: Shared[_Open] = Shared(self, self._opened, _closed)
+        self._shared: Shared[_Open] = Shared(self, self._opened, _closed, _Open.abandon)
         self._entered: list[AbstractAsyncContextManager[object]] = []
 
     def __repr__(self) -> str:
@@ -81,7 +89,7 @@ class SQLiteFlowPersistence:
             home = home_here()
             undo.callback(home.close)
             synchronous = "FULL" if self.durability == "full" else "NORMAL"
-            opened = _Open(home, self.path, synchronous)
+            opened = _Open(home, self.path.absolute(), synchronous)  # once: the working directory may change
             await home.run(opened.writer.open)
             opened.owner.enter()
             undo.pop_all()
@@ -116,7 +124,8 @@ class SQLiteFlowPersistence:
     async def history(self, run_id: str) -> list[Checkpoint]:
         """Every checkpoint of a run, in order, as it is stored."""
         async with self._shared.use() as opened:
-            return await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True)) or []
+            found = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True))
+        return verified(found or [])
 
     @property
     def place(self) -> object:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
+import sqlite3
 from pathlib import Path
 from typing import Any, Final
 
 import aiosqlite
 import anyio
 
-from ...errors import StorageCorruptError
+from ...errors import StorageCorruptError, StorageError
 from ..checkpoint import Checkpoint
 from . import rows
-from .database import BUSY_SECONDS, as_daemon, explained
+from .database import BUSY_SECONDS, as_daemon, connected, explained, stop
 from .rows import Head, checkpoint_of
 
 __all__ = ["Reader"]
 
 _ALL: Final = (1 << 63) - 1
 """SQLite's largest integer."""
+
+
+def _any_text(data: bytes) -> str:
+    """A stored text, damaged or not: what is no UTF-8 any more fails its digest, as it should."""
+    return data.decode("utf-8", "backslashreplace")
 
 
 class Reader:
@@ -52,10 +59,16 @@ class Reader:
         if self._connection is not None:
             await self._connection.close()
 
+    def abandon(self) -> None:
+        """End the connection without its event loop."""
+        stop(self._connection)
+
     async def _opened(self) -> aiosqlite.Connection:
         connection = aiosqlite.connect(self._uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
         as_daemon(connection)
-        return await connection
+        await connected(connection)
+        connection.text_factory = _any_text
+        return connection
 
     async def _select(
         self, connection: aiosqlite.Connection, run_id: str, seq: int | None, whole: bool
@@ -84,6 +97,11 @@ class Reader:
         if self._is_sound:
             return
         ((verdict,),) = await connection.execute_fetchall("PRAGMA quick_check(1)")
+        code = re.search(r"error code=(\d+)", verdict)
+        if code is not None and int(code[1]) & 0xFF != sqlite3.SQLITE_CORRUPT:
+            raise StorageError(
+                f"{self._path} cannot be read ({verdict}); nothing was saved. Try again once the disk is well"
+            )
         if verdict != "ok":
             raise StorageCorruptError(
                 f"{self._path} is damaged ({verdict}); restore it from a backup. It is kept as it is"

@@ -17,6 +17,9 @@ _COLUMNS = ", ".join(Checkpoint._fields[2:])
 COMMIT = f"INSERT INTO commits VALUES ({', '.join('?' * 20)})"
 """See `values_of`. The view's triggers compare and set the run's head; what does not follow is an IntegrityError."""
 
+CHANGES = 2
+"""Rows that storing one checkpoint changes: its own, and its run's."""
+
 SELECT_HEAD = (
     "SELECT run_id, flow, status, number, head, head_digest, base, owner, epoch, digest FROM runs WHERE run_id = ?"
 )

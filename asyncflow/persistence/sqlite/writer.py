@@ -10,9 +10,15 @@ from typing import Any, Final
 
 import aiosqlite
 
-from ...errors import AsyncflowError, RunLockedError, StaleCheckpoint, StorageBusyError, StorageWriteError
+from ...errors import (
+    AsyncflowError,
+    RunLockedError,
+    StaleCheckpoint,
+    StorageCorruptError,
+    StorageWriteError,
+)
 from . import rows
-from .database import close_database, explain, primary_code
+from .database import close_database, explain, fold_log, primary_code, stop
 from .jobs import Acquire, Append, Job, Release
 from .rows import Head, values_of
 
@@ -39,6 +45,10 @@ class Writer:
         """Close the connection, if there is one."""
         if self._held is not None:
             await close_database(self._held)
+
+    def abandon(self) -> None:
+        """End the connection without its event loop."""
+        stop(self._held)
 
     @property
     def _connection(self) -> aiosqlite.Connection:
@@ -109,7 +119,10 @@ class Writer:
         for job in owning:
             await self._own(job)
         if appends:
+            before = self._connection.total_changes
             await self._connection.executemany(rows.COMMIT, appends)
+            if self._connection.total_changes != before + rows.CHANGES * len(appends):
+                raise StorageCorruptError(f"the schema of {self._path} is damaged: it does not store what it is given")
         await self._connection.commit()
 
     # ---- outcomes that nobody knows ------------------------------------------------------------------------------
@@ -117,14 +130,13 @@ class Writer:
     async def _resolved(self, batch: Sequence[Job], error: Exception) -> Sequence[Job]:
         """The jobs of a failed batch that were surely not committed. The others are done, or have an error 'unknown'.
 
-        A commit that failed may be in the log all the same (11 of 88 were). What a new connection finds counts once it
+        A commit that failed may be in the log all the same (11 of 88 were). What a new connection finds counts when the log
         has been folded into the database and synced: after a failed fsync a reader sees what a power cut would take.
         """
         try:
             await self._open_again()
+            await fold_log(self._connection, self._path)
             found = [await self._is_stored(job) for job in batch]
-            if any(found):
-                await self._fold_log()
         except (sqlite3.Error, AsyncflowError):
             for job in batch:
                 job.error = self._not_written(error, job, "unknown")
@@ -148,11 +160,6 @@ class Writer:
         if isinstance(job, Acquire):
             return head is None or (head.owner, head.epoch) == (self._owner, job.epoch)
         return head is None or head.owner != self._owner
-
-    async def _fold_log(self) -> None:
-        ((is_busy, _, _),) = await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
-        if is_busy:
-            raise StorageBusyError(f"{self._path} is being read, so its log cannot be folded in")
 
     def _not_written(self, error: Exception, job: Job, outcome: str) -> StorageWriteError:
         seq = job.checkpoint.seq if isinstance(job, Append) else None
