@@ -192,8 +192,9 @@ def promoted(value: Any, loaded: Any) -> Any:
         return loaded
     if isinstance(value, BaseModel):
         new = _copied_model(value)
-        for name, inner in new.__dict__.items():
-            new.__dict__[name] = promoted(inner, loaded.__dict__.get(name))
+        for name, field in type(value).__pydantic_fields__.items():
+            if not field.exclude:
+                new.__dict__[name] = promoted(new.__dict__[name], loaded.__dict__[name])
         return new
     if type(value) in (list, tuple):
         return type(value)(promoted(x, y) for x, y in zip(value, loaded, strict=True))

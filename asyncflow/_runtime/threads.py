@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Lock
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import anyio
 import anyio.from_thread
@@ -45,14 +45,15 @@ class _Call:
         self._begun = False
         self._given_up = False
         self.ended = anyio.Event()
+        self.result: Any = None
 
-    def __call__(self) -> Any:
+    def __call__(self) -> None:
         with self._lock:
             if self._given_up:
-                return None
+                return
             self._begun = True
         try:
-            return self._function(*self._args)
+            self.result = self._function(*self._args)  # kept here: trio takes a returned coroutine for a mistake
         finally:
             anyio.from_thread.run_sync(self.ended.set)
 
@@ -67,9 +68,9 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
     """Call a plain function in a worker thread. A cancellation is delivered when the thread has returned."""
     call = _Call(function, args)
     try:
-        result: T = await anyio.to_thread.run_sync(call, limiter=_own_limiter())
+        await anyio.to_thread.run_sync(call, limiter=_own_limiter())
         await anyio.lowlevel.checkpoint_if_cancelled()  # the thread was shielded: whoever cancelled meant this call too
-        return result
+        return cast(T, call.result)
     except anyio.get_cancelled_exc_class():
         if not call.give_up():
             await outlast(call.ended)

@@ -30,6 +30,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
+_IN_USE: set[Any] = set()
+"""Keeps those in use from the garbage collector, which would end their connections' threads before their users do."""
+
+
 class Shared(Generic[T]):
     """Counts its users. `name` is what errors call it.
 
@@ -70,6 +74,7 @@ class Shared(Generic[T]):
         with self._counting:  # threads may come at the same time: one of them is refused
             turn = self._bound()
             self._users += 1
+            _IN_USE.add(self)
         try:
             if self._held is None:
                 await to_its_end(lambda: self._open(turn))
@@ -80,6 +85,7 @@ class Shared(Generic[T]):
                 # a user of a loop that was closed is no longer counted; and what a parent has open is not its child's
                 self._users -= 1
                 if not self._users:
+                    _IN_USE.discard(self)
                     await to_its_end(lambda: self._close(turn))
 
     async def _open(self, turn: anyio.Lock) -> None:
@@ -96,17 +102,14 @@ class Shared(Generic[T]):
 
     def _bound(self) -> anyio.Lock:
         """The lock of the running loop, which this is bound to from now on."""
+        self._refuse_fork()
         loop = current_loop()
         if self._turn is not None and self._loop is loop:
-            self._refuse_fork()
             return self._turn
-        if self._users:
-            self._refuse_fork()
-            if not is_closed(self._loop):
-                raise PersistenceLoopError(
-                    f"{self._name!r} is in use on another event loop; give each loop a persistence of its own. Nothing was "
-                    "written"
-                )
+        if self._users and not is_closed(self._loop):
+            raise PersistenceLoopError(
+                f"{self._name!r} is in use on another event loop; give each loop a persistence of its own. Nothing was written"
+            )
         if self._held is not None:
             self._abandoned(self._held)
         self._users, self._held = 0, None  # nothing is left of a loop that ended without its tasks

@@ -1,0 +1,576 @@
+"""What was found by attacking: each was once wrong."""
+
+import asyncio
+import collections
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import pytest
+from pydantic import BaseModel, Field
+
+import asyncflow
+from asyncflow import (
+    Flow,
+    FlowState,
+    MemoryFlowPersistence,
+    MethodError,
+    SQLiteFlowPersistence,
+    errors,
+    listen,
+    merge,
+    persist,
+    start,
+)
+from asyncflow._runtime import instance as driving
+
+
+class Slow(Flow[dict]):
+    name = "Slow"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.inside, self.go_on = anyio.Event(), anyio.Event()
+
+    @start()
+    async def work(self) -> str:
+        self.inside.set()
+        await self.go_on.wait()
+        return "done"
+
+
+# ---- owners --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.clauses("L2", "L4")
+@pytest.mark.parametrize("call", ["kickoff", "resume"])
+async def test_a_run_that_came_to_be_between_acquiring_and_loading_is_not_driven_twice(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Slow(persistence=SQLiteFlowPersistence("runs.db"))
+    load, came = driving.load_owned, []
+
+    async def late(setup: Any, run_id: str, claim: Any) -> Any:
+        if not came:  # another process, which this one's registry knows nothing of, makes the run at this moment
+            came.append(run_id)
+            monkeypatch.setattr("asyncflow._runtime.runs._DRIVEN", {})
+            group.start_soon(first.kickoff, {"id": "x"})
+            await first.inside.wait()
+            monkeypatch.setattr("asyncflow.persistence.sqlite.owners.Owner.may_replace", lambda owner, other: False)
+        return await load(setup, run_id, claim)
+
+    monkeypatch.setattr(driving, "load_owned", late)
+    async with anyio.create_task_group() as group:
+        second = Slow(persistence=SQLiteFlowPersistence("./runs.db"))
+        tried = (
+            second.kickoff({"id": "x"})
+            if call == "kickoff"
+            else Slow.resume("x", persistence=SQLiteFlowPersistence("./runs.db"))
+        )
+        with anyio.fail_after(5), pytest.raises(errors.RunLockedError):
+            await tried
+        first.go_on.set()
+
+    assert first.status == "finished"
+    assert not second.inside.is_set()
+
+
+@pytest.mark.clauses("L2")
+async def test_a_relative_path_is_the_same_file_after_chdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with SQLiteFlowPersistence("runs.db") as storage:
+        flow = Slow(persistence=storage)
+        flow.go_on.set()
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        await flow.kickoff()
+        loaded = await Slow.load(flow.run_id, persistence=storage)
+        assert os.listdir(tmp_path / "runs.db.owners") != []
+
+    assert loaded.result == "done"
+    assert os.listdir(".") == []
+    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "runs.db"]
+
+
+FORKED = """
+import anyio, os, sys
+from asyncflow import Flow, SQLiteFlowPersistence, start, errors
+
+class Work(Flow[dict]):
+    @start()
+    async def work(self):
+        if (pid := os.fork()) == 0:
+            try:
+                await Work.load("x", persistence=storage)
+            except errors.ForkedProcessError:
+                os._exit(7)
+            finally:
+                os._exit(8)
+        print("child left with", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+storage = SQLiteFlowPersistence("runs.db")
+
+async def main():
+    async with storage:
+        await Work(persistence=storage).kickoff({"id": "x"})
+    print("parent finished", flush=True)
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.clauses("L2")
+def test_a_forked_child_neither_uses_nor_takes_what_its_parent_has_open() -> None:
+    env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=20, env=env)
+
+    assert done.stdout.splitlines() == ["child left with 7", "parent finished"]
+    assert done.returncode == 0
+
+
+def test_a_file_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="MemoryFlowPersistence"):
+        SQLiteFlowPersistence(":memory:")
+
+
+# ---- what is stored ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.clauses("E4")
+@pytest.mark.parametrize("persistence", [MemoryFlowPersistence, lambda: SQLiteFlowPersistence("runs.db")])
+async def test_a_method_checkpoint_holds_what_unmarked_methods_did_before(persistence: Any) -> None:
+    is_well = False
+
+    class Partly(Flow[dict]):
+        @start()
+        async def unmarked(self) -> None:
+            self.state["x"] = 1
+
+        @persist
+        @listen(unmarked)
+        async def marked(self) -> None: ...  # looks at no state
+
+        @listen(marked)
+        async def last(self) -> Any:
+            if not is_well:
+                raise RuntimeError
+            return self.state.get("x", "lost")
+
+    store = persistence()
+    flow = Partly(persistence=store)
+    with pytest.raises(MethodError):
+        await flow.kickoff()
+    is_well = True
+
+    assert await Partly.resume(flow.run_id, persistence=store) == 1
+
+
+@pytest.mark.clauses("V1")
+@pytest.mark.parametrize(("annotation", "value"), [(list, None), (list, {}), (dict, None), (dict, [1])])
+async def test_a_bare_container_is_looked_at(annotation: Any, value: Any) -> None:
+    class Holding(FlowState):
+        held: annotation = Field(default_factory=annotation)
+
+    class Put(Flow[Holding]):
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def put(self) -> None:
+            self.state.held = value
+
+    with pytest.raises(MethodError) as caught:
+        await Put().kickoff()
+
+    assert isinstance(caught.value.__cause__, errors.StateNotStorableError)
+
+
+class WithInit(BaseModel):
+    log: list[str] = []
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self.log.append("made")
+
+
+@pytest.mark.clauses("V1")
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (WithInit, WithInit()),
+        (collections.deque[int], collections.deque([1, 2], maxlen=2)),
+        (collections.defaultdict[str, list[int]], collections.defaultdict(lambda: [9], a=[1])),
+        (collections.deque[int], collections.deque([True])),
+        (set[tuple[int, ...]], {(True,)}),
+    ],
+    ids=["own __init__", "maxlen", "default_factory", "bool in a deque", "bool in a set"],
+)
+async def test_what_would_change_unseen_is_refused(annotation: Any, value: Any) -> None:
+    class Made(Flow):
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def make(self) -> annotation:
+            return value
+
+    with pytest.raises(MethodError) as caught:
+        await Made().kickoff()
+
+    assert isinstance(caught.value.__cause__, errors.ResultNotStorableError)
+
+
+@pytest.mark.clauses("V1")
+async def test_what_is_excluded_stays_when_an_int_becomes_a_float() -> None:
+    class Mixed(FlowState):
+        number: float = 0.0
+        client: Any = Field(default=None, exclude=True)
+
+    class Two(Flow[Mixed]):
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def first(self) -> None:
+            self.state.number = 1
+            self.state.client = "client"
+
+        @listen(first)
+        async def second(self) -> str:
+            return f"{self.state.number} {self.state.client}"
+
+    assert await Two().kickoff() == "1.0 client"
+
+
+@pytest.mark.clauses("V1")
+async def test_an_aware_datetime_from_pydantic_goes_into_a_dict_state() -> None:
+    from datetime import datetime
+
+    class When(Flow[dict[str, datetime]]):
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def first(self) -> float:
+            return self.state["when"].timestamp()
+
+    assert await When().kickoff({"when": "2024-01-01T00:00:00Z"}) == 1704067200.0
+
+
+@pytest.mark.clauses("V3")
+async def test_a_join_whose_method_is_gone_is_named() -> None:
+    from asyncflow import and_
+
+    class Joining(Flow):
+        name = "Joining"
+        persistence = SQLiteFlowPersistence("runs.db")
+
+        @start()
+        async def a(self) -> int:
+            return 1
+
+        @start()
+        async def b(self) -> int:
+            await anyio.sleep_forever()
+
+        @listen(and_(a, b))
+        async def join(self, a: int, b: int) -> int:
+            return a + b
+
+    class Without(Flow):
+        name = "Joining"
+        persistence = SQLiteFlowPersistence("runs.db")
+
+        @start()
+        async def a(self) -> int:
+            return 1
+
+        @start()
+        async def b(self) -> int:
+            return 2
+
+    flow = Joining()
+    with anyio.move_on_after(0.2):
+        await flow.kickoff()
+    assert flow.pending == ("b:1",)
+    with pytest.raises(errors.FlowDefinitionError, match="join"):
+        await Without.resume(flow.run_id)
+
+
+# ---- versions are never changed --------------------------------------------------------------------------------------
+
+
+class Item(BaseModel):
+    sku: int
+    amount: int = 0
+
+    def __hash__(self) -> int:
+        return hash(self.sku)
+
+
+@pytest.mark.clauses("E4", "X1")
+async def test_the_elements_of_a_set_are_a_drafts_own() -> None:
+    class Items(FlowState):
+        items: set[Item] = Field(default_factory=set)
+
+    class Failing(Flow[Items]):
+        @start()
+        async def first(self) -> None:
+            self.state.items.add(Item(sku=1))
+
+        @listen(first)
+        async def bad(self) -> None:
+            next(iter(self.state.items)).amount = 99
+            raise ValueError
+
+    flow = Failing()
+    with pytest.raises(MethodError):
+        await flow.kickoff()
+
+    assert [item.amount for item in flow.state.items] == [0]
+
+
+@pytest.mark.clauses("E4")
+async def test_a_declared_merge_may_change_its_arguments() -> None:
+    def union(base: list[str], ours: list[str], theirs: list[str]) -> list[str]:
+        theirs.extend(x for x in ours if x not in theirs)
+        return theirs
+
+    class State(FlowState):
+        names: Annotated[list[str], union] = Field(default_factory=list)
+        most: Annotated[int, max] = 0
+
+    class Both(Flow[State]):
+        @start()
+        async def a(self) -> None:
+            self.state.names.append("a")
+            self.state.most = 3
+
+        @start()
+        async def b(self) -> None:
+            await anyio.sleep(0.02)
+            self.state.names.append("b")
+            self.state.most = 2
+
+    flow = Both()
+    await flow.kickoff()
+
+    assert (flow.state.names, flow.state.most) == (["a", "b"], 3)
+
+
+async def test_what_says_nothing_about_being_equal_is_no_conflict_while_nobody_changes_it() -> None:
+    class Config:
+        def __init__(self) -> None:
+            self.depth = 1
+
+    class Two(Flow[dict]):
+        initial_state = {"config": Config(), "a": 0, "b": 0}  # noqa: RUF012 - what users write
+
+        @start()
+        async def a(self) -> None:
+            self.state["a"] = self.state["config"].depth
+
+        @start()
+        async def b(self) -> None:
+            self.state["b"] = self.state["config"].depth
+
+    flow = Two()
+    await flow.kickoff()
+
+    assert (flow.state["a"], flow.state["b"]) == (1, 1)
+
+
+def test_two_new_lists_in_the_place_of_nothing_are_a_conflict() -> None:
+    with pytest.raises(merge.Conflict):
+        merge.three_way({"x": None}, {"x": ["yes"]}, {"x": ["no"]}, {})
+
+
+# ---- how a run ends ------------------------------------------------------------------------------------------------
+
+
+class Stubborn(Flow[dict]):
+    """Takes its time to leave when it is cancelled."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.inside = anyio.Event()
+
+    @start()
+    async def work(self) -> None:
+        try:
+            self.inside.set()
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.05)
+
+
+@pytest.mark.clauses("C4")
+async def test_cancel_is_final_even_if_the_kickoff_is_cancelled_meanwhile() -> None:
+    flow = Stubborn(persistence=SQLiteFlowPersistence("runs.db"))
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope() as scope:
+
+            async def cancel_both() -> None:
+                await flow.inside.wait()
+                group.start_soon(flow.cancel)
+                await anyio.sleep(0.02)
+                scope.cancel()
+
+            group.start_soon(cancel_both)
+            with contextlib.suppress(errors.RunCancelledError):
+                await flow.kickoff()
+
+    assert flow.status == "cancelled"
+    assert (await Stubborn.load(flow.run_id, persistence=SQLiteFlowPersistence("runs.db"))).status == "cancelled"
+
+
+@pytest.mark.clauses("C4")
+async def test_cancel_at_the_very_beginning_cancels_the_run() -> None:
+    flow = Slow(persistence=SQLiteFlowPersistence("runs.db"))
+    ended: list[str] = []
+
+    async def kickoff() -> None:
+        try:
+            await flow.kickoff()
+        except errors.RunCancelledError:
+            ended.append("cancelled")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(kickoff)
+        while not flow._instance._busy:
+            await anyio.lowlevel.checkpoint()
+        await flow.cancel()
+
+    assert (ended, flow.status) == (["cancelled"], "cancelled")
+
+
+@pytest.mark.clauses("C1", "X4")
+async def test_an_error_on_giving_back_does_not_replace_what_ended_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(self: Any, run_id: str, epoch: int) -> None:
+        raise errors.StorageBusyError("busy")
+
+    monkeypatch.setattr(SQLiteFlowPersistence, "release", fail)
+
+    class Leaving(Flow):
+        @start()
+        async def leave(self) -> None:
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        await Leaving(persistence=SQLiteFlowPersistence("runs.db")).kickoff()
+
+
+@pytest.mark.clauses("C4")
+async def test_an_instance_that_was_cancelled_at_its_first_commit_can_be_kicked_off_again(is_trio: bool) -> None:
+    if is_trio:
+        pytest.skip("native to asyncio")
+    for at in range(12):
+        flow = Slow(persistence=SQLiteFlowPersistence("runs.db", durability="process"))
+        flow.go_on.set()
+        task = asyncio.ensure_future(flow.kickoff())
+        for _ in range(at):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await flow.kickoff() == "done"
+
+
+@pytest.mark.clauses("X2")
+async def test_siblings_that_end_together_with_a_failure_do_not_hide_it() -> None:
+    class Failing(Flow):
+        on_error = "cancel"
+        persistence = SQLiteFlowPersistence("runs.db", durability="process")
+
+        @start()
+        async def bad(self) -> None:
+            await anyio.lowlevel.checkpoint()
+            raise ValueError
+
+        @start()
+        async def a(self) -> None:
+            await anyio.lowlevel.checkpoint()
+
+        @start()
+        async def b(self) -> None:
+            await anyio.lowlevel.checkpoint()
+
+        @start()
+        async def c(self) -> None:
+            await anyio.lowlevel.checkpoint()
+
+    ended: list[str] = []
+
+    async def kickoff() -> None:
+        try:
+            await Failing().kickoff()
+        except Exception as error:
+            ended.append(type(error).__name__)
+
+    async with Failing.persistence, anyio.create_task_group() as group:
+        for _ in range(60):
+            group.start_soon(kickoff)
+
+    assert ended == ["MethodError"] * 60
+
+
+@pytest.mark.clauses("D1")
+async def test_outputs_are_shown_when_they_are_committed() -> None:
+    seen: list[Any] = []
+
+    class Watching(MemoryFlowPersistence):
+        async def append(self, checkpoint: Any) -> None:
+            if checkpoint.method:
+                seen.append(dict(flow.method_outputs))
+            await super().append(checkpoint)
+
+    class One(Flow):
+        @start()
+        async def one(self) -> int:
+            return 1
+
+    flow = One(persistence=Watching())
+    await flow.kickoff()
+
+    assert seen == [{}]
+    assert flow.method_outputs == {"one": 1}
+
+
+async def test_a_plain_wrapper_around_an_async_method_is_awaited() -> None:
+    def wrapped(function: Any) -> Any:
+        def call(self: Any) -> Any:
+            return function(self)
+
+        return call
+
+    class Wrapped(Flow):
+        @start()
+        @wrapped
+        async def work(self) -> int:
+            await anyio.lowlevel.checkpoint()
+            return 5
+
+    assert await Wrapped().kickoff() == 5
+
+
+async def test_a_run_that_is_stored_does_not_begin_with_the_state_of_another() -> None:
+    class Count(Flow[dict]):
+        persistence = SQLiteFlowPersistence("runs.db")
+
+        @start()
+        async def count(self) -> None:
+            self.state["n"] = self.state.get("n", 0) + 1
+
+    for run_id in ("a", "b"):
+        await Count().kickoff({"id": run_id})
+    with pytest.raises(errors.RunInputsError):
+        await Count().kickoff({"id": "a"}, restore_from_state_id="b")
+
+
+@pytest.mark.parametrize("text", ["1-2345678-1234-1234-1234567890abcdef", "12345678_1234-1234-1234-123456789012"])
+async def test_another_spelling_of_a_uuid_is_a_text(text: str) -> None:
+    flow = Slow()
+    flow.go_on.set()
+    await flow.kickoff({"id": text})
+
+    assert flow.run_id == text
