@@ -110,6 +110,9 @@ class Flow(Generic[S]):
     def _persistence_marked(cls) -> None:
         """Read what the class's `@persist` say; called again by one that decorates the class."""
         cls._persisted = Persisted.of(persist_mark_of(cls), persist_marks(cls))
+        for mark in cls._persisted.marks:
+            if mark.backend is not None:
+                _check_backend(mark.backend)
         backends = {id(mark.backend) for mark in cls._persisted.marks if mark.backend is not None}
         if len(backends) > 1:
             raise FlowDefinitionError(
@@ -131,6 +134,7 @@ class Flow(Generic[S]):
         if not cls._definition.methods:
             raise FlowDefinitionError(f"{cls.__name__} has no methods; decorate the first with @start()")
         given = cls.initial_state if initial_state is _UNSET else initial_state
+        cls._state_type.check_initial(given)
         where = cls.persistence if persistence is _UNSET else persistence
         settings = Settings(
             name=name or cls.name or cls.__name__,
@@ -300,13 +304,19 @@ def _setup(cls: type[Flow[Any]], settings: Settings, where: Any, durability: Dur
     if where is _UNSET:
         named = next((mark.backend for mark in persisted.marks if mark.backend is not None), None)
         where = named if named is not None or not persisted.marks else _default_persistence(durability)
-    if where is not None and not offers(where, FlowPersistence):
-        raise FlowDefinitionError(
-            f"{type(where).__name__} is no persistence: it needs `async def save(checkpoint)` and `async def load(run_id, seq=None)`",
-            problems=["not a persistence"],
-        )
+    if where is not None:
+        _check_backend(where)
     observe = log_events if any(mark.verbose for mark in persisted.marks) else None
     return Setup(settings, cls._codecs, where, persisted.only is not None, observe)
+
+
+def _check_backend(backend: object) -> None:
+    if not offers(backend, FlowPersistence):
+        raise FlowDefinitionError(
+            f"{type(backend).__name__} is no persistence: it needs `async def save(checkpoint)` and `async def load(run_id, "
+            "seq=None)`; for a SQLite file it is SQLiteFlowPersistence(path)",
+            problems=["not a persistence"],
+        )
 
 
 class _Defaults(threading.local):

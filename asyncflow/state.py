@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 from pydantic_core import ErrorDetails
+from pydantic_core.core_schema import ErrorType
 
 from . import merge
 from ._values import copied
@@ -62,10 +63,17 @@ class FlowState(BaseModel):
 
 def explained(errors: list[ErrorDetails]) -> str:
     """What pydantic found, told from location and kind: without the user's values."""
-    said = ("value_error", "assertion_error")
     return "; ".join(
-        f"{'.'.join(map(str, e['loc'])) or 'the state'}: {e['type'] if e['type'] in said else e['msg']}" for e in errors
+        f"{'.'.join(map(str, e['loc'])) or 'the state'}: {e['msg'] if _is_ours(e) else e['type']}" for e in errors
     )
+
+
+def _is_ours(error: ErrorDetails) -> bool:
+    """Whether a message is pydantic's own and tells of nothing but the schema: no custom error, no part of an input."""
+    return error["type"] in _KNOWN_ERRORS and all(isinstance(v, (int, float)) for v in error.get("ctx", {}).values())
+
+
+_KNOWN_ERRORS = frozenset(get_args(ErrorType)) - {"value_error", "assertion_error"}
 
 
 class StateType:
@@ -89,6 +97,10 @@ class StateType:
 
     def id_of(self, state: Any) -> str | None:
         """The id that a state holds, as text, or None where that was lost."""
+        raise NotImplementedError  # see create
+
+    def check_initial(self, initial: Any) -> None:
+        """Raises `FlowDefinitionError` for an `initial_state` that is none of this flow's."""
         raise NotImplementedError  # see create
 
     def given_id(self, initial: Any) -> str | None:
@@ -163,6 +175,14 @@ class ModelState(StateType):
     def id_of(self, state: Any) -> str | None:
         return _id_text(state.__dict__.get("id"))
 
+    def check_initial(self, initial: Any) -> None:
+        own = (self.declared, self.model)
+        if not (initial is None or isinstance(initial, Mapping) or initial in own or type(initial) in own):
+            name = self.declared.__name__
+            raise FlowDefinitionError(
+                f"initial_state of a Flow[{name}] is {name} itself, an instance of it, or a dict, and not {_told(initial)}"
+            )
+
     def given_id(self, initial: Any) -> str | None:
         if isinstance(initial, BaseModel):
             return self.id_of(initial) if "id" in initial.__pydantic_fields_set__ else None
@@ -225,6 +245,13 @@ class DictState(StateType):
         self.merges = dict(merges or {})
         self._adapter: TypeAdapter[Any] | None = None if values is Any else TypeAdapter(values)
 
+    def check_initial(self, initial: Any) -> None:
+        if not (initial is None or initial is dict or isinstance(initial, Mapping)):
+            raise FlowDefinitionError(
+                f"initial_state of a flow whose state is a dict is a dict, and not {_told(initial)}; for a model declare "
+                "Flow[Model], or set it on the class"
+            )
+
     def create(self, initial: Any, inputs: Mapping[str, Any], run_id: str) -> Any:
         start = {} if initial is None or isinstance(initial, type) else copied(dict(initial))
         return {**self._validated({"id": run_id, **start, **inputs}), "id": run_id}
@@ -268,6 +295,10 @@ class DictState(StateType):
 
 def _id_text(value: object) -> str | None:
     return value if type(value) is str else str(value) if isinstance(value, (str, uuid.UUID)) else None
+
+
+def _told(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 _WITH_ID: dict[type[BaseModel], type[BaseModel]] = {}

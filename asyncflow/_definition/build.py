@@ -51,7 +51,7 @@ def _noted(cls: type, problems: list[str]) -> Iterator[tuple[str, Callable[..., 
             kind = value.mark.kind
             problems.append(f"{name} is decorated with a bare @{kind}; write @{kind}(...) with parentheses")
             continue
-        notes = [note for layer in layers if (note := note_of(layer)) is not None]
+        notes = [note for layer in layers if (note := note_of(layer) or note_of(getattr(layer, "__func__", None)))]
         if not notes:
             continue
         if not inspect.isfunction(value):

@@ -94,7 +94,6 @@ class Engine:
     """The latest result of each method."""
     output: Any = None
     failures: list[Failure] = field(default_factory=list)
-    observe: Callable[[Checkpoint, Transition], None] | None = None
     is_finished: bool = False
     is_cancelled: bool = False
     """Whether it was cancelled for good."""
@@ -155,12 +154,18 @@ class Engine:
 
     async def _work_together(self, first: Scope | None) -> None:
         """Go on in a task group, from where there is more than one invocation to run. It costs half a step to open one."""
-        async with anyio.create_task_group() as group:
-            self._group = group
-            for scope in self._beside:
-                group.start_soon(self._work, scope)
-            self._beside.clear()
-            await self._work(first)
+        try:
+            async with anyio.create_task_group() as group:
+                self._group = group
+                for scope in self._beside:
+                    group.start_soon(self._work, scope)
+                self._beside.clear()
+                await self._work(first)
+        except BaseExceptionGroup as raised:  # trio raises KeyboardInterrupt where it waits for the tasks
+            crashes, others = raised.split((KeyboardInterrupt, SystemExit))
+            if crashes is None or others is not None:
+                raise
+            self.stop(_first_leaf(crashes))
 
     async def _work(self, scope: Scope | None) -> Scope | None:
         """Run an invocation and, one after the other, those that its completion leads to.
@@ -284,8 +289,6 @@ class Engine:
             outcome={"method": method.name, "result": kept.decode()} if is_last else None,
             outcome_only=not has_checkpoint,
         )
-        if self.observe is not None:
-            self.observe(checkpoint, transition)
         return _Ended(commands, version, checkpoint, True, own)
 
     def _kept(self, method: MethodDefinition, result: Any, transition: Transition, is_last: bool) -> tuple[Any, Any]:
@@ -311,8 +314,6 @@ class Engine:
             outcome=failure_record(scope.method.name, error),
             outcome_only=not all(map(self.settings.checkpoints, self._methods.values())),
         )
-        if self.observe is not None:
-            self.observe(checkpoint, transition)
         return _Ended(commands, self.newest, checkpoint)
 
     def _status(self, commands: tuple[Command, ...]) -> Status:
@@ -345,6 +346,11 @@ class Engine:
         except Conflict as conflict:
             others = [method for number, method in self._writers if number > base.number]
             raise conflict_error(self.settings.name, self.run_id, method, others, conflict) from None
+
+
+def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _own(value: Any) -> Any:

@@ -14,10 +14,9 @@ from typing import Any, Literal
 import anyio
 
 from .._scheduling.messages import Command
-from .._values import copied
+from .._values import copied, same
 from .._waiting import to_its_end
 from ..errors import (
-    AsyncflowError,
     CapabilityMissingError,
     FlowBusyError,
     RunCancelledError,
@@ -31,7 +30,7 @@ from ..persistence.protocol import CheckpointHistory, offers
 from ..state import StateType, new_run_id, parse_run_id
 from .engine import Engine
 from .history import HistoryEntry, entries
-from .recorder import inputs_in
+from .recorder import inputs_bytes
 from .runs import (
     Claim,
     Setup,
@@ -137,24 +136,28 @@ class Instance:
         brought = given.pop("id", None)
         with self._driving():
             run_id = parse_run_id(brought) if brought is not None else self.run_id
+            if brought is None and from_run is not None and self.status != "new":
+                run_id = self._own_id = new_run_id()
+                self._may_be_stored = False
+            begin_with = self._state if self.status == "new" or run_id == self._run_id else None
             if self.setup.persistence is None:
                 if from_run is not None:
                     raise self._not_stored("restore_from_state_id")
-                return await self._pass_without_storage(run_id, given)
+                return await self._pass_without_storage(run_id, given, begin_with)
             async with session(self.setup.persistence):
                 if from_run is not None:
-                    await self._restore(from_run, run_id)
+                    begin_with = (await self._found(from_run)).state
                 is_new = brought is None and run_id == self._own_id and not self._may_be_stored
                 async with owned(self.setup.persistence, run_id, is_new=is_new) as claim:
                     stored = None if is_new else await load_owned(self.setup, run_id, claim)
                     if stored is not None and from_run is not None:
                         raise self._stored_already(run_id)
                     self._run_id = run_id
-                    return await self._by_standing(stored, given, claim)
+                    return await self._by_standing(stored, given, claim, begin_with)
 
-    async def _by_standing(self, stored: Stored | None, given: dict[str, Any], claim: Claim) -> Any:
+    async def _by_standing(self, stored: Stored | None, given: dict[str, Any], claim: Claim, begin_with: Any) -> Any:
         if stored is None:
-            state = self._fresh_state(given)
+            state = self._fresh_state(given, begin_with)
             return await self._new_pass(claim, state, given, after=None)
         if stored.checkpoint.status == "cancelled":
             raise self._cancelled()
@@ -163,6 +166,7 @@ class Instance:
             state = self.state_type.updated(self._state if same_as_here else stored.state, given)
             return await self._new_pass(claim, state, given, after=stored.checkpoint)
         self._check_inputs(stored, given)
+        self._check_edits(stored)
         return await self._continue(claim, stored)
 
     async def resume(self, run_id: str) -> Any:
@@ -180,9 +184,9 @@ class Instance:
                     return self.result
                 return await self._continue(claim, stored)
 
-    async def _pass_without_storage(self, run_id: str, given: dict[str, Any]) -> Any:
+    async def _pass_without_storage(self, run_id: str, given: dict[str, Any], begin_with: Any) -> Any:
         self._run_id = run_id
-        base = self._fresh_state(given)
+        base = self._fresh_state(given, begin_with)
         self._number += 1
         engine, commands, _ = begin(self.setup, self.flow, run_id, copied(base), number=self._number)
         return await self._drive(engine, commands, Claim())
@@ -196,10 +200,15 @@ class Instance:
             claim=claim,
             after=after,
             number=1 if after is None else after.number + 1,
-            input_names=list(given),
+            inputs=inputs_bytes(dict(zip(self.state_type.names_of(given), given.values(), strict=True))),
         )
         self._may_be_stored, claim.epoch = True, claim.epoch or 1
-        await commit_start(engine, checkpoint)
+        try:
+            await commit_start(engine, checkpoint)
+        except anyio.get_cancelled_exc_class():
+            with contextlib.suppress(StorageError, RunNotFoundError):  # it may or may not have been committed
+                await to_its_end(self._look_up)
+            raise
         return await self._drive(engine, commands, claim)
 
     async def _continue(self, claim: Claim, stored: Stored) -> Any:
@@ -217,7 +226,7 @@ class Instance:
                 await self._look_back(engine, claim)
             finally:
                 self._engine = None
-                claim.is_over = claim.is_over or self.status in ("finished", "failed", "cancelled")
+                claim.is_over = claim.is_over or self.status in ("finished", "cancelled")
                 if self._ended is not None:
                     self._ended.set()
 
@@ -244,7 +253,7 @@ class Instance:
         """Record that the run was cancelled; whoever awaits `cancel()` is told if that fails."""
         try:
             await self._record_cancel(claim)
-        except AsyncflowError as error:
+        except Exception as error:  # whatever a backend raises: nobody may take the run for cancelled
             self._cancel_error = error
             raise
 
@@ -304,10 +313,10 @@ class Instance:
             state = self._with_id(stored.state, self._own_id)
             c = stored.checkpoint
             fork = Stored(c._replace(run_id=self._own_id), state, stored.progress)
-            status = "finished" if c.status == "finished" else "running"
+            status = "finished" if c.status == "finished" or not stored.progress.pending else "running"
             await self._write_whole("started", status, fork, claim, after=None)
             self._run_id = self._own_id
-            claim.is_over = status != "running"
+            claim.is_over = status == "finished"
             self._show(await self._found(self._own_id))
 
     async def update_state(self, changes: Mapping[str, Any]) -> None:
@@ -322,7 +331,7 @@ class Instance:
                 edited = Stored(stored.checkpoint, state, stored.progress)
                 status = stored.checkpoint.status
                 await self._write_whole("edited", status, edited, claim, after=stored.checkpoint)
-                claim.is_over = status != "running"
+                claim.is_over = status in ("finished", "cancelled")
                 self._show(await self._found(self.run_id))
 
     async def history(self) -> list[HistoryEntry]:
@@ -354,29 +363,33 @@ class Instance:
 
     # ---- helpers -----------------------------------------------------------------------------------------------
 
-    def _fresh_state(self, given: Mapping[str, Any]) -> Any:
-        """The state that a first pass begins with: what the instance holds, the inputs applied, under the run's id."""
-        if self._state is None:
+    def _fresh_state(self, given: Mapping[str, Any], begin_with: Any) -> Any:
+        """The state that a first pass begins with: a given one or the initial one, the inputs applied, under the run's id."""
+        if begin_with is None:
             return self.state_type.create(self.initial, given, self._run_id)
-        return self.state_type.updated(self._with_id(self._state, self._run_id), given)
+        return self.state_type.updated(self._with_id(begin_with, self._run_id), given)
 
     def _with_id(self, state: Any, run_id: str) -> Any:
         return self.state_type.with_id(copied(state), run_id)
 
-    async def _restore(self, from_run: str, run_id: str) -> None:
-        """Begin with the saved state of another run."""
-        source = await self._found(parse_run_id(from_run))
-        self._state = self._with_id(source.state, run_id)
+    def _check_edits(self, stored: Stored) -> None:
+        """Whether the state was changed here since the run stopped: going on, it would be passed over silently."""
+        c = stored.checkpoint
+        is_as_shown = self._digest == c.digest and self._state is not None and not self.setup.whole
+        if is_as_shown and not same(self._state, stored.state):
+            raise StateError(
+                f"the state of run {c.run_id} was changed here since the run stopped, and it goes on with what is stored; "
+                "nothing was run. Store the change with `await flow.update_state(...)`, then go on",
+                run_id=c.run_id,
+                seq=c.seq,
+            )
 
     def _check_inputs(self, stored: Stored, given: dict[str, Any]) -> None:
         if not given:
             return
         c = stored.checkpoint
         names = self.state_type.names_of(given)
-        data, _ = recorder_of(self.setup, c.run_id, Claim(), c).state_bytes(
-            self.state_type.updated(stored.state, given)
-        )
-        if inputs_in(data, names) != c.inputs:
+        if inputs_bytes(dict(zip(names, given.values(), strict=True))) != c.inputs:
             raise RunInputsError(
                 f"run {c.run_id} was interrupted, and was started with other inputs; nothing was run. Leave the inputs out to go "
                 f"on, or change its state first: `await (await {self._class}.load({c.run_id!r})).update_state(...)`",
@@ -398,8 +411,8 @@ class Instance:
         self.status = "interrupted" if c.status == "running" else c.status
         self.pending = tuple(stored.progress.pending)
         self.outputs, self.result = {}, None
-        if c.status == "finished":
-            outcome = outcome_of(c)
+        outcome = outcome_of(c)
+        if c.status == "finished" and outcome:
             recorder = recorder_of(self.setup, c.run_id, Claim(), c)
             self.result = recorder.result(outcome["method"], str(outcome["result"]).encode())
             self.outputs = {outcome["method"]: self.result}

@@ -1,31 +1,30 @@
-"""Telling what happened to whoever listens; an observer that raises cannot hurt a run."""
+"""Telling what is stored of a run to whoever listens."""
 
 from __future__ import annotations
 
 import logging
 
-from .._scheduling.messages import Transition
+from pydantic_core import from_json
+
 from ..events import Event, events_of
-from ..persistence.checkpoint import Checkpoint
+from ..persistence.checkpoint import Checkpoint, decode_transition
 
 __all__ = ["log_events", "told_by"]
 
 logger = logging.getLogger("asyncflow")
 
 
-def told_by(checkpoint: Checkpoint, transition: Transition | None) -> list[Event]:
+def told_by(checkpoint: Checkpoint) -> list[Event]:
     """The events of a checkpoint."""
-    fields = {
-        name: getattr(checkpoint, name)
-        for name in ("run_id", "flow", "seq", "at", "number", "kind", "status", "method")
-    }
-    if transition is None:
-        return events_of(fields)
+    failure = "" if checkpoint.outcome is None else str(from_json(checkpoint.outcome).get("type", ""))
+    if checkpoint.changes is None:
+        return events_of(checkpoint._asdict(), failure=failure)
+    transition = decode_transition(checkpoint.changes)
     enabled = [invocation.key for invocation in transition.enabled]
-    return events_of(fields, enabled=enabled, passed_over=transition.passed_over)
+    return events_of(checkpoint._asdict(), enabled=enabled, passed_over=transition.passed_over, failure=failure)
 
 
-def log_events(checkpoint: Checkpoint, transition: Transition | None) -> None:
+def log_events(checkpoint: Checkpoint) -> None:
     """Log the events of a checkpoint at INFO: what `@persist(verbose=True)` asks for."""
-    for event in told_by(checkpoint, transition):
+    for event in told_by(checkpoint):
         logger.info("%s %s: %s", event.flow, event.run_id, event)

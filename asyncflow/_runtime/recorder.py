@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import anyio
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from .._definition.definition import FlowDefinition
 from .._scheduling.messages import Transition
@@ -27,7 +28,9 @@ from ..persistence.checkpoint import Checkpoint, Kind, Status, encode_progress, 
 from ..persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
 
-__all__ = ["Codecs", "Recorder"]
+__all__ = ["Codecs", "Recorder", "inputs_bytes"]
+
+logger = logging.getLogger("asyncflow")
 
 COMPLETE_AFTER: Final = 16 * 1024
 """Bytes of deltas after which a complete checkpoint is stored, or as many as that one is large: loading folds from it."""
@@ -65,6 +68,7 @@ class Recorder:
         inputs: bytes | None,
         after: Checkpoint | None,
         whole: bool,
+        observe: Callable[[Checkpoint], None] | None = None,
     ) -> None:
         self.persistence = persistence
         self.codecs = codecs
@@ -75,6 +79,7 @@ class Recorder:
         self.inputs = inputs
         self._append = persistence.append if offers(persistence, CheckpointLog) else None
         self._whole = whole
+        self._observe = observe
         self._turn: anyio.Lock | None = None
         self._seq = -1 if after is None else after.seq
         self._digest = self._saved = b"" if after is None else after.digest
@@ -120,10 +125,6 @@ class Recorder:
                 run_id=self.run_id,
                 method=method,
             ) from None
-
-    def keep_inputs(self, state: bytes, names: list[str]) -> None:
-        """Keep what these inputs amount to in the state, with the pass."""
-        self.inputs = inputs_in(state, names)
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
@@ -200,6 +201,17 @@ class Recorder:
                 run_id=self.run_id,
                 seq=checkpoint.seq,
             ) from stale
+        if self._observe is not None:
+            self._tell(checkpoint)
+
+    def _tell(self, checkpoint: Checkpoint) -> None:
+        """Tell the observer what is stored now. One that raises is told nothing more, and cannot hurt the run."""
+        assert self._observe is not None, "asked only where there is one"
+        try:
+            self._observe(checkpoint)
+        except Exception:  # whatever a foreign handler raises
+            self._observe = None
+            logger.exception("an observer of run %s has failed, and is told nothing more", self.run_id)
 
     async def _save(self, checkpoint: Checkpoint) -> None:
         async def save() -> None:
@@ -219,10 +231,13 @@ class Recorder:
             await to_its_end(save)
 
 
-def inputs_in(state: bytes, names: list[str]) -> bytes:
-    """What inputs of these names amount to in a stored state, in a form that can be compared."""
-    stored = from_json(state) if names else {}
-    return to_json({name: stored[name] for name in sorted(names) if name in stored})
+def inputs_bytes(inputs: Mapping[str, Any]) -> bytes:
+    """Inputs in a form that can be compared with those of the same line of code, run again. They are never read back."""
+    known = {name: inputs[name] for name in sorted(inputs)}
+    try:
+        return to_json(known, inf_nan_mode="strings", bytes_mode="hex", serialize_unknown=True)
+    except PydanticSerializationError:
+        return to_json({name: ascii(value) for name, value in known.items()})
 
 
 def _not_storable(

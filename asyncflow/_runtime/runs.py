@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from .._scheduling.advance import advance
-from .._scheduling.messages import Command, Resumed, Started, Transition
+from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
 from .._waiting import current_loop, is_closed, to_its_end
 from ..errors import (
@@ -45,7 +45,7 @@ class Setup:
     persistence: FlowPersistence | None
     whole: bool
     """Whether every checkpoint is complete: where only some methods have one."""
-    observe: Callable[[Checkpoint, Transition | None], None] | None = None
+    observe: Callable[[Checkpoint], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ def begin(
     claim: Claim | None = None,
     after: Checkpoint | None = None,
     number: int = 1,
-    input_names: Sequence[str] = (),
+    inputs: bytes | None = None,
 ) -> tuple[Engine, tuple[Command, ...], Checkpoint | None]:
     """A new pass from the start: its engine, what it does first, and the checkpoint to be committed before that (D2).
 
@@ -197,11 +197,9 @@ def begin(
         recorder = recorder_of(setup, run_id, claim, after)
         recorder.number = number
         data, state = recorder.state_bytes(state)
-        recorder.keep_inputs(data, list(input_names))
+        recorder.inputs = inputs
         checkpoint = recorder.prepare("started", "running", progress, state=data, complete=True)
-        if setup.observe is not None:
-            setup.observe(checkpoint, None)
-    engine = Engine(flow, setup.settings, run_id, number, recorder, progress, Version(0, state), observe=setup.observe)
+    engine = Engine(flow, setup.settings, run_id, number, recorder, progress, Version(0, state))
     return engine, commands, checkpoint
 
 
@@ -239,7 +237,7 @@ def take_up(setup: Setup, flow: object, stored: Stored, claim: Claim) -> tuple[E
     stored.progress.fold(transition)
     recorder = recorder_of(setup, c.run_id, claim, c)
     version = Version(0, stored.state)
-    engine = Engine(flow, setup.settings, c.run_id, c.number, recorder, stored.progress, version, observe=setup.observe)
+    engine = Engine(flow, setup.settings, c.run_id, c.number, recorder, stored.progress, version)
     return engine, commands
 
 
@@ -258,6 +256,7 @@ def recorder_of(
         inputs=inputs if after is None else after.inputs,
         after=after,
         whole=setup.whole,
+        observe=setup.observe,
     )
 
 

@@ -60,7 +60,7 @@ class Ownership(Protocol):
     async def release(self, run_id: str, epoch: int) -> None:
         """Be the owner no longer, if one still is. Never raises for a run that somebody else has taken over.
 
-        Not called where the run's last checkpoint said so already: one whose status is not 'running'.
+        Not called where the run's last checkpoint said so already: one whose status is 'finished' or 'cancelled'.
         """
         ...
 

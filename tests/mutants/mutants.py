@@ -40,8 +40,8 @@ MUTANTS = (
         "the first method starts before the inputs are stored",
         ("D2",),
         "_runtime/instance.py",
-        "        await commit_start(engine, checkpoint)\n",
-        "",
+        "            await commit_start(engine, checkpoint)\n",
+        "            pass\n",
         f"{FAILURE}::test_a_save_that_fails_stops_the_run_and_nothing_follows",
     ),
     Mutant(

@@ -3,15 +3,20 @@
 import asyncio
 import collections
 import contextlib
+import logging
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
+import uuid
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 import pytest
-from pydantic import BaseModel, Field
+import trio
+from pydantic import BaseModel, Field, model_validator
 
 import asyncflow
 from asyncflow import (
@@ -574,3 +579,274 @@ async def test_another_spelling_of_a_uuid_is_a_text(text: str) -> None:
     await flow.kickoff({"id": text})
 
     assert flow.run_id == text
+
+
+# ---- what a reader of the whole found --------------------------------------------------------------------------------
+
+
+@pytest.mark.clauses("L2", "X2")
+async def test_a_run_is_its_drivers_until_the_siblings_of_a_failed_method_have_left() -> None:
+    owners: list[Any] = []
+
+    class Failing(Flow[dict]):
+        name = "Failing"
+        on_error = "cancel"
+        persistence = SQLiteFlowPersistence("runs.db")
+
+        @start()
+        async def bad(self) -> None:
+            raise ValueError
+
+        @start()
+        async def slow(self) -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with contextlib.closing(sqlite3.connect("runs.db")) as other:
+                    owners.extend(other.execute("SELECT status, owner IS NULL FROM runs").fetchall())
+
+    flow = Failing()
+    with pytest.raises(MethodError):
+        await flow.kickoff()
+    with contextlib.closing(sqlite3.connect("runs.db")) as other:
+        after = other.execute("SELECT status, owner IS NULL FROM runs").fetchall()
+
+    assert owners == [("failed", 0)]
+    assert after == [("failed", 1)]
+
+
+class Counting(Flow[dict]):
+    name = "Counting"
+
+    @start()
+    async def count(self) -> int:
+        self.state["n"] = self.state.get("n", 0) + 1
+        return self.state["n"]
+
+
+@pytest.mark.parametrize("persistence", [None, MemoryFlowPersistence], ids=["unstored", "stored"])
+async def test_a_run_under_another_id_begins_with_the_initial_state(persistence: Any) -> None:
+    flow = Counting(persistence=persistence and persistence())
+    await flow.kickoff()
+
+    assert await flow.kickoff({"id": "another"}) == 1
+
+
+async def test_a_refused_restore_changes_nothing() -> None:
+    store = MemoryFlowPersistence()
+    await Counting(persistence=store).kickoff({"id": "a", "secret": "of a"})
+    flow = Counting(persistence=store)
+    await flow.kickoff({"id": "b"})
+    with pytest.raises(errors.RunInputsError):
+        await flow.kickoff({"id": "b"}, restore_from_state_id="a")
+
+    assert flow.state == {"id": "b", "n": 1}
+
+
+async def test_restoring_on_a_used_instance_is_a_new_run() -> None:
+    store = MemoryFlowPersistence()
+    flow = Counting(persistence=store)
+    await flow.kickoff({"id": "a"})
+
+    assert await flow.kickoff(restore_from_state_id="a") == 2
+    assert flow.run_id != "a"
+    assert (await Counting.load("a", persistence=store)).state["n"] == 1
+
+
+@pytest.mark.parametrize("fails_at", ["RunStarted", "MethodFinished"])
+async def test_an_observer_that_raises_cannot_hurt_a_run(fails_at: str) -> None:
+    class Raising(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if fails_at in record.getMessage():
+                raise ValueError
+
+    @persist(MemoryFlowPersistence(), verbose=True)
+    class Watched(Counting): ...
+
+    logger, handler = logging.getLogger("asyncflow"), Raising()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        flow = Watched()
+        assert await flow.kickoff() == 1
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+    assert flow.status == "finished"
+
+
+async def test_nothing_is_told_that_is_not_stored(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(MemoryFlowPersistence):
+        async def append(self, checkpoint: Any) -> None:
+            if checkpoint.seq:
+                raise errors.StorageWriteError("no")
+            await super().append(checkpoint)
+
+    @persist(Failing(), verbose=True)
+    class Watched(Counting): ...
+
+    with caplog.at_level(logging.INFO, "asyncflow"), pytest.raises(errors.StorageWriteError):
+        await Watched().kickoff()
+
+    assert [record.getMessage().count("RunStarted") for record in caplog.records] == [1]
+
+
+async def test_a_failure_is_told_with_its_type(caplog: pytest.LogCaptureFixture) -> None:
+    @persist(MemoryFlowPersistence(), verbose=True)
+    class Failing(Flow):
+        @start()
+        async def bad(self) -> None:
+            raise ZeroDivisionError
+
+    with caplog.at_level(logging.INFO, "asyncflow"), pytest.raises(MethodError):
+        await Failing().kickoff()
+
+    assert any("MethodFailed" in r.getMessage() and "ZeroDivisionError" in r.getMessage() for r in caplog.records)
+
+
+class Bounds(FlowState):
+    low: int = 0
+    high: int = 9
+    items: list["Named"] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def in_order(self) -> "Bounds":
+        assert self.low <= self.high
+        return self
+
+
+class Named(BaseModel):
+    name: str
+    uid: uuid.UUID = Field(default_factory=uuid.uuid4)
+
+
+@pytest.mark.parametrize("inputs", [{"low": 5}, {"items": [{"name": "q"}]}], ids=["state moved on", "made values"])
+async def test_the_same_line_goes_on_whatever_became_of_the_state(inputs: dict[str, Any]) -> None:
+    is_well = False
+
+    class Moving(Flow[Bounds]):
+        @start()
+        async def a(self) -> None:
+            self.state.low, self.state.high = 1, 2
+
+        @listen(a)
+        async def b(self) -> str:
+            if not is_well:
+                raise ValueError
+            return "done"
+
+    store = MemoryFlowPersistence()
+    with pytest.raises(MethodError):
+        await Moving(persistence=store).kickoff({"id": "x", **inputs})
+    is_well = True
+
+    assert await Moving(persistence=store).kickoff({"id": "x", **inputs}) == "done"
+
+
+async def test_an_edit_that_would_be_passed_over_is_refused_with_the_cure() -> None:
+    class Fetching(Flow[dict[str, str]]):
+        @start()
+        async def fetch(self) -> str:
+            if self.state["url"] == "bad":
+                raise ValueError
+            return self.state["url"]
+
+    flow = Fetching(persistence=MemoryFlowPersistence())
+    with pytest.raises(MethodError):
+        await flow.kickoff({"url": "bad"})
+    flow.state["url"] = "good"
+    with pytest.raises(errors.StateError, match="update_state"):
+        await flow.kickoff()
+    await flow.update_state(url="good")
+
+    assert await flow.kickoff() == "good"
+
+
+@pytest.mark.clauses("X4")
+def test_ctrl_c_leaves_trio_as_itself() -> None:
+    class Two(Flow):
+        @start()
+        async def quick(self) -> None: ...
+
+        @start()
+        async def slow(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+            await anyio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(Two().kickoff)
+
+
+async def test_a_message_of_ours_holds_no_part_of_an_input() -> None:
+    class Cat(BaseModel):
+        kind: Literal["cat"] = "cat"
+
+    class Dog(BaseModel):
+        kind: Literal["dog"] = "dog"
+
+    class Pets(FlowState):
+        pet: Annotated[Cat | Dog, Field(discriminator="kind")] = Cat()
+
+    class Keep(Flow[Pets]):
+        @start()
+        async def keep(self) -> None: ...
+
+    with pytest.raises(errors.RunInputsError) as caught:
+        await Keep().kickoff({"pet": {"kind": "SECRET"}})
+
+    assert "SECRET" not in str(caught.value)
+    assert "pet" in str(caught.value)
+
+
+async def test_a_fork_of_a_cancelled_run_with_nothing_left_is_finished() -> None:
+    store = MemoryFlowPersistence()
+    flow = Counting(persistence=store)
+    await flow.kickoff()
+    await flow.cancel()
+    copy = await Counting.fork(flow.run_id, persistence=store)
+
+    assert copy.status == "finished"
+    assert await copy.kickoff() == 2
+
+
+class Plain(FlowState):
+    n: int = 1
+
+
+class Other(FlowState): ...
+
+
+@pytest.mark.parametrize(
+    ("state", "initial"), [(Plain, Other), (Plain, Other()), (Plain, 5), (dict, 5), (dict, Plain()), (dict, Plain)]
+)
+def test_an_initial_state_of_another_kind_is_refused_by_its_name(state: Any, initial: Any) -> None:
+    class Holding(Flow[state]):
+        @start()
+        def first(self) -> None: ...
+
+    with pytest.raises(errors.FlowDefinitionError, match="initial_state"):
+        Holding(initial_state=initial)
+
+
+def test_a_path_in_the_place_of_a_backend_is_refused_when_the_class_is_made() -> None:
+    with pytest.raises(errors.FlowDefinitionError, match="SQLiteFlowPersistence"):
+
+        @persist("runs.db")
+        class Stored(Flow):
+            @start()
+            def first(self) -> None: ...
+
+
+@pytest.mark.parametrize("kind", [staticmethod, classmethod])
+def test_a_static_method_above_a_decorator_is_a_mistake(kind: Any) -> None:
+    with pytest.raises(errors.FlowDefinitionError, match="plain function"):
+
+        class Static(Flow):
+            @start()
+            def first(self) -> None: ...
+
+            @kind
+            @listen(first)
+            def second(self) -> None: ...

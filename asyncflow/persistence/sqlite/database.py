@@ -169,8 +169,10 @@ async def close_database(connection: aiosqlite.Connection) -> None:
     """Fold the write-ahead log into the file, and close."""
     try:
         with contextlib.suppress(sqlite3.Error):
+            await connection.execute("PRAGMA busy_timeout = 0")  # upkeep: not worth waiting for
             await connection.execute("PRAGMA optimize")
             await connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            await connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
     finally:
         await connection.close()
 

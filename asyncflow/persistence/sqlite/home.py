@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from typing import Any, Protocol, TypeVar
 
 import anyio
+import anyio.to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ..._waiting import in_trio, outlast, to_its_end
@@ -52,9 +53,13 @@ class Home(Protocol):
         ...
 
 
-def home_here() -> Home:
+async def home_here() -> Home:
     """The home for the event loop that is running."""
-    return _Portal(sys.modules["trio"].lowlevel.current_trio_token()) if in_trio() else _ThisLoop()
+    if not in_trio():
+        return _ThisLoop()
+    portal = _Portal(sys.modules["trio"].lowlevel.current_trio_token())
+    await anyio.to_thread.run_sync(portal.open)  # where no Ctrl-C can cut it in two
+    return portal
 
 
 class _Flag:
@@ -105,9 +110,14 @@ class _Portal:
     def __init__(self, token: Any) -> None:
         self.loop = token
         self._stack = ExitStack()
-        self._portal: BlockingPortal = self._stack.enter_context(start_blocking_portal("asyncio"))
+        self._portal: BlockingPortal | None = None
+
+    def open(self) -> None:
+        """Start the thread; not in trio's, which Ctrl-C may interrupt while it waits for the other to begin."""
+        self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
 
     def spawn(self, work: Work[T], done: Callable[[Future[T] | asyncio.Future[T]], None]) -> None:
+        assert self._portal is not None, "opened by `home_here`"
         future: Future[T] = self._portal.start_task_soon(work)
         future.add_done_callback(lambda ended: self.loop.run_sync_soon(done, ended))
 

@@ -20,6 +20,9 @@ except ImportError:  # Windows
 
 __all__ = ["Owner"]
 
+TRIES = 50
+"""Times that the folder of owners may go while one enters it, before that is taken for an error."""
+
 _LIVING: set[str] = set()
 """The owners of this process: a POSIX lock tells only other processes about them."""
 
@@ -44,10 +47,14 @@ class Owner:
 
     def _made(self) -> int:
         try:
-            while True:
-                self._folder.mkdir(mode=0o700, exist_ok=True)
-                with contextlib.suppress(FileNotFoundError):  # another owner has just left, and the folder with it
+            for _ in range(TRIES):
+                with contextlib.suppress(
+                    FileNotFoundError, FileExistsError
+                ):  # another has just left, the folder with it
+                    self._folder.mkdir(mode=0o700, exist_ok=True)
                     return os.open(self._folder / self.id, os.O_CREAT | os.O_RDWR, 0o600)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            return os.open(self._folder / self.id, os.O_CREAT | os.O_RDWR, 0o600)
         except OSError as error:
             raise StorageReadOnlyError(
                 f"{self._folder} cannot be made or written ({error.strerror}); it is where asyncflow keeps who drives which run. "

@@ -86,7 +86,7 @@ class SQLiteFlowPersistence:
 
     async def _opened(self) -> _Open:
         with ExitStack() as undo:
-            home = home_here()
+            home = await home_here()
             undo.callback(home.close)
             synchronous = "FULL" if self.durability == "full" else "NORMAL"
             opened = _Open(home, self.path.absolute(), synchronous)  # once: the working directory may change

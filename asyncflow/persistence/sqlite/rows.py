@@ -80,9 +80,9 @@ class Head(NamedTuple):
 def values_of(c: Checkpoint, owner: str) -> tuple[Any, ...]:
     """The parameters of `COMMIT`: the checkpoint, who drives its run, and the digest of the run's head after it.
 
-    A run that has ended is nobody's.
+    A run that is over is nobody's. One that has failed is still its driver's: siblings of the failed method may be at work.
     """
-    driver = owner if c.status == "running" else None
+    driver = owner if c.status in ("running", "failed") else None
     head = _digest(c.digest, (c.run_id, c.flow, c.status, c.number, c.seq, c.base, driver, c.epoch))
     return (*c, driver, head)
 
