@@ -115,27 +115,37 @@ def difference(a: Any, b: Any, path: str = "", *, promoted: bool = False) -> tup
         if promoted and cls is int and type(b) is float and a == b:
             return None
         return path, f"it becomes {_article(type(b))}"
-    if a is b or isinstance(a, enum.Enum):
-        return None if a is b else (path, "its value changes")
+    if a is b:
+        return None
     if isinstance(a, _SEQUENCES):
-        if len(a) != len(b):
-            return path, f"its {len(a)} items become {len(b)}"
-        pairs = enumerate(zip(a, b, strict=True))
-        found = _first(difference(x, y, f"{path}[{i}]", promoted=promoted) for i, (x, y) in pairs)
-        return found or _attribute(a, b, "maxlen", path)
+        return _sequences(a, b, path, promoted) or _attribute(a, b, "maxlen", path)
     if isinstance(a, dict):
         return _dicts(a, b, path, promoted) or _attribute(a, b, "default_factory", path)
-    if isinstance(a, set | frozenset):
+    if isinstance(a, (set, frozenset)):
         return _sets(a, b, path)
     if isinstance(a, BaseModel):
         return _models(a, b, path, promoted)
-    if dataclasses.is_dataclass(a) or (cls.__eq__ is _BY_IDENTITY and hasattr(a, "__dict__")):
+    if _is_known_by_attributes(cls, a):
         return _attributes(a, b, path, promoted)
     return None if _equal(a, b) else (path, "its value changes")
 
 
 _BY_IDENTITY: Any = object.__eq__
 _SEQUENCES = (list, tuple, collections.deque)
+
+
+def _is_known_by_attributes(cls: Any, value: Any) -> bool:
+    """Whether it is a dataclass, or an object that says nothing about when it is equal; an Enum's member is itself alone."""
+    if dataclasses.is_dataclass(cls):
+        return True
+    return cls.__eq__ is _BY_IDENTITY and hasattr(value, "__dict__") and not isinstance(value, enum.Enum)
+
+
+def _sequences(a: Any, b: Any, path: str, promoted: bool) -> tuple[str, str] | None:
+    if len(a) != len(b):
+        return path, f"its {len(a)} items become {len(b)}"
+    pairs = enumerate(zip(a, b, strict=True))
+    return _first(difference(x, y, f"{path}[{i}]", promoted=promoted) for i, (x, y) in pairs)
 
 
 def _attribute(a: Any, b: Any, name: str, path: str) -> tuple[str, str] | None:
@@ -191,13 +201,15 @@ def promoted(value: Any, loaded: Any) -> Any:
     if type(value) is int and type(loaded) is float:
         return loaded
     if isinstance(value, BaseModel):
-        new = _copied_model(value)
+        new: Any = _copied_model(value)
         for name, field in type(value).__pydantic_fields__.items():
             if not field.exclude:
                 new.__dict__[name] = promoted(new.__dict__[name], loaded.__dict__[name])
         return new
-    if type(value) in (list, tuple):
-        return type(value)(promoted(x, y) for x, y in zip(value, loaded, strict=True))
+    if type(value) is list:
+        return [promoted(x, y) for x, y in zip(value, loaded, strict=True)]
+    if type(value) is tuple:
+        return tuple(promoted(x, y) for x, y in zip(value, loaded, strict=True))
     if type(value) is dict:
         return {key: promoted(inner, loaded[key]) for key, inner in value.items()}
     return loaded if difference(value, loaded) is not None else value

@@ -18,16 +18,15 @@ from .._values import copied, same
 from .._waiting import to_its_end
 from ..errors import (
     CapabilityMissingError,
-    FlowBusyError,
-    RunCancelledError,
     RunInputsError,
     RunNotFoundError,
     StateError,
     StorageError,
 )
-from ..persistence.checkpoint import Checkpoint
+from ..persistence.checkpoint import Checkpoint, Status
 from ..persistence.protocol import CheckpointHistory, offers
 from ..state import StateType, new_run_id, parse_run_id
+from . import refusals
 from .engine import Engine
 from .history import HistoryEntry, entries
 from .recorder import inputs_bytes
@@ -44,6 +43,7 @@ from .runs import (
     recorder_of,
     session,
     take_up,
+    write_whole,
 )
 from .scope import current_scope
 
@@ -142,7 +142,7 @@ class Instance:
             begin_with = self._state if self.status == "new" or run_id == self._run_id else None
             if self.setup.persistence is None:
                 if from_run is not None:
-                    raise self._not_stored("restore_from_state_id")
+                    raise refusals.not_stored(self._class, "restore_from_state_id")
                 return await self._pass_without_storage(run_id, given, begin_with)
             async with session(self.setup.persistence):
                 if from_run is not None:
@@ -151,7 +151,7 @@ class Instance:
                 async with owned(self.setup.persistence, run_id, is_new=is_new) as claim:
                     stored = None if is_new else await load_owned(self.setup, run_id, claim)
                     if stored is not None and from_run is not None:
-                        raise self._stored_already(run_id)
+                        raise refusals.stored_already(run_id)
                     self._run_id = run_id
                     return await self._by_standing(stored, given, claim, begin_with)
 
@@ -160,7 +160,7 @@ class Instance:
             state = self._fresh_state(given, begin_with)
             return await self._new_pass(claim, state, given, after=None)
         if stored.checkpoint.status == "cancelled":
-            raise self._cancelled()
+            raise refusals.cancelled(self._run_id)
         if stored.checkpoint.status == "finished":
             same_as_here = self._digest == stored.checkpoint.digest and self._state is not None
             state = self.state_type.updated(self._state if same_as_here else stored.state, given)
@@ -176,10 +176,10 @@ class Instance:
             async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
                 stored = await load_owned(self.setup, run_id, claim)
                 if stored is None:
-                    raise self._unknown(run_id)
+                    raise refusals.unknown_run(self.setup.persistence, run_id, None)
                 self._show(stored)
                 if self.status == "cancelled":
-                    raise self._cancelled()
+                    raise refusals.cancelled(self._run_id)
                 if self.status == "finished":
                     return self.result
                 return await self._continue(claim, stored)
@@ -280,7 +280,7 @@ class Instance:
     async def _cancel_running(self, engine: Engine) -> None:
         ended = self._ended = self._ended or anyio.Event()
         self._cancel_error = None
-        engine.cancel(self._cancelled())
+        engine.cancel(refusals.cancelled(self._run_id))
         if current_scope(self.flow) is None:
             await ended.wait()
             if self._cancel_error is not None:
@@ -313,8 +313,8 @@ class Instance:
             state = self._with_id(stored.state, self._own_id)
             c = stored.checkpoint
             fork = Stored(c._replace(run_id=self._own_id), state, stored.progress)
-            status = "finished" if c.status == "finished" or not stored.progress.pending else "running"
-            await self._write_whole("started", status, fork, claim, after=None)
+            status: Status = "finished" if c.status == "finished" or not stored.progress.pending else "running"
+            await write_whole(self.setup, "started", status, fork, claim, after=None)
             self._run_id = self._own_id
             claim.is_over = status == "finished"
             self._show(await self._found(self._own_id))
@@ -330,7 +330,7 @@ class Instance:
                 state = self.state_type.updated(stored.state, changes)
                 edited = Stored(stored.checkpoint, state, stored.progress)
                 status = stored.checkpoint.status
-                await self._write_whole("edited", status, edited, claim, after=stored.checkpoint)
+                await write_whole(self.setup, "edited", status, edited, claim, after=stored.checkpoint)
                 claim.is_over = status in ("finished", "cancelled")
                 self._show(await self._found(self.run_id))
 
@@ -347,19 +347,8 @@ class Instance:
         async with session(persistence):
             rows = await persistence.history(self.run_id)
         if not rows:
-            raise self._unknown(self.run_id)
+            raise refusals.unknown_run(self.setup.persistence, self.run_id, None)
         return entries(rows)
-
-    async def _write_whole(
-        self, kind: Any, status: Any, run: Stored, claim: Claim, *, after: Checkpoint | None
-    ) -> None:
-        c = run.checkpoint
-        recorder = recorder_of(self.setup, c.run_id, claim, after, number=c.number, inputs=c.inputs)
-        data, _ = recorder.state_bytes(run.state)
-        checkpoint = recorder.prepare(
-            kind, status, run.progress, state=data, outcome=outcome_of(c) or None, complete=True
-        )
-        await recorder.commit(checkpoint)
 
     # ---- helpers -----------------------------------------------------------------------------------------------
 
@@ -377,12 +366,7 @@ class Instance:
         c = stored.checkpoint
         is_as_shown = self._digest == c.digest and self._state is not None and not self.setup.whole
         if is_as_shown and not same(self._state, stored.state):
-            raise StateError(
-                f"the state of run {c.run_id} was changed here since the run stopped, and it goes on with what is stored; "
-                "nothing was run. Store the change with `await flow.update_state(...)`, then go on",
-                run_id=c.run_id,
-                seq=c.seq,
-            )
+            raise refusals.edited_here(c)
 
     def _check_inputs(self, stored: Stored, given: dict[str, Any]) -> None:
         if not given:
@@ -390,17 +374,12 @@ class Instance:
         c = stored.checkpoint
         names = self.state_type.names_of(given)
         if inputs_bytes(dict(zip(names, given.values(), strict=True))) != c.inputs:
-            raise RunInputsError(
-                f"run {c.run_id} was interrupted, and was started with other inputs; nothing was run. Leave the inputs out to go "
-                f"on, or change its state first: `await (await {self._class}.load({c.run_id!r})).update_state(...)`",
-                run_id=c.run_id,
-                seq=c.seq,
-            )
+            raise refusals.other_inputs(self._class, c)
 
     async def _found(self, run_id: str, seq: int | None = None) -> Stored:
         stored = await load(self.setup, run_id, seq)
         if stored is None:
-            raise self._unknown(run_id, seq)
+            raise refusals.unknown_run(self.setup.persistence, run_id, seq)
         return stored
 
     def _show(self, stored: Stored) -> None:
@@ -420,11 +399,7 @@ class Instance:
     @contextmanager
     def _driving(self) -> Iterator[None]:
         if self._busy:
-            raise FlowBusyError(
-                f"this {self._class} drives run {self._run_id} already; make one instance for each run that is to "
-                "go on at the same time. Nothing was started",
-                run_id=self._run_id,
-            )
+            raise refusals.busy(self._class, self._run_id)
         self._busy = True
         try:
             yield
@@ -434,32 +409,5 @@ class Instance:
     def _storage(self, what: str) -> Any:
         persistence = self.setup.persistence
         if persistence is None:
-            raise self._not_stored(what)
+            raise refusals.not_stored(self._class, what)
         return persistence
-
-    def _not_stored(self, what: str) -> CapabilityMissingError:
-        return CapabilityMissingError(
-            f"{what} needs a persistence, and {self._class} has none: decorate the class with @persist, or pass persistence=",
-            capability="FlowPersistence",
-        )
-
-    def _unknown(self, run_id: str, seq: int | None = None) -> RunNotFoundError:
-        at = "" if seq is None else f" with a checkpoint {seq}"
-        return RunNotFoundError(
-            f"no run {run_id}{at} is stored in {self.setup.persistence!r}; check the id and the place",
-            run_id=run_id,
-            seq=seq,
-        )
-
-    def _stored_already(self, run_id: str) -> RunInputsError:
-        return RunInputsError(
-            f"run {run_id} is stored already, so it cannot begin with the state of another; nothing was run. Leave "
-            "restore_from_state_id out to go on with it, or bring another id",
-            run_id=run_id,
-        )
-
-    def _cancelled(self) -> RunCancelledError:
-        return RunCancelledError(
-            f"run {self._run_id} was cancelled for good; what had completed is kept, and can be read with load() or forked",
-            run_id=self._run_id,
-        )

@@ -24,14 +24,26 @@ from ..errors import (
     StateSchemaError,
     StorageError,
 )
-from ..persistence.checkpoint import Checkpoint, decode_progress
+from ..persistence.checkpoint import Checkpoint, Kind, Status, decode_progress
 from ..persistence.codec import Misfit
 from ..persistence.protocol import FlowPersistence, Ownership, Sessions, offers
 from .engine import Engine, Settings
 from .recorder import Codecs, Recorder
 from .scope import Version
 
-__all__ = ["Claim", "Setup", "Stored", "begin", "load", "load_owned", "owned", "recorder_of", "session", "take_up"]
+__all__ = [
+    "Claim",
+    "Setup",
+    "Stored",
+    "begin",
+    "load",
+    "load_owned",
+    "owned",
+    "recorder_of",
+    "session",
+    "take_up",
+    "write_whole",
+]
 
 logger = logging.getLogger("asyncflow")
 
@@ -239,6 +251,17 @@ def take_up(setup: Setup, flow: object, stored: Stored, claim: Claim) -> tuple[E
     version = Version(0, stored.state)
     engine = Engine(flow, setup.settings, c.run_id, c.number, recorder, stored.progress, version)
     return engine, commands
+
+
+async def write_whole(
+    setup: Setup, kind: Kind, status: Status, run: Stored, claim: Claim, *, after: Checkpoint | None
+) -> None:
+    """Store a run as a complete checkpoint: a fork's first, or an edit. Raises `StateNotStorableError`."""
+    c = run.checkpoint
+    recorder = recorder_of(setup, c.run_id, claim, after, number=c.number, inputs=c.inputs)
+    data, _ = recorder.state_bytes(run.state)
+    checkpoint = recorder.prepare(kind, status, run.progress, state=data, outcome=outcome_of(c) or None, complete=True)
+    await recorder.commit(checkpoint)
 
 
 def recorder_of(

@@ -1,0 +1,77 @@
+"""Calls that cannot be served as made: what each is told, and what to do instead."""
+
+from __future__ import annotations
+
+from ..errors import (
+    CapabilityMissingError,
+    FlowBusyError,
+    RunCancelledError,
+    RunInputsError,
+    RunNotFoundError,
+    StateError,
+)
+from ..persistence.checkpoint import Checkpoint
+
+__all__ = ["busy", "cancelled", "edited_here", "not_stored", "other_inputs", "stored_already", "unknown_run"]
+
+
+def busy(flow: str, run_id: str) -> FlowBusyError:
+    """A second call on an instance that drives a run."""
+    return FlowBusyError(
+        f"this {flow} drives run {run_id} already; make one instance for each run that is to go on at the same time. Nothing "
+        "was started",
+        run_id=run_id,
+    )
+
+
+def not_stored(flow: str, what: str) -> CapabilityMissingError:
+    """A call that needs a persistence, on a flow that has none."""
+    return CapabilityMissingError(
+        f"{what} needs a persistence, and {flow} has none: decorate the class with @persist, or pass persistence=",
+        capability="FlowPersistence",
+    )
+
+
+def unknown_run(place: object, run_id: str, seq: int | None) -> RunNotFoundError:
+    """An id, or a seq, under which nothing is stored."""
+    at = "" if seq is None else f" with a checkpoint {seq}"
+    return RunNotFoundError(
+        f"no run {run_id}{at} is stored in {place!r}; check the id and the place", run_id=run_id, seq=seq
+    )
+
+
+def stored_already(run_id: str) -> RunInputsError:
+    """`restore_from_state_id` for a run that there is."""
+    return RunInputsError(
+        f"run {run_id} is stored already, so it cannot begin with the state of another; nothing was run. Leave "
+        "restore_from_state_id out to go on with it, or bring another id",
+        run_id=run_id,
+    )
+
+
+def cancelled(run_id: str) -> RunCancelledError:
+    """Going on with a run that was cancelled."""
+    return RunCancelledError(
+        f"run {run_id} was cancelled for good; what had completed is kept, and can be read with load() or forked",
+        run_id=run_id,
+    )
+
+
+def other_inputs(flow: str, c: Checkpoint) -> RunInputsError:
+    """Inputs for an interrupted run that was started with others."""
+    return RunInputsError(
+        f"run {c.run_id} was interrupted, and was started with other inputs; nothing was run. Leave the inputs out to go on, "
+        f"or change its state first: `await (await {flow}.load({c.run_id!r})).update_state(...)`",
+        run_id=c.run_id,
+        seq=c.seq,
+    )
+
+
+def edited_here(c: Checkpoint) -> StateError:
+    """A state that was changed in the instance since its run stopped: going on, it would be passed over silently."""
+    return StateError(
+        f"the state of run {c.run_id} was changed here since the run stopped, and it goes on with what is stored; nothing was "
+        "run. Store the change with `await flow.update_state(...)`, then go on",
+        run_id=c.run_id,
+        seq=c.seq,
+    )
