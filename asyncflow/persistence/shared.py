@@ -71,6 +71,7 @@ class Shared(Generic[T]):
 
         Raises `PersistenceLoopError` while it is used on another event loop.
         """
+        self._refuse_fork()  # before the lock, which a thread of the parent may have held at the fork
         with self._counting:  # threads may come at the same time: one of them is refused
             turn = self._bound()
             self._users += 1
@@ -102,7 +103,6 @@ class Shared(Generic[T]):
 
     def _bound(self) -> anyio.Lock:
         """The lock of the running loop, which this is bound to from now on."""
-        self._refuse_fork()
         loop = current_loop()
         if self._turn is not None and self._loop is loop:
             return self._turn

@@ -34,8 +34,8 @@ class Steps(Flow[Work]):
 
     async def hang(self):
         if HANGS:
-            ready.set()
             print("ready", flush=True)
+            ready.set()  # not before: a fork in the middle of the print would leave its lock to the child
             await anyio.sleep_forever()
 
     @start()
