@@ -102,8 +102,7 @@ class Flow(Generic[S]):
         frame = sys._getframe(1)
         cls._definition = define(cls, Flow, {**vars(sys.modules.get(cls.__module__, object)), **frame.f_locals})
         cls._state_type = _state_type(cls)
-        state = cls._state_type
-        cls._codecs = Codecs(cls._definition, state.annotation)
+        cls._codecs = Codecs(cls._definition, cls._state_type)
         cls._persistence_marked()
 
     @classmethod

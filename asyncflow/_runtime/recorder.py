@@ -25,8 +25,9 @@ from ..errors import (
     StorageWriteError,
 )
 from ..persistence.checkpoint import Checkpoint, Kind, Status, encode_progress, encode_transition, seal
-from ..persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec
+from ..persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
+from ..state import StateType
 
 __all__ = ["Codecs", "Recorder", "inputs_bytes"]
 
@@ -39,9 +40,9 @@ COMPLETE_AFTER: Final = 16 * 1024
 class Codecs:
     """How one flow's states and results become bytes. Made once for a class."""
 
-    def __init__(self, definition: FlowDefinition, state: Any) -> None:
+    def __init__(self, definition: FlowDefinition, state_type: StateType) -> None:
         self.definition = definition
-        self.state = codec_for(state)
+        self.state = state_codec_for(state_type)
         self._results: dict[str, Codec] = {}
 
     def result(self, method: str) -> Codec:

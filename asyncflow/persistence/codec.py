@@ -21,10 +21,10 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import PydanticSerializationError, TzInfo, from_json, to_json
 
 from .._values import difference, promoted
-from ..state import explained
+from ..state import DictState, StateType, explained
 from .exact import plain, plan_for
 
-__all__ = ["Codec", "Misfit", "Refused", "codec_for", "plain_codec"]
+__all__ = ["Codec", "Misfit", "Refused", "codec_for", "plain_codec", "state_codec_for"]
 
 MAX_BYTES = 256 * 1024 * 1024
 """The largest value that is stored: well below SQLite's own limit of 1,000,000,000 bytes a blob."""
@@ -132,7 +132,32 @@ class PlainCodec(Codec):
         return _untagged(from_json(data, allow_inf_nan=False))
 
 
+class DictStateCodec(Codec):
+    """The states of a `Flow[dict[str, X]]`: every value but the `id` is an X."""
+
+    def __init__(self, values: Any) -> None:
+        self._values = codec_for(dict[str, values])
+
+    def encode(self, value: Any) -> tuple[bytes, Any]:
+        values = {key: inner for key, inner in value.items() if key != "id"}
+        data, kept = self._values.encode(values)
+        data = b'{"id":%b%b%b' % (to_json(value["id"]), b"," if values else b"", data[1:])
+        return data, value if kept is values else {"id": value["id"], **kept}
+
+    def decode(self, data: bytes) -> Any:
+        stored = from_json(data)
+        run_id = stored.pop("id")
+        return {"id": run_id, **self._values.decode(to_json(stored))}
+
+
 plain_codec = PlainCodec()
+
+
+def state_codec_for(state_type: StateType) -> Codec:
+    """The codec of a flow's states."""
+    if isinstance(state_type, DictState) and state_type.values is not Any:
+        return DictStateCodec(state_type.values)
+    return codec_for(state_type.annotation)
 
 
 def codec_for(annotation: Any) -> Codec:

@@ -850,3 +850,44 @@ def test_a_static_method_above_a_decorator_is_a_mistake(kind: Any) -> None:
             @kind
             @listen(first)
             def second(self) -> None: ...
+
+
+@pytest.mark.clauses("V1")
+async def test_the_values_of_a_typed_dict_state_are_stored_by_their_annotation() -> None:
+    class Items(Flow[dict[str, Item]]):
+        @start()
+        async def first(self) -> None:
+            self.state["y"] = Item(sku=2)
+
+        @listen(first)
+        async def second(self) -> int:
+            if not is_well:
+                raise ValueError
+            return sum(item.sku for key, item in self.state.items() if key != "id")
+
+    is_well = False
+    store = SQLiteFlowPersistence("runs.db")
+    flow = Items(persistence=store)
+    with pytest.raises(MethodError):
+        await flow.kickoff({"x": {"sku": 1}})
+    loaded = await Items.load(flow.run_id, persistence=store)
+    is_well = True
+
+    assert loaded.state == {"id": flow.run_id, "x": Item(sku=1), "y": Item(sku=2)}
+    assert await Items.resume(flow.run_id, persistence=store) == 3
+
+
+@pytest.mark.clauses("V1")
+async def test_a_value_of_another_type_in_a_typed_dict_state_is_refused() -> None:
+    class Numbers(Flow[dict[str, int]]):
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def first(self) -> None:
+            self.state["n"] = "text"
+
+    with pytest.raises(MethodError) as caught:
+        await Numbers().kickoff()
+
+    assert isinstance(caught.value.__cause__, errors.StateNotStorableError)
+    assert caught.value.__cause__.path == "n"
