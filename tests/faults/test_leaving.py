@@ -14,7 +14,9 @@ import pytest
 
 import asyncflow
 
-LIMIT = 5.0
+LIMIT = 20.0
+SOON = 5.0
+"""Seconds. A tenth of one is usual; what waits for something waits for ever, and other tests may keep both cores busy."""
 """Seconds for a program, all in all."""
 
 FLOW = """
@@ -79,7 +81,7 @@ class Left:
 
 
 def left(program: str, *, hangs: bool = True, interrupt: bool = False, command: tuple[str, ...] = ()) -> Left:
-    """Run a program, and interrupt it once it is ready; it has five seconds."""
+    """Run a program, and interrupt it once it is ready; it has `LIMIT` seconds."""
     Path("program.py").write_text(f"HANGS = {hangs}\n{FLOW}\n{program}\n")
     env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
     whole = [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", *(command or ("program.py",))]
@@ -156,7 +158,7 @@ def test_a_leaked_persistence_keeps_no_process(loop: str) -> None:
     ended = left(LEAKED.format(entered="await persistence.__aenter__()", then="", loop=loop))
 
     assert (ended.code, ended.errors) == (0, "")
-    assert ended.seconds < 1
+    assert ended.seconds < SOON
     assert_it_goes_on()
 
 
@@ -167,7 +169,7 @@ def test_a_persistence_that_is_dropped_without_closing_keeps_no_process(loop: st
     ended = left(LEAKED.format(entered=entered, then="persistence = None; gc.collect()", loop=loop))
 
     assert (ended.code, ended.errors) == (0, "")
-    assert ended.seconds < 1
+    assert ended.seconds < SOON
     assert_it_goes_on()
 
 
@@ -191,7 +193,7 @@ def test_a_system_exit_in_a_method_leaves_with_its_code(loop: str) -> None:
     ended = left(EXITS.format(loop=loop))
 
     assert (ended.code, ended.errors) == (3, "")
-    assert ended.seconds < 1
+    assert ended.seconds < SOON
     assert_it_goes_on()
 
 
@@ -203,7 +205,7 @@ def test_an_interrupt_during_a_kickoff_leaves_at_once(loop: str) -> None:
     assert ended.code == -signal.SIGINT
     assert last_line(ended.errors) == "KeyboardInterrupt"
     assert_nothing_forgotten(ended.errors)
-    assert ended.seconds < 1
+    assert ended.seconds < SOON
     assert_it_goes_on()
 
 
@@ -216,7 +218,7 @@ def test_a_sys_exit_after_a_run_leaves_with_its_code() -> None:
     ended = left("anyio.run(Steps().kickoff, {'id': 'left'}); leaving(); sys.exit(4)", hangs=False)
 
     assert (ended.code, ended.errors) == (4, "")
-    assert ended.seconds < 1
+    assert ended.seconds < SOON
     assert_it_goes_on()
 
 
@@ -242,7 +244,7 @@ def test_an_unhandled_exception_beside_a_run_leaves_at_once() -> None:
     assert "ValueError: unhandled" in ended.errors
     assert ended.errors.count("Traceback") == 2  # the group's and the exception's: no other error is told
     assert_nothing_forgotten(ended.errors)
-    assert ended.seconds < 1
+    assert ended.seconds < SOON
     assert_it_goes_on()
 
 
@@ -282,7 +284,7 @@ def test_a_failing_test_with_a_run_in_flight_ends_pytest() -> None:
     assert last_line(ended.out).startswith("1 failed")
     assert "warning" not in last_line(ended.out)
     assert_nothing_forgotten(ended.out)
-    assert ended.seconds < 2  # pytest tells the failure first
+    assert ended.seconds < SOON  # pytest tells the failure first
     assert_it_goes_on()
 
 
@@ -302,7 +304,7 @@ def test_a_main_that_ends_before_its_run_leaves_at_once() -> None:
     ended = left(LEFT_BY_RUN)
 
     assert (ended.code, ended.errors) == (0, "")
-    assert ended.seconds < 1
+    assert ended.seconds < SOON
     assert_it_goes_on()
 
 
@@ -347,7 +349,7 @@ def test_a_loop_that_is_closed_in_mid_commit_keeps_no_process(commit_first: bool
     ended = left(CLOSED.format(commit_first=commit_first), hangs=False)
 
     assert (ended.code, ended.errors) == (0, "")
-    assert ended.seconds < 1
+    assert ended.seconds < SOON
     assert_it_goes_on(again=0 if commit_first else 1)
 
 
@@ -366,7 +368,7 @@ def test_a_daemon_thread_with_a_loop_of_its_own_keeps_no_process() -> None:
     ended = left(DAEMON)
 
     assert (ended.code, ended.errors) == (0, "")
-    assert ended.seconds < 1
+    assert ended.seconds < SOON
     assert_it_goes_on()
 
 
@@ -414,8 +416,8 @@ def test_a_forked_process_is_refused_and_leaves_and_its_parent_goes_on() -> None
     _, code, seconds = next(line for line in ended.out.splitlines() if line.startswith("child")).split()
 
     assert (ended.code, ended.errors) == (0, "")
-    assert (code, float(seconds) < 1) == ("7", True)
-    assert ended.seconds < 1
+    assert (code, float(seconds) < SOON) == ("7", True)
+    assert ended.seconds < SOON
     assert_it_goes_on()
 
 
