@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_origin
 
@@ -76,48 +77,48 @@ def _is_ours(error: ErrorDetails) -> bool:
 _KNOWN_ERRORS = frozenset(get_args(ErrorType)) - {"value_error", "assertion_error"}
 
 
-class StateType:
+class StateType(ABC):
     """What a flow's states are. States come in and go out; nothing is kept here."""
 
     merges: Mapping[str, merge.Merge] = {}
     annotation: Any = Any
     """What is stored and read back: a model, or Any for a dict."""
 
+    @abstractmethod
     def create(self, initial: Any, inputs: Mapping[str, Any], run_id: str) -> Any:
         """A new state from the flow's initial one and the caller's inputs. Raises `RunInputsError`."""
-        raise NotImplementedError  # an interface: ModelState and DictState are all there is
 
+    @abstractmethod
     def updated(self, state: Any, changes: Mapping[str, Any]) -> Any:
         """A validated copy of the state with some fields changed. Raises `RunInputsError`."""
-        raise NotImplementedError  # see create
 
+    @abstractmethod
     def replacement(self, value: Any, run_id: str) -> Any:
         """The state that `self.state = value` means. Raises `StateError` if it is not of this flow's type."""
-        raise NotImplementedError  # see create
 
+    @abstractmethod
     def id_of(self, state: Any) -> str | None:
         """The id that a state holds, as text, or None where that was lost."""
-        raise NotImplementedError  # see create
 
+    @abstractmethod
     def check_initial(self, initial: Any) -> None:
         """Raises `FlowDefinitionError` for an `initial_state` that is none of this flow's."""
-        raise NotImplementedError  # see create
 
     def given_id(self, initial: Any) -> str | None:
         """The id that a flow's initial state brings, as text; None where nobody has set one."""
         return _id_text(initial.get("id")) if isinstance(initial, Mapping) else None
 
+    @abstractmethod
     def with_id(self, state: Any, run_id: str) -> Any:
         """The state, changed in place to be that of another run. Raises `InvalidRunIdError`."""
-        raise NotImplementedError  # see create
 
     def names_of(self, inputs: Mapping[str, Any]) -> list[str]:
         """The names of the fields that the inputs set. Raises `RunInputsError` for one that is not known."""
         return list(inputs)
 
+    @abstractmethod
     def merged(self, base: Any, ours: Any, theirs: Any) -> Any:
         """The three-way merge, validated as a whole. Raises `merge.Conflict`."""
-        raise NotImplementedError  # see create
 
 
 class ModelState(StateType):

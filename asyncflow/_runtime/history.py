@@ -8,9 +8,13 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from ..errors import CapabilityMissingError
 from ..persistence.checkpoint import Checkpoint, Kind, Status, decode_transition
+from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
+from . import refusals
+from .runs import session
 
-__all__ = ["HistoryEntry", "entries"]
+__all__ = ["HistoryEntry", "entries", "history_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,22 @@ class HistoryEntry:
     """The `or_` listeners that were not started again."""
     error: str = ""
     """The type and message of the exception, for a failure."""
+
+
+async def history_of(persistence: FlowPersistence, run_id: str) -> list[HistoryEntry]:
+    """The checkpoints of a run, oldest first. Raises `CapabilityMissingError`, `RunNotFoundError`."""
+    if not offers(persistence, CheckpointHistory):
+        raise CapabilityMissingError(
+            f"{type(persistence).__name__} keeps no history: it lacks the capability CheckpointHistory "
+            "(`async def history(run_id)`)",
+            capability="CheckpointHistory",
+            run_id=run_id,
+        )
+    async with session(persistence):
+        rows = await persistence.history(run_id)
+    if not rows:
+        raise refusals.unknown_run(persistence, run_id, None)
+    return entries(rows)
 
 
 def entries(rows: Sequence[Checkpoint]) -> list[HistoryEntry]:

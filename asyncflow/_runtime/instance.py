@@ -17,18 +17,16 @@ from .._scheduling.messages import Command
 from .._values import copied, same
 from .._waiting import to_its_end
 from ..errors import (
-    CapabilityMissingError,
     RunInputsError,
     RunNotFoundError,
     StateError,
     StorageError,
 )
 from ..persistence.checkpoint import Checkpoint, Status
-from ..persistence.protocol import CheckpointHistory, offers
 from ..state import StateType, new_run_id, parse_run_id
 from . import refusals
 from .engine import Engine
-from .history import HistoryEntry, entries
+from .history import HistoryEntry, history_of
 from .recorder import inputs_bytes
 from .runs import (
     Claim,
@@ -336,19 +334,7 @@ class Instance:
 
     async def history(self) -> list[HistoryEntry]:
         """The checkpoints of the run, oldest first."""
-        persistence = self._storage("history")
-        if not offers(persistence, CheckpointHistory):
-            raise CapabilityMissingError(
-                f"{type(persistence).__name__} keeps no history: it lacks the capability CheckpointHistory "
-                "(`async def history(run_id)`)",
-                capability="CheckpointHistory",
-                run_id=self.run_id,
-            )
-        async with session(persistence):
-            rows = await persistence.history(self.run_id)
-        if not rows:
-            raise refusals.unknown_run(self.setup.persistence, self.run_id, None)
-        return entries(rows)
+        return await history_of(self._storage("history"), self.run_id)
 
     # ---- helpers -----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import math
 import pathlib
 import types
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -49,19 +50,19 @@ class Misfit(Exception):  # noqa: N818 - not for users: they get StateSchemaErro
         self.detail, self.paths = detail, paths
 
 
-class Codec:
+class Codec(ABC):
     """Encodes and decodes the values of one annotation."""
 
+    @abstractmethod
     def encode(self, value: Any) -> tuple[bytes, Any]:
         """The bytes, and the value as it will load: the same object, but for an int where the annotation says float.
 
         Raises `Refused`.
         """
-        raise NotImplementedError  # an interface: the two below are all there is
 
+    @abstractmethod
     def decode(self, data: bytes) -> Any:
         """The value. Raises `Misfit` where it does not fit the annotation, `ValueError` where it is no JSON."""
-        raise NotImplementedError  # see encode
 
 
 class TypedCodec(Codec):
