@@ -132,7 +132,7 @@ class Engine:
         if self._stopped is not None:
             raise self._stopped
         if self.failures:
-            raise method_error(self.settings.name, self.run_id, self.failures, self.recorder is not None)
+            raise method_error(type(self.flow).__name__, self.run_id, self.failures, self.recorder is not None)
         return self.output
 
     @property
