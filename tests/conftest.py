@@ -5,12 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-LOOPS = {
-    "asyncio": ("asyncio", {"debug": True}),
-    "uvloop": ("asyncio", {"use_uvloop": True}),
-    "trio": ("trio", {}),
-}
+from loops import LOOPS
 
 settings.register_profile(
     "every run", deadline=None, print_blob=True, max_examples=200, suppress_health_check=[HealthCheck.too_slow]

@@ -51,7 +51,7 @@ def _noted(cls: type, problems: list[str]) -> Iterator[tuple[str, Callable[..., 
             kind = value.mark.kind
             problems.append(f"{name} is decorated with a bare @{kind}; write @{kind}(...) with parentheses")
             continue
-        notes = [note for layer in layers if (note := note_of(layer) or note_of(getattr(layer, "__func__", None)))]
+        notes = _notes_on(layers)
         if not notes:
             continue
         if not inspect.isfunction(value):
@@ -60,6 +60,12 @@ def _noted(cls: type, problems: list[str]) -> Iterator[tuple[str, Callable[..., 
         marks = next((note.marks for note in notes if note.marks), [])
         persist = next((note.persist for note in notes if note.persist), [])
         yield name, value, Note(marks, persist)
+
+
+def _notes_on(layers: list[Any]) -> list[Note]:
+    """The notes on what the classes have under one name; a static method may bear it itself, or wrap what does."""
+    found = (note_of(layer) or note_of(getattr(layer, "__func__", None)) for layer in layers)
+    return [note for note in found if note is not None]
 
 
 def _method(

@@ -467,7 +467,9 @@ class Vfs:
 def _sqlite() -> Any:
     """The very copy of SQLite that `sqlite3` uses. Skips where it cannot be reached."""
     if sys.platform == "win32":
-        pytest.skip("on Windows the sqlite3 module's SQLite is found in another way, which nobody has written")
+        pytest.skip(
+            "the model of power cuts is that of SQLite's unix VFS; Windows has another VFS, with other promises"
+        )
     import _sqlite3
 
     library = ctypes.CDLL(getattr(_sqlite3, "__file__", None))  # looks in what it links, too

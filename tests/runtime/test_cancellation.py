@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from loops import LOOPS, ON_ASYNCIO, on_asyncio
 
 from asyncflow import Flow, FlowState, MemoryFlowPersistence, SQLiteFlowPersistence, and_, errors, listen, start
 
@@ -172,11 +173,16 @@ async def by_turns(kickoff: Kickoff, at: int) -> bool:
 Way = Callable[[Kickoff, int], Awaitable[bool]]
 
 
-@pytest.fixture(params=["native", "repeatedly", "scope", "turns"])
-def cancelled_at(request: pytest.FixtureRequest, is_trio: bool) -> Way:
-    if request.param in ("native", "repeatedly") and is_trio:
-        pytest.skip("trio has scopes only")
-    return {"native": natively, "repeatedly": repeatedly, "scope": scoped, "turns": by_turns}[request.param]
+NATIVE = {"native": natively, "repeatedly": repeatedly}
+"""Ways of asyncio alone: trio has scopes only."""
+
+CANCELLED = [
+    pytest.param(loop, way, id=f"{name}-{how}")
+    for name, loop in LOOPS.items()
+    for how, way in {**(NATIVE if name in ON_ASYNCIO else {}), "scope": scoped, "turns": by_turns}.items()
+]
+
+cancelled_every_way = pytest.mark.parametrize(("anyio_backend", "cancelled_at"), CANCELLED, indirect=["anyio_backend"])
 
 
 async def go_on(flow_class: Any, run_id: str, effects: list[str], persistence: Any) -> Any:
@@ -187,6 +193,7 @@ async def go_on(flow_class: Any, run_id: str, effects: list[str], persistence: A
         return await flow_class(effects, persistence=persistence).kickoff({"id": run_id})
 
 
+@cancelled_every_way
 @pytest.mark.clauses("C1", "C2", "C3", "C4", "E1", "E2", "E4")
 @pytest.mark.parametrize("flow_class", [Chain, Parallel])
 async def test_a_run_cancelled_at_any_await_goes_on_as_if_undisturbed(flow_class: Any, cancelled_at: Way) -> None:
@@ -217,6 +224,7 @@ async def test_a_run_cancelled_at_any_await_goes_on_as_if_undisturbed(flow_class
     assert at > 6
 
 
+@cancelled_every_way
 @pytest.mark.clauses("C1", "C2", "C3", "C4", "E2")
 async def test_a_resume_cancelled_at_any_await_can_be_resumed_again(cancelled_at: Way) -> None:
     persistence = SQLiteFlowPersistence("runs.db", durability="process")
@@ -241,6 +249,7 @@ async def test_a_resume_cancelled_at_any_await_can_be_resumed_again(cancelled_at
         assert methods == ["second:1", "third:1"], at
 
 
+@cancelled_every_way
 @pytest.mark.clauses("C4", "L2")
 async def test_a_run_is_nobodys_after_its_task_was_cancelled_at_any_await(cancelled_at: Way) -> None:
     # another process may take it up, although this one keeps the storage open
@@ -269,6 +278,7 @@ async def stored_history(flow: Any) -> list[Any]:
         return []
 
 
+@cancelled_every_way
 @pytest.mark.clauses("C2")
 async def test_the_storage_is_usable_after_any_cancelled_commit(cancelled_at: Way) -> None:
     # no open transaction, no held lock: another connection can write at once
@@ -312,13 +322,17 @@ class Waiting(Flow[Log]):
         return "end"
 
 
-@pytest.fixture(params=["none", "memory", "sqlite"])
+STORES = {"memory": MemoryFlowPersistence, "sqlite": lambda: SQLiteFlowPersistence("runs.db")}
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest) -> Any:
+    return STORES[request.param]()
+
+
+@pytest.fixture(params=["none", *STORES])
 def storage(request: pytest.FixtureRequest) -> Any:
-    return {
-        "none": lambda: None,
-        "memory": MemoryFlowPersistence,
-        "sqlite": lambda: SQLiteFlowPersistence("runs.db"),
-    }[request.param]()
+    return None if request.param == "none" else STORES[request.param]()
 
 
 @pytest.mark.clauses("C1")
@@ -374,15 +388,13 @@ async def test_a_cancellation_passes_through_unchanged(storage: Any) -> None:
 
 
 @pytest.mark.clauses("C1")
-async def test_a_cancelled_run_is_not_recorded_as_failed(storage: Any) -> None:
-    if storage is None:
-        pytest.skip("nothing is recorded")
-    flow = Waiting(persistence=storage)
+async def test_a_cancelled_run_is_not_recorded_as_failed(store: Any) -> None:
+    flow = Waiting(persistence=store)
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as group:
             group.start_soon(cancel_when, flow.waiting, scope)
             await flow.kickoff()
-    loaded = await Waiting.load(flow.run_id, persistence=storage)
+    loaded = await Waiting.load(flow.run_id, persistence=store)
 
     assert [entry.kind for entry in await flow.history()] == ["started", "method"]
     assert loaded.status == "interrupted"
@@ -390,10 +402,8 @@ async def test_a_cancelled_run_is_not_recorded_as_failed(storage: Any) -> None:
 
 
 @pytest.mark.clauses("C4")
-async def test_a_cancelled_run_goes_on_with_the_same_instance(storage: Any) -> None:
-    if storage is None:
-        pytest.skip("nothing is stored")
-    flow = Waiting(persistence=storage)
+async def test_a_cancelled_run_goes_on_with_the_same_instance(store: Any) -> None:
+    flow = Waiting(persistence=store)
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as group:
             group.start_soon(cancel_when, flow.waiting, scope)
@@ -405,9 +415,7 @@ async def test_a_cancelled_run_goes_on_with_the_same_instance(storage: Any) -> N
 
 
 @pytest.mark.clauses("C1")
-async def test_finished_siblings_stay_finished(storage: Any) -> None:
-    if storage is None:
-        pytest.skip("nothing is stored")
+async def test_finished_siblings_stay_finished(store: Any) -> None:
     ran: list[str] = []
     ended = anyio.Event()
 
@@ -433,21 +441,20 @@ async def test_finished_siblings_stay_finished(storage: Any) -> None:
                 ended.set()
                 await anyio.sleep_forever()
 
-    flow = Pair(persistence=storage)
+    flow = Pair(persistence=store)
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as group:
             group.start_soon(cancel_when, ended, scope)
             await flow.kickoff()
     del ran[:]
-    await Pair.resume(flow.run_id, persistence=storage)
+    await Pair.resume(flow.run_id, persistence=store)
 
     assert sorted(ran) == ["last", "slow"]
 
 
 @pytest.mark.clauses("C1")
-async def test_a_task_that_was_cancelled_natively_gets_its_cancelled_error(is_trio: bool, storage: Any) -> None:
-    if is_trio:
-        pytest.skip("native to asyncio")
+@on_asyncio
+async def test_a_task_that_was_cancelled_natively_gets_its_cancelled_error(storage: Any) -> None:
     flow = Waiting(persistence=storage)
     task = asyncio.ensure_future(flow.kickoff())
     await flow.waiting.wait()
@@ -461,9 +468,8 @@ async def test_a_task_that_was_cancelled_natively_gets_its_cancelled_error(is_tr
 
 
 @pytest.mark.clauses("C1")
-async def test_asyncio_timeout_ends_a_kickoff_as_a_timeout(is_trio: bool, storage: Any) -> None:
-    if is_trio:
-        pytest.skip("native to asyncio")
+@on_asyncio
+async def test_asyncio_timeout_ends_a_kickoff_as_a_timeout(storage: Any) -> None:
     flow = Waiting(persistence=storage)
 
     async def kickoff() -> None:
@@ -484,12 +490,9 @@ async def test_asyncio_timeout_ends_a_kickoff_as_a_timeout(is_trio: bool, storag
 
 @pytest.mark.clauses("C1")
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another"])
-async def test_a_cancellation_that_a_method_meets_by_itself_ends_the_run_resumably(
-    is_trio: bool, storage: Any, beside: bool
-) -> None:
+@on_asyncio
+async def test_a_cancellation_that_a_method_meets_by_itself_ends_the_run_resumably(storage: Any, beside: bool) -> None:
     # it awaits a task that somebody cancelled
-    if is_trio:
-        pytest.skip("native to asyncio")
 
     class Awaiting(Flow[Log]):
         persistence = storage
@@ -515,9 +518,8 @@ async def test_a_cancellation_that_a_method_meets_by_itself_ends_the_run_resumab
 
 
 @pytest.mark.clauses("C1")
-async def test_an_asyncio_task_group_that_fails_ends_its_kickoffs(is_trio: bool) -> None:
-    if is_trio:
-        pytest.skip("native to asyncio")
+@on_asyncio
+async def test_an_asyncio_task_group_that_fails_ends_its_kickoffs() -> None:
     persistence = SQLiteFlowPersistence("runs.db")
     flows = [Waiting(persistence=persistence) for _ in range(5)]
 
@@ -592,9 +594,8 @@ async def test_a_cancelled_plain_method_is_waited_for(storage: Any, times: int) 
 
 
 @pytest.mark.parametrize("times", [1, 3])
-async def test_a_natively_cancelled_plain_method_is_waited_for(is_trio: bool, storage: Any, times: int) -> None:
-    if is_trio:
-        pytest.skip("native to asyncio")
+@on_asyncio
+async def test_a_natively_cancelled_plain_method_is_waited_for(storage: Any, times: int) -> None:
     flow = Threaded(persistence=storage)
     task = asyncio.ensure_future(flow.kickoff())
     await wait_for(flow.inside)
@@ -650,11 +651,6 @@ async def test_a_plain_method_that_has_not_begun_never_begins() -> None:
 
 
 # ---- cancel() ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest) -> Any:
-    return MemoryFlowPersistence() if request.param == "memory" else SQLiteFlowPersistence("runs.db")
 
 
 async def cancelled_run(storage: Any) -> Waiting:

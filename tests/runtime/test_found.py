@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import anyio
 import pytest
 import trio
+from loops import on_asyncio
 from pydantic import BaseModel, Field, model_validator
 
 import asyncflow
@@ -466,9 +467,8 @@ async def test_an_error_on_giving_back_does_not_replace_what_ended_the_run(monke
 
 
 @pytest.mark.clauses("C4")
-async def test_an_instance_that_was_cancelled_at_its_first_commit_can_be_kicked_off_again(is_trio: bool) -> None:
-    if is_trio:
-        pytest.skip("native to asyncio")
+@on_asyncio
+async def test_an_instance_that_was_cancelled_at_its_first_commit_can_be_kicked_off_again() -> None:
     for at in range(12):
         flow = Slow(persistence=SQLiteFlowPersistence("runs.db", durability="process"))
         flow.go_on.set()
