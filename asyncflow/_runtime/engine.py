@@ -220,7 +220,9 @@ class Engine:
         if ended.version.number > self.committed.number:
             self.committed = ended.version
         if ended.is_well:
-            self.outputs[scope.method.name] = self.output = ended.result
+            self.outputs[scope.method.name] = ended.result
+            if _says(ended.commands, Finish):  # not simply the last to come here: a storage may answer in any order
+                self.output = ended.result
         if self.failures and self.settings.on_error == "cancel" and self._scope is not None:
             self._scope.cancel()
         return ended.commands

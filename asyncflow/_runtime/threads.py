@@ -5,7 +5,8 @@ Native asyncio cancellation leaves `anyio.to_thread.run_sync` while the thread g
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from threading import Lock
 from typing import Any, Final, TypeVar, cast
 
@@ -17,12 +18,17 @@ from anyio.lowlevel import RunVar
 
 from .._waiting import outlast
 
-__all__ = ["in_thread"]
+__all__ = ["in_thread", "instead"]
 
 T = TypeVar("T")
 
 THREADS: Final = 40
 """Plain methods that run at once in one event loop: anyio's own default, which a web framework's handlers share."""
+
+instead: ContextVar[Callable[[Callable[[], Any]], Awaitable[Any]] | None] = ContextVar(
+    "asyncflow_instead", default=None
+)
+"""What calls a plain function instead of a thread, where schedules are to be repeated."""
 
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("asyncflow_limiter")
 
@@ -66,6 +72,9 @@ class _Call:
 
 async def in_thread(function: Callable[..., T], *args: Any) -> T:
     """Call a plain function in a worker thread. A cancellation is delivered when the thread has returned."""
+    simulated = instead.get()
+    if simulated is not None:
+        return cast(T, await simulated(lambda: function(*args)))
     call = _Call(function, args)
     try:
         await anyio.to_thread.run_sync(call, limiter=_own_limiter())

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from loops import LOOPS, ON_ASYNCIO, on_asyncio
 
 from asyncflow import Flow, FlowState, MemoryFlowPersistence, SQLiteFlowPersistence, and_, errors, listen, start
+from asyncflow.testing import cancelled_at
 
 
 class Log(FlowState):
@@ -91,68 +92,11 @@ class Parallel(Flow[Log]):
 # ---- at every await ------------------------------------------------------------------------------------------------
 
 
-class Counted:
-    """Awaits a coroutine, counts how often it lets go of the event loop, and calls `strike` at some of those times."""
-
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, Any], at: int, strike: Callable[[], object], times: int = 1
-    ) -> None:
-        self.coroutine = coroutine
-        self.at = at
-        self.times = times
-        self.strike = strike
-        self.count = 0
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        resume: Callable[[], Any] = lambda: self.coroutine.send(None)  # noqa: E731 - replaced below
-        while True:
-            try:
-                yielded = resume()
-            except StopIteration as stop:
-                return stop.value
-            self.count += 1
-            if self.at <= self.count < self.at + self.times:
-                self.strike()
-            try:
-                sent = yield yielded
-            except BaseException as error:
-                resume = lambda error=error: self.coroutine.throw(error)  # noqa: E731 - see above
-            else:
-                resume = lambda sent=sent: self.coroutine.send(sent)  # noqa: E731 - see above
-
-
 Kickoff = Callable[[], Coroutine[Any, Any, Any]]
 
 
-async def natively(kickoff: Kickoff, at: int, times: int = 1) -> bool:
-    """Kick off in a task of its own, cancelled by `Task.cancel` at its await number `at`; whether it came to that."""
-    counted = Counted(kickoff(), at, lambda: task.cancel(), times)
-
-    async def main() -> None:
-        await counted
-
-    task = asyncio.ensure_future(main())
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.result()
-    return counted.count >= at
-
-
-async def repeatedly(kickoff: Kickoff, at: int) -> bool:
-    """The same, cancelled again at the three awaits that follow: in its cleaning up."""
-    return await natively(kickoff, at, 4)
-
-
-async def scoped(kickoff: Kickoff, at: int) -> bool:
-    """The same by an anyio scope."""
-    with anyio.CancelScope() as scope:
-        counted = Counted(kickoff(), at, scope.cancel)
-        await counted
-    return counted.count >= at
-
-
 async def by_turns(kickoff: Kickoff, at: int) -> bool:
-    """The same after some turns of the event loop, more with every try: it meets the awaits of all the flow's tasks."""
+    """Kick off, cancelled after some turns of the event loop, more with every try: it meets the awaits of all the flow's tasks."""
     turns, ended = int(1.2**at), False
 
     async def strike() -> None:
@@ -173,16 +117,25 @@ async def by_turns(kickoff: Kickoff, at: int) -> bool:
 Way = Callable[[Kickoff, int], Awaitable[bool]]
 
 
-NATIVE = {"native": natively, "repeatedly": repeatedly}
+SCOPED: dict[str, Way] = {
+    "scope": partial(cancelled_at, way="scope"),
+    "scope-later": partial(cancelled_at, way="scope", later=0.002),
+    "turns": by_turns,
+}
+NATIVE: dict[str, Way] = {
+    "native": partial(cancelled_at, way="task"),
+    "native-later": partial(cancelled_at, way="task", later=0.002),
+    "repeatedly": partial(cancelled_at, way="repeatedly"),
+}
 """Ways of asyncio alone: trio has scopes only."""
 
 CANCELLED = [
     pytest.param(loop, way, id=f"{name}-{how}")
     for name, loop in LOOPS.items()
-    for how, way in {**(NATIVE if name in ON_ASYNCIO else {}), "scope": scoped, "turns": by_turns}.items()
+    for how, way in {**(NATIVE if name in ON_ASYNCIO else {}), **SCOPED}.items()
 ]
 
-cancelled_every_way = pytest.mark.parametrize(("anyio_backend", "cancelled_at"), CANCELLED, indirect=["anyio_backend"])
+cancelled_every_way = pytest.mark.parametrize(("anyio_backend", "cancelled"), CANCELLED, indirect=["anyio_backend"])
 
 
 async def go_on(flow_class: Any, run_id: str, effects: list[str], persistence: Any) -> Any:
@@ -196,7 +149,7 @@ async def go_on(flow_class: Any, run_id: str, effects: list[str], persistence: A
 @cancelled_every_way
 @pytest.mark.clauses("C1", "C2", "C3", "C4", "E1", "E2", "E4")
 @pytest.mark.parametrize("flow_class", [Chain, Parallel])
-async def test_a_run_cancelled_at_any_await_goes_on_as_if_undisturbed(flow_class: Any, cancelled_at: Way) -> None:
+async def test_a_run_cancelled_at_any_await_goes_on_as_if_undisturbed(flow_class: Any, cancelled: Way) -> None:
     persistence = SQLiteFlowPersistence("runs.db", durability="process")
     undisturbed = flow_class([], persistence=persistence)
     expected = await undisturbed.kickoff()
@@ -206,7 +159,7 @@ async def test_a_run_cancelled_at_any_await_goes_on_as_if_undisturbed(flow_class
         effects: list[str] = []
         flow = flow_class(effects, persistence=persistence)
         with anyio.fail_after(10):
-            struck = await cancelled_at(flow.kickoff, at)
+            struck = await cancelled(flow.kickoff, at)
         history = await stored_history(flow)
         completed = [entry.method.split(":")[0] for entry in history if entry.kind in ("method", "finished")]
         before = len(effects)
@@ -226,7 +179,7 @@ async def test_a_run_cancelled_at_any_await_goes_on_as_if_undisturbed(flow_class
 
 @cancelled_every_way
 @pytest.mark.clauses("C1", "C2", "C3", "C4", "E2")
-async def test_a_resume_cancelled_at_any_await_can_be_resumed_again(cancelled_at: Way) -> None:
+async def test_a_resume_cancelled_at_any_await_can_be_resumed_again(cancelled: Way) -> None:
     persistence = SQLiteFlowPersistence("runs.db", durability="process")
     undisturbed = Chain([], persistence=persistence)
     expected = await undisturbed.kickoff()
@@ -236,9 +189,7 @@ async def test_a_resume_cancelled_at_any_await_can_be_resumed_again(cancelled_at
         source = await Chain.fork(undisturbed.run_id, seq=1, effects=[], persistence=persistence)
         effects: list[str] = []
         with anyio.fail_after(10):
-            struck = await cancelled_at(
-                partial(Chain.resume, source.run_id, effects=effects, persistence=persistence), at
-            )
+            struck = await cancelled(partial(Chain.resume, source.run_id, effects=effects, persistence=persistence), at)
         output = await Chain.resume(source.run_id, effects=effects, persistence=persistence)
         loaded = await Chain.load(source.run_id, effects=[], persistence=persistence)
         methods = [entry.method for entry in await loaded.history() if entry.kind in ("method", "finished")]
@@ -251,7 +202,7 @@ async def test_a_resume_cancelled_at_any_await_can_be_resumed_again(cancelled_at
 
 @cancelled_every_way
 @pytest.mark.clauses("C4", "L2")
-async def test_a_run_is_nobodys_after_its_task_was_cancelled_at_any_await(cancelled_at: Way) -> None:
+async def test_a_run_is_nobodys_after_its_task_was_cancelled_at_any_await(cancelled: Way) -> None:
     # another process may take it up, although this one keeps the storage open
     persistence = SQLiteFlowPersistence("runs.db", durability="process")
     undisturbed = Chain([], persistence=persistence)
@@ -260,7 +211,7 @@ async def test_a_run_is_nobodys_after_its_task_was_cancelled_at_any_await(cancel
         for at in range(1, 15):
             source = await Chain.fork(undisturbed.run_id, seq=1, effects=[], persistence=persistence)
             with anyio.fail_after(10):
-                await cancelled_at(partial(Chain.resume, source.run_id, effects=[], persistence=persistence), at)
+                await cancelled(partial(Chain.resume, source.run_id, effects=[], persistence=persistence), at)
             with contextlib.closing(sqlite3.connect("runs.db")) as connection:
                 owners = connection.execute("SELECT owner FROM runs WHERE run_id = ?", (source.run_id,)).fetchall()
 
@@ -280,13 +231,13 @@ async def stored_history(flow: Any) -> list[Any]:
 
 @cancelled_every_way
 @pytest.mark.clauses("C2")
-async def test_the_storage_is_usable_after_any_cancelled_commit(cancelled_at: Way) -> None:
+async def test_the_storage_is_usable_after_any_cancelled_commit(cancelled: Way) -> None:
     # no open transaction, no held lock: another connection can write at once
     persistence = SQLiteFlowPersistence("runs.db", durability="process")
     other = SQLiteFlowPersistence("./runs.db", durability="process")
     async with persistence:
         for at in range(1, 12):
-            await cancelled_at(Chain([], persistence=persistence).kickoff, at)
+            await cancelled(Chain([], persistence=persistence).kickoff, at)
             await Chain([], persistence=other).kickoff()
         flow = Chain([], persistence=persistence)
         await flow.kickoff()

@@ -1,0 +1,142 @@
+"""Cancel work at its n-th await: at once or a little later, by a scope or natively, once or again while it cleans up.
+
+A bug that a cancellation meets is found by sweeping the await, not by timing it; and some show only 2 ms later, when a
+thread has answered. This module names asyncio because only there a task can be cancelled by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Final, Literal
+
+import anyio
+
+from .._waiting import in_trio
+
+__all__ = ["MOMENTS", "Way", "cancel_everywhere", "cancelled_at", "ways"]
+
+Way = Literal["scope", "task", "repeatedly"]
+"""By an anyio scope; by `Task.cancel`, on asyncio alone; or by that, and again at each of the three awaits that follow."""
+
+Work = Callable[[], Coroutine[Any, Any, Any]]
+
+MOMENTS: Final = (0.0, 0.002)
+"""Seconds after the await: at once, and when a thread has answered."""
+
+
+def ways() -> tuple[Way, ...]:
+    """The ways of the event loop that runs here."""
+    return ("scope",) if in_trio() else ("scope", "task", "repeatedly")
+
+
+async def cancelled_at(work: Work, at: int, way: Way = "scope", *, later: float = 0.0) -> bool:
+    """Await `work()`, and cancel it at its `at`-th await (from 1), or `later` seconds after. Whether it came to that.
+
+    The cancellation ends here; whatever else the work raises is raised.
+    """
+    if way == "scope":
+        return await _by_scope(work, at, later)
+    return await _by_task(work, at, later, times=4 if way == "repeatedly" else 1)
+
+
+async def cancel_everywhere(
+    work: Work,
+    then: Callable[[], Awaitable[object]] | None = None,
+    *,
+    moments: tuple[float, ...] = MOMENTS,
+    most: int = 1_000,
+) -> int:
+    """Cancel `work()` at each of its awaits, in each way and moment; `then` looks at what is left, after each time.
+
+    Returns the number of times. Raises `AssertionError` if the work has not ended after `most` awaits.
+    """
+    struck = 0
+    for way in ways():
+        for later in moments:
+            at = 1
+            while await cancelled_at(work, at, way, later=later):
+                struck, at = struck + 1, at + 1
+                if at > most:
+                    raise AssertionError(f"the work has not ended after {most} awaits")
+                if then is not None:
+                    await then()
+            if then is not None:
+                await then()
+    return struck
+
+
+async def _by_scope(work: Work, at: int, later: float) -> bool:
+    scope, reached = anyio.CancelScope(), anyio.Event()
+    counted = _Counted(work(), at, reached.set if later else scope.cancel)
+    if later:
+        await _cut_later(counted, reached, later)
+    else:
+        with scope:
+            await counted
+    return counted.count >= at
+
+
+async def _cut_later(counted: _Counted, reached: anyio.Event, later: float) -> None:
+    """Cancelled from beside: a timer needs a task."""
+
+    async def strike() -> None:
+        await reached.wait()
+        await anyio.sleep(later)
+        scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(strike)
+        with anyio.CancelScope() as scope:
+            await counted
+        group.cancel_scope.cancel()
+
+
+async def _by_task(work: Work, at: int, later: float, times: int) -> bool:
+    loop = asyncio.get_running_loop()
+
+    def strike() -> None:
+        if later:
+            loop.call_later(later, lambda: task.cancel())
+        else:
+            task.cancel()
+
+    counted = _Counted(work(), at, strike, times)
+
+    async def main() -> None:
+        await counted
+
+    task = loop.create_task(main())
+    await asyncio.wait((task,))
+    if not task.cancelled():
+        task.result()
+    return counted.count >= at
+
+
+class _Counted:
+    """Awaits a coroutine, counts how often it lets go of the event loop, and strikes at some of those times."""
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], at: int, strike: Callable[[], object], times: int = 1
+    ) -> None:
+        self.coroutine = coroutine
+        self.strikes = range(at, at + times)
+        self.strike = strike
+        self.count = 0
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        go_on: Callable[[Any], Any] = self.coroutine.send
+        what: Any = None
+        while True:
+            try:
+                yielded = go_on(what)
+            except StopIteration as stop:
+                return stop.value
+            self.count += 1
+            if self.count in self.strikes:
+                self.strike()
+            try:
+                what = yield yielded
+                go_on = self.coroutine.send
+            except BaseException as error:  # whatever is thrown in is the coroutine's
+                go_on, what = self.coroutine.throw, error

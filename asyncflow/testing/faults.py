@@ -1,0 +1,201 @@
+"""A backend that misbehaves at its n-th operation: fails, is late, hangs, loses the reply, or kills the process.
+
+    storage = FaultyPersistence(SQLiteFlowPersistence("runs.db"), Fail(at=3))
+
+Operations are counted from 1, over all runs: `save`, `append`, `load`, `history`, `acquire` and `release`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, Literal, Self, TypeVar, cast
+
+import anyio
+import anyio.lowlevel
+
+from .._waiting import to_its_end
+from ..errors import StorageWriteError
+from ..persistence.checkpoint import Checkpoint
+from ..persistence.protocol import CheckpointHistory, CheckpointLog, FlowPersistence, Ownership, Sessions, offers
+
+__all__ = ["Delay", "Fail", "Fault", "FaultyPersistence", "Hang", "Kill", "LoseReply", "Operation"]
+
+T = TypeVar("T")
+
+Operation = Literal["save", "append", "load", "history", "acquire", "release"]
+
+WRITING: Final[tuple[Operation, ...]] = ("save", "append")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Which operations it strikes: the `at`-th (from 1) of those named, and those that follow, `times` in all (None: for ever)."""
+
+    at: int = 1
+    operations: tuple[Operation, ...] = WRITING
+    times: int | None = 1
+
+    def strikes(self, nth: int) -> bool:
+        """Whether it strikes the n-th of its operations."""
+        return self.at <= nth and (self.times is None or nth < self.at + self.times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fail(Fault):
+    """It raises, and nothing was done. `error` makes what is raised; by default a `StorageWriteError` "not saved"."""
+
+    error: Callable[[], BaseException] = lambda: _error("not saved", "fails, as it was told to")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoseReply(Fault):
+    """It is done, and raises all the same: by default a `StorageWriteError` "unknown"."""
+
+    error: Callable[[], BaseException] = lambda: _error("unknown", "is done, and its reply lost, as it was told to")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delay(Fault):
+    """It is done, and its reply comes `seconds` late; a cancellation is delivered then."""
+
+    seconds: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hang(Fault):
+    """It waits until it is cancelled, or until `let_go()`: then it raises a `StorageWriteError` "not saved". Nothing is done."""
+
+    times: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kill(Fault):
+    """It kills the process with SIGKILL, which runs no clean-up: before it is done, or `after`."""
+
+    after: bool = False
+
+
+class FaultyPersistence:
+    """Another persistence, with faults. It offers what that one offers, and no more."""
+
+    def __new__(cls, inner: FlowPersistence, *faults: Fault) -> Self:
+        """Make one of a class that has the methods of the inner one's capabilities."""
+        offered = tuple(part for capability, part in _PARTS.items() if offers(inner, capability))
+        return cast(Self, object.__new__(_with(cast(Any, cls), offered)))
+
+    def __init__(self, inner: FlowPersistence, *faults: Fault) -> None:
+        self.inner: Any = inner
+        self.faults = faults
+        self.asked: list[Operation] = []
+        """Every operation, in order."""
+        self.hits = 0
+        """Operations that were struck."""
+        self._let_go = anyio.Event()
+
+    async def save(self, checkpoint: Checkpoint) -> None:
+        await self._struck("save", lambda: self.inner.save(checkpoint))
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        return await self._struck("load", lambda: self.inner.load(run_id, seq))
+
+    def heal(self) -> None:
+        """No more faults from now on; what hangs is let go."""
+        self.faults = ()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Let what hangs fail."""
+        self._let_go.set()
+        self._let_go = anyio.Event()
+
+    async def _struck(self, operation: Operation, do: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        self.asked.append(operation)
+        fault = self._fault(operation)
+        self.hits += fault is not None
+        match fault:
+            case Fail(error=error):
+                raise error()
+            case Hang():
+                await self._let_go.wait()
+                raise _error("not saved", "hung, and was let go")
+            case Kill(after=False):
+                _kill()
+        result = await do()
+        match fault:
+            case LoseReply(error=error):
+                raise error()
+            case Delay(seconds=seconds):
+                await to_its_end(lambda: anyio.sleep(seconds))
+                await anyio.lowlevel.checkpoint_if_cancelled()
+            case Kill():
+                _kill()
+        return result
+
+    def _fault(self, operation: Operation) -> Fault | None:
+        for fault in self.faults:
+            if operation in fault.operations and fault.strikes(sum(a in fault.operations for a in self.asked)):
+                return fault
+        return None
+
+
+# ---- what a persistence may offer besides ------------------------------------------------------------------------
+
+
+class _Log(FaultyPersistence):
+    async def append(self, checkpoint: Checkpoint) -> None:
+        await self._struck("append", lambda: self.inner.append(checkpoint))
+
+
+class _History(FaultyPersistence):
+    async def history(self, run_id: str) -> list[Checkpoint]:
+        return await self._struck("history", lambda: self.inner.history(run_id))
+
+
+class _Ownership(FaultyPersistence):
+    @property
+    def place(self) -> object:
+        return self.inner.place
+
+    async def acquire(self, run_id: str) -> int:
+        return await self._struck("acquire", lambda: self.inner.acquire(run_id))
+
+    async def release(self, run_id: str, epoch: int) -> None:
+        await self._struck("release", lambda: self.inner.release(run_id, epoch))
+
+
+class _Sessions(FaultyPersistence):
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[object]:
+        async with self.inner.session() as session:
+            yield session
+
+
+_PARTS: Final[dict[Callable[..., Any], type[FaultyPersistence]]] = {
+    CheckpointLog: _Log,
+    CheckpointHistory: _History,
+    Ownership: _Ownership,
+    Sessions: _Sessions,
+}
+
+
+@cache
+def _with(cls: type[FaultyPersistence], parts: tuple[type[FaultyPersistence], ...]) -> type[FaultyPersistence]:
+    return type(cls.__name__, (*parts, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+def _error(outcome: str, what: str) -> StorageWriteError:
+    return StorageWriteError(f"the storage {what}; resume the run when it is well", outcome=outcome)
+
+
+def _kill() -> None:
+    if sys.platform == "win32":
+        os._exit(9)
+    os.kill(os.getpid(), signal.SIGKILL)
+    while True:  # the signal is on its way
+        signal.pause()

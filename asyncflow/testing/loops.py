@@ -1,0 +1,145 @@
+"""Event loops for tests: the order of what is ready is drawn from a seed, and the clock is virtual.
+
+The same seed gives the same schedule. Time passes at once when nothing is ready, so a flow that sleeps for an hour takes none.
+Plain methods run in the loop's own thread, after and before a virtual pause: real threads cannot be repeated.
+
+Real sockets and threads are not seen by the clock: a test that waits for them should give them real time, on a real loop.
+This module names asyncio and trio, because it takes their schedulers into its own hands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, Final, Literal, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from .._runtime.threads import instead
+from .._waiting import in_trio
+
+__all__ = ["Loop", "pause", "running_loop", "simulated"]
+
+T = TypeVar("T")
+
+Loop = Literal["asyncio", "trio"]
+
+PAUSE: Final = 0.01
+"""Virtual seconds of a pause, at most."""
+
+_chance: ContextVar[random.Random | None] = ContextVar("asyncflow_chance", default=None)
+
+
+def simulated(main: Callable[[], Awaitable[T]], *, seed: int, loop: Loop = "asyncio") -> T:
+    """Run `main()` on an event loop of its own, scheduled by the seed, in virtual time; what it returns.
+
+    Python's own `random` is seeded meanwhile. Not to be called inside a running event loop, but in a thread of its own
+    there: `anyio.to_thread.run_sync`.
+    """
+
+    async def seeded() -> T:
+        _chance.set(random.Random(seed))
+        instead.set(_in_this_thread)
+        return await main()
+
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        if loop == "trio":
+            return _on_trio(seeded, seed)
+        return anyio.run(seeded, backend_options={"loop_factory": lambda: SimulatedLoop(seed)})
+    finally:
+        random.setstate(state)
+
+
+def running_loop() -> Loop:
+    """The kind of the event loop that runs here."""
+    return "trio" if in_trio() else "asyncio"
+
+
+async def pause() -> None:
+    """Let some virtual time pass: none, or up to 10 ms, as the seed says."""
+    chance = _chance.get()
+    if chance is not None:
+        await anyio.sleep(chance.choice((0.0, chance.uniform(0, PAUSE))))
+
+
+async def _in_this_thread(function: Callable[[], Any]) -> Any:
+    await pause()
+    result = function()
+    await pause()
+    return result
+
+
+# ---- asyncio -----------------------------------------------------------------------------------------------------
+
+
+class SimulatedLoop(asyncio.SelectorEventLoop):
+    """asyncio's own loop, but: tasks that are ready take their turns in an order drawn from the seed, and time is virtual.
+
+    Callbacks that are no task's step keep their places, as asyncio promises them.
+    """
+
+    _ready: deque[asyncio.Handle]
+
+    def __init__(self, seed: int) -> None:
+        self._clock = _Clock()
+        super().__init__(self._clock)
+        self._order = random.Random(seed)
+
+    def time(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return self._clock.now
+
+    def _run_once(self) -> None:
+        """One turn of the loop. (Private to asyncio, the same from Python 3.11 to 3.14.)"""
+        ready = self._ready
+        places = [n for n, handle in enumerate(ready) if _is_step(handle)]
+        if len(places) > 1:
+            steps = [ready[n] for n in places]
+            self._order.shuffle(steps)
+            for n, step in zip(places, steps, strict=True):
+                ready[n] = step
+        super()._run_once()  # type: ignore[misc]  # not in the stubs
+
+
+class _Clock(selectors.DefaultSelector):
+    """Where asyncio waits for its next timer, the time passes at once."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(0 if timeout is not None else None)
+        if not events and timeout is not None and timeout > 0:
+            self.now += timeout
+        return events
+
+
+def _is_step(handle: asyncio.Handle) -> bool:
+    callback = getattr(handle, "_callback", None)  # None where it was cancelled
+    return isinstance(getattr(callback, "__self__", None), asyncio.Task)
+
+
+# ---- trio --------------------------------------------------------------------------------------------------------
+
+
+def _on_trio(main: Callable[[], Awaitable[T]], seed: int) -> T:
+    """trio with its own virtual clock. Its order is drawn from a module's random numbers, which are seeded, and given back."""
+    import trio
+    import trio.testing
+
+    scheduler: Any = trio._core._run  # private: what hypothesis-trio sets, too
+    is_deterministic, state = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
+    scheduler._r.seed(seed)
+    try:
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        return anyio.run(main, backend="trio", backend_options={"clock": clock})
+    finally:
+        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = is_deterministic
+        scheduler._r.setstate(state)

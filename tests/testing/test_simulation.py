@@ -1,0 +1,205 @@
+"""`crash_everywhere`, as a user calls it in a test of a flow: what it lets pass, and what it finds."""
+
+import itertools
+import random
+from typing import Annotated, Any
+
+import anyio
+import pytest
+
+from asyncflow import Flow, FlowState, and_, listen, merge, persist, router, start
+from asyncflow.testing import CrashReport, crash_everywhere
+
+
+class Work(FlowState):
+    count: int = 0
+    seen: Annotated[list[str], merge.append] = []  # noqa: RUF012 - pydantic copies it
+
+
+class Sound(Flow[Work]):
+    """A fan-out, a join, and a loop; it sleeps for hours, and a method of it is a plain one."""
+
+    @start()
+    async def begin(self) -> int:
+        await anyio.sleep(3_600)
+        self.state.seen.append("begin")
+        return 1
+
+    @listen(begin)
+    async def left(self, n: int) -> int:
+        await anyio.sleep(random.random())
+        self.state.seen.append("left")
+        return n + 1
+
+    @listen(begin)
+    def right(self, n: int) -> int:
+        self.state.seen.append("right")
+        return n + 2
+
+    @router(and_(left, right))
+    async def meet(self, left: int, right: int) -> str:
+        self.state.count += left + right
+        return "again"
+
+    @router("again")
+    async def turn(self) -> str | None:
+        self.state.count += 1
+        return "over" if self.state.count > 8 else "more"
+
+    @router("more")
+    async def back(self) -> str:
+        return "again"
+
+    @listen("over")
+    async def end(self) -> int:
+        return self.state.count
+
+
+async def test_a_sound_flow_passes_and_the_report_says_how_much_was_tried() -> None:
+    report = await crash_everywhere(Sound, schedules=4)
+
+    assert report == CrashReport(schedules=4, commits=4 * 13, crashes=4 * 13 * 2)
+
+
+async def test_inputs_are_given_and_a_function_may_make_the_flow() -> None:
+    made: list[Flow[Any]] = []
+
+    def make() -> Sound:
+        made.append(Sound(on_error="cancel"))
+        return made[-1]  # type: ignore[return-value]
+
+    report = await crash_everywhere(make, {"count": 3, "id": "an own one"}, schedules=1)
+
+    assert report.crashes == 2 * report.commits > 0
+    assert {flow.run_id for flow in made} == {"an own one"}
+
+
+async def test_what_a_flow_keeps_in_itself_is_found() -> None:
+    class Forgetful(Flow[Work]):
+        kept = 0
+
+        @start()
+        async def first(self) -> None:
+            self.kept = 5
+
+        @listen(first)
+        async def second(self) -> None:
+            self.state.count = self.kept
+
+    with pytest.raises(
+        AssertionError, match=r"after commit 2 \(first:1\) was stored.* state\.count is 0 and not 5; .*`self`"
+    ):
+        await crash_everywhere(Forgetful)
+
+
+async def test_what_happens_twice_outside_the_state_is_found_where_it_comes_back() -> None:
+    numbers = itertools.count()
+
+    class Counting(Flow[Work]):
+        @start()
+        async def first(self) -> None: ...
+
+        @listen(first)
+        async def second(self) -> None:
+            self.state.count = next(numbers) - self.state.count
+
+    with pytest.raises(
+        AssertionError, match=r"undisturbed, under schedules 0 and 1, it ends differently: state\.count is 1 and not 0"
+    ):
+        await crash_everywhere(Counting)
+
+
+async def test_an_end_that_depends_on_chance_passes_where_it_is_not_compared() -> None:
+    class Lucky(Flow[Work]):
+        @start()
+        async def first(self) -> None:
+            self.state.count = random.randrange(10**9)
+
+    with pytest.raises(AssertionError, match="say with `compare` what is to be the same"):
+        await crash_everywhere(Lucky)
+
+    assert (await crash_everywhere(Lucky, compare=lambda end: end.status)).crashes
+
+
+async def test_an_order_that_depends_on_time_passes_and_another_content_does_not() -> None:
+    class Racing(Flow[Work]):
+        kept = "begin"
+
+        @start()
+        async def a(self) -> None:
+            await anyio.sleep(random.random())
+            self.state.seen.append("a")
+
+        @start()
+        async def b(self) -> None:
+            await anyio.sleep(random.random())
+            self.state.seen.append("b")
+
+    class Losing(Racing):
+        @listen(and_("a", "b"))
+        async def forget(self) -> None:
+            self.kept = "kept"
+
+        @listen(forget)
+        async def last(self) -> None:
+            self.state.seen.append(self.kept)
+
+    await crash_everywhere(Racing, schedules=10)
+
+    with pytest.raises(AssertionError, match="ends differently"):
+        await crash_everywhere(Losing, schedules=10)
+
+
+async def test_a_flow_that_fails_fails_again() -> None:
+    class Failing(Flow[Work]):
+        @start()
+        async def first(self) -> None: ...
+
+        @listen(first)
+        async def second(self) -> None:
+            raise LookupError("always")
+
+    report = await crash_everywhere(Failing, schedules=1)
+
+    assert report == CrashReport(schedules=1, commits=3, crashes=6)
+
+
+async def test_a_failure_that_only_a_resumed_run_has_is_found() -> None:
+    class Missing(Flow[Work]):
+        @start()
+        async def first(self) -> None:
+            self.client = object()
+
+        @listen(first)
+        async def second(self) -> None:
+            self.client.__class__  # noqa: B018 - an AttributeError where `first` was run in another process
+
+    with pytest.raises(AssertionError, match="status is 'failed' and not 'finished'"):
+        await crash_everywhere(Missing, schedules=1)
+
+
+async def test_a_flow_that_waits_for_ever_is_told() -> None:
+    class Waiting(Flow[Work]):
+        @start()
+        async def first(self) -> None:
+            await anyio.Event().wait()
+
+    with pytest.raises(AssertionError, match=r"has not ended in 86400 virtual seconds"):
+        await crash_everywhere(Waiting)
+
+
+async def test_a_flow_is_never_stored_where_its_class_says(tmp_path: Any) -> None:
+    @persist
+    class Stored(Flow[Work]):
+        @start()
+        async def first(self) -> int:
+            return 1
+
+    await crash_everywhere(Stored, schedules=1)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_schedules_are_at_least_one() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        await crash_everywhere(Sound, schedules=0)
