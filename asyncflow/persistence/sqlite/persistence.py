@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 from typing import Literal, Self
 
+from ...errors import CheckpointCorruptError, RunNotFoundError, StorageCorruptError, StorageError
 from ..checkpoint import Checkpoint, fold, verified
 from ..shared import Shared
 from .commits import Commits
@@ -126,6 +127,34 @@ class SQLiteFlowPersistence:
         async with self._shared.use() as opened:
             found = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True))
         return verified(found or [])
+
+    async def verify(self, run_id: str | None = None) -> list[StorageError]:
+        """What is wrong with a run, or with the whole database: empty, if nothing is. Nothing is changed.
+
+        Every checkpoint is read: its digest, the chain from the first to the head, and whether it folds. Without a
+        `run_id`, of every run, and the file is checked as SQLite does (`integrity_check`).
+        Raises `RunNotFoundError` for an unknown run.
+        """
+        async with self._shared.use() as opened:
+            if run_id is not None:
+                return await self._wrong_with(opened, run_id)
+            damage = await opened.home.run(opened.reader.damage)
+            found: list[StorageError] = [
+                StorageCorruptError(f"{self.path} is damaged: {what}; restore it from a backup") for what in damage
+            ]
+            for each in await opened.home.run(opened.reader.run_ids):
+                found += await self._wrong_with(opened, each)
+            return found
+
+    async def _wrong_with(self, opened: _Open, run_id: str) -> list[StorageError]:
+        try:
+            stored = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True))
+            if stored is None:
+                raise RunNotFoundError(f"no run {run_id} is stored in {self.path}; check the id", run_id=run_id)
+            fold(stored)
+        except (CheckpointCorruptError, StorageCorruptError) as error:
+            return [error]
+        return []
 
     @property
     def place(self) -> object:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiosqlite
 import anyio
@@ -17,6 +18,8 @@ from .database import BUSY_SECONDS, as_daemon, connected, explained, stop
 from .rows import Head, checkpoint_of
 
 __all__ = ["Reader"]
+
+T = TypeVar("T")
 
 _ALL: Final = (1 << 63) - 1
 """SQLite's largest integer."""
@@ -42,6 +45,22 @@ class Reader:
 
         One snapshot of the database. Raises `CheckpointCorruptError`, `StorageCorruptError`.
         """
+        return await self._in_snapshot(lambda connection: self._select(connection, run_id, seq, whole))
+
+    async def run_ids(self) -> list[str]:
+        """The ids of all runs, in order of their making."""
+        found = await self._in_snapshot(lambda connection: connection.execute_fetchall(rows.SELECT_RUN_IDS))
+        return [str(run_id) for (run_id,) in found]
+
+    async def damage(self) -> list[str]:
+        """What SQLite itself finds wrong with the file, and rows that belong to no run. It reads the whole file."""
+        verdicts = await self._in_snapshot(lambda connection: connection.execute_fetchall("PRAGMA integrity_check"))
+        strays = await self._in_snapshot(lambda connection: connection.execute_fetchall("PRAGMA foreign_key_check"))
+        lost = [f"{len(list(strays))} checkpoints belong to no run"] if strays else []
+        return [str(verdict) for (verdict,) in verdicts if verdict != "ok"] + lost
+
+    async def _in_snapshot(self, read: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
+        """What is read in one transaction."""
         turn = self._turn = (
             self._turn or anyio.Lock()
         )  # made here: this, and not the callers' loop, is where it is used
@@ -50,7 +69,7 @@ class Reader:
                 connection = self._connection = self._connection or await self._opened()
                 await connection.execute("BEGIN")
                 try:
-                    return await self._select(connection, run_id, seq, whole)
+                    return await read(connection)
                 finally:
                     await connection.rollback()
 
