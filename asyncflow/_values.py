@@ -105,31 +105,43 @@ def same(a: Any, b: Any) -> bool:
     return a is b or difference(a, b) is None
 
 
-def difference(a: Any, b: Any, path: str = "", *, promoted: bool = False) -> tuple[str, str] | None:
+def difference(a: Any, b: Any, *, promoted: bool = False) -> tuple[str, str] | None:
     """Where and how two values differ, or None. Private, excluded and computed fields do not count.
 
     With `promoted`, an int in `a` may stand where `b` has the equal float, as Python's typing allows.
     """
+    found = _difference(a, b, promoted)
+    return found and ("".join(reversed(found[0])).lstrip("."), found[1])
+
+
+_Found = tuple[list[str], str]
+"""The path, from its end, and how: the path is put together where there is a difference, not for every value."""
+
+
+def _difference(a: Any, b: Any, promoted: bool) -> _Found | None:
     cls: Any = type(a)
     if cls is not type(b):
         if promoted and cls is int and type(b) is float and a == b:
             return None
-        return path, f"it becomes {_article(type(b))}"
+        return [], f"it becomes {_article(type(b))}"
     if a is b:
         return None
+    if cls in _EQUAL_IS_SAME:
+        return None if a == b else ([], "its value changes")
     if isinstance(a, _SEQUENCES):
-        return _sequences(a, b, path, promoted) or _attribute(a, b, "maxlen", path)
+        return _sequences(a, b, promoted) or _attribute(a, b, "maxlen")
     if isinstance(a, dict):
-        return _dicts(a, b, path, promoted) or _attribute(a, b, "default_factory", path)
+        return _dicts(a, b, promoted) or _attribute(a, b, "default_factory")
     if isinstance(a, (set, frozenset)):
-        return _sets(a, b, path)
+        return _sets(a, b)
     if isinstance(a, BaseModel):
-        return _models(a, b, path, promoted)
+        return _models(a, b, promoted)
     if _is_known_by_attributes(cls, a):
-        return _attributes(a, b, path, promoted)
-    return None if _equal(a, b) else (path, "its value changes")
+        return _attributes(a, b, promoted)
+    return None if _equal(a, b) else ([], "its value changes")
 
 
+_EQUAL_IS_SAME = frozenset((str, int, bool, bytes, datetime.date, datetime.timedelta, uuid.UUID))
 _BY_IDENTITY: Any = object.__eq__
 _SEQUENCES = (list, tuple, collections.deque)
 
@@ -141,48 +153,63 @@ def _is_known_by_attributes(cls: Any, value: Any) -> bool:
     return cls.__eq__ is _BY_IDENTITY and hasattr(value, "__dict__") and not isinstance(value, enum.Enum)
 
 
-def _sequences(a: Any, b: Any, path: str, promoted: bool) -> tuple[str, str] | None:
+def _sequences(a: Any, b: Any, promoted: bool) -> _Found | None:
     if len(a) != len(b):
-        return path, f"its {len(a)} items become {len(b)}"
-    pairs = enumerate(zip(a, b, strict=True))
-    return _first(difference(x, y, f"{path}[{i}]", promoted=promoted) for i, (x, y) in pairs)
-
-
-def _attribute(a: Any, b: Any, name: str, path: str) -> tuple[str, str] | None:
-    """Whether what a container was made with is another."""
-    return None if getattr(a, name, None) == getattr(b, name, None) else (path, f"its {name} changes")
-
-
-def _sets(a: Any, b: Any, path: str) -> tuple[str, str] | None:
-    counterparts = {value: value for value in b}
-    if len(a) != len(b) or any(v not in counterparts or difference(v, counterparts[v]) is not None for v in a):
-        return path, "its value changes"
+        return [], f"its {len(a)} items become {len(b)}"
+    for i, (x, y) in enumerate(zip(a, b, strict=True)):
+        found = _difference(x, y, promoted)
+        if found is not None:
+            return _within(f"[{i}]", found)
     return None
 
 
-def _attributes(a: Any, b: Any, path: str, promoted: bool) -> tuple[str, str] | None:
+def _named(pairs: Iterable[tuple[Any, Any, Any]], promoted: bool) -> _Found | None:
+    for name, x, y in pairs:
+        found = _difference(x, y, promoted)
+        if found is not None:
+            return _within(f".{name}", found)
+    return None
+
+
+def _within(part: str, found: _Found) -> _Found:
+    found[0].append(part)
+    return found
+
+
+def _attribute(a: Any, b: Any, name: str) -> _Found | None:
+    """Whether what a container was made with is another."""
+    return None if getattr(a, name, None) == getattr(b, name, None) else ([], f"its {name} changes")
+
+
+def _sets(a: Any, b: Any) -> _Found | None:
+    counterparts = {value: value for value in b}
+    if len(a) != len(b) or any(v not in counterparts or difference(v, counterparts[v]) is not None for v in a):
+        return [], "its value changes"
+    return None
+
+
+def _attributes(a: Any, b: Any, promoted: bool) -> _Found | None:
     """Of dataclasses, and of objects that say nothing about when they are equal."""
     names = dict.fromkeys([f.name for f in dataclasses.fields(a)] if dataclasses.is_dataclass(a) else ())
     names |= dict.fromkeys((*getattr(a, "__dict__", ()), *getattr(b, "__dict__", ())))
     missing = object()
-    pairs = ((name, getattr(a, name, missing), getattr(b, name, missing)) for name in names)
-    return _first(difference(x, y, f"{path}.{name}".lstrip("."), promoted=promoted) for name, x, y in pairs)
+    return _named(((name, getattr(a, name, missing), getattr(b, name, missing)) for name in names), promoted)
 
 
-def _dicts(a: dict[Any, Any], b: dict[Any, Any], path: str, promoted: bool) -> tuple[str, str] | None:
+def _dicts(a: dict[Any, Any], b: dict[Any, Any], promoted: bool) -> _Found | None:
     if list(map(type, a)) != list(map(type, b)) and len(a) == len(b):
-        return path, "its keys become other keys"
+        return [], "its keys become other keys"
     if a.keys() != b.keys():
-        return path, "its keys change"
-    return _first(difference(v, b[k], f"{path}.{k}".lstrip("."), promoted=promoted) for k, v in a.items())
+        return [], "its keys change"
+    return _named(((k, v, b[k]) for k, v in a.items()), promoted)
 
 
-def _models(a: BaseModel, b: BaseModel, path: str, promoted: bool) -> tuple[str, str] | None:
-    fields = (name for name, field in type(a).model_fields.items() if not field.exclude)
+def _models(a: BaseModel, b: BaseModel, promoted: bool) -> _Found | None:
     missing = object()
-    pairs = ((n, a.__dict__.get(n, missing), b.__dict__.get(n, missing)) for n in fields)
-    found = _first(difference(x, y, f"{path}.{n}".lstrip("."), promoted=promoted) for n, x, y in pairs)
-    return found or _dicts(a.__pydantic_extra__ or {}, b.__pydantic_extra__ or {}, path, promoted)
+    mine, yours = a.__dict__, b.__dict__
+    fields = type(a).__pydantic_fields__.items()
+    pairs = ((n, mine.get(n, missing), yours.get(n, missing)) for n, field in fields if not field.exclude)
+    return _named(pairs, promoted) or _dicts(a.__pydantic_extra__ or {}, b.__pydantic_extra__ or {}, promoted)
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -213,10 +240,6 @@ def promoted(value: Any, loaded: Any) -> Any:
     if type(value) is dict:
         return {key: promoted(inner, loaded[key]) for key, inner in value.items()}
     return loaded if difference(value, loaded) is not None else value
-
-
-def _first(found: Iterable[tuple[str, str] | None]) -> tuple[str, str] | None:
-    return next((f for f in found if f is not None), None)
 
 
 def _article(cls: type) -> str:

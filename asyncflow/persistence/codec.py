@@ -15,7 +15,7 @@ import types
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
@@ -23,7 +23,7 @@ from pydantic_core import PydanticSerializationError, TzInfo, from_json, to_json
 
 from .._values import difference, promoted
 from ..state import DictState, StateType, explained
-from .exact import plain, plan_for
+from .exact import is_json, plan_for
 
 __all__ = ["Codec", "Misfit", "Refused", "codec_for", "plain_codec", "state_codec_for"]
 
@@ -68,25 +68,33 @@ class Codec(ABC):
 class TypedCodec(Codec):
     """Values of an annotation, as pydantic writes them."""
 
+    is_exact: Callable[[Any], bool] | None
+    """Whether JSON surely keeps a value, where its types alone can tell."""
+
     def __init__(self, annotation: Any) -> None:
         self._adapter = adapter = TypeAdapter(annotation)
-        self._plan = plan_for(annotation)
-        self._write: Callable[..., bytes] = adapter.serializer.to_json
+        plan = plan_for(annotation)
+        self.is_exact = None if plan is None else plan.one
+        self._to_json: Callable[..., bytes] = adapter.serializer.to_json
         self._checks_fields = _keeps_every_field(annotation)
 
     def encode(self, value: Any) -> tuple[bytes, Any]:
-        if self._plan is not None and self._plan(value):
+        if self.is_exact is not None and self.is_exact(value):
             try:
-                return _limited(self._write(value, by_alias=False, round_trip=True)), value
+                return _limited(self._to_json(value, by_alias=False, round_trip=True)), value
             except PydanticSerializationError as error:
                 raise _unwritable(value, error) from None
         return self._tried(value)
+
+    def write(self, value: Any, warnings: Literal["none", "warn"] = "warn") -> bytes:
+        """The JSON alone, whatever it loses."""
+        return self._to_json(value, by_alias=False, round_trip=True, warnings=warnings)
 
     def _tried(self, value: Any) -> tuple[bytes, Any]:
         if not _fits(value):
             raise _nested(value)
         try:
-            data = _limited(self._write(value, by_alias=False, round_trip=True, warnings="none"))
+            data = _limited(self.write(value, warnings="none"))
             loaded = self._read(data)
         except (PydanticSerializationError, RecursionError) as error:
             raise _unwritable(value, error) from None
@@ -112,7 +120,7 @@ class TypedCodec(Codec):
             found = error.errors(include_url=False, include_input=False)
             raise Misfit(explained(found), tuple(".".join(map(str, e["loc"])) for e in found)) from None
         if self._checks_fields:
-            again = from_json(self._write(value, by_alias=False, round_trip=True, warnings="none"))
+            again = from_json(self.write(value, warnings="none"))
             lost = tuple(_lost(from_json(data), again, ""))
             if lost:
                 raise Misfit(f"the model has no place for {', '.join(lost)}", lost)
@@ -123,7 +131,7 @@ class PlainCodec(Codec):
     """Values without an annotation: JSON's own types, and tagged builtins."""
 
     def encode(self, value: Any) -> tuple[bytes, Any]:
-        tree = value if plain(value) and not _has_dict(value) else _tagged(value, "", 0)
+        tree = value if is_json(value, tags=False) else _tagged(value, "", 0)
         try:
             return _limited(to_json(tree)), value
         except (PydanticSerializationError, ValueError) as error:
@@ -273,10 +281,6 @@ def _lost(stored: Any, again: Any, path: str) -> Any:
 
 
 # ---- tagged builtins -------------------------------------------------------------------------------------------
-
-
-def _has_dict(value: Any) -> bool:
-    return type(value) is dict or (type(value) is list and any(map(_has_dict, value)))
 
 
 def _seconds(value: datetime.timedelta) -> list[int]:

@@ -1,0 +1,85 @@
+"""What it costs to make sure that a state loads back as it is: `python -m benchmarks.exactness`.
+
+Beside the time that pydantic takes to write the same state as JSON, and, for the small one, the time of a whole step.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import timeit
+from typing import Any
+
+from pydantic import BaseModel
+
+from asyncflow.persistence.codec import TypedCodec
+
+from .__main__ import Case, machine, measured
+from .work import State
+
+
+class Item(BaseModel):
+    """A row of JSON's own types."""
+
+    number: int
+    name: str
+    tags: list[str]
+    score: float | None = None
+
+
+class Order(Item):
+    """One with others, too."""
+
+    at: datetime.datetime
+    price: decimal.Decimal
+
+
+class Shop(BaseModel):
+    """About a megabyte."""
+
+    id: str = "x"
+    items: list[Item] = []
+    orders: list[Order] = []
+    texts: dict[str, str] = {}
+
+
+def _item(n: int) -> dict[str, Any]:
+    return {"number": n, "name": f"item {n}" * 4, "tags": ["new", "red"], "score": n / 3}
+
+
+def _order(n: int) -> Order:
+    at = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
+    return Order(at=at, price=decimal.Decimal(n) / 100, **_item(n))
+
+
+STATES: dict[str, BaseModel] = {
+    "five fields (W1, W2)": State(id="x"),
+    "1 MB of rows": Shop(items=[Item(**_item(n)) for n in range(9_000)]),
+    "1 MB of rows with datetimes and decimals": Shop(orders=[_order(n) for n in range(6_500)]),
+    "1 MB of texts": Shop(texts={str(n): "text " * 100 for n in range(2_000)}),
+}
+
+
+def _microseconds(what: Any) -> float:
+    timer = timeit.Timer(what)
+    number, _ = timer.autorange()
+    return min(timer.repeat(5, number)) / number * 1e6
+
+
+def main() -> None:
+    print(f"Least of 5 rounds on {machine()}\n")
+    print("| state | bytes | writing it, us | making sure, us |\n| --- | --- | --- | --- |")
+    for name, state in STATES.items():
+        codec = TypedCodec(type(state))
+        data, _ = codec.encode(state)
+        assert codec.is_exact is not None
+        checking = _microseconds(lambda state=state, codec=codec: codec.is_exact(state))
+        writing = _microseconds(lambda state=state, codec=codec: codec.write(state))
+        print(f"| {name} | {len(data):,} | {writing:,.1f} | {checking:,.1f} |")
+    for way, work in (("none", "W1"), ("full", "W2")):
+        step = measured(Case(work, way, "asyncio", 300, 1 if work == "W1" else 100))
+        print(f"\nA step of {work} ({way}): {step['cpu_us_a_step']:.0f} us of CPU")
+
+
+if __name__ == "__main__":
+    main()
