@@ -24,8 +24,9 @@ class MemoryFlowPersistence:
     async def append(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint after its predecessor. Raises `StaleCheckpoint` if it is not that of the newest one."""
         rows = self._rows.setdefault(checkpoint.run_id, [])
-        previous = Checkpoint.from_bytes(rows[-1]).digest if rows else b""
-        epoch = self._epochs.get(checkpoint.run_id, checkpoint.epoch)
+        newest = Checkpoint.from_bytes(rows[-1]) if rows else None
+        previous, epoch = (b"", checkpoint.epoch) if newest is None else (newest.digest, newest.epoch)
+        epoch = self._epochs.get(checkpoint.run_id, epoch)
         if (checkpoint.seq, checkpoint.previous, checkpoint.epoch) != (len(rows), previous, epoch):
             raise StaleCheckpoint(
                 f"checkpoint {checkpoint.seq} of run {checkpoint.run_id} does not follow what is stored; it was not saved",

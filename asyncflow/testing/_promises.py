@@ -1,0 +1,210 @@
+"""What the tests of backends share: skipping, time limits, running together, and telling an author what is wrong."""
+
+from __future__ import annotations
+
+import functools
+import unittest
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, product
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import anyio
+
+from .._runtime.runs import session
+from ..errors import StaleCheckpoint
+from ..persistence.checkpoint import Checkpoint
+from ..persistence.protocol import CheckpointLog, FlowPersistence, Sessions, offers
+from ._checkpoints import Chain, differences
+from .cancelling import MOMENTS, Way, cancelled_at, ways
+
+__all__ = [
+    "Moment",
+    "Promises",
+    "expect",
+    "has",
+    "in_time",
+    "moments",
+    "must",
+    "needed",
+    "refused",
+    "session",
+    "store",
+    "together",
+]
+
+P = TypeVar("P")
+S = TypeVar("S", bound="Promises")
+Params = ParamSpec("Params")
+
+MOST_AWAITS: Final = 200
+"""A call that lets go of the loop more often waits for something by asking again and again."""
+
+
+class Promises:
+    """A set of tests that somebody inherits."""
+
+    patience: float = 60
+    """Seconds after which a test is taken to hang."""
+
+    def another(self, persistence: FlowPersistence) -> FlowPersistence | None:
+        """Another view of the same storage, as a second process has it. Override it, if there can be one."""
+        return None
+
+
+def in_time(
+    test: Callable[Concatenate[S, Params], Awaitable[None]],
+) -> Callable[Concatenate[S, Params], Coroutine[Any, Any, None]]:
+    """Fail, instead of hanging, where a backend does not answer."""
+
+    @functools.wraps(test)
+    async def timed(self: S, /, *args: Params.args, **kwargs: Params.kwargs) -> None:
+        with anyio.move_on_after(self.patience) as scope:
+            await test(self, *args, **kwargs)
+        assert not scope.cancelled_caught, (
+            f"the backend has not answered within {self.patience} seconds: what waits for a lock, a queue or a connection has to "
+            "be let go, also after a call that was cancelled"
+        )
+
+    return timed
+
+
+def needed(persistence: object, capability: Callable[..., P]) -> P:
+    """The backend, as what offers a capability. Otherwise the test is skipped."""
+    if offers(persistence, capability):
+        return persistence
+    name = getattr(capability, "__name__", capability)
+    raise unittest.SkipTest(f"{type(persistence).__name__} does not offer {name}")
+
+
+def has(persistence: object, capability: Callable[..., object]) -> bool:
+    """Whether a backend offers a capability, for those who go on using it as what it is besides."""
+    return offers(persistence, capability)
+
+
+async def store(persistence: FlowPersistence, checkpoint: Checkpoint) -> None:
+    """Store a checkpoint in the way in which the runtime does: by `append` where there is one."""
+    if offers(persistence, CheckpointLog):
+        await persistence.append(checkpoint)
+    else:
+        await persistence.save(checkpoint)
+
+
+def expect(found: Checkpoint | None, expected: Checkpoint, why: str) -> None:
+    """That what was loaded is what was to be, in every field."""
+    where = f"checkpoint {expected.seq} of run {expected.run_id!r}"
+    assert found is not None, f"{why}: `load` must return {where}, and returned None"
+    assert isinstance(found, Checkpoint), (
+        f"{why}: `load` must return a Checkpoint, and returned a {type(found).__name__}"
+    )
+    assert found.run_id == expected.run_id, (
+        f"{why}: `load` must return {where}, and returned one of run {found.run_id!r}"
+    )
+    assert found.seq == expected.seq, f"{why}: `load` must return {where}, and returned checkpoint {found.seq}"
+    wrong = ", ".join(differences(found, expected))
+    assert not wrong, f"{why}: {where} must be loaded as it was stored, and differs in value or type in: {wrong}"
+
+
+async def refused(persistence: FlowPersistence, wrong: Checkpoint, what: str) -> None:
+    """That `append` raises `StaleCheckpoint`, and nothing is written."""
+    log = needed(persistence, CheckpointLog)
+    before = await persistence.load(wrong.run_id)
+    try:
+        await log.append(wrong)
+    except StaleCheckpoint:
+        pass
+    else:
+        raise AssertionError(f"`append` of {what} must raise StaleCheckpoint, and returned")
+    after = await persistence.load(wrong.run_id)
+    assert after == before, (
+        f"`append` of {what} must write nothing when it raises StaleCheckpoint, and the run has changed"
+    )
+
+
+@contextmanager
+def must(why: str) -> Iterator[None]:
+    """Tell what a backend must do, where it raises instead."""
+    try:
+        yield
+    except AssertionError:
+        raise
+    except Exception as error:  # whatever a backend raises
+        raise AssertionError(f"{why}; and {type(error).__name__} was raised: {error}") from error
+
+
+async def together(calls: Iterable[Callable[[], Coroutine[Any, Any, object]]]) -> None:
+    """Make all calls at the same time; the first error of any comes as itself."""
+    try:
+        async with anyio.create_task_group() as group:
+            for call in calls:
+                group.start_soon(call)
+    except ExceptionGroup as errors:
+        error = errors.exceptions[0]
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
+
+
+# ---- cancelled at every await -------------------------------------------------------------------------------------
+
+_WAYS: Final[dict[Way, str]] = {
+    "scope": "by a scope",
+    "task": "by Task.cancel",
+    "repeatedly": "by Task.cancel again and again",
+}
+
+
+@dataclass(slots=True)
+class Moment:
+    """One await of a call, and one way of cancelling it there."""
+
+    told: str
+    """What happens, to begin a message with."""
+    chain: Chain
+    """A run of its own."""
+    _held: Callable[[], AbstractAsyncContextManager[object]]
+    _cancelled_at: Callable[[Callable[[], Coroutine[Any, Any, object]]], Awaitable[bool]]
+    _must_raise: bool
+    """Whether a call that is cancelled so must not return: a task is told once, a scope asks again at its next await."""
+    is_last: bool = False
+    """Whether the call has no such await any more: it has run undisturbed."""
+
+    async def strike(self, call: Callable[[], Coroutine[Any, Any, object]]) -> bool:
+        """Make the call, and cancel it at this moment. Whether it has returned: what it was to do is done, then."""
+        has_returned = False
+
+        async def watched() -> None:
+            nonlocal has_returned
+            await call()
+            has_returned = True
+
+        try:
+            async with self._held():
+                self.is_last = not await self._cancelled_at(watched)
+        except Exception as error:
+            error.add_note(f"{self.told}: it must go through as a cancellation, and nothing else")
+            raise
+        is_swallowed = self._must_raise and has_returned and not self.is_last
+        assert not is_swallowed, f"{self.told}: the cancellation must be raised when all is done, and the call returned"
+        return has_returned
+
+
+def moments(persistence: FlowPersistence, what: str, *, natively: bool = True) -> Iterator[Moment]:
+    """Every await of a call, in every way, at once and 2 ms later, without a session and in one."""
+    held: dict[str, Callable[[], AbstractAsyncContextManager[object]]] = {"": nullcontext}
+    if offers(persistence, Sessions):
+        held[" in a session"] = persistence.session
+    used: list[tuple[Way, float]] = [(way, later) for way in ways() for later in MOMENTS if natively or way == "scope"]
+    used = [(way, later) for way, later in used if way != "repeatedly" or not later]
+    for (where, holding), (way, later) in product(held.items(), used):
+        for at in count(1):
+            when = f"await {at}" if not later else f"2 ms after await {at}"
+            told = f"{what}{where}, cancelled {_WAYS[way]} at {when}"
+            assert at < MOST_AWAITS, f"{told}: do not wait by asking again and again"
+            struck = partial(cancelled_at, at=at, way=way, later=later)
+            moment = Moment(told, Chain(told), holding, struck, way != "scope" and not later)
+            yield moment
+            if moment.is_last:
+                break

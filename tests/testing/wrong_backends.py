@@ -1,0 +1,641 @@
+"""Backends with one mistake each, such as are easily made, and the conformance test that must catch it."""
+
+import re
+import unicodedata
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+
+from asyncflow import FlowPersistence, MemoryFlowPersistence, errors
+from asyncflow.persistence import Checkpoint
+from asyncflow.persistence.checkpoint import fold
+
+WRONG: list[tuple[type[FlowPersistence], str]] = []
+"""(wrong backend, name of the test that must fail)."""
+
+ON_ASYNCIO_ALONE: set[type[FlowPersistence]] = set()
+"""Those whose mistake does no harm on trio."""
+
+
+def caught_by(*tests: str) -> Callable[[type[Any]], type[Any]]:
+    def noted(wrong: type[Any]) -> type[Any]:
+        WRONG.extend((wrong, f"test_{test}") for test in tests)
+        return wrong
+
+    return noted
+
+
+class Right(MemoryFlowPersistence):
+    """What most of the others are made of."""
+
+    async def store(self, checkpoint: Checkpoint) -> None:
+        """What `save` and `append` do."""
+        await super().append(checkpoint)
+
+    async def append(self, checkpoint: Checkpoint) -> None:
+        await self.store(checkpoint)
+
+    def view(self) -> FlowPersistence:
+        """Another one, of the same storage."""
+        other = type(self)()
+        other._rows, other._epochs = self._rows, self._epochs
+        return other
+
+    def put(self, checkpoint: Checkpoint) -> None:
+        """Store it, without looking at what is stored."""
+        self._rows.setdefault(checkpoint.run_id, []).append(checkpoint.to_bytes())
+
+    def newest(self, run_id: str) -> Checkpoint | None:
+        rows = self._rows.get(run_id)
+        return Checkpoint.from_bytes(rows[-1]) if rows else None
+
+    async def changed(self, run_id: str, seq: int | None, **fields: Any) -> Checkpoint | None:
+        """What is loaded, but with these fields."""
+        found = await super().load(run_id, seq)
+        return None if found is None else found._replace(**fields)
+
+
+class Opened(Right):
+    """The same, with something to be opened and closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users = 0
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
+        self.users += 1
+        try:
+            await self.opened()
+            yield
+        finally:
+            self.users -= 1
+            self.left()
+
+    async def opened(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    def left(self) -> None: ...
+
+
+# ---- two verbs -----------------------------------------------------------------------------------------------------
+
+
+@caught_by("every_field_comes_back_as_it_was_saved")
+class DropsTheInputs(Right):
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        return await self.changed(run_id, seq, inputs=None)
+
+
+@caught_by("every_field_comes_back_as_it_was_saved")
+class RoundsTheTime(Right):
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        found = await super().load(run_id, seq)
+        return found and found._replace(at=round(found.at, 3))
+
+
+@caught_by("every_field_comes_back_as_it_was_saved")
+class ReturnsAnotherKindOfBytes(Right):
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        found = await super().load(run_id, seq)
+        return found and found._replace(state=bytearray(found.state or b""))  # type: ignore[arg-type]  # the mistake
+
+
+@caught_by("every_field_comes_back_as_it_was_saved")
+class TakesNullForNothing(Right):
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        found = await super().load(run_id, seq)
+        return found and found._replace(result=None if found.result == b"null" else found.result)
+
+
+@caught_by("the_newest_checkpoint_is_loaded")
+class AcknowledgesBeforeItStores(Right):
+    def __init__(self) -> None:
+        super().__init__()
+        self.late: list[Checkpoint] = []
+
+    async def store(self, checkpoint: Checkpoint) -> None:
+        self.late.append(checkpoint)
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        found = await super().load(run_id, seq)
+        for checkpoint in self.late:
+            self.put(checkpoint)
+        self.late.clear()
+        return found
+
+
+@caught_by("the_newest_checkpoint_is_loaded")
+class KeepsWhatItOnceLoaded(Right):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache: dict[str, Checkpoint] = {}
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        found = self.cache.get(run_id) or await super().load(run_id, seq)
+        if found is not None:
+            self.cache[run_id] = found
+        return found
+
+
+@caught_by("a_seq_is_that_checkpoint_or_none_and_never_another")
+class ReturnsTheNewestForAnySeq(Right):
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        return await super().load(run_id)
+
+
+@caught_by("a_seq_is_that_checkpoint_or_none_and_never_another")
+class TakesASeqForAnIndexOfAList(Right):
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        rows = self._rows.get(run_id, [])
+        return None if not rows or (seq or 0) >= len(rows) else Checkpoint.from_bytes(rows[-1 if seq is None else seq])
+
+
+@caught_by("a_run_that_is_unknown_is_none")
+class MakesUpWhatIsUnknown(Right):
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        blank = Checkpoint(run_id=run_id, flow="", seq=0, number=1, kind="started", status="running", at=0.0)
+        return await super().load(run_id, seq) or blank
+
+
+@caught_by("runs_do_not_see_one_another")
+class LooksForWhatBeginsLikeTheId(Right):
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        return await super().load(max((name for name in self._rows if name.startswith(run_id)), default=run_id), seq)
+
+
+class WithKeys(Right):
+    """Stores runs under what it makes of their ids."""
+
+    async def store(self, checkpoint: Checkpoint) -> None:
+        rows = self._rows.setdefault(self.key(checkpoint.run_id), [])
+        rows.append(checkpoint.to_bytes())
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        return self.newest(self.key(run_id))
+
+    def key(self, run_id: str) -> str:
+        raise NotImplementedError
+
+
+@caught_by("an_id_of_any_legal_form_is_a_run_of_its_own")
+class MixesUpCase(WithKeys):
+    def key(self, run_id: str) -> str:
+        return run_id.lower()
+
+
+@caught_by("an_id_of_any_legal_form_is_a_run_of_its_own")
+class CutsLongIds(WithKeys):
+    def key(self, run_id: str) -> str:
+        return run_id[:127]
+
+
+@caught_by("an_id_of_any_legal_form_is_a_run_of_its_own")
+class NormalizesIds(WithKeys):
+    def key(self, run_id: str) -> str:
+        return unicodedata.normalize("NFC", run_id)
+
+
+@caught_by("an_id_of_any_legal_form_is_a_run_of_its_own")
+class TakesIdsForPaths(WithKeys):
+    def key(self, run_id: str) -> str:
+        return re.sub(r"/+", "/", run_id)
+
+
+@caught_by("an_id_of_any_legal_form_is_a_run_of_its_own")
+class TakesIdsForNumbers(WithKeys):
+    def key(self, run_id: str) -> str:
+        return str(int(run_id)) if run_id.isdigit() else run_id
+
+
+@caught_by("an_id_of_any_legal_form_is_a_run_of_its_own")
+class ComparesByLike(Right):
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        pattern = re.escape(run_id).replace("%", ".*").replace("_", ".")
+        return self.newest(next((name for name in self._rows if re.fullmatch(pattern, name)), run_id))
+
+
+@caught_by("many_save_at_the_same_time")
+class WritesThroughOneBuffer(Right):
+    buffer: Checkpoint
+
+    async def store(self, checkpoint: Checkpoint) -> None:
+        self.buffer = checkpoint
+        await anyio.lowlevel.checkpoint()
+        if self.newest(self.buffer.run_id) != self.buffer:
+            self.put(self.buffer)
+
+
+@caught_by("a_load_during_a_save_sees_all_of_it_or_nothing", "a_save_cancelled_at_any_await_leaves_the_old_or_the_new")
+class WritesInTwoHalves(Right):
+    async def store(self, checkpoint: Checkpoint) -> None:
+        self.put(checkpoint._replace(state=b"{}"))
+        await anyio.lowlevel.checkpoint()
+        self._rows[checkpoint.run_id][-1] = checkpoint.to_bytes()
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        return self.newest(run_id)
+
+
+@caught_by("a_checkpoint_that_does_not_follow_is_stale_or_stored", "a_wrong_predecessor_is_stale")
+class WritesBeforeItCompares(Right):
+    async def store(self, checkpoint: Checkpoint) -> None:
+        before = self.newest(checkpoint.run_id)
+        self.put(checkpoint)
+        if before is not None and (before.digest, before.seq + 1) != (checkpoint.previous, checkpoint.seq):
+            raise errors.StaleCheckpoint("it does not follow")
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        return self.newest(run_id)
+
+
+@caught_by("a_save_cancelled_at_any_await_leaves_the_old_or_the_new")
+class GoesOnBehindACancellation(Right):
+    late: Checkpoint | None = None
+
+    async def store(self, checkpoint: Checkpoint) -> None:
+        try:
+            await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class():
+            self.late = checkpoint
+            raise
+        await super().store(checkpoint)
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        found = await super().load(run_id, seq)
+        if self.late is not None:
+            self.put(self.late)
+            self.late = None
+        return found
+
+
+@caught_by("a_withdrawn_append_withdraws_those_that_follow_it")
+class LeavesInTheQueueWhatIsCancelled(Right):
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = anyio.Lock()
+        self.late: list[Checkpoint] = []
+
+    async def store(self, checkpoint: Checkpoint) -> None:
+        try:
+            async with self.turn:
+                await anyio.lowlevel.checkpoint()
+                await super().store(checkpoint)
+        except anyio.get_cancelled_exc_class():
+            self.late.append(checkpoint)
+            raise
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        found = await super().load(run_id, seq)
+        if found is not None and self.late and self.late[0].previous == found.digest:
+            self.put(self.late.pop(0))
+        return found
+
+
+@caught_by("an_append_cancelled_at_any_await_leaves_the_old_or_the_new")
+class SwallowsACancellation(Right):
+    async def store(self, checkpoint: Checkpoint) -> None:
+        try:
+            await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class():
+            pass
+        await super().store(checkpoint)
+
+
+ON_ASYNCIO_ALONE.add(SwallowsACancellation)  # trio tells a task again that it is cancelled, and asyncio does not
+
+
+class WithALock(Right):
+    """Leaves its lock held behind a cancellation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = anyio.Semaphore(1)
+
+    async def locked(self) -> None:
+        await self.lock.acquire()
+        await anyio.lowlevel.checkpoint()
+        self.lock.release()
+
+
+@caught_by(
+    "a_save_cancelled_at_any_await_leaves_the_old_or_the_new",
+    "an_append_cancelled_at_any_await_leaves_the_old_or_the_new",
+)
+class KeepsItsLockAfterACancelledWrite(WithALock):
+    async def store(self, checkpoint: Checkpoint) -> None:
+        await self.locked()
+        await super().store(checkpoint)
+
+
+@caught_by("a_load_cancelled_at_any_await_leaves_the_backend_usable")
+class KeepsItsLockAfterACancelledLoad(WithALock):
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        await self.locked()
+        return await super().load(run_id, seq)
+
+
+@caught_by("it_is_used_without_a_session_too")
+class NeedsASession(Opened):
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        return await super().load(run_id, seq) if self.users else None
+
+
+# ---- log -----------------------------------------------------------------------------------------------------------
+
+
+@caught_by("deltas_are_folded_on_load", "a_flow_that_failed_goes_on_and_runs_each_method_once")
+class DoesNotFold(Right):
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        newest, whole = self.newest(run_id), await super().load(run_id)
+        return newest and whole and newest._replace(state=whole.state, progress=await self.first_progress(run_id))
+
+    async def first_progress(self, run_id: str) -> bytes | None:
+        return (await self.history(run_id))[0].progress
+
+
+@caught_by("saves_and_appends_are_one_chain")
+class PrefersWhatWasSaved(Right):
+    def __init__(self) -> None:
+        super().__init__()
+        self.saved: dict[str, Checkpoint] = {}
+
+    async def save(self, checkpoint: Checkpoint) -> None:
+        await self.store(checkpoint)
+        self.saved[checkpoint.run_id] = checkpoint
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        return self.saved.get(run_id) or await super().load(run_id, seq)
+
+
+@caught_by("a_run_of_three_hundred_deltas_loads")
+class LoadsAHundredRows(Right):
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        rows = await self.history(run_id)
+        return fold(rows[:100]) if rows else None
+
+
+@caught_by("appends_of_many_runs_at_once_are_all_stored")
+class DropsWhatIsTooMuch(Right):
+    writing = 0
+
+    async def store(self, checkpoint: Checkpoint) -> None:
+        if self.writing < 32:
+            self.writing += 1
+            await super().store(checkpoint)
+            self.writing -= 1
+
+
+@caught_by("appends_started_together_keep_their_order")
+class LosesTheOrder(Right):
+    async def store(self, checkpoint: Checkpoint) -> None:
+        for _ in range(checkpoint.seq % 3):
+            await anyio.lowlevel.checkpoint()
+        await super().store(checkpoint)
+
+
+@caught_by("a_load_during_an_append_sees_all_of_it_or_nothing")
+class AcknowledgesALateRow(Right):
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        rows = await self.history(run_id)
+        await anyio.lowlevel.checkpoint()
+        newest = self.newest(run_id)
+        return fold(rows)._replace(state=newest and newest.state) if rows else None
+
+
+@caught_by("a_wrong_predecessor_is_stale")
+class ComparesTheSeqAlone(Right):
+    async def store(self, checkpoint: Checkpoint) -> None:
+        newest = self.newest(checkpoint.run_id)
+        if checkpoint.seq != (0 if newest is None else newest.seq + 1):
+            raise errors.StaleCheckpoint("it does not follow")
+        self.put(checkpoint)
+
+
+@caught_by("a_wrong_seq_is_stale")
+class ComparesThePredecessorAlone(Right):
+    async def store(self, checkpoint: Checkpoint) -> None:
+        newest = self.newest(checkpoint.run_id)
+        if checkpoint.previous != (b"" if newest is None else newest.digest):
+            raise errors.StaleCheckpoint("it does not follow")
+        self.put(checkpoint)
+
+
+@caught_by("a_checkpoint_is_not_taken_twice")
+class TakesTheSameAgain(Right):
+    async def store(self, checkpoint: Checkpoint) -> None:
+        if self.newest(checkpoint.run_id) != checkpoint:
+            await super().store(checkpoint)
+
+
+@caught_by("a_second_beginning_of_a_run_is_stale")
+class BeginsAgain(Right):
+    async def store(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.seq == 0:
+            self._rows.pop(checkpoint.run_id, None)
+        await super().store(checkpoint)
+
+
+@caught_by("of_two_that_follow_one_checkpoint_one_is_stored")
+class ComparesTooEarly(Right):
+    async def store(self, checkpoint: Checkpoint) -> None:
+        newest = self.newest(checkpoint.run_id)
+        if checkpoint.previous != (b"" if newest is None else newest.digest):
+            raise errors.StaleCheckpoint("it does not follow")
+        await anyio.lowlevel.checkpoint()
+        self.put(checkpoint)
+
+
+@caught_by("a_withdrawn_append_withdraws_those_that_follow_it")
+class WithdrawsOneAlone(Right):
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = anyio.Lock()
+
+    async def store(self, checkpoint: Checkpoint) -> None:
+        async with self.turn:
+            await anyio.lowlevel.checkpoint()
+            await super().store(checkpoint)
+
+
+# ---- history, owners -----------------------------------------------------------------------------------------------
+
+
+@caught_by("a_history_holds_every_checkpoint_in_order")
+class KeepsTheNewestTen(Right):
+    async def history(self, run_id: str) -> list[Checkpoint]:
+        return (await super().history(run_id))[-10:]
+
+
+@caught_by("a_history_holds_every_checkpoint_in_order")
+class KeepsTheNewestFirst(Right):
+    async def history(self, run_id: str) -> list[Checkpoint]:
+        return (await super().history(run_id))[::-1]
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        rows = await super().history(run_id)
+        return fold(rows) if rows else None
+
+
+@caught_by("nobody_owns_a_run_that_is_unknown")
+class OwnsWhatIsUnknown(Right):
+    async def acquire(self, run_id: str) -> int:
+        return await super().acquire(run_id) or 1
+
+
+@caught_by("every_acquiring_raises_the_epoch")
+class HasOneEpochForAll(Right):
+    async def acquire(self, run_id: str) -> int:
+        return 1 if run_id in self._rows else 0
+
+
+@caught_by("commits_of_an_old_epoch_are_stale_and_write_nothing", "a_wrong_epoch_is_stale")
+class IgnoresTheEpoch(Right):
+    async def store(self, checkpoint: Checkpoint) -> None:
+        newest = self.newest(checkpoint.run_id)
+        if checkpoint.previous != (b"" if newest is None else newest.digest):
+            raise errors.StaleCheckpoint("it does not follow")
+        self.put(checkpoint)
+
+
+@caught_by("commits_of_an_old_epoch_are_stale_and_write_nothing")
+class FencesOffAfterWriting(Right):
+    async def store(self, checkpoint: Checkpoint) -> None:
+        try:
+            await super().store(checkpoint)
+        except errors.StaleCheckpoint:
+            self.put(checkpoint)
+            raise
+
+
+@caught_by("releasing_never_raises_and_takes_nothing_from_others")
+class RefusesToReleaseTwice(Right):
+    def __init__(self) -> None:
+        super().__init__()
+        self.released: set[str] = set()
+
+    async def release(self, run_id: str, epoch: int) -> None:
+        if run_id in self.released:
+            raise KeyError(run_id)
+        self.released.add(run_id)
+
+
+@caught_by("releasing_never_raises_and_takes_nothing_from_others")
+class ReleasesWhateverIsOwned(Right):
+    async def release(self, run_id: str, epoch: int) -> None:
+        if run_id in self._rows:
+            await self.acquire(run_id)
+
+
+@caught_by("a_run_that_has_ended_is_free")
+class HoldsWhatHasEnded(Right):
+    def __init__(self) -> None:
+        super().__init__()
+        self.free: set[str] = set()
+
+    async def acquire(self, run_id: str) -> int:
+        if run_id in self._rows and run_id not in self.free:
+            raise errors.RunLockedError(f"run {run_id} is owned", run_id=run_id)
+        self.free.discard(run_id)
+        return await super().acquire(run_id)
+
+    async def release(self, run_id: str, epoch: int) -> None:
+        self.free.add(run_id)
+
+
+@caught_by("an_acquiring_cancelled_at_any_await_can_be_repeated")
+class KeepsItsLockAfterACancelledAcquire(WithALock):
+    async def acquire(self, run_id: str) -> int:
+        await self.locked()
+        return await super().acquire(run_id)
+
+
+@caught_by("a_place_tells_storages_apart")
+class IsInAnotherPlaceEachTime(Right):
+    @property
+    def place(self) -> object:
+        return object()
+
+
+@caught_by("another_view_of_the_storage_knows_and_fences_the_same_runs")
+class ShowsAnotherViewWhatItWas(Right):
+    def view(self) -> FlowPersistence:
+        other = Right()
+        other._rows = {run_id: list(rows) for run_id, rows in self._rows.items()}
+        return other
+
+
+@caught_by("another_view_of_the_storage_knows_and_fences_the_same_runs")
+class KeepsEpochsToItself(Right):
+    def view(self) -> FlowPersistence:
+        other = Right()
+        other._rows = self._rows
+        return other
+
+
+# ---- sessions ------------------------------------------------------------------------------------------------------
+
+
+@caught_by("sessions_are_nested_and_used_again")
+class ForgetsWhenClosed(Opened):
+    def left(self) -> None:
+        if not self.users:
+            self._rows.clear()
+
+
+@caught_by("sessions_are_nested_and_used_again")
+class ClosesWithTheFirstThatLeaves(Opened):
+    def left(self) -> None:
+        self.is_closed = self.users > 0
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        return None if getattr(self, "is_closed", False) else await super().load(run_id, seq)
+
+
+@caught_by("sessions_are_opened_and_closed_by_many_at_once")
+class OpensTwiceAtOnce(Opened):
+    is_open = False
+
+    async def opened(self) -> None:
+        if not self.is_open:
+            await anyio.lowlevel.checkpoint()
+            for _ in range(len(self._rows) % 3):
+                await anyio.lowlevel.checkpoint()
+            self._rows = {}
+            self.is_open = True
+
+
+@caught_by("a_session_passes_errors_on_and_closes")
+class WrapsWhatIsRaisedInASession(Opened):
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
+        async with super().session(), anyio.create_task_group():
+            yield
+
+
+@caught_by("a_session_cancelled_at_any_await_can_be_opened_again")
+class StaysHalfOpen(Opened):
+    def __init__(self) -> None:
+        super().__init__()
+        self.opening = anyio.Semaphore(1)
+
+    async def opened(self) -> None:
+        await self.opening.acquire()
+        await anyio.lowlevel.checkpoint()
+        self.opening.release()
+
+
+@caught_by("a_flow_that_was_cancelled_goes_on_and_runs_each_method_once")
+class RollsBackWhatACancelledSessionStored(Opened):
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
+        before = {run_id: list(rows) for run_id, rows in self._rows.items()}
+        try:
+            async with super().session():
+                yield
+        except anyio.get_cancelled_exc_class():
+            self._rows = before
+            raise
