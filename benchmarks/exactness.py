@@ -72,8 +72,9 @@ def main() -> None:
     for name, state in STATES.items():
         codec = TypedCodec(type(state))
         data, _ = codec.encode(state)
-        assert codec.is_exact is not None
-        checking = _microseconds(lambda state=state, codec=codec: codec.is_exact(state))
+        is_exact = codec.is_exact
+        assert is_exact is not None
+        checking = _microseconds(lambda state=state, is_exact=is_exact: is_exact(state))
         writing = _microseconds(lambda state=state, codec=codec: codec.write(state))
         print(f"| {name} | {len(data):,} | {writing:,.1f} | {checking:,.1f} |")
     for way, work in (("none", "W1"), ("full", "W2")):

@@ -297,7 +297,8 @@ def _trial(annotation: Any, metadata: Iterable[Any]) -> Plan | None:
     try:
         for each in metadata:
             annotation = Annotated[annotation, each]
-        adapter = TypeAdapter(list[annotation])
+        many: Any = types.GenericAlias(list, (annotation,))
+        adapter: TypeAdapter[Any] = TypeAdapter(many)
     except (PydanticSchemaGenerationError, PydanticUserError):
         return None
 
