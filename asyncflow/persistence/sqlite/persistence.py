@@ -24,12 +24,12 @@ __all__ = ["SQLiteFlowPersistence"]
 class _Open:
     """What is open while a persistence is in use."""
 
-    def __init__(self, home: Home, path: Path, synchronous: str) -> None:
+    def __init__(self, home: Home, path: Path, synchronous: str, key: bytes) -> None:
         self.home = home
         self.owner = Owner(path)
-        self.writer = Writer(path, self.owner.id, lambda: open_database(path, synchronous=synchronous))
+        self.writer = Writer(path, self.owner.id, key, lambda: open_database(path, synchronous=synchronous))
         self.commits = Commits(home, self.writer.write)
-        self.reader = Reader(path)
+        self.reader = Reader(path, key)
         self.place = path.resolve()
 
     async def close(self) -> None:
@@ -54,15 +54,22 @@ class SQLiteFlowPersistence:
 
     `path`: the file; its folder is made where it is missing. `durability`: with "full", an acknowledged checkpoint
     survives power loss (synchronous=FULL); with "process" it survives the death of the process, and at power loss the
-    newest ones may be lost, never the order.
+    newest ones may be lost, never the order. `key`: 16 to 64 secret bytes, for those who distrust the disk: digests tell whether
+    a checkpoint was damaged, and with a key also whether somebody who can write the file has made it up. It does not
+    encrypt, and cannot tell that the whole file was replaced by an older copy of itself. A file keeps the key that it was begun with.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, durability: Literal["full", "process"] = "full") -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, durability: Literal["full", "process"] = "full", key: bytes | None = None
+    ) -> None:
         if durability not in ("full", "process"):
             raise ValueError(f"durability is 'full' or 'process', not {durability!r}")
         self.path = Path(path)
         if str(path) == ":memory:" or "\0" in str(path):
             raise ValueError(f"{str(path)!r} is no file; for runs in memory there is MemoryFlowPersistence()")
+        if key is not None and not 16 <= len(key) <= 64:
+            raise ValueError(f"a key has 16 to 64 bytes, not {len(key)}; secrets.token_bytes(32) makes one")
+        self._key = key or b""
         self.durability: Literal["full", "process"] = durability
         self._shared: Shared[_Open] = Shared(self, self._opened, _closed, _Open.abandon)
         self._entered: list[AbstractAsyncContextManager[object]] = []
@@ -90,7 +97,7 @@ class SQLiteFlowPersistence:
             home = await home_here()
             undo.callback(home.close)
             synchronous = "FULL" if self.durability == "full" else "NORMAL"
-            opened = _Open(home, self.path.absolute(), synchronous)  # once: the working directory may change
+            opened = _Open(home, self.path.absolute(), synchronous, self._key)  # once: the working directory may change
             await home.run(opened.writer.open)
             opened.owner.enter()
             undo.pop_all()

@@ -33,8 +33,9 @@ def _any_text(data: bytes) -> str:
 class Reader:
     """Reads runs. Opened at the first look; lives on the connection's event loop."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: bytes) -> None:
         self._path = path
+        self._key = key
         self._uri = f"{path.absolute().as_uri()}?mode=ro"
         self._connection: aiosqlite.Connection | None = None
         self._turn: anyio.Lock | None = None
@@ -96,7 +97,7 @@ class Reader:
         if not found:
             await self._refuse_damage(connection)
             return None
-        head = Head.read(tuple(found[0]))
+        head = Head.read(tuple(found[0]), self._key)
         last = head.head if seq is None else seq
         if not 0 <= last <= head.head:
             return None

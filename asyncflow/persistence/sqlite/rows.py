@@ -47,13 +47,13 @@ class Head(NamedTuple):
     epoch: int
 
     @classmethod
-    def read(cls, row: tuple[Any, ...]) -> Head:
+    def read(cls, row: tuple[Any, ...], key: bytes) -> Head:
         """The row as stored. Raises `CheckpointCorruptError` if it fails its digest."""
         head = cls(*row[:-1])
-        if head.digest() != row[-1]:
+        if head.digest(key) != row[-1]:
             raise CheckpointCorruptError(
-                f"the stored head of run {head.run_id} fails its digest: it was changed since it was saved. Nothing was "
-                "changed, other runs are not affected; restore the database from a backup",
+                f"the stored head of run {head.run_id} fails its digest: it was changed since it was saved, or saved under another "
+                "key. Nothing was changed, other runs are not affected; restore the database from a backup",
                 run_id=str(head.run_id),
             )
         return head
@@ -72,24 +72,24 @@ class Head(NamedTuple):
                 seq=last,
             )
 
-    def digest(self) -> bytes:
-        """BLAKE2b over the row, 16 bytes."""
+    def digest(self, key: bytes = b"") -> bytes:
+        """BLAKE2b over the row, 16 bytes; keyed, if there is a key."""
         known = self.head_digest if isinstance(self.head_digest, bytes) else b""
-        return _digest(known, (*self[:5], *self[6:]))
+        return _digest(known, (*self[:5], *self[6:]), key)
 
 
-def values_of(c: Checkpoint, owner: str) -> tuple[Any, ...]:
+def values_of(c: Checkpoint, owner: str, key: bytes) -> tuple[Any, ...]:
     """The parameters of `COMMIT`: the checkpoint, who drives its run, and the digest of the run's head after it.
 
     A run that is over is nobody's. One that has failed is still its driver's: siblings of the failed method may be at work.
     """
     driver = owner if c.status in ("running", "failed") else None
-    head = _digest(c.digest, (c.run_id, c.flow, c.status, c.number, c.seq, c.base, driver, c.epoch))
+    head = _digest(c.digest, (c.run_id, c.flow, c.status, c.number, c.seq, c.base, driver, c.epoch), key)
     return (*c, driver, head)
 
 
-def _digest(head_digest: bytes, fields: tuple[Any, ...]) -> bytes:
-    return hashlib.blake2b(head_digest + to_json(fields), digest_size=16).digest()
+def _digest(head_digest: bytes, fields: tuple[Any, ...], key: bytes) -> bytes:
+    return hashlib.blake2b(head_digest + to_json(fields), digest_size=16, key=key).digest()
 
 
 def checkpoint_of(head: Head, row: tuple[Any, ...]) -> Checkpoint:

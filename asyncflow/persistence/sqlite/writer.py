@@ -31,9 +31,12 @@ _ONE_JOBS: Final = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQ
 class Writer:
     """Does what jobs ask for: two hops to the connection's thread for a batch of checkpoints, of any size."""
 
-    def __init__(self, path: Path, owner: str, opened: Callable[[], Coroutine[Any, Any, aiosqlite.Connection]]) -> None:
+    def __init__(
+        self, path: Path, owner: str, key: bytes, opened: Callable[[], Coroutine[Any, Any, aiosqlite.Connection]]
+    ) -> None:
         self._path = path
         self._owner = owner
+        self._key = key
         self._opened = opened
         self._held: aiosqlite.Connection | None = None
 
@@ -112,7 +115,7 @@ class Writer:
         return explain(error, self._path) if isinstance(error, sqlite3.Error) else error
 
     async def _transaction(self, batch: Sequence[Job]) -> None:
-        appends = [values_of(job.checkpoint, self._owner) for job in batch if isinstance(job, Append)]
+        appends = [values_of(job.checkpoint, self._owner, self._key) for job in batch if isinstance(job, Append)]
         owning = [job for job in batch if not isinstance(job, Append)]
         if owning:
             await self._connection.execute("BEGIN IMMEDIATE")  # to read what nobody changes until the commit
@@ -156,7 +159,7 @@ class Writer:
             found = await self._connection.execute_fetchall(rows.SELECT_DIGEST, (c.run_id, c.seq))
             return [tuple(row) for row in found] == [(c.digest,)]
         stored = list(await self._connection.execute_fetchall(rows.SELECT_HEAD, (job.run_id,)))
-        head = Head.read(tuple(stored[0])) if stored else None
+        head = Head.read(tuple(stored[0]), self._key) if stored else None
         if isinstance(job, Acquire):
             return head is None or (head.owner, head.epoch) == (self._owner, job.epoch)
         return head is None or head.owner != self._owner
@@ -185,7 +188,7 @@ class Writer:
         found = list(await self._connection.execute_fetchall(rows.SELECT_HEAD, (job.run_id,)))
         if not found:
             return
-        head = Head.read(tuple(found[0]))
+        head = Head.read(tuple(found[0]), self._key)
         if isinstance(job, Acquire):
             await self._acquire(job, head)
         elif isinstance(job, Release) and head.epoch == job.epoch and head.owner == self._owner:
@@ -203,4 +206,4 @@ class Writer:
         await self._set_owner(head._replace(owner=self._owner, epoch=job.epoch))
 
     async def _set_owner(self, head: Head) -> None:
-        await self._connection.execute(rows.OWN_RUN, (head.owner, head.epoch, head.digest(), head.run_id))
+        await self._connection.execute(rows.OWN_RUN, (head.owner, head.epoch, head.digest(self._key), head.run_id))
