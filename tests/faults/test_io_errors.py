@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 
 import anyio
 import pytest
+from figures import FACTOR, SEED, tell
 from vfs import (
     CODES,
-    FACTOR,
-    SEED,
     Acknowledged,
     Chain,
     Choice,
@@ -198,6 +197,7 @@ def tried_all(sweep: Sweep, faults: Sequence[Fault], memory: Path) -> Figures:
             raise AssertionError(f"{fault}, {sweep}, seed {SEED}: {error!r}") from error
         shutil.rmtree(folder)
     print(figures)
+    tell("R05", trials=figures.trials, faults=figures.hits, acknowledged=figures.acknowledged)
     return figures
 
 
@@ -260,6 +260,7 @@ def test_a_full_disk_is_a_write_error_and_the_run_ends_once_there_is_space(
         if end == "success":
             break
     print(told)
+    tell("R06", trials=told.total(), faults=told["StorageWriteError"] + told["StorageError"])
 
     assert told["success"] == 1
     assert told["StorageWriteError"] >= 3

@@ -1,6 +1,5 @@
 """Processes that are killed at any moment, and at every storage call: nothing acknowledged is lost, or run again."""
 
-import os
 import random
 import shutil
 import time
@@ -10,10 +9,9 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from figures import FACTOR, SEED, tell
 from killing import OUTPUT, Final, Life, Log, Server, complaints
 
-SEED = os.environ.get("ASYNCFLOW_SEED", "1")
-FACTOR = float(os.environ.get("ASYNCFLOW_FAULTS", "1"))
 REPLAY = f"ASYNCFLOW_SEED={SEED} ASYNCFLOW_FAULTS={FACTOR:g}"
 
 SHAPES = ("chain", "fan", "mix", "loop", "several")
@@ -117,6 +115,7 @@ def test_what_was_acknowledged_survives_kills_at_random_moments(shape: str, serv
             figures += trial(server, life, expected, kills, f"{replay}, killed after {moments}")
 
     print(f"{shape}: {figures}, in {time.perf_counter() - began:.1f} s")
+    tell("R01", trials=figures.trials, faults=figures.hits, acknowledged=figures.acknowledged)
     assert figures.trials == CASES * TRIALS
     assert figures.hits >= 0.7 * figures.trials
     assert figures.in_flight >= 0.1 * figures.trials
@@ -145,6 +144,7 @@ def test_what_was_acknowledged_survives_a_kill_at_every_storage_call(
         figures += one
 
     print(f"{shape} {loop} {point}: {figures}, in {time.perf_counter() - began:.1f} s")
+    tell("R02", trials=figures.trials, faults=figures.hits, acknowledged=figures.acknowledged)
     assert figures.hits == figures.trials >= (4 if point == "append" else 40)
     assert figures.in_flight >= 4
     assert figures.acknowledged >= 3 * figures.trials

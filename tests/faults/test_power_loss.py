@@ -12,9 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 import anyio
 import pytest
+from figures import FACTOR, SEED, tell
 from vfs import (
-    FACTOR,
-    SEED,
     Acknowledged,
     Chain,
     Disk,
@@ -215,6 +214,7 @@ def test_a_power_cut_takes_nothing_that_was_acknowledged(
 ) -> None:
     images = int(2000 * FACTOR)
     figures = cut(recorded(tmp_path / "run", "full", monkeypatch), images, memory)
+    tell("R03", trials=images, faults=figures.images, acknowledged=figures.acknowledged, lost=figures.lost)
 
     assert figures.lost == 0, f"seed {SEED}: {figures}"
     assert figures.images == images

@@ -7,7 +7,6 @@ ends. The bodies' own log says what was really started, and when. A failing seed
 
 import asyncio
 import inspect
-import os
 import random
 import types
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Annotated, Any
 
 import anyio
 import pytest
+from figures import FACTOR, SEED, tell
 from model import Launch, Model, Node
 
 from asyncflow import Flow, FlowState, MethodError, listen, merge, or_, router, start
@@ -28,8 +28,6 @@ from asyncflow.persistence.checkpoint import decode_progress
 from asyncflow.testing.loops import Loop, pause, simulated
 from asyncflow.testing.simulation import Crash, Crashed, SimulatedStorage
 
-FACTOR = float(os.environ.get("ASYNCFLOW_FAULTS", "1"))
-SEED = int(os.environ.get("ASYNCFLOW_SEED", "0"))
 SCHEDULES = {"asyncio": int(2_000 * FACTOR), "trio": int(1_000 * FACTOR)}
 PARTS = 4
 """Of each loop's schedules, so that several processes share them."""
@@ -369,6 +367,8 @@ def test_every_schedule_is_what_the_model_says(loop: Loop, part: int) -> None:
         figures.add(judged(seed, loop))
 
     print(f"{loop}, part {part}: {figures}")
+    faults = figures.crashed + figures.cancelled + figures.failed
+    tell("R09", trials=figures.trials, faults=faults, acknowledged=figures.acknowledged)
     n = figures.trials
     assert n == len(seeds) > 0
     assert figures.acknowledged > 4 * n

@@ -21,15 +21,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from figures import FACTOR, SEED
 
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, and_, listen, or_, router, start
 from asyncflow.errors import RunNotFoundError, StorageWriteError
 from asyncflow.persistence import Checkpoint
 
-FACTOR = float(os.environ.get("ASYNCFLOW_FAULTS", "1"))
-"""How many times as much as in every run."""
-
-SEED = int(os.environ.get("ASYNCFLOW_SEED", "2026"))
 SECTOR = 512
 """Bytes that a disk writes whole, or not at all."""
 
