@@ -199,7 +199,7 @@ def _attributes(a: Any, b: Any, promoted: bool) -> _Found | None:
 def _dicts(a: dict[Any, Any], b: dict[Any, Any], promoted: bool) -> _Found | None:
     if list(map(type, a)) != list(map(type, b)) and len(a) == len(b):
         return [], "its keys become other keys"
-    if a.keys() != b.keys():
+    if a.keys() != b.keys() or (any(type(key) is not str for key in a) and _sets(set(a), set(b)) is not None):
         return [], "its keys change"
     return _named(((k, v, b[k]) for k, v in a.items()), promoted)
 
@@ -215,6 +215,8 @@ def _models(a: BaseModel, b: BaseModel, promoted: bool) -> _Found | None:
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, float):
         return bool(a == b and math.copysign(1, a) == math.copysign(1, b)) or (math.isnan(a) and math.isnan(b))
+    if isinstance(a, complex):
+        return _equal(a.real, b.real) and _equal(a.imag, b.imag)
     if isinstance(a, datetime.datetime | datetime.time):
         zones = type(a.tzinfo) is type(b.tzinfo) or {type(a.tzinfo), type(b.tzinfo)} <= {datetime.timezone, TzInfo}
         return bool(a == b and a.utcoffset() == b.utcoffset() and a.fold == b.fold and zones)

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from ..errors import CapabilityMissingError
-from ..persistence.checkpoint import Checkpoint, Kind, Status, decode_transition
+from ..errors import CapabilityMissingError, CheckpointCorruptError
+from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decode_transition
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
 from . import refusals
 from .runs import session
@@ -51,7 +51,14 @@ async def history_of(persistence: FlowPersistence, run_id: str) -> list[HistoryE
         rows = await persistence.history(run_id)
     if not rows:
         raise refusals.unknown_run(persistence, run_id, None)
-    return entries(rows)
+    try:
+        return entries(rows)
+    except UNREADABLE as error:
+        raise CheckpointCorruptError(
+            f"the history of run {run_id} cannot be read ({type(error).__name__}). Nothing was changed; restore the storage from "
+            "a backup",
+            run_id=run_id,
+        ) from error
 
 
 def entries(rows: Sequence[Checkpoint]) -> list[HistoryEntry]:

@@ -15,6 +15,7 @@ from .._scheduling.messages import Transition
 from .._scheduling.progress import Progress
 from .._waiting import to_its_end
 from ..errors import (
+    CheckpointCorruptError,
     LimitExceededError,
     NotStorableError,
     ResultNotStorableError,
@@ -24,7 +25,7 @@ from ..errors import (
     StateSchemaError,
     StorageWriteError,
 )
-from ..persistence.checkpoint import Checkpoint, Kind, Status, encode_progress, encode_transition, seal
+from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, encode_progress, encode_transition, seal
 from ..persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
 from ..state import StateType
@@ -126,6 +127,13 @@ class Recorder:
                 run_id=self.run_id,
                 method=method,
             ) from None
+        except UNREADABLE as error:
+            raise CheckpointCorruptError(
+                f"the stored result of {method} cannot be read ({type(error).__name__}). Nothing was changed; load an older seq, "
+                "or restore the storage from a backup",
+                run_id=self.run_id,
+                method=method,
+            ) from error
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from .._scheduling.advance import advance
 from .._scheduling.messages import Command, Resumed, Started
@@ -24,7 +25,7 @@ from ..errors import (
     StateSchemaError,
     StorageError,
 )
-from ..persistence.checkpoint import Checkpoint, Kind, Status, decode_progress
+from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decode_progress
 from ..persistence.codec import Misfit
 from ..persistence.protocol import FlowPersistence, Ownership, Sessions, offers
 from .engine import Engine, Settings
@@ -168,6 +169,7 @@ async def load(setup: Setup, run_id: str, seq: int | None = None) -> Stored | No
     try:
         state = setup.codecs.state.decode(checkpoint.state or b"")
         progress = decode_progress(checkpoint.progress or b"")
+        outcome_of(checkpoint)
     except Misfit as misfit:
         raise StateSchemaError(
             f"the stored state of run {run_id} does not fit the model of {setup.settings.name}: {misfit.detail}. Nothing was "
@@ -176,7 +178,7 @@ async def load(setup: Setup, run_id: str, seq: int | None = None) -> Stored | No
             run_id=run_id,
             seq=checkpoint.seq,
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise CheckpointCorruptError(
             f"checkpoint {checkpoint.seq} of run {run_id} cannot be read ({type(error).__name__}). Nothing was changed; load an "
             "older seq, or restore the storage from a backup",
@@ -283,6 +285,18 @@ def recorder_of(
     )
 
 
+class _Ended(TypedDict):
+    method: str
+    result: str
+
+
+_results = TypeAdapter(_Ended)
+_failures = TypeAdapter(dict[str, str])
+
+
 def outcome_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a pass ended with: `method` and `result`, or `method`, `type`, `message` and `traceback`."""
-    return {} if checkpoint.outcome is None else dict(from_json(checkpoint.outcome))
+    if checkpoint.outcome is None:
+        return {}
+    as_what: TypeAdapter[Any] = _results if checkpoint.status == "finished" else _failures
+    return dict(as_what.validate_json(checkpoint.outcome, strict=True))

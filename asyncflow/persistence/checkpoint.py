@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
+from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
+from typing_extensions import TypedDict
 
 from .._scheduling.messages import Invocation, Seen, Transition
 from .._scheduling.progress import Progress
@@ -101,8 +103,16 @@ class Checkpoint(NamedTuple):
                 "a stored checkpoint fails its checksum: it was changed since it was saved. It is kept as it is; "
                 "load an older seq, or restore the storage from a backup"
             )
-        fields = from_json(body)
-        return cls(**{name: _bytes(name, fields[name]) for name in _FIELDS})
+        try:
+            fields = from_json(body)
+            checkpoint = cls(**{name: _bytes(name, fields[name]) for name in _FIELDS})
+        except UNREADABLE as error:
+            raise CheckpointCorruptError(
+                f"a stored checkpoint cannot be read ({type(error).__name__}); it is kept as it is"
+            ) from error
+        if not _is_well_typed(checkpoint):
+            raise CheckpointCorruptError("a stored checkpoint holds what no checkpoint holds; it is kept as it is")
+        return checkpoint
 
 
 def seal(fields: tuple[Any, ...]) -> Checkpoint:
@@ -112,7 +122,7 @@ def seal(fields: tuple[Any, ...]) -> Checkpoint:
 
 def _digest(fields: tuple[Any, ...]) -> bytes:
     parts = [b"-" if part is None else part for part in fields[_PARTS]]  # no JSON is a dash, and none holds a NUL
-    content = b"\0".join((fields[_PREVIOUS], to_json(fields[_HEAD]), *parts))
+    content = b"\0".join((fields[_PREVIOUS], to_json(fields[_HEAD], bytes_mode="hex"), *parts))
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
@@ -123,6 +133,32 @@ _PARTS = slice(_FIELDS.index("state"), _FIELDS.index("previous"))
 _PREVIOUS = _FIELDS.index("previous")
 _DIGESTS = frozenset(("previous", "digest"))
 _BYTES = frozenset(_FIELDS[_PARTS])
+
+
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading raises where something else stands than what was written."""
+
+_TEXT, _NUMBER, _PART = (str,), (int,), (bytes, type(None))
+_TYPES: Any = (
+    _TEXT,
+    _TEXT,
+    _NUMBER,
+    _NUMBER,
+    _TEXT,
+    _TEXT,
+    (float, int),
+    _TEXT,
+    _NUMBER,
+    _NUMBER,
+    *[_PART] * 6,
+    bytes,
+    bytes,
+)
+
+
+def _is_well_typed(row: Checkpoint) -> bool:
+    of_their_types = all(map(isinstance, row, _TYPES))
+    return of_their_types and row.kind in get_args(Kind) and row.status in get_args(Status)
 
 
 def _text(value: Any) -> Any:
@@ -149,9 +185,27 @@ def _plain(invocations: Iterable[Invocation]) -> list[Any]:
     return [(*i[:3], list(i.ancestry), i.arguments) for i in invocations]
 
 
+_Invocation = tuple[str, int, str, list[str], list[tuple[str, str]]]
+_Seen = tuple[str, list[str], str]
+_transitions = TypeAdapter(tuple[str, str, bool, list[_Invocation], list[tuple[str, str, _Seen]], list[str]])
+
+
+class _Progress(TypedDict):
+    pending: list[_Invocation]
+    failed: list[str]
+    held: list[str]
+    counts: dict[str, int]
+    latches: dict[str, dict[str, _Seen]]
+    fired: dict[str, list[str]]
+    results: dict[str, str]
+
+
+_progresses = TypeAdapter(_Progress)
+
+
 def decode_transition(data: bytes) -> Transition:
-    """What `encode_transition` wrote."""
-    completed, failed, resumed, enabled, latched, passed_over = from_json(data)
+    """What `encode_transition` wrote. Raises `ValueError`."""
+    completed, failed, resumed, enabled, latched, passed_over = _transitions.validate_json(data, strict=True)
     return Transition(
         completed,
         failed,
@@ -162,12 +216,12 @@ def decode_transition(data: bytes) -> Transition:
     )
 
 
-def _invocation(row: list[Any]) -> Invocation:
+def _invocation(row: Sequence[Any]) -> Invocation:
     method, occurrence, cycle, ancestry, arguments = row
     return Invocation(method, occurrence, cycle, frozenset(ancestry), tuple((name, key) for name, key in arguments))
 
 
-def _seen(row: list[Any]) -> Seen:
+def _seen(row: Sequence[Any]) -> Seen:
     cycle, ancestry, source = row
     return Seen(cycle, frozenset(ancestry), source)
 
@@ -188,8 +242,8 @@ def encode_progress(progress: Progress) -> bytes:
 
 
 def decode_progress(data: bytes) -> Progress:
-    """What `encode_progress` wrote."""
-    stored = from_json(data)
+    """What `encode_progress` wrote. Raises `ValueError`."""
+    stored = _progresses.validate_json(data, strict=True)
     progress = Progress(
         pending={invocation.key: invocation for invocation in map(_invocation, stored["pending"])},
         failed=set(stored["failed"]),
@@ -200,6 +254,9 @@ def decode_progress(data: bytes) -> Progress:
         results={key: text.encode() for key, text in stored["results"].items()},
     )
     progress.recount()
+    known = progress.pending.keys()
+    if not (progress.failed <= known and progress.held <= known and progress.uses.keys() <= progress.results.keys()):
+        raise ValueError("it names invocations that it does not hold")
     return progress
 
 
@@ -221,12 +278,11 @@ def fold(rows: Iterable[Checkpoint]) -> Checkpoint:
                 progress = decode_progress(row.progress or b"")
             elif row.changes is not None:
                 progress.fold(decode_transition(row.changes), row.result)
-    except (ValueError, KeyError, TypeError) as error:
+        folded = encode_progress(progress)
+    except UNREADABLE as error:
         raise _corrupt(newest, f"its progress cannot be read ({type(error).__name__})") from error
     inputs = next((row.inputs for row in reversed(rows) if row.inputs is not None), None)
-    return newest._replace(
-        state=state, progress=encode_progress(progress), changes=None, inputs=inputs, outcome=outcome
-    )
+    return newest._replace(state=state, progress=folded, changes=None, inputs=inputs, outcome=outcome)
 
 
 def verified(rows: Iterable[Checkpoint]) -> list[Checkpoint]:
@@ -252,7 +308,7 @@ def _check_link(before: Checkpoint | None, row: Checkpoint) -> None:
 
 def _fits_digest(row: Checkpoint) -> bool:
     try:
-        return row.expected_digest() == row.digest
+        return _is_well_typed(row) and row.expected_digest() == row.digest
     except (TypeError, ValueError):  # what stands there is not even of its type
         return False
 

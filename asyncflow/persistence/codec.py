@@ -81,7 +81,8 @@ class TypedCodec(Codec):
     def encode(self, value: Any) -> tuple[bytes, Any]:
         if self.is_exact is not None and self.is_exact(value):
             try:
-                return _limited(self._to_json(value, by_alias=False, round_trip=True)), value
+                data = self._to_json(value, by_alias=False, round_trip=True, warnings="none")  # it warns of complex keys
+                return _limited(data), value
             except PydanticSerializationError as error:
                 raise _unwritable(value, error) from None
         return self._tried(value)
@@ -154,9 +155,22 @@ class DictStateCodec(Codec):
         return data, value if kept is values else {"id": value["id"], **kept}
 
     def decode(self, data: bytes) -> Any:
-        stored = from_json(data)
+        stored = _state_dict(from_json(data))
         run_id = stored.pop("id")
         return {"id": run_id, **self._values.decode(to_json(stored))}
+
+
+class PlainDictStateCodec(PlainCodec):
+    """The states of a `Flow[dict]`."""
+
+    def decode(self, data: bytes) -> Any:
+        return _state_dict(super().decode(data))
+
+
+def _state_dict(value: Any) -> Any:
+    if type(value) is not dict or type(value.get("id")) is not str or any(type(key) is not str for key in value):
+        raise Misfit("it is no dict with texts for keys, and a text for its id")
+    return value
 
 
 plain_codec = PlainCodec()
@@ -164,8 +178,8 @@ plain_codec = PlainCodec()
 
 def state_codec_for(state_type: StateType) -> Codec:
     """The codec of a flow's states."""
-    if isinstance(state_type, DictState) and state_type.values is not Any:
-        return DictStateCodec(state_type.values)
+    if isinstance(state_type, DictState):
+        return PlainDictStateCodec() if state_type.values is Any else DictStateCodec(state_type.values)
     return codec_for(state_type.annotation)
 
 

@@ -187,8 +187,17 @@ def _plan_for_tuple(*items: Any) -> Plan | None:
     return _plan_for_items(tuple, items[0]) if len(items) == 2 and items[1] is ... else None
 
 
+def _are_writable(keys: Sequence[str]) -> bool:
+    """Whether there is no lone surrogate: pydantic refuses it in a value, and silently replaces it in a key."""
+    text = "".join(keys)
+    return text.isascii() or text.encode("utf-8", "ignore").decode() == text
+
+
+_KEYS: Final[dict[Any, Plan]] = {str: _exactly(str, _are_writable), int: _ATOMS[int]}
+
+
 def _plan_for_dict(key: Any, item: Any) -> Plan | None:
-    keys, inner = (plan_for(key), plan_for(item)) if key in (str, int) else (None, None)
+    keys, inner = (_KEYS.get(key), plan_for(item)) if isinstance(key, type) else (None, None)
     return (
         keys
         and inner

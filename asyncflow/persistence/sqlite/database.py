@@ -204,7 +204,7 @@ def explained(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise explain(error, path) from error
 
 
@@ -213,9 +213,9 @@ def primary_code(error: Exception) -> int:
     return int(getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
-def explain(error: sqlite3.Error, path: Path) -> AsyncflowError:
-    """What an error of SQLite means to a user, and what to do."""
-    match primary_code(error):
+def explain(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> AsyncflowError:
+    """What an error of SQLite means to a user, and what to do. A message that quotes damaged text cannot be decoded."""
+    match sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else primary_code(error):
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return StorageBusyError(
                 f"{path} was locked by another process for {BUSY_SECONDS:g} seconds; nothing was saved. Try again, and "

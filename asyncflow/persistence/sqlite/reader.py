@@ -97,7 +97,7 @@ class Reader:
         if not found:
             await self._refuse_damage(connection)
             return None
-        head = Head.read(tuple(found[0]), self._key)
+        head = Head.read(run_id, tuple(found[0]), self._key)
         last = head.head if seq is None else seq
         if not 0 <= last <= head.head:
             return None
@@ -105,7 +105,7 @@ class Reader:
         until = _ALL if seq is None else seq  # what stands behind the head is to be found, too
         stored = await connection.execute_fetchall(rows.SELECT_CHECKPOINTS, (run_id, base, until))
         checkpoints = [checkpoint_of(head, tuple(row)) for row in stored]
-        head.verify(last, checkpoints)
+        head.verify(base, last, checkpoints)
         return checkpoints
 
     async def _base(self, connection: aiosqlite.Connection, run_id: str, seq: int) -> Any:
@@ -117,6 +117,8 @@ class Reader:
         if self._is_sound:
             return
         ((verdict,),) = await connection.execute_fetchall("PRAGMA quick_check(1)")
+        if verdict == "ok":  # the quick one does not compare the ids with their index, in which the run was looked for
+            ((verdict,), *_) = await connection.execute_fetchall("PRAGMA integrity_check(runs)")
         code = re.search(r"error code=(\d+)", verdict)
         if code is not None and int(code[1]) & 0xFF != sqlite3.SQLITE_CORRUPT:
             raise StorageError(

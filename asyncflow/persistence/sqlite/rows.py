@@ -47,19 +47,19 @@ class Head(NamedTuple):
     epoch: int
 
     @classmethod
-    def read(cls, row: tuple[Any, ...], key: bytes) -> Head:
-        """The row as stored. Raises `CheckpointCorruptError` if it fails its digest."""
+    def read(cls, run_id: str, row: tuple[Any, ...], key: bytes) -> Head:
+        """The row that was found for a run. Raises `CheckpointCorruptError` if it fails its digest, or is another run's."""
         head = cls(*row[:-1])
-        if head.digest(key) != row[-1]:
+        if head.run_id != run_id or not all(map(isinstance, head, _TYPES)) or head.digest(key) != row[-1]:
             raise CheckpointCorruptError(
-                f"the stored head of run {head.run_id} fails its digest: it was changed since it was saved, or saved under another "
+                f"the stored head of run {run_id} fails its digest: it was changed since it was saved, or saved under another "
                 "key. Nothing was changed, other runs are not affected; restore the database from a backup",
-                run_id=str(head.run_id),
+                run_id=run_id,
             )
         return head
 
-    def verify(self, last: int, stored: list[Checkpoint]) -> None:
-        """Whether what was read ends at `last`, and, if that is the head, is what the head says.
+    def verify(self, base: int, last: int, stored: list[Checkpoint]) -> None:
+        """Whether what was read begins at `base`, ends at `last`, and, if that is the head, is what the head says.
 
         Raises `CheckpointCorruptError`.
         """
@@ -71,11 +71,21 @@ class Head(NamedTuple):
                 run_id=self.run_id,
                 seq=last,
             )
+        if stored[0].seq != base:
+            raise CheckpointCorruptError(
+                f"checkpoint {base} of run {self.run_id} is missing. Nothing was changed, other runs are not affected; "
+                "restore the database from a backup",
+                run_id=self.run_id,
+                seq=base,
+            )
 
     def digest(self, key: bytes = b"") -> bytes:
         """BLAKE2b over the row, 16 bytes; keyed, if there is a key."""
         known = self.head_digest if isinstance(self.head_digest, bytes) else b""
         return _digest(known, (*self[:5], *self[6:]), key)
+
+
+_TYPES: Any = (str, str, str, int, int, bytes, int, (str, type(None)), int)
 
 
 def values_of(c: Checkpoint, owner: str, key: bytes) -> tuple[Any, ...]:
@@ -89,7 +99,7 @@ def values_of(c: Checkpoint, owner: str, key: bytes) -> tuple[Any, ...]:
 
 
 def _digest(head_digest: bytes, fields: tuple[Any, ...], key: bytes) -> bytes:
-    return hashlib.blake2b(head_digest + to_json(fields), digest_size=16, key=key).digest()
+    return hashlib.blake2b(head_digest + to_json(fields, bytes_mode="hex"), digest_size=16, key=key).digest()
 
 
 def checkpoint_of(head: Head, row: tuple[Any, ...]) -> Checkpoint:

@@ -87,7 +87,7 @@ class Writer:
                 await self.open()
             await self._transaction(batch)
             is_committed = True
-        except (sqlite3.Error, AsyncflowError) as error:
+        except (sqlite3.Error, UnicodeDecodeError, AsyncflowError) as error:
             return error
         finally:
             if not is_committed:  # also where the event loop is being closed around the commit
@@ -112,7 +112,7 @@ class Writer:
             )
         if primary_code(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL):
             return self._not_written(error, job, "not saved")
-        return explain(error, self._path) if isinstance(error, sqlite3.Error) else error
+        return explain(error, self._path) if isinstance(error, sqlite3.Error | UnicodeDecodeError) else error
 
     async def _transaction(self, batch: Sequence[Job]) -> None:
         appends = [values_of(job.checkpoint, self._owner, self._key) for job in batch if isinstance(job, Append)]
@@ -159,7 +159,7 @@ class Writer:
             found = await self._connection.execute_fetchall(rows.SELECT_DIGEST, (c.run_id, c.seq))
             return [tuple(row) for row in found] == [(c.digest,)]
         stored = list(await self._connection.execute_fetchall(rows.SELECT_HEAD, (job.run_id,)))
-        head = Head.read(tuple(stored[0]), self._key) if stored else None
+        head = Head.read(job.run_id, tuple(stored[0]), self._key) if stored else None
         if isinstance(job, Acquire):
             return head is None or (head.owner, head.epoch) == (self._owner, job.epoch)
         return head is None or head.owner != self._owner
@@ -188,7 +188,7 @@ class Writer:
         found = list(await self._connection.execute_fetchall(rows.SELECT_HEAD, (job.run_id,)))
         if not found:
             return
-        head = Head.read(tuple(found[0]), self._key)
+        head = Head.read(job.run_id, tuple(found[0]), self._key)
         if isinstance(job, Acquire):
             await self._acquire(job, head)
         elif isinstance(job, Release) and head.epoch == job.epoch and head.owner == self._owner:
