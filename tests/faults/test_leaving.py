@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from figures import tell
 
 import asyncflow
 
@@ -98,6 +99,7 @@ def left(program: str, *, hangs: bool = True, interrupt: bool = False, command: 
             ended = time.monotonic()
         finally:
             process.kill()
+    tell("R26", trials=1, faults=1)
     told = [line.split()[1] for line in out.splitlines() if line.startswith("leaving ")]
     assert asked or told, f"it never came to where it should leave:\n{out}\n{errors}"
     slow = ("Executing <",)  # asyncio's debug mode, about a busy machine

@@ -6,6 +6,7 @@ written, cut, synced and removed, and that fails where it is told to. The -shm i
 """
 
 import ctypes
+import errno
 import functools
 import itertools
 import os
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from figures import FACTOR, SEED
 
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, and_, listen, or_, router, start
 from asyncflow.errors import RunNotFoundError, StorageWriteError
@@ -57,7 +57,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What was written to the file is durable; `folder`: and so are the names."""
+    """What was written to the file (0: to none) is durable; `folder`: and so are the names."""
 
     file: int
     folder: bool
@@ -216,7 +216,8 @@ class Disk:
             case Wrote(file) | Cut(file):
                 self.files[file].do(event)
             case Synced(file, folder):
-                self.files[file].sync()
+                if file:
+                    self.files[file].sync()
                 self._sync_names(folder)
             case SyncFailed(file):
                 self.files[file].pending.clear()
@@ -384,7 +385,8 @@ class Vfs:
         self.recording = Recording(folder.resolve(), fault)
         self._library.sqlite3_vfs_register(ctypes.byref(self._struct), 1)
         try:
-            yield self.recording
+            with past_sqlite(self.recording):
+                yield self.recording
         finally:
             self._library.sqlite3_vfs_unregister(ctypes.byref(self._struct))
             self._library.sqlite3_vfs_register(ctypes.byref(self._original), 1)
@@ -459,6 +461,64 @@ class Vfs:
             handle.recording.events.append(Synced(handle.file, handle.syncs_folder))
             handle.syncs_folder = False
         return status
+
+
+@contextmanager
+def past_sqlite(recording: Recording) -> Iterator[None]:
+    """Record, and let fail, what Python itself does to the database's files and their folder."""
+    names: dict[int, str] = {}
+    """Of files that are open: by their descriptor; the folder's is empty."""
+    original = {name: getattr(os, name) for name in ("open", "read", "write", "fsync", "close")}
+
+    def opened(path: Any, *args: Any, **named: Any) -> int:
+        file: int = original["open"](path, *args, **named)
+        whole = Path(os.fsdecode(path)) if not isinstance(path, int) else Path()
+        if whole == recording.folder:
+            names[file] = ""
+        elif whole.parent == recording.folder:
+            names[file] = whole.name
+            recording.opened(whole)
+        return file
+
+    def failing(call: str, file: int) -> None:
+        if recording.failure(call, names[file]):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def read(file: int, size: int) -> bytes:
+        if file in names:
+            failing("read", file)
+        data: bytes = original["read"](file, size)
+        return data
+
+    def write(file: int, data: Any) -> int:
+        if file in names:
+            failing("write", file)
+            at = os.lseek(file, 0, os.SEEK_CUR)
+            recording.events.append(Wrote(recording.files[names[file]], at, bytes(data)))
+        written: int = original["write"](file, data)
+        return written
+
+    def fsync(file: int) -> None:
+        if file in names:
+            number = recording.files.get(names[file], 0)
+            try:
+                failing("sync", file)
+            except OSError:
+                if number:
+                    recording.events.append(SyncFailed(number))
+                raise
+            recording.events.append(Synced(number, folder=not names[file]))
+        original["fsync"](file)
+
+    def close(file: int) -> None:
+        names.pop(file, None)
+        original["close"](file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for function in (read, write, fsync, close):
+            patch.setattr(os, function.__name__, function)
+        patch.setattr(os, "open", opened)
+        yield
 
 
 def _sqlite() -> Any:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import aiosqlite
+import anyio.to_thread
 
 from ...errors import (
     AsyncflowError,
@@ -23,6 +24,7 @@ from ...errors import (
     StorageReadOnlyError,
     StorageVersionError,
 )
+from .disk import has_content, make_folders, sync_folders, write_again
 
 __all__ = [
     "as_daemon",
@@ -30,9 +32,9 @@ __all__ = [
     "connected",
     "explain",
     "explained",
-    "fold_log",
     "open_database",
     "primary_code",
+    "reading",
     "stop",
 ]
 
@@ -43,6 +45,10 @@ MIGRATIONS: Final = ("schema.sql",)
 """One file for each version, in order; `user_version` counts those that were applied."""
 
 BUSY_SECONDS: Final = 5.0
+
+LONGEST_PATH: Final = 504
+LONGEST_NAME: Final = 247
+"""Bytes: SQLite takes 512, a folder 255, and the longest of the names beside the database ends in "-journal"."""
 
 _IDENTITY: Final = (
     "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version), "
@@ -59,14 +65,17 @@ _SETTINGS: Final = (
 )
 
 
-def prepare(path: Path) -> None:
-    """Make the folder, and the file with mode 0600, where they are missing. Raises the typed error if that fails."""
+def prepare(path: Path) -> list[Path]:
+    """Make the folder, and the file with mode 0600, where they are missing. Raises the typed error if that fails.
+
+    Returns the folders of which the names are to be made durable: SQLite does so beside its log only, and with its first commit.
+    """
     try:
-        if path.is_dir():
-            raise StorageNotFoundError(f"{path} is a folder; name a file in it. Nothing was written")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_what_is_no_file(path)
+        folders = make_folders(path.parent)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        return folders if has_content(path) else [path.parent, *folders]
     except (NotADirectoryError, FileExistsError) as error:
         raise StorageNotFoundError(f"{path} cannot be: a part of it is no folder. Nothing was written") from error
     except OSError as error:
@@ -75,21 +84,46 @@ def prepare(path: Path) -> None:
         ) from error
 
 
-async def open_database(path: Path, *, synchronous: str) -> aiosqlite.Connection:
-    """The one writing connection: checked, migrated, in WAL mode.
+def _refuse_what_is_no_file(path: Path) -> None:
+    """What SQLite would take for something else: it says "disk I/O error" of a pipe, and writes into a file of one byte."""
+    real = os.path.realpath(path)
+    if len(os.fsencode(real)) > LONGEST_PATH or len(os.fsencode(os.path.basename(real))) > LONGEST_NAME:
+        raise StorageNotFoundError(
+            f"{path} is too long a name for a database; choose a shorter one. Nothing was written"
+        )
+    if path.is_dir():
+        raise StorageNotFoundError(f"{path} is a folder; name a file in it. Nothing was written")
+    if path.is_symlink() and not path.exists():
+        raise StorageNotFoundError(
+            f"{path} is a link to what is not there; make that, or name a file. Nothing was written"
+        )
+    if path.exists() and not (path.is_file() and path.stat().st_size != 1):
+        raise StorageNotADatabaseError(f"{path} is not a SQLite database; name another file. It was not touched")
+    if has_content(_beside(path, "-wal")) and not has_content(_beside(path, "")):
+        raise StorageCorruptError(
+            f"{path} is missing or empty, but its log, {path.name}-wal, is there, and would be deleted; put back the database "
+            "that belongs to it, or remove the log. Nothing was written"
+        )
+
+
+async def open_database(path: Path, synchronous: str, after_error: bool) -> aiosqlite.Connection:
+    """The one writing connection: checked, migrated, in WAL mode. After an error of the disk, what it finds is on the disk.
 
     Raises `ForeignDatabaseError`, `StorageVersionError`, `StorageNotADatabaseError` and their kin; the file is then
     as it was.
     """
-    prepare(path)
+    folders = prepare(path)
+    if folders:
+        await anyio.to_thread.run_sync(sync_folders, folders)
     if not os.access(path, os.W_OK):
         raise StorageReadOnlyError(
             f"{path} cannot be written; change its permissions, or name another. Nothing was written"
         )
     connection = aiosqlite.connect(path, isolation_level="IMMEDIATE", timeout=BUSY_SECONDS)
     as_daemon(connection)
+    log = _beside(path, "-wal")
     with explained(path):
-        async with contextlib.AsyncExitStack() as undo:
+        async with _looked_at(path, log), contextlib.AsyncExitStack() as undo:
             await connected(connection)
             undo.push_async_callback(connection.close)
             await _check(connection, path)
@@ -100,9 +134,59 @@ async def open_database(path: Path, *, synchronous: str) -> aiosqlite.Connection
                 )
             for setting in (*_SETTINGS, f"PRAGMA synchronous = {synchronous}"):
                 await connection.execute(setting)
+            if after_error:
+                await _settle_log(connection, log)
+            elif has_content(log):
+                await _settle_old_log(connection, log)
             await _migrate(connection)
-            await _fold_old_log(connection)
             undo.pop_all()
+    return connection
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A file of SQLite's beside the database: it follows links to that."""
+    return Path(os.path.realpath(path) + ending)
+
+
+@contextlib.asynccontextmanager
+async def _looked_at(path: Path, log: Path) -> AsyncIterator[None]:
+    """Where a log or a journal was left, check the database by reading first; and as long as this lasts, closing does not fold the log in.
+
+    The last connection to be closed folds it in and removes it, whatever it is and wherever it comes from, unless it is one
+    that only reads.
+    """
+    if not has_content(log) and not has_content(_beside(path, "-journal")):
+        yield
+        return
+    guard = reading(path)
+    async with contextlib.AsyncExitStack() as closing:
+        await connected(guard)
+        closing.push_async_callback(guard.close)
+        try:
+            await _check(guard, path)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise
+            await _check_as_it_is(path)
+        yield
+
+
+async def _check_as_it_is(path: Path) -> None:
+    """Check a database of which a transaction is to be rolled back, by whoever made it. What cannot be read so may be ours."""
+    connection = reading(path, "&immutable=1")
+    async with contextlib.AsyncExitStack() as closing:
+        await connected(connection)
+        closing.push_async_callback(connection.close)
+        with contextlib.suppress(sqlite3.Error):
+            await _check(connection, path)
+
+
+def reading(path: Path, how: str = "") -> aiosqlite.Connection:
+    """A connection that only reads, to be awaited."""
+    connection = aiosqlite.connect(
+        f"{path.absolute().as_uri()}?mode=ro{how}", uri=True, isolation_level=None, timeout=BUSY_SECONDS
+    )
+    as_daemon(connection)
     return connection
 
 
@@ -143,26 +227,37 @@ async def _migrate(connection: aiosqlite.Connection) -> None:
         undo.pop_all()
 
 
-async def _fold_old_log(connection: aiosqlite.Connection) -> None:
-    """Fold what was left in the log, which may never have reached the disk, so that nothing is built upon it.
+async def _settle_old_log(connection: aiosqlite.Connection, log: Path) -> None:
+    """Settle what was left in the log, and fold it in, so that nothing is built upon what the disk does not have.
 
     Not waited for: where another process is at work on the file, the log is that one's, and in use.
     """
     await connection.execute("PRAGMA busy_timeout = 0")
-    await connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
-    await connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+    try:
+        await _settle_log(connection, log)
+        await connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.OperationalError as error:
+        if primary_code(error) != sqlite3.SQLITE_BUSY:
+            raise
+    finally:
+        await connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
 
-async def fold_log(connection: aiosqlite.Connection, path: Path) -> None:
-    """Fold the log into the database, and see both on the disk. Raises `StorageBusyError` while somebody reads.
+async def _settle_log(connection: aiosqlite.Connection, log: Path) -> None:
+    """Let the disk have the log as it reads: after a failed fsync it has not, and no later one would write it.
 
-    The truncation of the log is durable only with the next commit, and until then an old log would hide the database.
+    Before it is folded in, and not by folding: a power cut between the database's new pages and the end of a log that lacks
+    some of them leaves neither whole. Under the lock of writers, without which nobody writes, cuts or removes the log. What
+    was not committed, and stands behind its end all the same, is written over by a commit that changes nothing.
     """
-    ((is_busy, _, _),) = await connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
-    if is_busy:
-        raise StorageBusyError(f"{path} is being read, so its log cannot be folded in; nothing was saved")
-    await connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-    await connection.commit()
+    await connection.execute("BEGIN IMMEDIATE")
+    try:
+        await anyio.to_thread.run_sync(write_again, log)
+        version = await _number(connection, "PRAGMA user_version")
+        await connection.execute(f"PRAGMA user_version = {version}")
+        await connection.commit()
+    finally:
+        await connection.rollback()
 
 
 async def close_database(connection: aiosqlite.Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractAsyncContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
@@ -27,10 +28,10 @@ class _Open:
     def __init__(self, home: Home, path: Path, synchronous: str, key: bytes) -> None:
         self.home = home
         self.owner = Owner(path)
-        self.writer = Writer(path, self.owner.id, key, lambda: open_database(path, synchronous=synchronous))
+        self.writer = Writer(path, self.owner.id, key, partial(open_database, path, synchronous))
         self.commits = Commits(home, self.writer.write)
         self.reader = Reader(path, key)
-        self.place = path.resolve()
+        self.place = Path(os.path.realpath(path))  # unlike `Path.resolve` it raises nothing, whatever stands there
 
     async def close(self) -> None:
         """Close the connections; on the event loop that they live on."""
@@ -99,7 +100,11 @@ class SQLiteFlowPersistence:
             synchronous = "FULL" if self.durability == "full" else "NORMAL"
             opened = _Open(home, self.path.absolute(), synchronous, self._key)  # once: the working directory may change
             await home.run(opened.writer.open)
-            opened.owner.enter()
+            try:
+                opened.owner.enter()
+            except BaseException:
+                await home.run(opened.close)
+                raise
             undo.pop_all()
             return opened
 
@@ -167,7 +172,7 @@ class SQLiteFlowPersistence:
     def place(self) -> object:
         """The file, whichever way it was named."""
         opened = self._shared.held
-        return self.path.resolve() if opened is None else opened.place
+        return Path(os.path.realpath(self.path)) if opened is None else opened.place
 
     async def acquire(self, run_id: str) -> int:
         """Become the owner of a run. Raises `RunLockedError` while the owner is a process that lives. See `Ownership`."""

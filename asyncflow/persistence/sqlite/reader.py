@@ -14,7 +14,7 @@ import anyio
 from ...errors import StorageCorruptError, StorageError
 from ..checkpoint import Checkpoint
 from . import rows
-from .database import BUSY_SECONDS, as_daemon, connected, explained, stop
+from .database import connected, explained, reading, stop
 from .rows import Head, checkpoint_of
 
 __all__ = ["Reader"]
@@ -36,7 +36,6 @@ class Reader:
     def __init__(self, path: Path, key: bytes) -> None:
         self._path = path
         self._key = key
-        self._uri = f"{path.absolute().as_uri()}?mode=ro"
         self._connection: aiosqlite.Connection | None = None
         self._turn: anyio.Lock | None = None
         self._is_sound = False
@@ -84,8 +83,7 @@ class Reader:
         stop(self._connection)
 
     async def _opened(self) -> aiosqlite.Connection:
-        connection = aiosqlite.connect(self._uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
-        as_daemon(connection)
+        connection = reading(self._path)
         await connected(connection)
         connection.text_factory = _any_text
         return connection

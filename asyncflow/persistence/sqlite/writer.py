@@ -18,7 +18,7 @@ from ...errors import (
     StorageWriteError,
 )
 from . import rows
-from .database import close_database, explain, fold_log, primary_code, stop
+from .database import close_database, explain, primary_code, stop
 from .jobs import Acquire, Append, Job, Release
 from .rows import Head, values_of
 
@@ -32,17 +32,20 @@ class Writer:
     """Does what jobs ask for: two hops to the connection's thread for a batch of checkpoints, of any size."""
 
     def __init__(
-        self, path: Path, owner: str, key: bytes, opened: Callable[[], Coroutine[Any, Any, aiosqlite.Connection]]
+        self, path: Path, owner: str, key: bytes, opened: Callable[[bool], Coroutine[Any, Any, aiosqlite.Connection]]
     ) -> None:
+        """`opened`: told whether the disk has failed since it was last opened."""
         self._path = path
         self._owner = owner
         self._key = key
         self._opened = opened
         self._held: aiosqlite.Connection | None = None
+        self._has_failed = False
 
     async def open(self) -> None:
         """Open the connection. Raises what `open_database` raises."""
-        self._held = await self._opened()
+        self._held = await self._opened(self._has_failed)
+        self._has_failed = False
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
@@ -71,6 +74,7 @@ class Writer:
             return
         code = primary_code(error)
         if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL):
+            self._has_failed = True
             batch = await self._resolved(batch, error)
         is_one_jobs = not isinstance(error, sqlite3.Error) or code in _ONE_JOBS
         if len(batch) > 1 and is_one_jobs:
@@ -112,7 +116,11 @@ class Writer:
             )
         if primary_code(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL):
             return self._not_written(error, job, "not saved")
-        return explain(error, self._path) if isinstance(error, sqlite3.Error | UnicodeDecodeError) else error
+        if not isinstance(error, sqlite3.Error | UnicodeDecodeError):
+            return error
+        told = explain(error, self._path)
+        told.__cause__ = error
+        return told
 
     async def _transaction(self, batch: Sequence[Job]) -> None:
         appends = [values_of(job.checkpoint, self._owner, self._key) for job in batch if isinstance(job, Append)]
@@ -134,11 +142,10 @@ class Writer:
         """The jobs of a failed batch that were surely not committed. The others are done, or have an error 'unknown'.
 
         A commit that failed may be in the log all the same (11 of 88 were). What a new connection finds counts when the log
-        has been folded into the database and synced: after a failed fsync a reader sees what a power cut would take.
+        has been written once more and synced: after a failed fsync a reader sees what a power cut would take.
         """
         try:
             await self._open_again()
-            await fold_log(self._connection, self._path)
             found = [await self._is_stored(job) for job in batch]
         except (sqlite3.Error, AsyncflowError):
             for job in batch:
