@@ -140,6 +140,11 @@ class Engine:
         """Whether the run was ended from outside, or by its storage, rather than by its methods."""
         return self._stopped is not None
 
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether what ran was cancelled: a commit may have been withdrawn then, after it was folded."""
+        return self._scope is not None and self._scope.cancel_called
+
     def stop(self, why: BaseException) -> None:
         """End the run here with this error; what runs is cancelled, and nothing more is started or stored."""
         if self._stopped is None:
@@ -223,8 +228,8 @@ class Engine:
             self.outputs[scope.method.name] = ended.result
             if _says(ended.commands, Finish):  # not simply the last to come here: a storage may answer in any order
                 self.output = ended.result
-        if self.failures and self.settings.on_error == "cancel" and self._scope is not None:
-            self._scope.cancel()
+        if not ended.is_well and self.settings.on_error == "cancel" and self._scope is not None:
+            self._scope.cancel()  # not before: what it would withdraw might be the record of this failure
         return ended.commands
 
     # ---- one invocation ----------------------------------------------------------------------------------------

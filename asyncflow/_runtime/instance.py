@@ -240,7 +240,7 @@ class Instance:
             self.status = "cancelled" if engine.recorder is None else "interrupted"
         else:
             self.status = "failed" if engine.failures and not engine.is_stopped else "interrupted"
-        if engine.recorder is None or not engine.is_stopped:
+        if engine.recorder is None or not (engine.is_stopped or engine.is_cut_short):
             return
         if engine.is_cancelled:
             await to_its_end(lambda: self._cancelled_durably(claim))
@@ -293,7 +293,7 @@ class Instance:
             recorder = recorder_of(self.setup, self._run_id, claim, stored.checkpoint)
             end = recorder.prepare("cancelled", "cancelled", stored.progress, outcome={}, outcome_only=True)
             await recorder.commit(end)
-        claim.is_over = True
+            claim.is_over = True
 
     # ---- looking, editing, forking -----------------------------------------------------------------------------
 

@@ -285,14 +285,16 @@ def fold(rows: Iterable[Checkpoint]) -> Checkpoint:
     return newest._replace(state=state, progress=folded, changes=None, inputs=inputs, outcome=outcome)
 
 
-def verified(rows: Iterable[Checkpoint]) -> list[Checkpoint]:
-    """The rows, the first of them complete, each with its digest and following the one before it.
+def verified(rows: Iterable[Checkpoint], *, whole: bool = False) -> list[Checkpoint]:
+    """The rows, the first of them complete, each with its digest and following the one before it. `whole`: all of a run's.
 
     Raises `CheckpointCorruptError`.
     """
     rows = list(rows)
     for before, row in zip([None, *rows], rows, strict=False):
         _check_link(before, row)
+    if whole and rows and rows[0].seq:
+        raise _corrupt(rows[0], "what was stored before it is missing")
     return rows
 
 

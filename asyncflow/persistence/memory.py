@@ -34,9 +34,8 @@ class MemoryFlowPersistence:
                 seq=checkpoint.seq,
             )
         rows.append(checkpoint.to_bytes())
-        await (
-            anyio.lowlevel.cancel_shielded_checkpoint()
-        )  # nothing was waited for: let others run, the outcome is known
+        await anyio.lowlevel.cancel_shielded_checkpoint()  # nothing was waited for: let others run
+        await anyio.lowlevel.checkpoint_if_cancelled()  # the outcome is known
 
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
         """The newest checkpoint of a run, or the one at `seq`."""
@@ -47,7 +46,7 @@ class MemoryFlowPersistence:
 
     async def history(self, run_id: str) -> list[Checkpoint]:
         """Every checkpoint of a run, in order."""
-        return verified(Checkpoint.from_bytes(row) for row in self._rows.get(run_id, []))
+        return verified((Checkpoint.from_bytes(row) for row in self._rows.get(run_id, [])), whole=True)
 
     @property
     def place(self) -> object:

@@ -33,6 +33,8 @@ from asyncflow import (
     start,
 )
 from asyncflow._runtime import instance as driving
+from asyncflow.testing.loops import pause, simulated
+from asyncflow.testing.simulation import SimulatedStorage
 
 
 class Slow(Flow[dict]):
@@ -891,3 +893,60 @@ async def test_a_value_of_another_type_in_a_typed_dict_state_is_refused() -> Non
 
     assert isinstance(caught.value.__cause__, errors.StateNotStorableError)
     assert caught.value.__cause__.path == "n"
+
+
+@pytest.mark.clauses("X1")
+def test_a_failure_that_cancels_its_siblings_is_recorded() -> None:
+    # a sibling's acknowledgement, on its way then, cancelled what was running: the record of the failure, too
+    class Both(Flow[dict[str, int]]):
+        on_error = "cancel"
+
+        @start()
+        async def well(self) -> None:
+            await pause()
+            self.state["n"] = 1
+
+        @start()
+        async def fails(self) -> None:
+            await pause()
+            raise ValueError
+
+    class Queued(SimulatedStorage):
+        """Stores one after the other, and after a pause: what is cancelled until then is withdrawn."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.turn = anyio.Lock()
+
+        async def append(self, checkpoint: Any) -> None:
+            async with self.turn:
+                await pause()
+                await super().append(checkpoint)
+
+    async def kinds() -> list[str]:
+        flow = Both(persistence=Queued())
+        with pytest.raises(MethodError):
+            await flow.kickoff()
+        return [entry.kind for entry in await flow.history()]
+
+    for seed in range(50):
+        assert "failed" in simulated(kinds, seed=seed), seed
+
+
+@pytest.mark.clauses("L2", "C4")
+async def test_a_run_that_is_cancelled_again_is_nobodys() -> None:
+    store = SQLiteFlowPersistence("runs.db")
+
+    class Idle(Flow[dict[str, int]]):
+        @start()
+        async def fails(self) -> None:
+            raise ValueError
+
+    flow = Idle(persistence=store)
+    async with store:
+        with pytest.raises(MethodError):
+            await flow.kickoff()
+        for _ in range(2):
+            await flow.cancel()
+        with contextlib.closing(sqlite3.connect("runs.db")) as connection:
+            assert connection.execute("SELECT owner FROM runs").fetchall() == [(None,)]
