@@ -68,12 +68,9 @@ def tests_on_newer(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """The long forms of the fault tests: `-- 10` for ten times the sizes of every run (default), then the planted bugs."""
+    """The long forms of the fault tests, part by part, going on where they stopped; then the planted bugs."""
     install(session, "tests")
-    factor, *args = session.posargs or ["10"]
-    cache = f"cache_dir={CACHES / 'pytest'}"
-    env = {"ASYNCFLOW_FAULTS": factor}
-    session.run("python", "-m", "pytest", "-o", cache, "-n", "2", "tests/faults", *args, env=env)
+    session.run("python", "tests/faults/run.py", *session.posargs)
     session.run("python", "tests/mutants/run.py")
 
 

@@ -181,7 +181,7 @@ MUTANTS = (
         "a failure cancels its siblings at once",
         ("X2",),
         "_runtime/engine.py",
-        'if self.failures and self.settings.on_error == "cancel" and',
+        'if not ended.is_well and self.settings.on_error == "cancel" and',
         "if self.failures and",
         f"{FAILURE}::test_siblings_that_run_finish_and_nothing_new_starts",
     ),
