@@ -129,9 +129,12 @@ async def make(path: Path, flow: type[Flow[Any]]) -> None:
 
 @dataclass
 class Base:
-    """A database whose tables take any value; its rows, as they are to be attacked; and what the state was."""
+    """A database whose tables take any value; its schema, before that; and its rows, as they are to be attacked."""
 
     path: Path
+    sound: Path
+    """The database as it was made."""
+    schema: dict[str, str] = field(default_factory=dict)
     heads: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
@@ -151,8 +154,10 @@ def bases(memory: Path) -> dict[str, Base]:
 
 def made(path: Path, flow: type[Flow[Any]]) -> Base:
     anyio.run(make, path, flow)
-    base = Base(path)
+    base = Base(path, path.with_suffix(".sound"))
+    shutil.copyfile(path, base.sound)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        base.schema = dict(connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL"))
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("UPDATE sqlite_schema SET sql = replace(replace(sql, 'STRICT', ''), 'NOT NULL', '')")
         connection.execute("PRAGMA schema_version = 99")
@@ -416,6 +421,10 @@ class Attack:
             write(connection, "runs", head)
             for row in rows:
                 write(connection, "checkpoints", row)
+            connection.execute("PRAGMA writable_schema = ON")  # the schema is put right again: it is looked at, too
+            for name, sql in base.schema.items():
+                connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = ?", (sql, name))
+            connection.execute("PRAGMA schema_version = 100")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return path
 
@@ -592,7 +601,7 @@ class Shelf:
 
 async def shelved(base: Base, flow: type[Flow[Any]], run_id: str) -> bytes:
     """The body of a run's newest checkpoint, complete."""
-    async with SQLiteFlowPersistence(base.path) as persistence:
+    async with SQLiteFlowPersistence(base.sound) as persistence:
         checkpoint = await persistence.load(run_id)
     assert checkpoint is not None
     return checkpoint.to_bytes().partition(b"\n")[2]

@@ -317,6 +317,14 @@ MUTANTS = (
         "faults/test_bit_rot.py::test_a_flipped_bit_in_what_holds_the_file_together_is_told_or_changes_nothing",
     ),
     Mutant(
+        "the schema is not looked at",
+        ("V4",),
+        "persistence/sqlite/database.py",
+        "            await _check_schema(connection, path)\n",
+        "",
+        f"{SQLITE}::test_a_damaged_schema_is_found_and_what_others_added_is_theirs",
+    ),
+    Mutant(
         "a history may lack its beginning",
         ("V4", "D4"),
         "persistence/sqlite/rows.py",

@@ -1059,3 +1059,20 @@ async def test_with_a_key_a_run_goes_on_and_with_another_it_does_not() -> None:
 def test_a_key_has_16_to_64_bytes(size: int) -> None:
     with pytest.raises(ValueError, match="16 to 64 bytes"):
         SQLiteFlowPersistence(PATH, key=b"k" * size)
+
+
+@pytest.mark.clauses("V4")
+@pytest.mark.parametrize("name", ["runs", "checkpoints", "commits", "first", "following"])
+async def test_a_damaged_schema_is_found_and_what_others_added_is_theirs(name: str) -> None:
+    # else a trigger that compares too little would commit what does not follow, and one that compares too much would fence
+    flow = Steps()
+    await flow.kickoff()
+    sql("CREATE INDEX somebody_elses ON checkpoints (at)")
+    assert await Steps.resume(flow.run_id) == "one two three"
+    with contextlib.closing(sqlite3.connect(PATH, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_schema SET sql = replace(sql, 'seq', 'seq ') WHERE name = ?", (name,))
+        connection.execute("UPDATE sqlite_schema SET sql = replace(sql, 'head', 'head ') WHERE name = ?", (name,))
+
+    with pytest.raises(errors.StorageCorruptError, match=rf"schema is not as it was made \({name}\)"):
+        await Steps.resume(flow.run_id)

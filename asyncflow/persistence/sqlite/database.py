@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -139,6 +140,7 @@ async def open_database(path: Path, synchronous: str, after_error: bool) -> aios
             elif has_content(log):
                 await _settle_old_log(connection, log)
             await _migrate(connection)
+            await _check_schema(connection, path)
             undo.pop_all()
     return connection
 
@@ -217,14 +219,36 @@ async def _migrate(connection: aiosqlite.Connection) -> None:
             connection, "PRAGMA user_version"
         )  # again, under the lock: another process may have been first
         for version, name in enumerate(MIGRATIONS[done:], done + 1):
-            for statement in (
-                resources.files("asyncflow.persistence.sqlite").joinpath(name).read_text("utf-8").split("\n\n")
-            ):
+            for statement in _statements(name):
                 await connection.execute(statement)
             await connection.execute(f"PRAGMA user_version = {version}")
         await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         await connection.commit()
         undo.pop_all()
+
+
+def _statements(migration: str) -> list[str]:
+    return resources.files("asyncflow.persistence.sqlite").joinpath(migration).read_text("utf-8").split("\n\n")
+
+
+@functools.cache
+def _schema() -> dict[str, str]:
+    """The tables, views, triggers and indexes that there are to be, as SQLite keeps their texts."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        for migration in MIGRATIONS:
+            for statement in _statements(migration):
+                connection.execute(statement)
+        return dict(connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL"))
+
+
+async def _check_schema(connection: aiosqlite.Connection, path: Path) -> None:
+    """That what compares and sets is as it was made. What others have added is theirs."""
+    found = dict(map(tuple, await connection.execute_fetchall("SELECT name, sql FROM sqlite_schema")))
+    damaged = sorted(name for name, sql in _schema().items() if found.get(name) != sql)
+    if damaged:
+        raise StorageCorruptError(
+            f"{path} is damaged: its schema is not as it was made ({', '.join(damaged)}); restore it from a backup. It is kept as it is"
+        )
 
 
 async def _settle_old_log(connection: aiosqlite.Connection, log: Path) -> None:
