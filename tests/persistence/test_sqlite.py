@@ -1062,8 +1062,17 @@ def test_a_key_has_16_to_64_bytes(size: int) -> None:
 
 
 @pytest.mark.clauses("V4")
-@pytest.mark.parametrize("name", ["runs", "checkpoints", "commits", "first", "following"])
-async def test_a_damaged_schema_is_found_and_what_others_added_is_theirs(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "text", "damaged"),
+    [
+        ("runs", "UNIQUE", "UNIQUe"),
+        ("checkpoints", "REFERENCES", "REFERENCEs"),
+        ("commits", "NULL AS at", "NULL as at"),
+        ("first", "BEGIN", "BEGIn"),
+        ("following", "NEW.seq - 1", "NEW.seq - 3"),
+    ],
+)
+async def test_a_damaged_schema_is_found_and_what_others_added_is_theirs(name: str, text: str, damaged: str) -> None:
     # else a trigger that compares too little would commit what does not follow, and one that compares too much would fence
     flow = Steps()
     await flow.kickoff()
@@ -1071,8 +1080,7 @@ async def test_a_damaged_schema_is_found_and_what_others_added_is_theirs(name: s
     assert await Steps.resume(flow.run_id) == "one two three"
     with contextlib.closing(sqlite3.connect(PATH, isolation_level=None)) as connection:
         connection.execute("PRAGMA writable_schema = ON")
-        connection.execute("UPDATE sqlite_schema SET sql = replace(sql, 'seq', 'seq ') WHERE name = ?", (name,))
-        connection.execute("UPDATE sqlite_schema SET sql = replace(sql, 'head', 'head ') WHERE name = ?", (name,))
+        connection.execute("UPDATE sqlite_schema SET sql = replace(sql, ?, ?) WHERE name = ?", (text, damaged, name))
 
     with pytest.raises(errors.StorageCorruptError, match=rf"schema is not as it was made \({name}\)"):
         await Steps.resume(flow.run_id)
