@@ -32,8 +32,11 @@ __all__ = [
     "RunFencedError",
     "RunFlowMismatchError",
     "RunInputsError",
+    "RunInterruptedError",
     "RunLockedError",
     "RunNotFoundError",
+    "RunnerClosedError",
+    "RunnerOverloadedError",
     "RunningLoopError",
     "StaleCheckpoint",
     "StateConflictError",
@@ -120,11 +123,12 @@ class RunCancelledError(CallError):
 
 
 class RunLockedError(CallError):
-    """Somebody else who is alive drives this run. `owner` names it."""
+    """Somebody else who is alive drives this run. `owner` names it; its lease ends in `seconds`, if it is not renewed."""
 
-    def __init__(self, message: str, *, owner: str | None = None, **where: Any) -> None:
+    def __init__(self, message: str, *, owner: str | None = None, seconds: float | None = None, **where: Any) -> None:
         super().__init__(message, **where)
         self.owner = owner
+        self.seconds = seconds
 
 
 class FlowBusyError(CallError):
@@ -133,6 +137,14 @@ class FlowBusyError(CallError):
 
 class RunningLoopError(CallError, RuntimeError):
     """`asyncflow.run` was called inside a running event loop."""
+
+
+class RunnerClosedError(CallError, RuntimeError):
+    """The runner has not been entered, or is ending: it starts nothing."""
+
+
+class RunnerOverloadedError(CallError):
+    """The runner has as many runs as it takes. Try again in a while; nothing was started."""
 
 
 class CapabilityMissingError(CallError):
@@ -199,6 +211,10 @@ class Failure:
 
 class RunFencedError(RunError):
     """Another owner has taken over the run. Nothing was written since, and nothing more was started here."""
+
+
+class RunInterruptedError(RunError):
+    """The run was stopped at a checkpoint, because what drives it is ending. It can be resumed, here or elsewhere."""
 
 
 class LimitExceededError(RunError):

@@ -2,16 +2,28 @@
 
 from .checkpoint import Checkpoint
 from .memory import MemoryFlowPersistence
-from .protocol import CheckpointHistory, CheckpointLog, FlowPersistence, Ownership, Sessions
+from .protocol import (
+    Catalog,
+    CheckpointHistory,
+    CheckpointLog,
+    FlowPersistence,
+    Ownership,
+    Retention,
+    RunEntry,
+    Sessions,
+)
 from .sqlite import SQLiteFlowPersistence
 
 __all__ = [
+    "Catalog",
     "Checkpoint",
     "CheckpointHistory",
     "CheckpointLog",
     "FlowPersistence",
     "MemoryFlowPersistence",
     "Ownership",
+    "Retention",
+    "RunEntry",
     "SQLiteFlowPersistence",
     "Sessions",
 ]

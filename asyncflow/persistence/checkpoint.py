@@ -285,24 +285,26 @@ def fold(rows: Iterable[Checkpoint]) -> Checkpoint:
     return newest._replace(state=state, progress=folded, changes=None, inputs=inputs, outcome=outcome)
 
 
-def verified(rows: Iterable[Checkpoint], *, whole: bool = False) -> list[Checkpoint]:
-    """The rows, the first of them complete, each with its digest and following the one before it. `whole`: all of a run's.
+def verified(rows: Iterable[Checkpoint], *, whole: bool = False, part: bool = False) -> list[Checkpoint]:
+    """The rows, the first of them complete, each with its digest and following the one before it.
+
+    `whole`: all of a run's. `part`: some in the middle, of which the first may be a delta.
 
     Raises `CheckpointCorruptError`.
     """
     rows = list(rows)
     for before, row in zip([None, *rows], rows, strict=False):
-        _check_link(before, row)
+        _check_link(before, row, part)
     if whole and rows and rows[0].seq:
         raise _corrupt(rows[0], "what was stored before it is missing")
     return rows
 
 
-def _check_link(before: Checkpoint | None, row: Checkpoint) -> None:
+def _check_link(before: Checkpoint | None, row: Checkpoint, part: bool) -> None:
     if not _fits_digest(row):
         raise _corrupt(row, "it fails its digest: it was changed since it was saved")
     if before is None:
-        if not row.is_complete or row.state is None:
+        if not part and (not row.is_complete or row.state is None):
             raise _corrupt(row, "the complete checkpoint before it is missing")
     elif row.seq != before.seq + 1 or row.previous != before.digest:
         raise _corrupt(row, "it does not follow the one before it: a checkpoint is missing or was put in its place")

@@ -101,11 +101,7 @@ def _are_json(values: Sequence[Any], tags: bool = True, depth: int = 50) -> bool
     """Level by level."""
     while values:
         found = set(map(type, values))
-        if not depth or not found <= _JSON_ATOMS | {list, dict}:
-            return False
-        if int in found and not _are_small([v for v in values if type(v) is int]):
-            return False
-        if float in found and not _are_finite([v for v in values if type(v) is float]):
+        if not depth or not found <= _JSON_ATOMS | {list, dict} or not _are_kept(found, values):
             return False
         dicts = [v for v in values if type(v) is dict] if dict in found else ()
         if dicts and not _are_names(list(chain.from_iterable(dicts)), tags):
@@ -116,6 +112,13 @@ def _are_json(values: Sequence[Any], tags: bool = True, depth: int = 50) -> bool
         values = list(chain(chain.from_iterable(lists), chain.from_iterable(d.values() for d in dicts)))
         depth -= 1
     return True
+
+
+def _are_kept(found: set[type], values: Sequence[Any]) -> bool:
+    """Whether the numbers among these are such that JSON keeps them."""
+    if int in found and not _are_small([v for v in values if type(v) is int]):
+        return False
+    return float not in found or _are_finite([v for v in values if type(v) is float])
 
 
 def _are_names(keys: Sequence[Any], tags: bool) -> bool:

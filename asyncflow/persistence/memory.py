@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import anyio.lowlevel
 
 from ..errors import StaleCheckpoint
-from .checkpoint import Checkpoint, fold, verified
+from .checkpoint import Checkpoint, Status, fold, verified
+from .protocol import RunEntry
 
 __all__ = ["MemoryFlowPersistence"]
 
@@ -44,16 +47,16 @@ class MemoryFlowPersistence:
             rows = rows[: seq + 1] if 0 <= seq < len(rows) else []
         return fold(rows[rows[-1].base :]) if rows else None
 
-    async def history(self, run_id: str) -> list[Checkpoint]:
-        """Every checkpoint of a run, in order."""
-        return verified((Checkpoint.from_bytes(row) for row in self._rows.get(run_id, [])), whole=True)
+    async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
+        """The checkpoints of a run, in order."""
+        return verified((Checkpoint.from_bytes(row) for row in self._rows.get(run_id, [])), whole=True)[after + 1 :]
 
     @property
     def place(self) -> object:
         """This object itself: nobody else knows its runs."""
         return id(self)
 
-    async def acquire(self, run_id: str) -> int:
+    async def acquire(self, run_id: str, *, force: bool = False) -> int:
         """Become the owner of a run; whoever was it before is fenced off."""
         if run_id not in self._rows:
             return 0
@@ -62,3 +65,31 @@ class MemoryFlowPersistence:
 
     async def release(self, run_id: str, epoch: int) -> None:
         """Nothing is held: a run of this process is kept from a second driver by the runtime."""
+
+    async def runs(
+        self, *, flow: str | None = None, status: Status | None = None, before: int | None = None, limit: int = 100
+    ) -> list[RunEntry]:
+        """The runs, the newest first."""
+        entries = [self._entry(position, rows) for position, rows in enumerate(self._rows.values())]
+        found = [e for e in entries if flow in (None, e.flow) and status in (None, e.status)]
+        return [e for e in reversed(found) if before is None or e.position < before][:limit]
+
+    def _entry(self, position: int, rows: list[bytes]) -> RunEntry:
+        first, c = Checkpoint.from_bytes(rows[0]), Checkpoint.from_bytes(rows[-1])
+        return RunEntry(c.run_id, c.flow, c.status, c.number, c.seq, False, first.at, c.at, position)
+
+    async def delete(self, run_id: str) -> bool:
+        """Forget a run. Whoever drove it is refused: what it stores next follows nothing."""
+        self._epochs.pop(run_id, None)
+        return self._rows.pop(run_id, None) is not None
+
+    async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
+        """Forget runs that ended so long ago."""
+        kept: dict[str, int] = {}
+        gone = 0
+        for entry in await self.runs(limit=len(self._rows)):
+            kept[entry.flow] = kept.get(entry.flow, 0) + 1
+            has_ended = entry.status in ("finished", "cancelled", "failed")
+            if has_ended and kept[entry.flow] > keep_last and entry.updated_at < time.time() - older_than:
+                gone += await self.delete(entry.run_id)
+        return gone

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeGuard, TypeVar, cast, runtime_checkable
+from typing import NamedTuple, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, Status
 
-__all__ = ["CheckpointHistory", "CheckpointLog", "FlowPersistence", "Ownership", "Sessions", "offers"]
+__all__ = [
+    "Catalog",
+    "CheckpointHistory",
+    "CheckpointLog",
+    "FlowPersistence",
+    "Ownership",
+    "Retention",
+    "RunEntry",
+    "Sessions",
+    "offers",
+]
 
 
 @runtime_checkable
@@ -50,10 +60,10 @@ class Ownership(Protocol):
         """Tells storages apart: two persistences of one place know the same runs. Hashable."""
         ...
 
-    async def acquire(self, run_id: str) -> int:
+    async def acquire(self, run_id: str, *, force: bool = False) -> int:
         """Become the owner of a run, and return its new epoch; 0, and no owner, where nothing is stored under this id yet.
 
-        Raises `RunLockedError` while another owner lives. (Within one process the runtime sees to it by itself.)
+        Raises `RunLockedError` while another owner lives, unless by `force`. (Within one process the runtime sees to it by itself.)
         """
         ...
 
@@ -69,8 +79,55 @@ class Ownership(Protocol):
 class CheckpointHistory(Protocol):
     """Keeps every checkpoint, not only the newest."""
 
-    async def history(self, run_id: str) -> list[Checkpoint]:
-        """All checkpoints of a run in order of seq, as they are stored: complete ones and deltas."""
+    async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
+        """The checkpoints of a run after this seq, in order, as they are stored: complete ones and deltas."""
+        ...
+
+
+class RunEntry(NamedTuple):
+    """A line of the catalog."""
+
+    run_id: str
+    flow: str
+    status: Status
+    """ "running" is also what an interrupted run is: then nobody drives it."""
+    number: int
+    """Of the pass, from 1."""
+    seq: int
+    """Of the newest checkpoint."""
+    is_driven: bool
+    """Whether its owner lives, as far as this process can tell."""
+    created_at: float
+    """Seconds since the epoch."""
+    updated_at: float
+    position: int
+    """Its place in the catalog: larger for what was begun later."""
+
+
+@runtime_checkable
+class Catalog(Protocol):
+    """Knows all its runs."""
+
+    async def runs(
+        self, *, flow: str | None = None, status: Status | None = None, before: int | None = None, limit: int = 100
+    ) -> list[RunEntry]:
+        """Runs, the newest first, at most `limit`; of a flow, in a status; and, for the next page, `before` a position."""
+        ...
+
+
+@runtime_checkable
+class Retention(Protocol):
+    """Forgets runs. None is forgotten that somebody drives."""
+
+    async def delete(self, run_id: str) -> bool:
+        """Forget a run for good: whoever drove it cannot bring it back. Whether there was one.
+
+        Raises `RunLockedError` while its owner lives.
+        """
+        ...
+
+    async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
+        """Forget runs that ended more than `older_than` seconds ago, but for the `keep_last` newest of each flow; how many."""
         ...
 
 

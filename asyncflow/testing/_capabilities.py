@@ -92,6 +92,19 @@ class Owners(Promises):
             expect(await persistence.load("a"), chain.rows[-1], "the new owner's checkpoint")
 
     @in_time
+    async def test_a_run_is_taken_over_by_force(self, persistence: FlowPersistence) -> None:
+        owner = needed(persistence, Ownership)
+        chain = Chain("a")
+        async with session(persistence):
+            await store(persistence, chain.add())
+            with must("`acquire` by force must take a run whoever owns it"):
+                new = await owner.acquire("a", force=True)
+            await _fenced(persistence, chain.instead(), f"epoch 1, where {new} was taken by force,")
+            chain.epoch = new
+            await store(persistence, chain.add())
+            expect(await persistence.load("a"), chain.rows[-1], "the checkpoint of who took the run by force")
+
+    @in_time
     async def test_releasing_never_raises_and_takes_nothing_from_others(self, persistence: FlowPersistence) -> None:
         owner = needed(persistence, Ownership)
         chain = Chain("a")

@@ -18,6 +18,8 @@ asyncio and trio, and under pytest-asyncio. What a backend does not offer is ski
 | history | `CheckpointHistory` | keep every checkpoint |
 | owners | `Ownership` | raise the epoch with every owner, and refuse the commits of older ones |
 | sessions | `Sessions` | open with the first, close with the last, and open again |
+| catalog | `Catalog` | list its runs, the newest first, page by page |
+| retention | `Retention` | forget a run for good, and those that ended long ago |
 
 At every level a flow runs on it, fails, is cancelled, and goes on.
 """
@@ -42,6 +44,7 @@ from ..flow import Flow
 from ..persistence.protocol import FlowPersistence
 from ..state import FlowState
 from ._capabilities import History, Owners, SessionsOpenAndClose
+from ._catalog import Forgotten, Listed
 from ._log import Log
 from ._promises import Promises, in_time, must
 from ._two_verbs import TwoVerbs
@@ -168,7 +171,7 @@ async def _goes_on(persistence: FlowPersistence, flow: _Errand, ran: Counter[str
 # ---- all of it --------------------------------------------------------------------------------------------------
 
 
-class PersistenceConformance(TwoVerbs, Log, History, Owners, SessionsOpenAndClose, EndToEnd):
+class PersistenceConformance(TwoVerbs, Log, History, Owners, SessionsOpenAndClose, Listed, Forgotten, EndToEnd):
     """Everything that a backend must do. Inherit it, and give it the fixture `persistence`: a new, empty backend.
 
     `patience` says after how many seconds a backend is taken to hang. `another(persistence)` returns a second view of the

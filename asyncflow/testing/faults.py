@@ -153,8 +153,8 @@ class _Log(FaultyPersistence):
 
 
 class _History(FaultyPersistence):
-    async def history(self, run_id: str) -> list[Checkpoint]:
-        return await self._struck("history", lambda: self.inner.history(run_id))
+    async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
+        return await self._struck("history", lambda: self.inner.history(run_id, after=after))
 
 
 class _Ownership(FaultyPersistence):
@@ -162,8 +162,8 @@ class _Ownership(FaultyPersistence):
     def place(self) -> object:
         return self.inner.place
 
-    async def acquire(self, run_id: str) -> int:
-        return await self._struck("acquire", lambda: self.inner.acquire(run_id))
+    async def acquire(self, run_id: str, *, force: bool = False) -> int:
+        return await self._struck("acquire", lambda: self.inner.acquire(run_id, force=force))
 
     async def release(self, run_id: str, epoch: int) -> None:
         await self._struck("release", lambda: self.inner.release(run_id, epoch))

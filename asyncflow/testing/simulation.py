@@ -10,7 +10,7 @@ is gone. (Unlike in a real one, `finally` blocks of methods are run.) It finds w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
@@ -98,9 +98,9 @@ class SimulatedStorage(MemoryFlowPersistence):
         await pause()
         return await super().load(run_id, seq)
 
-    async def acquire(self, run_id: str) -> int:
+    async def acquire(self, run_id: str, *, force: bool = False) -> int:
         self._live()
-        return await super().acquire(run_id)
+        return await super().acquire(run_id, force=force)
 
     async def release(self, run_id: str, epoch: int) -> None:
         self._live()
@@ -254,8 +254,7 @@ class _Trial:
     async def _run(self, storage: SimulatedStorage) -> End:
         """To its end, from where it stands in the storage."""
         flow = self.flow()
-        instance = flow._instance
-        instance._setup = replace(instance.setup, persistence=storage)  # whatever the class says
+        flow._instance.store_in(storage)
         given = {"id": RUN_ID, **self.inputs}
         try:
             with anyio.fail_after(self.limit):

@@ -222,8 +222,8 @@ MUTANTS = (
         "an owner that lives is replaced",
         ("L2",),
         "persistence/sqlite/writer.py",
-        "        if head.owner is not None and not job.may_replace(head.owner):\n",
-        "        if False:\n",
+        "        if head.owner is None or job.may_replace(head.owner):\n",
+        "        if True:\n",
         f"{SQLITE}::test_a_run_of_another_process_is_locked_until_that_is_dead_and_then_free_at_once",
     ),
     Mutant(

@@ -167,7 +167,7 @@ async def test_the_database_says_whose_it_is() -> None:
     await Steps().kickoff()
 
     assert sql("PRAGMA application_id") == [(0x61666C77,)]
-    assert sql("PRAGMA user_version") == [(1,)]
+    assert sql("PRAGMA user_version") == [(2,)]
     assert sql("PRAGMA integrity_check") == [("ok",)]
 
 

@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from asyncflow import FlowPersistence, MemoryFlowPersistence, errors
-from asyncflow.persistence import Checkpoint
+from asyncflow.persistence import Checkpoint, RunEntry
 from asyncflow.persistence.checkpoint import fold
 
 WRONG: list[tuple[type[FlowPersistence], str]] = []
@@ -466,14 +466,14 @@ class WithdrawsOneAlone(Right):
 
 @caught_by("a_history_holds_every_checkpoint_in_order")
 class KeepsTheNewestTen(Right):
-    async def history(self, run_id: str) -> list[Checkpoint]:
-        return (await super().history(run_id))[-10:]
+    async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
+        return (await super().history(run_id, after=after))[-10:]
 
 
 @caught_by("a_history_holds_every_checkpoint_in_order")
 class KeepsTheNewestFirst(Right):
-    async def history(self, run_id: str) -> list[Checkpoint]:
-        return (await super().history(run_id))[::-1]
+    async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
+        return (await super().history(run_id, after=after))[::-1]
 
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
         rows = await super().history(run_id)
@@ -482,13 +482,13 @@ class KeepsTheNewestFirst(Right):
 
 @caught_by("nobody_owns_a_run_that_is_unknown")
 class OwnsWhatIsUnknown(Right):
-    async def acquire(self, run_id: str) -> int:
-        return await super().acquire(run_id) or 1
+    async def acquire(self, run_id: str, *, force: bool = False) -> int:
+        return await super().acquire(run_id, force=force) or 1
 
 
-@caught_by("every_acquiring_raises_the_epoch")
+@caught_by("every_acquiring_raises_the_epoch", "a_run_is_taken_over_by_force")
 class HasOneEpochForAll(Right):
-    async def acquire(self, run_id: str) -> int:
+    async def acquire(self, run_id: str, *, force: bool = False) -> int:
         return 1 if run_id in self._rows else 0
 
 
@@ -536,11 +536,11 @@ class HoldsWhatHasEnded(Right):
         super().__init__()
         self.free: set[str] = set()
 
-    async def acquire(self, run_id: str) -> int:
+    async def acquire(self, run_id: str, *, force: bool = False) -> int:
         if run_id in self._rows and run_id not in self.free:
             raise errors.RunLockedError(f"run {run_id} is owned", run_id=run_id)
         self.free.discard(run_id)
-        return await super().acquire(run_id)
+        return await super().acquire(run_id, force=force)
 
     async def release(self, run_id: str, epoch: int) -> None:
         self.free.add(run_id)
@@ -548,9 +548,9 @@ class HoldsWhatHasEnded(Right):
 
 @caught_by("an_acquiring_cancelled_at_any_await_can_be_repeated")
 class KeepsItsLockAfterACancelledAcquire(WithALock):
-    async def acquire(self, run_id: str) -> int:
+    async def acquire(self, run_id: str, *, force: bool = False) -> int:
         await self.locked()
-        return await super().acquire(run_id)
+        return await super().acquire(run_id, force=force)
 
 
 @caught_by("a_place_tells_storages_apart")
@@ -639,3 +639,83 @@ class RollsBackWhatACancelledSessionStored(Opened):
         except anyio.get_cancelled_exc_class():
             self._rows = before
             raise
+
+
+# ---- the catalog, and forgetting -----------------------------------------------------------------------------------
+
+
+class Lists(Right):
+    """Lists what it has in a wrong way."""
+
+    async def runs(self, **options: Any) -> list[RunEntry]:
+        return self.listed(await super().runs(**options))
+
+    def listed(self, found: list[RunEntry]) -> list[RunEntry]:
+        return found
+
+
+@caught_by("the_catalog_lists_runs_the_newest_first", "the_catalog_is_read_page_by_page")
+class ListsTheOldestFirst(Lists):
+    def listed(self, found: list[RunEntry]) -> list[RunEntry]:
+        return found[::-1]
+
+
+@caught_by("the_catalog_lists_runs_the_newest_first")
+class TellsTheFirstCheckpointsTime(Lists):
+    def listed(self, found: list[RunEntry]) -> list[RunEntry]:
+        return [entry._replace(updated_at=entry.created_at) for entry in found]
+
+
+@caught_by("the_catalog_tells_flows_and_statuses_apart")
+class ListsFlowsInAnyCase(Right):
+    async def runs(self, *, flow: str | None = None, **options: Any) -> list[RunEntry]:
+        found = await super().runs(**options)
+        return [entry for entry in found if flow is None or entry.flow.lower() == flow.lower()]
+
+
+@caught_by("the_catalog_is_read_page_by_page")
+class CountsPagesFromTheTop(Right):
+    """With an offset: what is begun meanwhile moves the pages."""
+
+    async def runs(self, *, before: int | None = None, limit: int = 100, **options: Any) -> list[RunEntry]:
+        found = await super().runs(limit=10**6, **options)
+        begin = before or 0
+        page = found[begin : begin + limit]
+        return [entry._replace(position=begin + limit) for entry in page]
+
+
+@caught_by("a_history_begins_after_a_seq")
+class TellsAllOfTheHistory(Right):
+    async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
+        return await super().history(run_id)
+
+
+@caught_by("a_deleted_run_stays_unknown")
+class ForgetsTheNewestCheckpointAlone(Right):
+    async def delete(self, run_id: str) -> bool:
+        return bool(self._rows.get(run_id)) and bool(self._rows[run_id].pop())
+
+
+@caught_by("a_deleted_run_stays_unknown")
+class BringsBackWhatWasDeleted(Right):
+    """Takes the next checkpoint of a run that it has forgotten."""
+
+    async def store(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.seq and checkpoint.run_id not in self._rows:
+            self.put(checkpoint)
+        else:
+            await super().store(checkpoint)
+
+
+@caught_by("only_what_ended_long_ago_is_pruned")
+class PrunesWhatIsInterrupted(Right):
+    async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
+        found = await self.runs(limit=10**6)
+        return sum([await self.delete(entry.run_id) for entry in found])
+
+
+@caught_by("the_newest_of_each_flow_are_kept")
+class KeepsTheNewestOfAll(Right):
+    async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
+        found = await self.runs(limit=10**6)
+        return sum([await self.delete(entry.run_id) for entry in found[keep_last:]])

@@ -65,6 +65,12 @@ class Commits:
         if job.error is not None:
             raise job.error
 
+    def put(self, job: Job) -> None:
+        """Queue a job that nobody waits for."""
+        self._queue.append(job)
+        if not self._busy:
+            self._begin()
+
     async def drained(self) -> None:
         """Wait until nothing is queued or under way."""
         await outlast(self._idle)

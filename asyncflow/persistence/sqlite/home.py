@@ -40,6 +40,10 @@ class Home(Protocol):
         """Call it on the callers' loop, after what is ready there now."""
         ...
 
+    def every(self, seconds: float, call: Callable[[], None]) -> Callable[[], object]:
+        """Call it on the callers' loop again and again, until what is returned is called."""
+        ...
+
     def waiter(self) -> Awaitable[None]:
         """Something to be awaited once, on the callers' loop, and woken. Every checkpoint makes one."""
         ...
@@ -93,6 +97,14 @@ class _ThisLoop:
     def soon(self, call: Callable[[], None]) -> None:
         self.loop.call_soon(call)
 
+    def every(self, seconds: float, call: Callable[[], None]) -> Callable[[], object]:
+        def tick() -> None:
+            timers[0] = self.loop.call_later(seconds, tick)
+            call()
+
+        timers = [self.loop.call_later(seconds, tick)]
+        return lambda: timers[0].cancel()
+
     def waiter(self) -> Awaitable[None]:
         return self.loop.create_future()
 
@@ -135,6 +147,15 @@ class _Portal:
 
     def soon(self, call: Callable[[], None]) -> None:
         self.loop.run_sync_soon(call)
+
+    def every(self, seconds: float, call: Callable[[], None]) -> Callable[[], object]:
+        async def tick() -> None:
+            while True:
+                await anyio.sleep(seconds)
+                self.loop.run_sync_soon(call)
+
+        assert self._portal is not None, "opened by `home_here`"
+        return self._portal.start_task_soon(tick).cancel
 
     def waiter(self) -> Awaitable[None]:
         return _Flag()

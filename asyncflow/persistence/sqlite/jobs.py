@@ -8,7 +8,7 @@ import anyio
 
 from ..checkpoint import Checkpoint
 
-__all__ = ["Acquire", "Append", "Job", "Release"]
+__all__ = ["Acquire", "Append", "Delete", "Job", "Release", "Renew"]
 
 
 class Job:
@@ -40,14 +40,16 @@ class Append(Job):
 class Acquire(Job):
     """Become the owner of a run that is stored.
 
-    `epoch` is then the new one, 0 for a run that is not stored. `may_replace` says whether an owner's runs are free.
+    `epoch` is then the new one, 0 for a run that is not stored. `may_replace` says whether an owner's runs are free;
+    where it does not, its lease has to run out, unless the run is taken by `force`.
     """
 
-    __slots__ = ("epoch", "may_replace")
+    __slots__ = ("epoch", "force", "may_replace")
 
-    def __init__(self, run_id: str, may_replace: Callable[[str], bool]) -> None:
+    def __init__(self, run_id: str, may_replace: Callable[[str], bool], *, force: bool = False) -> None:
         super().__init__(run_id)
         self.may_replace = may_replace
+        self.force = force
         self.epoch = 0
 
 
@@ -59,3 +61,23 @@ class Release(Job):
     def __init__(self, run_id: str, epoch: int) -> None:
         super().__init__(run_id)
         self.epoch = epoch
+
+
+class Delete(Job):
+    """Forget a run that nobody drives. `is_done`: whether there was one."""
+
+    __slots__ = ("is_done", "may_replace")
+
+    def __init__(self, run_id: str, may_replace: Callable[[str], bool]) -> None:
+        super().__init__(run_id)
+        self.may_replace = may_replace
+        self.is_done = False
+
+
+class Renew(Job):
+    """Renew this owner's lease; every other job does so as well, now and then."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("")

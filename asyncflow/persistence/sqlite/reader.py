@@ -12,7 +12,7 @@ import aiosqlite
 import anyio
 
 from ...errors import StorageCorruptError, StorageError
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, Status
 from . import rows
 from .database import connected, explained, reading, stop
 from .rows import Head, checkpoint_of
@@ -40,12 +40,16 @@ class Reader:
         self._turn: anyio.Lock | None = None
         self._is_sound = False
 
-    async def checkpoints(self, run_id: str, seq: int | None, *, whole: bool) -> list[Checkpoint] | None:
-        """A run's rows up to `seq` (the newest, if None): all of them, or from the last complete one on; None if unknown.
+    async def checkpoints(
+        self, run_id: str, seq: int | None, *, whole: bool, after: int = -1
+    ) -> list[Checkpoint] | None:
+        """A run's rows up to `seq` (the newest, if None): those `after` one, or from the last complete one on; None if unknown.
 
         One snapshot of the database. Raises `CheckpointCorruptError`, `StorageCorruptError`.
         """
-        return await self._in_snapshot(lambda connection: self._select(connection, run_id, seq, whole))
+        return await self._in_snapshot(
+            lambda connection: self._select(connection, run_id, seq, after if whole else None)
+        )
 
     async def run_ids(self) -> list[str]:
         """The ids of all runs, in order of their making."""
@@ -88,8 +92,23 @@ class Reader:
         connection.text_factory = _any_text
         return connection
 
+    async def runs(
+        self, flow: str | None, status: Status | None, before: int | None, limit: int
+    ) -> list[tuple[Any, ...]]:
+        """Lines of the catalog, the newest first: run id, flow, status, pass, seq, owner, times, position, seconds of its lease."""
+        sql = rows.SELECT_RUNS.format(
+            status=f"status = '{status}'" if status else "1"
+        )  # spelt out, for the partial index
+        bound = (_ALL if before is None else before, flow, limit)
+        return list(map(tuple, await self._in_snapshot(lambda c: c.execute_fetchall(sql, bound))))
+
+    async def ended(self) -> list[tuple[str, str, float]]:
+        """Run id, flow and time of every run that has ended, the newest first."""
+        found = await self._in_snapshot(lambda connection: connection.execute_fetchall(rows.SELECT_ENDED))
+        return [(run_id, flow, at) for run_id, flow, at in found]
+
     async def _select(
-        self, connection: aiosqlite.Connection, run_id: str, seq: int | None, whole: bool
+        self, connection: aiosqlite.Connection, run_id: str, seq: int | None, after: int | None
     ) -> list[Checkpoint] | None:
         found = list(await connection.execute_fetchall(rows.SELECT_HEAD, (run_id,)))
         if not found:
@@ -99,11 +118,14 @@ class Reader:
         last = head.head if seq is None else seq
         if not 0 <= last <= head.head:
             return None
-        base = 0 if whole else head.base if seq is None else await self._base(connection, run_id, seq)
+        base = (
+            after + 1 if after is not None else head.base if seq is None else await self._base(connection, run_id, seq)
+        )
         until = _ALL if seq is None else seq  # what stands behind the head is to be found, too
         stored = await connection.execute_fetchall(rows.SELECT_CHECKPOINTS, (run_id, base, until))
         checkpoints = [checkpoint_of(head, tuple(row)) for row in stored]
-        head.verify(base, last, checkpoints)
+        if base <= last:
+            head.verify(base, last, checkpoints)
         return checkpoints
 
     async def _base(self, connection: aiosqlite.Connection, run_id: str, seq: int) -> Any:

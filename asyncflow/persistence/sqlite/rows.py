@@ -23,6 +23,20 @@ CHANGES = 2
 SELECT_HEAD = (
     "SELECT run_id, flow, status, number, head, head_digest, base, owner, epoch, digest FROM runs WHERE run_id = ?"
 )
+SELECT_LEASE = "SELECT expires - (julianday('now') - 2440587.5) * 86400.0 FROM owners WHERE owner = ?"
+"""Seconds that are left of an owner's lease."""
+RENEW = "REPLACE INTO owners VALUES (?, (julianday('now') - 2440587.5) * 86400.0 + ?)"
+EXPEL = "DELETE FROM owners WHERE expires < (julianday('now') - 2440587.5) * 86400.0 - 86400.0"
+DELETE_CHECKPOINTS = "DELETE FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?)"
+DELETE_RUN = "DELETE FROM runs WHERE run_id = ?"
+SELECT_RUNS = (
+    "SELECT run_id, flow, status, number, head, owner, created_at, updated_at, id, "
+    "(SELECT expires - (julianday('now') - 2440587.5) * 86400.0 FROM owners WHERE owners.owner = runs.owner) FROM runs "
+    "WHERE id < ? AND (?2 IS NULL OR flow = ?2) AND {status} ORDER BY id DESC LIMIT ?3"
+)
+SELECT_ENDED = (
+    "SELECT run_id, flow, updated_at FROM runs WHERE status IN ('finished', 'cancelled', 'failed') ORDER BY id DESC"
+)
 SELECT_RUN_IDS = "SELECT run_id FROM runs ORDER BY id"
 OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, digest = ? WHERE run_id = ?"
 SELECT_CHECKPOINTS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +20,7 @@ from ...errors import (
 )
 from . import rows
 from .database import close_database, explain, primary_code, stop
-from .jobs import Acquire, Append, Job, Release
+from .jobs import Acquire, Append, Delete, Job, Release, Renew
 from .rows import Head, values_of
 
 __all__ = ["Writer"]
@@ -32,12 +33,19 @@ class Writer:
     """Does what jobs ask for: two hops to the connection's thread for a batch of checkpoints, of any size."""
 
     def __init__(
-        self, path: Path, owner: str, key: bytes, opened: Callable[[bool], Coroutine[Any, Any, aiosqlite.Connection]]
+        self,
+        path: Path,
+        owner: str,
+        key: bytes,
+        lease: float,
+        opened: Callable[[bool], Coroutine[Any, Any, aiosqlite.Connection]],
     ) -> None:
         """`opened`: told whether the disk has failed since it was last opened."""
         self._path = path
         self._owner = owner
         self._key = key
+        self._lease = lease
+        self._renewed = -lease
         self._opened = opened
         self._held: aiosqlite.Connection | None = None
         self._has_failed = False
@@ -55,6 +63,11 @@ class Writer:
     def abandon(self) -> None:
         """End the connection without its event loop."""
         stop(self._held)
+
+    @property
+    def has_lease(self) -> bool:
+        """Whether anything was written, and a lease with it."""
+        return self._renewed >= 0
 
     @property
     def _connection(self) -> aiosqlite.Connection:
@@ -134,7 +147,13 @@ class Writer:
             await self._connection.executemany(rows.COMMIT, appends)
             if self._connection.total_changes != before + rows.CHANGES * len(appends):
                 raise StorageCorruptError(f"the schema of {self._path} is damaged: it does not store what it is given")
+        now = time.monotonic()
+        if now - self._renewed >= self._lease / 3:
+            await self._connection.execute(rows.RENEW, (self._owner, self._lease))
+            await self._connection.execute(rows.EXPEL)
         await self._connection.commit()
+        if now - self._renewed >= self._lease / 3:
+            self._renewed = now
 
     # ---- outcomes that nobody knows ------------------------------------------------------------------------------
 
@@ -169,7 +188,9 @@ class Writer:
         head = Head.read(job.run_id, tuple(stored[0]), self._key) if stored else None
         if isinstance(job, Acquire):
             return head is None or (head.owner, head.epoch) == (self._owner, job.epoch)
-        return head is None or head.owner != self._owner
+        if isinstance(job, Delete):
+            return head is None
+        return isinstance(job, Release) and (head is None or head.owner != self._owner)
 
     def _not_written(self, error: Exception, job: Job, outcome: str) -> StorageWriteError:
         seq = job.checkpoint.seq if isinstance(job, Append) else None
@@ -192,25 +213,47 @@ class Writer:
     # ---- owners ------------------------------------------------------------------------------------------------
 
     async def _own(self, job: Job) -> None:
+        if isinstance(job, Renew):
+            return
         found = list(await self._connection.execute_fetchall(rows.SELECT_HEAD, (job.run_id,)))
         if not found:
             return
         head = Head.read(job.run_id, tuple(found[0]), self._key)
         if isinstance(job, Acquire):
             await self._acquire(job, head)
+        elif isinstance(job, Delete):
+            await self._delete(job, head)
         elif isinstance(job, Release) and head.epoch == job.epoch and head.owner == self._owner:
             await self._set_owner(head._replace(owner=None))
 
     async def _acquire(self, job: Acquire, head: Head) -> None:
-        if head.owner is not None and not job.may_replace(head.owner):
-            raise RunLockedError(
-                f"run {job.run_id} is being driven by another process (owner {head.owner}), which is alive; await that, "
-                "or try again when it has ended",
-                run_id=job.run_id,
-                owner=head.owner,
-            )
+        if not job.force:
+            await self._refuse_driven(job, head)
         job.epoch = head.epoch + 1
         await self._set_owner(head._replace(owner=self._owner, epoch=job.epoch))
 
     async def _set_owner(self, head: Head) -> None:
         await self._connection.execute(rows.OWN_RUN, (head.owner, head.epoch, head.digest(self._key), head.run_id))
+
+    async def _delete(self, job: Delete, head: Head) -> None:
+        await self._refuse_driven(job, head)
+        await self._connection.execute(rows.DELETE_CHECKPOINTS, (job.run_id,))
+        await self._connection.execute(rows.DELETE_RUN, (job.run_id,))
+        job.is_done = True
+
+    async def _refuse_driven(self, job: Acquire | Delete, head: Head) -> None:
+        """Raise `RunLockedError` while the owner lives: it holds its side file's lock, and its lease has not run out."""
+        if head.owner is None or job.may_replace(head.owner):
+            return
+        found = list(await self._connection.execute_fetchall(rows.SELECT_LEASE, (head.owner,)))
+        left = found[0][0] if found else None
+        if left is not None and left <= 0:
+            return  # it lives, but was stopped for so long that it may be taken for dead; it will be fenced
+        until = "" if left is None else f" Unless it is renewed, its lease ends in {left:.1f} seconds."
+        raise RunLockedError(
+            f"run {job.run_id} is being driven by another process (owner {head.owner}), which is alive; await that, or try again "
+            f"when it has ended.{until}",
+            run_id=job.run_id,
+            owner=head.owner,
+            seconds=left,
+        )

@@ -1,0 +1,165 @@
+"""What a backend must do that lists its runs, or forgets them."""
+
+from __future__ import annotations
+
+import time
+
+from ..persistence.protocol import (
+    Catalog,
+    CheckpointHistory,
+    CheckpointLog,
+    FlowPersistence,
+    Ownership,
+    Retention,
+    RunEntry,
+    offers,
+)
+from ._checkpoints import AT, Chain
+from ._promises import Promises, expect, has, in_time, must, needed, refused, session, store
+
+__all__ = ["Forgotten", "Listed"]
+
+
+class Listed(Promises):
+    """`Catalog`: `runs`."""
+
+    @in_time
+    async def test_the_catalog_lists_runs_the_newest_first(self, persistence: FlowPersistence) -> None:
+        catalog = needed(persistence, Catalog)
+        async with session(persistence):
+            assert list(await catalog.runs()) == [], "`runs` of an empty storage must be an empty list"
+            chains = [Chain(name) for name in ("b", "a", "c")]
+            for n, chain in enumerate(chains):
+                for _ in range(n + 1):
+                    await store(persistence, chain.add())
+            found = await catalog.runs()
+        assert [entry.run_id for entry in found] == ["c", "a", "b"], (
+            f"`runs` must list the run that was begun last first, and lists {[entry.run_id for entry in found]}"
+        )
+        for entry, chain in zip(found, reversed(chains), strict=True):
+            _check(entry, chain)
+
+    @in_time
+    async def test_the_catalog_tells_flows_and_statuses_apart(self, persistence: FlowPersistence) -> None:
+        catalog = needed(persistence, Catalog)
+        async with session(persistence):
+            for flow in ("F", "f"):
+                for status in ("running", "failed", "finished", "cancelled"):
+                    await store(persistence, Chain(f"{flow} {status}").add(flow=flow, status=status))
+            of_flow = [entry.run_id for entry in await catalog.runs(flow="F")]
+            failed = [entry.run_id for entry in await catalog.runs(status="failed")]
+            both = [entry.run_id for entry in await catalog.runs(flow="f", status="cancelled")]
+            none = [entry.run_id for entry in await catalog.runs(flow="unknown")]
+        expected = [f"F {status}" for status in ("cancelled", "finished", "failed", "running")]
+        assert of_flow == expected, f"`runs` with flow='F' must list {expected}, and lists {of_flow}"
+        assert failed == ["f failed", "F failed"], (
+            f"`runs` with status='failed' must list the failed ones, not {failed}"
+        )
+        assert both == ["f cancelled"], f"`runs` with a flow and a status must list what fits both, not {both}"
+        assert none == [], f"`runs` with an unknown flow must be empty, not {none}"
+
+    @in_time
+    async def test_the_catalog_is_read_page_by_page(self, persistence: FlowPersistence) -> None:
+        catalog = needed(persistence, Catalog)
+        seen: list[str] = []
+        before: int | None = None
+        async with session(persistence):
+            for n in range(7):
+                await store(persistence, Chain(f"run {n}").add())
+            for n in range(4):
+                page = await catalog.runs(before=before, limit=3)
+                assert len(page) <= 3, f"`runs` with limit=3 must list three at most, and lists {len(page)}"
+                seen += [entry.run_id for entry in page]
+                before = page[-1].position if page else before
+                await store(persistence, Chain(f"later {n}").add())
+        expected = [f"run {n}" for n in reversed(range(7))]
+        assert seen == expected, (
+            f"`runs` page by page, each before the position of the last, must list every older run once, {expected}, and lists "
+            f"{seen}"
+        )
+
+    @in_time
+    async def test_a_history_begins_after_a_seq(self, persistence: FlowPersistence) -> None:
+        keeper = needed(persistence, CheckpointHistory)
+        chain = Chain("a")
+        async with session(persistence):
+            for n in range(6):
+                await store(persistence, chain.add(whole=n % 3 == 0 or not has(persistence, CheckpointLog)))
+            for after in (-1, 0, 3, 4, 5, 9):
+                found = [checkpoint.seq for checkpoint in await keeper.history("a", after=after)]
+                expected = list(range(after + 1, 6))
+                assert found == expected, f"`history` with after={after} must hold {expected}, and holds {found}"
+
+
+class Forgotten(Promises):
+    """`Retention`: `delete` and `prune`."""
+
+    @in_time
+    async def test_a_deleted_run_stays_unknown(self, persistence: FlowPersistence) -> None:
+        forgets = needed(persistence, Retention)
+        chain, other = Chain("a"), Chain("A")
+        async with session(persistence):
+            for checkpoint in (chain.add(), other.add(), chain.add()):
+                await store(persistence, checkpoint)
+            if offers(persistence, Ownership):
+                await persistence.release("a", 1)
+            was_there = [await forgets.delete("a") for _ in range(2)]
+            assert was_there == [True, False], (
+                f"`delete` must tell whether there was such a run: True, then False, not {was_there}"
+            )
+            assert await persistence.load("a") is None, "`load` of a deleted run must be None"
+            if has(persistence, CheckpointLog):
+                await refused(persistence, chain.add(), "the next checkpoint of a run that was deleted")
+            with must("a deleted id must be free for another run"):
+                again = Chain("a")
+                await store(persistence, again.add())
+                expect(await persistence.load("a"), again.rows[-1], "another run under a deleted id")
+            expect(await persistence.load("A"), other.rows[-1], "`delete` must forget that run alone")
+
+    @in_time
+    async def test_only_what_ended_long_ago_is_pruned(self, persistence: FlowPersistence) -> None:
+        forgets = needed(persistence, Retention)
+        async with session(persistence):
+            for name, status, at in (
+                ("finished", "finished", AT),
+                ("cancelled", "cancelled", AT),
+                ("interrupted", "running", AT),
+                ("finished now", "finished", time.time()),
+            ):
+                await store(persistence, Chain(name).add(status=status, at=at, flow="F"))
+            gone = await forgets.prune(older_than=3600.0)
+            assert gone == 2, (
+                f"`prune` must forget the two runs that ended long ago, and says that it has forgotten {gone}"
+            )
+            for name, is_kept in (
+                ("finished", False),
+                ("cancelled", False),
+                ("interrupted", True),
+                ("finished now", True),
+            ):
+                assert (await persistence.load(name) is not None) == is_kept, (
+                    f"`prune` must {'keep' if is_kept else 'forget'} the run that is {name!r}"
+                )
+
+    @in_time
+    async def test_the_newest_of_each_flow_are_kept(self, persistence: FlowPersistence) -> None:
+        forgets = needed(persistence, Retention)
+        async with session(persistence):
+            for flow in "FG":
+                for n in range(4):
+                    await store(persistence, Chain(f"{flow}{n}").add(flow=flow, status="finished"))
+            await forgets.prune(older_than=3600.0, keep_last=2)
+            left = [f"{flow}{n}" for flow in "FG" for n in range(4) if await persistence.load(f"{flow}{n}") is not None]
+        expected = ["F2", "F3", "G2", "G3"]
+        assert left == expected, (
+            f"`prune` with keep_last=2 must keep the two newest of each flow, {expected}, not {left}"
+        )
+
+
+def _check(entry: RunEntry, chain: Chain) -> None:
+    newest = chain.rows[-1]
+    told = entry.run_id, entry.flow, entry.status, entry.number, entry.seq, entry.created_at, entry.updated_at
+    right = newest.run_id, newest.flow, newest.status, newest.number, newest.seq, chain.rows[0].at, newest.at
+    assert told == right, (
+        f"`runs` must tell id, flow, status, pass, seq, and the times of the first and the last checkpoint: {right}, not {told}"
+    )
