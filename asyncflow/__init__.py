@@ -15,16 +15,19 @@ from ._runtime.history import HistoryEntry
 from .errors import AsyncflowError, MethodError
 from .flow import Flow, run
 from .persistence import FlowPersistence, MemoryFlowPersistence, SQLiteFlowPersistence
+from .runner import FlowRunner, RunHandle
 from .state import FlowState
 
 __all__ = [
     "AsyncflowError",
     "Flow",
     "FlowPersistence",
+    "FlowRunner",
     "FlowState",
     "HistoryEntry",
     "MemoryFlowPersistence",
     "MethodError",
+    "RunHandle",
     "SQLiteFlowPersistence",
     "and_",
     "errors",

@@ -124,10 +124,12 @@ def _difference(a: Any, b: Any, promoted: bool) -> _Found | None:
         if promoted and cls is int and type(b) is float and a == b:
             return None
         return [], f"it becomes {_article(type(b))}"
-    if a is b:
+    if a is b or (cls in _EQUAL_IS_SAME and a == b):
         return None
-    if cls in _EQUAL_IS_SAME:
-        return None if a == b else ([], "its value changes")
+    return _difference_inside(a, b, cls, promoted)
+
+
+def _difference_inside(a: Any, b: Any, cls: Any, promoted: bool) -> _Found | None:
     if isinstance(a, _SEQUENCES):
         return _sequences(a, b, promoted) or _attribute(a, b, "maxlen")
     if isinstance(a, dict):

@@ -14,8 +14,9 @@ import anyio
 from ._definition.build import define, persist_marks
 from ._definition.decorators import PersistMark, persist_mark_of
 from ._definition.definition import FlowDefinition, MethodDefinition
+from ._runtime.edits import edit, fork, look
 from ._runtime.engine import Settings
-from ._runtime.history import HistoryEntry
+from ._runtime.history import HistoryEntry, history_of
 from ._runtime.instance import Instance, RunStatus
 from ._runtime.observe import log_events
 from ._runtime.recorder import Codecs
@@ -27,7 +28,7 @@ from .persistence.protocol import FlowPersistence, offers
 from .persistence.sqlite import SQLiteFlowPersistence
 from .state import StateType, parse_run_id, state_type_of
 
-__all__ = ["Flow", "run"]
+__all__ = ["Flow", "default_persistence", "run"]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -242,7 +243,7 @@ class Flow(Generic[S]):
         """The instance of a stored run: state, status, result; runs nothing. `seq`: as of an older checkpoint."""
         known = parse_run_id(run_id)
         flow = cls(**init)
-        await flow._instance.load(known, seq)
+        await look(flow._instance, known, seq)
         return flow
 
     @classmethod
@@ -250,7 +251,7 @@ class Flow(Generic[S]):
         """A copy of a run, as of a checkpoint, stored under a new id; `kickoff()` on it goes on from there."""
         known = parse_run_id(run_id)
         flow = cls(**init)
-        await flow._instance.fork_from(known, seq)
+        await fork(flow._instance, known, seq)
         return flow
 
     async def cancel(self) -> None:
@@ -259,11 +260,11 @@ class Flow(Generic[S]):
 
     async def history(self) -> list[HistoryEntry]:
         """The checkpoints of the run, oldest first. Raises `CapabilityMissingError` where the backend keeps none."""
-        return await self._instance.history()
+        return await history_of(self._instance.storage("history"), self.run_id)
 
     async def update_state(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
         """Edit the stored state of a run that is not running, as a checkpoint of its own."""
-        await self._instance.update_state({**(changes or {}), **fields})
+        await edit(self._instance, {**(changes or {}), **fields})
 
 
 def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None) -> Any:
@@ -302,7 +303,7 @@ def _setup(cls: type[Flow[Any]], settings: Settings, where: Any, durability: Dur
     persisted = cls._persisted
     if where is _UNSET:
         named = next((mark.backend for mark in persisted.marks if mark.backend is not None), None)
-        where = named if named is not None or not persisted.marks else _default_persistence(durability)
+        where = named if named is not None or not persisted.marks else default_persistence(durability)
     if where is not None:
         _check_backend(where)
     observe = log_events if any(mark.verbose for mark in persisted.marks) else None
@@ -328,7 +329,7 @@ class _Defaults(threading.local):
 _defaults = _Defaults()
 
 
-def _default_persistence(durability: Durability) -> FlowPersistence:
+def default_persistence(durability: Durability = "full") -> FlowPersistence:
     """SQLite at `$ASYNCFLOW_DB`, else `./asyncflow.db`."""
     path = os.path.abspath(os.environ.get("ASYNCFLOW_DB") or "asyncflow.db")
     return _defaults.made.setdefault((path, durability), SQLiteFlowPersistence(path, durability=durability))

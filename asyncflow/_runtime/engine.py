@@ -152,6 +152,11 @@ class Engine:
         if self._scope is not None:
             self._scope.cancel()
 
+    def wind_down(self, why: BaseException) -> None:
+        """End the run at its next checkpoints: what runs goes on to its end and is stored, and nothing more is started."""
+        if self._stopped is None:
+            self._stopped = why
+
     def cancel(self, why: RunCancelledError) -> None:
         """Stop, for good: whatever else ends the run meanwhile, it was cancelled."""
         self.is_cancelled = True

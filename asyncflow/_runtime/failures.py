@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic_core import from_json
+
 from .._definition.definition import MethodDefinition
 from ..errors import (
     Failure,
@@ -17,6 +19,7 @@ from ..errors import (
     UnknownLabelError,
 )
 from ..merge import Conflict
+from ..persistence.checkpoint import Checkpoint
 
 __all__ = [
     "changed_id_error",
@@ -25,6 +28,7 @@ __all__ = [
     "limit_error",
     "method_error",
     "method_label_error",
+    "stored_failure",
     "undeclared_label_error",
 ]
 
@@ -47,6 +51,19 @@ def method_error(flow: str, run_id: str, failures: Sequence[Failure], is_stored:
     )
     error.__cause__ = failures[0].exception
     return error
+
+
+def stored_failure(flow: str, c: Checkpoint) -> MethodError:
+    """The error of a run that has failed elsewhere, or before: the exception itself is gone, its type and text are stored."""
+    told = {} if c.outcome is None else from_json(c.outcome)
+    what = f"{flow}.{told['method']} raised {told['type']}: {told['message']}" if "type" in told else "a method raised"
+    return MethodError(
+        f"run {c.run_id} has failed: {what}. What had completed is saved; `await {flow}.resume({c.run_id!r})` runs only what failed "
+        "or never started",
+        run_id=c.run_id,
+        method=told.get("method"),
+        seq=c.seq,
+    )
 
 
 def conflict_error(

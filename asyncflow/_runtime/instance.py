@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import anyio
@@ -22,11 +23,12 @@ from ..errors import (
     StateError,
     StorageError,
 )
-from ..persistence.checkpoint import Checkpoint, Status
+from ..persistence.checkpoint import Checkpoint
+from ..persistence.protocol import FlowPersistence
 from ..state import StateType, new_run_id, parse_run_id
 from . import refusals
 from .engine import Engine
-from .history import HistoryEntry, history_of
+from .failures import stored_failure
 from .recorder import inputs_bytes
 from .runs import (
     Claim,
@@ -41,7 +43,6 @@ from .runs import (
     recorder_of,
     session,
     take_up,
-    write_whole,
 )
 from .scope import current_scope
 
@@ -64,8 +65,8 @@ class Instance:
         self.pending: tuple[str, ...] = ()
         self._make_setup = setup
         self._setup: Setup | None = None
-        self._own_id = new_run_id()
-        self._run_id = self._own_id
+        self.own_id = new_run_id()
+        self._run_id = self.own_id
         self._state: Any = None
         self._number = 0
         self._digest: bytes | None = None
@@ -74,6 +75,8 @@ class Instance:
         self._engine: Engine | None = None
         self._ended: anyio.Event | None = None
         self._cancel_error: BaseException | None = None
+        self.gate: Callable[[], Awaitable[None]] | None = None
+        """Awaited when the run is known to be stored, and before any of its methods starts."""
 
     # ---- what Flow shows ---------------------------------------------------------------------------------------
 
@@ -88,6 +91,16 @@ class Instance:
         if self._setup is None:
             self._setup = self._make_setup()
         return self._setup
+
+    def store_in(self, persistence: FlowPersistence) -> None:
+        """Store in this backend, whatever the class says."""
+        self._setup = replace(self.setup, persistence=persistence)
+
+    def watch(self, observe: Callable[[Checkpoint], object]) -> None:
+        """Tell also this observer of every checkpoint that is stored."""
+        known = self.setup.observe
+        both = observe if known is None else lambda checkpoint: (observe(checkpoint), known(checkpoint))
+        self._setup = replace(self.setup, observe=both)
 
     @property
     def run_id(self) -> str:
@@ -132,10 +145,10 @@ class Instance:
         """A new run, a new pass, or the rest of an interrupted one: by where the run stands."""
         given = dict(inputs)
         brought = given.pop("id", None)
-        with self._driving():
+        with self.driving():
             run_id = parse_run_id(brought) if brought is not None else self.run_id
             if brought is None and from_run is not None and self.status != "new":
-                run_id = self._own_id = new_run_id()
+                run_id = self.own_id = new_run_id()
                 self._may_be_stored = False
             begin_with = self._state if self.status == "new" or run_id == self._run_id else None
             if self.setup.persistence is None:
@@ -144,8 +157,8 @@ class Instance:
                 return await self._pass_without_storage(run_id, given, begin_with)
             async with session(self.setup.persistence):
                 if from_run is not None:
-                    begin_with = (await self._found(from_run)).state
-                is_new = brought is None and run_id == self._own_id and not self._may_be_stored
+                    begin_with = (await self.found(from_run)).state
+                is_new = brought is None and run_id == self.own_id and not self._may_be_stored
                 async with owned(self.setup.persistence, run_id, is_new=is_new) as claim:
                     stored = None if is_new else await load_owned(self.setup, run_id, claim)
                     if stored is not None and from_run is not None:
@@ -167,15 +180,38 @@ class Instance:
         self._check_edits(stored)
         return await self._continue(claim, stored)
 
+    async def start(self, run_id: str, inputs: Mapping[str, Any]) -> Any:
+        """The same however often it is called: a new run, the rest of an interrupted one, or the outcome of one that has ended."""
+        persistence = self.storage("start")
+        with self.driving():
+            async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
+                stored = await load_owned(self.setup, run_id, claim)
+                self._run_id = run_id
+                if stored is None:
+                    return await self._by_standing(None, dict(inputs), claim, None)
+                self._check_inputs(stored, dict(inputs))
+                if stored.checkpoint.status == "running":
+                    return await self._continue(claim, stored)
+                self.show(stored)
+                return self.outcome(stored)
+
+    def outcome(self, stored: Stored) -> Any:
+        """The result of a finished run that is shown. Raises what ended another: `MethodError`, `RunCancelledError`."""
+        if self.status == "cancelled":
+            raise refusals.cancelled(self._run_id)
+        if self.status == "failed":
+            raise stored_failure(self._class, stored.checkpoint)
+        return self.result
+
     async def resume(self, run_id: str) -> Any:
         """Go on with a run; a finished one gives its stored result."""
-        persistence = self._storage("resume")
-        with self._driving():
+        persistence = self.storage("resume")
+        with self.driving():
             async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
                 stored = await load_owned(self.setup, run_id, claim)
                 if stored is None:
                     raise refusals.unknown_run(self.setup.persistence, run_id, None)
-                self._show(stored)
+                self.show(stored)
                 if self.status == "cancelled":
                     raise refusals.cancelled(self._run_id)
                 if self.status == "finished":
@@ -217,6 +253,8 @@ class Instance:
         self._engine, self._ended, self.status = engine, None, "running"
         self.outputs = engine.outputs
         try:
+            if self.gate is not None:
+                await self.gate()
             self.result = await engine.drive(commands)
             return self.result
         finally:
@@ -257,7 +295,7 @@ class Instance:
 
     async def _look_up(self) -> None:
         outputs = self.outputs
-        self._show(await self._found(self._run_id))
+        self.show(await self.found(self._run_id))
         self.outputs = outputs | self.outputs
 
     # ---- cancel ------------------------------------------------------------------------------------------------
@@ -269,11 +307,16 @@ class Instance:
         if self._engine is not None:
             await self._cancel_running(self._engine)
             return
-        persistence = self._storage("cancel")
-        with self._driving():
+        persistence = self.storage("cancel")
+        with self.driving():
             async with session(persistence), owned(persistence, self.run_id, is_new=False) as claim:
                 await self._record_cancel(claim)
-                self._show(await self._found(self.run_id))
+                self.show(await self.found(self.run_id))
+
+    def wind_down(self) -> None:
+        """Stop the run at its next checkpoints, if it runs; it can be resumed."""
+        if self._engine is not None:
+            self._engine.wind_down(refusals.interrupted(self._run_id))
 
     async def _cancel_running(self, engine: Engine) -> None:
         ended = self._ended = self._ended or anyio.Event()
@@ -288,53 +331,12 @@ class Instance:
         """Store that the run was cancelled, after what is stored now: what was on its way then may have been withdrawn."""
         if self.setup.persistence is None:
             return
-        stored = await self._found(self._run_id)
+        stored = await self.found(self._run_id)
         if stored.checkpoint.status != "cancelled":
             recorder = recorder_of(self.setup, self._run_id, claim, stored.checkpoint)
             end = recorder.prepare("cancelled", "cancelled", stored.progress, outcome={}, outcome_only=True)
             await recorder.commit(end)
             claim.is_over = True
-
-    # ---- looking, editing, forking -----------------------------------------------------------------------------
-
-    async def load(self, run_id: str, seq: int | None = None) -> None:
-        """Show a stored run; runs nothing."""
-        persistence = self._storage("load")
-        async with session(persistence):
-            self._show(await self._found(run_id, seq))
-
-    async def fork_from(self, run_id: str, seq: int | None) -> None:
-        """Store a copy of a run, as of a checkpoint, under this instance's own id."""
-        persistence = self._storage("fork")
-        async with session(persistence), owned(persistence, self._own_id, is_new=True) as claim:
-            stored = await self._found(run_id, seq)
-            state = self._with_id(stored.state, self._own_id)
-            c = stored.checkpoint
-            fork = Stored(c._replace(run_id=self._own_id), state, stored.progress)
-            status: Status = "finished" if c.status == "finished" or not stored.progress.pending else "running"
-            await write_whole(self.setup, "started", status, fork, claim, after=None)
-            self._run_id = self._own_id
-            claim.is_over = status == "finished"
-            self._show(await self._found(self._own_id))
-
-    async def update_state(self, changes: Mapping[str, Any]) -> None:
-        """Edit the stored state of a run that is not running, as a checkpoint of its own."""
-        persistence = self._storage("update_state")
-        with self._driving():
-            async with session(persistence), owned(persistence, self.run_id, is_new=False) as claim:
-                stored = await self._found(self.run_id)
-                if "id" in changes:
-                    raise RunInputsError("the id of a run does not change; nothing was written", run_id=self.run_id)
-                state = self.state_type.updated(stored.state, changes)
-                edited = Stored(stored.checkpoint, state, stored.progress)
-                status = stored.checkpoint.status
-                await write_whole(self.setup, "edited", status, edited, claim, after=stored.checkpoint)
-                claim.is_over = status in ("finished", "cancelled")
-                self._show(await self._found(self.run_id))
-
-    async def history(self) -> list[HistoryEntry]:
-        """The checkpoints of the run, oldest first."""
-        return await history_of(self._storage("history"), self.run_id)
 
     # ---- helpers -----------------------------------------------------------------------------------------------
 
@@ -342,9 +344,9 @@ class Instance:
         """The state that a first pass begins with: a given one or the initial one, the inputs applied, under the run's id."""
         if begin_with is None:
             return self.state_type.create(self.initial, given, self._run_id)
-        return self.state_type.updated(self._with_id(begin_with, self._run_id), given)
+        return self.state_type.updated(self.with_id(begin_with, self._run_id), given)
 
-    def _with_id(self, state: Any, run_id: str) -> Any:
+    def with_id(self, state: Any, run_id: str) -> Any:
         return self.state_type.with_id(copied(state), run_id)
 
     def _check_edits(self, stored: Stored) -> None:
@@ -362,13 +364,13 @@ class Instance:
         if inputs_bytes(dict(zip(names, given.values(), strict=True))) != c.inputs:
             raise refusals.other_inputs(self._class, c)
 
-    async def _found(self, run_id: str, seq: int | None = None) -> Stored:
+    async def found(self, run_id: str, seq: int | None = None) -> Stored:
         stored = await load(self.setup, run_id, seq)
         if stored is None:
             raise refusals.unknown_run(self.setup.persistence, run_id, seq)
         return stored
 
-    def _show(self, stored: Stored) -> None:
+    def show(self, stored: Stored) -> None:
         """Be about this run, as it is stored."""
         c = stored.checkpoint
         self._run_id, self._state, self._number, self._digest = c.run_id, stored.state, c.number, c.digest
@@ -383,7 +385,7 @@ class Instance:
             self.outputs = {outcome["method"]: self.result}
 
     @contextmanager
-    def _driving(self) -> Iterator[None]:
+    def driving(self) -> Iterator[None]:
         if self._busy:
             raise refusals.busy(self._class, self._run_id)
         self._busy = True
@@ -392,7 +394,7 @@ class Instance:
         finally:
             self._busy = False
 
-    def _storage(self, what: str) -> Any:
+    def storage(self, what: str) -> Any:
         persistence = self.setup.persistence
         if persistence is None:
             raise refusals.not_stored(self._class, what)

@@ -61,7 +61,7 @@ class Recorder:
     def __init__(
         self,
         persistence: FlowPersistence,
-        codecs: Codecs,
+        codecs: Codecs | None,
         *,
         flow: str,
         run_id: str,
@@ -70,7 +70,7 @@ class Recorder:
         inputs: bytes | None,
         after: Checkpoint | None,
         whole: bool,
-        observe: Callable[[Checkpoint], None] | None = None,
+        observe: Callable[[Checkpoint], object] | None = None,
     ) -> None:
         self.persistence = persistence
         self.codecs = codecs
@@ -97,19 +97,24 @@ class Recorder:
         """Of the newest checkpoint that was prepared."""
         return self._digest
 
+    @property
+    def _known(self) -> Codecs:
+        assert self.codecs is not None, "asked for values, by whoever has a class for them"
+        return self.codecs
+
     # ---- values ------------------------------------------------------------------------------------------------
 
     def state_bytes(self, state: Any, method: str | None = None) -> tuple[bytes, Any]:
         """A state as it is stored, and as it will load. Raises `StateNotStorableError`, `LimitExceededError`."""
         try:
-            return self.codecs.state.encode(state)
+            return self._known.state.encode(state)
         except Refused as refused:
             raise _not_storable(StateNotStorableError, "the state", refused, self.run_id, method) from None
 
     def result_bytes(self, method: str, value: Any) -> tuple[bytes, Any]:
         """A result as it is stored, and as it will load. Raises `ResultNotStorableError`, `LimitExceededError`."""
         try:
-            return self.codecs.result(method).encode(value)
+            return self._known.result(method).encode(value)
         except Refused as refused:
             raise _not_storable(
                 ResultNotStorableError, f"what {method} returned", refused, self.run_id, method
@@ -118,7 +123,7 @@ class Recorder:
     def result(self, method: str, data: bytes) -> Any:
         """A result from what was stored. Raises `StateSchemaError` if the method's return type has changed since."""
         try:
-            return self.codecs.result(method).decode(data)
+            return self._known.result(method).decode(data)
         except Misfit as misfit:
             raise StateSchemaError(
                 f"the stored result of {method} does not fit its return annotation any more: {misfit.detail}. Nothing was "

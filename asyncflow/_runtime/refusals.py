@@ -7,12 +7,22 @@ from ..errors import (
     FlowBusyError,
     RunCancelledError,
     RunInputsError,
+    RunInterruptedError,
     RunNotFoundError,
     StateError,
 )
 from ..persistence.checkpoint import Checkpoint
 
-__all__ = ["busy", "cancelled", "edited_here", "not_stored", "other_inputs", "stored_already", "unknown_run"]
+__all__ = [
+    "busy",
+    "cancelled",
+    "edited_here",
+    "interrupted",
+    "not_stored",
+    "other_inputs",
+    "stored_already",
+    "unknown_run",
+]
 
 
 def busy(flow: str, run_id: str) -> FlowBusyError:
@@ -53,6 +63,15 @@ def cancelled(run_id: str) -> RunCancelledError:
     """Going on with a run that was cancelled."""
     return RunCancelledError(
         f"run {run_id} was cancelled for good; what had completed is kept, and can be read with load() or forked",
+        run_id=run_id,
+    )
+
+
+def interrupted(run_id: str) -> RunInterruptedError:
+    """A run whose runner ends."""
+    return RunInterruptedError(
+        f"run {run_id} was stopped at a checkpoint, because its runner is ending; what had completed is stored, and it can be "
+        "resumed",
         run_id=run_id,
     )
 

@@ -58,7 +58,7 @@ class Setup:
     persistence: FlowPersistence | None
     whole: bool
     """Whether every checkpoint is complete: where only some methods have one."""
-    observe: Callable[[Checkpoint], None] | None = None
+    observe: Callable[[Checkpoint], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,58 @@
+"""Looks at a stored run, copies and edits of it. Nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import RunInputsError
+from ..persistence.checkpoint import Status
+from .instance import Instance
+from .runs import Stored, owned, session, write_whole
+
+__all__ = ["edit", "ended", "fork", "look"]
+
+
+async def look(instance: Instance, run_id: str, seq: int | None = None) -> None:
+    """Show a stored run."""
+    async with session(instance.storage("load")):
+        instance.show(await instance.found(run_id, seq))
+
+
+async def ended(instance: Instance, run_id: str) -> Any:
+    """The stored outcome of a run that has ended. Raises what ended it."""
+    async with session(instance.storage("result")):
+        stored = await instance.found(run_id)
+    instance.show(stored)
+    return instance.outcome(stored)
+
+
+async def fork(instance: Instance, run_id: str, seq: int | None) -> None:
+    """Store a copy of a run, as of a checkpoint, under the instance's own id."""
+    persistence = instance.storage("fork")
+    own_id = instance.own_id
+    async with session(persistence), owned(persistence, own_id, is_new=True) as claim:
+        stored = await instance.found(run_id, seq)
+        c = stored.checkpoint
+        copy = Stored(c._replace(run_id=own_id), instance.with_id(stored.state, own_id), stored.progress)
+        status: Status = "finished" if c.status == "finished" or not stored.progress.pending else "running"
+        await write_whole(instance.setup, "started", status, copy, claim, after=None)
+        claim.is_over = status == "finished"
+        instance.show(await instance.found(own_id))
+
+
+async def edit(instance: Instance, changes: Mapping[str, Any]) -> None:
+    """Edit the stored state of a run that is not running, as a checkpoint of its own."""
+    persistence = instance.storage("update_state")
+    with instance.driving():
+        run_id = instance.run_id
+        async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
+            stored = await instance.found(run_id)
+            if "id" in changes:
+                raise RunInputsError("the id of a run does not change; nothing was written", run_id=run_id)
+            state = instance.state_type.updated(stored.state, changes)
+            edited = Stored(stored.checkpoint, state, stored.progress)
+            status = stored.checkpoint.status
+            await write_whole(instance.setup, "edited", status, edited, claim, after=stored.checkpoint)
+            claim.is_over = status in ("finished", "cancelled")
+            instance.show(await instance.found(run_id))

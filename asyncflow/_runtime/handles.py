@@ -1,0 +1,178 @@
+"""A run that a runner owns, and the handles that others hold on it, or on one that somebody else drives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+import anyio
+
+from ..errors import CapabilityMissingError
+from ..events import Event
+from ..persistence.checkpoint import Checkpoint
+from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
+from . import refusals
+from .observe import told_by
+
+__all__ = ["Live", "RunHandle"]
+
+SOON: Final = 0.05
+LATE: Final = 1.0
+"""Seconds between two looks at a run that somebody else drives: at first, and after a while."""
+
+
+class Live:
+    """A run that is driven in this process, by a task of the runner's."""
+
+    def __init__(self, flow: Any, run_id: str | None, inputs: dict[str, Any], turns: anyio.Semaphore) -> None:
+        self.flow = flow
+        self.is_new = run_id is None
+        self.run_id: str = flow.run_id if run_id is None else run_id
+        self.known = anyio.Event()
+        """Set when it is stored, or has been refused."""
+        self.ended = anyio.Event()
+        self.refusal: Exception | None = None
+        """Why it did not begin."""
+        self.error: BaseException | None = None
+        self.result: Any = None
+        self.inputs = inputs
+        self._turns = turns
+        self.news = anyio.Event()
+        """Set at its next checkpoint, and at its end; there is another one then."""
+        self._waiting = anyio.CancelScope()
+        self._has_turn = False
+
+    async def drive(self) -> None:
+        """See it to its end, and keep what it came to. Cancelled, it can be resumed."""
+        instance = self.flow._instance
+        instance.gate = self._turn
+        instance.watch(self._tell)
+        try:
+            if self.is_new:
+                self.result = await instance.kickoff(self.inputs, None)
+            else:
+                self.result = await instance.start(self.run_id, self.inputs)
+        except Exception as error:  # a flow's error is its own, and ends nothing else
+            self.error = error
+            if not self.known.is_set():
+                self.refusal = error
+        except BaseException:
+            self.error = refusals.interrupted(self.run_id)
+            raise
+        finally:
+            if self._has_turn:
+                self._turns.release()
+            self.known.set()
+            self.ended.set()
+            self._tell(None)
+
+    async def _turn(self) -> None:
+        """It is stored: let its starter know, and wait for a turn."""
+        self.known.set()
+        with self._waiting:
+            await self._turns.acquire()
+            self._has_turn = True
+
+    def wind_down(self) -> None:
+        """Stop it at its next checkpoints."""
+        self.flow._instance.wind_down()
+        self._waiting.cancel()
+
+    async def cancel(self) -> None:
+        """End it for good."""
+        self._waiting.cancel()
+        await self.flow._instance.cancel()
+
+    def _tell(self, _: Checkpoint | None) -> None:
+        self.news.set()
+        self.news = anyio.Event()
+
+
+class RunHandle:
+    """Somebody's hold on a run. Letting go of it, or being cancelled while awaiting it, changes nothing for the run."""
+
+    def __init__(
+        self,
+        run_id: str,
+        persistence: FlowPersistence,
+        live: Live | None,
+        outcome: Callable[[Checkpoint], Awaitable[Any]],
+        cancel: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.run_id = run_id
+        self._persistence = persistence
+        self._live = live
+        self._outcome = outcome
+        self._cancel = cancel
+
+    async def status(self) -> str:
+        """ "running", "interrupted", "failed", "finished" or "cancelled", by what is stored now.
+
+        An interrupted run is one that nobody drives here: a dead process left it, or another drives it.
+        """
+        stored = await self._stored()
+        is_driven = self._live is not None and not self._live.ended.is_set()
+        return "interrupted" if stored.status == "running" and not is_driven else stored.status
+
+    async def result(self) -> Any:
+        """What the run's kickoff returns, when it has ended: here, or elsewhere.
+
+        Raises `MethodError`, `RunCancelledError`, and whatever ended it.
+        """
+        live = self._live
+        if live is not None:
+            await live.ended.wait()
+            if live.error is None:
+                return live.result
+            raise live.error
+        return await self._outcome(await self._ended())
+
+    async def cancel(self) -> None:
+        """End the run for good, durably, whoever drives it."""
+        await self._cancel()
+
+    async def events(self, *, after: tuple[int, int] = (-1, 0)) -> AsyncIterator[Event]:
+        """What has happened and happens, until the run has ended, each event once and in order; `after` a (seq, n).
+
+        Raises `CapabilityMissingError` where the persistence keeps no history.
+        """
+        persistence = self._persistence
+        if not offers(persistence, CheckpointHistory):
+            raise CapabilityMissingError(
+                f"{type(persistence).__name__} keeps no history, from which events are told",
+                capability="CheckpointHistory",
+            )
+        seq, n = after
+        pause = SOON
+        while True:
+            is_live = self._live is not None and not self._live.ended.is_set()
+            news = None if self._live is None else self._live.news  # of what comes from now on
+            rows = await persistence.history(self.run_id, after=max(-1, seq - 1))
+            for row in rows:
+                for event in told_by(row):
+                    if (event.seq, event.n) > (seq, n):
+                        seq, n, pause = event.seq, event.n, SOON
+                        yield event
+            if rows and rows[-1].status != "running" and not is_live:
+                return
+            pause = min(pause * 1.5, LATE)
+            if is_live and news is not None:
+                await news.wait()
+            else:
+                await anyio.sleep(pause)
+
+    async def _ended(self) -> Checkpoint:
+        """The last checkpoint of a run that somebody else drives, when it has come."""
+        pause = SOON
+        while True:
+            stored = await self._stored()
+            if stored.status != "running":
+                return stored
+            await anyio.sleep(pause)
+            pause = min(pause * 1.5, LATE)
+
+    async def _stored(self) -> Checkpoint:
+        stored = await self._persistence.load(self.run_id)
+        if stored is None:
+            raise refusals.unknown_run(self._persistence, self.run_id, None)
+        return stored

@@ -1,0 +1,285 @@
+"""`FlowRunner`: owns runs, so that whoever asked for one may go away; takes up those that a dead process left behind.
+
+Its tasks are in its own task group, which no flow's error ends. It never decides what a flow does next; it starts, bounds
+and ends runs. A run waits for its turn when it is stored already, so that a run id which was handed out can be loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, Final, Literal, Self
+
+import anyio
+from anyio.abc import TaskGroup
+from pydantic_core import from_json
+
+from ._runtime import refusals
+from ._runtime.edits import ended as outcome_of_ended
+from ._runtime.ending import cancel_stored
+from ._runtime.failures import stored_failure
+from ._runtime.handles import Live, RunHandle
+from ._runtime.runs import outcome_of, session
+from .errors import (
+    RunInputsError,
+    RunLockedError,
+    RunnerClosedError,
+    RunnerOverloadedError,
+    StorageError,
+)
+from .flow import Flow, default_persistence
+from .persistence.checkpoint import Checkpoint
+from .persistence.protocol import Catalog, FlowPersistence, offers
+from .state import parse_run_id
+
+__all__ = ["FlowRunner", "RunHandle"]
+
+MakeFlow = Callable[[], Flow[Any]]
+"""A flow class, or a function of no arguments that makes a flow."""
+
+PAGE: Final = 200
+"""Runs that are looked at together, where interrupted ones are looked for."""
+
+logger = logging.getLogger("asyncflow")
+
+
+class FlowRunner:
+    """Owns runs of flows for as long as it is entered, and drains them when it ends.
+
+    `persistence`: where all its runs are stored; the default SQLite file, unless given. `flows`: classes, or functions that make
+    a flow, whose interrupted runs are to be taken up: at the start, and every `recover_every` seconds (None: never). What is
+    started is added to them. `max_running`: runs at the same time; `max_waiting` more are stored and wait for their turn, in order.
+    `overload`: what `start` does when there are as many as that: "wait", or "raise" a `RunnerOverloadedError`.
+    `grace`: seconds that its runs have to finish when it ends; then they stop at their next checkpoint, and what has not come to
+    one after `patience` seconds more is cancelled. Either way they can be resumed.
+    """
+
+    def __init__(
+        self,
+        persistence: FlowPersistence | None = None,
+        *,
+        flows: Iterable[MakeFlow] = (),
+        max_running: int = 1_000,
+        max_waiting: int = 10_000,
+        overload: Literal["wait", "raise"] = "wait",
+        grace: float = 10.0,
+        patience: float = 10.0,
+        recover_every: float | None = 2.0,
+    ) -> None:
+        if max_running < 1 or max_waiting < 0:
+            raise ValueError("max_running is at least 1, and max_waiting at least 0")
+        if overload not in ("wait", "raise"):
+            raise ValueError(f"overload is 'wait' or 'raise', not {overload!r}")
+        self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
+        self._flows: dict[str, MakeFlow] = {}
+        for make in flows:
+            self._known(make)
+        self._most = (max_running, max_waiting)
+        self._overload = overload
+        self._grace = grace
+        self._patience = patience
+        self._recover_every = recover_every
+        self._live: dict[str, Live] = {}
+        self._group: TaskGroup | None = None
+        self._is_ending = False
+        self._turns: anyio.Semaphore
+        self._places: anyio.Semaphore
+        self._idle: anyio.Event
+        self._stack: AsyncExitStack
+
+    # ---- its own life ------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._group is not None:
+            raise RunnerClosedError("the runner is in use already; make another one")
+        running, waiting = self._most
+        self._turns, self._places = anyio.Semaphore(running), anyio.Semaphore(running + waiting)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(session(self.persistence))
+            self._group = await stack.enter_async_context(anyio.create_task_group())
+            self._stack = stack.pop_all()
+        self._is_ending, self._idle = False, anyio.Event()
+        if self._recover_every is not None:
+            self._group.start_soon(self._keep_recovering, self._recover_every)
+        return self
+
+    async def __aexit__(self, *raised: Any) -> None:
+        """Drain; where the block has raised, or this is cancelled, stop at once. All runs can be resumed."""
+        self._is_ending, group = True, self._group
+        assert group is not None, "entered"
+        try:
+            if raised[0] is None:
+                await self._drain()
+        finally:
+            self._group = None
+            group.cancel_scope.cancel()
+            await self._stack.aclose()
+
+    async def _drain(self) -> None:
+        with anyio.move_on_after(self._grace):
+            await self._until_idle()
+        for run in self._live.values():
+            run.wind_down()
+        with anyio.move_on_after(self._patience):
+            await self._until_idle()
+
+    async def _until_idle(self) -> None:
+        while self._live:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    # ---- runs --------------------------------------------------------------------------------------------------
+
+    async def start(
+        self, flow: MakeFlow, inputs: Mapping[str, Any] | None = None, *, run_id: object | None = None
+    ) -> RunHandle:
+        """A run, owned by the runner, once it is stored.
+
+        With a `run_id` it is the same however often it is called: a run that is running is attached to, here or elsewhere; an
+        interrupted one goes on; one that has ended gives its stored outcome. A caller that goes away changes nothing.
+        Raises what `kickoff` raises before a run begins; `RunnerOverloadedError`, `RunnerClosedError`.
+        """
+        self._check_open()
+        given = dict(inputs or {})
+        brought = given.pop("id", None) if run_id is None else run_id
+        known = None if brought is None else parse_run_id(brought)
+        run = self._live.get(known or "") or await self._placed(flow, known, given)
+        await run.known.wait()
+        if isinstance(run.refusal, RunLockedError):
+            return self._handle(run.run_id)  # of a run that another drives
+        if run.refusal is not None:
+            raise run.refusal
+        if given and run.inputs != given:
+            raise RunInputsError(
+                f"run {run.run_id} is running with other inputs than these; leave them out to attach to it, or start another run",
+                run_id=run.run_id,
+            )
+        return self._handle(run.run_id, run)
+
+    async def run(
+        self, flow: MakeFlow, inputs: Mapping[str, Any] | None = None, *, run_id: object | None = None
+    ) -> Any:
+        """Start a run, and await its result."""
+        return await (await self.start(flow, inputs, run_id=run_id)).result()
+
+    async def get(self, run_id: object) -> RunHandle:
+        """A handle on any stored run, whoever drives it. Raises `RunNotFoundError`."""
+        known = parse_run_id(run_id)
+        if known not in self._live and await self.persistence.load(known) is None:
+            raise refusals.unknown_run(self.persistence, known, None)
+        return self._handle(known)
+
+    async def cancel(self, run_id: object) -> None:
+        """End a run for good, durably, whoever drives it. Raises `RunNotFoundError`."""
+        known = parse_run_id(run_id)
+        live = self._live.get(known)
+        if live is not None:
+            await live.cancel()
+        else:
+            await cancel_stored(self.persistence, known)
+
+    @property
+    def running(self) -> int:
+        """How many runs it owns, those that wait for their turn included."""
+        return len(self._live)
+
+    # ---- taking up what others left ----------------------------------------------------------------------------
+
+    async def recover(self) -> int:
+        """Take up the interrupted runs of known flows that nobody drives; how many."""
+        persistence = self.persistence
+        if not offers(persistence, Catalog):
+            return 0
+        begun, before = 0, None
+        while True:
+            page = await persistence.runs(status="running", before=before, limit=PAGE)
+            for entry in page:
+                if not entry.is_driven and entry.run_id not in self._live and entry.flow in self._flows:
+                    await self._places.acquire()
+                    self._begun(self._flows[entry.flow], entry.run_id, {})
+                    begun += 1
+            if len(page) < PAGE:
+                return begun
+            before = page[-1].position
+
+    async def _keep_recovering(self, seconds: float) -> None:
+        while not self._is_ending:
+            try:
+                await self.recover()
+            except StorageError as error:
+                logger.warning("interrupted runs could not be looked for: %s", error)
+            await anyio.sleep(seconds)
+
+    # ---- one run -----------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> TaskGroup:
+        if self._group is None or self._is_ending:
+            raise RunnerClosedError(
+                "the runner has not been entered, or is ending: use it in `async with FlowRunner(...)`"
+            )
+        return self._group
+
+    async def _placed(self, flow: MakeFlow, run_id: str | None, inputs: dict[str, Any]) -> Live:
+        """A run in a place of its own, or the one of this id that somebody else has started meanwhile."""
+        await self._place()
+        known = self._live.get(run_id or "")
+        try:
+            run = known or self._begun(flow, run_id, inputs)
+        except BaseException:
+            self._places.release()
+            raise
+        if known is not None:
+            self._places.release()
+        return run
+
+    async def _place(self) -> None:
+        """Take one of the places for runs."""
+        if self._overload == "wait":
+            await self._places.acquire()
+            return
+        try:
+            self._places.acquire_nowait()
+        except anyio.WouldBlock:
+            raise RunnerOverloadedError(
+                f"the runner has {len(self._live)} runs, as many as it takes; try again in a while. Nothing was started"
+            ) from None
+
+    def _known(self, make: MakeFlow) -> Flow[Any]:
+        """A new flow, stored where the runner's runs are; its name is remembered."""
+        flow = make()
+        instance = flow._instance
+        instance.store_in(self.persistence)
+        self._flows.setdefault(instance.setup.settings.name, make)
+        return flow
+
+    def _begun(self, make: MakeFlow, run_id: str | None, inputs: dict[str, Any]) -> Live:
+        group = self._check_open()
+        flow = self._known(make)
+        run = Live(flow, run_id, inputs, self._turns)
+        self._live[run.run_id] = run
+        group.start_soon(self._owned, run)
+        return run
+
+    async def _owned(self, run: Live) -> None:
+        try:
+            await run.drive()
+        finally:
+            del self._live[run.run_id]
+            self._places.release()
+            if not self._live:
+                self._idle.set()
+
+    def _handle(self, run_id: str, live: Live | None = None) -> RunHandle:
+        live = live or self._live.get(run_id)
+        return RunHandle(run_id, self.persistence, live, self._outcome, partial(self.cancel, run_id))
+
+    async def _outcome(self, ended: Checkpoint) -> Any:
+        """What a run came to that somebody else has driven: its result has its type where the flow is known here."""
+        make = self._flows.get(ended.flow)
+        if make is None and ended.status == "finished":
+            return from_json(outcome_of(ended)["result"])
+        if make is None:
+            raise refusals.cancelled(ended.run_id) if ended.status == "cancelled" else stored_failure(ended.flow, ended)
+        return await outcome_of_ended(self._known(make)._instance, ended.run_id)

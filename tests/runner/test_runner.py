@@ -1,0 +1,512 @@
+"""`FlowRunner`: whoever asks for a run may go away; runs are bounded, drained, attached to, and taken up again."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from asyncflow import (
+    Flow,
+    FlowRunner,
+    FlowState,
+    MemoryFlowPersistence,
+    SQLiteFlowPersistence,
+    errors,
+    events,
+    listen,
+    start,
+)
+
+ran: list[str] = []
+gates: dict[str, anyio.Event] = {}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran() -> None:
+    ran.clear()
+    gates.clear()
+
+
+STORES: dict[str, Callable[[], Any]] = {
+    "memory": MemoryFlowPersistence,
+    "sqlite": lambda: SQLiteFlowPersistence("runs.db", durability="process"),
+}
+
+
+@pytest.fixture(params=STORES)
+def storage(request: pytest.FixtureRequest) -> Any:
+    return STORES[request.param]()
+
+
+class Work(FlowState):
+    n: int = 0
+    gate: str = ""
+    fails: bool = False
+
+
+class Steps(Flow[Work]):
+    """Two methods; the first waits for a gate, if one is named."""
+
+    @start()
+    async def first(self) -> int:
+        ran.append(f"{self.run_id} first")
+        if self.state.gate:
+            await gates[self.state.gate].wait()
+        self.state.n += 1
+        return self.state.n
+
+    @listen(first)
+    async def second(self, n: int) -> int:
+        ran.append(f"{self.run_id} second")
+        if self.state.fails:
+            raise LookupError("told to")
+        self.state.n = n + 1
+        return self.state.n
+
+
+def gate(name: str) -> anyio.Event:
+    gates[name] = anyio.Event()
+    return gates[name]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(5):
+        while not condition():  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.001)
+
+
+# ---- starting and awaiting -------------------------------------------------------------------------------------------
+
+
+async def test_a_run_is_started_and_awaited(storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        handle = await runner.start(Steps, {"n": 5})
+
+        assert await handle.result() == 7
+        assert await handle.status() == "finished"
+        assert (await Steps.load(handle.run_id, persistence=storage)).state.n == 7
+        assert await runner.run(Steps, {"n": 1}) == 3
+
+
+async def test_a_run_that_was_started_is_stored(storage: Any) -> None:
+    gate("shut")
+    async with FlowRunner(storage, max_running=1, grace=0) as runner:
+        handles = [await runner.start(Steps, {"gate": "shut"}) for _ in range(3)]  # two of them wait for their turn
+        loaded = [await Steps.load(handle.run_id, persistence=storage) for handle in handles]
+        gates["shut"].set()
+
+        assert [flow.state.gate for flow in loaded] == ["shut"] * 3
+        assert [await handle.result() for handle in handles] == [2, 2, 2]
+
+
+async def test_a_caller_that_goes_away_changes_nothing(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage) as runner:
+        handle = await runner.start(Steps, {"gate": "g"})
+        with anyio.move_on_after(0.01) as scope:
+            await handle.result()
+        assert scope.cancelled_caught
+        gates["g"].set()
+
+        assert await handle.result() == 2
+
+
+async def test_a_caller_that_is_cancelled_while_it_starts_changes_nothing(storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await runner.start(Steps, run_id="x")
+        await until(lambda: not runner.running)
+        began = "x first" in ran
+
+        assert await runner.run(Steps, run_id="x") == 2
+        assert ran.count("x first") == 1 or not began
+
+
+async def test_starting_is_idempotent(storage: Any) -> None:
+    gate("g")
+    results: list[int] = []
+
+    async def ask() -> None:
+        results.append(await runner.run(Steps, {"gate": "g"}, run_id="x"))
+
+    async with FlowRunner(storage) as runner:
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(ask)
+            await until(lambda: ran)
+            gates["g"].set()
+        results.append(await runner.run(Steps, {"gate": "g"}, run_id="x"))
+
+    assert results == [2] * 6
+    assert ran == ["x first", "x second"]
+
+
+async def test_an_interrupted_run_goes_on(storage: Any) -> None:
+    gate("g")
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(Steps(persistence=storage).kickoff, {"id": "x", "gate": "g"})
+            await until(lambda: ran)
+            scope.cancel()
+    gates["g"].set()
+
+    async with FlowRunner(storage, recover_every=None) as runner:
+        assert await runner.run(Steps, run_id="x") == 2
+    assert ran == ["x first", "x first", "x second"]
+
+
+async def test_a_run_that_failed_gives_its_stored_failure(storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        with pytest.raises(errors.MethodError) as first:
+            await runner.run(Steps, {"fails": True}, run_id="x")
+        with pytest.raises(errors.MethodError, match="LookupError: told to") as again:
+            await runner.run(Steps, run_id="x")
+
+    assert isinstance(first.value.__cause__, LookupError)
+    assert again.value.method == "second"
+    assert ran == ["x first", "x second"]
+
+
+async def test_other_inputs_for_a_known_id_are_refused(storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        await runner.run(Steps, {"n": 1}, run_id="x")
+        with pytest.raises(errors.RunInputsError):
+            await runner.start(Steps, {"n": 2}, run_id="x")
+
+        assert await runner.run(Steps, {"n": 1}, run_id="x") == 3
+
+
+async def test_what_is_wrong_with_a_call_is_told_by_start(storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        with pytest.raises(errors.RunInputsError):
+            await runner.start(Steps, {"n": "no number"})
+        with pytest.raises(errors.InvalidRunIdError):
+            await runner.start(Steps, run_id=" ")
+        assert runner.running == 0
+
+
+# ---- bounds ----------------------------------------------------------------------------------------------------------
+
+
+async def test_no_more_run_at_once_than_are_allowed_and_in_order(storage: Any) -> None:
+    at_once: list[int] = []
+    running = 0
+    gate("g")
+
+    class Counted(Flow[Work]):
+        @start()
+        async def only(self) -> None:
+            nonlocal running
+            running += 1
+            at_once.append(running)
+            ran.append(self.run_id)
+            await gates["g"].wait()
+            await anyio.lowlevel.checkpoint()
+            running -= 1
+
+    async with FlowRunner(storage, max_running=3) as runner:
+        handles = [await runner.start(Counted, run_id=f"{n:02}") for n in range(20)]
+        gates["g"].set()
+        for handle in handles:
+            await handle.result()
+
+    assert max(at_once) == 3
+    assert all(abs(place - int(name)) < 3 for place, name in enumerate(ran))  # trio lets those begin in its own order
+
+
+async def test_an_overloaded_runner_raises_or_waits(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage, max_running=1, max_waiting=1, overload="raise") as runner:
+        handles = [await runner.start(Steps, {"gate": "g"}) for _ in range(2)]
+        with pytest.raises(errors.RunnerOverloadedError, match="has 2 runs"):
+            await runner.start(Steps)
+        gates["g"].set()
+        for handle in handles:
+            await handle.result()
+        assert await runner.run(Steps) == 2
+
+    gate("g")
+    async with FlowRunner(storage, max_running=1, max_waiting=0) as runner:
+        first = await runner.start(Steps, {"gate": "g"})
+        with anyio.move_on_after(0.02) as scope:
+            await runner.start(Steps)
+        gates["g"].set()
+
+        assert scope.cancelled_caught
+        assert await first.result() == await runner.run(Steps) == 2
+
+
+async def test_a_flow_that_fails_ends_nothing_else(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage) as runner:
+        other = await runner.start(Steps, {"gate": "g"})
+        for _ in range(3):
+            with pytest.raises(errors.MethodError):
+                await runner.run(Steps, {"fails": True})
+        gates["g"].set()
+
+        assert await other.result() == 2
+
+
+# ---- its end ---------------------------------------------------------------------------------------------------------
+
+
+async def test_it_waits_for_its_runs_when_it_ends(storage: Any) -> None:
+    gate("g")
+
+    async def open_later() -> None:
+        await anyio.sleep(0.02)
+        gates["g"].set()
+
+    async with anyio.create_task_group() as group:
+        async with FlowRunner(storage) as runner:
+            handle = await runner.start(Steps, {"gate": "g"})
+            group.start_soon(open_later)
+
+    assert await handle.result() == 2
+
+
+async def test_after_its_grace_runs_stop_at_their_next_checkpoint(storage: Any) -> None:
+    gate("g")
+
+    async def open_later() -> None:
+        await anyio.sleep(0.05)
+        gates["g"].set()
+
+    async with anyio.create_task_group() as group:
+        async with FlowRunner(storage, grace=0.001) as runner:
+            handle = await runner.start(Steps, {"gate": "g"}, run_id="x")
+            await until(lambda: ran)
+            group.start_soon(open_later)
+
+    with pytest.raises(errors.RunInterruptedError):
+        await handle.result()
+    assert ran == ["x first"]
+    assert (await Steps.load("x", persistence=storage)).pending == ("second:1",)
+    assert await Steps.resume("x", persistence=storage) == 2
+    assert ran == ["x first", "x second"]
+
+
+async def test_what_comes_to_no_checkpoint_is_cancelled_and_can_be_resumed(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage, grace=0, patience=0.01, max_running=1) as runner:
+        handles = [await runner.start(Steps, {"gate": "g"}, run_id=name) for name in "xy"]
+        await until(lambda: ran)
+
+    gates["g"].set()
+    for handle in handles:
+        with pytest.raises(errors.RunInterruptedError):
+            await handle.result()
+        assert await Steps.resume(handle.run_id, persistence=storage) == 2
+
+
+async def test_an_error_in_its_block_passes_through_and_its_runs_can_be_resumed(storage: Any) -> None:
+    gate("g")
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - it is about the block
+        async with FlowRunner(storage) as runner:
+            await runner.start(Steps, {"gate": "g"}, run_id="x")
+            raise ZeroDivisionError
+
+    gates["g"].set()
+    assert await Steps.resume("x", persistence=storage) == 2
+
+
+async def test_outside_its_block_it_starts_nothing(storage: Any) -> None:
+    runner = FlowRunner(storage)
+    with pytest.raises(errors.RunnerClosedError):
+        await runner.start(Steps)
+    async with runner:
+        assert await runner.run(Steps) == 2
+        with pytest.raises(errors.RunnerClosedError):
+            await runner.__aenter__()
+    with pytest.raises(errors.RunnerClosedError):
+        await runner.start(Steps)
+    async with runner:
+        assert await runner.run(Steps) == 2
+
+
+# ---- taken up again --------------------------------------------------------------------------------------------------
+
+
+class Other(Steps):
+    pass
+
+
+async def left_behind(storage: Any) -> None:
+    """Runs of two flows, interrupted; one that has failed, and one that has finished."""
+    gate("g")
+    async with FlowRunner(storage, grace=0, patience=0) as runner:
+        for name in "xy":
+            await runner.start(Steps, {"gate": "g"}, run_id=name)
+        await runner.start(Other, {"gate": "g"}, run_id="other")
+        with contextlib.suppress(errors.MethodError):
+            await runner.run(Steps, {"fails": True}, run_id="failed")
+        await runner.run(Steps, run_id="finished")
+        await until(lambda: "other first" in ran)
+    ran.clear()
+    gates["g"].set()
+
+
+async def test_interrupted_runs_of_known_flows_are_taken_up(storage: Any) -> None:
+    await left_behind(storage)
+
+    async with FlowRunner(storage, flows=[Steps]) as runner:
+        await until(lambda: len(ran) == 4 and not runner.running)
+
+    assert sorted(ran) == ["x first", "x second", "y first", "y second"]
+    assert (await Other.load("other", persistence=storage)).status == "interrupted"
+
+
+async def test_interrupted_runs_are_looked_for_again_and_again(storage: Any) -> None:
+    async with FlowRunner(storage, flows=[Steps], recover_every=0.01) as runner:
+        await left_behind(storage)
+        await until(lambda: len(ran) == 4 and not runner.running)
+
+        assert await runner.run(Steps, run_id="x") == 2
+
+
+async def test_a_run_that_is_driven_is_left_alone(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage, flows=[Steps], recover_every=0.005):
+        async with FlowRunner(storage) as one:
+            handle = await one.start(Steps, {"gate": "g"}, run_id="x")
+            await anyio.sleep(0.05)
+            gates["g"].set()
+            assert await handle.result() == 2
+
+    assert ran == ["x first", "x second"]
+
+
+# ---- attached to -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_is_attached_to_by_its_id(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage) as runner, FlowRunner(storage) as other:
+        await runner.start(Steps, {"gate": "g"}, run_id="x")
+        here, there = await runner.get("x"), await other.get("x")
+        assert await here.status() == "running"
+        gates["g"].set()
+
+        assert await here.result() == 2
+        assert await there.result() == 2
+        with pytest.raises(errors.RunNotFoundError):
+            await runner.get("unknown")
+
+
+async def test_a_start_of_what_somebody_else_drives_attaches(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage) as runner, FlowRunner(storage) as other:
+        await runner.start(Steps, {"gate": "g"}, run_id="x")
+        handle = await other.start(Steps, {"gate": "g"}, run_id="x")
+        gates["g"].set()
+
+        assert await handle.result() == 2
+    assert ran == ["x first", "x second"]
+
+
+# ---- cancelled -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_is_cancelled_for_good(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage, max_running=1) as runner:
+        running, waiting = [await runner.start(Steps, {"gate": "g"}, run_id=name) for name in "xy"]
+        await until(lambda: ran)
+        for handle in (waiting, running):
+            await handle.cancel()
+            with pytest.raises(errors.RunCancelledError):
+                await handle.result()
+            assert await handle.status() == "cancelled"
+            with pytest.raises(errors.RunCancelledError):
+                await runner.run(Steps, run_id=handle.run_id)
+
+        assert await runner.run(Steps) == 2
+    assert [line for line in ran if line[0] in "xy"] == ["x first"]
+
+
+async def test_a_run_is_cancelled_whoever_drives_it() -> None:
+    gate("g")
+    here = SQLiteFlowPersistence("runs.db", durability="process")
+    async with FlowRunner(here) as runner, FlowRunner(SQLiteFlowPersistence("runs.db")) as other:
+        driven = await runner.start(Steps, {"gate": "g"}, run_id="x")
+        await other.cancel("x")
+        gates["g"].set()
+
+        with pytest.raises(errors.RunFencedError):
+            await driven.result()
+        assert await (await other.get("x")).status() == "cancelled"
+    assert ran == ["x first"]
+
+
+async def test_what_has_ended_or_is_unknown_cannot_be_cancelled(storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        handle = await runner.start(Steps)
+        await handle.result()
+        await handle.cancel()
+
+        assert await handle.status() == "finished"
+        with pytest.raises(errors.RunNotFoundError):
+            await runner.cancel("unknown")
+
+
+# ---- events ----------------------------------------------------------------------------------------------------------
+
+
+def told(event: events.Event) -> str:
+    name = type(event).__name__
+    return f"{name} {event.invocation}" if isinstance(event, events.MethodFinished | events.MethodFailed) else name
+
+
+ALL = ["RunStarted", "MethodFinished first:1", "MethodFinished second:1", "RunFinished"]
+
+
+async def test_events_are_told_as_they_come_and_until_the_end(storage: Any) -> None:
+    gate("g")
+    seen: list[str] = []
+    async with FlowRunner(storage) as runner:
+        handle = await runner.start(Steps, {"gate": "g"}, run_id="x")
+        with anyio.fail_after(5):
+            async for event in handle.events():
+                seen.append(told(event))
+                if seen == ALL[:1]:
+                    gates["g"].set()
+
+        assert seen == ALL
+        assert [told(event) async for event in (await runner.get("x")).events()] == ALL
+
+
+async def test_events_go_on_after_one(storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        handle = await runner.start(Steps)
+        await handle.result()
+        all_events = [event async for event in handle.events()]
+        for n, last in enumerate(all_events):
+            rest = [event async for event in handle.events(after=(last.seq, last.n))]
+            assert rest == all_events[n + 1 :]
+
+
+async def test_events_of_a_run_that_fails_end(storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        handle = await runner.start(Steps, {"fails": True})
+        with anyio.fail_after(5):
+            seen = [told(event) async for event in handle.events()]
+
+    assert seen == [*ALL[:2], "MethodFailed second:1", "RunEnded"]
+
+
+async def test_events_of_a_run_elsewhere_are_told(storage: Any) -> None:
+    gate("g")
+    seen: list[str] = []
+    async with FlowRunner(storage) as runner, FlowRunner(storage) as other:
+        await runner.start(Steps, {"gate": "g"}, run_id="x")
+        with anyio.fail_after(5):
+            async for event in (await other.get("x")).events():
+                seen.append(told(event))
+                gates["g"].set()
+
+    assert seen == ALL
