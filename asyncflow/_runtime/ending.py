@@ -17,7 +17,7 @@ async def cancel_stored(persistence: FlowPersistence, run_id: str) -> None:
 
     Raises `RunNotFoundError`, `CapabilityMissingError`.
     """
-    owner = persistence if offers(persistence, Ownership) else None
+    owner = _owner(persistence)
     if owner is None:
         raise CapabilityMissingError(
             f"{type(persistence).__name__} cannot tell who drives a run: it lacks the capability Ownership",
@@ -48,3 +48,7 @@ async def cancel_stored(persistence: FlowPersistence, run_id: str) -> None:
         )
         progress = decode_progress(newest.progress or b"")
         await recorder.commit(recorder.prepare("cancelled", "cancelled", progress, outcome={}, outcome_only=True))
+
+
+def _owner(persistence: object) -> Ownership | None:
+    return persistence if offers(persistence, Ownership) else None

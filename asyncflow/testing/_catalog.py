@@ -12,7 +12,6 @@ from ..persistence.protocol import (
     Ownership,
     Retention,
     RunEntry,
-    offers,
 )
 from ._checkpoints import AT, Chain
 from ._promises import Promises, expect, has, in_time, must, needed, refused, session, store
@@ -101,8 +100,8 @@ class Forgotten(Promises):
         async with session(persistence):
             for checkpoint in (chain.add(), other.add(), chain.add()):
                 await store(persistence, checkpoint)
-            if offers(persistence, Ownership):
-                await persistence.release("a", 1)
+            if has(persistence, Ownership):
+                await needed(persistence, Ownership).release("a", 1)
             was_there = [await forgets.delete("a") for _ in range(2)]
             assert was_there == [True, False], (
                 f"`delete` must tell whether there was such a run: True, then False, not {was_there}"
