@@ -504,6 +504,8 @@ class Idle(selectors.DefaultSelector):
         self.at_work = 0
 
     def select(self, timeout: float | None = None) -> Any:
+        if timeout is not None and timeout > 30:
+            timeout = None  # until a lease is renewed: nothing here takes so long
         if timeout is None and not self.at_work:
             self.stop()
             timeout = 0
@@ -557,7 +559,7 @@ class InFile:
         self.path = path
 
     def opened(self) -> SQLiteFlowPersistence:
-        return SQLiteFlowPersistence(self.path, durability="process")
+        return SQLiteFlowPersistence(self.path, durability="process", lease=86_400)
 
     def damage(self, run_id: str, seq: int, how: int) -> Callable[[], None]:
         row = next(row for row in self.raw(run_id) if row["seq"] == seq)
