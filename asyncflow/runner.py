@@ -6,10 +6,13 @@ and ends runs. A run waits for its turn when it is stored already, so that a run
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
+from inspect import Signature
 from typing import Any, Final, Literal, Self
 
 import anyio
@@ -20,10 +23,9 @@ from ._runtime import refusals
 from ._runtime.edits import ended as outcome_of_ended
 from ._runtime.ending import cancel_stored
 from ._runtime.failures import stored_failure
-from ._runtime.handles import Live, RunHandle
+from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
 from ._runtime.runs import outcome_of, session
 from .errors import (
-    RunInputsError,
     RunLockedError,
     RunnerClosedError,
     RunnerOverloadedError,
@@ -34,7 +36,7 @@ from .persistence.checkpoint import Checkpoint
 from .persistence.protocol import Catalog, FlowPersistence, offers
 from .state import parse_run_id
 
-__all__ = ["FlowRunner", "RunHandle"]
+__all__ = ["FlowRunner", "KnownFlow", "RunFailure", "RunHandle", "RunView"]
 
 MakeFlow = Callable[[], Flow[Any]]
 """A flow class, or a function of no arguments that makes a flow."""
@@ -43,6 +45,22 @@ PAGE: Final = 200
 """Runs that are looked at together, where interrupted ones are looked for."""
 
 logger = logging.getLogger("asyncflow")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFlow:
+    """What others may want to know of a flow: a web front that describes it, for one."""
+
+    name: str
+    """What its runs are stored under."""
+    description: str
+    """The docstring of its class."""
+    state: Any
+    """Its model, with an `id`; or `dict[str, X]`."""
+    preset: frozenset[str]
+    """The fields that its initial state sets, so that inputs need not."""
+    results: tuple[Any, ...]
+    """The return annotations of the methods that a run may end with; empty where one of them has none."""
 
 
 class FlowRunner:
@@ -130,6 +148,25 @@ class FlowRunner:
             self._idle = anyio.Event()
             await self._idle.wait()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes runs: it has been entered, and is not ending."""
+        return self._group is not None and not self._is_ending
+
+    def add(self, flow: MakeFlow) -> KnownFlow:
+        """Know a flow, so that its interrupted runs are taken up, too; what there is to know of it."""
+        made = self._known(flow)
+        instance = made._instance
+        definition, types = instance.setup.settings.definition, instance.state_type
+        results = tuple(method.returns for method in definition.last)
+        return KnownFlow(
+            instance.setup.settings.name,
+            inspect.cleandoc(vars(type(made)).get("__doc__") or ""),
+            types.declaration,
+            types.names_set(instance.initial),
+            () if Signature.empty in results else results,
+        )
+
     # ---- runs --------------------------------------------------------------------------------------------------
 
     async def start(
@@ -145,18 +182,19 @@ class FlowRunner:
         given = dict(inputs or {})
         brought = given.pop("id", None) if run_id is None else run_id
         known = None if brought is None else parse_run_id(brought)
-        run = self._live.get(known or "") or await self._placed(flow, known, given)
-        await run.known.wait()
-        if isinstance(run.refusal, RunLockedError):
-            return self._handle(run.run_id)  # of a run that another drives
-        if run.refusal is not None:
-            raise run.refusal
-        if given and run.inputs != given:
-            raise RunInputsError(
-                f"run {run.run_id} is running with other inputs than these; leave them out to attach to it, or start another run",
-                run_id=run.run_id,
-            )
-        return self._handle(run.run_id, run)
+        while True:
+            run = self._live.get(known or "") or await self._placed(flow, known, given)
+            await run.known.wait()
+            is_elsewhere = isinstance(run.refusal, RunLockedError)  # another drives it
+            if run.refusal is not None and not is_elsewhere:
+                raise run.refusal
+            if run.inputs is given and not is_elsewhere:
+                return self._handle(run.run_id, run)
+            stored = await self.persistence.load(run.run_id)
+            if stored is not None:
+                self._known(flow)._instance.check_same(stored, given)
+                return self._handle(run.run_id, None if is_elsewhere else run)
+            await anyio.sleep(SOON)  # whoever drives it is about to store it
 
     async def run(
         self, flow: MakeFlow, inputs: Mapping[str, Any] | None = None, *, run_id: object | None = None
@@ -273,7 +311,33 @@ class FlowRunner:
 
     def _handle(self, run_id: str, live: Live | None = None) -> RunHandle:
         live = live or self._live.get(run_id)
-        return RunHandle(run_id, self.persistence, live, self._outcome, partial(self.cancel, run_id))
+        return RunHandle(run_id, self.persistence, live, self._outcome, partial(self.cancel, run_id), self._view)
+
+    def _view(self, c: Checkpoint) -> RunView:
+        """A run from its newest checkpoint: state and result have their types where the flow is known here."""
+        make, outcome, result = self._flows.get(c.flow), outcome_of(c), None
+        if make is not None:
+            instance = self._known(make)._instance
+            state = instance.show_checkpoint(c)
+            result = instance.result
+        else:
+            state = from_json(c.state or b"{}")
+            result = from_json(outcome["result"]) if "result" in outcome else None
+        error = (
+            RunFailure(**{key: outcome[key] for key in ("method", "type", "message")}) if "type" in outcome else None
+        )
+        return RunView(
+            run_id=c.run_id,
+            flow=c.flow,
+            status=c.status,
+            number=c.number,
+            seq=c.seq,
+            at=c.at,
+            inputs=from_json(c.inputs or b"{}"),
+            state=state,
+            result=result,
+            error=error,
+        )
 
     async def _outcome(self, ended: Checkpoint) -> Any:
         """What a run came to that somebody else has driven: its result has its type where the flow is known here."""

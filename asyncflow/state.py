@@ -84,6 +84,15 @@ class StateType(ABC):
     annotation: Any = Any
     """What is stored and read back: a model, or Any for a dict."""
 
+    @property
+    @abstractmethod
+    def declaration(self) -> Any:
+        """What a state is, as a type: a model with an `id`, or a dict."""
+
+    @abstractmethod
+    def names_set(self, initial: Any) -> frozenset[str]:
+        """The fields that the flow's initial state sets."""
+
     @abstractmethod
     def create(self, initial: Any, inputs: Mapping[str, Any], run_id: str) -> Any:
         """A new state from the flow's initial one and the caller's inputs. Raises `RunInputsError`."""
@@ -139,6 +148,15 @@ class ModelState(StateType):
             for alias in (name, field.alias, field.validation_alias)
             if isinstance(alias, str)
         }
+
+    @property
+    def declaration(self) -> Any:
+        return self.model
+
+    def names_set(self, initial: Any) -> frozenset[str]:
+        if isinstance(initial, BaseModel):
+            return frozenset(initial.__dict__)
+        return frozenset(self._named(initial)) if isinstance(initial, Mapping) else frozenset()
 
     def create(self, initial: Any, inputs: Mapping[str, Any], run_id: str) -> Any:
         if isinstance(initial, type) or initial is None:
@@ -252,6 +270,13 @@ class DictState(StateType):
                 f"initial_state of a flow whose state is a dict is a dict, and not {_told(initial)}; for a model declare "
                 "Flow[Model], or set it on the class"
             )
+
+    @property
+    def declaration(self) -> Any:
+        return dict[str, self.values]  # type: ignore[name-defined]  # known when the flow is declared
+
+    def names_set(self, initial: Any) -> frozenset[str]:
+        return frozenset(initial) if isinstance(initial, Mapping) else frozenset()
 
     def create(self, initial: Any, inputs: Mapping[str, Any], run_id: str) -> Any:
         start = {} if initial is None or isinstance(initial, type) else copied(dict(initial))

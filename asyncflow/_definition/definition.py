@@ -85,6 +85,14 @@ class FlowDefinition:
                 self._reached[names] = found
         return found
 
+    @property
+    def last(self) -> tuple[MethodDefinition, ...]:
+        """The methods that a pass may end with: those that are not sure to be followed by another."""
+        followed = {m.condition for m in self.methods.values() if isinstance(m.condition, str)}
+        return tuple(
+            m for m in self.methods.values() if m.name not in followed and not (m.labels and m.labels <= followed)
+        )
+
     def is_known(self, name: str) -> bool:
         """Whether it is a method, or something that a method listens to: what keeps the cache bounded."""
         return name in self.methods or any(name in m.names for m in self.methods.values())

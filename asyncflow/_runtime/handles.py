@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
 
 from ..errors import CapabilityMissingError
 from ..events import Event
-from ..persistence.checkpoint import Checkpoint
+from ..persistence.checkpoint import Checkpoint, Status
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
 from . import refusals
 from .observe import told_by
 
-__all__ = ["Live", "RunHandle"]
+__all__ = ["Live", "RunFailure", "RunHandle", "RunView"]
 
 SOON: Final = 0.05
 LATE: Final = 1.0
@@ -88,6 +89,38 @@ class Live:
         self.news = anyio.Event()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFailure:
+    """What is stored of the exception that a run failed with."""
+
+    method: str
+    type: str
+    """With its module, such as `builtins.KeyError`."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """A run as it was stored at one moment."""
+
+    run_id: str
+    flow: str
+    status: Status
+    """ "running" is also what an interrupted run is, until somebody takes it up."""
+    number: int
+    """Of the pass, from 1."""
+    seq: int
+    """Of the newest checkpoint."""
+    at: float
+    """When that was stored, in seconds since the epoch."""
+    inputs: Mapping[str, Any]
+    """What the pass was begun with, as JSON."""
+    state: Any
+    """Of its type where the runner knows the flow, else as JSON."""
+    result: Any = None
+    error: RunFailure | None = None
+
+
 class RunHandle:
     """Somebody's hold on a run. Letting go of it, or being cancelled while awaiting it, changes nothing for the run."""
 
@@ -98,12 +131,21 @@ class RunHandle:
         live: Live | None,
         outcome: Callable[[Checkpoint], Awaitable[Any]],
         cancel: Callable[[], Awaitable[None]],
+        look: Callable[[Checkpoint], RunView],
     ) -> None:
         self.run_id = run_id
         self._persistence = persistence
         self._live = live
         self._outcome = outcome
         self._cancel = cancel
+        self._look = look
+
+    async def look(self) -> RunView:
+        """The run as it is stored now: status, state, result or error, all of one checkpoint.
+
+        Raises `StateSchemaError` if that does not fit the flow's model any more, and `StorageError`s.
+        """
+        return self._look(await self._stored())
 
     async def status(self) -> str:
         """ "running", "interrupted", "failed", "finished" or "cancelled", by what is stored now.
@@ -153,7 +195,7 @@ class RunHandle:
                     if (event.seq, event.n) > (seq, n):
                         seq, n, pause = event.seq, event.n, SOON
                         yield event
-            if rows and rows[-1].status != "running" and not is_live:
+            if not is_live and (rows[-1] if rows else await self._stored()).status != "running":
                 return
             pause = min(pause * 1.5, LATE)
             if is_live and news is not None:

@@ -35,7 +35,9 @@ from .runs import (
     Setup,
     Stored,
     begin,
+    check_flow,
     commit_start,
+    decoded,
     load,
     load_owned,
     outcome_of,
@@ -176,7 +178,7 @@ class Instance:
             same_as_here = self._digest == stored.checkpoint.digest and self._state is not None
             state = self.state_type.updated(self._state if same_as_here else stored.state, given)
             return await self._new_pass(claim, state, given, after=stored.checkpoint)
-        self._check_inputs(stored, given)
+        self._check_inputs(stored.checkpoint, given)
         self._check_edits(stored)
         return await self._continue(claim, stored)
 
@@ -189,7 +191,7 @@ class Instance:
                 self._run_id = run_id
                 if stored is None:
                     return await self._by_standing(None, dict(inputs), claim, None)
-                self._check_inputs(stored, dict(inputs))
+                self._check_inputs(stored.checkpoint, dict(inputs))
                 if stored.checkpoint.status == "running":
                     return await self._continue(claim, stored)
                 self.show(stored)
@@ -338,6 +340,12 @@ class Instance:
             await recorder.commit(end)
             claim.is_over = True
 
+    def show_checkpoint(self, checkpoint: Checkpoint) -> Any:
+        """Show a run as of this checkpoint, a complete one; its state."""
+        stored = decoded(self.setup, checkpoint)
+        self.show(stored)
+        return stored.state
+
     # ---- helpers -----------------------------------------------------------------------------------------------
 
     def _fresh_state(self, given: Mapping[str, Any], begin_with: Any) -> Any:
@@ -356,10 +364,14 @@ class Instance:
         if is_as_shown and not same(self._state, stored.state):
             raise refusals.edited_here(c)
 
-    def _check_inputs(self, stored: Stored, given: dict[str, Any]) -> None:
+    def check_same(self, c: Checkpoint, given: dict[str, Any]) -> None:
+        """Whether a stored run is of this flow, and was begun with these inputs. None given: whichever they were."""
+        check_flow(self.setup, c)
+        self._check_inputs(c, given)
+
+    def _check_inputs(self, c: Checkpoint, given: dict[str, Any]) -> None:
         if not given:
             return
-        c = stored.checkpoint
         names = self.state_type.names_of(given)
         if inputs_bytes(dict(zip(names, given.values(), strict=True))) != c.inputs:
             raise refusals.other_inputs(self._class, c)

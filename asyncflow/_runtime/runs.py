@@ -37,6 +37,8 @@ __all__ = [
     "Setup",
     "Stored",
     "begin",
+    "check_flow",
+    "decoded",
     "load",
     "load_owned",
     "owned",
@@ -161,11 +163,16 @@ async def load(setup: Setup, run_id: str, seq: int | None = None) -> Stored | No
             f"what is stored for run {run_id} is another run's; nothing was changed, restore the storage from a backup",
             run_id=run_id,
         )
-    if checkpoint.flow != setup.settings.name:
-        raise RunFlowMismatchError(
-            f"run {run_id} belongs to the flow {checkpoint.flow}, not to {setup.settings.name}; use that class, or its name",
-            run_id=run_id,
-        )
+    return decoded(setup, checkpoint)
+
+
+def decoded(setup: Setup, checkpoint: Checkpoint) -> Stored:
+    """A run from its complete checkpoint.
+
+    Raises `RunFlowMismatchError`, `StateSchemaError`, `FlowDefinitionError`, `CheckpointCorruptError`.
+    """
+    run_id = checkpoint.run_id
+    check_flow(setup, checkpoint)
     try:
         state = setup.codecs.state.decode(checkpoint.state or b"")
         progress = decode_progress(checkpoint.progress or b"")
@@ -186,6 +193,16 @@ async def load(setup: Setup, run_id: str, seq: int | None = None) -> Stored | No
             seq=checkpoint.seq,
         ) from error
     return Stored(checkpoint, state, progress)
+
+
+def check_flow(setup: Setup, checkpoint: Checkpoint) -> None:
+    """Whether a checkpoint is of this flow. Raises `RunFlowMismatchError`."""
+    if checkpoint.flow != setup.settings.name:
+        raise RunFlowMismatchError(
+            f"run {checkpoint.run_id} belongs to the flow {checkpoint.flow}, not to {setup.settings.name}; use that class, or its "
+            "name",
+            run_id=checkpoint.run_id,
+        )
 
 
 def begin(

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import anyio.lowlevel
@@ -17,8 +17,10 @@ from asyncflow import (
     errors,
     events,
     listen,
+    router,
     start,
 )
+from asyncflow.runner import RunFailure
 
 ran: list[str] = []
 gates: dict[str, anyio.Event] = {}
@@ -510,3 +512,122 @@ async def test_events_of_a_run_elsewhere_are_told(storage: Any) -> None:
                 gates["g"].set()
 
     assert seen == ALL
+
+
+# ---- what is the same call, and what is not --------------------------------------------------------------------------
+
+
+async def test_a_run_that_was_taken_up_is_attached_to_with_its_own_inputs(storage: Any) -> None:
+    await left_behind(storage)
+    gate("g")  # shut again
+    async with FlowRunner(storage, flows=[Steps]) as runner:
+        await until(lambda: len(ran) == 2)
+        handle = await runner.start(Steps, {"gate": "g"}, run_id="x")
+        with pytest.raises(errors.RunInputsError):
+            await runner.start(Steps, {"gate": "g", "n": 1}, run_id="x")
+        gates["g"].set()
+
+        assert await handle.result() == 2
+
+
+async def test_other_inputs_for_what_somebody_else_drives_are_refused(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage) as runner, FlowRunner(storage) as other:
+        await runner.start(Steps, {"gate": "g"}, run_id="x")
+        with pytest.raises(errors.RunInputsError):
+            await other.start(Steps, {"gate": "g", "n": 1}, run_id="x")
+        gates["g"].set()
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+async def test_a_run_of_another_flow_is_not_attached_to(storage: Any, where: str) -> None:
+    gate("g")
+    async with FlowRunner(storage) as runner, FlowRunner(storage) as other:
+        await runner.start(Steps, {"gate": "g"}, run_id="x")
+        with pytest.raises(errors.RunFlowMismatchError):
+            await (runner if where == "here" else other).start(Other, {"gate": "g"}, run_id="x")
+        gates["g"].set()
+
+
+async def test_what_two_runners_start_at_once_is_stored_for_both(storage: Any) -> None:
+    seen: list[str] = []
+
+    async def ask(runner: FlowRunner) -> None:
+        seen.append((await (await runner.start(Steps, {"n": 1}, run_id="x")).look()).flow)
+
+    async with FlowRunner(storage) as one, FlowRunner(storage) as other, anyio.create_task_group() as group:
+        group.start_soon(ask, one)
+        group.start_soon(ask, other)
+
+    assert seen == ["Steps", "Steps"]
+    assert ran == ["x first", "x second"]
+
+
+# ---- looked at -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_is_looked_at(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage) as runner:
+        handle = await runner.start(Steps, {"gate": "g"}, run_id="x")
+        begun = await handle.look()
+        gates["g"].set()
+        await handle.result()
+        ended = await (await runner.get("x")).look()
+
+    assert (begun.status, begun.seq, begun.number, begun.inputs) == ("running", 0, 1, {"gate": "g"})
+    assert (ended.status, ended.seq, ended.result, ended.error) == ("finished", 2, 2, None)
+    assert ended.state == Work(id="x", n=2, gate="g")
+
+
+async def test_a_failed_run_tells_what_it_failed_with(storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        handle = await runner.start(Steps, {"fails": True})
+        with contextlib.suppress(errors.MethodError):
+            await handle.result()
+        view = await handle.look()
+
+    assert view.status == "failed"
+    assert view.error == RunFailure(method="second", type="builtins.LookupError", message="told to")
+
+
+async def test_a_run_of_an_unknown_flow_is_looked_at_as_json(storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        await runner.run(Steps, {"n": 1}, run_id="x")
+    async with FlowRunner(storage) as runner:
+        view = await (await runner.get("x")).look()
+
+    assert (view.flow, view.state["n"], view.result) == ("Steps", 3, 3)
+
+
+async def test_events_after_one_that_there_never_was_end_with_the_run(storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        handle = await runner.start(Steps)
+        await handle.result()
+        with anyio.fail_after(5):
+            assert [event async for event in handle.events(after=(99, 0))] == []
+
+
+def test_an_added_flow_is_known() -> None:
+    class Routed(Flow[Work]):
+        """Goes one of two ways."""
+
+        initial_state = {"n": 1}  # noqa: RUF012 - as users write it
+
+        @start()
+        @router()
+        def way(self) -> Literal["a", "b"]:
+            return "a"
+
+        @listen("a")
+        def one(self) -> int:
+            return 1
+
+        @listen("b")
+        def other(self) -> str:
+            return ""
+
+    known = FlowRunner(MemoryFlowPersistence()).add(Routed)
+
+    assert (known.name, known.description, known.state) == ("Routed", "Goes one of two ways.", Work)
+    assert (known.preset, known.results) == ({"n"}, (int, str))
