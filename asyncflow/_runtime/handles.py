@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -58,7 +58,9 @@ class Live:
             if not self.known.is_set():
                 self.refusal = error
         except BaseException:
-            self.error = refusals.interrupted(self.run_id)
+            self.error = interrupted = refusals.interrupted(self.run_id)
+            if not self.known.is_set():
+                self.refusal = interrupted  # it may not even be stored
             raise
         finally:
             if self._has_turn:
@@ -173,7 +175,7 @@ class RunHandle:
         """End the run for good, durably, whoever drives it."""
         await self._cancel()
 
-    async def events(self, *, after: tuple[int, int] = (-1, 0)) -> AsyncIterator[Event]:
+    async def events(self, *, after: tuple[int, int] = (-1, 0)) -> AsyncGenerator[Event, None]:
         """What has happened and happens, until the run has ended, each event once and in order; `after` a (seq, n).
 
         Raises `CapabilityMissingError` where the persistence keeps no history.

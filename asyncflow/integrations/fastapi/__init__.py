@@ -1,0 +1,11 @@
+"""Flows as a web service: routes that start runs, tell of them and cancel them, over a `FlowRunner`.
+
+The runner owns the runs; a request starts or watches one, and may go away. A run id is a name and no permission:
+whoever may ask for what is decided by the `authorize` dependency.
+"""
+
+from .lifespan import lifespan
+from .router import flow_router
+from .starting import run_id_for
+
+__all__ = ["flow_router", "lifespan", "run_id_for"]

@@ -1,0 +1,107 @@
+"""What each error of asyncflow is in HTTP: whose fault it is, and whether trying again helps."""
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+
+from ... import errors
+from ...errors import AsyncflowError
+from .models import Problem
+
+__all__ = ["UNAVAILABLE", "FlowRoute", "answer", "documented", "misfit", "unavailable"]
+
+RETRY_AFTER: Final = "2"
+"""Seconds: about what an overload, a restart, or the lock of a database takes."""
+
+UNAVAILABLE: Final = (
+    errors.RunnerOverloadedError,
+    errors.RunnerClosedError,
+    errors.RunInterruptedError,
+    errors.RunLockedError,
+    errors.RunFencedError,
+    errors.StorageError,
+)
+"""Not now, but perhaps later, or in another process."""
+
+DAMAGED: Final = (errors.CheckpointCorruptError, errors.StorageCorruptError)
+"""Storage errors that trying again does not mend."""
+
+STATUS: Final[tuple[tuple[type[AsyncflowError], int, str], ...]] = (
+    (errors.RunNotFoundError, 404, "There is no such run."),
+    (errors.InvalidRunIdError, 404, "There is no such run."),
+    (errors.RunFlowMismatchError, 409, "The run is of another flow."),
+    (errors.RunInputsError, 409, "The run was begun with other inputs."),
+    (errors.RunCancelledError, 409, "The run was cancelled."),
+    (errors.CapabilityMissingError, 501, "The storage cannot do that."),
+)
+
+TOLD: Final = {
+    404: "There is no such run of these flows.",
+    409: "The run stands where this cannot be done, or was begun with other inputs.",
+    501: "The storage cannot tell.",
+    503: "The service is overloaded or ending, or its storage cannot be reached. Try again after `Retry-After` seconds.",
+}
+
+
+class FlowRoute(APIRoute):
+    """A route that answers errors of asyncflow as HTTP has them."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, with errors answered."""
+        handle = super().get_route_handler()
+
+        async def answered(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                raise _writable(error) from error
+            except AsyncflowError as error:
+                known = answer(error)
+                if known is None:
+                    raise
+                raise known from error
+
+        return answered
+
+
+def answer(error: AsyncflowError) -> Exception | None:
+    """What a request is told that met this error; None where it is the server's own fault."""
+    is_misfit = isinstance(error, errors.RunInputsError) and error.run_id is None  # else: a run has others
+    if is_misfit or isinstance(error, errors.NotStorableError | errors.LimitExceededError):
+        return misfit(str(error))
+    if isinstance(error, UNAVAILABLE) and not isinstance(error, DAMAGED):
+        return unavailable(type(error).__doc__ or "")
+    return next((HTTPException(status, why) for kind, status, why in STATUS if isinstance(error, kind)), None)
+
+
+def _writable(error: RequestValidationError) -> RequestValidationError:
+    """The same without what JSON cannot hold: FastAPI tells a client what it sent, and fails at a NaN."""
+    found = [_without(e) for e in error.errors()]
+    return RequestValidationError(found, body=error.body)
+
+
+def _without(found: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(found.get("input"), allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, TypeError, RecursionError):
+        return {**found, "input": None}
+    return found
+
+
+def misfit(message: str, *where: str) -> RequestValidationError:
+    """A body that does not fit, in FastAPI's own shape."""
+    return RequestValidationError([{"type": "value_error", "loc": ("body", *where), "msg": message, "input": None}])
+
+
+def unavailable(why: str) -> HTTPException:
+    """Not now."""
+    return HTTPException(503, why.partition("\n")[0], {"Retry-After": RETRY_AFTER})
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """These answers, for the schema."""
+    return {status: {"model": Problem, "description": TOLD[status]} for status in statuses}

@@ -1,0 +1,183 @@
+"""The routes, put together: one that starts runs for each flow, and those that look at runs and cancel them."""
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import aclosing
+from typing import Annotated, Any, Final, Literal, NamedTuple, Optional, Union
+
+import anyio
+from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import Field
+
+from ...errors import CapabilityMissingError, RunNotFoundError
+from ...persistence import Catalog, CheckpointHistory, RunEntry
+from ...runner import FlowRunner, MakeFlow, RunHandle, RunView
+from .answers import FlowRoute, documented, unavailable
+from .models import Accepted, Ready, Run, RunLine, RunPage, Status, run_type
+from .starting import add_start
+from .streaming import LastEventId, Position, events_after, position_of
+
+__all__ = ["flow_router"]
+
+SOON: Final = 5.0
+"""Seconds that a storage has to answer, and a run to end that is cancelled."""
+
+PAGE: Final = 200
+"""Runs at most in an answer, and that are looked through together."""
+
+
+class Found(NamedTuple):
+    """The run that a request is about."""
+
+    handle: RunHandle
+    view: RunView
+
+
+def flow_router(
+    runner: FlowRunner,
+    flows: Iterable[MakeFlow],
+    *,
+    authorize: Callable[..., Any] | None = None,
+    prefix: str = "",
+    longest_wait: float = 60.0,
+) -> APIRouter:
+    """Routes for these flows, to be included in an application.
+
+    `authorize`: a dependency of every route but `/readyz`; it raises an `HTTPException` to refuse. `longest_wait`: seconds that a
+    request may ask to wait for the end of its run. Runs of other flows in the same storage are not told of.
+    """
+    known = [(flow, runner.add(flow)) for flow in flows]
+    names = frozenset(flow.name for _, flow in known)
+    if not names or len(names) != len(known):
+        raise ValueError("flow_router() is given at least one flow, and each name once")
+    runs = [run_type(flow) for _, flow in known]
+    guards = [] if authorize is None else [Depends(authorize)]
+    guarded = APIRouter(route_class=FlowRoute, dependencies=guards, tags=["flows"])
+    for (flow, told), run in zip(known, runs, strict=True):
+        add_start(guarded, runner, flow, told, run, longest_wait)
+    _add_catalog(guarded, runner, names)
+    _add_runs(guarded, runner, names, runs)
+    router = APIRouter(prefix=prefix)
+    router.include_router(guarded)
+    _add_ready(router, runner)
+    return router
+
+
+def _add_catalog(router: APIRouter, runner: FlowRunner, names: frozenset[str]) -> None:
+    """Add the route that lists runs."""
+
+    async def list_runs(
+        flow: Any = None,
+        status: Status | None = None,
+        limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
+        cursor: Annotated[int | None, Query(ge=0, description="The `next` of another page.")] = None,
+    ) -> RunPage:
+        asked = names if flow is None else frozenset((flow,))
+        found = await _listed(runner, asked, status, cursor, limit + 1)
+        more = str(found[limit - 1].position) if len(found) > limit else None
+        return RunPage(runs=[RunLine.of(entry) for entry in found[:limit]], next=more)
+
+    list_runs.__annotations__["flow"] = Optional[Literal[tuple(sorted(names))]]  # noqa: UP045 - made of what there is
+    router.add_api_route("/runs", list_runs, methods=["GET"], responses=documented(501, 503))
+
+
+async def _listed(
+    runner: FlowRunner, names: frozenset[str], status: Status | None, before: int | None, count: int
+) -> list[RunEntry]:
+    """The newest runs of these flows, as many as asked for, page by page: there may be those of other flows between."""
+    persistence = runner.persistence
+    if not isinstance(persistence, Catalog):
+        raise CapabilityMissingError("the storage has no catalog of runs", capability="Catalog")
+    only = next(iter(names)) if len(names) == 1 else None
+    found: list[RunEntry] = []
+    while len(found) < count:
+        page = await persistence.runs(flow=only, status=status, before=before, limit=PAGE)
+        found += [entry for entry in page if entry.flow in names]
+        if len(page) < PAGE:
+            break
+        before = page[-1].position
+    return found[:count]
+
+
+def _add_runs(router: APIRouter, runner: FlowRunner, names: frozenset[str], runs: list[type[Run]]) -> None:
+    """Add the routes of one run. Its id may be any text, a slash in it too: the ones with more behind it come first."""
+
+    async def found(run_id: str) -> Found:
+        handle = await runner.get(run_id)
+        view = await handle.look()
+        if view.flow not in names:  # to this service there is no such run: it tells nothing of others
+            raise RunNotFoundError("the run is of another flow", run_id=run_id)
+        return Found(handle, view)
+
+    async def position(run: Annotated[Found, Depends(found)], last_event_id: LastEventId = None) -> Position:
+        if not isinstance(runner.persistence, CheckpointHistory):
+            raise CapabilityMissingError("the storage keeps no history", capability="CheckpointHistory")
+        return await position_of(*run, last_event_id)
+
+    async def stream_events(
+        run: Annotated[Found, Depends(found)], after: Annotated[Position, Depends(position)]
+    ) -> AsyncIterator[ServerSentEvent]:
+        async with aclosing(events_after(run.handle, after)) as events:
+            async for event in events:
+                yield event
+
+    async def cancel_run(run: Annotated[Found, Depends(found)], response: Response) -> Accepted:
+        view = await _cancelled(runner, run)
+        response.status_code = 200 if view.status == "cancelled" else 202
+        return Accepted(run_id=view.run_id, status=view.status)
+
+    async def get_run(run: Annotated[Found, Depends(found)]) -> Response:
+        return Response(Run.of(run.view).to_json(), media_type="application/json")
+
+    any_run: Any = runs[0] if len(runs) == 1 else Annotated[Union[tuple(runs)], Field(discriminator="flow")]  # noqa: UP007
+    one = "/runs/{run_id:path}"
+    add, told = router.add_api_route, documented(404, 503)
+    nothing_left: dict[int | str, dict[str, Any]] = {
+        204: {"description": "The run has ended, and `Last-Event-ID` was its last event."}
+    }
+    add(
+        f"{one}/events",
+        stream_events,
+        methods=["GET"],
+        response_class=EventSourceResponse,
+        responses={**told, **nothing_left, **documented(501)},
+    )
+    add(
+        f"{one}/cancel",
+        cancel_run,
+        methods=["POST"],
+        responses={202: {"model": Accepted, "description": "It is about to end."}, **told, **documented(409)},
+    )
+    add(one, get_run, methods=["GET"], response_model=any_run, responses=told)
+
+
+async def _cancelled(runner: FlowRunner, run: Found) -> RunView:
+    """The run, cancelled for good, or about to be: a method in a worker thread is waited for a while only."""
+    view = run.view
+    if view.status not in ("cancelled", "finished"):
+        with anyio.move_on_after(SOON):
+            await runner.cancel(view.run_id)
+        view = await run.handle.look()
+    if view.status == "finished":
+        raise HTTPException(409, "The run has finished.")
+    return view
+
+
+def _add_ready(router: APIRouter, runner: FlowRunner) -> None:
+    """Add the route that says whether the service takes runs. Nobody needs leave to ask that."""
+
+    async def readyz() -> Ready:
+        if not runner.is_open:
+            raise unavailable("The runner has not been entered, or is ending.")
+        is_there = False
+        with anyio.move_on_after(SOON):
+            try:
+                await runner.persistence.load("readyz")
+                is_there = True
+            except Exception as error:  # whatever a backend raises: it does not answer
+                raise unavailable("The storage does not answer.") from error
+        if not is_there:
+            raise unavailable("The storage does not answer in time.")
+        return Ready()
+
+    router.add_api_route("/readyz", readyz, methods=["GET"], tags=["health"], responses=documented(503))

@@ -1,0 +1,467 @@
+"""The routes of a flow: what starts a run and what is refused, what is told of it, and how it is cancelled."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+import anyio
+import pytest
+from fastapi import FastAPI, Header, HTTPException
+from shop import Order, Secret, Serve, gate, ran
+
+from asyncflow import FlowRunner, MemoryFlowPersistence, errors
+from asyncflow.integrations.fastapi import flow_router, run_id_for
+from asyncflow.persistence import Checkpoint
+
+# ---- starting --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_is_started_and_found_where_the_answer_says(serve: Serve) -> None:
+    async with serve() as service:
+        answer = await service.order(count=2, to={"street": "Rua", "number": 3})
+        told = await service.ended(answer.headers["location"])
+
+    assert answer.status_code == 202
+    assert answer.json() == {"run_id": told["run_id"], "status": "running"}
+    assert answer.headers["location"] == f"/runs/{told['run_id']}"
+    assert told.pop("updated_at").endswith("Z")
+    assert told == {
+        "run_id": told["run_id"],
+        "flow": "Order",
+        "status": "finished",
+        "pass": 1,
+        "seq": 2,
+        "state": {
+            "id": told["run_id"],
+            "item": "tea",
+            "count": 2,
+            "to": {"street": "Rua", "number": 3},
+            "gate": "",
+            "fails": False,
+        },
+        "result": "2 tea for 6",
+        "error": None,
+    }
+
+
+async def test_the_end_of_a_run_is_waited_for_as_long_as_asked(serve: Serve) -> None:
+    gate("g")
+    async with serve() as service:
+        at_once = await service.order("?wait=5")
+        not_yet = await service.order("?wait=0.01", gate="g")
+
+        assert (at_once.status_code, at_once.json()["result"]) == (200, "1 tea for 3")
+        assert (not_yet.status_code, not_yet.json()["status"]) == (202, "running")
+
+
+async def test_a_failed_run_is_told_with_what_it_failed_with(serve: Serve) -> None:
+    async with serve() as service:
+        answer = await service.order("?wait=5", fails=True)
+
+    assert (answer.status_code, answer.json()["status"], answer.json()["result"]) == (200, "failed", None)
+    assert answer.json()["error"] == {"method": "ship", "type": "builtins.LookupError", "message": "no ship"}
+
+
+async def test_a_flow_that_needs_no_inputs_is_started_with_no_body(serve: Serve) -> None:
+    async with serve() as service:
+        assert (await service.http.post("/flows/Count?wait=5")).json()["result"] == 1
+        assert (await service.http.post("/flows/Count?wait=5", json={"n": 7})).json()["result"] == 7
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "where"),
+    [
+        ("/flows/Order", {}, 422, ["body", "item"]),
+        ("/flows/Order", None, 422, ["body"]),
+        ("/flows/Order", [], 422, ["body"]),
+        ("/flows/Order", {"item": 5}, 422, ["body", "item"]),
+        ("/flows/Order", {"item": "tea", "count": 0}, 422, ["body", "count"]),
+        ("/flows/Order", {"item": "tea", "count": "many"}, 422, ["body", "count"]),
+        ("/flows/Order", {"item": "tea", "to": {"street": "x", "number": 0}}, 422, ["body", "to", "number"]),
+        ("/flows/Order", {"item": "tea", "id": "mine"}, 422, ["body", "id"]),
+        ("/flows/Order", {"item": "tea", "itme": "tea"}, 422, ["body", "itme"]),
+        ("/flows/Order", {"item": "air"}, 422, ["body"]),  # what the model's own validator refuses
+        ("/flows/Order?wait=soon", {"item": "tea"}, 422, ["query", "wait"]),
+        ("/flows/Order?wait=-1", {"item": "tea"}, 422, ["query", "wait"]),
+        ("/flows/Order?wait=61", {"item": "tea"}, 422, ["query", "wait"]),
+        ("/flows/Order?wait=nan", {"item": "tea"}, 422, ["query", "wait"]),
+        ("/flows/Count", {"n": "x"}, 422, ["body", "n"]),
+        ("/flows/Count", {"id": 3}, 422, ["body", "id"]),
+        ("/flows/Unknown", {}, 404, None),
+        ("/flows/Secret", {}, 404, None),
+        ("/flows/", {}, 404, None),
+    ],
+)
+async def test_what_does_not_fit_is_refused_and_starts_nothing(
+    serve: Serve, path: str, body: Any, status: int, where: list[str] | None
+) -> None:
+    async with serve() as service:
+        answer = await service.http.post(path, json=body)
+        runs = (await service.http.get("/runs")).json()["runs"]
+
+    assert answer.status_code == status, answer.text
+    assert (answer.json()["detail"][0]["loc"] if where else None) == where
+    assert runs == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"\xff",
+        b'{"item": "tea", "count": NaN}',
+        b'{"item": "tea", "\\ud800": "\\ud800"}',
+        b'{"item": "\\ud800"}',
+        b"[" * 5_000,
+    ],
+)
+async def test_a_body_that_is_no_json_is_refused(serve: Serve, body: bytes) -> None:
+    async with serve() as service:
+        answer = await service.http.post("/flows/Order", content=body, headers={"content-type": "application/json"})
+
+    assert answer.status_code in (400, 422)
+
+
+# ---- the same request again ------------------------------------------------------------------------------------------
+
+
+async def test_a_key_makes_one_run_however_often_it_is_sent(serve: Serve) -> None:
+    answers = []
+
+    async with serve() as service:
+
+        async def ask() -> None:
+            answers.append(await service.order("?wait=5", key="k", count=2))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(ask)
+        await ask()
+
+    assert {(a.status_code, a.json()["result"], a.json()["run_id"]) for a in answers} == {
+        (200, "2 tea for 6", run_id_for("Order", "k"))
+    }
+    assert ran == ["price", "ship"]
+
+
+async def test_a_key_names_another_run_of_another_flow(serve: Serve) -> None:
+    async with serve() as service:
+        one = await service.order(key="k")
+        other = await service.http.post("/flows/Count", headers={"Idempotency-Key": "k"})
+
+    assert one.json()["run_id"] != other.json()["run_id"]
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_a_key_with_other_inputs_is_refused(serve: Serve, is_running: bool) -> None:
+    gate("g")
+    headers = {"Idempotency-Key": "k"}
+    async with serve() as service:
+        first = await service.order(key="k", gate="g" if is_running else "", count=2)
+        if not is_running:
+            await service.ended(first.headers["location"])
+        await service.http.post("/flows/Count", json={"n": 2}, headers=headers)
+
+        assert (await service.order(key="k", count=3)).status_code == 409
+        assert (await service.http.post("/flows/Count", headers=headers)).status_code == 409  # with none
+        assert (await service.order(key="k", gate="g" if is_running else "", count=2)).status_code == 202
+
+
+@pytest.mark.parametrize("how", ["failed", "cancelled"])
+async def test_a_key_of_a_run_that_has_ended_badly_tells_so_again(serve: Serve, how: str) -> None:
+    gate("g")
+    inputs: dict[str, Any] = {"fails": True} if how == "failed" else {"gate": "g"}
+    async with serve() as service:
+        where = (await service.order(key="k", **inputs)).headers["location"]
+        if how == "cancelled":
+            await service.http.post(f"{where}/cancel")
+        await service.ended(where)
+        again, waited = await service.order(key="k", **inputs), await service.order("?wait=5", key="k", **inputs)
+
+    assert (again.status_code, again.json()["status"]) == (202, how)
+    assert (waited.status_code, waited.json()["status"]) == (200, how)
+    assert ran.count("price") <= 1  # it may have been cancelled before
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256])
+async def test_a_key_is_of_some_length_and_not_too_long(serve: Serve, key: str) -> None:
+    async with serve() as service:
+        assert (await service.order(key=key)).status_code == 422
+        assert (await service.order(key="a/b?#é ü")).status_code == 202
+
+
+# ---- not now ---------------------------------------------------------------------------------------------------------
+
+
+class Broken(MemoryFlowPersistence):
+    """A storage that can be made to fail, or to keep silent."""
+
+    how = ""
+
+    async def _fail(self) -> None:
+        if self.how == "silent":
+            await anyio.sleep_forever()
+        if self.how == "busy":
+            raise errors.StorageBusyError("locked")
+        if self.how == "foreign":
+            raise OSError("gone")
+
+    async def append(self, checkpoint: Checkpoint) -> None:
+        await self._fail()
+        await super().append(checkpoint)
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        await self._fail()
+        return await super().load(run_id, seq)
+
+    async def runs(self, **which: Any) -> Any:
+        await self._fail()
+        return await super().runs(**which)
+
+
+def is_told_to_come_back(answer: Any) -> bool:
+    return answer.status_code == 503 and int(answer.headers["retry-after"]) > 0 and bool(answer.json()["detail"])
+
+
+async def test_an_overloaded_service_says_when_to_come_back(serve: Serve) -> None:
+    gate("g")
+    async with serve(max_running=1, max_waiting=0, overload="raise") as service:
+        await service.order(gate="g")
+
+        assert is_told_to_come_back(await service.order())
+        assert (await service.http.get("/readyz")).status_code == 200
+
+
+async def test_a_service_that_is_ending_takes_no_runs(serve: Serve) -> None:
+    async with serve() as service:
+        assert (await service.http.get("/readyz")).status_code == 200
+        await service.runner.__aexit__(None, None, None)
+
+        assert is_told_to_come_back(await service.order())
+        assert is_told_to_come_back(await service.http.get("/readyz"))
+        await service.runner.__aenter__()
+
+
+async def test_a_storage_that_does_not_answer_is_told(serve: Serve) -> None:
+    storage = Broken()
+    async with serve(storage, recover_every=None) as service:
+        where = (await service.order("?wait=5")).headers["location"]
+        storage.how = "busy"
+
+        for answer in (
+            await service.order(),
+            await service.http.get(where),
+            await service.http.get(f"{where}/events"),
+            await service.http.post(f"{where}/cancel"),
+            await service.http.get("/runs"),
+            await service.http.get("/readyz"),
+        ):
+            assert is_told_to_come_back(answer), answer.text
+        storage.how = "foreign"
+        assert is_told_to_come_back(await service.http.get("/readyz"))
+        storage.how = ""
+        assert (await service.http.get("/readyz")).status_code == 200
+
+
+async def test_a_storage_that_keeps_silent_is_not_waited_for_ever(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncflow.integrations.fastapi.router.SOON", 0.01)
+    storage = Broken()
+    async with serve(storage, recover_every=None) as service:
+        storage.how = "silent"
+        assert is_told_to_come_back(await service.http.get("/readyz"))
+        storage.how = ""
+
+
+# ---- looking ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run_id", ["unknown", "%20", "x" * 200, "a/b", "a/events/cancel", "%00"])
+@pytest.mark.parametrize("what", ["", "/events", "/cancel"])
+async def test_an_unknown_run_is_not_found(serve: Serve, run_id: str, what: str) -> None:
+    async with serve() as service:
+        answer = await service.http.request("POST" if what == "/cancel" else "GET", f"/runs/{run_id}{what}")
+
+    assert answer.status_code == 404
+    assert answer.json()["detail"]
+
+
+async def test_a_run_of_a_flow_that_is_not_served_is_not_found(serve: Serve) -> None:
+    """404, not 409: to clients of this service it does not exist, and nothing is told of what else is stored."""
+    storage = MemoryFlowPersistence()
+    async with serve(storage) as service:
+        await service.runner.run(Secret, run_id="other")
+
+        for answer in (
+            await service.http.get("/runs/other"),
+            await service.http.get("/runs/other/events"),
+            await service.http.post("/runs/other/cancel"),
+        ):
+            assert answer.status_code == 404
+            assert "Secret" not in answer.text
+        assert (await service.http.get("/runs")).json()["runs"] == []
+        assert (await service.http.get("/runs", params={"flow": "Secret"})).status_code == 422
+
+
+@pytest.mark.parametrize("run_id", ["order-7", "a/b", "a b", "ü", "é?#%", "x/events"])
+async def test_a_run_that_the_program_itself_named_is_found(serve: Serve, run_id: str) -> None:
+    async with serve() as service:
+        await service.runner.run(Order, {"item": "tea"}, run_id=run_id)
+
+        assert (await service.http.get(f"/runs/{quote(run_id, safe='')}/events")).status_code == 200
+        if run_id != "x/events":  # which is the events of x
+            assert (await service.http.get(f"/runs/{quote(run_id, safe='')}")).json()["run_id"] == run_id
+
+
+async def test_runs_are_listed_page_by_page_and_by_what_they_are(serve: Serve) -> None:
+    async with serve() as service:
+        for n in range(5):
+            await service.order("?wait=5", fails=n % 2 == 0)
+            await service.runner.run(Secret)
+            await service.http.post("/flows/Count?wait=5")
+
+        async def listed(**which: Any) -> list[str]:
+            seen: list[str] = []
+            while True:
+                page = (await service.http.get("/runs", params=which)).json()
+                assert len(page["runs"]) <= which["limit"]
+                seen += [f"{run['flow']} {run['status']}" for run in page["runs"]]
+                if page["next"] is None:
+                    return seen
+                which["cursor"] = page["next"]
+
+        orders = ["Order failed", "Order finished", "Order failed", "Order finished", "Order failed"]
+        everything = [line for order in orders for line in ("Count finished", order)]
+        for limit in (1, 2, 3, 10, 200):
+            assert await listed(limit=limit) == everything
+            assert await listed(limit=limit, flow="Order") == orders
+            assert await listed(limit=limit, flow="Order", status="failed") == orders[::2]
+        assert await listed(limit=5, status="cancelled") == []
+
+
+@pytest.mark.parametrize(
+    "which", ["limit=0", "limit=201", "limit=x", "status=interrupted", "flow=Nope", "cursor=x", "cursor=-1"]
+)
+async def test_a_list_that_cannot_be_is_refused(serve: Serve, which: str) -> None:
+    async with serve() as service:
+        answer = await service.http.get(f"/runs?{which}")
+
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["query", which.partition("=")[0]])
+
+
+# ---- cancelling ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_is_cancelled_once_and_for_all(serve: Serve) -> None:
+    gate("g")
+    async with serve() as service:
+        answer = await service.order(gate="g")
+        where = answer.headers["location"]
+        for _ in range(3):
+            cancelled = await service.http.post(f"{where}/cancel")
+            assert (cancelled.status_code, cancelled.json()) == (
+                200,
+                {"run_id": answer.json()["run_id"], "status": "cancelled"},
+            )
+
+        assert (await service.http.get(where)).json()["status"] == "cancelled"
+
+
+async def test_a_run_that_has_failed_can_be_cancelled_and_one_that_has_finished_cannot(serve: Serve) -> None:
+    async with serve() as service:
+        failed, finished = await service.order("?wait=5", fails=True), await service.order("?wait=5")
+
+        assert (await service.http.post(f"{failed.headers['location']}/cancel")).json()["status"] == "cancelled"
+        assert (await service.http.post(f"{finished.headers['location']}/cancel")).status_code == 409
+        assert (await service.http.get(finished.headers["location"])).json()["status"] == "finished"
+
+
+# ---- who may ---------------------------------------------------------------------------------------------------------
+
+
+async def test_every_route_but_readyz_asks_for_leave_first(serve: Serve) -> None:
+    async def authorize(token: str = Header(default="")) -> None:
+        if token != "good":
+            raise HTTPException(401)
+
+    async with serve(authorize=authorize) as service:
+        good = {"token": "good"}
+        where = (await service.http.post("/flows/Order?wait=5", json={"item": "tea"}, headers=good)).headers["location"]
+        asked = 0
+        for path, methods in service.app.openapi()["paths"].items():
+            for method in methods:
+                url = path.replace("/runs/{run_id}", where)
+                for params in ({}, {"limit": "bad"}):
+                    answer = await service.http.request(method, url, params=params)
+                    assert answer.status_code == (200 if path == "/readyz" else 401), url
+                    asked += 1
+                allowed = await service.http.request(method, url, headers=good, json={"item": "tea"})
+                assert allowed.status_code not in (401, 403)
+        assert (await service.http.get("/runs/unknown")).status_code == 401
+
+    assert asked == 14
+
+
+# ---- its life, and its schema ----------------------------------------------------------------------------------------
+
+
+async def test_the_application_s_own_lifespan_is_around_the_runner_s(serve: Serve) -> None:
+    told: list[str] = []
+
+    @asynccontextmanager
+    async def inner(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        told.append("opened")
+        yield {"pool": 1}
+        told.append(f"closed after {ran}")
+
+    async with serve(inner=inner, grace=5) as service:
+        assert told == ["opened"]
+        await service.order()
+
+    assert told == ["opened", "closed after ['price', 'ship']"]
+
+
+async def test_the_schema_says_what_each_flow_takes_and_gives(serve: Serve) -> None:
+    async with serve() as service:
+        schema = (await service.http.get("/openapi.json")).json()
+        assert (await service.http.get("/docs")).status_code == 200
+
+    models, start = schema["components"]["schemas"], schema["paths"]["/flows/Order"]["post"]
+    assert start["description"] == "Prices an order, and ships it."
+    assert set(start["responses"]) == {"200", "202", "409", "422", "503"}
+    assert start["requestBody"]["required"]
+    inputs = models["OrderInputs"]
+    assert inputs["required"] == ["item"]
+    assert set(inputs["properties"]) == {"item", "count", "to", "gate", "fails"}
+    assert inputs["properties"]["count"] == {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 9,
+        "default": 1,
+        "title": "Count",
+    }
+    assert models["OrderRun"]["properties"]["state"] == {"$ref": "#/components/schemas/OrderState"}
+    assert models["OrderRun"]["properties"]["result"]["anyOf"] == [{"type": "string"}, {"type": "null"}]
+    assert models["CountRun"]["properties"]["result"]["anyOf"] == [{"type": "integer"}, {"type": "null"}]
+    assert models["RunPage"]["properties"]["runs"]["items"] == {"$ref": "#/components/schemas/RunLine"}
+    answer = schema["paths"]["/runs/{run_id}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert answer["discriminator"]["propertyName"] == "flow"
+    assert "text/event-stream" in schema["paths"]["/runs/{run_id}/events"]["get"]["responses"]["200"]["content"]
+
+
+async def test_two_routers_with_prefixes_live_in_one_application(serve: Serve) -> None:
+    async with serve() as service:
+        service.app.include_router(flow_router(service.runner, [Order], prefix="/shop"), prefix="/v1")
+        answer = await service.http.post("/v1/shop/flows/Order?wait=5", json={"item": "tea"})
+
+        assert answer.headers["location"] == f"/v1/shop/runs/{answer.json()['run_id']}"
+        assert (await service.http.get(answer.headers["location"])).json() == answer.json()
+
+
+def test_a_router_without_flows_or_with_one_twice_is_refused() -> None:
+    runner = FlowRunner(MemoryFlowPersistence())
+    for flows in ([], [Order, Order]):
+        with pytest.raises(ValueError, match="each name once"):
+            flow_router(runner, flows)
