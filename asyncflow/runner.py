@@ -210,10 +210,12 @@ class FlowRunner:
         return self._handle(known)
 
     async def cancel(self, run_id: object) -> None:
-        """End a run for good, durably, whoever drives it. Raises `RunNotFoundError`."""
+        """End a run for good, durably, whoever drives it; one that has finished stays as it is. Raises `RunNotFoundError`."""
         known = parse_run_id(run_id)
         live = self._live.get(known)
         if live is not None:
+            await live.known.wait()
+        if live is not None and not live.ended.is_set():
             await live.cancel()
         else:
             await cancel_stored(self.persistence, known)

@@ -84,7 +84,9 @@ class Live:
     async def cancel(self) -> None:
         """End it for good."""
         self._waiting.cancel()
-        await self.flow._instance.cancel()
+        await self.flow._instance.cancel(
+            keep_finished=True
+        )  # it may have finished meanwhile, and somebody know its result
 
     def _tell(self, _: Checkpoint | None) -> None:
         self.news.set()

@@ -302,8 +302,8 @@ class Instance:
 
     # ---- cancel ------------------------------------------------------------------------------------------------
 
-    async def cancel(self) -> None:
-        """End the run for good, durably. Inside one of its own methods it returns at once, and the method is cancelled."""
+    async def cancel(self, *, keep_finished: bool = False) -> None:
+        """End the run for good, durably. `keep_finished`: unless it has finished. Inside one of its own methods it returns at once, and the method is cancelled."""
         while self._busy and self._engine is None:  # noqa: ASYNC110 - it is about to begin, or to end: nobody tells
             await anyio.sleep(0.001)
         if self._engine is not None:
@@ -312,7 +312,8 @@ class Instance:
         persistence = self.storage("cancel")
         with self.driving():
             async with session(persistence), owned(persistence, self.run_id, is_new=False) as claim:
-                await self._record_cancel(claim)
+                if not (keep_finished and (await self.found(self.run_id)).checkpoint.status == "finished"):
+                    await self._record_cancel(claim)
                 self.show(await self.found(self.run_id))
 
     def wind_down(self) -> None:

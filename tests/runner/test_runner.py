@@ -456,6 +456,31 @@ async def test_what_has_ended_or_is_unknown_cannot_be_cancelled(storage: Any) ->
             await runner.cancel("unknown")
 
 
+async def test_a_run_that_is_cancelled_as_it_begins_is_cancelled_or_finishes(storage: Any) -> None:
+    """What somebody knows the result of stays finished."""
+
+    class At(Flow):
+        @start()
+        async def once(self) -> int:
+            return 1
+
+    async def cancel() -> None:
+        while await storage.load("x") is None:
+            await anyio.lowlevel.checkpoint()
+        await runner.cancel("x")
+
+    async with FlowRunner(storage) as runner:
+        async with anyio.create_task_group() as group:
+            group.start_soon(cancel)
+            handle = await runner.start(At, run_id="x")
+            try:
+                came_to = {1: "finished"}[await handle.result()]
+            except errors.RunCancelledError:
+                came_to = "cancelled"
+
+        assert await handle.status() == came_to
+
+
 # ---- events ----------------------------------------------------------------------------------------------------------
 
 
