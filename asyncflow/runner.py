@@ -33,7 +33,7 @@ from .errors import (
 )
 from .flow import Flow, default_persistence
 from .persistence.checkpoint import Checkpoint
-from .persistence.protocol import Catalog, FlowPersistence, offers
+from .persistence.protocol import Catalog, FlowPersistence, RunEntry, offers
 from .state import parse_run_id
 
 __all__ = ["FlowRunner", "KnownFlow", "RunFailure", "RunHandle", "RunView"]
@@ -237,12 +237,24 @@ class FlowRunner:
             page = await persistence.runs(status="running", before=before, limit=PAGE)
             for entry in page:
                 if not entry.is_driven and entry.run_id not in self._live and entry.flow in self._flows:
-                    await self._places.acquire()
-                    self._begun(self._flows[entry.flow], entry.run_id, {})
-                    begun += 1
+                    begun += await self._taken_up(entry)
             if len(page) < PAGE:
                 return begun
             before = page[-1].position
+
+    async def _taken_up(self, entry: RunEntry) -> bool:
+        """Take up a run, when there is a place for it, unless it is no longer to be taken up then."""
+        await self._places.acquire()
+        is_wanted = self.is_open and entry.run_id not in self._live
+        try:
+            if is_wanted:
+                self._begun(self._flows[entry.flow], entry.run_id, {})
+        except BaseException:
+            self._places.release()
+            raise
+        if not is_wanted:
+            self._places.release()
+        return is_wanted
 
     async def _keep_recovering(self, seconds: float) -> None:
         while not self._is_ending:

@@ -303,7 +303,10 @@ class Instance:
     # ---- cancel ------------------------------------------------------------------------------------------------
 
     async def cancel(self, *, keep_finished: bool = False) -> None:
-        """End the run for good, durably. `keep_finished`: unless it has finished. Inside one of its own methods it returns at once, and the method is cancelled."""
+        """End the run for good, durably. `keep_finished`: unless it has finished.
+
+        Inside one of its own methods it returns at once, and the method is cancelled.
+        """
         while self._busy and self._engine is None:  # noqa: ASYNC110 - it is about to begin, or to end: nobody tells
             await anyio.sleep(0.001)
         if self._engine is not None:
