@@ -318,6 +318,30 @@ async def test_an_error_in_its_block_passes_through_and_its_runs_can_be_resumed(
     assert await Steps.resume("x", persistence=storage) == 2
 
 
+async def test_a_start_that_its_runner_s_end_cuts_off_is_refused() -> None:
+    """Nobody is given a run that may not even be stored."""
+
+    class Stuck(MemoryFlowPersistence):
+        async def append(self, checkpoint: Any) -> None:
+            gates["reached"].set()
+            await anyio.sleep_forever()
+
+    refused: list[str] = []
+
+    async def ask() -> None:
+        with pytest.raises(errors.RunInterruptedError):
+            await runner.start(Steps)
+        refused.append("refused")
+
+    gate("reached")
+    async with anyio.create_task_group() as group:
+        async with FlowRunner(Stuck(), grace=0, patience=0) as runner:
+            group.start_soon(ask)
+            await gates["reached"].wait()
+
+    assert refused == ["refused"]
+
+
 async def test_outside_its_block_it_starts_nothing(storage: Any) -> None:
     runner = FlowRunner(storage)
     with pytest.raises(errors.RunnerClosedError):
