@@ -81,7 +81,9 @@ class TypedCodec(Codec):
     def encode(self, value: Any) -> tuple[bytes, Any]:
         if self.is_exact is not None and self.is_exact(value):
             try:
-                data = self._to_json(value, by_alias=False, round_trip=True, warnings="none")  # it warns of complex keys
+                data = self._to_json(
+                    value, by_alias=False, round_trip=True, warnings="none"
+                )  # it warns of complex keys
                 return _limited(data), value
             except PydanticSerializationError as error:
                 raise _unwritable(value, error) from None
