@@ -23,6 +23,7 @@ from vfs import Chain, FanOut, Large, Tally
 from asyncflow import Flow, SQLiteFlowPersistence, errors, listen, or_, router, start
 from asyncflow.errors import AsyncflowError, CheckpointCorruptError, MethodError, RunFencedError, RunNotFoundError
 from asyncflow.persistence import Checkpoint
+from asyncflow.persistence.head import Head
 from asyncflow.persistence.sqlite import rows
 
 SIDE_BY_SIDE = 4
@@ -495,7 +496,7 @@ def headed(connection: sqlite3.Connection, run_id: str, seq: int) -> None:
     ).fetchone()
     flow, epoch = connection.execute("SELECT flow, epoch FROM runs WHERE run_id = ?", (run_id,)).fetchone()
     status, number, base, digest = found
-    head = rows.Head(run_id, flow, status, number, seq, digest, base, None, epoch)
+    head = Head(run_id, flow, status, number, seq, digest, base, None, epoch)
     connection.execute(
         "UPDATE runs SET status = ?, number = ?, head = ?, head_digest = ?, base = ?, owner = ?, digest = ? WHERE run_id = ?",
         (status, number, seq, digest, base, None, head.digest(), run_id),

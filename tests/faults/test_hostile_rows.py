@@ -36,7 +36,7 @@ import asyncflow
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, and_, listen, start
 from asyncflow.errors import AsyncflowError, MethodError
 from asyncflow.persistence import Checkpoint, codec
-from asyncflow.persistence.sqlite.rows import Head
+from asyncflow.persistence.head import Head
 
 CPU = 2.0
 """Seconds of work that a row may cost: a hundred times what one costs, and no matter how busy the machine is."""

@@ -138,7 +138,7 @@ MUTANTS = (
     Mutant(
         "a cancelled waiter does not wait for its commit",
         ("C2",),
-        "persistence/sqlite/commits.py",
+        "persistence/commits.py",
         "                await outlast(job.late)\n",
         "",
         f"{SQLITE}::test_a_save_that_is_cancelled_while_queued_is_withdrawn_and_during_its_commit_waited_for",
@@ -146,7 +146,7 @@ MUTANTS = (
     Mutant(
         "a cancelled save stays in the queue",
         ("C3",),
-        "persistence/sqlite/commits.py",
+        "persistence/commits.py",
         "                self._withdraw(job)\n",
         "                pass\n",
         f"{SQLITE}::test_a_save_that_is_cancelled_while_queued_is_withdrawn_and_during_its_commit_waited_for",
@@ -287,7 +287,7 @@ MUTANTS = (
     Mutant(
         "the head is not checked",
         ("V4", "D4"),
-        "persistence/sqlite/rows.py",
+        "persistence/head.py",
         " or head.digest(key) != row[-1]:\n",
         ":\n",
         f"{SQLITE}::test_a_changed_bit_in_the_head_of_a_run_is_found_and_hurts_that_run_only",
@@ -327,7 +327,7 @@ MUTANTS = (
     Mutant(
         "a history may lack its beginning",
         ("V4", "D4"),
-        "persistence/sqlite/rows.py",
+        "persistence/head.py",
         "        if stored[0].seq != base:\n",
         "        if False:\n",
         "faults/test_bit_rot.py::test_a_row_that_is_not_where_it_was_is_told_of_its_run_alone",
@@ -359,7 +359,7 @@ MUTANTS = (
     Mutant(
         "a forger needs no key",
         ("V4",),
-        "persistence/sqlite/rows.py",
+        "persistence/head.py",
         "digest_size=16, key=key).digest()",
         "digest_size=16).digest()",
         f"{SQLITE}::test_what_was_made_up_is_found_where_there_is_a_key",
@@ -367,7 +367,7 @@ MUTANTS = (
     Mutant(
         "verifying begins where loading does",
         ("V4",),
-        "persistence/sqlite/persistence.py",
+        "persistence/queued.py",
         "            stored = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True))\n            if",
         "            stored = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=False))\n            if",
         f"{SQLITE}::test_damage_that_loading_does_not_meet_is_found_by_verifying",

@@ -18,6 +18,7 @@ import pytest
 import asyncflow
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, errors, listen, or_, router, start
 from asyncflow.persistence import Checkpoint
+from asyncflow.persistence.head import Head
 from asyncflow.persistence.sqlite import rows
 
 PATH = Path("runs.db")
@@ -600,7 +601,7 @@ async def test_a_save_that_is_cancelled_while_queued_is_withdrawn_and_during_its
 def taken_over_by_another_process() -> None:
     """What the database holds once another owner has acquired its only run."""
     ((*fields, _),) = sql(rows.SELECT_HEAD.partition(" WHERE")[0])
-    head = rows.Head(*fields)
+    head = Head(*fields)
     new = head._replace(owner="another", epoch=head.epoch + 1)
     sql(rows.OWN_RUN, new.owner, new.epoch, new.digest(), head.run_id)
 
@@ -1011,7 +1012,7 @@ KEY = b"a secret of 24 bytes ..."
 def forge(run_id: str) -> None:
     """Finish a run by hand, as somebody who knows the format can: with all its digests."""
     (fields,) = sql("SELECT run_id, flow, status, number, head, head_digest, base, owner, epoch FROM runs")
-    head = rows.Head(*fields)
+    head = Head(*fields)
     (last,) = sql("SELECT * FROM checkpoints ORDER BY seq DESC LIMIT 1")
     names = [name for _, name, *_ in sql("PRAGMA table_info(checkpoints)")]
     stored = {name: value for name, value in zip(names, last, strict=True) if name in Checkpoint._fields}

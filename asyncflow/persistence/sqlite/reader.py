@@ -13,9 +13,9 @@ import anyio
 
 from ...errors import StorageCorruptError, StorageError
 from ..checkpoint import Checkpoint, Status
+from ..head import Head, checkpoint_of
 from . import rows
 from .database import connected, explained, reading, stop
-from .rows import Head, checkpoint_of
 
 __all__ = ["Reader"]
 

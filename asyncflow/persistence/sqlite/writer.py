@@ -18,10 +18,10 @@ from ...errors import (
     StorageCorruptError,
     StorageWriteError,
 )
+from ..head import Head, values_of
+from ..jobs import Acquire, Append, Delete, Job, Release, Renew
 from . import rows
 from .database import close_database, explain, primary_code, stop
-from .jobs import Acquire, Append, Delete, Job, Release, Renew
-from .rows import Head, values_of
 
 __all__ = ["Writer"]
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import anyio
 
-from ..._waiting import outlast
-from ...errors import CheckpointWithdrawnError, StorageWriteError
+from .._waiting import outlast
+from ..errors import CheckpointWithdrawnError, StorageWriteError
 from .home import Home
 from .jobs import Job
 

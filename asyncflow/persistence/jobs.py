@@ -1,4 +1,4 @@
-"""What can be asked of the writing connection, and who waits for it."""
+"""What can be asked of a writer, and who waits for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from ..checkpoint import Checkpoint
+from .checkpoint import Checkpoint
 
 __all__ = ["Acquire", "Append", "Delete", "Job", "Release", "Renew"]
 

@@ -1,4 +1,4 @@
-"""Where aiosqlite lives. It speaks asyncio only: on asyncio it is this loop, on trio a loop in a thread of its own.
+"""Where a database driver lives. It speaks asyncio only: on asyncio it is this loop, on trio a loop in a thread of its own.
 
 This module names asyncio and trio because that is its purpose: work is started so that no cancellation of a waiter,
 native or scoped, reaches the transaction.
@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from ..._waiting import in_trio, outlast, to_its_end
+from .._waiting import in_trio, outlast, to_its_end
 
 __all__ = ["Home", "home_here"]
 

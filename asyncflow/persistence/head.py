@@ -1,0 +1,87 @@
+"""The head of a run as a row: where it stands and who drives it, under a digest of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+from pydantic_core import to_json
+
+from ..errors import CheckpointCorruptError
+from .checkpoint import Checkpoint
+
+__all__ = ["Head", "checkpoint_of", "values_of"]
+
+
+class Head(NamedTuple):
+    """A run's row: where it stands, and who drives it."""
+
+    run_id: str
+    flow: str
+    status: str
+    number: int
+    head: int
+    head_digest: bytes
+    base: int
+    owner: str | None
+    epoch: int
+
+    @classmethod
+    def read(cls, run_id: str, row: tuple[Any, ...], key: bytes) -> Head:
+        """The row that was found for a run. Raises `CheckpointCorruptError` if it fails its digest, or is another run's."""
+        head = cls(*row[:-1])
+        if head.run_id != run_id or not all(map(isinstance, head, _TYPES)) or head.digest(key) != row[-1]:
+            raise CheckpointCorruptError(
+                f"the stored head of run {run_id} fails its digest: it was changed since it was saved, or saved under another "
+                "key. Nothing was changed, other runs are not affected; restore the database from a backup",
+                run_id=run_id,
+            )
+        return head
+
+    def verify(self, base: int, last: int, stored: list[Checkpoint]) -> None:
+        """Whether what was read begins at `base`, ends at `last`, and, if that is the head, is what the head says.
+
+        Raises `CheckpointCorruptError`.
+        """
+        newest = stored[-1] if stored else None
+        if newest is None or newest.seq != last or (last == self.head and newest.digest != self.head_digest):
+            raise CheckpointCorruptError(
+                f"checkpoint {last} of run {self.run_id} is missing, or is not the one that its head names. Nothing was "
+                "changed, other runs are not affected; restore the database from a backup",
+                run_id=self.run_id,
+                seq=last,
+            )
+        if stored[0].seq != base:
+            raise CheckpointCorruptError(
+                f"checkpoint {base} of run {self.run_id} is missing. Nothing was changed, other runs are not affected; "
+                "restore the database from a backup",
+                run_id=self.run_id,
+                seq=base,
+            )
+
+    def digest(self, key: bytes = b"") -> bytes:
+        """BLAKE2b over the row, 16 bytes; keyed, if there is a key."""
+        known = self.head_digest if isinstance(self.head_digest, bytes) else b""
+        return _digest(known, (*self[:5], *self[6:]), key)
+
+
+_TYPES: Any = (str, str, str, int, int, bytes, int, (str, type(None)), int)
+
+
+def values_of(c: Checkpoint, owner: str, key: bytes) -> tuple[Any, ...]:
+    """What is stored for a checkpoint: the checkpoint, who drives its run, and the digest of the run's head after it.
+
+    A run that is over is nobody's. One that has failed is still its driver's: siblings of the failed method may be at work.
+    """
+    driver = owner if c.status in ("running", "failed") else None
+    head = _digest(c.digest, (c.run_id, c.flow, c.status, c.number, c.seq, c.base, driver, c.epoch), key)
+    return (*c, driver, head)
+
+
+def _digest(head_digest: bytes, fields: tuple[Any, ...], key: bytes) -> bytes:
+    return hashlib.blake2b(head_digest + to_json(fields, bytes_mode="hex"), digest_size=16, key=key).digest()
+
+
+def checkpoint_of(head: Head, row: tuple[Any, ...]) -> Checkpoint:
+    """A stored row as a checkpoint; its digests are checked by `fold`."""
+    return Checkpoint(head.run_id, head.flow, *row)

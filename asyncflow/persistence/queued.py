@@ -1,0 +1,255 @@
+"""What the persistences with a database have in common: one writer behind a queue, readers beside it, open while in use."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from ..errors import CheckpointCorruptError, RunLockedError, RunNotFoundError, StorageCorruptError, StorageError
+from .checkpoint import Checkpoint, Status, fold, verified
+from .commits import Commits
+from .home import Home
+from .jobs import Acquire, Append, Delete, Release
+from .protocol import RunEntry
+from .shared import Shared
+
+__all__ = ["Opened", "QueuedPersistence", "Reads", "checked_key", "checked_lease"]
+
+
+class Reads(Protocol):
+    """Reads runs, on the home's event loop. Each answer is of one snapshot of the database."""
+
+    async def checkpoints(
+        self, run_id: str, seq: int | None, *, whole: bool, after: int = -1
+    ) -> list[Checkpoint] | None:
+        """A run's rows up to `seq` (the newest, if None): those `after` one, or from the last complete one on; None if unknown.
+
+        Raises `CheckpointCorruptError`.
+        """
+        ...
+
+    async def runs(
+        self, flow: str | None, status: Status | None, before: int | None, limit: int
+    ) -> list[tuple[Any, ...]]:
+        """Lines of the catalog, the newest first: run id, flow, status, pass, seq, owner, times, position, seconds of its lease."""
+        ...
+
+    async def ended(self) -> list[tuple[str, str, float]]:
+        """Run id, flow and time of every run that has ended, the newest first."""
+        ...
+
+    async def run_ids(self) -> list[str]:
+        """The ids of all runs, in order of their making."""
+        ...
+
+    async def damage(self) -> list[str]:
+        """What is wrong with the database itself."""
+        ...
+
+
+class Opened(Protocol):
+    """What is open while a persistence is in use."""
+
+    home: Home
+    commits: Commits
+    stop_renewing: Callable[[], object]
+
+    @property
+    def reader(self) -> Reads:
+        """Reads runs."""
+        ...
+
+    def may_replace(self, owner: str) -> bool:
+        """Whether the runs of an owner are free, whatever its lease says."""
+        ...
+
+    def may_forget(self, owner: str) -> bool:
+        """Whether the runs of an owner may be deleted, whatever its lease says."""
+        ...
+
+    def is_driving(self, owner: str, left: float | None) -> bool:
+        """Whether an owner lives; `left`: the seconds of its lease, None if it has none."""
+        ...
+
+    async def close(self) -> None:
+        """Close what is open; on the home's event loop."""
+        ...
+
+    def leave(self) -> None:
+        """Be no owner any more; after `close`."""
+        ...
+
+    def abandon(self) -> None:
+        """Let go of what a closed event loop has left open."""
+        ...
+
+
+T = TypeVar("T", bound=Opened)
+
+
+class QueuedPersistence(ABC, Generic[T]):
+    """All capabilities, over what `_opened` opens. Making one does no I/O and binds no loop."""
+
+    def __init__(self) -> None:
+        self._shared: Shared[T] = Shared(self, self._opened, _closed, lambda opened: opened.abandon())
+        self._entered: list[AbstractAsyncContextManager[object]] = []
+
+    @property
+    @abstractmethod
+    def _where(self) -> object:
+        """What errors call the place."""
+
+    @abstractmethod
+    async def _opened(self) -> T:
+        """Open it for the loop that is running."""
+
+    # ---- open and close ----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        session = self._shared.use()
+        await session.__aenter__()
+        self._entered.append(session)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._entered.pop().__aexit__(None, None, None)
+
+    def session(self) -> AbstractAsyncContextManager[object]:
+        """Keep it open for a while; opened by the first that enters, closed by the last that leaves."""
+        return self._shared.use()
+
+    # ---- the protocol ------------------------------------------------------------------------------------------
+
+    async def save(self, checkpoint: Checkpoint) -> None:
+        """Store a complete checkpoint after its predecessor."""
+        await self.append(checkpoint)
+
+    async def append(self, checkpoint: Checkpoint) -> None:
+        """Store a checkpoint, complete or a delta. See `CheckpointLog`."""
+        opened = self._shared.held
+        if opened is not None:
+            await opened.commits.submit(Append(checkpoint))
+            return
+        async with self._shared.use() as opened:
+            await opened.commits.submit(Append(checkpoint))
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        """The newest checkpoint of a run, or the one at `seq`, verified from the last complete one on.
+
+        Raises `CheckpointCorruptError` for this run alone, `StorageCorruptError` for a damaged database.
+        """
+        async with self._shared.use() as opened:
+            found = await opened.home.run(lambda: opened.reader.checkpoints(run_id, seq, whole=False))
+        if found is None:
+            return None
+        return fold(found)
+
+    async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
+        """The checkpoints of a run after this seq, in order, as they are stored."""
+        async with self._shared.use() as opened:
+            found = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True, after=after))
+        return verified(found or [], part=after >= 0)
+
+    async def runs(
+        self, *, flow: str | None = None, status: Status | None = None, before: int | None = None, limit: int = 100
+    ) -> list[RunEntry]:
+        """Runs, the newest first. See `Catalog`."""
+        if status not in (None, "running", "failed", "finished", "cancelled"):
+            raise ValueError(f"status is 'running', 'failed', 'finished' or 'cancelled', not {status!r}")
+        async with self._shared.use() as opened:
+            found = await opened.home.run(lambda: opened.reader.runs(flow, status, before, limit))
+            return [RunEntry._make((*r[:5], _is_driven(opened, r[5], r[9]), *r[6:9])) for r in found]
+
+    async def delete(self, run_id: str) -> bool:
+        """Forget a run that nobody drives. See `Retention`."""
+        async with self._shared.use() as opened:
+            job = Delete(run_id, opened.may_forget)
+            await opened.commits.submit(job)
+            return job.is_done
+
+    async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
+        """Forget runs that ended so long ago. See `Retention`."""
+        kept: Counter[str] = Counter()
+        gone = 0
+        async with self._shared.use() as opened:
+            for run_id, flow, at in await opened.home.run(opened.reader.ended):
+                kept[flow] += 1
+                if kept[flow] > keep_last and at < time.time() - older_than:
+                    with suppress(RunLockedError):  # it is taken up at this moment
+                        gone += await self.delete(run_id)
+        return gone
+
+    async def verify(self, run_id: str | None = None) -> list[StorageError]:
+        """What is wrong with a run, or with the whole database: empty, if nothing is. Nothing is changed.
+
+        Every checkpoint is read: its digest, the chain from the first to the head, and whether it folds. Without a
+        `run_id`, of every run, and the database itself is checked.
+        Raises `RunNotFoundError` for an unknown run.
+        """
+        async with self._shared.use() as opened:
+            if run_id is not None:
+                return await self._wrong_with(opened, run_id)
+            damage = await opened.home.run(opened.reader.damage)
+            found: list[StorageError] = [
+                StorageCorruptError(f"{self._where} is damaged: {what}; restore it from a backup") for what in damage
+            ]
+            for each in await opened.home.run(opened.reader.run_ids):
+                found += await self._wrong_with(opened, each)
+            return found
+
+    async def _wrong_with(self, opened: T, run_id: str) -> list[StorageError]:
+        try:
+            stored = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True))
+            if stored is None:
+                raise RunNotFoundError(f"no run {run_id} is stored in {self._where}; check the id", run_id=run_id)
+            fold(stored)
+        except (CheckpointCorruptError, StorageCorruptError) as error:
+            return [error]
+        return []
+
+    async def acquire(self, run_id: str, *, force: bool = False) -> int:
+        """Become the owner of a run. Raises `RunLockedError` while the owner is a process that lives. See `Ownership`."""
+        async with self._shared.use() as opened:
+            job = Acquire(run_id, opened.may_replace, force=force)
+            await opened.commits.submit(job)
+            return job.epoch
+
+    async def release(self, run_id: str, epoch: int) -> None:
+        """Be the owner no longer. See `Ownership`."""
+        async with self._shared.use() as opened:
+            await opened.commits.submit(Release(run_id, epoch))
+
+
+def checked_key(key: bytes | None) -> bytes:
+    """The key, if it can be one."""
+    if key is not None and not 16 <= len(key) <= 64:
+        raise ValueError(f"a key has 16 to 64 bytes, not {len(key)}; secrets.token_bytes(32) makes one")
+    return key or b""
+
+
+def checked_lease(lease: float) -> float:
+    """The lease, if it can be one."""
+    if lease <= 0:
+        raise ValueError(f"a lease is a number of seconds above 0, not {lease!r}")
+    return lease
+
+
+def _is_driven(opened: Opened, owner: str | None, left: float | None) -> bool:
+    return owner is not None and opened.is_driving(owner, left)
+
+
+async def _closed(opened: Opened) -> None:
+    """Close the connections, when what is queued is committed, and be no owner any more."""
+    opened.stop_renewing()
+    try:
+        await opened.commits.drained()
+    finally:
+        try:
+            await opened.home.run(opened.close)
+        finally:
+            opened.leave()
+            opened.home.close()
