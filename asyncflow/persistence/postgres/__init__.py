@@ -1,0 +1,12 @@
+"""PostgreSQL through psycopg 3, with group commit. Needs the extra: `pip install asyncflow[postgres]`."""
+
+try:
+    import psycopg  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "asyncflow.persistence.postgres needs psycopg 3; install the extra: pip install 'asyncflow[postgres]'"
+    ) from error
+
+from .persistence import PostgresFlowPersistence
+
+__all__ = ["PostgresFlowPersistence"]

@@ -1,0 +1,152 @@
+"""Reading: a few connections of its own, so that loading never queues behind a commit, nor sees half of one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import anyio
+import psycopg
+
+from ..checkpoint import Checkpoint, Status
+from ..head import Head, checkpoint_of
+from . import rows
+from .database import Connection, Target, explained, is_alive, rows_of
+
+__all__ = ["Reader"]
+
+T = TypeVar("T")
+
+_ALL: Final = (1 << 63) - 1
+"""PostgreSQL's largest BIGINT."""
+
+TRIES: Final = 2
+"""A connection may be found dead only when it is used. Reading changes nothing, so it may be done again."""
+
+
+class Reader:
+    """Reads runs, over at most `most` connections, each opened when it is needed. Lives on the home's event loop."""
+
+    def __init__(self, target: Target, key: bytes, most: int) -> None:
+        self._target = target
+        self._key = key
+        self._most = most
+        self._turns: anyio.Semaphore | None = None
+        self._idle: list[Connection] = []
+        self._all: set[Connection] = set()
+
+    async def checkpoints(
+        self, run_id: str, seq: int | None, *, whole: bool, after: int = -1
+    ) -> list[Checkpoint] | None:
+        """See `queued.Reads`."""
+        if not rows.is_text(run_id):
+            return None
+        return await self._in_snapshot(
+            lambda connection: self._select(connection, run_id, seq, after if whole else None)
+        )
+
+    async def runs(
+        self, flow: str | None, status: Status | None, before: int | None, limit: int
+    ) -> list[tuple[Any, ...]]:
+        """See `queued.Reads`."""
+        if flow is not None and not rows.is_text(flow):
+            return []
+        chosen = f"status = '{status}'" if status else "TRUE"  # spelt out, for the partial index
+        bound = (_ALL if before is None else before, flow, flow, limit)
+        return await self._found(rows.SELECT_RUNS.replace("{status}", chosen), bound)
+
+    async def ended(self) -> list[tuple[str, str, float]]:
+        """See `queued.Reads`."""
+        return [(run_id, flow, at) for run_id, flow, at in await self._found(rows.SELECT_ENDED)]
+
+    async def run_ids(self) -> list[str]:
+        """See `queued.Reads`."""
+        return [str(run_id) for (run_id,) in await self._found(rows.SELECT_RUN_IDS)]
+
+    async def damage(self) -> list[str]:
+        """Nothing: PostgreSQL checks its pages itself, if it was told to, and its keys always."""
+        return []
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for connection in self._all:
+            await connection.close()
+        self._all.clear()
+
+    def abandon(self) -> None:
+        """End the connections without their event loop."""
+        for connection in self._all:
+            connection.pgconn.finish()
+
+    # ---- connections -------------------------------------------------------------------------------------------
+
+    async def _found(self, text: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        return await self._in_snapshot(lambda connection: rows_of(connection, self._target.sql(text), values or None))
+
+    async def _in_snapshot(self, read: Callable[[Connection], Awaitable[T]]) -> T:
+        """What is read in one transaction."""
+        with explained(self._target):
+            for left in reversed(range(TRIES)):
+                try:
+                    async with self._connection() as connection, connection.transaction():
+                        return await read(connection)
+                except psycopg.OperationalError as error:
+                    if not left or error.sqlstate not in (None, "57P01", "57P02"):
+                        raise
+        raise AssertionError("the last try returns or raises")
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        turns = self._turns = self._turns or anyio.Semaphore(self._most)
+        async with turns:
+            connection = await self._taken()
+            try:
+                yield connection
+            finally:
+                if is_alive(connection):
+                    self._idle.append(connection)
+                else:
+                    await self._drop(connection)
+
+    async def _taken(self) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if is_alive(connection):
+                return connection
+            await self._drop(connection)
+        connection = await self._target.connected()
+        self._all.add(connection)
+        await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+        await connection.set_read_only(True)
+        return connection
+
+    async def _drop(self, connection: Connection) -> None:
+        self._all.discard(connection)
+        await connection.close()
+
+    # ---- runs --------------------------------------------------------------------------------------------------
+
+    async def _select(
+        self, connection: Connection, run_id: str, seq: int | None, after: int | None
+    ) -> list[Checkpoint] | None:
+        sql = self._target.sql
+        found = await rows_of(connection, sql(rows.SELECT_HEAD), (run_id,))
+        if not found:
+            return None
+        head = Head.read(run_id, found[0], self._key)
+        last = head.head if seq is None else seq
+        if not 0 <= last <= head.head:
+            return None
+        base = head.base if seq is None else await self._base(connection, run_id, seq)
+        base = base if after is None else after + 1
+        until = _ALL if seq is None else seq  # what stands behind the head is to be found, too
+        stored = await rows_of(connection, sql(rows.SELECT_CHECKPOINTS), (run_id, base, until))
+        checkpoints = [checkpoint_of(head, row) for row in stored]
+        if base <= last:
+            head.verify(base, last, checkpoints)
+        return checkpoints
+
+    async def _base(self, connection: Connection, run_id: str, seq: int) -> int:
+        found = await rows_of(connection, self._target.sql(rows.SELECT_BASE), (run_id, seq))
+        return int(found[0][0]) if found else seq

