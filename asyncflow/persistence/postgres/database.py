@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo, ConnStatus, TransactionStatus
 
 from ...errors import (
     AsyncflowError,
@@ -70,7 +70,7 @@ class Target:
             given = None
         if given is None:  # not from the error: it quotes what it cannot read
             raise ValueError("the conninfo cannot be read; write postgresql://user@host:port/database")
-        known = {option.keyword.decode(): option.val for option in psycopg.pq.Conninfo.get_defaults()}
+        known = {option.keyword.decode(): option.val for option in Conninfo.get_defaults()}
 
         def value(name: str) -> str:
             default = known.get(name)
@@ -94,13 +94,11 @@ class Target:
         given = conninfo_to_dict(self.conninfo)
         given.setdefault("connect_timeout", CONNECT_SECONDS)
         given.setdefault("application_name", "asyncflow")
+        conninfo = make_conninfo("", **{**given, "client_encoding": "utf8"})
         try:
-            connection: Connection = await AsyncConnection.connect(
-                "", autocommit=True, **{**given, "client_encoding": "utf8"}
-            )
+            return await AsyncConnection.connect(conninfo, autocommit=True)
         except (psycopg.Error, OSError) as error:
             raise _unreachable(error, self) from error
-        return connection
 
     async def opened(self) -> Connection:
         """A connection, with the schema as it must be. Raises the typed error if it is not; the schema is then as it was."""

@@ -94,9 +94,11 @@ class Writer:
             for job in batch:
                 job.error = self._not_written(error, job, "not saved")
             return
-        error = await self._tried(connection, batch)
-        if error is None:
-            return
+        failure = await self._tried(connection, batch)
+        if failure is not None:
+            await self._told_apart(connection, batch, failure)
+
+    async def _told_apart(self, connection: Connection, batch: Sequence[Job], error: Exception) -> None:
         state = getattr(error, "sqlstate", None) or ""
         if not is_settled(connection) or state.startswith(_UNTOLD):
             await self._resolve(connection, batch, error)
