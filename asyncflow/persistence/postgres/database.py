@@ -152,7 +152,8 @@ def is_alive(connection: Connection) -> bool:
     if connection.closed:
         return False
     try:
-        connection.pgconn.consume_input()
+        for _ in range(2):  # the server's last words, and then the end of what it says
+            connection.pgconn.consume_input()
     except psycopg.Error:
         return False
     return connection.pgconn.status == ConnStatus.OK and is_settled(connection)

@@ -1,0 +1,146 @@
+"""Connections that are cut before and after COMMIT: what became of a checkpoint is found out every time."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+
+import anyio
+import psycopg
+import pytest
+from figures import FACTOR, SEED, tell
+from proxy import PLACES, Proxy
+
+from asyncflow import Flow, FlowState, errors, listen, start
+from asyncflow.persistence import Checkpoint
+from asyncflow.persistence.postgres import PostgresFlowPersistence
+from asyncflow.testing._checkpoints import Chain
+
+CUTS = max(14, round(14 * FACTOR))
+"""On each event loop."""
+
+
+@pytest.fixture
+def proxy(conninfo: str) -> Iterator[Proxy]:
+    proxy = Proxy(conninfo)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def cut_off(proxy: Proxy, persistence: PostgresFlowPersistence) -> PostgresFlowPersistence:
+    """The same storage, through the proxy."""
+    return PostgresFlowPersistence(proxy.conninfo, schema=persistence._target.schema)
+
+
+class Saved:
+    """Saves checkpoints of many runs at once, and keeps what it was told of each."""
+
+    def __init__(self, persistence: PostgresFlowPersistence) -> None:
+        self.persistence = persistence
+        self.told: dict[str, str] = {}
+
+    async def save(self, *checkpoints: Checkpoint) -> None:
+        self.told.clear()
+        async with anyio.create_task_group() as group:
+            for checkpoint in checkpoints:
+                group.start_soon(self._save, checkpoint)
+
+    async def _save(self, checkpoint: Checkpoint) -> None:
+        try:
+            await self.persistence.append(checkpoint)
+            self.told[checkpoint.run_id] = "saved"
+        except errors.StorageWriteError as error:
+            self.told[checkpoint.run_id] = error.outcome
+
+
+@pytest.mark.clauses("D1", "C2")
+async def test_what_became_of_a_checkpoint_is_known_wherever_the_connection_is_cut(
+    proxy: Proxy, cut_off: PostgresFlowPersistence, sql: psycopg.Connection, anyio_backend: tuple[str, object]
+) -> None:
+    rng = random.Random(f"{SEED}/{anyio_backend}")
+    schema = cut_off._target.schema
+    seen: Counter[str] = Counter()
+    chains = [Chain(f"run {n}") for n in range(5)]
+    async with cut_off:
+        saved = Saved(cut_off)
+        await saved.save(*(chain.add() for chain in chains))
+        for n in range(CUTS):
+            place = PLACES[n % len(PLACES)]
+            some = rng.sample(chains, rng.randint(1, len(chains)))
+            rows = [chain.add(whole=rng.random() < 0.5, state=b"[%d]" % n) for chain in some]
+            proxy.arm(place)
+            await saved.save(*rows)
+            if place == "late":
+                await anyio.sleep(0.15)  # until it has been delivered: nothing may come of it then
+            found = sql.execute(f"SELECT run_id, head, head_digest FROM {schema}.runs").fetchall()
+            heads = {run_id: (head, digest) for run_id, head, digest in found}
+            for row in rows:
+                is_there = heads[row.run_id] == (row.seq, row.digest)
+                assert saved.told[row.run_id] == ("saved" if is_there else "not saved"), f"{place}, {n} of seed {SEED}"
+                seen["saved" if is_there else "not saved"] += 1
+            await saved.save(*(row for row in rows if saved.told[row.run_id] != "saved"))
+            assert set(saved.told.values()) <= {"saved"}
+        verdicts = await cut_off.verify()
+
+    tell("R17", trials=CUTS, faults=proxy.cuts, acknowledged=seen["saved"], lost=0)
+    assert verdicts == []
+    assert proxy.cuts == CUTS
+    assert min(seen["saved"], seen["not saved"]) >= CUTS / 4
+
+
+class Steps(Flow[FlowState]):
+    @start()
+    async def first(self) -> int:
+        return 1
+
+    @listen(first)
+    async def second(self, n: int) -> int:
+        return n + 1
+
+    @listen(second)
+    async def third(self, n: int) -> int:
+        return n + 1
+
+
+@pytest.mark.clauses("D1", "E2")
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_run_whose_connection_is_cut_goes_on_or_is_resumed(
+    place: str, proxy: Proxy, cut_off: PostgresFlowPersistence
+) -> None:
+    ran: list[str] = []
+
+    class Cut(Steps):
+        async def second(self, n: int) -> int:
+            ran.append("second")
+            if len(ran) == 1:
+                proxy.arm(place)
+            return n + 1
+
+        async def third(self, n: int) -> int:
+            ran.append("third")
+            return n + 1
+
+    flow = Cut(persistence=cut_off)
+    async with cut_off:
+        try:
+            result = await flow.kickoff()
+            assert "reply" in place or "after" in place
+        except errors.StorageWriteError as error:
+            assert (error.outcome, ran) == ("not saved", ["second"])
+            result = await Cut.resume(flow.run_id, persistence=cut_off)
+            assert ran == ["second", "second", "third"]
+
+    assert result == 3
+    assert ran.count("third") == 1
+    assert proxy.cuts == 1
+
+
+async def test_a_connection_that_was_lost_while_nothing_was_asked_of_it_is_made_anew(
+    persistence: PostgresFlowPersistence, sql: psycopg.Connection
+) -> None:
+    chain = Chain("run")
+    async with persistence:
+        for _ in range(3):
+            await persistence.append(chain.add())
+            assert await persistence.load("run") == chain.rows[-1]
+            sql.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'asyncflow'")
