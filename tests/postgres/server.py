@@ -85,6 +85,11 @@ class Server:
         return self.folder / ".s.PGSQL.5432"
 
     def start(self) -> None:
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start it: from the main thread, as it dies with the thread that has started it. Then `wait`."""
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [self._bin / "postgres", "-D", self.data, "-k", self.folder],
@@ -95,6 +100,10 @@ class Server:
                 start_new_session=True,
                 **self._user,
             )
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        assert self._process is not None
         deadline = time.monotonic() + 60
         while True:
             try:
