@@ -143,4 +143,6 @@ async def test_a_connection_that_was_lost_while_nothing_was_asked_of_it_is_made_
         for _ in range(3):
             await persistence.append(chain.add())
             assert await persistence.load("run") == chain.rows[-1]
-            sql.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'asyncflow'")
+            sql.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'asyncflow'"
+            )

@@ -190,10 +190,10 @@ _BUSY = (
 def _unreachable(error: Exception, target: Target) -> AsyncflowError:
     """Why there is no connection. libpq says so in words alone."""
     said = _last_line(error)
-    if any(part in said for part in _REFUSED):
-        return StorageReadOnlyError(f"{target} lets nobody in by this name and password ({said}); nothing was saved")
     if any(part in said for part in _BUSY):
         return StorageBusyError(f"{target} takes no connections now ({said}); nothing was saved. Try again")
+    if any(part in said for part in _REFUSED):
+        return StorageReadOnlyError(f"{target} lets nobody in by this name and password ({said}); nothing was saved")
     return StorageNotFoundError(
         f"{target} cannot be reached ({said}); nothing was saved. Check that the server runs, and the name of the database"
     )
