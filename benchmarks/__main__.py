@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .measure import LOOPS
-from .work import WAYS
+from .work import SERVER, WAYS
 
 Figures = dict[str, float]
 
@@ -37,13 +37,17 @@ class Case:
 
 
 def cases(works: Sequence[str], loops: Sequence[str]) -> list[Case]:
-    """The lines of the tables. The bare task group is measured on every loop, for the ratios."""
+    """The lines of the tables. The bare task group is measured on every loop, for the ratios.
+
+    PostgreSQL is measured where the environment names a server.
+    """
+    ways = ("bare", "none", "process", "full", *(["postgres"] if os.environ.get(SERVER) else []))
     return [
         Case(work, way, loop, runs, at_once)
-        for work, ways, runs, at_once in (
-            ("W1", ("bare", "none", "process", "full"), 300, 1),
-            ("W2, 100 at a time", ("bare", "none", "process", "full"), 1_000, 100),
-            ("W2, all at once", ("bare", "none", "process", "full"), 1_000, 0),
+        for work, runs, at_once in (
+            ("W1", 300, 1),
+            ("W2, 100 at a time", 1_000, 100),
+            ("W2, all at once", 1_000, 0),
         )
         if work.partition(",")[0] in works
         for way in ways

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import anyio
 
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, listen, start
+from asyncflow.persistence.queued import QueuedPersistence
 
 __all__ = ["STEPS", "WAYS", "Way"]
 
@@ -112,7 +114,7 @@ def _bare(folder: Path) -> tuple[AbstractAsyncContextManager[Any], Run]:
     return nullcontext(), run
 
 
-def _flow(persistence: SQLiteFlowPersistence | None) -> tuple[AbstractAsyncContextManager[Any], Run]:
+def _flow(persistence: QueuedPersistence[Any] | None) -> tuple[AbstractAsyncContextManager[Any], Run]:
     async def run() -> None:
         flow = Chain(persistence=persistence)
         assert await flow.kickoff() == STEPS
@@ -120,6 +122,15 @@ def _flow(persistence: SQLiteFlowPersistence | None) -> tuple[AbstractAsyncConte
 
     return persistence or nullcontext(), run
 
+
+def _postgres() -> QueuedPersistence[Any]:
+    from asyncflow.persistence.postgres import PostgresFlowPersistence
+
+    return PostgresFlowPersistence(os.environ[SERVER], schema="asyncflow_benchmarks")
+
+
+SERVER = "ASYNCFLOW_TEST_POSTGRES"
+"""The environment variable that names a PostgreSQL server; its schema `asyncflow_benchmarks` is made, and kept."""
 
 WAYS = {
     "bare": Way("bare task group", "forgets", _bare),
@@ -130,4 +141,5 @@ WAYS = {
         lambda folder: _flow(SQLiteFlowPersistence(folder / "runs.db", durability="process")),
     ),
     "full": Way("asyncflow, SQLite, full", "nothing", lambda folder: _flow(SQLiteFlowPersistence(folder / "runs.db"))),
+    "postgres": Way("asyncflow, PostgreSQL", "nothing", lambda _: _flow(_postgres())),
 }

@@ -23,6 +23,7 @@ class Mutant:
 
 
 CANCEL, GOING, FAILURE = (f"runtime/test_{name}.py" for name in ("cancellation", "going_on", "failure"))
+CUTS, POSTGRES = "postgres/test_cuts.py", "postgres/test_postgres.py"
 STATE, SQLITE, CODEC = "runtime/test_state.py", "persistence/test_sqlite.py", "persistence/test_codec.py"
 
 MUTANTS = (
@@ -404,5 +405,94 @@ MUTANTS = (
         "                await self._held.rollback()\n",
         "                pass\n",
         f"{SQLITE}::test_a_save_that_fails_does_not_fail_its_neighbours_in_the_batch",
+    ),
+    # ---- PostgreSQL
+    Mutant(
+        "PostgreSQL: what was sent may be committed after it was looked for",
+        ("D1",),
+        "persistence/postgres/writer.py",
+        "        gone = await rows_of(connection, _END, (milliseconds, *backend))\n",
+        "        gone: list[Any] = []\n",
+        f"{CUTS}::test_what_became_of_a_checkpoint_is_known_wherever_the_connection_is_cut",
+    ),
+    Mutant(
+        "PostgreSQL: a commit is tried again blindly",
+        ("D1",),
+        "persistence/postgres/writer.py",
+        "            await self._resolve(connection, batch, error)\n",
+        "            await self.write(batch)\n",
+        f"{CUTS}::test_what_became_of_a_checkpoint_is_known_wherever_the_connection_is_cut",
+    ),
+    Mutant(
+        "PostgreSQL: a connection that the server has ended is used",
+        ("D1",),
+        "persistence/postgres/database.py",
+        "            connection.pgconn.consume_input()\n",
+        "            pass\n",
+        f"{CUTS}::test_a_connection_that_was_lost_while_nothing_was_asked_of_it_is_made_anew",
+    ),
+    Mutant(
+        "PostgreSQL: no fence",
+        ("L1",),
+        "persistence/postgres/schema.sql",
+        "AND epoch = c.epoch AND head",
+        "AND head",
+        f"{POSTGRES}::test_a_run_can_be_taken_by_force",
+    ),
+    Mutant(
+        "PostgreSQL: a lease is not looked at",
+        ("L2",),
+        "persistence/postgres/writer.py",
+        "    if left > 0:\n",
+        "    if False:\n",
+        f"{POSTGRES}::test_a_run_is_its_owners_until_the_lease_has_run_out_and_then_the_owner_is_fenced",
+    ),
+    Mutant(
+        "PostgreSQL: a lease that has run out still holds",
+        ("L2", "L3"),
+        "persistence/postgres/writer.py",
+        "    if left > 0:\n",
+        "    if left:\n",
+        f"{POSTGRES}::test_a_run_is_its_owners_until_the_lease_has_run_out_and_then_the_owner_is_fenced",
+    ),
+    Mutant(
+        "PostgreSQL: a lease is renewed by commits alone",
+        ("L2",),
+        "persistence/postgres/persistence.py",
+        "            self.commits.put(Renew())\n",
+        "            pass\n",
+        f"{POSTGRES}::test_a_lease_is_renewed_while_a_method_runs",
+    ),
+    Mutant(
+        "PostgreSQL: a clean end keeps its lease",
+        ("L2",),
+        "persistence/postgres/writer.py",
+        "                await self._held.execute(self._target.sql(rows.LEAVE), (self._owner,))\n",
+        "                pass\n",
+        f"{POSTGRES}::test_a_clean_end_gives_up_the_lease",
+    ),
+    Mutant(
+        "PostgreSQL: a commit that the server does not wait for",
+        ("D3",),
+        "persistence/postgres/schema.sql",
+        "PERFORM set_config('synchronous_commit', 'on', true);",
+        "NULL;",
+        f"{POSTGRES}::test_a_commit_is_durable_where_the_server_would_not_wait_for_it",
+    ),
+    Mutant(
+        "PostgreSQL: what does not follow is told as saved",
+        ("D4",),
+        "persistence/postgres/writer.py",
+        "            verdicts[appends[place - 1]] = _stale(appends[place - 1])\n",
+        "            pass\n",
+        f"{POSTGRES}::test_a_save_that_fails_does_not_fail_its_neighbours_in_the_batch",
+    ),
+    Mutant(
+        "PostgreSQL: one that waits for a lock fails its neighbours",
+        ("D1",),
+        "persistence/postgres/writer.py",
+        "        elif len(batch) > 1 and (state",
+        "        elif False and (state",
+        f"{POSTGRES}::test_a_run_that_another_program_has_locked_is_waited_for_and_does_not_fail_its_neighbours",
     ),
 )

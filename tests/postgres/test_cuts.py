@@ -1,5 +1,6 @@
 """Connections that are cut before and after COMMIT: what became of a checkpoint is found out every time."""
 
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -122,16 +123,15 @@ async def test_a_run_whose_connection_is_cut_goes_on_or_is_resumed(
 
     flow = Cut(persistence=cut_off)
     async with cut_off:
-        try:
-            result = await flow.kickoff()
-            assert "reply" in place or "after" in place
-        except errors.StorageWriteError as error:
-            assert (error.outcome, ran) == ("not saved", ["second"])
-            result = await Cut.resume(flow.run_id, persistence=cut_off)
-            assert ran == ["second", "second", "third"]
+        with contextlib.suppress(errors.StorageWriteError):
+            await flow.kickoff()
+        was_saved = ran == ["second", "third"]
+        result = flow.result if was_saved else await Cut.resume(flow.run_id, persistence=cut_off)
 
+    assert was_saved or ran == ["second", "second", "third"]
+    assert was_saved or "reply" not in place
+    assert not was_saved or "reply" in place or "after" in place
     assert result == 3
-    assert ran.count("third") == 1
     assert proxy.cuts == 1
 
 

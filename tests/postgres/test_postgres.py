@@ -558,7 +558,7 @@ async def test_what_is_read_only_is_not_written(persistence: PostgresFlowPersist
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_made(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match="not |cannot") as caught:
         PostgresFlowPersistence(**{"conninfo": "postgresql://host/database", **arguments})
 
     assert SECRET not in "".join(traceback.format_exception(caught.value))
