@@ -420,7 +420,7 @@ MUTANTS = (
         ("D1",),
         "persistence/postgres/writer.py",
         "            await self._resolve(connection, batch, error)\n",
-        "            await self.write(batch)\n",
+        "            await self._write(batch, BUSY_SECONDS)\n",
         f"{CUTS}::test_what_became_of_a_checkpoint_is_known_wherever_the_connection_is_cut",
     ),
     Mutant(

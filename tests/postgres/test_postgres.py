@@ -219,6 +219,20 @@ async def test_a_run_that_another_program_has_locked_is_waited_for_and_does_not_
         await persistence.append(chains[2].rows[1])
 
 
+@on_one_loop
+async def test_where_a_whole_table_is_locked_a_batch_does_not_wait_once_for_each_of_its_jobs(
+    persistence: PostgresFlowPersistence, sql: psycopg.Connection, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncflow.persistence.postgres.writer.BUSY_SECONDS", 0.5)
+    async with persistence:
+        await persistence.load("any")
+        with sql.transaction(), anyio.fail_after(20):  # half a second for each would be 30
+            query("LOCK TABLE {0}.runs")
+            told = await store_all(persistence, [Chain(f"run {n}").add() for n in range(60)])
+
+    assert {type(error) for error in told.values()} == {errors.StorageBusyError}
+
+
 @pytest.mark.parametrize("name", ["a\0b", "half \ud83d"])
 async def test_an_id_that_cannot_be_stored_is_the_id_of_no_run(persistence: PostgresFlowPersistence, name: str) -> None:
     async with persistence:
@@ -558,7 +572,7 @@ async def test_what_is_read_only_is_not_written(persistence: PostgresFlowPersist
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_made(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="not |cannot") as caught:
+    with pytest.raises(ValueError, match=r"not |cannot") as caught:
         PostgresFlowPersistence(**{"conninfo": "postgresql://host/database", **arguments})
 
     assert SECRET not in "".join(traceback.format_exception(caught.value))

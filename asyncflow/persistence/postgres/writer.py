@@ -22,12 +22,15 @@ from ...errors import (
 from ..head import Head, values_of
 from ..jobs import Acquire, Append, Delete, Job, Release
 from . import rows
-from .database import BUSY_SECONDS, Connection, Target, explain, is_alive, is_settled, rows_of
+from .database import BUSY_SECONDS, Connection, Target, explain, explained, is_alive, is_settled, rows_of
 
 __all__ = ["Writer"]
 
 _ONE_JOBS: Final = ("22", "23", "40", "53", "54", "55", "57")
 """Classes of errors that one job of a batch may be the cause of: it is too large, or waits for a lock that others do not need."""
+
+ONE_MORE: Final = 0.02
+"""Seconds that a single job waits for locks once its neighbours have waited long enough."""
 
 _UNTOLD: Final = ("08", "40003")
 """Errors by which the server says that it does not know itself."""
@@ -54,8 +57,13 @@ class Writer:
 
     async def open(self) -> None:
         """Open the connection. Raises the typed error if that fails."""
-        self._held = await self._target.opened()
-        self._backend = (await rows_of(self._held, _WHO))[0]
+        connection = await self._target.opened()
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(connection.close)
+            with explained(self._target):
+                self._backend = (await rows_of(connection, _WHO))[0]
+            undo.pop_all()
+        self._held = connection
 
     async def close(self) -> bool:
         """Give up the lease, and close the connection. Whether the lease is gone."""
@@ -87,6 +95,10 @@ class Writer:
         What a single job can be guilty of is tried again one by one: the server has said that nothing was committed.
         Where it has not said so, what was committed is looked up, and nothing is tried again blindly.
         """
+        await self._write(batch, BUSY_SECONDS)
+
+    async def _write(self, batch: Sequence[Job], seconds: float) -> None:
+        """Commit a batch, waiting at most so long for others' locks."""
         batch = sorted(batch, key=lambda job: job.run_id)  # all lock in this order, so that no two wait for each other
         try:
             connection = await self._connected()
@@ -94,7 +106,7 @@ class Writer:
             for job in batch:
                 job.error = self._not_written(error, job, "not saved")
             return
-        failure = await self._tried(connection, batch)
+        failure = await self._tried(connection, batch, seconds)
         if failure is not None:
             await self._told_apart(connection, batch, failure)
 
@@ -103,15 +115,16 @@ class Writer:
         if not is_settled(connection) or state.startswith(_UNTOLD):
             await self._resolve(connection, batch, error)
         elif len(batch) > 1 and (state == "" or state.startswith(_ONE_JOBS)):
+            deadline = time.monotonic() + BUSY_SECONDS  # for all of them: a whole table may be locked
             for job in batch:
-                await self.write((job,))
+                await self._write((job,), max(ONE_MORE, deadline - time.monotonic()))
         else:
             for job in batch:
                 job.error = self._told(error, job)
 
-    async def _tried(self, connection: Connection, batch: Sequence[Job]) -> Exception | None:
+    async def _tried(self, connection: Connection, batch: Sequence[Job], seconds: float) -> Exception | None:
         try:
-            verdicts = await self._transaction(connection, batch)
+            verdicts = await self._transaction(connection, batch, seconds)
         except (psycopg.Error, OSError) as error:
             return error
         for job in batch:
@@ -125,10 +138,10 @@ class Writer:
         told.__cause__ = error
         return told
 
-    async def _transaction(self, connection: Connection, batch: Sequence[Job]) -> Verdicts:
+    async def _transaction(self, connection: Connection, batch: Sequence[Job], seconds: float) -> Verdicts:
         now = time.monotonic()
         is_due = now - self._renewed >= self._lease / 3
-        begin = (int(BUSY_SECONDS * 1000), self._owner, self._lease if is_due else None)
+        begin = (int(seconds * 1000), self._owner, self._lease if is_due else None)
         verdicts: Verdicts = {job: error for job in batch if (error := _nameless(job)) is not None}
         appends = [job for job in batch if isinstance(job, Append) and job not in verdicts]
         owning = [job for job in batch if not isinstance(job, Append) and rows.is_text(job.run_id)]
