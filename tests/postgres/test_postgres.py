@@ -173,17 +173,29 @@ async def test_a_lone_run_pays_one_transaction_for_each_checkpoint(
 
 
 async def test_checkpoints_of_one_run_in_one_batch_follow_one_another(
-    persistence: PostgresFlowPersistence, query: Query
+    persistence: PostgresFlowPersistence, sql: psycopg.Connection, query: Query
 ) -> None:
     chain = Chain("run")
+    told: dict[int, Exception | None] = {}
+
+    async def store_the_rest() -> None:
+        told.update(await store_all(persistence, chain.extend(20)))
+
     async with persistence:
-        told = await store_all(persistence, [chain.add(), *chain.extend(20)])
+        await persistence.append(chain.add())
+        queue = persistence._shared.held.commits._queue  # type: ignore[union-attr]
+        async with anyio.create_task_group() as group:
+            with sql.transaction():
+                query("SELECT FROM {0}.runs FOR UPDATE")  # the first of them waits, and the others queue up behind it
+                group.start_soon(store_the_rest)
+                with anyio.fail_after(4):
+                    while len(queue) < 19:  # noqa: ASYNC110 - nobody tells of it
+                        await anyio.sleep(0.001)
         found = await persistence.history("run")
 
     assert set(told.values()) == {None}
     assert found == chain.rows
-    ((transactions,),) = query("SELECT count(DISTINCT xmin::text) FROM {0}.checkpoints")
-    assert transactions <= 8
+    assert query("SELECT count(DISTINCT xmin::text) FROM {0}.checkpoints") == [(3,)]
 
 
 @pytest.mark.clauses("D1", "D4")
@@ -371,6 +383,75 @@ async def test_a_failed_run_is_nobodys(persistence: PostgresFlowPersistence, que
             await Failing(persistence=persistence).kickoff()
 
         assert query("SELECT status, owner, epoch FROM {0}.runs") == [("failed", None, 1)]
+
+
+# ---- leaving -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.clauses("L2")
+def test_what_a_closed_loop_has_left_open_is_let_go_and_its_runs_are_free(
+    persistence: PostgresFlowPersistence, anyio_backend: tuple[str, dict[str, Any]]
+) -> None:
+    backend, options = anyio_backend
+    chain = Chain("run")
+
+    async def leak() -> None:
+        await persistence.__aenter__()
+        await persistence.append(chain.add())
+        await persistence.load("run")
+
+    async def go_on() -> int:
+        async with persistence:
+            return await persistence.acquire("run")
+
+    anyio.run(leak, backend=backend, backend_options=options)
+
+    assert anyio.run(go_on, backend="asyncio") == 2
+
+
+LEAKING = """
+import os, sys, anyio
+from asyncflow.errors import ForkedProcessError
+from asyncflow.persistence.postgres import PostgresFlowPersistence
+from asyncflow.testing._checkpoints import Chain
+
+persistence = PostgresFlowPersistence(sys.argv[1], schema=sys.argv[2])
+chain = Chain("run")
+
+async def used_in_a_child():
+    try:
+        await persistence.append(chain.rows[0])
+    except ForkedProcessError:
+        print("forked", flush=True)
+
+async def main():
+    await persistence.__aenter__()
+    await persistence.append(chain.add())
+    child = os.fork()
+    if not child:
+        try:
+            used_in_a_child().send(None)
+        except StopIteration:
+            pass
+        os._exit(0)
+    os.waitpid(child, 0)
+    await persistence.append(chain.add())
+    print("left", flush=True)
+
+anyio.run(main, backend=sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_a_process_that_leaks_one_leaves_and_a_forked_child_does_it_no_harm(
+    persistence: PostgresFlowPersistence, query: Query, loop: str
+) -> None:
+    target = persistence._target
+    command = [sys.executable, "-c", LEAKING, target.conninfo, target.schema, loop]
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "forked\nleft\n", "")
+    assert query("SELECT head FROM {0}.runs") == [(1,)]
 
 
 # ---- damage --------------------------------------------------------------------------------------------------------
