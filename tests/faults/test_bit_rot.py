@@ -24,7 +24,6 @@ from asyncflow import Flow, SQLiteFlowPersistence, errors, listen, or_, router, 
 from asyncflow.errors import AsyncflowError, CheckpointCorruptError, MethodError, RunFencedError, RunNotFoundError
 from asyncflow.persistence import Checkpoint
 from asyncflow.persistence.head import Head
-from asyncflow.persistence.sqlite import rows
 
 SIDE_BY_SIDE = 4
 """Damaged files that are looked at together: each waits for its threads much of the time."""

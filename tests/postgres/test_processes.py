@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import anyio
 import psycopg
 import pytest
 from contender import TURNS
@@ -62,8 +63,15 @@ async def test_processes_that_take_up_the_same_runs_are_never_two_in_one(
         command = [sys.executable, Path(__file__).with_name("contender.py"), *map(str, arguments)]
         return subprocess.Popen(command, env=env)
 
-    processes = [begun(rng.randint(4, 20) if n < KILLED else 0) for n in range(PROCESSES)]
+    def at_work() -> set[str]:
+        return {line.split(" ")[2] for line in log.read_text().splitlines()} if log.exists() else set()
+
+    processes = [begun(rng.randint(4, 20)) for _ in range(KILLED)]
     try:
+        with anyio.fail_after(60):
+            while len(at_work()) < KILLED:  # noqa: ASYNC110 - else the others might leave nothing for them to die in
+                await anyio.sleep(0.01)
+        processes += [begun(0) for _ in range(PROCESSES - KILLED)]
         codes = [process.wait(60 * max(1, FACTOR)) for process in processes]
     finally:
         for process in processes:
