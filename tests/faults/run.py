@@ -39,10 +39,16 @@ PARTS = (
     Part("R05", "an I/O error at every call of 5 flows", 2_000, "faults/test_io_errors.py", 10),
     Part("R09", "schedules, on asyncio and trio", 1_200_000, "faults/test_schedules.py -k model", 5),
     Part("R11", "rules against a model", 20_000, "faults/test_machine.py", 5),
+    Part("R12", "16 processes that want the same runs", 20_000, "faults/test_owners.py -k sixteen", 5),
+    Part("R13", "the same on PostgreSQL, killed", 100, "postgres/test_processes.py"),
+    Part("R14", "owners stopped past their leases", 500, "faults/test_owners.py -k stopped", 5),
+    Part("R16", "PostgreSQL stopped and started again", 500, "postgres/test_restarts.py", 10),
+    Part("R17", "connections to PostgreSQL cut", 5_000, "postgres/test_cuts.py", 10),
     Part("R19", "bits flipped in the database", 100_000, "faults/test_bit_rot.py", 5),
     Part("R20", "hostile rows", 200_000, "faults/test_hostile_rows.py", 10),
     Part("R22", "values there and back", 100_000, "persistence/test_round_trips.py", 10),
     Part("R23", "a lock held for up to 10 s; 16 processes", 10, "faults/test_busy.py", 10),
+    Part("R27", "servers killed and left by their clients", 500, "web/test_servers.py", 5),
     Part("R26", "leaving", 12, "faults/test_leaving.py"),
 )
 
