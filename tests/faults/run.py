@@ -40,7 +40,7 @@ PARTS = (
     Part("R09", "schedules, on asyncio and trio", 1_200_000, "faults/test_schedules.py -k model", 5),
     Part("R11", "rules against a model", 20_000, "faults/test_machine.py", 5),
     Part("R12", "16 processes that want the same runs", 20_000, "faults/test_owners.py -k sixteen", 5),
-    Part("R13", "the same on PostgreSQL, killed", 100, "postgres/test_processes.py"),
+    Part("R13", "the same on PostgreSQL, killed", 5_000, "postgres/test_processes.py"),
     Part("R14", "owners stopped past their leases", 500, "faults/test_owners.py -k stopped", 5),
     Part("R16", "PostgreSQL stopped and started again", 500, "postgres/test_restarts.py", 10),
     Part("R17", "connections to PostgreSQL cut", 5_000, "postgres/test_cuts.py", 10),

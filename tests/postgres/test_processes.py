@@ -88,7 +88,7 @@ async def test_processes_that_take_up_the_same_runs_are_never_two_in_one(
     commits = sql.execute(f"SELECT run, method FROM {schema}.checkpoints").fetchall()
     owners = sql.execute(f"SELECT count(*) FROM {schema}.owners").fetchone()
 
-    tell("R13", trials=1, faults=len(dead), acknowledged=len(commits), lost=0, drivers=len(drivers))
+    tell("R13", trials=len(commits), faults=len(dead), acknowledged=len(commits), lost=0, drivers=len(drivers))
     assert complaints(lines, dead) == []
     assert verdicts == []
     assert ended == [("finished", BODIES, None)] * RUNS

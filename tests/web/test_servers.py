@@ -192,7 +192,7 @@ def test_runs_of_a_killed_server_are_finished_by_the_other(world: World) -> None
         in_flight += sum(len(by[run_id]) > 1 for run_id in world.accepted)
         del world.servers[0]
     print(f"in flight {in_flight}, methods repeated {world.repeated}")
-    tell("R27 killed", trials=trials, faults=trials, acknowledged=acknowledged, taken_up=in_flight)
+    tell("R27", trials=trials, faults=trials, acknowledged=acknowledged, taken_up=in_flight)
     assert in_flight >= trials // 2
     assert acknowledged >= trials
 
@@ -225,7 +225,7 @@ def test_a_server_that_is_told_to_end_loses_nothing_and_leaves_in_time(world: Wo
         by = {run_id: {process for _, _, process in lines} for run_id, lines in world.log().items()}
         interrupted += sum(len(by[run_id]) > 1 for run_id in world.accepted)
         del world.servers[0]
-    tell("R27 told to end", trials=trials, faults=trials, taken_up=interrupted)
+    tell("R27", trials=trials, faults=trials, taken_up=interrupted)
     assert interrupted >= trials // 2
 
 
@@ -264,5 +264,5 @@ def test_clients_that_go_away_leave_no_task_behind(world: World) -> None:
 
     for _ in range(trials):
         anyio.run(one)
-    tell("R27 gone away", trials=trials, faults=left)
+    tell("R27", trials=trials, faults=left)
     assert left >= 8 * trials
