@@ -124,7 +124,7 @@ class Reader:
         until = _ALL if seq is None else seq  # what stands behind the head is to be found, too
         stored = await connection.execute_fetchall(rows.SELECT_CHECKPOINTS, (run_id, base, until))
         checkpoints = [checkpoint_of(head, tuple(row)) for row in stored]
-        if base <= last:
+        if after is None or after < last:
             head.verify(base, last, checkpoints)
         return checkpoints
 
