@@ -21,6 +21,7 @@ from ...errors import (
 )
 from ..head import Head, values_of
 from ..jobs import Acquire, Append, Delete, Job, Release
+from ..outcomes import not_written, shows
 from . import rows
 from .database import BUSY_SECONDS, Connection, Target, explain, explained, is_alive, is_settled, rows_of
 
@@ -218,29 +219,10 @@ class Writer:
             return await rows_of(connection, sql(rows.SELECT_DIGEST), (c.run_id, c.seq)) == [(c.digest,)]
         found = await rows_of(connection, sql(rows.SELECT_HEAD), (job.run_id,))
         head = Head.read(job.run_id, found[0], self._key) if found else None
-        if isinstance(job, Acquire):
-            return head is None or (head.owner, head.epoch) == (self._owner, job.epoch)
-        if isinstance(job, Delete):
-            return head is None
-        return isinstance(job, Release) and (head is None or head.owner != self._owner)
+        return shows(head, job, self._owner)
 
     def _not_written(self, error: Exception, job: Job, outcome: str) -> StorageWriteError:
-        seq = job.checkpoint.seq if isinstance(job, Append) else None
-        what = f"run {job.run_id}" if seq is None else f"checkpoint {seq} of run {job.run_id}"
-        fate = (
-            "was not saved"
-            if outcome == "not saved"
-            else "may or may not have been saved; that is found out on resuming"
-        )
-        told = StorageWriteError(
-            f"writing to {self._target} failed ({error}): {what} {fate}. Nothing more was started; resume the run once the "
-            "server is well",
-            outcome=outcome,
-            run_id=job.run_id,
-            seq=seq,
-        )
-        told.__cause__ = error
-        return told
+        return not_written(error, job, outcome, where=f"to {self._target}", cure="once the server is well")
 
     # ---- owners ------------------------------------------------------------------------------------------------
 

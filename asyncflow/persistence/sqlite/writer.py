@@ -20,6 +20,7 @@ from ...errors import (
 )
 from ..head import Head, values_of
 from ..jobs import Acquire, Append, Delete, Job, Release, Renew
+from ..outcomes import not_written, shows
 from . import rows
 from .database import close_database, explain, primary_code, stop
 
@@ -186,29 +187,10 @@ class Writer:
             return [tuple(row) for row in found] == [(c.digest,)]
         stored = list(await self._connection.execute_fetchall(rows.SELECT_HEAD, (job.run_id,)))
         head = Head.read(job.run_id, tuple(stored[0]), self._key) if stored else None
-        if isinstance(job, Acquire):
-            return head is None or (head.owner, head.epoch) == (self._owner, job.epoch)
-        if isinstance(job, Delete):
-            return head is None
-        return isinstance(job, Release) and (head is None or head.owner != self._owner)
+        return shows(head, job, self._owner)
 
     def _not_written(self, error: Exception, job: Job, outcome: str) -> StorageWriteError:
-        seq = job.checkpoint.seq if isinstance(job, Append) else None
-        what = f"run {job.run_id}" if seq is None else f"checkpoint {seq} of run {job.run_id}"
-        fate = (
-            "was not saved"
-            if outcome == "not saved"
-            else "may or may not have been saved; that is found out on resuming"
-        )
-        told = StorageWriteError(
-            f"writing {self._path} failed ({error}): {what} {fate}. Nothing more was started; resume the run once there is "
-            "space and the disk is well",
-            outcome=outcome,
-            run_id=job.run_id,
-            seq=seq,
-        )
-        told.__cause__ = error
-        return told
+        return not_written(error, job, outcome, where=self._path, cure="once there is space and the disk is well")
 
     # ---- owners ------------------------------------------------------------------------------------------------
 
