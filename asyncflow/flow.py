@@ -207,36 +207,45 @@ class Flow(Generic[S]):
     # ---- running -----------------------------------------------------------------------------------------------
 
     async def kickoff(
-        self, inputs: Mapping[str, Any] | None = None, *, restore_from_state_id: object | None = None
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        restore_from_state_id: object | None = None,
+        wait: float = 0.0,
     ) -> Any:
         """Run until nothing is left to run, and return the output of the method that completed last.
 
         `inputs` set fields of the state. With an `id` of a stored run: an interrupted or failed one goes on where it
         stopped; a finished one begins a new pass over its saved state; an unknown id is a new run's.
-        `restore_from_state_id`: a new run over the saved state of another.
+        `restore_from_state_id`: a new run over the saved state of another. `wait`: seconds to wait for whoever drives the run.
 
         Cancelled, the run can be resumed. Raises `MethodError` when a method raised, `FlowBusyError`, `RunLockedError`,
         `RunCancelledError`, `RunInputsError`, `InvalidRunIdError`, and `StorageError`s.
         """
         source = None if restore_from_state_id is None else parse_run_id(restore_from_state_id)
-        return await self._instance.kickoff(inputs or {}, source)
+        return await self._instance.kickoff(inputs or {}, source, wait)
 
     async def kickoff_async(
-        self, inputs: Mapping[str, Any] | None = None, *, restore_from_state_id: object | None = None
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        restore_from_state_id: object | None = None,
+        wait: float = 0.0,
     ) -> Any:
         """`kickoff`, under CrewAI's name."""
-        return await self.kickoff(inputs, restore_from_state_id=restore_from_state_id)
+        return await self.kickoff(inputs, restore_from_state_id=restore_from_state_id, wait=wait)
 
     @classmethod
-    async def resume(cls, run_id: object, /, **init: Any) -> Any:
+    async def resume(cls, run_id: object, /, *, wait: float = 0.0, **init: Any) -> Any:
         """Go on with an interrupted or failed run: only what failed or never ended is run. A finished one gives its result.
 
-        `init` goes to the constructor. Raises `RunNotFoundError`, `RunLockedError`, `RunCancelledError`, `MethodError`,
+        `init` goes to the constructor. `wait`: seconds to wait for whoever drives it.
+        Raises `RunNotFoundError`, `RunLockedError`, `RunCancelledError`, `MethodError`,
         `StateSchemaError`, `FlowDefinitionError`, and `StorageError`s.
         """
         known = parse_run_id(run_id)
         flow = cls(**init)
-        return await flow._instance.resume(known)
+        return await flow._instance.resume(known, wait)
 
     @classmethod
     async def load(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:

@@ -42,6 +42,7 @@ from .runs import (
     load_owned,
     outcome_of,
     owned,
+    owned_within,
     recorder_of,
     session,
     take_up,
@@ -143,7 +144,7 @@ class Instance:
 
     # ---- kickoff and resume ------------------------------------------------------------------------------------
 
-    async def kickoff(self, inputs: Mapping[str, Any], from_run: str | None) -> Any:
+    async def kickoff(self, inputs: Mapping[str, Any], from_run: str | None, wait: float = 0.0) -> Any:
         """A new run, a new pass, or the rest of an interrupted one: by where the run stands."""
         given = dict(inputs)
         brought = given.pop("id", None)
@@ -161,7 +162,7 @@ class Instance:
                 if from_run is not None:
                     begin_with = (await self.found(from_run)).state
                 is_new = brought is None and run_id == self.own_id and not self._may_be_stored
-                async with owned(self.setup.persistence, run_id, is_new=is_new) as claim:
+                async with owned_within(wait, self.setup.persistence, run_id, is_new=is_new) as claim:
                     stored = None if is_new else await load_owned(self.setup, run_id, claim)
                     if stored is not None and from_run is not None:
                         raise refusals.stored_already(run_id)
@@ -205,11 +206,11 @@ class Instance:
             raise stored_failure(self._class, stored.checkpoint)
         return self.result
 
-    async def resume(self, run_id: str) -> Any:
+    async def resume(self, run_id: str, wait: float = 0.0) -> Any:
         """Go on with a run; a finished one gives its stored result."""
         persistence = self.storage("resume")
         with self.driving():
-            async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
+            async with session(persistence), owned_within(wait, persistence, run_id) as claim:
                 stored = await load_owned(self.setup, run_id, claim)
                 if stored is None:
                     raise refusals.unknown_run(self.setup.persistence, run_id, None)

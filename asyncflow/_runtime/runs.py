@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
@@ -42,6 +43,7 @@ __all__ = [
     "load",
     "load_owned",
     "owned",
+    "owned_within",
     "recorder_of",
     "session",
     "take_up",
@@ -130,6 +132,25 @@ async def owned(persistence: FlowPersistence, run_id: str, *, is_new: bool) -> A
                 await to_its_end(lambda: _give_back(owner, run_id, claim.epoch))
         finally:
             _DRIVEN.pop(driven, None)  # a child of a fork has none
+
+
+@asynccontextmanager
+async def owned_within(
+    wait: float, persistence: FlowPersistence, run_id: str, *, is_new: bool = False
+) -> AsyncIterator[Claim]:
+    """The run, `owned`, once nobody else drives it. Raises `RunLockedError` if that takes longer than `wait` seconds."""
+    until, pause = anyio.current_time() + wait, 0.01
+    async with AsyncExitStack() as stack:
+        while True:
+            try:
+                claim = await stack.enter_async_context(owned(persistence, run_id, is_new=is_new))
+                break
+            except RunLockedError:
+                if anyio.current_time() >= until:
+                    raise
+            await anyio.sleep(pause)
+            pause = min(pause * 2, 0.5)
+        yield claim
 
 
 async def _give_back(owner: Ownership, run_id: str, epoch: int) -> None:

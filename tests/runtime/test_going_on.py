@@ -1315,3 +1315,34 @@ async def test_what_is_stored_is_json_and_no_pickle(log: Any) -> None:
     for row in rows:
         for part in (row.state, row.progress, row.changes, row.result, row.inputs, row.outcome):
             assert part is None or json.loads(part) is not None
+
+
+@pytest.mark.clauses("L2")
+@pytest.mark.parametrize("call", ["resume", "kickoff"])
+async def test_a_run_that_is_driven_can_be_waited_for(call: str) -> None:
+    ran: list[str] = []
+    go = anyio.Event()
+    store = SQLiteFlowPersistence("runs.db")
+
+    class Slow(Flow[dict[str, int]]):
+        @start()
+        async def only(self) -> int:
+            ran.append("only")
+            await go.wait()
+            return 1
+
+    async def ask(wait: float) -> Any:
+        if call == "resume":
+            return await Slow.resume("run", wait=wait, persistence=store)
+        return await Slow(persistence=store).kickoff({"id": "run"}, wait=wait)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(Slow(persistence=store).kickoff, {"id": "run"})
+        while not ran:  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.001)
+        with pytest.raises(errors.RunLockedError):
+            await ask(0.03)
+        go.set()
+        assert await ask(5) == 1
+
+    assert len(ran) == (1 if call == "resume" else 2)  # a kickoff of one that has finished is a new pass
