@@ -201,6 +201,16 @@ async def test_many_instances_run_on_one_storage(example: Example, capsys: pytes
     assert re.fullmatch(r"3000 durable checkpoints: \d+ a second", checkpoints)
 
 
+async def test_many_runs_live_at_once_under_a_runner(example: Example, capsys: pytest.CaptureFixture[str]) -> None:
+    module = example("ten_thousand")
+    module.WAIT = 0.1
+    await module.main(200)
+
+    told, memory = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"200 runs in \d+\.\d seconds, up to \d+ alive at once", told)
+    assert re.fullmatch(r"\d+ MB more than before", memory)
+
+
 async def test_a_custom_backend_only_saves_and_loads(example: Example, capsys: pytest.CaptureFixture[str]) -> None:
     await example("custom_backend").main()
 

@@ -1,0 +1,78 @@
+"""Ten thousand runs that live at the same time in one process, owned by a runner: each waits, and then goes on.
+
+They are stored before they wait, so that another process could take them up. A line says how far they are.
+"""
+
+import functools
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import anyio
+
+from asyncflow import Flow, FlowRunner, FlowState, SQLiteFlowPersistence, listen, start
+
+INSTANCES = 10_000
+WAIT = 8.0
+"""Seconds that each waits."""
+STARTING = 500
+"""Starts on their way at once: what they store goes into the same transactions."""
+
+
+class Reminder(FlowState):
+    number: int = 0
+
+
+class Remind(Flow[Reminder]):
+    @start()
+    async def wait(self) -> int:
+        await anyio.sleep(WAIT)  # until it is time
+        return self.state.number
+
+    @listen(wait)
+    async def ring(self, number: int) -> int:
+        return number + 1
+
+
+def megabytes() -> float:
+    """The most memory that this process has had."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+async def main(instances: int = INSTANCES) -> None:
+    done, most, before, began = 0, 0, megabytes(), time.perf_counter()
+    results: set[int] = set()
+    limit = anyio.CapacityLimiter(STARTING)
+
+    async def one(number: int, runner: FlowRunner) -> None:
+        nonlocal done
+        async with limit:
+            handle = await runner.start(Remind, {"number": number})
+        results.add(await handle.result())
+        done += 1
+
+    async def tell(runner: FlowRunner) -> None:
+        nonlocal most
+        while done < instances:
+            most = max(most, runner.running)
+            print(f"\r{runner.running:6} alive, {done:6} of {instances} done", end="", file=sys.stderr, flush=True)
+            await anyio.sleep(0.2)
+        print(file=sys.stderr)
+
+    with tempfile.TemporaryDirectory() as folder:
+        storage = SQLiteFlowPersistence(Path(folder, "reminders.db"))
+        async with FlowRunner(storage, max_running=instances) as runner, anyio.create_task_group() as group:
+            group.start_soon(tell, runner)
+            for number in range(instances):
+                group.start_soon(functools.partial(one, number, runner))
+
+    assert results == set(range(1, instances + 1))
+    print(f"{instances} runs in {time.perf_counter() - began:.1f} seconds, up to {most} alive at once")
+    print(f"{megabytes() - before:.0f} MB more than before")
+
+
+if __name__ == "__main__":
+    anyio.run(main)
