@@ -5,6 +5,7 @@ Files are looked at while this process has none of them open: closing a file giv
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import gzip
 import hashlib
@@ -339,9 +340,11 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     """Make it so, outside of any event loop."""
     wanted: Case = request.param
     if wanted.modes and not modes_bind():
-        pytest.skip("this user may read and write whatever the modes say: it is root")
+        pytest.skip(
+            "modes do not keep root out: this case is run by test_root_without_its_powers_is_told_as_anybody_is"
+        )
     if wanted.path.startswith("/proc") and not Path("/proc/self").exists():
-        pytest.skip("there is no folder here in which even root may make nothing")
+        pytest.skip("the case is about Linux: only /proc is a folder in which even root may make nothing")
     wanted.make()
     yield wanted
     if wanted.modes:
@@ -443,3 +446,25 @@ def test_what_is_no_name_is_refused_before_there_is_any_io(name: str) -> None:
 
 def test_there_are_cases_enough() -> None:
     assert len(REFUSED) + len(TAKEN) + len(NAMES) >= 40
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="powers are given up one by one on Linux alone")
+@pytest.mark.skipif(modes_bind(), reason="this user is no root: no case about modes was skipped")
+def test_root_without_its_powers_is_told_as_anybody_is() -> None:
+    """All of this file again, by a process that modes do keep out; so that nothing goes untried where root runs the tests."""
+    libc = ctypes.CDLL(None)
+
+    def give_up() -> None:
+        for power in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            if libc.prctl(24, power, 0, 0, 0):  # PR_CAPBSET_DROP
+                os._exit(99)
+
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", __file__]
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
+    env.pop("PYTEST_XDIST_WORKER", None)
+    done = subprocess.run(command, cwd=root, env=env, preexec_fn=give_up, capture_output=True, text=True, timeout=300)
+
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "modes do not keep root out" not in done.stdout
+    assert int(done.stdout.split(" passed")[0].split()[-1]) >= 300

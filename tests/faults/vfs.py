@@ -534,9 +534,14 @@ def _sqlite() -> Any:
         library.sqlite3_vfs_find.restype = c_void_p
         library.sqlite3_libversion.restype = c_char_p
     except AttributeError:
-        pytest.skip("SQLite is linked statically into the sqlite3 module: no VFS can be put under it")
-    if library.sqlite3_libversion().decode() != sqlite3.sqlite_version:
-        pytest.skip("another copy of SQLite was found than the one that the sqlite3 module uses")
+        found = None  # what is linked statically hides its names
+    else:
+        found = library.sqlite3_libversion().decode()
+    if found != sqlite3.sqlite_version:
+        pytest.skip(
+            f"this Python has SQLite {sqlite3.sqlite_version} linked into itself, so no VFS can be put under it (reached: {found}): "
+            "these tests need a Python that links the system's library, such as Debian's or pyenv's"
+        )
     return library
 
 

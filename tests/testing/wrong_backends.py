@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -167,7 +168,7 @@ class LooksForWhatBeginsLikeTheId(Right):
         return await super().load(max((name for name in self._rows if name.startswith(run_id)), default=run_id), seq)
 
 
-class WithKeys(Right):
+class WithKeys(Right, ABC):
     """Stores runs under what it makes of their ids."""
 
     async def store(self, checkpoint: Checkpoint) -> None:
@@ -177,8 +178,9 @@ class WithKeys(Right):
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
         return self.newest(self.key(run_id))
 
+    @abstractmethod
     def key(self, run_id: str) -> str:
-        raise NotImplementedError
+        """What it makes of an id."""
 
 
 @caught_by("an_id_of_any_legal_form_is_a_run_of_its_own")
