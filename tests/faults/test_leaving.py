@@ -16,14 +16,16 @@ from figures import tell
 import asyncflow
 
 LIMIT = 20.0
+"""Seconds for a program, all in all."""
 SOON = 5.0
 """Seconds. A tenth of one is usual; what waits for something waits for ever, and other tests may keep both cores busy."""
-"""Seconds for a program, all in all."""
 
 FLOW = """
-import asyncio, gc, os, sys, threading, time
+import asyncio, gc, os, signal, sys, threading, time
 import anyio, asyncflow
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, errors, listen, start
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 
 def note(text):
     with open("effects.log", "a") as file:
