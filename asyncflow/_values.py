@@ -18,9 +18,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import TzInfo
 
-__all__ = ["copied", "difference", "promoted", "same"]
+__all__ = ["ATOMS", "copied", "difference", "promoted", "same"]
 
-_ATOMS: frozenset[type] = frozenset(
+ATOMS: frozenset[type] = frozenset(
     {
         *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range),
         *(datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone, decimal.Decimal),
@@ -37,7 +37,7 @@ def copied(value: Any) -> Any:
     What cannot be copied at all (a lock, a client) is shared by reference.
     """
     cls = type(value)
-    if cls in _ATOMS:
+    if cls in ATOMS:
         return value
     copier = _COPIERS.get(cls)
     return copier(value) if copier else _copied_object(value, cls)
@@ -59,7 +59,7 @@ def _copied_model(model: BaseModel) -> BaseModel:
     if len(values) != len(cls.__pydantic_fields__):  # cached properties: a copy finds out anew
         values = {name: value for name, value in values.items() if name in cls.__pydantic_fields__}
     for name, value in values.items():
-        if type(value) not in _ATOMS:
+        if type(value) not in ATOMS:
             values[name] = copied(value)
     extra, private = model.__pydantic_extra__, model.__pydantic_private__
     _set_dict(new, values)
@@ -92,10 +92,10 @@ def _copied_tuple(value: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 _COPIERS: dict[type, Callable[[Any], Any]] = {
-    list: lambda value: [v if type(v) in _ATOMS else copied(v) for v in value] if value else [],
-    dict: lambda value: {k: v if type(v) in _ATOMS else copied(v) for k, v in value.items()} if value else {},
-    set: lambda value: {v if type(v) in _ATOMS else copied(v) for v in value},
-    frozenset: lambda value: value if all(type(v) in _ATOMS for v in value) else frozenset(map(copied, value)),
+    list: lambda value: [v if type(v) in ATOMS else copied(v) for v in value] if value else [],
+    dict: lambda value: {k: v if type(v) in ATOMS else copied(v) for k, v in value.items()} if value else {},
+    set: lambda value: {v if type(v) in ATOMS else copied(v) for v in value},
+    frozenset: lambda value: value if all(type(v) in ATOMS for v in value) else frozenset(map(copied, value)),
     tuple: _copied_tuple,
 }
 

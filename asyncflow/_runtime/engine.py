@@ -30,7 +30,7 @@ from .._scheduling.messages import (
 )
 from .._scheduling.progress import Progress
 from .._values import copied
-from ..errors import CheckpointWithdrawnError, Failure, LimitExceededError, RunCancelledError
+from ..errors import CheckpointWithdrawnError, Failure, RunCancelledError
 from ..merge import Conflict
 from ..persistence.checkpoint import Checkpoint, Status
 from ..state import StateType
@@ -44,8 +44,9 @@ from .failures import (
     undeclared_label_error,
 )
 from .recorder import Recorder
-from .scope import Scope, Version, entered
+from .scope import Scope, entered
 from .threads import in_thread
+from .versions import Version, encoded_in_pieces, own, recorded
 
 __all__ = ["Engine", "Settings"]
 
@@ -204,7 +205,8 @@ class Engine:
         for command in commands:
             match command:
                 case RunMethod(invocation):
-                    scope = Scope(self.flow, self._methods[invocation.method], invocation, self._prefix, self.committed)
+                    method, is_alone = self._methods[invocation.method], len(self.progress.pending) == 1
+                    scope = Scope(self.flow, method, invocation, self._prefix, self.committed, is_alone=is_alone)
                     if first is None:
                         first = scope
                     elif self._group is None:
@@ -220,7 +222,9 @@ class Engine:
     async def _step(self, scope: Scope) -> tuple[Command, ...]:
         """Run one invocation, and see its end committed; what to do next."""
         try:
-            ended = self._returned(scope, await self._call(scope))
+            result = await self._call(scope)
+            held = [scope.close()]  # the draft, and no other reference to it
+            ended = self._returned(scope, held, result, await self._encoded(scope, held))
         except Exception as error:  # whatever a user's method may raise
             ended = self._raised(scope, error)
         finally:
@@ -267,27 +271,29 @@ class Engine:
 
     # ---- its end: one step, with no await ----------------------------------------------------------------------
 
-    def _returned(self, scope: Scope, result: Any) -> _Ended:
+    async def _encoded(self, scope: Scope, held: list[Any]) -> bytes | None:
+        """The bytes of a large draft, where that can be encoded piece by piece: nobody else can come in between."""
+        recorder = self.recorder
+        if recorder is None or not (scope.is_alone and recorder.is_large and self.settings.checkpoints(scope.method)):
+            return None
+        return None if held[0] is None else await encoded_in_pieces(held, recorder)
+
+    def _returned(self, scope: Scope, held: list[Any], result: Any, encoded: bytes | None) -> _Ended:
         """Merge, encode, and only then change anything. Raises what makes the invocation a failed one instead."""
         method, key, recorder = scope.method, scope.key, self.recorder
-        draft = scope.close()
         label = self._label(method, result) if method.is_router else None
         transition, commands = advance(self.settings.definition, self.progress, MethodReturned(key, label))
         is_last = _says(commands, Finish)
-        version = self.newest if draft is None else self._merged(scope, draft)
         has_checkpoint = self.settings.checkpoints(method)
-        state: bytes | None = None
-        if recorder is not None and has_checkpoint and version.number > self._recorded:
-            state, kept_state = recorder.state_bytes(version.state, method.name)
-            version = Version(version.number, kept_state)
+        state, version = self._version(scope, held, recorder if has_checkpoint else None, encoded)
         kept, result = self._kept(method, result, transition, is_last)
         self.progress.fold(transition, kept)
         if version is not self.newest:
             self.newest = version
             self._writers.append((version.number, method.name))
-        own = _own(result)
+        mine = own(result)
         if recorder is None or not (has_checkpoint or is_last or _says(commands, Fail)):
-            return _Ended(commands, version, None, True, own)
+            return _Ended(commands, version, None, True, mine)
         if has_checkpoint:
             self._recorded = version.number
         checkpoint = recorder.prepare(
@@ -301,14 +307,14 @@ class Engine:
             outcome={"method": method.name, "result": kept.decode()} if is_last else None,
             outcome_only=not has_checkpoint,
         )
-        return _Ended(commands, version, checkpoint, True, own)
+        return _Ended(commands, version, checkpoint, True, mine)
 
     def _kept(self, method: MethodDefinition, result: Any, transition: Transition, is_last: bool) -> tuple[Any, Any]:
         """What is kept of a result for those who wait for it, and the result as they will get it."""
         if not transition.keeps_result and not is_last:
             return None, result
         if self.recorder is None:
-            return _own(result), result
+            return own(result), result
         return self.recorder.result_bytes(method.name, result)
 
     def _raised(self, scope: Scope, error: Exception) -> _Ended:
@@ -343,18 +349,31 @@ class Engine:
             raise method_label_error(self.settings.name, self.run_id, method.name)
         return label
 
-    def _merged(self, scope: Scope, draft: Any) -> Version:
-        """The next version: the draft itself if nobody has committed since the launch, else the three-way merge.
+    def _version(
+        self, scope: Scope, held: list[Any], recorder: Recorder | None, encoded: bytes | None
+    ) -> tuple[bytes | None, Version]:
+        """The version that an invocation leaves, and its bytes, if it is to be recorded."""
+        name, base, newest = scope.method.name, scope.base, self.newest
+        if held[0] is None:
+            version = newest
+        elif self.settings.state_type.id_of(held[0]) != self.run_id:
+            raise changed_id_error(self.settings.name, self.run_id, name)
+        elif base.number != newest.number:
+            version = self._merged(scope, held[0])
+        elif recorder is not None and recorder.is_large:
+            return recorded(newest.number + 1, held, recorder, name, encoded=encoded)
+        else:
+            version = Version(newest.number + 1, own(held[0]))  # whoever still holds the draft cannot reach the version
+        if recorder is None or version.number == self._recorded:
+            return None, version
+        data, kept = recorder.state_bytes(version.state, name)
+        return data, Version(version.number, kept)
 
-        The draft is copied: whoever still holds it cannot reach a committed version.
-        """
-        state_type, base, newest, method = self.settings.state_type, scope.base, self.newest, scope.method.name
-        if state_type.id_of(draft) != self.run_id:
-            raise changed_id_error(self.settings.name, self.run_id, method)
-        if base.number == newest.number:
-            return Version(newest.number + 1, _own(draft))
+    def _merged(self, scope: Scope, draft: Any) -> Version:
+        """The three-way merge with what others have committed since the launch."""
+        base, newest, method = scope.base, self.newest, scope.method.name
         try:
-            return Version(newest.number + 1, state_type.merged(base.state, draft, newest.state))
+            return Version(newest.number + 1, self.settings.state_type.merged(base.state, draft, newest.state))
         except Conflict as conflict:
             others = [method for number, method in self._writers if number > base.number]
             raise conflict_error(self.settings.name, self.run_id, method, others, conflict) from None
@@ -363,17 +382,6 @@ class Engine:
 def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
     first = group.exceptions[0]
     return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def _own(value: Any) -> Any:
-    """A copy of what a method leaves behind, which nobody else can reach."""
-    try:
-        return copied(value)
-    except RecursionError:
-        raise LimitExceededError(
-            f"a {type(value).__name__} is nested too deeply to be kept, or contains itself; flatten it. Nothing of this call was "
-            "saved"
-        ) from None
 
 
 def _says(commands: tuple[Command, ...], kind: type[Finish | Fail]) -> bool:

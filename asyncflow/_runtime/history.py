@@ -9,7 +9,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from ..errors import CapabilityMissingError, CheckpointCorruptError
-from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decode_transition
+from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decode_transition, state_after
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
 from . import refusals
 from .runs import session
@@ -65,8 +65,10 @@ def entries(rows: Sequence[Checkpoint]) -> list[HistoryEntry]:
     """The entries of a run's rows, oldest first."""
     found: list[HistoryEntry] = []
     before: dict[str, Any] = {}
+    state: bytes | None = None
     for row in rows:
-        after = before if row.state is None else from_json(row.state)
+        state = state_after(state, row)
+        after = before if row.state is None else from_json(state or b"{}")
         gone = dict.fromkeys(before.keys() - after.keys())
         changed = {
             k: v for k, v in after.items() if k not in before or before[k] != v or type(before[k]) is not type(v)

@@ -31,7 +31,7 @@ from ..persistence.codec import Misfit
 from ..persistence.protocol import FlowPersistence, Ownership, Sessions, offers
 from .engine import Engine, Settings
 from .recorder import Codecs, Recorder
-from .scope import Version
+from .versions import Version, recorded
 
 __all__ = [
     "Claim",
@@ -248,10 +248,14 @@ def begin(
     if setup.persistence is not None and claim is not None:
         recorder = recorder_of(setup, run_id, claim, after)
         recorder.number = number
-        data, state = recorder.state_bytes(state)
+        held = [state]
+        del state
+        data, version = recorded(0, held, recorder, is_copy=True)
         recorder.inputs = inputs
         checkpoint = recorder.prepare("started", "running", progress, state=data, complete=True)
-    engine = Engine(flow, setup.settings, run_id, number, recorder, progress, Version(0, state))
+    else:
+        version = Version(0, state)
+    engine = Engine(flow, setup.settings, run_id, number, recorder, progress, version)
     return engine, commands, checkpoint
 
 

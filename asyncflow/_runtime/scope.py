@@ -7,30 +7,31 @@ from typing import Any
 
 from .._definition.definition import MethodDefinition
 from .._scheduling.messages import Invocation
-from .._values import copied
 from ..errors import DraftClosedError
+from .versions import Version
 
-__all__ = ["Scope", "Version", "current_scope", "entered"]
-
-
-class Version:
-    """A committed state and its number. The state is never mutated; a commit makes a new version."""
-
-    __slots__ = ("number", "state")
-
-    def __init__(self, number: int, state: Any) -> None:
-        self.number = number
-        self.state = state
+__all__ = ["Scope", "current_scope", "entered"]
 
 
 class Scope:
     """One invocation, made at its launch: its base is the version of that moment; its draft is made at the first look."""
 
-    __slots__ = ("_draft", "_has_draft", "_prefix", "base", "flow", "invocation", "is_open", "key", "method", "parent")
+    __slots__ = (
+        *("_draft", "_has_draft", "_prefix", "base", "flow", "invocation", "is_alone", "is_open", "key", "method"),
+        "parent",
+    )
 
     def __init__(
-        self, flow: object, method: MethodDefinition, invocation: Invocation, prefix: str, base: Version
+        self,
+        flow: object,
+        method: MethodDefinition,
+        invocation: Invocation,
+        prefix: str,
+        base: Version,
+        *,
+        is_alone: bool = False,
     ) -> None:
+        """`is_alone`: no other invocation runs, or will be started, before this one has ended."""
         self.flow = flow
         self.method = method
         self.invocation = invocation
@@ -38,6 +39,7 @@ class Scope:
         self._prefix = prefix
         self.base = base
         self.is_open = True
+        self.is_alone = is_alone and method.is_async
         self.parent = entered.get()
         self._has_draft = False
         self._draft: Any = None
@@ -51,7 +53,7 @@ class Scope:
         """The invocation's own state. Raises `DraftClosedError` once the invocation has ended."""
         if not self._has_draft:
             self._check_open()
-            self._draft = copied(self.base.state)
+            self._draft = self.base.draft(is_alone=self.is_alone)
             self._has_draft = True
         return self._draft
 

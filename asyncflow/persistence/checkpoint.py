@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from .._scheduling.messages import Invocation, Seen, Transition
 from .._scheduling.progress import Progress
 from ..errors import CheckpointCorruptError
+from .patches import is_patch, patched
 
 __all__ = [
     "Checkpoint",
@@ -23,6 +24,7 @@ __all__ = [
     "encode_transition",
     "fold",
     "seal",
+    "state_after",
     "verified",
 ]
 
@@ -36,8 +38,8 @@ NOTHING = b""
 class Checkpoint(NamedTuple):
     """One checkpoint of a run, complete or a delta. Fields are given by name; their order may change.
 
-    A complete one holds the whole `state` and `progress`; a delta holds `changes` and, where it changed, the state.
-    `FlowPersistence.save` is given complete ones, and `load` returns them. All bytes are JSON.
+    A complete one holds the whole `state` and `progress`; a delta holds `changes` and, where it changed, the state, or, where
+    that is large, a patch of the one before it. `FlowPersistence.save` is given complete ones, and `load` returns them. All bytes are JSON.
     """
 
     run_id: str
@@ -267,10 +269,16 @@ def fold(rows: Iterable[Checkpoint]) -> Checkpoint:
     """
     rows = verified(rows)
     newest = rows[-1]
-    state = next(row.state for row in reversed(rows) if row.state is not None)
-    outcome = newest.outcome
+    if newest.is_complete and newest.state is not None:
+        return newest
+    state: bytes | None = None
+    try:
+        for row in rows:
+            state = state_after(state, row)
+    except UNREADABLE as error:
+        raise _corrupt(newest, f"its state cannot be put together ({type(error).__name__})") from error
     if newest.is_complete:
-        return newest if newest.state is not None else newest._replace(state=state)
+        return newest._replace(state=state)
     try:
         progress = decode_progress(rows[0].progress or b"")
         for row in rows[1:]:
@@ -282,7 +290,14 @@ def fold(rows: Iterable[Checkpoint]) -> Checkpoint:
     except UNREADABLE as error:
         raise _corrupt(newest, f"its progress cannot be read ({type(error).__name__})") from error
     inputs = next((row.inputs for row in reversed(rows) if row.inputs is not None), None)
-    return newest._replace(state=state, progress=folded, changes=None, inputs=inputs, outcome=outcome)
+    return newest._replace(state=state, progress=folded, changes=None, inputs=inputs)
+
+
+def state_after(before: bytes | None, row: Checkpoint) -> bytes | None:
+    """The whole state after a checkpoint, from the whole one before it. Raises `ValueError` where they do not belong together."""
+    if row.state is None:
+        return before
+    return patched(before or b"", row.state) if not row.is_complete and is_patch(row.state) else row.state
 
 
 def verified(rows: Iterable[Checkpoint], *, whole: bool = False, part: bool = False) -> list[Checkpoint]:

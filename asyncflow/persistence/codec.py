@@ -24,6 +24,7 @@ from pydantic_core import PydanticSerializationError, TzInfo, from_json, to_json
 from .._values import difference, promoted
 from ..state import DictState, StateType, explained
 from .exact import is_json, plan_for
+from .pieces import Pieces, pieces_for
 
 __all__ = ["Codec", "Misfit", "Refused", "codec_for", "plain_codec", "state_codec_for"]
 
@@ -52,6 +53,9 @@ class Misfit(Exception):  # noqa: N818 - not for users: they get StateSchemaErro
 
 class Codec(ABC):
     """Encodes and decodes the values of one annotation."""
+
+    pieces: Pieces | None = None
+    """Encodes them piece by piece, where it can."""
 
     @abstractmethod
     def encode(self, value: Any) -> tuple[bytes, Any]:
@@ -182,7 +186,9 @@ def state_codec_for(state_type: StateType) -> Codec:
     """The codec of a flow's states."""
     if isinstance(state_type, DictState):
         return PlainDictStateCodec() if state_type.values is Any else DictStateCodec(state_type.values)
-    return codec_for(state_type.annotation)
+    codec = codec_for(state_type.annotation)
+    codec.pieces = pieces_for(state_type.annotation)
+    return codec
 
 
 def codec_for(annotation: Any) -> Codec:

@@ -27,7 +27,7 @@ from pydantic_core import PydanticSerializationError, TzInfo
 from .._values import difference
 from ..merge import FUNCTIONS
 
-__all__ = ["Plan", "is_json", "plan_for"]
+__all__ = ["Plan", "is_json", "plan_for", "plans_of_fields"]
 
 
 class Plan(NamedTuple):
@@ -250,7 +250,7 @@ def _plan_for_model(model: type[BaseModel]) -> Plan | None:
     """A model's plan, if the class changes nothing on the way out or in."""
     if model not in _MODELS:
         _MODELS[model] = None  # a model that contains itself is tried there
-        _MODELS[model] = None if _interferes(model) else _made_for_model(model)
+        _MODELS[model] = _made_for_model(model)
     return _MODELS[model]
 
 
@@ -267,7 +267,10 @@ def _interferes(model: type[BaseModel]) -> bool:
     return bool(any(hooks) or config or own_schema or own_making)
 
 
-def _made_for_model(model: type[BaseModel]) -> Plan | None:
+def plans_of_fields(model: type[BaseModel]) -> list[tuple[str, Plan]] | None:
+    """The plans of a model's fields, by name, if it has one itself."""
+    if _interferes(model):
+        return None
     plans: list[tuple[str, Plan]] = []
     for name, field in model.model_fields.items():
         is_whole = not field.exclude and not getattr(field, "exclude_if", None)  # the second since pydantic 2.12
@@ -278,6 +281,13 @@ def _made_for_model(model: type[BaseModel]) -> Plan | None:
         if plan is None:
             return None
         plans.append((name, plan))
+    return plans
+
+
+def _made_for_model(model: type[BaseModel]) -> Plan | None:
+    plans = plans_of_fields(model)
+    if plans is None:
+        return None
     singly = [(name, plan.one) for name, plan in plans]
 
     def one(value: Any) -> bool:

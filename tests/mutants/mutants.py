@@ -24,7 +24,8 @@ class Mutant:
 
 CANCEL, GOING, FAILURE = (f"runtime/test_{name}.py" for name in ("cancellation", "going_on", "failure"))
 CUTS, POSTGRES = "postgres/test_cuts.py", "postgres/test_postgres.py"
-STATE, SQLITE, CODEC = "runtime/test_state.py", "persistence/test_sqlite.py", "persistence/test_codec.py"
+STATE, LARGE = "runtime/test_state.py", "runtime/test_large.py"
+SQLITE, CODEC = "persistence/test_sqlite.py", "persistence/test_codec.py"
 
 MUTANTS = (
     # ---- durability
@@ -97,10 +98,34 @@ MUTANTS = (
     Mutant(
         "all methods share one draft",
         ("E4",),
-        "_runtime/scope.py",
-        "            self._draft = copied(self.base.state)\n",
-        "            self._draft = self.base.state\n",
+        "_runtime/versions.py",
+        "            return copied(self.state)\n",
+        "            return self.state\n",
         f"{STATE}::test_a_draft_is_seen_by_nobody_before_it_is_committed",
+    ),
+    Mutant(
+        "a state that is lent, and not made anew",
+        ("E4",),
+        "_runtime/versions.py",
+        "        lent, self._state = self.state, _LENT\n",
+        "        lent = self.state\n",
+        f"{LARGE}::test_what_a_method_that_fails_has_changed_is_dropped",
+    ),
+    Mutant(
+        "a state that others still hold, taken as it is",
+        ("E4",),
+        "_runtime/sole.py",
+        "    return values is not None\n",
+        "    return True\n",
+        f"{LARGE}::test_what_is_held_of_a_draft_cannot_reach_the_state",
+    ),
+    Mutant(
+        "a patch of any document",
+        ("V4",),
+        "persistence/patches.py",
+        " if at <= start <= end <= len(old):",
+        " if start <= end:",
+        "persistence/test_patches.py::test_what_is_no_patch_of_a_document_is_refused",
     ),
     Mutant(
         "the last writer wins",

@@ -11,9 +11,17 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from large import treat_as_large
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from asyncflow import Flow, FlowState, MemoryFlowPersistence, MethodError, errors, listen, merge, start
+
+
+@pytest.fixture(params=["small", "large"], autouse=True)
+def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every promise holds for large states, too, which are not copied where they can be lent."""
+    if request.param == "large":
+        treat_as_large(monkeypatch)
 
 
 class Address(BaseModel):

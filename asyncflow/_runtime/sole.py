@@ -1,0 +1,115 @@
+"""Whether a state is nobody else's: then it needs no copy to be safe from whoever still holds a part of it.
+
+Reference counts tell: a container that nobody else holds has one reference, its parent's. Values are looked at together,
+level by level and column by column, which takes a tenth of the time of copying them. What is not understood here (private
+attributes, extra or excluded fields, weak references, cached properties, classes of other kinds, a value that stands in two
+places) is not called one's own, and is copied as ever.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+import weakref
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+from operator import attrgetter, itemgetter
+from typing import Any, Final, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from .._values import ATOMS
+
+__all__ = ["is_sole"]
+
+_COUNTS: Final = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
+_SEQUENCES: Final = frozenset((list, tuple, set, frozenset))
+_dict_of = attrgetter("__dict__")
+
+
+def is_sole(held: list[Any]) -> bool:
+    """Whether nobody but this list holds what is in it, nor anything in there that can change.
+
+    To be asked about what its codec has just found to be of its annotated types: those are not looked at again.
+    """
+    values: list[Any] | None = list(held) if _COUNTS else None
+    while values:
+        values = _inside(values)
+    return values is not None
+
+
+def _inside(values: list[Any]) -> list[Any] | None:
+    """What these values hold, or None where somebody else holds one of them."""
+    inner: list[Any] = []
+    classes = set(map(type, values)) - ATOMS
+    for cls in classes:
+        members = [value for value in values if type(value) is cls] if len(classes) > 1 else list(values)
+        held = _held(cls, members) if _most(members) <= _ALONE else None
+        if held is None:
+            return None
+        inner += held
+    return inner
+
+
+def _held(cls: Any, members: list[Any]) -> list[Any] | None:
+    if cls in _SEQUENCES:
+        return list(chain.from_iterable(members))
+    if cls is dict:
+        keys = set(map(type, chain.from_iterable(members)))
+        return list(chain.from_iterable(map(dict.values, members))) if keys <= ATOMS else None
+    if issubclass(cls, BaseModel) and _is_plain(cls) and not any(map(weakref.getweakrefcount, members)):
+        return _of_models(cls, list(map(_dict_of, members)))
+    return None
+
+
+def _of_models(cls: type[BaseModel], dicts: list[dict[str, Any]]) -> list[Any] | None:
+    if _most(dicts) >= _ALONE or set(map(len, dicts)) != {len(cls.__pydantic_fields__)}:
+        return None
+    inner: list[Any] = []
+    for name, are_leaves in _containers(cls):
+        column = list(map(itemgetter(name), dicts))
+        if not are_leaves:
+            inner += column
+        elif _most(column) >= _ALONE:
+            return None
+    return inner
+
+
+@cache
+def _is_plain(model: type[BaseModel]) -> bool:
+    is_whole = not any(field.exclude for field in model.__pydantic_fields__.values())
+    return is_whole and not model.__private_attributes__ and model.model_config.get("extra") != "allow"
+
+
+@cache
+def _containers(model: type[BaseModel]) -> list[tuple[str, bool]]:
+    """The fields whose values can change, and whether those surely hold nothing that can."""
+    annotations = {name: field.annotation for name, field in model.__pydantic_fields__.items()}
+    return [(name, _is_of_atoms(annotation)) for name, annotation in annotations.items() if not _is_atom(annotation)]
+
+
+def _is_atom(annotation: Any) -> bool:
+    """Whether what an annotation allows cannot change."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return all(map(_is_atom, get_args(annotation)))
+    return get_origin(annotation) is Literal or (isinstance(annotation, type) and annotation in ATOMS - {type})
+
+
+def _is_of_atoms(annotation: Any) -> bool:
+    return get_origin(annotation) in (list, dict, set) and all(map(_is_atom, get_args(annotation)))
+
+
+def _most(members: Sequence[Any]) -> int:
+    """The most references that one of these has."""
+    return max(map(sys.getrefcount, members))
+
+
+def _counted(values: list[Any]) -> int:
+    """What a value counts, seen as `_inside` sees it, whose only other reference is its parent's."""
+    members = [value for value in values if type(value) is list]
+    return _most(members)
+
+
+_parent: list[list[Any]] = [[]]
+_ALONE: Final = _counted(list(_parent))

@@ -1,0 +1,89 @@
+"""The versions of a run's state. None is ever changed: a commit makes a new one.
+
+An invocation that runs alone may be lent the state of a large version, and change it in place, where that would otherwise be
+copied for it: the version is made anew from its bytes, should anybody look at it meanwhile, or the invocation not end well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from .._values import copied
+from ..errors import LimitExceededError
+from .recorder import LARGE, Recorder
+from .sole import is_sole
+
+__all__ = ["Version", "encoded_in_pieces", "own", "recorded"]
+
+_LENT: Final = object()
+
+
+class Version:
+    """A committed state and its number. `again`: makes the state anew; given where it may be lent, being nobody else's."""
+
+    __slots__ = ("_again", "_state", "number")
+
+    def __init__(self, number: int, state: Any, again: Callable[[], Any] | None = None) -> None:
+        self.number = number
+        self._state = state
+        self._again = again
+
+    @property
+    def state(self) -> Any:
+        """The state, which is not to be changed."""
+        if self._state is _LENT:
+            assert self._again is not None, "lent only where it can be made anew"
+            self._state = self._again()
+        return self._state
+
+    def draft(self, *, is_alone: bool) -> Any:
+        """A state to be changed: a copy, or the version's own one for an invocation that runs alone."""
+        if not is_alone or self._again is None:
+            return copied(self.state)
+        lent, self._state = self.state, _LENT
+        return lent
+
+
+def recorded(
+    number: int,
+    held: list[Any],
+    recorder: Recorder,
+    method: str | None = None,
+    *,
+    encoded: bytes | None = None,
+    is_copy: bool = False,
+) -> tuple[bytes, Version]:
+    """The bytes and the version of a state, the only one in a list. It is taken as it is where nobody else holds any of it.
+
+    `encoded`: what `encoded_in_pieces` came to. `is_copy`: nobody else holds it, as far as the caller knows.
+    Raises `StateNotStorableError`, `LimitExceededError`.
+    """
+    if encoded is not None:
+        return encoded, Version(number, held[0], partial(recorder.state, encoded))
+    data, kept = recorder.state_bytes(held[0], method)
+    if kept is held[0] and len(data) >= LARGE:
+        del kept
+        if is_sole(held):
+            return data, Version(number, held[0], partial(recorder.state, data))
+        kept = held[0]
+    if not is_copy:
+        data, kept = recorder.state_bytes(own(held[0]), method)  # anew: what others hold may have changed since
+    return data, Version(number, kept)
+
+
+async def encoded_in_pieces(held: list[Any], recorder: Recorder) -> bytes | None:
+    """The bytes of a large state that nobody else holds, while other tasks have their turns; None where it is not so."""
+    return await recorder.in_pieces(held) if is_sole(held) else None
+
+
+def own(value: Any) -> Any:
+    """A copy of what a method leaves behind, which nobody else can reach."""
+    try:
+        return copied(value)
+    except RecursionError:
+        raise LimitExceededError(
+            f"a {type(value).__name__} is nested too deeply to be kept, or contains itself; flatten it. Nothing of this call was "
+            "saved"
+        ) from None

@@ -1,0 +1,107 @@
+"""A large state encoded piece by piece, so that the event loop can turn in between: what one call would hold it for long.
+
+The pieces, put together, are what the codec would have written at once. Only long lists and dicts that are fields of the
+state's own model are cut; the rest is small, as a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from itertools import islice
+from typing import Any, Final, NamedTuple, get_origin
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticSerializationError, to_json
+
+from ..merge import FUNCTIONS
+from .exact import Plan, plan_for, plans_of_fields
+
+__all__ = ["Pieces", "pieces_for"]
+
+PIECE: Final = 32 * 1024
+"""Bytes of a piece, about: 0.1 ms."""
+
+FEW: Final = 32
+"""Items that are encoded together before it is known how large they are."""
+
+Encode = Callable[[Any], bytes]
+
+
+class _Field(NamedTuple):
+    name: str
+    plan: Plan
+    """Of the whole value; of a part of it, where it can be cut."""
+    encode: Encode | None
+    """Encodes a part of it, where it can be cut."""
+
+
+class Pieces:
+    """Encodes the instances of one model."""
+
+    def __init__(self, model: type[BaseModel], plans: list[tuple[str, Plan]]) -> None:
+        self._model = model
+        self._to_json: Callable[..., bytes] = model.__pydantic_serializer__.to_json
+        self._fields = [_field(name, plan, model.model_fields[name]) for name, plan in plans]
+
+    def encode(self, value: Any) -> Generator[None, None, bytes | None]:
+        """The bytes, in the end; None where JSON may not keep the value as it is: then the codec is to be asked."""
+        if type(value) is not self._model or value.__pydantic_extra__ or len(value.__dict__) != len(self._fields):
+            return None
+        parts: list[bytes] = []
+        for field in self._fields:
+            parts += b",", to_json(field.name), b":"
+            try:
+                encoded = yield from self._of_field(field, value)
+            except (PydanticSerializationError, KeyError, RecursionError):
+                return None
+            if encoded is None:
+                return None
+            parts += encoded
+        return b"{" + b"".join(parts[1:]) + b"}"
+
+    def _of_field(self, field: _Field, value: Any) -> Generator[None, None, list[bytes] | None]:
+        held = value.__dict__[field.name]
+        if field.encode is None or type(held) not in (list, dict) or len(held) <= FEW:
+            if not field.plan.one(held):
+                return None
+            name = to_json(field.name)
+            return [self._to_json(value, include={field.name}, **_AS_STORED)[len(name) + 2 : -1]]
+        encoded: list[bytes] = []
+        for part in _parts(held, encoded):
+            if not field.plan.one(part):
+                return None
+            encoded += b",", field.encode(part)[1:-1]
+            yield
+        opened, closed = (b"[", b"]") if type(held) is list else (b"{", b"}")
+        return [opened, *encoded[1:], closed]
+
+
+_AS_STORED: Final[dict[str, Any]] = {"by_alias": False, "round_trip": True, "warnings": "none"}
+
+
+def _parts(held: Any, encoded: list[bytes]) -> Iterator[Any]:
+    """The items, some together: as many as make a piece, judged by the last one."""
+    items = iter(held if type(held) is list else held.items())
+    kind, n = type(held), FEW
+    while part := kind(islice(items, n)):
+        yield part
+        n = max(1, n * PIECE // max(len(encoded[-1]), n))
+
+
+def _field(name: str, plan: Plan, field: FieldInfo) -> _Field:
+    annotation: Any = field.annotation
+    can_be_cut = get_origin(annotation) in (list, dict) and all(isinstance(m, FUNCTIONS) for m in field.metadata)
+    of_parts = plan_for(annotation) if can_be_cut else None
+    if of_parts is None:
+        return _Field(name, plan, None)
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+    return _Field(name, of_parts, lambda part: adapter.serializer.to_json(part, **_AS_STORED))
+
+
+def pieces_for(annotation: Any) -> Pieces | None:
+    """What encodes the instances of a model in pieces; None for what is no model, or whose values have to be tried."""
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return None
+    plans = plans_of_fields(annotation)
+    return None if plans is None else Pieces(annotation, plans)

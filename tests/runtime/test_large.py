@@ -1,0 +1,391 @@
+"""A large state is lent to a method that runs alone, and not copied; but for the time it takes nobody can tell."""
+
+import weakref
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from large import treat_as_large
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from asyncflow import Flow, FlowState, MemoryFlowPersistence, MethodError, SQLiteFlowPersistence, listen, start
+from asyncflow._runtime import versions
+from asyncflow.testing import cancel_everywhere, crash_everywhere
+
+
+class Record(BaseModel):
+    number: int
+    tags: list[str] = Field(default_factory=list)
+
+
+class Big(FlowState):
+    records: list[Record] = Field(default_factory=list)
+    by_name: dict[str, Record] = Field(default_factory=dict)
+    turn: int = 0
+
+    @cached_property
+    def total(self) -> int:
+        return sum(record.number for record in self.records)
+
+
+def records(count: int = 400) -> list[Record]:
+    return [Record(number=n, tags=["a", "b"]) for n in range(count)]
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is copied for drafts and versions, of what is large."""
+    found: list[object] = []
+
+    def counted(value: Any) -> Any:
+        if isinstance(value, Big) and value.records:
+            found.append(value)
+        return copied(value)
+
+    copied = versions.copied
+    monkeypatch.setattr(versions, "copied", counted)
+    return found
+
+
+Do = Callable[[Any], Any]
+
+STORE = MemoryFlowPersistence()
+
+
+class Three(Flow[Big]):
+    """`filled`, then `first` and `second`, which do what they are told."""
+
+    def __init__(self, first: Do, second: Do = lambda flow: None, **options: Any) -> None:
+        super().__init__(**{"persistence": STORE, **options})
+        self.does = first, second
+        self.kept: Any = None
+
+    @start()
+    async def filled(self) -> None:
+        self.state.records = self.state.records or records()
+        self.state.by_name = {"a": Record(number=1)}
+
+    @listen(filled)
+    async def first(self) -> Any:
+        self.state.turn += 1
+        return self.does[0](self)
+
+    @listen(first)
+    async def second(self) -> Any:
+        self.state.turn += 1
+        return self.does[1](self)
+
+
+def one_more(flow: Any) -> None:
+    flow.state.records.append(Record(number=7))
+
+
+async def test_a_large_state_is_not_copied_for_methods_that_run_one_after_the_other(copies: list[object]) -> None:
+    flow = Three(one_more, one_more)
+    flow.state.records = records()
+    await flow.kickoff()
+
+    assert copies == []
+    assert (flow.state.turn, len(flow.state.records)) == (2, 402)
+
+
+async def test_siblings_have_copies_of_their_own(copies: list[object]) -> None:
+    class Beside(Three):
+        @listen(Three.filled)
+        async def beside(self) -> None:
+            self.state.by_name["b"] = Record(number=2)
+
+    flow = Beside(one_more, one_more)
+    flow.state.records = records()
+    await flow.kickoff()
+
+    assert len(copies) >= 2
+    assert (len(flow.state.records), sorted(flow.state.by_name)) == (402, ["a", "b"])
+
+
+# ---- what is still held when a method has ended ------------------------------------------------------------------
+
+HELD: dict[str, Do] = {
+    "the state": lambda state: state,
+    "a list": lambda state: state.records,
+    "a record": lambda state: state.records[77],
+    "a list within a record": lambda state: state.records[77].tags,
+    "a record in a dict": lambda state: state.by_name["a"],
+    "a dict": lambda state: state.by_name,
+    "the fields of a record": lambda state: state.records[77].__dict__,
+    "a weak reference": lambda state: weakref.ref(state.records[77]),
+    "an iterator": lambda state: iter(state.records),
+    "a slice": lambda state: state.records[70:80],
+    "a bound method": lambda state: state.records.append,
+    "a closure": lambda state: lambda: state,
+}
+
+
+def spoil(held: Any) -> None:
+    """Change whatever can be reached from there."""
+    match held:
+        case Big():
+            held.turn = 99
+            held.records.clear()
+        case Record():
+            held.number = -1
+            held.tags.append("spoiled")
+        case list():
+            for each in held:
+                if isinstance(each, Record):
+                    spoil(each)
+            held.append("spoiled")
+        case dict():
+            held.clear()
+        case weakref.ref():
+            spoil(held())
+        case _ if callable(held):
+            found = held(Record(number=-1)) if hasattr(held, "__self__") else held()
+            if found is not None:
+                spoil(found)
+        case _:
+            for each in held:
+                spoil(each)
+
+
+@pytest.mark.clauses("E4")
+@pytest.mark.parametrize("what", HELD)
+async def test_what_is_held_of_a_draft_cannot_reach_the_state(what: str) -> None:
+    def hold(flow: Any) -> None:
+        flow.kept = HELD[what](flow.state)
+        if what == "a weak reference":
+            flow.alive = flow.kept()
+
+    def spoil_it(flow: Any) -> None:
+        spoil(flow.kept)
+
+    flow = Three(hold, spoil_it)
+    await flow.kickoff()
+
+    stored = (await Three.load(flow.run_id, persistence=STORE, first=hold)).state
+    assert stored == flow.state
+    assert stored.turn == 2
+    assert stored.records == records()
+    assert stored.by_name == {"a": Record(number=1)}
+
+
+@pytest.mark.clauses("E4")
+async def test_a_result_that_is_a_part_of_the_state_is_a_value_of_its_own() -> None:
+    def spoil_what_came(flow: Any) -> None:
+        spoil(flow.method_outputs["first"])
+
+    flow = Three(lambda flow: flow.state.records, spoil_what_came)
+    await flow.kickoff()
+
+    assert flow.state.records == records()
+
+
+async def test_a_task_that_outlives_its_method_cannot_reach_the_state() -> None:
+    woken = anyio.Event()
+
+    async def later(state: Any) -> None:
+        await woken.wait()
+        spoil(state)
+
+    class Outliving(Flow[Big]):
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def filled(self) -> None:
+            self.state.records = records()
+
+        @listen(filled)
+        async def first(self) -> None:
+            group.start_soon(later, self.state)
+
+        @listen(first)
+        async def second(self) -> None:
+            self.state.turn += 1
+            woken.set()
+            for _ in range(5):
+                await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group:
+        flow = Outliving()
+        await flow.kickoff()
+
+    assert (flow.state.turn, flow.state.records) == (1, records())
+
+
+# ---- what does not end well --------------------------------------------------------------------------------------
+
+
+@pytest.mark.clauses("E4", "X1", "X3")
+async def test_what_a_method_that_fails_has_changed_is_dropped() -> None:
+    def fail_once(flow: Any) -> None:
+        flow.state.records.clear()
+        if flow.kept is None:
+            flow.kept = "failed"
+            raise ValueError
+
+    flow = Three(one_more, fail_once)
+    with pytest.raises(MethodError):
+        await flow.kickoff()
+    assert (flow.state.turn, len(flow.state.records)) == (1, 401)
+    assert len((await Three.load(flow.run_id, persistence=STORE, first=one_more)).state.records) == 401
+
+    await flow.kickoff({"id": flow.run_id})
+    assert (flow.state.turn, flow.state.records) == (2, [])
+
+
+@pytest.mark.clauses("C1", "E4")
+async def test_what_a_method_that_is_cancelled_has_changed_is_dropped() -> None:
+    class Sleeping(Three):
+        @listen(Three.second)
+        async def third(self) -> None:
+            self.state.records.clear()
+            await anyio.sleep_forever()
+
+    flow = Sleeping(one_more, one_more)
+    with anyio.move_on_after(0.2):
+        await flow.kickoff()
+
+    assert flow.status == "interrupted"
+    assert (flow.state.turn, len(flow.state.records)) == (2, 402)
+
+
+async def test_inside_a_method_the_committed_state_is_the_one_before_it() -> None:
+    seen: list[int] = []
+
+    def look(flow: Any) -> None:
+        flow.state.records.clear()
+        seen.append(len(flow.committed_state().records))
+        spoil(flow.committed_state())
+        seen.append(len(flow.committed_state().records))
+
+    flow = Three(one_more, look)
+    await flow.kickoff()
+
+    assert seen == [401, 401]
+    assert flow.state.records == []
+
+
+async def test_outside_the_committed_state_is_shown_while_a_method_changes_it() -> None:
+    class Waiting(Three):
+        @listen(Three.second)
+        async def third(self) -> None:
+            self.state.records.clear()
+            changed.set()
+            await go_on.wait()
+
+    changed, go_on = anyio.Event(), anyio.Event()
+    flow = Waiting(one_more, one_more)
+    async with anyio.create_task_group() as group:
+        group.start_soon(flow.kickoff)
+        await changed.wait()
+        shown = flow.state
+        assert len(shown.records) == 402
+        spoil(shown)
+        assert len(flow.state.records) == 402
+        go_on.set()
+
+    assert flow.state.records == []
+
+
+async def test_a_cached_property_is_found_out_anew_in_each_method() -> None:
+    found: list[int] = []
+
+    def look_and_change(flow: Any) -> None:
+        found.append(flow.state.total)
+        flow.state.records.append(Record(number=1_000))
+
+    flow = Three(look_and_change, look_and_change)
+    await flow.kickoff()
+
+    assert found == [79_800, 80_800]
+
+
+class Private(Big):
+    _note: str = PrivateAttr(default="")
+
+
+class Extra(Big):
+    model_config = ConfigDict(extra="allow")
+
+
+class Excluded(Big):
+    note: str = Field(default="", exclude=True)
+
+
+@pytest.mark.parametrize(("model", "name"), [(Private, "_note"), (Extra, "note"), (Excluded, "note")])
+async def test_what_is_not_in_the_bytes_outlives_a_failure(model: type[Big], name: str) -> None:
+    class Noting(Flow[model]):  # type: ignore[valid-type]
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def noted(self) -> None:
+            setattr(self.state, name, "noted")
+
+        @listen(noted)
+        async def fails(self) -> None:
+            self.state.records.clear()
+            raise ValueError
+
+    flow = Noting()
+    flow.state.records = records()
+    with pytest.raises(MethodError):
+        await flow.kickoff()
+
+    assert getattr(flow.state, name) == "noted"
+    assert len(flow.state.records) == 400
+
+
+# ---- at every moment ---------------------------------------------------------------------------------------------
+
+
+class Steps(Flow[Big]):
+    @start()
+    async def filled(self) -> None:
+        self.state.records = records(20)
+
+    @listen(filled)
+    async def first(self) -> None:
+        self.state.records[3].number += 1
+        self.state.turn += 1
+
+    @listen(first)
+    async def second(self) -> int:
+        self.state.records.append(Record(number=5))
+        self.state.turn += 1
+        return len(self.state.records)
+
+
+@pytest.mark.clauses("C1", "C2", "C3", "E4")
+async def test_cancelled_at_every_await_the_state_is_that_of_whole_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    treat_as_large(monkeypatch)
+    persistence = SQLiteFlowPersistence(Path("runs.db"))
+    flows: list[Steps] = []
+
+    async def work() -> None:
+        flows.append(Steps(persistence=persistence))
+        await flows[-1].kickoff()
+
+    async def whole() -> None:
+        flow = flows[-1]
+        state = flow.state
+        numbers = [record.number for record in state.records]
+        assert (len(numbers), state.turn, numbers[3:4]) in ((0, 0, []), (20, 0, [3]), (20, 1, [4]), (21, 2, [4]))
+        if flow.status != "new":
+            assert await flow.kickoff({"id": flow.run_id} if flow.status == "interrupted" else {}) in (21,)
+        assert flow.status in ("new", "finished")
+
+    async with persistence:
+        assert await cancel_everywhere(work, whole, moments=(0.0,)) > 30
+
+
+@pytest.mark.clauses("E1", "E2", "E4")
+async def test_crashed_at_every_commit_it_ends_as_if_undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    treat_as_large(monkeypatch)
+
+    report = await crash_everywhere(Steps)
+
+    assert report.crashes >= 8
