@@ -8,7 +8,6 @@ A method whose completion enables one listener goes on in the same task, so a cy
 from __future__ import annotations
 
 import inspect
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -29,7 +28,7 @@ from .._scheduling.messages import (
     Transition,
 )
 from .._scheduling.progress import Progress
-from .._values import copied
+from .._values import ATOMS, copied
 from ..errors import CheckpointWithdrawnError, Failure, RunCancelledError
 from ..merge import Conflict
 from ..persistence.checkpoint import Checkpoint, Status
@@ -52,6 +51,9 @@ __all__ = ["Engine", "Settings"]
 
 BREATHE: Final = 16
 """Methods that are run, where nothing is stored, before other tasks get a turn: some 0.3 ms."""
+
+WRITERS: Final = 32
+"""Methods whose names are remembered for a conflict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +111,8 @@ class Engine:
     """The number of the version whose state was recorded last: some methods have no checkpoint."""
     _prefix: str = field(init=False)
     """What the names of its invocations begin with."""
-    _writers: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=64))
-    """Who committed the newest versions, to name them in a conflict."""
+    _writers: tuple[tuple[int, str], ...] = ()
+    """Who committed the newest versions while others ran, to name them in a conflict."""
 
     def __post_init__(self) -> None:
         self.committed = self.newest
@@ -224,7 +226,8 @@ class Engine:
         try:
             result = await self._call(scope)
             held = [scope.close()]  # the draft, and no other reference to it
-            ended = self._returned(scope, held, result, await self._encoded(scope, held))
+            encoded = await self._encoded(held) if self._can_be_cut(scope) else None
+            ended = self._returned(scope, held, result, encoded)
         except Exception as error:  # whatever a user's method may raise
             ended = self._raised(scope, error)
         finally:
@@ -271,12 +274,14 @@ class Engine:
 
     # ---- its end: one step, with no await ----------------------------------------------------------------------
 
-    async def _encoded(self, scope: Scope, held: list[Any]) -> bytes | None:
-        """The bytes of a large draft, where that can be encoded piece by piece: nobody else can come in between."""
+    def _can_be_cut(self, scope: Scope) -> bool:
+        """Whether a draft is to be encoded piece by piece: a large one, while nobody else can come in between."""
         recorder = self.recorder
-        if recorder is None or not (scope.is_alone and recorder.is_large and self.settings.checkpoints(scope.method)):
-            return None
-        return None if held[0] is None else await encoded_in_pieces(held, recorder)
+        return recorder is not None and recorder.is_large and scope.is_alone and self.settings.checkpoints(scope.method)
+
+    async def _encoded(self, held: list[Any]) -> bytes | None:
+        assert self.recorder is not None, "asked only where there is one"
+        return None if held[0] is None else await encoded_in_pieces(held, self.recorder)
 
     def _returned(self, scope: Scope, held: list[Any], result: Any, encoded: bytes | None) -> _Ended:
         """Merge, encode, and only then change anything. Raises what makes the invocation a failed one instead."""
@@ -290,8 +295,9 @@ class Engine:
         self.progress.fold(transition, kept)
         if version is not self.newest:
             self.newest = version
-            self._writers.append((version.number, method.name))
-        mine = own(result)
+            if len(self.progress.pending) > len(transition.enabled):
+                self._writers = (*self._writers[-WRITERS:], (version.number, method.name))
+        mine = result if type(result) in ATOMS else own(result)
         if recorder is None or not (has_checkpoint or is_last or _says(commands, Fail)):
             return _Ended(commands, version, None, True, mine)
         if has_checkpoint:

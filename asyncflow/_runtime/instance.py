@@ -171,14 +171,13 @@ class Instance:
 
     async def _by_standing(self, stored: Stored | None, given: dict[str, Any], claim: Claim, begin_with: Any) -> Any:
         if stored is None:
-            state = self._fresh_state(given, begin_with)
-            return await self._new_pass(claim, state, given, after=None)
+            return await self._new_pass(claim, self._fresh_state(given, begin_with), given, after=None)
         if stored.checkpoint.status == "cancelled":
             raise refusals.cancelled(self._run_id)
         if stored.checkpoint.status == "finished":
             same_as_here = self._digest == stored.checkpoint.digest and self._state is not None
-            state = self.state_type.updated(self._state if same_as_here else stored.state, given)
-            return await self._new_pass(claim, state, given, after=stored.checkpoint)
+            before = self._state if same_as_here else stored.state
+            return await self._new_pass(claim, self.state_type.updated(before, given), given, after=stored.checkpoint)
         self._check_inputs(stored.checkpoint, given)
         self._check_edits(stored)
         return await self._continue(claim, stored)
@@ -246,6 +245,7 @@ class Instance:
             with contextlib.suppress(StorageError, RunNotFoundError):  # it may or may not have been committed
                 await to_its_end(self._look_up)
             raise
+        del state, given, checkpoint  # what this frame would keep for as long as the run lives
         return await self._drive(engine, commands, claim)
 
     async def _continue(self, claim: Claim, stored: Stored) -> Any:

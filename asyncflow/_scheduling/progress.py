@@ -19,9 +19,9 @@ class Progress:
 
     pending: dict[str, Invocation] = field(default_factory=dict)
     """Invocations to be completed, by key, in the order in which they were enabled."""
-    failed: set[str] = field(default_factory=set)
+    failed: frozenset[str] = frozenset()
     """The pending ones that raised."""
-    held: set[str] = field(default_factory=set)
+    held: frozenset[str] = frozenset()
     """The pending ones that were enabled after a failure, and not started."""
     counts: dict[str, int] = field(default_factory=dict)
     """How often each method was enabled in this pass."""
@@ -49,10 +49,9 @@ class Progress:
     def fold(self, transition: Transition, result: Any = None) -> None:
         """Apply what a happening changed. `result` is the completed method's, kept while something refers to it."""
         if transition.resumed:
-            self.failed.clear()
-            self.held.clear()
+            self.failed = self.held = frozenset()
         if transition.failed:
-            self.failed.add(transition.failed)
+            self.failed |= {transition.failed}
         for invocation in transition.enabled:
             self._enable(invocation)
         for listener, name, seen in transition.latched:
@@ -81,7 +80,7 @@ class Progress:
         self.alive[cycle] = self.alive.get(cycle, 0) + 1
         self.fired.setdefault(cycle, set()).add(method)
         if self.failed:
-            self.held.add(key)
+            self.held |= {key}
         for _, source in invocation.arguments:
             self._retain(source)
         for seen in self.latches.pop(method, {}).values():
@@ -96,8 +95,9 @@ class Progress:
 
     def _complete(self, key: str) -> None:
         invocation = self.pending.pop(key)
-        self.failed.discard(key)
-        self.held.discard(key)
+        if self.failed or self.held:
+            self.failed -= {key}
+            self.held -= {key}
         for _, source in invocation.arguments:
             self._release(source)
         left = self.alive[invocation.cycle] - 1

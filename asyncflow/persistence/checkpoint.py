@@ -248,8 +248,8 @@ def decode_progress(data: bytes) -> Progress:
     stored = _progresses.validate_json(data, strict=True)
     progress = Progress(
         pending={invocation.key: invocation for invocation in map(_invocation, stored["pending"])},
-        failed=set(stored["failed"]),
-        held=set(stored["held"]),
+        failed=frozenset(stored["failed"]),
+        held=frozenset(stored["held"]),
         counts=stored["counts"],
         latches={m: {n: _seen(row) for n, row in latch.items()} for m, latch in stored["latches"].items()},
         fired={cycle: set(methods) for cycle, methods in stored["fired"].items()},
