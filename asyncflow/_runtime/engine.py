@@ -77,6 +77,8 @@ class _Ended:
     version: Version
     checkpoint: Checkpoint | None
     is_well: bool = False
+    is_last: bool = False
+    """Whether the pass has finished with it."""
     result: Any = None
 
 
@@ -238,7 +240,7 @@ class Engine:
             self.committed = ended.version
         if ended.is_well:
             self.outputs[scope.method.name] = ended.result
-            if _says(ended.commands, Finish):  # not simply the last to come here: a storage may answer in any order
+            if ended.is_last:  # not simply the last to come here: a storage may answer in any order
                 self.output = ended.result
         if not ended.is_well and self.settings.on_error == "cancel" and self._scope is not None:
             self._scope.cancel()  # not before: what it would withdraw might be the record of this failure
@@ -251,8 +253,13 @@ class Engine:
         limit = self.settings.max_method_calls
         if limit is not None and invocation.occurrence > limit:
             raise limit_error(self.settings.name, self.run_id, method.name, limit)
-        args = [self._received(source) for name, source in invocation.arguments if not name]
-        named = {name: self._received(source) for name, source in invocation.arguments if name}
+        args: list[Any] = []
+        named: dict[str, Any] = {}
+        for name, source in invocation.arguments:
+            if name:
+                named[name] = self._received(source)
+            else:
+                args.append(self._received(source))
         self._steps += 1
         if self.recorder is None and not self._steps % BREATHE:
             await anyio.lowlevel.checkpoint()  # without commits to wait for, a cycle would starve the event loop
@@ -299,12 +306,12 @@ class Engine:
                 self._writers = (*self._writers[-WRITERS:], (version.number, method.name))
         mine = result if type(result) in ATOMS else own(result)
         if recorder is None or not (has_checkpoint or is_last or _says(commands, Fail)):
-            return _Ended(commands, version, None, True, mine)
+            return _Ended(commands, version, None, True, is_last, mine)
         if has_checkpoint:
             self._recorded = version.number
         checkpoint = recorder.prepare(
             "finished" if is_last else "method",
-            self._status(commands),
+            "finished" if is_last else self._status(commands),
             self.progress,
             transition=transition,
             state=state,
@@ -313,7 +320,7 @@ class Engine:
             outcome={"method": method.name, "result": kept.decode()} if is_last else None,
             outcome_only=not has_checkpoint,
         )
-        return _Ended(commands, version, checkpoint, True, mine)
+        return _Ended(commands, version, checkpoint, True, is_last, mine)
 
     def _kept(self, method: MethodDefinition, result: Any, transition: Transition, is_last: bool) -> tuple[Any, Any]:
         """What is kept of a result for those who wait for it, and the result as they will get it."""
@@ -341,11 +348,10 @@ class Engine:
         return _Ended(commands, self.newest, checkpoint)
 
     def _status(self, commands: tuple[Command, ...]) -> Status:
-        """What the run is once this end is stored. Where siblings are cancelled, it has failed with the first failure."""
-        if _says(commands, Finish):
-            return "finished"
-        has_failed = _says(commands, Fail) or (self.failures and self.settings.on_error == "cancel")
-        return "failed" if has_failed else "running"
+        """What a run that goes on is once this end is stored. Where siblings are cancelled, it has failed with the first failure."""
+        if not self.failures:
+            return "running"
+        return "failed" if _says(commands, Fail) or self.settings.on_error == "cancel" else "running"
 
     def _label(self, method: MethodDefinition, result: Any) -> str | None:
         label = label_of(result)

@@ -52,7 +52,8 @@ class Scope:
     def draft(self) -> Any:
         """The invocation's own state. Raises `DraftClosedError` once the invocation has ended."""
         if not self._has_draft:
-            self._check_open()
+            if not self.is_open:
+                self._check_open()
             self._draft = self.base.draft(is_alone=self.is_alone)
             self._has_draft = True
         return self._draft

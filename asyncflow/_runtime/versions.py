@@ -40,7 +40,9 @@ class Version:
 
     def draft(self, *, is_alone: bool) -> Any:
         """A state to be changed: a copy, or the version's own one for an invocation that runs alone."""
-        if not is_alone or self._again is None:
+        if self._again is None:
+            return copied(self._state)
+        if not is_alone:
             return copied(self.state)
         lent, self._state = self.state, _LENT
         return lent

@@ -47,8 +47,8 @@ def advance(
     Raises `KeyError` for a key that is not pending.
     """
     match happening:
-        case MethodReturned(key, label):
-            transition = _completed(definition, progress, key, label)
+        case MethodReturned():
+            transition = _completed(definition, progress, happening.key, happening.label)
         case MethodRaised(key):
             transition = Transition(failed=progress.pending[key].key)
         case Started():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 __all__ = [
@@ -51,26 +50,22 @@ class Seen(NamedTuple):
 # ---- happenings ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(NamedTuple):
     """A pass began."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resumed:
+class Resumed(NamedTuple):
     """A pass was taken up again, from what was stored."""
 
 
-@dataclass(frozen=True, slots=True)
-class MethodReturned:
+class MethodReturned(NamedTuple):
     """An invocation ended well; a router's also brought a label."""
 
     key: str
     label: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MethodRaised:
+class MethodRaised(NamedTuple):
     """An invocation ended with an exception."""
 
     key: str
@@ -82,22 +77,19 @@ Happening = Started | Resumed | MethodReturned | MethodRaised
 # ---- commands --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RunMethod:
+class RunMethod(NamedTuple):
     """Start this invocation."""
 
     invocation: Invocation
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(NamedTuple):
     """Nothing is left to run: the pass is over, and this invocation's result is its output."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(NamedTuple):
     """A method raised, and all that ran beside it has ended."""
 
 

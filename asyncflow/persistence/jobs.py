@@ -14,26 +14,24 @@ __all__ = ["Acquire", "Append", "Delete", "Job", "Release", "Renew"]
 class Job:
     """Something to be done in a transaction, and those who wait for it."""
 
-    __slots__ = ("error", "is_settled", "is_taken", "late", "run_id", "size", "waiter")
+    size = 300
+    is_taken = False
+    is_settled = False
+    error: BaseException | None = None
+    waiter: Awaitable[None] | None = None
+    late: anyio.Event | None = None
+    """For one who was cancelled, and waits again."""
 
-    def __init__(self, run_id: str, size: int = 300) -> None:
+    def __init__(self, run_id: str) -> None:
         self.run_id = run_id
-        self.size = size
-        self.is_taken = False
-        self.is_settled = False
-        self.error: BaseException | None = None
-        self.waiter: Awaitable[None] | None = None
-        self.late: anyio.Event | None = None
-        """For one who was cancelled, and waits again."""
 
 
 class Append(Job):
     """Store a checkpoint."""
 
-    __slots__ = ("checkpoint",)
-
     def __init__(self, checkpoint: Checkpoint) -> None:
-        super().__init__(checkpoint.run_id, checkpoint.size)
+        self.run_id = checkpoint.run_id
+        self.size = checkpoint.size
         self.checkpoint = checkpoint
 
 
@@ -43,8 +41,6 @@ class Acquire(Job):
     `epoch` is then the new one, 0 for a run that is not stored. `may_replace` says whether an owner's runs are free;
     where it does not, its lease has to run out, unless the run is taken by `force`.
     """
-
-    __slots__ = ("epoch", "force", "may_replace")
 
     def __init__(self, run_id: str, may_replace: Callable[[str], bool], *, force: bool = False) -> None:
         super().__init__(run_id)
@@ -56,8 +52,6 @@ class Acquire(Job):
 class Release(Job):
     """Be the owner no longer."""
 
-    __slots__ = ("epoch",)
-
     def __init__(self, run_id: str, epoch: int) -> None:
         super().__init__(run_id)
         self.epoch = epoch
@@ -65,8 +59,6 @@ class Release(Job):
 
 class Delete(Job):
     """Forget a run that nobody drives. `is_done`: whether there was one."""
-
-    __slots__ = ("is_done", "may_replace")
 
     def __init__(self, run_id: str, may_replace: Callable[[str], bool]) -> None:
         super().__init__(run_id)
@@ -76,8 +68,6 @@ class Delete(Job):
 
 class Renew(Job):
     """Renew this owner's lease; every other job does so as well, now and then."""
-
-    __slots__ = ()
 
     def __init__(self) -> None:
         super().__init__("")

@@ -1,0 +1,234 @@
+"""What a step costs, counted and not timed: a change that makes it dearer fails here, on any machine.
+
+The bounds are a little above what was counted. Whoever makes a step cheaper lowers them; whoever must raise one says why.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import anyio
+import pytest
+
+from asyncflow import Flow, FlowState, SQLiteFlowPersistence, listen, or_, router, start
+from asyncflow._values import copied
+from asyncflow.persistence import Checkpoint
+
+STEPS, RUNS = 10, 50
+ASYNCIO = [pytest.param(("asyncio", {"debug": False}), id="asyncio")]
+"""What is counted is the same work on every loop, and asyncio's own calls are part of it."""
+
+
+class State(FlowState):
+    count: int = 0
+    total: float = 0.0
+    name: str = "chain"
+    done: bool = False
+
+
+class Turning(Flow[State]):
+    """Ten methods, one after the other."""
+
+    @start()
+    async def begin(self) -> int:
+        self.state.count = 1
+        return 1
+
+    @router(or_(begin, "more"), emit=["more", "done"])
+    async def turn(self) -> str:
+        self.state.count += 1
+        return "more" if self.state.count < STEPS - 1 else "done"
+
+    @listen("done")
+    async def end(self) -> int:
+        self.state.count += 1
+        return self.state.count
+
+
+async def many(persistence: Any, runs: int) -> None:
+    async with anyio.create_task_group() as group:
+        for _ in range(runs):
+            group.start_soon(Turning(persistence=persistence).kickoff)
+
+
+@contextmanager
+def calls() -> Generator[Counter[str], None, None]:
+    """Calls of Python functions, and of those written in C, in this thread."""
+    counted: Counter[str] = Counter()
+
+    def count(frame: Any, event: str, arg: Any) -> None:
+        counted[event] += 1
+
+    sys.setprofile(count)
+    try:
+        yield counted
+    finally:
+        sys.setprofile(None)
+
+
+@contextmanager
+def counting(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> Generator[list[int], None, None]:
+    """How often a method is called."""
+    calls = [0]
+    method = getattr(owner, name)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        return method(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, counted)
+        yield calls
+
+
+# ---- calls and awaits ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
+@pytest.mark.parametrize(
+    ("is_stored", "python", "in_c"), [(False, 80, 66), (True, 172, 128)], ids=["forgets", "durable"]
+)
+async def test_the_calls_of_a_step_are_so_many(is_stored: bool, python: int, in_c: int) -> None:
+    persistence = SQLiteFlowPersistence("runs.db") if is_stored else None
+
+    async def counted(runs: int) -> Counter[str]:
+        with calls() as found:
+            await many(persistence, runs)
+        return found
+
+    if persistence is None:
+        await many(None, RUNS)
+        found = await counted(RUNS)
+    else:
+        async with persistence:
+            await many(persistence, RUNS)
+            found = await counted(RUNS)
+
+    steps = RUNS * STEPS
+    print(f"{found['call'] / steps:.1f} calls of Python functions a step, {found['c_call'] / steps:.1f} of those in C")
+    assert 0.5 * python < found["call"] / steps < python
+    assert 0.5 * in_c < found["c_call"] / steps < in_c
+
+
+def yields_of(work: Callable[[], Awaitable[Any]]) -> Any:
+    """Awaits the work, and counts how often it has to wait."""
+
+    class Counted:
+        count = 0
+
+        def __await__(self) -> Generator[Any, Any, int]:
+            inner = work().__await__()
+            while True:
+                try:
+                    waited_for = next(inner)
+                except StopIteration:
+                    return self.count
+                self.count += 1
+                yield waited_for
+
+    return Counted()
+
+
+@pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
+async def test_a_stored_step_waits_once() -> None:
+    async with SQLiteFlowPersistence("runs.db") as persistence:
+        await many(persistence, 1)
+
+        waits = await yields_of(Turning(persistence=persistence).kickoff)
+
+    assert waits == STEPS + 1
+
+
+# ---- the database --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
+async def test_a_lone_step_is_one_transaction_and_two_hops(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with SQLiteFlowPersistence("runs.db") as persistence:
+        await many(persistence, 1)
+        with (
+            counting(monkeypatch, aiosqlite.Connection, "_execute") as hops,
+            counting(monkeypatch, aiosqlite.Connection, "commit") as commits,
+        ):
+            await Turning(persistence=persistence).kickoff()
+
+    assert commits[0] == STEPS + 1
+    assert hops[0] <= 3 * (STEPS + 1)
+
+
+@pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
+async def test_many_runs_share_transactions_and_hops(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with SQLiteFlowPersistence("runs.db") as persistence:
+        await many(persistence, 1)
+        with (
+            counting(monkeypatch, aiosqlite.Connection, "_execute") as hops,
+            counting(monkeypatch, aiosqlite.Connection, "commit") as commits,
+        ):
+            await many(persistence, RUNS)
+
+    assert commits[0] <= 2 * (STEPS + 1), "of 550 checkpoints"
+    assert hops[0] <= 3 * commits[0]
+
+
+def stored(rows: list[Checkpoint]) -> list[int]:
+    """Bytes that each checkpoint holds, without what is the same for all."""
+    return [row.size - 300 for row in rows]
+
+
+async def test_what_is_stored_of_a_step_does_not_grow() -> None:
+    class Long(Turning):
+        max_method_calls = None
+
+        @router(or_(Turning.begin, "more"), emit=["more", "done"])
+        async def turn(self) -> str:
+            self.state.count += 1
+            return "more" if self.state.count < 2_000 else "done"
+
+    async with SQLiteFlowPersistence("runs.db") as persistence:
+        flow = Long(persistence=persistence)
+        await flow.kickoff()
+        rows = await persistence.history(flow.run_id)
+
+    sizes = stored(rows)
+    assert len(sizes) > 2_000
+    assert sum(sizes[100:200]) / 100 < 300
+    assert max(sizes[-500:]) <= max(sizes[100:600]) + 20, "a number has more digits in the end"
+    assert sum(sizes[-500:]) <= 1.1 * sum(sizes[100:600])
+
+
+async def test_a_wide_fan_out_stores_little_for_each_branch() -> None:
+    width = 1_000
+
+    def branch(n: int) -> Any:
+        async def run(self: Any) -> int:
+            return n
+
+        run.__name__ = f"branch_{n}"
+        return listen("begin")(run)
+
+    async def begin(self: Any) -> None: ...
+
+    body = {"begin": start()(begin), **{f"branch_{n}": branch(n) for n in range(width)}}
+    wide: Any = type("Wide", (Flow,), body)
+    path = Path("wide.db")
+    async with SQLiteFlowPersistence(path) as persistence:
+        flow = wide(persistence=persistence)
+        await flow.kickoff()
+        rows = await persistence.history(flow.run_id)
+
+    assert len(rows) == width + 2
+    assert sum(stored(rows)) < 470 * width
+    assert path.stat().st_size < 1_500 * width
+
+
+def test_copying_a_small_state_takes_few_calls() -> None:
+    state = State()
+    with calls() as found:
+        copied(state)
+
+    assert found["call"] <= 5
+    assert found["c_call"] <= 16
