@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import aiosqlite
@@ -214,7 +213,7 @@ async def test_a_wide_fan_out_stores_little_for_each_branch() -> None:
 
     body = {"begin": start()(begin), **{f"branch_{n}": branch(n) for n in range(width)}}
     wide: Any = type("Wide", (Flow,), body)
-    path = Path("wide.db")
+    path = anyio.Path("wide.db")
     async with SQLiteFlowPersistence(path) as persistence:
         flow = wide(persistence=persistence)
         await flow.kickoff()
@@ -222,7 +221,7 @@ async def test_a_wide_fan_out_stores_little_for_each_branch() -> None:
 
     assert len(rows) == width + 2
     assert sum(stored(rows)) < 470 * width
-    assert path.stat().st_size < 1_500 * width
+    assert (await path.stat()).st_size < 1_500 * width
 
 
 def test_copying_a_small_state_takes_few_calls() -> None:
