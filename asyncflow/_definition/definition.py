@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
-from .triggers import AnyOf, Condition, names_in
+from .triggers import AnyOf, Condition, names_in, required_names
 
 __all__ = ["FlowDefinition", "MethodDefinition", "Reached", "Receives", "label_of"]
 
@@ -44,13 +44,16 @@ class MethodDefinition:
     """Every name that its condition mentions."""
     once_a_cycle: bool = False
     """Whether its outermost condition is an `or_` of two or more."""
+    fewest: int = 0
+    """How many names must have come, at least, before its condition can be satisfied."""
 
     @classmethod
     def make(cls, **fields: Any) -> MethodDefinition:
         """Make one with what follows from the condition filled in."""
         condition = fields.get("condition")
         names = frozenset(() if condition is None else names_in(condition))
-        return cls(**fields, names=names, once_a_cycle=isinstance(condition, AnyOf))
+        fewest = len(frozenset(() if condition is None else required_names(condition)))
+        return cls(**fields, names=names, once_a_cycle=isinstance(condition, AnyOf), fewest=fewest)
 
 
 class Reached(NamedTuple):
@@ -68,18 +71,25 @@ class FlowDefinition:
     methods: Mapping[str, MethodDefinition]
     starts: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     """What a pass begins with: the unconditional starts, or all of them where none is unconditional."""
+    _mentioned: dict[str, list[int]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """For each name, the places of the methods whose condition mentions it."""
     _reached: dict[tuple[str, ...], Reached] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         starts = [m for m in self.methods.values() if m.is_start]
         first = [m for m in starts if m.condition is None] or starts
         object.__setattr__(self, "starts", tuple(_routers_first(first)))
+        for place, method in enumerate(self.methods.values()):
+            for name in method.names:
+                self._mentioned.setdefault(name, []).append(place)
 
     def reached_by(self, names: tuple[str, ...]) -> Reached:
         """The methods whose condition mentions one of the names of an event: routers first, each in order of definition."""
         found = self._reached.get(names)
         if found is None:
-            hit = _routers_first([m for m in self.methods.values() if not m.names.isdisjoint(names)])
+            places = sorted({place for name in names for place in self._mentioned.get(name, ())})
+            methods = tuple(self.methods.values()) if places else ()
+            hit = _routers_first([methods[place] for place in places])
             found = Reached(tuple(hit), frozenset(m.name for m in hit))
             if all(self.is_known(name) for name in names):
                 self._reached[names] = found
@@ -95,7 +105,7 @@ class FlowDefinition:
 
     def is_known(self, name: str) -> bool:
         """Whether it is a method, or something that a method listens to: what keeps the cache bounded."""
-        return name in self.methods or any(name in m.names for m in self.methods.values())
+        return name in self.methods or name in self._mentioned
 
 
 def _routers_first(methods: list[MethodDefinition]) -> list[MethodDefinition]:

@@ -92,9 +92,10 @@ def _completed(definition: FlowDefinition, progress: Progress, key: str, label: 
             continue
         source = key if m.receives is Receives.NAMED else ""
         came = {name: Seen(cycle, ancestry, source) for name in names if name in m.names}
-        seen = progress.latches.get(m.name, {}) | came
+        before = progress.latches.get(m.name, {})
+        seen = before | came if len(before) + len(came) >= m.fewest else None  # else it is too early to look
         assert m.condition is not None, "only a method with a condition is reached"
-        if satisfied(m.condition, seen):
+        if seen is not None and satisfied(m.condition, seen):
             enabled.append(_invocation(progress, m, key, cycle, ancestry, seen))
         else:
             latched.extend((m.name, name, how) for name, how in came.items())
