@@ -1,0 +1,127 @@
+"""What a peer offers, and what all peers share: each does the same works by its own means.
+
+Each module here is imported in the environment of its own library, so this one imports nothing but pydantic and anyio.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import anyio
+from pydantic import BaseModel
+
+STEPS = 10
+"""Methods of the chain."""
+
+
+class Record(BaseModel):
+    """One of the many that make a state large."""
+
+    number: int
+    name: str
+    tags: list[str]
+    score: float
+
+
+def record(number: int) -> Record:
+    return Record(number=number, name=f"record {number} " * 4, tags=["new", "red"], score=number / 3)
+
+
+Change = tuple[int, float]
+"""Which record, and its new score; or the one to append, where the place is just behind the last."""
+
+
+def put(records: list[Record], change: Change) -> None:
+    """Make the change in place."""
+    place, score = change
+    if place == len(records):
+        records.append(record(place))
+    records[place].score = score
+
+
+def with_put(records: list[Record], change: Change) -> list[Record]:
+    """A list with the change made, for those whose states must not be changed."""
+    place, score = change
+    changed = record(place) if place == len(records) else records[place].model_copy()
+    changed.score = score
+    return [*records[:place], changed, *records[place + 1 :]]
+
+
+class Turns:
+    """What happens in a cycle: each turn is noted, and told what to change; `done` once there were enough, or time is up.
+
+    `place`: which record of so many a turn changes; None changes none.
+    """
+
+    def __init__(
+        self, most: int, *, every: int, sample: Callable[[], Any], seconds: float, place: Callable[[int], int] | None
+    ) -> None:
+        self._most = most
+        self._every = every
+        self._sample = sample
+        self._until = time.perf_counter() + seconds
+        self._place = place
+        self.taken = 0
+        self.samples: list[Any] = []
+
+    def turn(self) -> Change | None:
+        """Called once in each step."""
+        if self.taken % self._every == 0:
+            self.samples.append(self._sample())
+        self.taken += 1
+        return None if self._place is None else (self._place(self.taken - 1), float(self.taken))
+
+    @property
+    def done(self) -> bool:
+        return self.taken >= self._most or (self.taken % self._every == 1 and time.perf_counter() > self._until)
+
+
+class Resting:
+    """How many steps sleep now."""
+
+    now = 0
+
+
+async def rest(seconds: float) -> None:
+    """What a step does if it is to sleep."""
+    Resting.now += 1
+    try:
+        await anyio.sleep(seconds)
+    finally:
+        Resting.now -= 1
+
+
+class Peer:
+    """One way to do the works. Those that it cannot do it does not define; `contestants` says why.
+
+    Each state has five fields: an id, `count`, `pause`, `name` and `done`; that of the cycle has `records` besides.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        return None
+
+    async def chain(self, pause: float = 0.0) -> str:
+        """A run of `STEPS` methods, each of which adds one to `count`, and sleeps if there is a pause; its id."""
+        raise NotImplementedError
+
+    async def load(self, run_id: str) -> int:
+        """The `count` of a stored run."""
+        raise NotImplementedError
+
+    async def fan_out(self, width: int) -> int:
+        """A method, then so many listeners at once, then a join that counts what it got."""
+        raise NotImplementedError
+
+    async def cycle(self, records: list[Record], turns: Turns) -> int:
+        """One run that turns until `turns.done`; each turn makes the change that `turns.turn()` says. How many records at its end."""
+        raise NotImplementedError
+
