@@ -1,123 +1,104 @@
-"""Run the measurements in turn, each in a process of its own, and print medians: `python -m benchmarks --help`."""
+"""Let asyncflow and its peers do the works, in turn, each time in a process of its own: `python -m benchmarks --help`."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import datetime
 import json
 import os
 import platform
 import sqlite3
-import statistics
-import subprocess
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
+from . import report, running
+from .environments import FOLDER, REQUIREMENTS, NoEnvironment
 from .measure import LOOPS
-from .work import SERVER, WAYS
+from .picture import picture
+from .server import VARIABLE, postgres
+from .works import WORKS
 
-Figures = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One line of a table: so many runs of the chain, in one way, on one event loop, at most `at_once` at a time (0: all)."""
-
-    work: str
-    way: str
-    loop: str
-    runs: int
-    at_once: int
-
-    @property
-    def title(self) -> str:
-        """What the line is called."""
-        return f"{WAYS[self.way].name}, {self.loop}"
-
-
-def cases(works: Sequence[str], loops: Sequence[str]) -> list[Case]:
-    """The lines of the tables. The bare task group is measured on every loop, for the ratios.
-
-    PostgreSQL is measured where the environment names a server.
-    """
-    ways = ("bare", "none", "process", "full", *(["postgres"] if os.environ.get(SERVER) else []))
-    return [
-        Case(work, way, loop, runs, at_once)
-        for work, runs, at_once in (
-            ("W1", 300, 1),
-            ("W2, 100 at a time", 1_000, 100),
-            ("W2, all at once", 1_000, 0),
-        )
-        if work.partition(",")[0] in works
-        for way in ways
-        for loop in loops
-    ]
-
-
-def measured(case: Case) -> Figures:
-    """The figures of one case, from a new process. Raises `CalledProcessError` with what it said."""
-    command = (sys.executable, "-m", "benchmarks.measure", case.way, case.loop, str(case.runs), str(case.at_once))
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    figures: Figures = json.loads(done.stdout)
-    return figures
-
-
-def medians(rounds: Sequence[Figures]) -> Figures:
-    """The median of each figure."""
-    return {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- the last table -->\n", "<!-- its end -->\n"
 
 
 def machine() -> str:
     """What it was measured on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0
     return (
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"SQLite {sqlite3.sqlite_version}"
+        f"{platform.system()} {platform.release()}, {_processor()}, {os.cpu_count()} cores, {memory:.0f} GB, "
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
     )
 
 
-COLUMNS = {
-    "us a step": ("us_a_step", "{:.0f}"),
-    "steps a second": ("steps_a_second", "{:,.0f}"),
-    "us of CPU a step": ("cpu_us_a_step", "{:.0f}"),
-    "stall p99, ms": ("stall_p99_ms", "{:.1f}"),
-    "stall max, ms": ("stall_max_ms", "{:.0f}"),
-    "bytes a step": ("bytes_a_step", "{:,.0f}"),
-    "peak MB": ("peak_mb", "{:.0f}"),
-}
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
-def table(work: str, results: Iterable[tuple[Case, Figures]]) -> str:
-    """One work's results as a Markdown table."""
-    head = ["", *COLUMNS, "a power cut takes"]
-    rows = [head, ["---"] * len(head)]
-    for case, figures in results:
-        cells = [form.format(figures[name]) for name, form in COLUMNS.values()]
-        rows.append([case.title, *cells, WAYS[case.way].durability])
-    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"**{work}**\n\n{lines}\n"
+def headline(options: argparse.Namespace) -> str:
+    """What was measured where, and with which versions."""
+    peers = ", ".join(f"{first.partition('==')[0]} {first.partition('==')[2]}" for first, *_ in REQUIREMENTS.values())
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return (
+        f"Medians of up to {options.rounds} rounds of about {options.seconds:g} s, "
+        f"{datetime.date.today()}, on {machine()}{load}.\nPeers: {peers}."
+    )
 
 
-def main() -> None:
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("works", nargs="*", default=["W1", "W2"], help="W1, W2 (default: both)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured; medians are printed")
-    parser.add_argument("--loops", nargs="+", default=["asyncio"], choices=LOOPS, help="event loops")
-    parser.add_argument("--json", type=Path, help="write every round's figures to this file, too")
-    options = parser.parse_args()
-    chosen = cases(options.works, options.loops)
-    found: dict[Case, list[Figures]] = {case: [] for case in chosen}
-    for n in range(options.rounds):
-        for done, case in enumerate(chosen, n * len(chosen) + 1):
-            print(f"\r{done} of {len(chosen) * options.rounds}", end="", file=sys.stderr, flush=True)
-            found[case].append(measured(case))
-    print(file=sys.stderr)
-    print(f"Medians of {options.rounds} rounds on {machine()}\n")
-    for work in dict.fromkeys(case.work for case in chosen):
-        print(table(work, [(case, medians(rounds)) for case, rounds in found.items() if case.work == work]))
-    if options.json is not None:
-        told = [{**vars(case), "rounds": rounds} for case, rounds in found.items()]
-        options.json.write_text(json.dumps({"machine": machine(), "cases": told}, indent=1) + "\n")
+    parser.add_argument("works", nargs="*", help=f"of {', '.join(WORKS)}; default: a subset that takes minutes")
+    parser.add_argument("--all", action="store_true", help="all works, at full size, on all loops")
+    parser.add_argument("--rounds", type=int, help="how often each is measured, in turn (default: 3; with --all 5)")
+    parser.add_argument("--seconds", type=float, help="how long a measurement may take, about (default: 3; with --all 20)")
+    parser.add_argument("--loops", nargs="+", choices=LOOPS, help="event loops (default: asyncio; with --all all)")
+    parser.add_argument("--only", nargs="+", default=[], choices=["asyncflow", *REQUIREMENTS], help="these environments alone")
+    parser.add_argument("--readme", action="store_true", help="write tables and picture into the folder benchmarks, too")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.works) - set(WORKS):
+        parser.error(f"there is no work {', '.join(sorted(unknown))}; there are {', '.join(WORKS)}")
+    options.works = options.works or [name for name, work in WORKS.items() if options.all or work.short]
+    options.rounds = options.rounds or (5 if options.all else 3)
+    options.seconds = options.seconds or (20 if options.all else 3)
+    options.loops = options.loops or (list(LOOPS) if options.all else ["asyncio"])
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = options_of(arguments)
+    chosen = running.cases(options.works, options.only, options.loops, everything=options.all, seconds=options.seconds)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(NoEnvironment):  # its lines will say so
+            os.environ[VARIABLE] = stack.enter_context(postgres())
+        lines = running.run(chosen, options.rounds, running.tell, running.measured)
+        running.count_syncs(lines, running.tell)
+    running.tell("")
+    head, tables = headline(options), report.tables(lines)
+    print(f"{head}\n\n{tables}")
+    write(FOLDER, lines, head)
+    if options.readme:
+        write(README.parent, lines, head)
+        README.write_text(with_tables(README.read_text(), f"{head}\n\n{tables}"))
+
+
+def write(folder: Path, lines: Sequence[running.Line], head: str) -> None:
+    """The figures as JSON, and as a picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "figures.json").write_text(json.dumps(report.as_json(lines, about=head), indent=1) + "\n")
+    (folder / "figures.svg").write_text(picture(report.rows(lines), head.partition("\n")[0]))
+    print(f"{folder / 'figures.json'}, {folder / 'figures.svg'}", file=sys.stderr)
+
+
+def with_tables(page: str, tables: str) -> str:
+    """The page with other tables between its two markers."""
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n{tables}\n{END}{rest.split(END)[1]}"
 
 
 if __name__ == "__main__":

@@ -1,108 +1,62 @@
-"""One measurement, in a process of its own: `python -m benchmarks.measure WAY LOOP RUNS AT_ONCE` prints a JSON object."""
+"""One measurement, in a process of its own: `python -m benchmarks.measure MODULE WAY LOOP WORK SIZE SECONDS FOLDER`.
+
+It writes `figures.json` into the folder, or the error to stderr. Nothing may be reached but this machine.
+"""
 
 from __future__ import annotations
 
-import gc
+import importlib
 import json
-import resource
+import os
 import sys
-import tempfile
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import traceback
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from .work import STEPS, WAYS, Run
-
-TICK = 0.001
-"""Seconds that the ticker sleeps; what it oversleeps is how long the event loop was held."""
+from .works import WORKS
 
 LOOPS: dict[str, dict[str, Any]] = {
     "asyncio": {"backend": "asyncio"},
     "uvloop": {"backend": "asyncio", "backend_options": {"use_uvloop": True}},
     "trio": {"backend": "trio"},
 }
+HERE = ("localhost", "127.0.0.1", "::1", None, "")
 
 
-@asynccontextmanager
-async def ticking() -> AsyncIterator[list[float]]:
-    """Seconds by which each tick came late."""
-    late: list[float] = []
-
-    async def tick() -> None:
-        while True:
-            before = time.perf_counter()
-            await anyio.sleep(TICK)
-            late.append(time.perf_counter() - before - TICK)
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(tick)
-        yield late
-        group.cancel_scope.cancel()
-
-
-async def many(run: Run, runs: int, at_once: int) -> None:
-    """That many runs, at most so many at once; 0 for all of them."""
-    if at_once == 1:
-        for _ in range(runs):
-            await run()
+def stay_here(event: str, args: tuple[Any, ...]) -> None:
+    """Refuse whatever leads to another machine: an audit hook, which no library can take away."""
+    if event == "socket.connect":
+        reached = args[1][0] if isinstance(args[1], tuple) else None
+    elif event == "socket.getaddrinfo":
+        reached = args[0]
+    else:
         return
-    limiter = anyio.CapacityLimiter(at_once) if at_once else None
-
-    async def limited() -> None:
-        if limiter is None:
-            await run()
-            return
-        async with limiter:
-            await run()
-
-    async with anyio.create_task_group() as group:
-        for _ in range(runs):
-            group.start_soon(limited)
+    if reached not in HERE:
+        raise PermissionError(f"a benchmark reaches no other machine, and this was to reach {reached!r}")
 
 
-async def measured(way: str, runs: int, at_once: int, folder: Path) -> dict[str, float]:
-    """Seconds, seconds of CPU and what was written; and then, in as many runs again, how long the loop was held."""
-    held_open, run = WAYS[way].made(folder)
-    async with held_open:
-        await many(run, min(runs, 100), at_once)  # warm up
-        gc.collect()
-        gc.freeze()  # what a server does once it is loaded: modules are not looked through again and again
-        written, cpu, began = _written(), time.process_time(), time.perf_counter()
-        await many(run, runs, at_once)
-        seconds, cpu, written = time.perf_counter() - began, time.process_time() - cpu, _written() - written
-        async with ticking() as late:
-            if at_once != 1:
-                await many(run, runs, at_once)
-    late = sorted(late) or [0.0]
-    steps = runs * STEPS
-    return {
-        "us_a_step": seconds / steps * 1e6,
-        "steps_a_second": steps / seconds,
-        "cpu_us_a_step": cpu / steps * 1e6,
-        "stall_p99_ms": late[int(len(late) * 0.99)] * 1e3,
-        "stall_max_ms": late[-1] * 1e3,
-        "bytes_a_step": written / steps,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1 << 20),
-    }
+async def measure(module: str, way: str, work: str, size: int, seconds: float, folder: Path) -> None:
+    """Let one peer do one work, write its figures, and leave at once: ending what lives can take longer than all the rest."""
+    make = importlib.import_module(f"benchmarks.peers.{module}").WAYS[way]
+    stored = folder / "stored"
+    stored.mkdir()
+    async with anyio.create_task_group() as background:
+        async with make(stored) as peer:
+            figures = await WORKS[work].measure(peer, size, seconds, background)
+            (folder / "figures.json").write_text(json.dumps(figures))
+            os._exit(0)
 
 
-def _written() -> int:
-    """Bytes that this process has handed to write calls; 0 where the system does not say."""
+def main(module: str, way: str, loop: str, work: str, size: str, seconds: str, folder: str) -> None:
+    sys.addaudithook(stay_here)
     try:
-        fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    except OSError:
-        return 0
-    return int(fields["wchar"])
-
-
-def main(way: str, loop: str, runs: str, at_once: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="asyncflow-bench-") as folder:
-        figures = anyio.run(measured, way, int(runs), int(at_once), Path(folder), **LOOPS[loop])
-    print(json.dumps(figures))
+        anyio.run(measure, module, way, work, int(size), float(seconds), Path(folder), **LOOPS[loop])
+    finally:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # threads that a peer has left would keep the process
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class Turns:
 
     @property
     def done(self) -> bool:
-        return self.taken >= self._most or (self.taken % self._every == 1 and time.perf_counter() > self._until)
+        return self.taken >= self._most or (self.taken % self._every == 0 and time.perf_counter() > self._until)
 
 
 class Resting:

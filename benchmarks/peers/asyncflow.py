@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -83,7 +84,7 @@ class Stored(InMemory):
 def _postgres(folder: Path) -> Any:
     from asyncflow.persistence.postgres import PostgresFlowPersistence
 
-    return PostgresFlowPersistence(os.environ["BENCHMARKS_POSTGRES"], schema=f"benchmarks_{folder.parent.name}")
+    return PostgresFlowPersistence(os.environ["BENCHMARKS_POSTGRES"].format(database="postgres"), schema=f"b{uuid.uuid4().hex}")
 
 
 WAYS: dict[str, Callable[[Path], Peer]] = {

@@ -120,10 +120,10 @@ def _sqlite(folder: Path) -> str:
 
 
 def _postgres(folder: Path) -> str:
-    raise NotImplementedError
+    return os.environ["BENCHMARKS_POSTGRES"].format(database=f"d{uuid.uuid4().hex}")
 
 
 WAYS: dict[str, Callable[[Path], Peer]] = {
     "sqlite": partial(Stored, url=_sqlite),
-    "postgres": partial(Stored, url=lambda folder: os.environ["BENCHMARKS_POSTGRES_URL"]),
+    "postgres": partial(Stored, url=_postgres),
 }

@@ -1,0 +1,84 @@
+"""Where each peer runs: a virtual environment of its own, `.nox/bench/<name>`, and a process that is told to keep to itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / ".nox" / "bench"
+
+REQUIREMENTS: dict[str, tuple[str, ...]] = {
+    "burr": ("apache-burr==0.43.0", "aiosqlite==0.22.1", "anyio==4.16.0", "pydantic==2.14.4"),
+    "crewai": ("crewai==1.15.30", "anyio==4.16.0", "pydantic==2.12.5"),
+    "dbos": ("dbos==3.4.0", "psycopg[binary]==3.3.9", "anyio==4.16.0", "pydantic==2.14.4"),
+    "langgraph": (
+        "langgraph==1.2.24",
+        "langgraph-checkpoint-sqlite==3.1.2",
+        "langgraph-checkpoint==4.3.2",
+        "aiosqlite==0.22.1",
+        "anyio==4.16.0",
+        "pydantic==2.14.4",
+    ),
+    "llama-index-workflows": (
+        "llama-index-workflows==2.26.1",
+        "llama-agents-server==0.8.0",
+        "anyio==4.16.0",
+        "pydantic==2.14.4",
+    ),
+    "pydantic-graph": ("pydantic-graph==2.68.0", "anyio==4.16.0", "pydantic==2.14.4"),
+}
+"""Of each peer; anyio and pydantic are what the harness imports, besides."""
+
+QUIET = {
+    "CREWAI_DISABLE_TELEMETRY": "true",
+    "CREWAI_DISABLE_TRACKING": "true",
+    "CREWAI_DISABLE_VERSION_CHECK": "true",
+    "CREWAI_TRACING_ENABLED": "false",
+    "DBOS__CLOUD": "false",
+    "DO_NOT_TRACK": "true",
+    "LANGCHAIN_TRACING_V2": "false",
+    "LANGSMITH_TRACING": "false",
+    "OTEL_SDK_DISABLED": "true",
+}
+"""The variables that the peers document for switching off what they send home."""
+
+
+class NoEnvironment(Exception):  # noqa: N818  (it is told in the table)
+    """Why a peer's environment cannot be made."""
+
+
+def python_of(environment: str) -> Path:
+    """The interpreter of a peer's environment, which is made if it is not there as it should be."""
+    if environment == "asyncflow":
+        return Path(sys.executable)
+    folder = FOLDER / environment
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    wanted = "\n".join(REQUIREMENTS[environment])
+    note = folder / "requirements.txt"
+    if not (note.exists() and note.read_text() == wanted):
+        shutil.rmtree(folder, ignore_errors=True)
+        _run([sys.executable, "-m", "venv", str(folder)])
+        _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS[environment]])
+        note.write_text(wanted)
+    return python
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise NoEnvironment(f"not installed: {last_line(done.stderr or done.stdout)}")
+
+
+def last_line(text: str) -> str:
+    """The last line that says something, fit for a cell of a table."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it said nothing"]
+    return lines[-1].replace("|", "/")[:200]
+
+
+def variables(home: Path) -> dict[str, str]:
+    """The environment variables of a measurement: quiet, with a home of its own that is thrown away."""
+    return {**os.environ, **QUIET, "HOME": str(home), "XDG_DATA_HOME": str(home), "PYTHONDONTWRITEBYTECODE": ""}
