@@ -56,10 +56,16 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("works", nargs="*", help=f"of {', '.join(WORKS)}; default: a subset that takes minutes")
     parser.add_argument("--all", action="store_true", help="all works, at full size, on all loops")
     parser.add_argument("--rounds", type=int, help="how often each is measured, in turn (default: 3; with --all 5)")
-    parser.add_argument("--seconds", type=float, help="how long a measurement may take, about (default: 3; with --all 20)")
+    parser.add_argument(
+        "--seconds", type=float, help="how long a measurement may take, about (default: 3; with --all 20)"
+    )
     parser.add_argument("--loops", nargs="+", choices=LOOPS, help="event loops (default: asyncio; with --all all)")
-    parser.add_argument("--only", nargs="+", default=[], choices=["asyncflow", *REQUIREMENTS], help="these environments alone")
-    parser.add_argument("--readme", action="store_true", help="write tables and picture into the folder benchmarks, too")
+    parser.add_argument(
+        "--only", nargs="+", default=[], choices=["asyncflow", *REQUIREMENTS], help="these environments alone"
+    )
+    parser.add_argument(
+        "--readme", action="store_true", help="write tables and picture into the folder benchmarks, too"
+    )
     options = parser.parse_args(arguments)
     if unknown := set(options.works) - set(WORKS):
         parser.error(f"there is no work {', '.join(sorted(unknown))}; there are {', '.join(WORKS)}")

@@ -62,7 +62,9 @@ def python_of(environment: str) -> Path:
     if not (note.exists() and note.read_text() == wanted):
         shutil.rmtree(folder, ignore_errors=True)
         _run([sys.executable, "-m", "venv", str(folder)])
-        _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS[environment]])
+        _run(
+            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS[environment]]
+        )
         note.write_text(wanted)
     return python
 

@@ -14,8 +14,10 @@ from pydantic import BaseModel
 
 from asyncflow.persistence.codec import TypedCodec
 
-from .__main__ import Case, machine, measured
-from .work import State
+from .__main__ import machine
+from .contestants import CONTESTANTS
+from .peers.asyncflow import State
+from .running import Case, measured
 
 
 class Item(BaseModel):
@@ -78,7 +80,8 @@ def main() -> None:
         writing = _microseconds(lambda state=state, codec=codec: codec.write(state))
         print(f"| {name} | {len(data):,} | {writing:,.1f} | {checking:,.1f} |")
     for way, work in (("none", "W1"), ("full", "W2")):
-        step = measured(Case(work, way, "asyncio", 300, 1 if work == "W1" else 100))
+        who = next(each for each in CONTESTANTS if (each.module, each.way) == ("asyncflow", way))
+        step = measured(Case(work, who, "asyncio", 300, 3))
         print(f"\nA step of {work} ({way}): {step['cpu_us_a_step']:.0f} us of CPU")
 
 

@@ -51,7 +51,9 @@ class Line:
     failure: str | None = None
 
 
-def cases(works: Iterable[str], who: Sequence[str], loops: Sequence[str], *, everything: bool, seconds: float) -> list[Case]:
+def cases(
+    works: Iterable[str], who: Sequence[str], loops: Sequence[str], *, everything: bool, seconds: float
+) -> list[Case]:
     """The lines of the tables, in order. `who`: environments, or none for all of them."""
     return [
         Case(name, each, loop, _size(name, each, everything), seconds)
@@ -72,7 +74,9 @@ def _size(work: str, who: Contestant, everything: bool) -> int:
     return about.lasting_size if who.is_stored and about.lasting_size else about.size
 
 
-def run(chosen: Sequence[Case], rounds: int, told: Callable[[str], None], measure: Callable[[Case], Figures]) -> list[Line]:
+def run(
+    chosen: Sequence[Case], rounds: int, told: Callable[[str], None], measure: Callable[[Case], Figures]
+) -> list[Line]:
     """So many rounds of all cases, alternating. One that fails is not tried again."""
     lines = [Line(case, failure=case.who.cannot.get(case.work)) for case in chosen]
     for n in range(rounds):
@@ -142,4 +146,9 @@ def _measured(case: Case, wrapper: list[str], more: dict[str, str]) -> Figures:
 
 def tell(text: str) -> None:
     """Progress, on one line of stderr."""
-    print(f"\r\x1b[K{text}" if sys.stderr.isatty() else text, end="" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
+    print(
+        f"\r\x1b[K{text}" if sys.stderr.isatty() else text,
+        end="" if sys.stderr.isatty() else "\n",
+        file=sys.stderr,
+        flush=True,
+    )

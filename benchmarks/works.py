@@ -83,7 +83,8 @@ async def chains(peer: Peer, size: int, seconds: float, _: TaskGroup, at_once: i
 
 async def fan_out(peer: Peer, width: int, seconds: float, _: TaskGroup) -> Figures:
     """W3: a method, so many listeners of it, and a join."""
-    times, wrote = [], 0
+    times: list[float] = []
+    wrote = 0
     began = time.perf_counter()
     while len(times) < 21 and (len(times) < 2 or time.perf_counter() - began < seconds):
         meter = Meter()
@@ -199,7 +200,7 @@ async def live(peer: Peer, size: int, seconds: float, background: TaskGroup) -> 
         for _ in range(min(100, size - asked)):
             background.start_soon(peer.chain, FOREVER)
             asked += 1
-        while Resting.now < asked and time.perf_counter() < until:
+        while Resting.now < asked and time.perf_counter() < until:  # noqa: ASYNC110  (or until the time is up)
             await anyio.sleep(0.001)
     runs = Resting.now
     gc.collect()
@@ -255,7 +256,13 @@ WORKS: dict[str, Work] = {
         "chain",
         partial(chains, at_once=1),
         1_000,
-        (RUNS, US, Column("cpu_us_a_step", "us of CPU a step"), BYTES, Column("syncs_a_step", "syncs a step", "{:,.1f}")),
+        (
+            RUNS,
+            US,
+            Column("cpu_us_a_step", "us of CPU a step"),
+            BYTES,
+            Column("syncs_a_step", "syncs a step", "{:,.1f}"),
+        ),
         "us_a_step",
         short=200,
     ),
@@ -268,8 +275,18 @@ WORKS: dict[str, Work] = {
         "us_a_step",
         short=1_000,
     ),
-    "W2-all": Work("1,000 runs of the chain, all at once", "chain", partial(chains, at_once=0), 1_000, RATES, "us_a_step"),
-    "W3": Work("100 listeners, then a join", "fan_out", fan_out, 100, (RUNS, Column("ms", "ms", "{:,.1f}"), KB), "ms", short=100),
+    "W2-all": Work(
+        "1,000 runs of the chain, all at once", "chain", partial(chains, at_once=0), 1_000, RATES, "us_a_step"
+    ),
+    "W3": Work(
+        "100 listeners, then a join",
+        "fan_out",
+        fan_out,
+        100,
+        (RUNS, Column("ms", "ms", "{:,.1f}"), KB),
+        "ms",
+        short=100,
+    ),
     "W3-wide": Work(
         "1,000 listeners, then a join", "fan_out", fan_out, 1_000, (RUNS, Column("ms", "ms", "{:,.1f}"), KB), "ms"
     ),

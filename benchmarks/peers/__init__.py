@@ -6,12 +6,13 @@ Each module here is imported in the environment of its own library, so this one 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import anyio
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 STEPS = 10
 """Methods of the chain."""
@@ -28,6 +29,22 @@ class Record(BaseModel):
 
 def record(number: int) -> Record:
     return Record(number=number, name=f"record {number} " * 4, tags=["new", "red"], score=number / 3)
+
+
+class State(BaseModel):
+    """Five fields. asyncflow has its own base for it, and Burr a mapping."""
+
+    id: str = Field(default_factory=lambda: str(uuid.uuid4()))
+    count: int = 0
+    pause: float = 0.0
+    name: str = "chain"
+    done: bool = False
+
+
+class Large(State):
+    """With records besides."""
+
+    records: list[Record] = Field(default_factory=list)
 
 
 Change = tuple[int, float]
@@ -124,4 +141,3 @@ class Peer:
     async def cycle(self, records: list[Record], turns: Turns) -> int:
         """One run that turns until `turns.done`; each turn makes the change that `turns.turn()` says. How many records at its end."""
         raise NotImplementedError
-

@@ -9,6 +9,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import Field
+
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, and_, listen, or_, router, start
 
 from . import STEPS, Peer, Record, Turns, classes
@@ -26,7 +28,7 @@ class State(FlowState):
 class Large(State):
     """With records besides."""
 
-    records: list[Record] = []
+    records: list[Record] = Field(default_factory=list)
 
 
 Chain = classes.made("Chain", Flow[State], classes.chain(start, listen))
@@ -84,7 +86,9 @@ class Stored(InMemory):
 def _postgres(folder: Path) -> Any:
     from asyncflow.persistence.postgres import PostgresFlowPersistence
 
-    return PostgresFlowPersistence(os.environ["BENCHMARKS_POSTGRES"].format(database="postgres"), schema=f"b{uuid.uuid4().hex}")
+    return PostgresFlowPersistence(
+        os.environ["BENCHMARKS_POSTGRES"].format(database="postgres"), schema=f"b{uuid.uuid4().hex}"
+    )
 
 
 WAYS: dict[str, Callable[[Path], Peer]] = {

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import anyio
-from pydantic import BaseModel
 
-from . import STEPS, Peer, Record, Turns, put, rest
-
-
-class State(BaseModel):
-    """Five fields."""
-
-    id: str
-    count: int = 0
-    pause: float = 0.0
-    name: str = "chain"
-    done: bool = False
+from . import STEPS, Peer, Record, State, Turns, put, rest
 
 
 class TaskGroup(Peer):
@@ -33,7 +21,7 @@ class TaskGroup(Peer):
             if n < STEPS:
                 group.start_soon(step, n + 1)
 
-        state = State(id=str(uuid.uuid4()), pause=pause)
+        state = State(pause=pause)
         async with anyio.create_task_group() as group:
             group.start_soon(step, 1)
         assert state.count == STEPS

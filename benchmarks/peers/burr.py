@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,7 +40,9 @@ class Fan(MapStates):
     def action(self, state: State, inputs: dict[str, Any]) -> Any:
         return branch
 
-    async def states(self, state: State, context: ApplicationContext, inputs: dict[str, Any]) -> AsyncGenerator[State, None]:
+    async def states(
+        self, state: State, context: ApplicationContext, inputs: dict[str, Any]
+    ) -> AsyncGenerator[State, None]:
         for n in range(state["width"]):
             yield state.update(n=n)
 
@@ -65,7 +68,7 @@ async def join(state: State) -> State:
 
 def chain() -> Graph:
     names = [f"step_{n}" for n in range(1, STEPS + 1)]
-    return GraphBuilder().with_actions(**dict.fromkeys(names, step)).with_transitions(*zip(names, names[1:])).build()
+    return GraphBuilder().with_actions(**dict.fromkeys(names, step)).with_transitions(*pairwise(names)).build()
 
 
 def cycle(turns: Turns) -> Graph:
@@ -80,7 +83,12 @@ def cycle(turns: Turns) -> Graph:
     async def end(state: State) -> State:
         return state
 
-    return GraphBuilder().with_actions(turn=turn, end=end).with_transitions(("turn", "turn", expr("not done")), ("turn", "end")).build()
+    return (
+        GraphBuilder()
+        .with_actions(turn=turn, end=end)
+        .with_transitions(("turn", "turn", expr("not done")), ("turn", "end"))
+        .build()
+    )
 
 
 class InMemory(Peer):
@@ -92,12 +100,20 @@ class InMemory(Peer):
         super().__init__(folder)
         self.chain_graph = chain()
         actions = {"begin": begin, "fan": Fan(), "join": join}
-        self.fan_graph = GraphBuilder().with_actions(**actions).with_transitions(("begin", "fan"), ("fan", "join")).build()
+        self.fan_graph = (
+            GraphBuilder().with_actions(**actions).with_transitions(("begin", "fan"), ("fan", "join")).build()
+        )
 
     async def run(self, graph: Graph, first: str, last: str, **values: Any) -> tuple[str, State]:
         run_id = str(uuid.uuid4())
         state = State({"id": run_id, "count": 0, "pause": 0.0, "name": "chain", "done": False, **values})
-        builder = ApplicationBuilder().with_graph(graph).with_identifiers(app_id=run_id).with_entrypoint(first).with_state(state)
+        builder = (
+            ApplicationBuilder()
+            .with_graph(graph)
+            .with_identifiers(app_id=run_id)
+            .with_entrypoint(first)
+            .with_state(state)
+        )
         if self.persister is not None:
             builder = builder.with_state_persister(self.persister)
         app = await builder.abuild()

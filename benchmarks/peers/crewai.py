@@ -2,58 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("CREWAI_TRACING_ENABLED", "false")
-
 from crewai.flow.flow import Flow, and_, listen, or_, router, start
 from crewai.flow.persistence import SQLiteFlowPersistence, persist
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import PrivateAttr
 
-from . import STEPS, Peer, Record, Turns, classes
+from . import STEPS, Large, Peer, Record, State, Turns, classes
 
-
-class State(BaseModel):
-    """Five fields."""
-
-    id: str = Field(default_factory=lambda: str(uuid.uuid4()))
-    count: int = 0
-    pause: float = 0.0
-    name: str = "chain"
-    done: bool = False
-
-
-class Large(State):
-    """With records besides."""
-
-    records: list[Record] = []
+TURNS = {"_turns": PrivateAttr(), "turns": property(lambda self: self._turns)}
+"""A flow is a pydantic model: what is not of its state is private."""
 
 
 class InMemory(Peer):
     """Without a store."""
 
-    def persisted(self, cls: Any) -> Any:
-        return cls
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.chain_class = self.made("Chain", State, classes.chain(start, listen))
+        self.cycle_class = self.made("Cycle", Large, classes.cycle(start, router, listen, or_) | TURNS)
+        self.fan_class = cache(lambda width: self.made("Fan", State, classes.fan_out(start, listen, and_, width)))
 
-    @cached_property
-    def chain_class(self) -> Any:
-        return self.persisted(classes.made("Chain", Flow[State], classes.chain(start, listen)))
-
-    @cached_property
-    def cycle_class(self) -> Any:
-        methods = classes.cycle(start, router, listen, or_)
-        return self.persisted(classes.made("Cycle", Flow[Large], methods | {"_turns": PrivateAttr(), "turns": property(lambda self: self._turns)}))
-
-    def fan_class(self, width: int) -> Any:
-        made: dict[int, Any] = self.__dict__.setdefault("_fans", {})
-        if width not in made:
-            made[width] = self.persisted(classes.made("Fan", Flow[State], classes.fan_out(start, listen, and_, width)))
-        return made[width]
+    def made(self, name: str, state: Any, methods: dict[str, Any]) -> Any:
+        return classes.made(name, Flow[state], methods)
 
     async def chain(self, pause: float = 0.0) -> str:
         flow = self.chain_class(suppress_flow_events=True)
@@ -76,12 +50,12 @@ class InMemory(Peer):
 class Stored(InMemory):
     """With `@persist` on the class."""
 
-    @cached_property
-    def store(self) -> SQLiteFlowPersistence:
-        return SQLiteFlowPersistence(str(self.folder / "flows.db"))
+    def __init__(self, folder: Path) -> None:
+        self.store = SQLiteFlowPersistence(str(folder / "flows.db"))
+        super().__init__(folder)
 
-    def persisted(self, cls: Any) -> Any:
-        return persist(self.store)(cls)
+    def made(self, name: str, state: Any, methods: dict[str, Any]) -> Any:
+        return persist(self.store)(super().made(name, state, methods))
 
     async def load(self, run_id: str) -> int:
         found = self.store.load_state(run_id)

@@ -11,19 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from dbos import DBOS, SetWorkflowID
-from pydantic import BaseModel
 
-from . import STEPS, Change, Peer, Record, Turns, put, rest
-
-
-class State(BaseModel):
-    """Five fields."""
-
-    id: str
-    count: int = 0
-    pause: float = 0.0
-    name: str = "chain"
-    done: bool = False
+from . import STEPS, Change, Peer, Record, State, Turns, put, rest
 
 
 @DBOS.step()
@@ -54,7 +43,7 @@ async def join(got: list[int]) -> int:
 @DBOS.workflow()
 async def fan_out(width: int) -> int:
     await branch(0)
-    return await join(await asyncio.gather(*(branch(n) for n in range(width))))
+    return int(await join(await asyncio.gather(*(branch(n) for n in range(width)))))
 
 
 TURNS: dict[str, Turns] = {}

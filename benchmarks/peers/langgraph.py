@@ -12,19 +12,9 @@ from typing import Annotated, Any, Self
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
-from pydantic import BaseModel
+from pydantic import Field
 
-from . import STEPS, Change, Peer, Record, Turns, rest, with_put
-
-
-class State(BaseModel):
-    """Five fields."""
-
-    id: str
-    count: int = 0
-    pause: float = 0.0
-    name: str = "chain"
-    done: bool = False
+from . import STEPS, Change, Peer, Record, State, Turns, rest, with_put
 
 
 def changed(records: list[Record], change: list[Record] | Change) -> list[Record]:
@@ -35,13 +25,13 @@ def changed(records: list[Record], change: list[Record] | Change) -> list[Record
 class Large(State):
     """With records besides."""
 
-    records: Annotated[list[Record], changed] = []
+    records: Annotated[list[Record], changed] = Field(default_factory=list)
 
 
 class Fan(State):
     """With what the branches answer."""
 
-    got: Annotated[list[int], lambda left, right: left + right] = []
+    got: Annotated[list[int], lambda left, right: left + right] = Field(default_factory=list)
 
 
 async def step(state: State) -> dict[str, Any]:

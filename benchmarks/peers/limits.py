@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel
 from pydantic_core import to_json
 
-from . import STEPS, Peer, Record, Turns, put
+from . import STEPS, Large, Peer, Record, Turns, put
 
 ROW = b"x" * 500
 
@@ -67,17 +66,6 @@ class Syncs(Peer):
             os.write(self.file, ROW)
             os.fsync(self.file)
         return ""
-
-
-class Large(BaseModel):
-    """As the peers' states."""
-
-    id: str = "x"
-    count: int = 0
-    pause: float = 0.0
-    name: str = "chain"
-    done: bool = False
-    records: list[Record]
 
 
 class AsJson(Peer):

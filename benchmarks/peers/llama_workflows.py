@@ -12,27 +12,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from llama_agents.server import HandlerQuery, SqliteWorkflowStore, WorkflowServer
-from pydantic import BaseModel
+from pydantic import Field
 from workflows import Context, Workflow, step
 from workflows.events import Event, StartEvent, StopEvent
 
-from . import STEPS, Peer, Record, Turns, put, rest
-
-
-class State(BaseModel):
-    """Five fields; an id of its own, as a run's context does not give it."""
-
-    id: str = ""
-    count: int = 0
-    pause: float = 0.0
-    name: str = "chain"
-    done: bool = False
-
-
-class Large(State):
-    """With records besides."""
-
-    records: list[Record] = []
+from . import STEPS, Large, Peer, Record, State, Turns, put, rest
 
 
 class Begin(StartEvent):
@@ -40,7 +24,7 @@ class Begin(StartEvent):
 
     pause: float = 0.0
     width: int = 0
-    records: list[Record] = []
+    records: list[Record] = Field(default_factory=list)
 
 
 EVENTS: list[type[Event]] = [type(f"Event{n}", (Event,), {"__module__": __name__}) for n in range(STEPS)]

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel
 from pydantic_graph import GraphBuilder, StepContext, TypeExpression, reduce_list_append
 
-from . import STEPS, Peer, Record, Turns, put, rest
+from . import STEPS, Large, Peer, Record, State, Turns, put, rest
 
-
-class State(BaseModel):
-    """Five fields."""
-
-    id: str
-    count: int = 0
-    pause: float = 0.0
-    name: str = "chain"
-    done: bool = False
-
-
-class Large(State):
-    """With records besides."""
-
-    records: list[Record] = []
-
-
-Context = StepContext[State, None, Any]
+Context: TypeAlias = StepContext[State, None, Any]
 
 
 @cache
@@ -39,12 +21,12 @@ def chain() -> Any:
         ctx.state.count += 1
         if ctx.state.pause:
             await rest(ctx.state.pause)
-        return ctx.state.count
+        return int(ctx.state.count)
 
     g = GraphBuilder(state_type=State, output_type=int, auto_instrument=False)
     steps = [g.step(step, node_id=f"step_{n}") for n in range(1, STEPS + 1)]
     nodes: list[Any] = [g.start_node, *steps, g.end_node]
-    g.add(*(g.edge_from(left).to(right) for left, right in zip(nodes, nodes[1:], strict=False)))
+    g.add(*(g.edge_from(left).to(right) for left, right in pairwise(nodes)))
     return g.build()
 
 
@@ -96,15 +78,15 @@ class InMemory(Peer):
     """Without a store: there is none."""
 
     async def chain(self, pause: float = 0.0) -> str:
-        state = State(id=str(uuid.uuid4()), pause=pause)
+        state = State(pause=pause)
         assert await chain().run(state=state) == STEPS
         return state.id
 
     async def fan_out(self, width: int) -> int:
-        return int(await fan_out().run(state=State(id=str(uuid.uuid4())), inputs=width))
+        return int(await fan_out().run(state=State(), inputs=width))
 
     async def cycle(self, records: list[Record], turns: Turns) -> int:
-        state = Large(id=str(uuid.uuid4()), records=records)
+        state = Large(records=records)
         await cycle(turns).run(state=state)
         return len(state.records)
 
