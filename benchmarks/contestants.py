@@ -66,7 +66,7 @@ CONTESTANTS = (
     Contestant("Burr, AsyncSQLitePersister", "burr", "sqlite", "burr", ONE),
     Contestant("LangGraph, AsyncSqliteSaver", "langgraph", "sqlite", "langgraph", NOTHING),
     Contestant("DBOS, SQLite", "dbos", "sqlite", "dbos", ONE),
-    Contestant("llama-index-workflows, SQLite", "llama_workflows", "sqlite", "llama-index-workflows", ONE),
+    Contestant("llama-index-workflows, SQLite", "llama_workflows", "sqlite", "llama-index-workflows", NOTHING),
     Contestant("CrewAI, @persist", "crewai", "sqlite", "crewai", NOTHING),
     Contestant("asyncflow, PostgreSQL", "asyncflow", "postgres", "asyncflow", NOTHING, SERVER),
     Contestant("DBOS, PostgreSQL", "dbos", "postgres", "dbos", NOTHING, SERVER),

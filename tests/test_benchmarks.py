@@ -1,0 +1,130 @@
+"""The books that the benchmarks keep: tables, ratios, and that who fails is told. No peer is installed for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import report, running
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.environments import REQUIREMENTS, NoEnvironment
+from benchmarks.measure import stay_here
+from benchmarks.picture import picture
+from benchmarks.running import Case, Failed, Line
+from benchmarks.works import WORKS, Figures
+
+OURS = next(each for each in CONTESTANTS if (each.module, each.way) == ("asyncflow", "full"))
+IN_MEMORY = next(each for each in CONTESTANTS if (each.module, each.way) == ("asyncflow", "none"))
+PEER = next(each for each in CONTESTANTS if each.title == "CrewAI, @persist")
+
+
+def case(who: running.Contestant, work: str = "W1") -> Case:
+    return Case(work, who, "asyncio", size=2, seconds=0.05)
+
+
+def test_a_ratio_is_the_median_of_what_the_rounds_say_side_by_side() -> None:
+    figures = {OURS.title: iter([10.0, 100.0, 20.0]), PEER.title: iter([30.0, 200.0, 100.0])}
+
+    lines = running.run([case(OURS), case(PEER)], 3, print, lambda case: {"us_a_step": next(figures[case.who.title])})
+
+    ours, theirs = report.rows(lines)["W1"]
+    assert (ours.ratio, theirs.ratio) == (1.0, 3.0)  # of 3, 2 and 5; the medians' own would be 5
+    assert theirs.figures == {"us_a_step": 100.0}
+    assert f"| {PEER.title} | 100 | 3 | {PEER.takes} |" in report.tables(lines)
+
+
+def test_rounds_alternate() -> None:
+    order: list[str] = []
+
+    def measure(case: Case) -> Figures:
+        order.append(case.who.title)
+        return {"us_a_step": 1.0}
+
+    running.run([case(OURS), case(PEER)], 2, print, measure)
+
+    assert order == [OURS.title, PEER.title] * 2
+
+
+@pytest.mark.parametrize("error", [Failed("failed: KeyError: 'x'"), NoEnvironment("not installed: no such version")])
+def test_a_peer_that_fails_is_told_and_not_tried_again(error: Exception) -> None:
+    tried: list[str] = []
+
+    def measure(case: Case) -> Figures:
+        tried.append(case.who.title)
+        if case.who is PEER:
+            raise error
+        return {"us_a_step": 1.0}
+
+    lines = running.run([case(PEER), case(OURS)], 3, print, measure)
+
+    assert tried.count(PEER.title) == 1
+    assert tried.count(OURS.title) == 3
+    assert f"| {PEER.title} | {error} |" in report.tables(lines)
+    assert {"failure": str(error), "title": PEER.title}.items() <= report.as_json(lines)["lines"][0].items()  # type: ignore[index]
+
+
+def test_who_cannot_do_a_work_says_why() -> None:
+    cannot = replace(PEER, cannot={"W5": "it keeps no book"})
+
+    lines = running.run([case(cannot, "W5")], 1, print, lambda _: pytest.fail("it was asked all the same"))
+
+    assert "it keeps no book" in report.tables(lines)
+
+
+def test_a_measurement_is_a_process_of_its_own() -> None:
+    figures = running.measured(case(IN_MEMORY))
+
+    assert figures["runs"] >= 2
+    assert figures["us_a_step"] > 0
+
+
+def test_a_process_that_fails_leaves_its_last_line() -> None:
+    with pytest.raises(Failed, match=r"failed: ModuleNotFoundError: No module named 'benchmarks\.peers\.nobody'"):
+        running.measured(case(replace(OURS, module="nobody")))
+
+
+def test_a_measurement_reaches_no_other_machine() -> None:
+    stay_here("socket.connect", (None, ("127.0.0.1", 5432)))
+    stay_here("socket.connect", (None, "/tmp/socket"))
+
+    with pytest.raises(PermissionError):
+        stay_here("socket.connect", (None, ("192.0.2.1", 443)))
+    with pytest.raises(PermissionError):
+        stay_here("socket.getaddrinfo", ("telemetry.example", 443))
+
+
+def test_everyone_has_an_environment_and_every_line_has_one_to_be_compared_with() -> None:
+    places = {(each.module, each.way) for each in CONTESTANTS}
+
+    assert {each.environment for each in CONTESTANTS} == {"asyncflow", *REQUIREMENTS}
+    assert {each.versus for each in CONTESTANTS} <= places
+
+
+def test_the_named_subset_is_a_part_of_everything() -> None:
+    short, everything = command.options_of([]), command.options_of(["--all"])
+
+    assert short.works == ["W1", "W2", "W3", "W4"]
+    assert everything.works == list(WORKS)
+
+
+def test_the_picture_shows_who_was_measured() -> None:
+    lines = [Line(case(OURS), [{"us_a_step": 50.0}]), Line(case(PEER), [], "failed")]
+
+    drawn = ElementTree.fromstring(picture(report.rows(lines), "a caption"))
+
+    texts = [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"asyncflow", "50 us", "a caption"} <= set(texts)
+    assert "CrewAI" not in texts
+
+
+def test_the_page_takes_new_tables_between_its_markers() -> None:
+    page = f"before\n{command.BEGIN}old\n{command.END}after\n"
+
+    once = command.with_tables(page, "new")
+
+    assert once == f"before\n{command.BEGIN}\nnew\n{command.END}after\n"
+    assert command.with_tables(once, "new") == once
+    assert command.README.read_text().count(command.BEGIN) == 1
