@@ -57,7 +57,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="all works, at full size, on all loops")
     parser.add_argument("--rounds", type=int, help="how often each is measured, in turn (default: 3; with --all 5)")
     parser.add_argument(
-        "--seconds", type=float, help="how long a measurement may take, about (default: 3; with --all 20)"
+        "--seconds", type=float, help="how long a measurement may take, about (default: 1.5; with --all 5)"
     )
     parser.add_argument("--loops", nargs="+", choices=LOOPS, help="event loops (default: asyncio; with --all all)")
     parser.add_argument(
@@ -71,7 +71,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"there is no work {', '.join(sorted(unknown))}; there are {', '.join(WORKS)}")
     options.works = options.works or [name for name, work in WORKS.items() if options.all or work.short]
     options.rounds = options.rounds or (5 if options.all else 3)
-    options.seconds = options.seconds or (20 if options.all else 3)
+    options.seconds = options.seconds or (5 if options.all else 1.5)
     options.loops = options.loops or (list(LOOPS) if options.all else ["asyncio"])
     return options
 

@@ -56,7 +56,7 @@ def cases(
 ) -> list[Case]:
     """The lines of the tables, in order. `who`: environments, or none for all of them."""
     return [
-        Case(name, each, loop, _size(name, each, everything), seconds)
+        Case(name, each, loop, _size(name, each, everything), seconds * WORKS[name].patience)
         for name in works
         for each in CONTESTANTS
         if (not who or each.environment in who)
