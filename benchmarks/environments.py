@@ -1,4 +1,4 @@
-"""Where each peer runs: a virtual environment of its own, `.nox/bench/<name>`, and a process that is told to keep to itself."""
+"""Where each peer runs: a virtual environment of its own, `.nox/benchmarks/<name>`, and a process that is told to keep to itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / ".nox" / "bench"
+FOLDER = ROOT / ".nox" / "benchmarks"  # `.nox/bench` is the session's own, which nox may make anew
 
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "burr": ("apache-burr==0.43.0", "aiosqlite==0.22.1", "anyio==4.16.0", "pydantic==2.14.4"),

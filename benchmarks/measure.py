@@ -49,12 +49,17 @@ async def measure(module: str, way: str, work: str, size: int, seconds: float, f
             os._exit(0)
 
 
+def first_of(error: BaseException) -> BaseException:
+    """The first error that is no group: the parent tells its last line."""
+    return first_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
 def main(module: str, way: str, loop: str, work: str, size: str, seconds: str, folder: str) -> None:
     sys.addaudithook(stay_here)
     try:
         anyio.run(measure, module, way, work, int(size), float(seconds), Path(folder), **LOOPS[loop])
-    finally:
-        traceback.print_exc()
+    except BaseException as error:
+        traceback.print_exception(first_of(error))
         sys.stderr.flush()
         os._exit(1)  # threads that a peer has left would keep the process
 

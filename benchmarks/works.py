@@ -147,8 +147,8 @@ async def loads(peer: Peer, size: int, seconds: float, _: TaskGroup) -> Figures:
     await fill(20)
     empty = await load()
     began, bytes_before = time.perf_counter(), size_of(peer.folder)
-    while len(ids) < runs and time.perf_counter() - began < seconds:
-        await fill(min(500, runs - len(ids)))
+    while len(ids) < 40 or (len(ids) < runs and time.perf_counter() - began < seconds):
+        await fill(min(100, max(20, runs - len(ids))))
     stored = size_of(peer.folder) - bytes_before
     full = await load()
     return {
@@ -156,7 +156,7 @@ async def loads(peer: Peer, size: int, seconds: float, _: TaskGroup) -> Figures:
         "ms": full,
         "empty_ms": empty,
         "times_empty": full / empty,
-        "mb_a_100000": stored / max(1, len(ids) - 20) / STEPS * 1e5 / 1e6,
+        "mb_a_100000": stored / (len(ids) - 20) / STEPS * 1e5 / 1e6,
     }
 
 
@@ -175,9 +175,9 @@ async def sleepers(peer: Peer, size: int, seconds: float, _: TaskGroup) -> Figur
 
 async def long_cycle(peer: Peer, size: int, seconds: float, _: TaskGroup) -> Figures:
     """W7: one run of many turns: what a step costs at the beginning, and at the end."""
-    every = max(1, min(1_000, size // 20))
-    turns = Turns(size, every=every, sample=lambda: (time.perf_counter(), resident()), seconds=seconds, place=None)
+    every = max(1, min(1_000, size // 100))
     await peer.cycle([], Turns(2, every=1, sample=int, seconds=seconds, place=None))
+    turns = Turns(size, every=every, sample=lambda: (time.perf_counter(), resident()), seconds=seconds, place=None)
     await peer.cycle([], turns)
     times = [(right[0] - left[0]) / every * 1e6 for left, right in zip(turns.samples, turns.samples[1:], strict=False)]
     few = max(1, len(times) // 10)

@@ -93,7 +93,10 @@ class Turns:
 
     @property
     def done(self) -> bool:
-        return self.taken >= self._most or (self.taken % self._every == 0 and time.perf_counter() > self._until)
+        """Time is looked at as often as samples are taken, and not before there are three to compare."""
+        if self.taken >= self._most:
+            return True
+        return self.taken % self._every == 0 and len(self.samples) > 2 and time.perf_counter() > self._until
 
 
 class Resting:
