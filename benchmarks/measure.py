@@ -27,7 +27,7 @@ HERE = ("localhost", "127.0.0.1", "::1", None, "")
 
 def stay_here(event: str, args: tuple[Any, ...]) -> None:
     """Refuse whatever leads to another machine: an audit hook, which no library can take away."""
-    if event == "socket.connect":
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         reached = args[1][0] if isinstance(args[1], tuple) else None
     elif event == "socket.getaddrinfo":
         reached = args[0]

@@ -93,6 +93,8 @@ def test_a_measurement_reaches_no_other_machine() -> None:
     with pytest.raises(PermissionError):
         stay_here("socket.connect", (None, ("192.0.2.1", 443)))
     with pytest.raises(PermissionError):
+        stay_here("socket.sendto", (None, ("192.0.2.1", 8125)))
+    with pytest.raises(PermissionError):
         stay_here("socket.getaddrinfo", ("telemetry.example", 443))
 
 
