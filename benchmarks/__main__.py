@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import json
 import os
 import platform
 import sqlite3
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import report, running
-from .environments import FOLDER, REQUIREMENTS, NoEnvironment
+from .environments import FOLDER, REQUIREMENTS, NoEnvironment, python_of
 from .measure import LOOPS
 from .picture import picture
 from .server import VARIABLE, postgres
@@ -79,8 +78,12 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = options_of(arguments)
     chosen = running.cases(options.works, options.only, options.loops, everything=options.all, seconds=options.seconds)
-    with contextlib.ExitStack() as stack:
+    for environment in dict.fromkeys(case.who.environment for case in chosen):
+        running.tell(f"environment of {environment}")
         with contextlib.suppress(NoEnvironment):  # its lines will say so
+            python_of(environment)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(NoEnvironment):  # here, too
             os.environ[VARIABLE] = stack.enter_context(postgres())
         lines = running.run(chosen, options.rounds, running.tell, running.measured)
         running.count_syncs(lines, running.tell)
@@ -96,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def write(folder: Path, lines: Sequence[running.Line], head: str) -> None:
     """The figures as JSON, and as a picture."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "figures.json").write_text(json.dumps(report.as_json(lines, about=head), indent=1) + "\n")
+    (folder / "figures.json").write_text(report.as_json(lines, head))
     (folder / "figures.svg").write_text(picture(report.rows(lines), head.partition("\n")[0]))
     print(f"{folder / 'figures.json'}, {folder / 'figures.svg'}", file=sys.stderr)
 

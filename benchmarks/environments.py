@@ -51,10 +51,24 @@ class NoEnvironment(Exception):  # noqa: N818  (it is told in the table)
     """Why a peer's environment cannot be made."""
 
 
+_failures: dict[str, str] = {}
+"""What could not be made in this run: it is not tried again for each line."""
+
+
 def python_of(environment: str) -> Path:
-    """The interpreter of a peer's environment, which is made if it is not there as it should be."""
+    """The interpreter of a peer's environment, which is made if it is not there as it should be. Raises `NoEnvironment`."""
     if environment == "asyncflow":
         return Path(sys.executable)
+    if environment in _failures:
+        raise NoEnvironment(_failures[environment])
+    try:
+        return _made(environment)
+    except NoEnvironment as error:
+        _failures[environment] = str(error)
+        raise
+
+
+def _made(environment: str) -> Path:
     folder = FOLDER / environment
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     wanted = "\n".join(REQUIREMENTS[environment])

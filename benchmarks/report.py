@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,23 +81,27 @@ def _times(ratio: float) -> str:
     return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
 
 
-def as_json(lines: Sequence[Line], **about: object) -> dict[str, object]:
-    """Every round's figures."""
-    told = []
-    for found in rows(lines).values():
-        for row in found:
-            case = row.line.case
-            told.append(
-                {
-                    "work": case.work,
-                    "title": case.title,
-                    "environment": case.who.environment,
-                    "loop": case.loop,
-                    "a power cut takes": case.who.takes,
-                    "times asyncflow's": row.ratio,
-                    "medians": row.figures,
-                    "rounds": row.line.rounds,
-                    "failure": row.line.failure,
-                }
-            )
-    return {**about, "lines": told}
+def as_json(lines: Sequence[Line], about: str) -> str:
+    """Every round's figures, a line for each line of the tables."""
+    told = [json.dumps(_told(row)) for found in rows(lines).values() for row in found]
+    return f'{{"about": {json.dumps(about)}, "lines": [\n' + ",\n".join(told) + "\n]}\n"
+
+
+def _told(row: Row) -> dict[str, object]:
+    case = row.line.case
+    return {
+        "work": case.work,
+        "title": case.title,
+        "environment": case.who.environment,
+        "loop": case.loop,
+        "a power cut takes": case.who.takes,
+        "times asyncflow's": row.ratio,
+        "failure": row.line.failure,
+        "medians": row.figures and _short(row.figures),
+        "rounds": [_short(figures) for figures in row.line.rounds],
+    }
+
+
+def _short(figures: Figures) -> Figures:
+    """Four digits are more than they are worth."""
+    return {name: float(f"{value:.4g}") for name, value in figures.items()}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import report, running
+from benchmarks import environments, report, running
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.environments import REQUIREMENTS, NoEnvironment
 from benchmarks.measure import stay_here
@@ -63,7 +66,27 @@ def test_a_peer_that_fails_is_told_and_not_tried_again(error: Exception) -> None
     assert tried.count(PEER.title) == 1
     assert tried.count(OURS.title) == 3
     assert f"| {PEER.title} | {error} |" in report.tables(lines)
-    assert {"failure": str(error), "title": PEER.title}.items() <= report.as_json(lines)["lines"][0].items()  # type: ignore[index]
+    told = json.loads(report.as_json(lines, "about"))["lines"]
+    assert (told[0]["failure"], told[1]["failure"]) == (str(error), None)
+
+
+def test_an_environment_that_cannot_be_made_is_told_and_tried_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tried: list[object] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        tried.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "one line\nERROR: no such | version\n\n")
+
+    monkeypatch.setattr(environments, "FOLDER", tmp_path)
+    monkeypatch.setattr(environments, "_failures", {})
+    monkeypatch.setattr(subprocess, "run", run)
+
+    for _ in range(2):
+        with pytest.raises(NoEnvironment, match="not installed: ERROR: no such / version"):
+            environments.python_of("crewai")
+    assert len(tried) == 1
 
 
 def test_who_cannot_do_a_work_says_why() -> None:
