@@ -124,7 +124,7 @@ def _measured(case: Case, wrapper: list[str], more: dict[str, str]) -> Figures:
     with tempfile.TemporaryDirectory(prefix="run-", dir=FOLDER, ignore_cleanup_errors=True) as folder:
         asked = (case.who.module, case.who.way, case.loop, case.work, str(case.size), str(case.seconds), folder)
         command = [*wrapper, str(python), "-m", "benchmarks.measure", *asked]
-        most = 8 * case.seconds + 60
+        most = 30 * case.seconds + 60
         try:
             done = subprocess.run(
                 command,

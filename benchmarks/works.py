@@ -46,7 +46,10 @@ async def many(run: Callable[[], Awaitable[object]], runs: int, at_once: int) ->
 
 
 async def warmed(run: Callable[[], Awaitable[object]], most: int, at_once: int, seconds: float) -> int:
-    """Run a few, and then twice as many, until they take a tenth of the time; say how many can be expected to fit into it."""
+    """Run a few, and then twice as many, until they take a tenth of the time; say how many can be expected to fit into it.
+
+    But not fewer than are to run at once (100, if all are), unless those would take ten times as long.
+    """
     await many(run, 3, 1)
     few, took, each = 1, 0.0, seconds
     while took < seconds / 10 and few < most:
@@ -57,7 +60,8 @@ async def warmed(run: Callable[[], Awaitable[object]], most: int, at_once: int, 
         each = min(each, took / few)  # the machine may have been busy with something else
     gc.collect()
     gc.freeze()  # what a server does once it is loaded: modules are not looked through again and again
-    return max(2, min(most, int(seconds / each)))
+    fewest = min(at_once or 100, int(10 * seconds / each))
+    return max(2, min(most, max(fewest, int(seconds / each))))
 
 
 async def chains(peer: Peer, size: int, seconds: float, _: TaskGroup, at_once: int) -> Figures:
