@@ -68,18 +68,25 @@ class Meter:
 
 @asynccontextmanager
 async def ticking() -> AsyncIterator[list[float]]:
-    """Seconds by which each tick came late, in order of size at the end."""
+    """Seconds by which each tick came late, in order of size at the end. One that never came counts, too."""
     late: list[float] = []
+    since = time.perf_counter()
+
+    def note() -> None:
+        nonlocal since
+        now = time.perf_counter()
+        late.append(max(0.0, now - since - TICK))
+        since = now
 
     async def tick() -> None:
         while True:
-            before = time.perf_counter()
             await anyio.sleep(TICK)
-            late.append(time.perf_counter() - before - TICK)
+            note()
 
     async with anyio.create_task_group() as group:
         group.start_soon(tick)
         yield late
+        note()
         group.cancel_scope.cancel()
     late.sort()
 

@@ -34,6 +34,7 @@ PANELS = (
 
 WIDTH, COLUMN, BARS, ROW, TOP = 980, 490, 175, 24, 92
 """In pixels: of all, of a panel, of the longest bar; and the heights of a row and of the headline."""
+NOTE = "* A power cut may take the newest step. DBOS stores what each step returned, and no state."
 STYLE = """
 text { font: 13px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #334155 }
 .head { font-size: 22px; font-weight: 700; fill: #0f172a } .title { font-size: 15px; font-weight: 600; fill: #0f172a }
@@ -56,7 +57,7 @@ def picture(rows: Mapping[str, Sequence[Row]], caption: str) -> str:
         f'<style>{STYLE}</style><rect width="{WIDTH}" height="{height}" rx="12" fill="#fff"/>'
         f"{_text(24, 44, 'asyncflow and its peers: the same work, stored after every step', 'head')}"
         f"{_text(24, 66, caption, 'small')}{''.join(parts)}"
-        f"{_text(24, height - 18, '* a power cut may take the newest step', 'small')}</svg>\n"
+        f"{_text(24, height - 18, NOTE, 'small')}</svg>\n"
     )
 
 

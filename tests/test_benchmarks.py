@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ from benchmarks import environments, report, running
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.environments import REQUIREMENTS, NoEnvironment
 from benchmarks.measure import stay_here
+from benchmarks.meters import stalls, ticking
 from benchmarks.picture import picture
 from benchmarks.running import Case, Failed, Line
 from benchmarks.works import WORKS, Figures
@@ -119,6 +121,13 @@ def test_a_measurement_reaches_no_other_machine() -> None:
         stay_here("socket.sendto", (None, ("192.0.2.1", 8125)))
     with pytest.raises(PermissionError):
         stay_here("socket.getaddrinfo", ("telemetry.example", 443))
+
+
+async def test_a_loop_that_never_lets_the_ticker_tick_was_held_all_the_while() -> None:
+    async with ticking() as late:
+        time.sleep(0.05)  # noqa: ASYNC251  (that is the fault)
+
+    assert stalls(late)["stall_max_ms"] > 40
 
 
 def test_everyone_has_an_environment_and_every_line_has_one_to_be_compared_with() -> None:
