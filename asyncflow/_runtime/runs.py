@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,62 +95,79 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_DRIVEN.clear)  # what the parent drives, the child does not
 
 
-@asynccontextmanager
-async def session(persistence: object) -> AsyncIterator[None]:
+def session(persistence: object) -> AbstractAsyncContextManager[object]:
     """The persistence, held open for as long as this lasts."""
-    if offers(persistence, Sessions):
-        async with persistence.session():
-            yield
-    else:
-        yield
+    return persistence.session() if offers(persistence, Sessions) else nullcontext()
 
 
-@asynccontextmanager
-async def owned(persistence: FlowPersistence, run_id: str, *, is_new: bool) -> AsyncIterator[Claim]:
+def owned(persistence: FlowPersistence, run_id: str, *, is_new: bool) -> _Owned:
     """The run, driven by nobody else for as long as this lasts. `is_new`: its id was made here, so nobody knows of it.
 
     Raises `RunLockedError`.
     """
-    owner = persistence if offers(persistence, Ownership) else None
-    driven = (id(persistence) if owner is None else owner.place, run_id)
-    if driven in _DRIVEN and not is_closed(_DRIVEN[driven]):
-        raise RunLockedError(
-            f"run {run_id} is being driven in this process; await that, or try again when it has ended", run_id=run_id
-        )
-    _DRIVEN[driven] = current_loop()
-    claim = Claim(owner, 1 if is_new or owner is None else 0)
-    try:
-        if not claim.epoch:
-            await to_its_end(lambda: claim.take(run_id))
-        yield claim
-    except StorageError:
-        claim.is_over = True  # the storage is not well: the run is free when this owner ends, or is asked again
-        raise
-    finally:
-        try:
-            if owner is not None and claim.epoch and not claim.is_over:
-                await to_its_end(lambda: _give_back(owner, run_id, claim.epoch))
-        finally:
-            _DRIVEN.pop(driven, None)  # a child of a fork has none
+    return _Owned(persistence, run_id, is_new, 0.0)
 
 
-@asynccontextmanager
-async def owned_within(
-    wait: float, persistence: FlowPersistence, run_id: str, *, is_new: bool = False
-) -> AsyncIterator[Claim]:
+def owned_within(wait: float, persistence: FlowPersistence, run_id: str, *, is_new: bool = False) -> _Owned:
     """The run, `owned`, once nobody else drives it. Raises `RunLockedError` if that takes longer than `wait` seconds."""
-    until, pause = anyio.current_time() + wait, 0.01
-    async with AsyncExitStack() as stack:
+    return _Owned(persistence, run_id, is_new, wait)
+
+
+class _Owned:
+    """A run that is driven by nobody else. It lives as long as the run, in thousands: generators would take ten times as much."""
+
+    __slots__ = ("_claim", "_driven", "_is_new", "_wait")
+
+    def __init__(self, persistence: FlowPersistence, run_id: str, is_new: bool, wait: float) -> None:
+        owner = persistence if offers(persistence, Ownership) else None
+        self._driven = (id(persistence) if owner is None else owner.place, run_id)
+        self._claim = Claim(owner)
+        self._is_new = is_new
+        self._wait = wait
+
+    async def __aenter__(self) -> Claim:
+        until, pause = anyio.current_time() + self._wait, 0.01
         while True:
             try:
-                claim = await stack.enter_async_context(owned(persistence, run_id, is_new=is_new))
-                break
+                await self._taken()
+                return self._claim
             except RunLockedError:
                 if anyio.current_time() >= until:
                     raise
             await anyio.sleep(pause)
             pause = min(pause * 2, 0.5)
-        yield claim
+
+    async def _taken(self) -> None:
+        driven, run_id = self._driven, self._driven[1]
+        if driven in _DRIVEN and not is_closed(_DRIVEN[driven]):
+            raise RunLockedError(
+                f"run {run_id} is being driven in this process; await that, or try again when it has ended",
+                run_id=run_id,
+            )
+        _DRIVEN[driven] = current_loop()
+        claim = self._claim
+        claim.epoch, claim.is_over = 1 if self._is_new or claim.owner is None else 0, False
+        try:
+            if not claim.epoch:
+                await to_its_end(lambda: claim.take(run_id))
+        except BaseException as error:
+            await self._left(error)
+            raise
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        await self._left(error)
+
+    async def _left(self, error: BaseException | None) -> None:
+        """Give the run back, unless it is over, or the storage is not well: it is free when this owner ends, or is asked again."""
+        claim = self._claim
+        owner, run_id = claim.owner, self._driven[1]
+        if isinstance(error, StorageError):
+            claim.is_over = True
+        try:
+            if owner is not None and claim.epoch and not claim.is_over:
+                await to_its_end(lambda: _give_back(owner, run_id, claim.epoch))
+        finally:
+            _DRIVEN.pop(self._driven, None)  # a child of a fork has none
 
 
 async def _give_back(owner: Ownership, run_id: str, epoch: int) -> None:
