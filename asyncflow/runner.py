@@ -309,19 +309,16 @@ class FlowRunner:
     def _begun(self, make: MakeFlow, run_id: str | None, inputs: dict[str, Any]) -> Live:
         group = self._check_open()
         flow = self._known(make)
-        run = Live(flow, run_id, inputs, self._turns)
+        run = Live(flow, run_id, inputs, self._turns, self._gone)
         self._live[run.run_id] = run
-        group.start_soon(self._owned, run)
+        group.start_soon(run.drive)
         return run
 
-    async def _owned(self, run: Live) -> None:
-        try:
-            await run.drive()
-        finally:
-            del self._live[run.run_id]
-            self._places.release()
-            if not self._live:
-                self._idle.set()
+    def _gone(self, run: Live) -> None:
+        del self._live[run.run_id]
+        self._places.release()
+        if not self._live:
+            self._idle.set()
 
     def _handle(self, run_id: str, live: Live | None = None) -> RunHandle:
         live = live or self._live.get(run_id)

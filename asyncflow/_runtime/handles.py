@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 
 from ..errors import CapabilityMissingError
 from ..events import Event
@@ -22,26 +23,85 @@ LATE: Final = 1.0
 """Seconds between two looks at a run that somebody else drives: at first, and after a while."""
 
 
-class Live:
-    """A run that is driven in this process, by a task of the runner's."""
+class Flag:
+    """Something that happens once. An `anyio.Event` takes 0.9 KB; here it is made by the first who waits, if there is one."""
 
-    def __init__(self, flow: Any, run_id: str | None, inputs: dict[str, Any], turns: anyio.Semaphore) -> None:
+    __slots__ = ("_event", "_is_set")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._event: anyio.Event | None = None
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._event is not None:
+            self._event.set()
+            self._event = None
+
+    async def wait(self) -> None:
+        if self._is_set:
+            await anyio.lowlevel.checkpoint()  # as an event does
+            return
+        event = self._event = self._event or anyio.Event()
+        await event.wait()
+
+
+class Live:
+    """A run that is driven in this process, by a task of the runner's. Thousands live at once: what is rare is made when needed."""
+
+    __slots__ = (
+        "_gone",
+        "_has_turn",
+        "_news",
+        "_turns",
+        "_waiting",
+        "_waits",
+        "_winds_down",
+        "ended",
+        "error",
+        "flow",
+        "inputs",
+        "is_new",
+        "known",
+        "refusal",
+        "result",
+        "run_id",
+    )
+
+    def __init__(
+        self,
+        flow: Any,
+        run_id: str | None,
+        inputs: dict[str, Any],
+        turns: anyio.Semaphore,
+        gone: Callable[[Live], None],
+    ) -> None:
         self.flow = flow
         self.is_new = run_id is None
         self.run_id: str = flow.run_id if run_id is None else run_id
-        self.known = anyio.Event()
+        self.known = Flag()
         """Set when it is stored, or has been refused."""
-        self.ended = anyio.Event()
+        self.ended = Flag()
         self.refusal: Exception | None = None
         """Why it did not begin."""
         self.error: BaseException | None = None
         self.result: Any = None
         self.inputs = inputs
         self._turns = turns
-        self.news = anyio.Event()
+        self._gone = gone
+        self._news: anyio.Event | None = None
+        self._waiting: anyio.CancelScope | None = None
+        self._waits = True
+        self._has_turn = self._winds_down = False
+
+    @property
+    def news(self) -> anyio.Event:
         """Set at its next checkpoint, and at its end; there is another one then."""
-        self._waiting = anyio.CancelScope()
-        self._has_turn = False
+        self._news = self._news or anyio.Event()
+        return self._news
 
     async def drive(self) -> None:
         """See it to its end, and keep what it came to. Cancelled, it can be resumed."""
@@ -68,29 +128,50 @@ class Live:
             self.known.set()
             self.ended.set()
             self._tell(None)
+            self._gone(self)
 
     async def _turn(self) -> None:
         """It is stored: let its starter know, and wait for a turn."""
         self.known.set()
-        with self._waiting:
+        try:
+            self._turns.acquire_nowait()
+            self._has_turn = True
+            await anyio.lowlevel.checkpoint()  # its starter goes first, as when it waits
+        except anyio.WouldBlock:
+            await self._wait_for_turn()
+        if self._winds_down:
+            self.flow._instance.wind_down()  # it was told before it was stored
+
+    async def _wait_for_turn(self) -> None:
+        if not self._waits:
+            return
+        with anyio.CancelScope() as self._waiting:
             await self._turns.acquire()
             self._has_turn = True
+        self._waiting = None
 
     def wind_down(self) -> None:
         """Stop it at its next checkpoints."""
+        self._winds_down = True
         self.flow._instance.wind_down()
-        self._waiting.cancel()
+        self._wait_no_longer()
 
     async def cancel(self) -> None:
         """End it for good."""
-        self._waiting.cancel()
+        self._wait_no_longer()
         await self.flow._instance.cancel(
             keep_finished=True
         )  # it may have finished meanwhile, and somebody know its result
 
+    def _wait_no_longer(self) -> None:
+        self._waits = False
+        if self._waiting is not None:
+            self._waiting.cancel()
+
     def _tell(self, _: Checkpoint | None) -> None:
-        self.news.set()
-        self.news = anyio.Event()
+        news, self._news = self._news, None
+        if news is not None:
+            news.set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -294,6 +294,29 @@ async def test_after_its_grace_runs_stop_at_their_next_checkpoint(storage: Any) 
     assert ran == ["x first", "x second"]
 
 
+async def test_a_run_that_is_being_stored_when_it_ends_starts_no_method() -> None:
+    class Slow(MemoryFlowPersistence):
+        async def append(self, checkpoint: Any) -> None:
+            await gates["store"].wait()
+            await super().append(checkpoint)
+
+    async def store_when_it_ends() -> None:
+        await until(lambda: not runner.is_open)
+        await anyio.wait_all_tasks_blocked()
+        gates["store"].set()
+
+    storage = Slow()
+    gate("store")
+    async with anyio.create_task_group() as group:
+        async with FlowRunner(storage, grace=0) as runner:
+            group.start_soon(partial(runner.start, Steps, run_id="x"))
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(store_when_it_ends)
+
+    assert ran == []
+    assert await Steps.resume("x", persistence=storage) == 2
+
+
 async def test_what_comes_to_no_checkpoint_is_cancelled_and_can_be_resumed(storage: Any) -> None:
     gate("g")
     async with FlowRunner(storage, grace=0, patience=0.01, max_running=1) as runner:
