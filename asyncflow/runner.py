@@ -44,6 +44,9 @@ MakeFlow = Callable[[], Flow[Any]]
 PAGE: Final = 200
 """Runs that are looked at together, where interrupted ones are looked for."""
 
+LEAVING: Final = 30.0
+"""Seconds that stopped runs have to leave, one by one, before they are cancelled all together."""
+
 logger = logging.getLogger("asyncflow")
 
 
@@ -130,6 +133,7 @@ class FlowRunner:
         try:
             if raised[0] is None:
                 await self._drain()
+            await self._stop()
         finally:
             self._group = None
             group.cancel_scope.cancel()
@@ -141,6 +145,13 @@ class FlowRunner:
         for run in self._live.values():
             run.wind_down()
         with anyio.move_on_after(self._patience):
+            await self._until_idle()
+
+    async def _stop(self) -> None:
+        """Stop each run by itself: a scope that cancels them all goes through all of them again whenever one has got on."""
+        for run in self._live.values():
+            run.stop()
+        with anyio.move_on_after(LEAVING):
             await self._until_idle()
 
     async def _until_idle(self) -> None:

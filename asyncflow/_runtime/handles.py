@@ -156,6 +156,12 @@ class Live:
         self.flow._instance.wind_down()
         self._wait_no_longer()
 
+    def stop(self) -> None:
+        """Stop it at once."""
+        self._winds_down = True
+        self.flow._instance.stop()
+        self._wait_no_longer()
+
     async def cancel(self) -> None:
         """End it for good."""
         self._wait_no_longer()

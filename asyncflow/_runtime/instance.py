@@ -325,6 +325,11 @@ class Instance:
         if self._engine is not None:
             self._engine.wind_down(refusals.interrupted(self._run_id))
 
+    def stop(self) -> None:
+        """Stop the run at once, if it runs: what is under way is cancelled, and can be resumed."""
+        if self._engine is not None:
+            self._engine.stop(refusals.interrupted(self._run_id))
+
     async def _cancel_running(self, engine: Engine) -> None:
         ended = self._ended = self._ended or anyio.Event()
         self._cancel_error = None
