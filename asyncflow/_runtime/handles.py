@@ -106,7 +106,7 @@ class Live:
     async def drive(self) -> None:
         """See it to its end, and keep what it came to. Cancelled, it can be resumed."""
         instance = self.flow._instance
-        instance.gate = self._turn
+        instance.gate, instance.is_asked = self._turn, False
         instance.watch(self._tell)
         try:
             if self.is_new:

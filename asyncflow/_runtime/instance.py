@@ -80,6 +80,8 @@ class Instance:
         self._cancel_error: BaseException | None = None
         self.gate: Callable[[], Awaitable[None]] | None = None
         """Awaited when the run is known to be stored, and before any of its methods starts."""
+        self.is_asked = True
+        """Whether anybody asks this instance where its run stands: a runner's handles ask the storage."""
 
     # ---- what Flow shows ---------------------------------------------------------------------------------------
 
@@ -285,8 +287,9 @@ class Instance:
             return
         if engine.is_cancelled:
             await to_its_end(lambda: self._cancelled_durably(claim))
-        with contextlib.suppress(StorageError):  # what ended the run is on its way; what is known of it stays
-            await to_its_end(self._look_up)
+        if self.is_asked or engine.is_cancelled:
+            with contextlib.suppress(StorageError):  # what ended the run is on its way; what is known of it stays
+                await to_its_end(self._look_up)
 
     async def _cancelled_durably(self, claim: Claim) -> None:
         """Record that the run was cancelled; whoever awaits `cancel()` is told if that fails."""
