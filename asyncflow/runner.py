@@ -44,6 +44,12 @@ MakeFlow = Callable[[], Flow[Any]]
 PAGE: Final = 200
 """Runs that are looked at together, where interrupted ones are looked for."""
 
+REST: Final = 20.0
+"""How many times as long as a look for interrupted runs takes nothing is looked for after it: 4 ms for 1,000 that are alive."""
+
+LONGEST: Final = 10.0
+"""Seconds of such a rest, at most: a look may also wait for places."""
+
 LEAVING: Final = 30.0
 """Seconds that stopped runs have to leave, one by one, before they are cancelled all together."""
 
@@ -70,9 +76,10 @@ class FlowRunner:
     """Owns runs of flows for as long as it is entered, and drains them when it ends.
 
     `persistence`: where all its runs are stored; the default SQLite file, unless given. `flows`: classes, or functions that make
-    a flow, whose interrupted runs are to be taken up: at the start, and every `recover_every` seconds (None: never). What is
-    started is added to them. `max_running`: runs at the same time; `max_waiting` more are stored and wait for their turn, in order.
-    `overload`: what `start` does when there are as many as that: "wait", or "raise" a `RunnerOverloadedError`.
+    a flow, whose interrupted runs are to be taken up: at the start, and every `recover_every` seconds, or less often where a look
+    takes long (None: never). What is started is added to them. `max_running`: runs at the same time; `max_waiting` more are stored
+    and wait for their turn, in order. `overload`: what `start` does when there are as many as that: "wait", or "raise" a
+    `RunnerOverloadedError`.
     `grace`: seconds that its runs have to finish when it ends; then they stop at their next checkpoint, and what has not come to
     one after `patience` seconds more is cancelled. Either way they can be resumed.
     """
@@ -87,7 +94,7 @@ class FlowRunner:
         overload: Literal["wait", "raise"] = "wait",
         grace: float = 10.0,
         patience: float = 10.0,
-        recover_every: float | None = 2.0,
+        recover_every: float | None = 0.5,
     ) -> None:
         if max_running < 1 or max_waiting < 0:
             raise ValueError("max_running is at least 1, and max_waiting at least 0")
@@ -269,11 +276,13 @@ class FlowRunner:
 
     async def _keep_recovering(self, seconds: float) -> None:
         while not self._is_ending:
+            began = anyio.current_time()
             try:
                 await self.recover()
             except StorageError as error:
                 logger.warning("interrupted runs could not be looked for: %s", error)
-            await anyio.sleep(seconds)
+            took = anyio.current_time() - began
+            await anyio.sleep(max(seconds, min(REST * took, LONGEST)))
 
     # ---- one run -----------------------------------------------------------------------------------------------
 
