@@ -27,7 +27,8 @@ import anyio
 
 from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, SQLiteFlowPersistence, listen, start
 
-from .work import STEPS, Chain
+from .peers import STEPS
+from .peers.asyncflow import Chain
 
 TESTS = Path(__file__).parents[1] / "tests"
 SERVER = "ASYNCFLOW_TEST_POSTGRES"
