@@ -15,13 +15,13 @@ from ._definition.build import define, persist_marks
 from ._definition.decorators import PersistMark, persist_mark_of
 from ._definition.definition import FlowDefinition, MethodDefinition
 from ._runtime.edits import edit, fork, look
-from ._runtime.engine import Settings
 from ._runtime.history import HistoryEntry, history_of
 from ._runtime.instance import Instance, RunStatus
 from ._runtime.observe import log_events
 from ._runtime.recorder import Codecs
 from ._runtime.runs import Setup
 from ._runtime.scope import current_scope
+from ._runtime.settings import Settings
 from .errors import FlowDefinitionError, RunningLoopError
 from .merge import Merge
 from .persistence.protocol import FlowPersistence, offers

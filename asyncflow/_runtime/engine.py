@@ -8,15 +8,15 @@ A method whose completion enables one listener goes on in the same task, so a cy
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from .._definition.definition import FlowDefinition, MethodDefinition, label_of
+from .._definition.definition import MethodDefinition, label_of
 from .._scheduling.advance import advance
 from .._scheduling.messages import (
     Command,
@@ -32,7 +32,6 @@ from .._values import ATOMS, copied
 from ..errors import CheckpointWithdrawnError, Failure, RunCancelledError
 from ..merge import Conflict
 from ..persistence.checkpoint import Checkpoint, Status
-from ..state import StateType
 from .failures import (
     changed_id_error,
     conflict_error,
@@ -44,29 +43,17 @@ from .failures import (
 )
 from .recorder import Recorder
 from .scope import Scope, entered
+from .settings import Settings
 from .threads import in_thread
 from .versions import Version, encoded_in_pieces, own, recorded
 
-__all__ = ["Engine", "Settings"]
+__all__ = ["Engine"]
 
 BREATHE: Final = 16
 """Methods that are run, where nothing is stored, before other tasks get a turn: some 0.3 ms."""
 
 WRITERS: Final = 32
 """Methods whose names are remembered for a conflict."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a flow says about how it is run."""
-
-    name: str
-    definition: FlowDefinition
-    state_type: StateType
-    on_error: Literal["finish", "cancel"] = "finish"
-    max_method_calls: int | None = 10_000
-    checkpoints: Callable[[MethodDefinition], bool] = lambda method: True
-    """Whether a method's end is a checkpoint."""
 
 
 @dataclass(slots=True)

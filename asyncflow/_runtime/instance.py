@@ -1,16 +1,11 @@
-"""One flow instance: the run it is about, and what each call means for it, by where that run stands.
-
-Holds what `Flow` shows (state, status, outputs) and sees to it that one run is driven at a time.
-"""
+"""One flow instance: what each call means for its run, by where that stands. It drives one run at a time."""
 
 from __future__ import annotations
 
 import contextlib
-import weakref
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 
@@ -18,29 +13,21 @@ from .._scheduling.messages import Command
 from .._values import copied, same
 from .._waiting import to_its_end
 from ..errors import (
-    RunInputsError,
     RunNotFoundError,
-    StateError,
     StorageError,
 )
 from ..persistence.checkpoint import Checkpoint
-from ..persistence.protocol import FlowPersistence
-from ..state import StateType, new_run_id, parse_run_id
+from ..state import new_run_id, parse_run_id
 from . import refusals
 from .engine import Engine
-from .failures import stored_failure
 from .recorder import inputs_bytes
 from .runs import (
     Claim,
-    Setup,
     Stored,
     begin,
     check_flow,
     commit_start,
-    decoded,
-    load,
     load_owned,
-    outcome_of,
     owned,
     owned_within,
     recorder_of,
@@ -48,101 +35,13 @@ from .runs import (
     take_up,
 )
 from .scope import current_scope
+from .shown import RunStatus, Shown
 
 __all__ = ["Instance", "RunStatus"]
 
-RunStatus = Literal["new", "running", "interrupted", "failed", "finished", "cancelled"]
 
-
-class Instance:
-    """What one `Flow` object is about."""
-
-    def __init__(self, flow: Any, state_type: StateType, initial: Any, setup: Callable[[], Setup]) -> None:
-        self._flow = weakref.ref(flow)  # held by whoever awaits a call on it; a circle would wait for the collector
-        self._class = type(flow).__name__
-        self.state_type = state_type
-        self.initial = initial
-        self.outputs: dict[str, Any] = {}
-        self.result: Any = None
-        self.status: RunStatus = "new"
-        self.pending: tuple[str, ...] = ()
-        self._make_setup = setup
-        self._setup: Setup | None = None
-        self.own_id = new_run_id()
-        self._run_id = self.own_id
-        self._state: Any = None
-        self._number = 0
-        self._digest: bytes | None = None
-        self._may_be_stored = False
-        self._busy = False
-        self._engine: Engine | None = None
-        self._ended: anyio.Event | None = None
-        self._cancel_error: BaseException | None = None
-        self.gate: Callable[[], Awaitable[None]] | None = None
-        """Awaited when the run is known to be stored, and before any of its methods starts."""
-        self.is_asked = True
-        """Whether anybody asks this instance where its run stands: a runner's handles ask the storage."""
-
-    # ---- what Flow shows ---------------------------------------------------------------------------------------
-
-    @property
-    def flow(self) -> Any:
-        """The object that this is about."""
-        return self._flow()
-
-    @property
-    def setup(self) -> Setup:
-        """Made at the first kickoff, not before: the default storage's place is read then."""
-        if self._setup is None:
-            self._setup = self._make_setup()
-        return self._setup
-
-    def store_in(self, persistence: FlowPersistence) -> None:
-        """Store in this backend, whatever the class says."""
-        self._setup = replace(self.setup, persistence=persistence)
-
-    def watch(self, observe: Callable[[Checkpoint], object]) -> None:
-        """Tell also this observer of every checkpoint that is stored."""
-        known = self.setup.observe
-        both = observe if known is None else lambda checkpoint: (observe(checkpoint), known(checkpoint))
-        self._setup = replace(self.setup, observe=both)
-
-    @property
-    def run_id(self) -> str:
-        """The run's id; before the first kickoff the one that it will have, unless the inputs bring another."""
-        if self.status != "new":
-            return self._run_id
-        state, types = self._state, self.state_type
-        brought = types.given_id(self.initial) if state is None else types.id_of(state)
-        return self._run_id if brought is None or brought == self._run_id else parse_run_id(brought)
-
-    def state(self) -> Any:
-        """The caller's draft inside a method; a copy of the committed state while it runs; else the state itself."""
-        scope = current_scope(self._flow())
-        if scope is not None:
-            return scope.draft()
-        if self._engine is not None:
-            return copied(self._engine.committed.state)
-        if self._state is None:
-            try:
-                self._state = self.state_type.create(self.initial, {}, self.run_id)
-            except RunInputsError as error:
-                raise StateError(f"there is no state yet: {error}; pass them to kickoff(inputs=...)") from None
-        return self._state
-
-    def set_state(self, value: Any) -> None:
-        """Replace the state: of the calling method, or, between runs, of the instance."""
-        scope = current_scope(self.flow)
-        if scope is not None:
-            scope.replace(self.state_type.replacement(value, self._run_id))
-        elif self._engine is not None:
-            raise StateError("the state of a running flow is set by its methods; nothing was changed")
-        else:
-            self._state = self.state_type.replacement(value, self.run_id)
-
-    def committed_state(self) -> Any:
-        """A copy of the newest committed state, also inside a method."""
-        return copied(self._engine.committed.state) if self._engine is not None else copied(self.state())
+class Instance(Shown):
+    """Drives the run that one `Flow` object is about."""
 
     # ---- kickoff and resume ------------------------------------------------------------------------------------
 
@@ -198,14 +97,6 @@ class Instance:
                     return await self._continue(claim, stored)
                 self.show(stored)
                 return self.outcome(stored)
-
-    def outcome(self, stored: Stored) -> Any:
-        """The result of a finished run that is shown. Raises what ended another: `MethodError`, `RunCancelledError`."""
-        if self.status == "cancelled":
-            raise refusals.cancelled(self._run_id)
-        if self.status == "failed":
-            raise stored_failure(self._class, stored.checkpoint)
-        return self.result
 
     async def resume(self, run_id: str, wait: float = 0.0) -> Any:
         """Go on with a run; a finished one gives its stored result."""
@@ -353,12 +244,6 @@ class Instance:
             await recorder.commit(end)
             claim.is_over = True
 
-    def show_checkpoint(self, checkpoint: Checkpoint) -> Any:
-        """Show a run as of this checkpoint, a complete one; its state."""
-        stored = decoded(self.setup, checkpoint)
-        self.show(stored)
-        return stored.state
-
     # ---- helpers -----------------------------------------------------------------------------------------------
 
     def _fresh_state(self, given: Mapping[str, Any], begin_with: Any) -> Any:
@@ -366,9 +251,6 @@ class Instance:
         if begin_with is None:
             return self.state_type.create(self.initial, given, self._run_id)
         return self.state_type.updated(self.with_id(begin_with, self._run_id), given)
-
-    def with_id(self, state: Any, run_id: str) -> Any:
-        return self.state_type.with_id(copied(state), run_id)
 
     def _check_edits(self, stored: Stored) -> None:
         """Whether the state was changed here since the run stopped: going on, it would be passed over silently."""
@@ -389,26 +271,6 @@ class Instance:
         if inputs_bytes(dict(zip(names, given.values(), strict=True))) != c.inputs:
             raise refusals.other_inputs(self._class, c)
 
-    async def found(self, run_id: str, seq: int | None = None) -> Stored:
-        stored = await load(self.setup, run_id, seq)
-        if stored is None:
-            raise refusals.unknown_run(self.setup.persistence, run_id, seq)
-        return stored
-
-    def show(self, stored: Stored) -> None:
-        """Be about this run, as it is stored."""
-        c = stored.checkpoint
-        self._run_id, self._state, self._number, self._digest = c.run_id, stored.state, c.number, c.digest
-        self._may_be_stored = True
-        self.status = "interrupted" if c.status == "running" else c.status
-        self.pending = tuple(stored.progress.pending)
-        self.outputs, self.result = {}, None
-        outcome = outcome_of(c)
-        if c.status == "finished" and outcome:
-            recorder = recorder_of(self.setup, c.run_id, Claim(), c)
-            self.result = recorder.result(outcome["method"], str(outcome["result"]).encode())
-            self.outputs = {outcome["method"]: self.result}
-
     @contextmanager
     def driving(self) -> Iterator[None]:
         if self._busy:
@@ -418,9 +280,3 @@ class Instance:
             yield
         finally:
             self._busy = False
-
-    def storage(self, what: str) -> Any:
-        persistence = self.setup.persistence
-        if persistence is None:
-            raise refusals.not_stored(self._class, what)
-        return persistence

@@ -29,8 +29,9 @@ from ..errors import (
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decode_progress
 from ..persistence.codec import Misfit
 from ..persistence.protocol import FlowPersistence, Ownership, Sessions, offers
-from .engine import Engine, Settings
+from .engine import Engine
 from .recorder import Codecs, Recorder
+from .settings import Settings
 from .versions import Version, recorded
 
 __all__ = [

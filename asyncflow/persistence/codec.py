@@ -6,49 +6,27 @@ is none, JSON's own types and a closed list of tagged builtins hold. No pickle, 
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import inspect
-import math
-import pathlib
 import types
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-from pydantic_core import PydanticSerializationError, TzInfo, from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .._values import difference, promoted
 from ..state import DictState, StateType, explained
 from .exact import is_json, plan_for
 from .pieces import Pieces, pieces_for
+from .refused import MAX_DEPTH, Misfit, Refused
+from .tagged import tagged, untagged
 
 __all__ = ["Codec", "Misfit", "Refused", "codec_for", "plain_codec", "state_codec_for"]
 
 MAX_BYTES = 256 * 1024 * 1024
 """The largest value that is stored: well below SQLite's own limit of 1,000,000,000 bytes a blob."""
-
-MAX_DEPTH = 100
-"""The deepest nesting that is stored; pydantic's JSON parser ends at 200, and a state nests within a row."""
-
-
-class Refused(Exception):  # noqa: N818 - not for users: they get NotStorableError, which names run and method too
-    """A value that would not load back as it is. `limit` tells a value that is too large or too deep."""
-
-    def __init__(self, path: str, type_name: str, reason: str, cure: str, *, limit: bool = False) -> None:
-        super().__init__(path, type_name, reason, cure)
-        self.path, self.type_name, self.reason, self.cure, self.limit = path, type_name, reason, cure, limit
-
-
-class Misfit(Exception):  # noqa: N818 - not for users: they get StateSchemaError
-    """Stored bytes that do not fit the annotation."""
-
-    def __init__(self, detail: str, paths: tuple[str, ...] = ()) -> None:
-        super().__init__(detail, paths)
-        self.detail, self.paths = detail, paths
 
 
 class Codec(ABC):
@@ -138,14 +116,14 @@ class PlainCodec(Codec):
     """Values without an annotation: JSON's own types, and tagged builtins."""
 
     def encode(self, value: Any) -> tuple[bytes, Any]:
-        tree = value if is_json(value, tags=False) else _tagged(value, "", 0)
+        tree = value if is_json(value, tags=False) else tagged(value, "", 0)
         try:
             return _limited(to_json(tree)), value
         except (PydanticSerializationError, ValueError) as error:
             raise _unwritable(value, error) from None
 
     def decode(self, data: bytes) -> Any:
-        return _untagged(from_json(data, allow_inf_nan=False))
+        return untagged(from_json(data, allow_inf_nan=False))
 
 
 class DictStateCodec(Codec):
@@ -300,108 +278,3 @@ def _lost(stored: Any, again: Any, path: str) -> Any:
             yield path
         for i, (a, b) in enumerate(zip(stored, again, strict=False)):
             yield from _lost(a, b, f"{path}[{i}]")
-
-
-# ---- tagged builtins -------------------------------------------------------------------------------------------
-
-
-def _seconds(value: datetime.timedelta) -> list[int]:
-    return [value.days, value.seconds, value.microseconds]
-
-
-_TAGS: dict[type, tuple[str, Callable[[Any], Any]]] = {
-    bytes: ("$bytes", bytes.hex),
-    decimal.Decimal: ("$decimal", str),
-    datetime.datetime: ("$datetime", datetime.datetime.isoformat),
-    datetime.date: ("$date", datetime.date.isoformat),
-    datetime.time: ("$time", datetime.time.isoformat),
-    datetime.timedelta: ("$timedelta", _seconds),
-    uuid.UUID: ("$uuid", str),
-    type(pathlib.PurePath()): ("$purepath", str),
-    type(pathlib.Path()): ("$path", str),
-}
-
-_CONTAINERS: dict[type, str] = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
-
-_UNTAG: dict[str, Callable[[Any], Any]] = {
-    "$bytes": bytes.fromhex,
-    "$decimal": decimal.Decimal,
-    "$datetime": datetime.datetime.fromisoformat,
-    "$date": datetime.date.fromisoformat,
-    "$time": datetime.time.fromisoformat,
-    "$timedelta": lambda parts: datetime.timedelta(*parts),
-    "$uuid": uuid.UUID,
-    "$purepath": pathlib.PurePath,
-    "$path": pathlib.Path,
-    "$float": float,
-    "$int": int,
-    "$tuple": lambda items: tuple(map(_untagged, items)),
-    "$set": lambda items: set(map(_untagged, items)),
-    "$frozenset": lambda items: frozenset(map(_untagged, items)),
-    "$dict": lambda items: {_untagged(k): _untagged(v) for k, v in items},
-}
-
-
-def _tagged(value: Any, path: str, depth: int) -> Any:
-    """The value as a tree of JSON types; what JSON lacks becomes a dict of one tag. `depth` is that of the JSON."""
-    cls = type(value)
-    if depth > MAX_DEPTH:
-        raise Refused(path, cls.__name__, f"it is nested more than {MAX_DEPTH} deep", "flatten it", limit=True)
-    if cls is str or cls is bool or value is None:
-        return value
-    if cls is int:
-        return value if -(1 << 63) <= value < 1 << 63 else {"$int": _digits(value, path)}
-    if cls is float:
-        return value if math.isfinite(value) else {"$float": repr(value)}
-    if cls is list:
-        return [_tagged(v, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)]
-    if cls is dict:
-        return _tagged_dict(value, path, depth)
-    if cls in _CONTAINERS:
-        return {_CONTAINERS[cls]: [_tagged(v, f"{path}[{i}]", depth + 2) for i, v in enumerate(value)]}
-    if cls in _TAGS:
-        _check_exact(value, path)
-        tag, write = _TAGS[cls]
-        return {tag: write(value)}
-    cure = "annotate what it is: a model's field, or the method's return type"
-    raise Refused(path, cls.__name__, "without an annotation only JSON types and common builtins are stored", cure)
-
-
-def _tagged_dict(value: dict[Any, Any], path: str, depth: int) -> Any:
-    if all(type(k) is str and not k.startswith("$") for k in value):
-        return {k: _tagged(v, f"{path}.{k}".lstrip("."), depth + 1) for k, v in value.items()}
-    pairs = ((k, v, f"{path}[{k!r}]") for k, v in value.items())
-    return {"$dict": [[_tagged(k, p, depth + 3), _tagged(v, p, depth + 3)] for k, v, p in pairs]}
-
-
-def _digits(value: int, path: str) -> str:
-    try:
-        return str(value)
-    except ValueError:
-        raise Refused(path, "int", "it has more digits than Python reads", "store it as bytes", limit=True) from None
-
-
-def _check_exact(value: Any, path: str) -> None:
-    zone = getattr(value, "tzinfo", None)
-    if zone is not None and type(zone) not in (datetime.timezone, TzInfo):
-        reason = f"its time zone is a {type(zone).__name__}, of which only the offset would be kept"
-        raise Refused(
-            path, type(value).__name__, reason, "use datetime.timezone.utc, and store the zone's name beside it"
-        )
-    if getattr(value, "fold", 0):
-        raise Refused(path, type(value).__name__, "its fold would be lost", "store it in UTC")
-    offset = value.utcoffset() if zone is not None else None
-    if offset is not None and offset.microseconds:
-        raise Refused(path, type(value).__name__, "its offset has fractions of a second", "store it in UTC")
-
-
-def _untagged(tree: Any) -> Any:
-    if type(tree) is list:
-        return [_untagged(v) for v in tree]
-    if type(tree) is not dict:
-        return tree
-    if len(tree) == 1:
-        ((tag, value),) = tree.items()
-        if tag.startswith("$"):
-            return _UNTAG[tag](value)
-    return {k: _untagged(v) for k, v in tree.items()}

@@ -1,0 +1,25 @@
+"""What a flow says about how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from .._definition.definition import FlowDefinition, MethodDefinition
+from ..state import StateType
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a flow says about how it is run."""
+
+    name: str
+    definition: FlowDefinition
+    state_type: StateType
+    on_error: Literal["finish", "cancel"] = "finish"
+    max_method_calls: int | None = 10_000
+    checkpoints: Callable[[MethodDefinition], bool] = lambda method: True
+    """Whether a method's end is a checkpoint."""

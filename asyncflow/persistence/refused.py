@@ -1,0 +1,24 @@
+"""Why a value is not stored, and why what is stored is not read: for the runtime, which tells the user."""
+
+from __future__ import annotations
+
+__all__ = ["MAX_DEPTH", "Misfit", "Refused"]
+
+MAX_DEPTH = 100
+"""The deepest nesting that is stored; pydantic's JSON parser ends at 200, and a state nests within a row."""
+
+
+class Refused(Exception):  # noqa: N818 - not for users: they get NotStorableError, which names run and method too
+    """A value that would not load back as it is. `limit` tells a value that is too large or too deep."""
+
+    def __init__(self, path: str, type_name: str, reason: str, cure: str, *, limit: bool = False) -> None:
+        super().__init__(path, type_name, reason, cure)
+        self.path, self.type_name, self.reason, self.cure, self.limit = path, type_name, reason, cure, limit
+
+
+class Misfit(Exception):  # noqa: N818 - not for users: they get StateSchemaError
+    """Stored bytes that do not fit the annotation."""
+
+    def __init__(self, detail: str, paths: tuple[str, ...] = ()) -> None:
+        super().__init__(detail, paths)
+        self.detail, self.paths = detail, paths
