@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar, cast, get_args, get_origin
 
 import anyio
@@ -97,6 +98,7 @@ class Flow(Generic[S]):
     _state_type: ClassVar[StateType]
     _codecs: ClassVar[Codecs]
     _persisted: ClassVar[Persisted]
+    _known_settings: ClassVar[dict[tuple[str, OnError, int | None], Settings]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -110,6 +112,7 @@ class Flow(Generic[S]):
     def _persistence_marked(cls) -> None:
         """Read what the class's `@persist` say; called again by one that decorates the class."""
         cls._persisted = Persisted.of(persist_mark_of(cls), persist_marks(cls))
+        cls._known_settings = {}
         for mark in cls._persisted.marks:
             if mark.backend is not None:
                 _check_backend(mark.backend)
@@ -136,18 +139,25 @@ class Flow(Generic[S]):
         given = cls.initial_state if initial_state is _UNSET else initial_state
         cls._state_type.check_initial(given)
         where = cls.persistence if persistence is _UNSET else persistence
-        settings = Settings(
-            name=name or cls.name or cls.__name__,
-            definition=cls._definition,
-            state_type=cls._state_type,
-            on_error=_one_of("on_error", on_error or cls.on_error, ("finish", "cancel")),
-            max_method_calls=cls.max_method_calls
-            if max_method_calls is _UNSET
-            else cast("int | None", max_method_calls),
-            checkpoints=cls._persisted.checkpoints,
+        settings = cls._settings(
+            name or cls.name or cls.__name__,
+            _one_of("on_error", on_error or cls.on_error, ("finish", "cancel")),
+            cls.max_method_calls if max_method_calls is _UNSET else cast("int | None", max_method_calls),
         )
         chosen = _one_of("durability", durability or cls.durability, ("full", "process"))
-        self._instance = Instance(self, cls._state_type, given, lambda: _setup(cls, settings, where, chosen))
+        self._instance = Instance(self, cls._state_type, given, partial(_setup, cls, settings, where, chosen))
+
+    @classmethod
+    def _settings(cls, name: str, on_error: OnError, max_method_calls: int | None) -> Settings:
+        """Those of this class, one for all its instances that say the same."""
+        known = cls._known_settings.get((name, on_error, max_method_calls))
+        if known is None:
+            known = Settings(
+                name, cls._definition, cls._state_type, on_error, max_method_calls, cls._persisted.checkpoints
+            )
+            if len(cls._known_settings) < 16:  # names may be made up for each run
+                cls._known_settings[name, on_error, max_method_calls] = known
+        return known
 
     # ---- what a run says about itself --------------------------------------------------------------------------
 
