@@ -28,7 +28,7 @@ from ..errors import (
 )
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, encode_progress, encode_transition, seal
 from ..persistence.codec import MAX_BYTES, Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
-from ..persistence.patches import patch_of
+from ..persistence.patches import is_patch, patch_of
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
 from ..state import StateType
 
@@ -234,6 +234,8 @@ class Recorder:
         if self._state == self._last_written:
             return None
         patch = patch_of(self._last_written or b"", self._state)
+        if patch is None and is_patch(self._state):  # a model may write itself as an array: not to be taken for a patch
+            patch = to_json([self._state.decode()])
         self._patches += patch is not None
         return patch or self._state
 

@@ -1,7 +1,8 @@
 """The difference of two JSON documents, byte by byte: what a checkpoint holds of a large state of which little has changed.
 
 A patch is a JSON array of what the new document is made of: `[start, end]` is a stretch of the old one's bytes, a text is
-new. A state is a JSON object, so that the two are told apart by their first byte. No structure is looked at: any state has
+new. A state is a JSON object, so that the two are told apart by their first byte; one that is an array is written as a patch
+of one text. No structure is looked at: any state has
 patches, and a list that has grown by one record, or has one changed in its middle, is some hundred bytes.
 """
 

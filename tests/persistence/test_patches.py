@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from figures import FACTOR, SEED
+from pydantic import model_serializer, model_validator
 from pydantic_core import from_json, to_json
 
 from asyncflow import Flow, FlowState, MemoryFlowPersistence, SQLiteFlowPersistence, listen, or_, router, start
@@ -131,6 +132,41 @@ def test_a_stored_patch_that_does_not_belong_there_is_a_corrupt_checkpoint() -> 
 
 
 # ---- runs whose state is stored as patches -------------------------------------------------------------------------
+
+
+class Row(FlowState):
+    """A model that writes itself as an array."""
+
+    turn: int = 0
+
+    @model_serializer
+    def as_array(self) -> list[Any]:
+        return [self.id, self.turn]
+
+    @model_validator(mode="before")
+    @classmethod
+    def of_array(cls, value: Any) -> Any:
+        return {"id": value[0], "turn": value[1]} if isinstance(value, list) else value
+
+
+@pytest.mark.clauses("V1")
+async def test_a_state_that_is_an_array_is_not_taken_for_a_patch() -> None:
+    class Counting(Flow[Row]):
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def first(self) -> None:
+            self.state.turn += 1
+
+        @listen(first)
+        async def second(self) -> None:
+            self.state.turn += 1
+
+    flow = Counting()
+    await flow.kickoff()
+
+    turns = [(await Counting.load(flow.run_id, seq=seq)).state.turn for seq in range(3)]
+    assert turns == [0, 1, 2]
 
 
 class Book(FlowState):
