@@ -24,7 +24,6 @@ from .._values import ATOMS
 __all__ = ["is_sole"]
 
 _COUNTS: Final = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
-_SEQUENCES: Final = frozenset((list, tuple, set, frozenset))
 _dict_of = attrgetter("__dict__")
 
 
@@ -42,8 +41,8 @@ def is_sole(held: list[Any]) -> bool:
 def _inside(values: list[Any]) -> list[Any] | None:
     """What these values hold, or None where somebody else holds one of them."""
     inner: list[Any] = []
-    classes = set(map(type, values)) - ATOMS
-    for cls in classes:
+    classes = set(map(type, values))
+    for cls in classes - ATOMS:
         members = [value for value in values if type(value) is cls] if len(classes) > 1 else list(values)
         held = _held(cls, members) if _most(members) <= _ALONE else None
         if held is None:
@@ -53,12 +52,16 @@ def _inside(values: list[Any]) -> list[Any] | None:
 
 
 def _held(cls: Any, members: list[Any]) -> list[Any] | None:
-    if cls in _SEQUENCES:
+    if cls is list or cls is tuple:
         return list(chain.from_iterable(members))
     if cls is dict:
         keys = set(map(type, chain.from_iterable(members)))
         return list(chain.from_iterable(map(dict.values, members))) if keys <= ATOMS else None
-    if issubclass(cls, BaseModel) and _is_plain(cls) and not any(map(weakref.getweakrefcount, members)):
+    if any(map(weakref.getweakrefcount, members)):
+        return None
+    if cls is set or cls is frozenset:
+        return list(chain.from_iterable(members))
+    if issubclass(cls, BaseModel) and _is_plain(cls):
         return _of_models(cls, list(map(_dict_of, members)))
     return None
 
@@ -68,6 +71,8 @@ def _of_models(cls: type[BaseModel], dicts: list[dict[str, Any]]) -> list[Any] |
         return None
     inner: list[Any] = []
     for name, are_leaves in _containers(cls):
+        if not all(name in held for held in dicts):  # something else stands there in its place
+            return None
         column = list(map(itemgetter(name), dicts))
         if not are_leaves:
             inner += column
@@ -97,7 +102,7 @@ def _is_atom(annotation: Any) -> bool:
 
 
 def _is_of_atoms(annotation: Any) -> bool:
-    return get_origin(annotation) in (list, dict, set) and all(map(_is_atom, get_args(annotation)))
+    return get_origin(annotation) in (list, dict) and all(map(_is_atom, get_args(annotation)))
 
 
 def _most(members: Sequence[Any]) -> int:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from asyncflow import Flow, FlowState, MemoryFlowPersistence, MethodError, SQLiteFlowPersistence, listen, start
 from asyncflow._runtime import versions
+from asyncflow.errors import StateNotStorableError
 from asyncflow.testing import cancel_everywhere, crash_everywhere
 
 
@@ -25,6 +26,7 @@ class Record(BaseModel):
 class Big(FlowState):
     records: list[Record] = Field(default_factory=list)
     by_name: dict[str, Record] = Field(default_factory=dict)
+    names: set[str] = Field(default_factory=set)
     turn: int = 0
 
     @cached_property
@@ -182,6 +184,66 @@ async def test_a_result_that_is_a_part_of_the_state_is_a_value_of_its_own() -> N
     await flow.kickoff()
 
     assert flow.state.records == records()
+
+
+@pytest.mark.clauses("E4")
+async def test_a_set_that_is_held_weakly_cannot_reach_the_state() -> None:
+    def hold(flow: Any) -> None:
+        flow.state.names = {"a"}
+        flow.kept = weakref.ref(flow.state.names)
+
+    def add(flow: Any) -> None:
+        held = flow.kept()
+        if held is not None:
+            held.add("spoiled")
+
+    flow = Three(hold, add)
+    await flow.kickoff()
+
+    assert flow.state.names == {"a"}
+
+
+OTHERS: dict[str, Callable[[], Any]] = {
+    "a number beside a list": lambda: {"price": float("1.5"), "items": []},
+    "a number beside a dict": lambda: [float("1.5"), {}],
+    "nothing beside a list": lambda: [None, []],
+    "texts beside lists": lambda: ["".join(("a", "b")), ["c"]],
+}
+
+
+class Loose(FlowState):
+    text: str = ""
+    other: Any = None
+
+
+@pytest.mark.parametrize("what", OTHERS)
+async def test_a_large_state_may_hold_values_of_all_kinds_beside_each_other(what: str) -> None:
+    class Putting(Flow[Loose]):
+        persistence = STORE
+
+        @start()
+        async def grown(self) -> None:
+            self.state.text = "x" * 5_000
+
+        @listen(grown)
+        async def put(self) -> None:
+            self.state.other = OTHERS[what]()
+
+    flow = Putting()
+    await flow.kickoff()
+
+    assert flow.state.other == OTHERS[what]()
+
+
+async def test_a_large_state_that_lacks_a_field_is_not_storable() -> None:
+    def lose(flow: Any) -> None:
+        assert flow.state.total > 0  # a cached property stands in its place
+        del flow.state.__dict__["by_name"]
+
+    with pytest.raises(MethodError) as raised:
+        await Three(one_more, lose).kickoff()
+
+    assert isinstance(raised.value.__cause__, StateNotStorableError)
 
 
 async def test_a_task_that_outlives_its_method_cannot_reach_the_state() -> None:
