@@ -165,7 +165,8 @@ def state_codec_for(state_type: StateType) -> Codec:
     if isinstance(state_type, DictState):
         return PlainDictStateCodec() if state_type.values is Any else DictStateCodec(state_type.values)
     codec = codec_for(state_type.annotation)
-    codec.pieces = pieces_for(state_type.annotation)
+    if isinstance(codec, TypedCodec):  # not a model that is yet to be completed
+        codec.pieces = pieces_for(state_type.annotation)
     return codec
 
 

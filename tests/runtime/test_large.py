@@ -366,6 +366,27 @@ async def test_a_cached_property_is_found_out_anew_in_each_method() -> None:
     assert found == [79_800, 80_800]
 
 
+async def test_a_model_may_be_completed_after_its_flow_is_declared() -> None:
+    class Early(FlowState):
+        later: "Later | None" = None
+
+    class Completed(Flow[Early]):
+        persistence = None
+
+        @start()
+        async def made(self) -> None:
+            self.state.later = Later(number=1)
+
+    class Later(BaseModel):
+        number: int
+
+    Early.model_rebuild()
+    flow = Completed()
+    await flow.kickoff()
+
+    assert flow.state.later == Later(number=1)
+
+
 class Private(Big):
     _note: str = PrivateAttr(default="")
 
