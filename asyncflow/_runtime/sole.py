@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from .._values import ATOMS
 
-__all__ = ["is_sole"]
+__all__ = ["is_held_once", "is_sole"]
 
 _COUNTS: Final = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
 _dict_of = attrgetter("__dict__")
@@ -36,6 +36,11 @@ def is_sole(held: list[Any]) -> bool:
     while values:
         values = _inside(values)
     return values is not None
+
+
+def is_held_once(held: list[Any]) -> bool:
+    """Whether nobody but this list holds what is first in it, whoever holds what that contains."""
+    return sys.getrefcount(held[0]) <= _ONCE
 
 
 def _inside(values: list[Any]) -> list[Any] | None:
@@ -117,4 +122,5 @@ def _counted(values: list[Any]) -> int:
 
 
 _parent: list[list[Any]] = [[]]
+_ONCE: Final = sys.getrefcount(_parent[0])
 _ALONE: Final = _counted(list(_parent))

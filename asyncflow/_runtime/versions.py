@@ -13,7 +13,7 @@ from typing import Any, Final
 from .._values import copied
 from ..errors import LimitExceededError
 from .recorder import LARGE, Recorder
-from .sole import is_sole
+from .sole import is_held_once, is_sole
 
 __all__ = ["Version", "encoded_in_pieces", "own", "recorded"]
 
@@ -33,10 +33,11 @@ class Version:
     @property
     def state(self) -> Any:
         """The state, which is not to be changed."""
-        if self._state is _LENT:
+        state = self._state  # looked at once: another thread may ask while it is lent
+        if state is _LENT:
             assert self._again is not None, "lent only where it can be made anew"
-            self._state = self._again()
-        return self._state
+            state = self._state = self._again()
+        return state
 
     def draft(self, *, is_alone: bool) -> Any:
         """A state to be changed: a copy, or the version's own one for an invocation that runs alone."""
@@ -44,8 +45,8 @@ class Version:
             return copied(self._state)
         if not is_alone:
             return copied(self.state)
-        lent, self._state = self.state, _LENT
-        return lent
+        held, self._state = [self.state], _LENT
+        return held.pop() if is_held_once(held) else copied(held[0])  # else another thread is copying it
 
 
 def recorded(

@@ -107,8 +107,8 @@ MUTANTS = (
         "a state that is lent, and not made anew",
         ("E4",),
         "_runtime/versions.py",
-        "        lent, self._state = self.state, _LENT\n",
-        "        lent = self.state\n",
+        "        held, self._state = [self.state], _LENT\n",
+        "        held = [self.state]\n",
         f"{LARGE}::test_what_a_method_that_fails_has_changed_is_dropped",
     ),
     Mutant(

@@ -353,6 +353,16 @@ async def test_outside_the_committed_state_is_shown_while_a_method_changes_it() 
     assert flow.state.records == []
 
 
+def test_what_another_thread_is_copying_is_not_lent() -> None:
+    version = versions.Version(1, Big(records=records(3)), lambda: Big(records=records(3)))
+    seen = version.state  # as `copied` holds it, for as long as that takes
+
+    version.draft(is_alone=True).records.clear()
+
+    assert len(seen.records) == 3
+    assert len(version.state.records) == 3
+
+
 async def test_a_cached_property_is_found_out_anew_in_each_method() -> None:
     found: list[int] = []
 
