@@ -2,8 +2,8 @@
 
 Reference counts tell: a container that nobody else holds has one reference, its parent's. Values are looked at together,
 level by level and column by column, which takes a tenth of the time of copying them. What is not understood here (private
-attributes, extra or excluded fields, weak references, cached properties, classes of other kinds, a value that stands in two
-places) is not called one's own, and is copied as ever.
+attributes, extra or excluded fields, validators, weak references, cached properties, classes of other kinds, a value that
+stands in two places) is not called one's own, and is copied as ever.
 """
 
 from __future__ import annotations
@@ -88,8 +88,28 @@ def _of_models(cls: type[BaseModel], dicts: list[dict[str, Any]]) -> list[Any] |
 
 @cache
 def _is_plain(model: type[BaseModel]) -> bool:
-    is_whole = not any(field.exclude for field in model.__pydantic_fields__.values())
-    return is_whole and not model.__private_attributes__ and model.model_config.get("extra") != "allow"
+    fields = model.__pydantic_fields__.values()
+    is_whole = not any(field.exclude for field in fields) and model.model_config.get("extra") != "allow"
+    of_fields = any(any(map(_is_code, field.metadata)) or _asks_code(field.annotation) for field in fields)
+    return is_whole and not model.__private_attributes__ and not of_fields and not _asks_code_itself(model)
+
+
+def _asks_code_itself(model: type[BaseModel]) -> bool:
+    """Whether a model's own code has a say in what its bytes are read as: it may say something else, or refuse, the next time."""
+    own = model.__pydantic_decorators__
+    own_making = model.model_post_init is not BaseModel.model_post_init or model.__pydantic_custom_init__
+    return bool(own.validators or own.field_validators or own.root_validators or own.model_validators or own_making)
+
+
+def _asks_code(annotation: Any) -> bool:
+    inner = (*getattr(annotation, "__metadata__", ()), annotation)
+    return any(map(_is_code, inner)) or any(map(_asks_code, get_args(annotation)))
+
+
+def _is_code(part: Any) -> bool:
+    """Whether it is a validator, or a type that has one."""
+    is_model = isinstance(part, type) and issubclass(part, BaseModel)
+    return not is_model and hasattr(part, "__get_pydantic_core_schema__")
 
 
 @cache

@@ -4,13 +4,22 @@ import weakref
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import anyio
 import anyio.lowlevel
 import pytest
 from large import treat_as_large
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    field_validator,
+)
 
 from asyncflow import Flow, FlowState, MemoryFlowPersistence, MethodError, SQLiteFlowPersistence, listen, start
 from asyncflow._runtime import versions
@@ -395,6 +404,93 @@ async def test_a_model_may_be_completed_after_its_flow_is_declared() -> None:
     await flow.kickoff()
 
     assert flow.state.later == Later(number=1)
+
+
+def checked(number: int) -> int:
+    if not Checked.accepts:
+        raise ValueError("not now")
+    return number
+
+
+class Checked(Big):
+    accepts: ClassVar = True
+
+    @field_validator("turn")
+    @classmethod
+    def checked(cls, turn: int) -> int:
+        return checked(turn)
+
+
+class CheckedInside(Big):
+    more: list[Annotated[int, AfterValidator(checked)]] = Field(default_factory=list)
+
+
+class CheckedField(Big):
+    more: Annotated[int, AfterValidator(checked)] = 0
+
+
+@pytest.mark.parametrize("model", [Checked, CheckedInside, CheckedField])
+async def test_a_validator_is_not_asked_about_the_state_before_a_failure(
+    model: type[Big], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Flow[model]):  # type: ignore[valid-type]
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def grown(self) -> None:
+            self.state.records = records()
+            if model is CheckedInside:
+                self.state.more = [1]
+
+        @listen(grown)
+        async def turned(self) -> None:
+            self.state.turn = 1
+
+        @listen(turned)
+        async def fails(self) -> None:
+            self.state.turn = 2
+            monkeypatch.setattr(Checked, "accepts", False)
+            raise KeyError("mine")
+
+    flow = Failing()
+    with pytest.raises(MethodError, match="fails raised KeyError"):
+        await flow.kickoff()
+
+    assert flow.state.turn == 1
+
+
+class Listed(Big):
+    """A model whose validator makes something else of a field than it is annotated with."""
+
+    given: Annotated[
+        str,
+        BeforeValidator(lambda value: value if isinstance(value, str) else ",".join(value)),
+        AfterValidator(lambda value: value.split(",")),
+        PlainSerializer(",".join),
+    ] = Field(default="a,b", validate_default=True)
+
+
+@pytest.mark.clauses("E4")
+async def test_a_list_where_an_annotation_says_text_cannot_reach_the_state() -> None:
+    class Holding(Flow[Listed]):
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def grown(self) -> None:
+            self.state.records = records()
+
+        @listen(grown)
+        async def held(self) -> None:
+            self.kept: Any = self.state.given
+
+        @listen(held)
+        async def spoiled(self) -> None:
+            self.kept.append("spoiled")
+
+    flow = Holding()
+    await flow.kickoff()
+
+    assert flow.state.given == ["a", "b"]
 
 
 class Private(Big):
