@@ -75,14 +75,15 @@ def _of_models(cls: type[BaseModel], dicts: list[dict[str, Any]]) -> list[Any] |
     if _most(dicts) >= _ALONE or set(map(len, dicts)) != {len(cls.__pydantic_fields__)}:
         return None
     inner: list[Any] = []
-    for name, are_leaves in _containers(cls):
-        if not all(name in held for held in dicts):  # something else stands there in its place
-            return None
-        column = list(map(itemgetter(name), dicts))
-        if not are_leaves:
-            inner += column
-        elif _most(column) >= _ALONE:
-            return None
+    try:
+        for name, are_leaves in _containers(cls):
+            column = list(map(itemgetter(name), dicts))
+            if not are_leaves:
+                inner += column
+            elif _most(column) >= _ALONE:
+                return None
+    except KeyError:  # something else stands there in its place
+        return None
     return inner
 
 
