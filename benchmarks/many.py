@@ -185,21 +185,22 @@ async def _sleeping(
     """A runner with so many runs that are asleep, and a way to have more."""
     storage = SQLiteFlowPersistence(folder / "runs.db")
     runner = FlowRunner(storage, flows=[Sleeper], max_running=2 * LIVE, grace=0, patience=0, recover_every=None)
-    async with anyio.create_task_group() as group, runner:
-        limit = anyio.CapacityLimiter(100)
+    async with anyio.create_task_group() as group:
+        async with runner:
+            limit = anyio.CapacityLimiter(100)
 
-        async def held() -> None:
-            async with limit:
-                await runner.start(Sleeper)
+            async def held() -> None:
+                async with limit:
+                    await runner.start(Sleeper)
 
-        async def asleep(more: int) -> None:
-            start_one = {"bare tasks": anyio.sleep_forever, "kickoff, SQLite": _kickoff(Sleeper, storage)}.get(way)
-            async with anyio.create_task_group() as starting:
-                for _ in range(more):
-                    (starting if start_one is None else group).start_soon(start_one or held)
+            async def asleep(more: int) -> None:
+                start_one = {"bare tasks": anyio.sleep_forever, "kickoff, SQLite": _kickoff(Sleeper, storage)}.get(way)
+                async with anyio.create_task_group() as starting:
+                    for _ in range(more):
+                        (starting if start_one is None else group).start_soon(start_one or held)
 
-        await asleep(runs)
-        yield runner, asleep
+            await asleep(runs)
+            yield runner, asleep
         group.cancel_scope.cancel()
 
 

@@ -43,7 +43,7 @@ class Work:
     """A path of SQLite's; or what reaches PostgreSQL, if there is a schema."""
     schema: str = ""
     lease: float = 30.0
-    recover_every: float = 2.0
+    recover_every: float = 0.5
     share: tuple[int, int] = (0, 0)
     """The numbers of the runs that it starts: from, and up to."""
     steps: int = 3
