@@ -44,7 +44,7 @@ MakeFlow = Callable[[], Flow[Any]]
 PAGE: Final = 200
 """Runs that are looked at together, where interrupted ones are looked for."""
 
-REST: Final = 20.0
+REST: Final = 5.0
 """How many times as long as a look for interrupted runs takes nothing is looked for after it: 4 ms for 1,000 that are alive."""
 
 LONGEST: Final = 10.0
