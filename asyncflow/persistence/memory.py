@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import islice
 
 import anyio.lowlevel
 
@@ -19,6 +20,8 @@ class MemoryFlowPersistence:
     def __init__(self) -> None:
         self._rows: dict[str, list[bytes]] = {}
         self._epochs: dict[str, int] = {}
+        self._entries: dict[str, RunEntry] = {}
+        self._runs = 0
 
     async def save(self, checkpoint: Checkpoint) -> None:
         """Store a complete checkpoint after its predecessor."""
@@ -37,6 +40,7 @@ class MemoryFlowPersistence:
                 seq=checkpoint.seq,
             )
         rows.append(checkpoint.to_bytes())
+        self._enter(checkpoint)
         await anyio.lowlevel.cancel_shielded_checkpoint()  # nothing was waited for: let others run
         await anyio.lowlevel.checkpoint_if_cancelled()  # the outcome is known
 
@@ -70,17 +74,20 @@ class MemoryFlowPersistence:
         self, *, flow: str | None = None, status: Status | None = None, before: int | None = None, limit: int = 100
     ) -> list[RunEntry]:
         """The runs, the newest first."""
-        entries = [self._entry(position, rows) for position, rows in enumerate(self._rows.values())]
-        found = [e for e in entries if flow in (None, e.flow) and status in (None, e.status)]
-        return [e for e in reversed(found) if before is None or e.position < before][:limit]
+        found = (e for e in reversed(self._entries.values()) if flow in (None, e.flow) and status in (None, e.status))
+        return list(islice((e for e in found if before is None or e.position < before), limit))
 
-    def _entry(self, position: int, rows: list[bytes]) -> RunEntry:
-        first, c = Checkpoint.from_bytes(rows[0]), Checkpoint.from_bytes(rows[-1])
-        return RunEntry(c.run_id, c.flow, c.status, c.number, c.seq, False, first.at, c.at, position)
+    def _enter(self, c: Checkpoint) -> None:
+        """Bring a run's line of the catalog up to date."""
+        known = self._entries.get(c.run_id)
+        self._runs += known is None
+        created, position = (c.at, self._runs) if known is None else (known.created_at, known.position)
+        self._entries[c.run_id] = RunEntry(c.run_id, c.flow, c.status, c.number, c.seq, False, created, c.at, position)
 
     async def delete(self, run_id: str) -> bool:
         """Forget a run. Whoever drove it is refused: what it stores next follows nothing."""
         self._epochs.pop(run_id, None)
+        self._entries.pop(run_id, None)
         return self._rows.pop(run_id, None) is not None
 
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
