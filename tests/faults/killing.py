@@ -40,7 +40,7 @@ import anyio
 from pydantic import Field
 
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, and_, errors, listen, merge, or_, router, start
-from asyncflow.persistence.checkpoint import Checkpoint
+from asyncflow.persistence.checkpoint import Checkpoint, state_after
 
 DATABASE, LOG, OUTPUT = "runs.db", "effects.log", "output.txt"
 LIMIT = 5.0
@@ -442,10 +442,12 @@ class Final:
     @classmethod
     def read(cls, folder: Path) -> Final:
         final = cls({}, defaultdict(set), {})
+        whole: dict[str, bytes | None] = {}
         for row in stored(folder):
             final.invocations[row.run_id].add(row.method)
+            whole[row.run_id] = state_after(whole.get(row.run_id), row)
             if row.state is not None:
-                state = json.loads(row.state)
+                state = json.loads(whole[row.run_id] or b"{}")
                 final.states[row.run_id] = {**state, "done": sorted(state["done"])}
         final.results = {line[1]: " ".join(line[2:]) for line in Log.read(folder).of("result")}
         return final

@@ -146,6 +146,6 @@ def test_what_was_acknowledged_survives_a_kill_at_every_storage_call(
     print(f"{shape} {loop} {point}: {figures}, in {time.perf_counter() - began:.1f} s")
     tell("R02", trials=figures.trials, faults=figures.hits, acknowledged=figures.acknowledged)
     assert figures.hits == figures.trials >= (4 if point == "append" else 40)
-    assert figures.in_flight >= 4
+    assert figures.in_flight >= 3
     assert figures.acknowledged >= 3 * figures.trials
-    assert point == "append" or figures.run_again >= 2
+    assert point != "before" or figures.run_again >= 2  # what has answered may be committed

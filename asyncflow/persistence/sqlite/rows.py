@@ -9,6 +9,9 @@ _COLUMNS = ", ".join(Checkpoint._fields[2:])
 COMMIT = f"INSERT INTO commits VALUES ({', '.join('?' * 20)})"
 """See `head.values_of`. The view's triggers compare and set the run's head; what does not follow is an IntegrityError."""
 
+COMMIT_ONE = f"WITH here AS (SELECT 1) {COMMIT}"
+"""The same as a transaction of its own: Python's sqlite3 begins one for what starts with INSERT, and would be asked to end it."""
+
 CHANGES = 2
 """Rows that storing one checkpoint changes: its own, and its run's."""
 

@@ -31,7 +31,7 @@ _ONE_JOBS: Final = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQ
 
 
 class Writer:
-    """Does what jobs ask for: two hops to the connection's thread for a batch of checkpoints, of any size."""
+    """Does what jobs ask for: two hops to the connection's thread for a batch of checkpoints, of any size; one for a lone one."""
 
     def __init__(
         self,
@@ -139,22 +139,32 @@ class Writer:
     async def _transaction(self, batch: Sequence[Job]) -> None:
         appends = [values_of(job.checkpoint, self._owner, self._key) for job in batch if isinstance(job, Append)]
         owning = [job for job in batch if not isinstance(job, Append)]
+        now = time.monotonic()
+        is_due = now - self._renewed >= self._lease / 3
+        if len(appends) == 1 and not owning and not is_due:
+            await self._store(rows.COMMIT_ONE, appends)
+            return
         if owning:
             await self._connection.execute("BEGIN IMMEDIATE")  # to read what nobody changes until the commit
         for job in owning:
             await self._own(job)
         if appends:
-            before = self._connection.total_changes
-            await self._connection.executemany(rows.COMMIT, appends)
-            if self._connection.total_changes != before + rows.CHANGES * len(appends):
-                raise StorageCorruptError(f"the schema of {self._path} is damaged: it does not store what it is given")
-        now = time.monotonic()
-        if now - self._renewed >= self._lease / 3:
+            await self._store(rows.COMMIT, appends)
+        if is_due:
             await self._connection.execute(rows.RENEW, (self._owner, self._lease))
             await self._connection.execute(rows.EXPEL)
         await self._connection.commit()
-        if now - self._renewed >= self._lease / 3:
+        if is_due:
             self._renewed = now
+
+    async def _store(self, sql: str, appends: Sequence[tuple[Any, ...]]) -> None:
+        before = self._connection.total_changes
+        if sql is rows.COMMIT_ONE:
+            await self._connection.execute(sql, appends[0])
+        else:
+            await self._connection.executemany(sql, appends)
+        if self._connection.total_changes != before + rows.CHANGES * len(appends):
+            raise StorageCorruptError(f"the schema of {self._path} is damaged: it does not store what it is given")
 
     # ---- outcomes that nobody knows ------------------------------------------------------------------------------
 
