@@ -107,8 +107,8 @@ MUTANTS = (
         "a state that is lent, and not made anew",
         ("E4",),
         "_runtime/versions.py",
-        "        held, self._state = [self.state], _LENT\n",
-        "        held = [self.state]\n",
+        "        return held.pop() if is_held_once(held) else copied(held[0])",
+        "        self._state = held[0]\n        return held.pop()",
         f"{LARGE}::test_what_a_method_that_fails_has_changed_is_dropped",
     ),
     Mutant(
