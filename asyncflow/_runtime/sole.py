@@ -8,6 +8,7 @@ stands in two places) is not called one's own, and is copied as ever.
 
 from __future__ import annotations
 
+import enum
 import sys
 import types
 import weakref
@@ -48,7 +49,11 @@ def _inside(values: list[Any]) -> list[Any] | None:
     inner: list[Any] = []
     classes = set(map(type, values))
     for cls in classes - ATOMS:
-        members = [value for value in values if type(value) is cls] if len(classes) > 1 else list(values)
+        if issubclass(cls, enum.Enum):
+            continue
+        members: list[Any] = [value for value in values if type(value) is cls] if len(classes) > 1 else list(values)
+        if (cls is tuple or cls is frozenset) and set(map(type, chain.from_iterable(members))) <= ATOMS:
+            continue  # shared by all who have one, such as the empty one
         held = _held(cls, members) if _most(members) <= _ALONE else None
         if held is None:
             return None

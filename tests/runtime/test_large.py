@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -102,6 +103,37 @@ async def test_a_large_state_is_not_copied_for_methods_that_run_one_after_the_ot
 
     assert copies == []
     assert (flow.state.turn, len(flow.state.records)) == (2, 402)
+
+
+class Mood(Enum):
+    GOOD = "good"
+
+
+class Varied(Big):
+    mood: Mood = Mood.GOOD
+    pair: tuple[int, ...] = ()
+    names: frozenset[str] = frozenset()
+    anything: Any = None
+
+
+async def test_values_that_cannot_change_are_no_reason_to_copy(copies: list[object]) -> None:
+    class Varying(Flow[Varied]):
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def first(self) -> None:
+            self.state.anything = {"a": [1.5, None, True], "b": Mood.GOOD.value}
+
+        @listen(first)
+        async def second(self) -> None:
+            self.state.turn += 1
+
+    flow = Varying()
+    flow.state.records = records()
+    await flow.kickoff()
+
+    assert copies == []
+    assert flow.state.anything == {"a": [1.5, None, True], "b": "good"}
 
 
 async def test_siblings_have_copies_of_their_own(copies: list[object]) -> None:
