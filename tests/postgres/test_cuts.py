@@ -68,7 +68,7 @@ async def test_what_became_of_a_checkpoint_is_known_wherever_the_connection_is_c
         for n in range(CUTS):
             place = PLACES[n % len(PLACES)]
             some = rng.sample(chains, rng.randint(1, len(chains)))
-            rows = [chain.add(whole=rng.random() < 0.5, state=b"[%d]" % n) for chain in some]
+            rows = [chain.add(whole=rng.random() < 0.5, state=b'{"n":%d}' % n) for chain in some]
             proxy.arm(place)
             await saved.save(*rows)
             if place == "late":
