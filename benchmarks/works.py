@@ -15,10 +15,10 @@ import anyio
 from anyio.abc import TaskGroup
 
 from .meters import Meter, peak, resident, size_of, stalls, ticking, written
-from .peers import STEPS, Peer, Resting, Turns, record
+from .peers import STEPS, Chains, Cycles, FansOut, Resting, Stores, Turns, record
 
 Figures = dict[str, float]
-Measure = Callable[[Peer, int, float, TaskGroup], Awaitable[Figures]]
+Measure = Callable[[Any, int, float, TaskGroup], Awaitable[Figures]]
 """Of a peer, a size, the seconds that it may take, about, and a task group that is ended with the process: the figures."""
 
 RECORDS = 9_000
@@ -64,7 +64,7 @@ async def warmed(run: Callable[[], Awaitable[object]], most: int, at_once: int, 
     return max(2, min(most, max(fewest, int(seconds / each))))
 
 
-async def chains(peer: Peer, size: int, seconds: float, _: TaskGroup, at_once: int) -> Figures:
+async def chains(peer: Chains, size: int, seconds: float, _: TaskGroup, at_once: int) -> Figures:
     """W1, W2: runs of the chain. Stalls are taken in a second go, as the ticker takes its share."""
     runs = await warmed(peer.chain, size, at_once, seconds)
     meter = Meter()
@@ -86,7 +86,7 @@ async def chains(peer: Peer, size: int, seconds: float, _: TaskGroup, at_once: i
     }
 
 
-async def fan_out(peer: Peer, width: int, seconds: float, _: TaskGroup) -> Figures:
+async def fan_out(peer: FansOut, width: int, seconds: float, _: TaskGroup) -> Figures:
     """W3: a method, so many listeners of it, and a join."""
     times: list[float] = []
     wrote = 0
@@ -101,7 +101,7 @@ async def fan_out(peer: Peer, width: int, seconds: float, _: TaskGroup) -> Figur
     return {"runs": len(times), "ms": statistics.median(times) * 1e3, "written_kb": wrote / 1e3}
 
 
-async def large_state(peer: Peer, steps: int, seconds: float, _: TaskGroup, appends: bool) -> Figures:
+async def large_state(peer: Cycles, steps: int, seconds: float, _: TaskGroup, appends: bool) -> Figures:
     """W4: a state of 1 MB, of which each step changes one record, or appends one."""
 
     def turns(sample: Callable[[], Any]) -> Turns:
@@ -129,7 +129,7 @@ async def large_state(peer: Peer, steps: int, seconds: float, _: TaskGroup, appe
     }
 
 
-async def loads(peer: Peer, size: int, seconds: float, _: TaskGroup) -> Figures:
+async def loads(peer: Stores, size: int, seconds: float, _: TaskGroup) -> Figures:
     """W5: loading by id, from a store of a few runs and from a full one."""
 
     async def fill(runs: int) -> None:
@@ -164,7 +164,7 @@ async def loads(peer: Peer, size: int, seconds: float, _: TaskGroup) -> Figures:
     }
 
 
-async def sleepers(peer: Peer, size: int, seconds: float, _: TaskGroup) -> Figures:
+async def sleepers(peer: Chains, size: int, seconds: float, _: TaskGroup) -> Figures:
     """W6: runs at once whose steps sleep."""
 
     async def run() -> None:
@@ -177,7 +177,7 @@ async def sleepers(peer: Peer, size: int, seconds: float, _: TaskGroup) -> Figur
     return {"runs": runs, "seconds": spent.seconds, "us_a_step": spent.seconds / runs / STEPS * 1e6}
 
 
-async def long_cycle(peer: Peer, size: int, seconds: float, _: TaskGroup) -> Figures:
+async def long_cycle(peer: Cycles, size: int, seconds: float, _: TaskGroup) -> Figures:
     """W7: one run of many turns: what a step costs at the beginning, and at the end."""
     every = max(1, min(1_000, size // 100))
     await peer.cycle([], Turns(2, every=1, sample=int, seconds=seconds, place=None))
@@ -197,7 +197,7 @@ async def long_cycle(peer: Peer, size: int, seconds: float, _: TaskGroup) -> Fig
     }
 
 
-async def live(peer: Peer, size: int, seconds: float, background: TaskGroup) -> Figures:
+async def live(peer: Chains, size: int, seconds: float, background: TaskGroup) -> Figures:
     """W8: runs that live and sleep. They are started in a task group of the caller, and left alive."""
     await many(peer.chain, 20, 0)
     gc.collect()

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import anyio
 from pydantic import BaseModel, Field
@@ -115,7 +115,7 @@ async def rest(seconds: float) -> None:
 
 
 class Peer:
-    """One way to do the works. Those that it cannot do it does not define; `contestants` says why.
+    """One way to do the works: it has those of the methods below that it can do; `contestants` says why it lacks the others.
 
     Each state has five fields: an id, `count`, `pause`, `name` and `done`; that of the cycle has `records` besides.
     """
@@ -129,18 +129,36 @@ class Peer:
     async def __aexit__(self, *error: object) -> None:
         return None
 
+
+class Chains(Protocol):
+    """Has a chain of methods."""
+
     async def chain(self, pause: float = 0.0) -> str:
         """A run of `STEPS` methods, each of which adds one to `count`, and sleeps if there is a pause; its id."""
-        raise NotImplementedError
+        ...
+
+
+class Stores(Chains, Protocol):
+    """Stores its runs in a folder."""
+
+    folder: Path
 
     async def load(self, run_id: str) -> int:
         """The `count` of a stored run."""
-        raise NotImplementedError
+        ...
+
+
+class FansOut(Protocol):
+    """Has a fan-out."""
 
     async def fan_out(self, width: int) -> int:
         """A method, then so many listeners at once, then a join that counts what it got."""
-        raise NotImplementedError
+        ...
+
+
+class Cycles(Protocol):
+    """Has a cycle."""
 
     async def cycle(self, records: list[Record], turns: Turns) -> int:
         """One run that turns until `turns.done`; each turn makes the change that `turns.turn()` says. How many records at its end."""
-        raise NotImplementedError
+        ...
