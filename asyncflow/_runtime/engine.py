@@ -45,7 +45,7 @@ from .recorder import Recorder
 from .scope import Scope, entered
 from .settings import Settings
 from .threads import in_thread
-from .versions import Version, encoded_in_pieces, own, recorded
+from .versions import Version, encoded_in_pieces, lendable, own, recorded
 
 __all__ = ["Engine"]
 
@@ -360,7 +360,9 @@ class Engine:
         elif base.number != newest.number:
             version = self._merged(scope, held[0])
         elif recorder is not None and recorder.is_large:
-            return recorded(newest.number + 1, held, recorder, name, encoded=encoded)
+            if encoded is not None:
+                return encoded, lendable(newest.number + 1, held[0], recorder, encoded)
+            return recorded(newest.number + 1, held, recorder, name)
         else:
             version = Version(newest.number + 1, own(held[0]))  # whoever still holds the draft cannot reach the version
         if recorder is None or version.number == self._recorded:

@@ -31,7 +31,8 @@ _dict_of = attrgetter("__dict__")
 def is_sole(held: list[Any]) -> bool:
     """Whether nobody but this list holds what is in it, nor anything in there that can change.
 
-    To be asked about what its codec has just found to be of its annotated types: those are not looked at again.
+    Of what an annotation allows, only what can change is looked at: it means something for values that are of their annotated
+    types, which the codec has found, or is asked about next.
     """
     values: list[Any] | None = list(held) if _COUNTS else None
     while values:

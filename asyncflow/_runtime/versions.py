@@ -15,7 +15,7 @@ from ..errors import LimitExceededError
 from .recorder import LARGE, Recorder
 from .sole import is_held_once, is_sole
 
-__all__ = ["Version", "encoded_in_pieces", "own", "recorded"]
+__all__ = ["Version", "encoded_in_pieces", "lendable", "own", "recorded"]
 
 _LENT: Final = object()
 
@@ -50,30 +50,26 @@ class Version:
 
 
 def recorded(
-    number: int,
-    held: list[Any],
-    recorder: Recorder,
-    method: str | None = None,
-    *,
-    encoded: bytes | None = None,
-    is_copy: bool = False,
+    number: int, held: list[Any], recorder: Recorder, method: str | None = None, *, is_copy: bool = False
 ) -> tuple[bytes, Version]:
     """The bytes and the version of a state, the only one in a list. It is taken as it is where nobody else holds any of it.
 
-    `encoded`: what `encoded_in_pieces` came to. `is_copy`: nobody else holds it, as far as the caller knows.
-    Raises `StateNotStorableError`, `LimitExceededError`.
+    `is_copy`: nobody does, as far as the caller knows. Raises `StateNotStorableError`, `LimitExceededError`.
     """
-    if encoded is not None:
-        return encoded, Version(number, held[0], partial(recorder.state, encoded))
     data, kept = recorder.state_bytes(held[0], method)
     if kept is held[0] and len(data) >= LARGE:
         del kept
         if is_sole(held):
-            return data, Version(number, held[0], partial(recorder.state, data))
+            return data, lendable(number, held[0], recorder, data)
         kept = held[0]
     if not is_copy:
         data, kept = recorder.state_bytes(own(held[0]), method)  # anew: what others hold may have changed since
     return data, Version(number, kept)
+
+
+def lendable(number: int, state: Any, recorder: Recorder, data: bytes) -> Version:
+    """The version of a state that nobody else holds, and of its bytes."""
+    return Version(number, state, partial(recorder.state, data))
 
 
 async def encoded_in_pieces(held: list[Any], recorder: Recorder) -> bytes | None:

@@ -92,14 +92,21 @@ def _completed(definition: FlowDefinition, progress: Progress, key: str, label: 
             continue
         source = key if m.receives is Receives.NAMED else ""
         came = {name: Seen(cycle, ancestry, source) for name in names if name in m.names}
-        before = progress.latches.get(m.name, {})
-        seen = before | came if len(before) + len(came) >= m.fewest else None  # else it is too early to look
-        assert m.condition is not None, "only a method with a condition is reached"
-        if seen is not None and satisfied(m.condition, seen):
+        seen = _all_seen(m, progress.latches.get(m.name, {}), came)
+        if seen is not None:
             enabled.append(_invocation(progress, m, key, cycle, ancestry, seen))
         else:
             latched.extend((m.name, name, how) for name, how in came.items())
     return Transition(key, enabled=tuple(enabled), latched=tuple(latched), passed_over=tuple(passed_over))
+
+
+def _all_seen(method: MethodDefinition, before: dict[str, Seen], came: dict[str, Seen]) -> dict[str, Seen] | None:
+    """All that has come, if it fulfils the method's condition. Where it cannot yet, it is not looked at: joins may be wide."""
+    assert method.condition is not None, "only a method with a condition is reached"
+    if len(before) + len(came) < method.fewest:
+        return None
+    seen = before | came
+    return seen if satisfied(method.condition, seen) else None
 
 
 def _invocation(

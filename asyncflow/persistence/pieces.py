@@ -1,7 +1,7 @@
 """A large state encoded piece by piece, so that the event loop can turn in between: what one call would hold it for long.
 
-The pieces, put together, are what the codec would have written at once. Only long lists and dicts that are fields of the
-state's own model are cut; the rest is small, as a rule.
+The pieces, put together, are the JSON that the codec would have written at once, in the order of the fields. Only long lists
+and dicts that are fields of the state's own model are cut; the rest is small, as a rule.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Encode = Callable[[Any], bytes]
 class _Field(NamedTuple):
     name: str
     plan: Plan
-    """Of the whole value; of a part of it, where it can be cut."""
+    """Of the whole value, and, being a list's or a dict's, of any part of it."""
     encode: Encode | None
-    """Encodes a part of it, where it can be cut."""
+    """Encodes such a part; None where it cannot be cut."""
 
 
 class Pieces:

@@ -294,6 +294,26 @@ async def test_after_its_grace_runs_stop_at_their_next_checkpoint(storage: Any) 
     assert ran == ["x first", "x second"]
 
 
+async def test_a_runner_that_ends_reads_none_of_the_runs_that_it_stops() -> None:
+    # nobody asks their instances where they stand; thousands of reads would keep the runner from leaving
+    class Read(MemoryFlowPersistence):
+        loads = 0
+
+        async def load(self, run_id: str, seq: int | None = None) -> Any:
+            self.loads += 1
+            return await super().load(run_id, seq)
+
+    storage = Read()
+    gate("g")
+    async with FlowRunner(storage, grace=0.001, patience=0.001) as runner:
+        handles = [await runner.start(Steps, {"gate": "g"}) for _ in range(20)]
+        await until(lambda: len(ran) == 20)
+        before = storage.loads
+
+    assert storage.loads == before
+    assert {await handle.status() for handle in handles} == {"interrupted"}
+
+
 async def test_a_run_that_is_being_stored_when_it_ends_starts_no_method() -> None:
     class Slow(MemoryFlowPersistence):
         async def append(self, checkpoint: Any) -> None:
