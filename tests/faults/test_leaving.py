@@ -317,6 +317,7 @@ import aiosqlite
 
 class Slow(Steps):
     name = "Steps"
+    persistence = SQLiteFlowPersistence("runs.db", lease={lease})
 
     async def second(self, n: int) -> int:
         note("second")
@@ -327,15 +328,15 @@ class Slow(Steps):
 commits = []
 execute = aiosqlite.Connection._execute
 
-def slow(function):
-    {commit_first} and function()
+def slow(function, *args):
+    {commit_first} and function(*args)
     loop.call_soon_threadsafe(loop.stop)
     time.sleep(0.3)
-    {commit_first} or function()
+    {commit_first} or function(*args)
 
 async def stopping(self, function, *args, **named):
-    if commits and function.__name__ == "commit":
-        return await execute(self, slow, function)
+    if commits and function.__name__ == {hop!r}:
+        return await execute(self, slow, function, *args)
     return await execute(self, function, *args, **named)
 
 aiosqlite.Connection._execute = stopping
@@ -349,8 +350,15 @@ leaving()
 
 @pytest.mark.clauses("D1", "E2", "E3")
 @pytest.mark.parametrize("commit_first", [True, False], ids=["committed", "not committed"])
-def test_a_loop_that_is_closed_in_mid_commit_keeps_no_process(commit_first: bool) -> None:
-    ended = left(CLOSED.format(commit_first=commit_first), hangs=False)
+@pytest.mark.parametrize(
+    ("hop", "lease"),
+    [
+        pytest.param("execute", 60.0, id="by one statement"),
+        pytest.param("commit", 0.001, id="after several"),  # a lease that is always due goes into the transaction
+    ],
+)
+def test_a_loop_that_is_closed_in_mid_commit_keeps_no_process(hop: str, lease: float, commit_first: bool) -> None:
+    ended = left(CLOSED.format(commit_first=commit_first, hop=hop, lease=lease), hangs=False)
 
     assert (ended.code, ended.errors) == (0, "")
     assert ended.seconds < SOON
