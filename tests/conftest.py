@@ -1,6 +1,7 @@
 """What all tests share: three event loops, an empty folder each, and the sizes of the random ones."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ settings.register_profile(
 )
 settings.register_profile("long", settings.get_profile("every run"), max_examples=5_000)
 settings.load_profile(os.environ.get("ASYNCFLOW_HYPOTHESIS", "every run"))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # what a shell starts in the background ignores it, and so would every program that the tests start and interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=[pytest.param(loop, id=name) for name, loop in LOOPS.items()])

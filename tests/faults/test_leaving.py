@@ -21,11 +21,9 @@ SOON = 5.0
 """Seconds. A tenth of one is usual; what waits for something waits for ever, and other tests may keep both cores busy."""
 
 FLOW = """
-import asyncio, gc, os, signal, sys, threading, time
+import asyncio, gc, os, sys, threading, time
 import anyio, asyncflow
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, errors, listen, start
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 
 def note(text):
     with open("effects.log", "a") as file:
