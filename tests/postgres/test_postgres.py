@@ -188,7 +188,7 @@ async def test_checkpoints_of_one_run_in_one_batch_follow_one_another(
             with sql.transaction():
                 query("SELECT FROM {0}.runs FOR UPDATE")  # the first of them waits, and the others queue up behind it
                 group.start_soon(store_the_rest)
-                with anyio.fail_after(4):
+                with anyio.fail_after(30):
                     while len(queue) < 19:  # noqa: ASYNC110 - nobody tells of it
                         await anyio.sleep(0.001)
         found = await persistence.history("run")

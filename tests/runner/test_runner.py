@@ -76,7 +76,7 @@ def gate(name: str) -> anyio.Event:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while not condition():  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.001)
 
@@ -617,7 +617,7 @@ async def test_events_are_told_as_they_come_and_until_the_end(storage: Any) -> N
     seen: list[str] = []
     async with FlowRunner(storage) as runner:
         handle = await runner.start(Steps, {"gate": "g"}, run_id="x")
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             async for event in handle.events():
                 seen.append(told(event))
                 if seen == ALL[:1]:
@@ -640,7 +640,7 @@ async def test_events_go_on_after_one(storage: Any) -> None:
 async def test_events_of_a_run_that_fails_end(storage: Any) -> None:
     async with FlowRunner(storage) as runner:
         handle = await runner.start(Steps, {"fails": True})
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             seen = [told(event) async for event in handle.events()]
 
     assert seen == [*ALL[:2], "MethodFailed second:1", "RunEnded"]
@@ -651,7 +651,7 @@ async def test_events_of_a_run_elsewhere_are_told(storage: Any) -> None:
     seen: list[str] = []
     async with FlowRunner(storage) as runner, FlowRunner(storage) as other:
         await runner.start(Steps, {"gate": "g"}, run_id="x")
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             async for event in (await other.get("x")).events():
                 seen.append(told(event))
                 gates["g"].set()
@@ -749,7 +749,7 @@ async def test_events_after_one_that_there_never_was_end_with_the_run(storage: A
     async with FlowRunner(storage) as runner:
         handle = await runner.start(Steps)
         await handle.result()
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             assert [event async for event in handle.events(after=(99, 0))] == []
 
 

@@ -289,7 +289,7 @@ def storage(request: pytest.FixtureRequest) -> Any:
 @pytest.mark.clauses("C1")
 async def test_a_scope_ends_a_kickoff_without_an_error(storage: Any) -> None:
     flow = Waiting(persistence=storage)
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             with anyio.CancelScope() as scope:
                 group.start_soon(cancel_when, flow.waiting, scope)
@@ -329,7 +329,7 @@ async def test_a_cancellation_passes_through_unchanged(storage: Any) -> None:
             caught.append(error)
             raise
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             group.start_soon(kickoff)
             await flow.waiting.wait()
@@ -462,7 +462,7 @@ async def test_a_cancellation_that_a_method_meets_by_itself_ends_the_run_resumab
                 await anyio.sleep_forever()
 
     flow = Awaiting()
-    with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
+    with anyio.fail_after(30), pytest.raises(asyncio.CancelledError):
         await flow.kickoff()
 
     assert (flow.status, flow.state.done) == ("interrupted", [])
@@ -612,7 +612,7 @@ async def cancelled_run(storage: Any) -> Waiting:
         with pytest.raises(errors.RunCancelledError):
             await flow.kickoff()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             group.start_soon(kickoff)
             await flow.waiting.wait()
@@ -705,7 +705,7 @@ async def test_a_method_may_cancel_its_own_run(store: Any) -> None:
             after.append("went on")
 
     flow = Quitting()
-    with anyio.fail_after(5), pytest.raises(errors.RunCancelledError):
+    with anyio.fail_after(30), pytest.raises(errors.RunCancelledError):
         await flow.kickoff()
 
     assert after == []
@@ -720,7 +720,7 @@ async def test_a_run_without_a_storage_can_be_cancelled_while_it_runs() -> None:
         with pytest.raises(errors.RunCancelledError):
             await flow.kickoff()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             group.start_soon(kickoff)
             await flow.waiting.wait()

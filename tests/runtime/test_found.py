@@ -79,7 +79,7 @@ async def test_a_run_that_came_to_be_between_acquiring_and_loading_is_not_driven
             if call == "kickoff"
             else Slow.resume("x", persistence=SQLiteFlowPersistence("./runs.db"))
         )
-        with anyio.fail_after(5), pytest.raises(errors.RunLockedError):
+        with anyio.fail_after(30), pytest.raises(errors.RunLockedError):
             await tried
         first.go_on.set()
 
@@ -278,6 +278,9 @@ async def test_a_join_whose_method_is_gone_is_named() -> None:
 
         @start()
         async def b(self) -> int:
+            while self.pending != ("b:1",):  # noqa: ASYNC110 - nobody tells
+                await anyio.sleep(0.001)
+            scope.cancel()
             await anyio.sleep_forever()
 
         @listen(and_(a, b))
@@ -297,7 +300,7 @@ async def test_a_join_whose_method_is_gone_is_named() -> None:
             return 2
 
     flow = Joining()
-    with anyio.move_on_after(0.2):
+    with anyio.CancelScope() as scope:
         await flow.kickoff()
     assert flow.pending == ("b:1",)
     with pytest.raises(errors.FlowDefinitionError, match="join"):

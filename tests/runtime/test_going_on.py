@@ -117,7 +117,7 @@ async def running(flow: Flow[Any]) -> AsyncIterator[None]:
     """While this lasts, the flow is running, and hangs; at the end it is cancelled as a task, so interrupted."""
     async with anyio.create_task_group() as group:
         group.start_soon(flow.kickoff)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await flow.hanging.wait()
         yield
         group.cancel_scope.cancel()
@@ -215,7 +215,7 @@ async def test_of_two_creators_of_one_id_exactly_one_wins(store: Any) -> None:
         except errors.RunLockedError:
             lost.append(flow)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             for flow in flows:
                 group.start_soon(kickoff, flow)
@@ -803,7 +803,7 @@ async def interrupted(flow: Any) -> str:
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as group:
             group.start_soon(flow.kickoff)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await flow.hanging.wait()
             scope.cancel()
     return flow.run_id

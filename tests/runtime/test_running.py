@@ -206,7 +206,7 @@ async def test_unconditional_starts_run_at_the_same_time() -> None:
             await here.wait()
 
     flow = Twins()
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await flow.kickoff()
 
     assert set(flow.method_outputs) == {"one", "two"}
@@ -241,7 +241,7 @@ async def test_listeners_of_one_method_run_at_the_same_time() -> None:
         async def join(self, c: int, a: int, b: int) -> list[int]:
             return [a, b, c]
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         output = await Fan().kickoff()
 
     assert output == [0, 1, 2]
@@ -467,7 +467,7 @@ async def test_plain_methods_do_not_wait_for_the_threads_of_others() -> None:
     for borrower in borrowers:
         others.acquire_on_behalf_of_nowait(borrower)
     try:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             output = await Plain().kickoff()
     finally:
         for borrower in borrowers:
