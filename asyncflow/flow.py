@@ -186,7 +186,10 @@ class Flow(Generic[S]):
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """The invocations that are still to be completed, such as `fetch:1`."""
+        """The invocations that are still to be completed, such as `fetch:1`.
+
+        While it runs: as of now, where one whose checkpoint is being written is completed. After it: as it is stored.
+        """
         return self._instance.pending
 
     @property

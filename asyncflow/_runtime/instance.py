@@ -167,7 +167,7 @@ class Instance(Shown):
         self._state = engine.committed.state
         self._digest = None if engine.recorder is None else engine.recorder.digest
         self._number = engine.number
-        self.pending = tuple(engine.progress.pending)
+        self._pending = tuple(engine.progress.pending)
         if engine.is_finished:
             self.status = "finished"
         elif engine.is_cancelled:

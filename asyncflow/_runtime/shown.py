@@ -36,7 +36,7 @@ class Shown:
         self.outputs: dict[str, Any] = {}
         self.result: Any = None
         self.status: RunStatus = "new"
-        self.pending: tuple[str, ...] = ()
+        self._pending: tuple[str, ...] = ()
         self._make_setup = setup
         self._setup: Setup | None = None
         self.own_id = new_run_id()
@@ -55,6 +55,10 @@ class Shown:
         """Whether anybody asks this instance where its run stands: a runner's handles ask the storage."""
 
     # ---- what Flow shows ---------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        return self._pending if self._engine is None else tuple(self._engine.progress.pending)
 
     @property
     def flow(self) -> Any:
@@ -146,7 +150,7 @@ class Shown:
         self._run_id, self._state, self._number, self._digest = c.run_id, stored.state, c.number, c.digest
         self._may_be_stored = True
         self.status = "interrupted" if c.status == "running" else c.status
-        self.pending = tuple(stored.progress.pending)
+        self._pending = tuple(stored.progress.pending)
         self.outputs, self.result = {}, None
         outcome = outcome_of(c)
         if c.status == "finished" and outcome:

@@ -906,6 +906,24 @@ async def test_from_outside_a_running_flow_shows_a_copy_of_what_is_committed() -
     assert flow.state.count == 2
 
 
+@pytest.mark.parametrize("storage", [None, MemoryFlowPersistence()], ids=["forgets", "stored"])
+async def test_a_running_flow_tells_what_is_pending(storage: MemoryFlowPersistence | None) -> None:
+    class Two(Flow[Counter]):
+        @start()
+        async def first(self) -> None:
+            seen.append(self.pending)
+
+        @listen(first)
+        async def second(self) -> None:
+            seen.append(self.pending)
+
+    seen: list[tuple[str, ...]] = []
+    flow = Two(persistence=storage)
+    await flow.kickoff()
+
+    assert (seen, flow.pending) == ([("first:1",), ("second:1",)], ())
+
+
 def test_a_model_without_an_id_gets_one_and_stays_that_model() -> None:
     class Any_(Flow[Counter]):
         @start()
