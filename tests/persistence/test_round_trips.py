@@ -456,8 +456,13 @@ class Case:
     value: Any
 
 
+def fit_for_a_float(n: int) -> int:
+    """The number, or another where no float is so large, nor so long a text allowed."""
+    return n if abs(n) < 10**300 else n % 10**300
+
+
 RELATIVES: dict[type, tuple[Callable[[Any], Any], ...]] = {
-    int: (MyInt, bool, float, str, lambda n: Level.LOW),
+    int: (MyInt, bool, lambda n: float(fit_for_a_float(n)), lambda n: str(fit_for_a_float(n)), lambda n: Level.LOW),
     str: (MyStr, lambda text: Word.YES, lambda text: text.encode("utf-8", "replace")),
     float: (str, Decimal, lambda x: int(x) if abs(x) < 1e9 else 1),
     Decimal: (MyDecimal, str, lambda d: 1.5),
