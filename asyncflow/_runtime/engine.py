@@ -28,7 +28,7 @@ from .._scheduling.messages import (
     Transition,
 )
 from .._scheduling.progress import Progress
-from .._values import ATOMS, copied
+from .._values import ATOMS, copied, is_long
 from ..errors import CheckpointWithdrawnError, Failure, RunCancelledError
 from ..merge import Conflict
 from ..persistence.checkpoint import Checkpoint, Status
@@ -41,7 +41,7 @@ from .failures import (
     method_label_error,
     undeclared_label_error,
 )
-from .recorder import Recorder
+from .recorder import Codecs, Recorder
 from .scope import Scope, entered
 from .settings import Settings
 from .threads import in_thread
@@ -75,6 +75,7 @@ class Engine:
 
     flow: Any
     settings: Settings
+    codecs: Codecs
     run_id: str
     number: int
     recorder: Recorder | None
@@ -90,6 +91,8 @@ class Engine:
     is_cancelled: bool = False
     """Whether it was cancelled for good."""
     _steps: int = 0
+    _is_large: bool = field(init=False)
+    """Whether the state should not be copied; looked at now and then, where nothing is stored."""
     _stopped: BaseException | None = None
     _scope: anyio.CancelScope | None = None
     _group: TaskGroup | None = None
@@ -105,6 +108,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.committed = self.newest
+        self._is_large = is_long(self.newest.state)
         self._recorded = self.newest.number
         self._methods = self.settings.definition.methods
         self._prefix = f"{self.run_id}/{self.number}/"
@@ -215,7 +219,8 @@ class Engine:
         try:
             result = await self._call(scope)
             held = [scope.close()]  # the draft, and no other reference to it
-            encoded = await self._encoded(held) if self._can_be_cut(scope) else None
+            is_cut = held[0] is not None and self._can_be_cut(scope)
+            encoded = await encoded_in_pieces(held, self.codecs) if is_cut else None
             ended = self._returned(scope, held, result, encoded)
         except Exception as error:  # whatever a user's method may raise
             ended = self._raised(scope, error)
@@ -249,6 +254,7 @@ class Engine:
                 args.append(self._received(source))
         self._steps += 1
         if self.recorder is None and not self._steps % BREATHE:
+            self._is_large = is_long(self.newest.state)
             await anyio.lowlevel.checkpoint()  # without commits to wait for, a cycle would starve the event loop
         token = entered.set(scope)
         try:
@@ -270,12 +276,9 @@ class Engine:
 
     def _can_be_cut(self, scope: Scope) -> bool:
         """Whether a draft is to be encoded piece by piece: a large one, while nobody else can come in between."""
-        recorder = self.recorder
-        return recorder is not None and recorder.is_large and scope.is_alone and self.settings.checkpoints(scope.method)
-
-    async def _encoded(self, held: list[Any]) -> bytes | None:
-        assert self.recorder is not None, "asked only where there is one"
-        return None if held[0] is None else await encoded_in_pieces(held, self.recorder)
+        if self.recorder is None:
+            return self._is_large and scope.is_alone
+        return self.recorder.is_large and scope.is_alone and self.settings.checkpoints(scope.method)
 
     def _returned(self, scope: Scope, held: list[Any], result: Any, encoded: bytes | None) -> _Ended:
         """Merge, encode, and only then change anything. Raises what makes the invocation a failed one instead."""
@@ -359,9 +362,9 @@ class Engine:
             raise changed_id_error(self.settings.name, self.run_id, name)
         elif base.number != newest.number:
             version = self._merged(scope, held[0])
+        elif encoded is not None:
+            return encoded, lendable(newest.number + 1, held[0], self.codecs, encoded)
         elif recorder is not None and recorder.is_large:
-            if encoded is not None:
-                return encoded, lendable(newest.number + 1, held[0], recorder, encoded)
             return recorded(newest.number + 1, held, recorder, name)
         else:
             version = Version(newest.number + 1, own(held[0]))  # whoever still holds the draft cannot reach the version

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from .._scheduling.messages import Command
-from .._values import copied, same
+from .._values import same
 from .._waiting import to_its_end
 from ..errors import (
     RunNotFoundError,
@@ -117,15 +117,16 @@ class Instance(Shown):
         self._run_id = run_id
         base = self._fresh_state(given, begin_with)
         self._number += 1
-        engine, commands, _ = begin(self.setup, self.flow, run_id, copied(base), number=self._number)
+        engine, commands, _ = await begin(self.setup, self.flow, run_id, base, number=self._number)
+        del base, begin_with, given  # what this frame would keep for as long as the run lives
         return await self._drive(engine, commands, Claim())
 
     async def _new_pass(self, claim: Claim, state: Any, given: dict[str, Any], *, after: Checkpoint | None) -> Any:
-        engine, commands, checkpoint = begin(
+        engine, commands, checkpoint = await begin(
             self.setup,
             self.flow,
             self._run_id,
-            copied(state),
+            state,
             claim=claim,
             after=after,
             number=1 if after is None else after.number + 1,

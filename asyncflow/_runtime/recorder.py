@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import anyio
-import anyio.lowlevel
 from pydantic_core import PydanticSerializationError, to_json
 
 from .._definition.definition import FlowDefinition
@@ -27,7 +26,7 @@ from ..errors import (
     StorageWriteError,
 )
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, encode_progress, encode_transition, seal
-from ..persistence.codec import MAX_BYTES, Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
+from ..persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
 from ..persistence.patches import is_patch, patch_of
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
 from ..state import StateType
@@ -112,7 +111,8 @@ class Recorder:
         return len(self._state) >= LARGE
 
     @property
-    def _known(self) -> Codecs:
+    def known(self) -> Codecs:
+        """How values become bytes."""
         assert self.codecs is not None, "asked for values, by whoever has a class for them"
         return self.codecs
 
@@ -121,35 +121,14 @@ class Recorder:
     def state_bytes(self, state: Any, method: str | None = None) -> tuple[bytes, Any]:
         """A state as it is stored, and as it will load. Raises `StateNotStorableError`, `LimitExceededError`."""
         try:
-            return self._known.state.encode(state)
+            return self.known.state.encode(state)
         except Refused as refused:
             raise _not_storable(StateNotStorableError, "the state", refused, self.run_id, method) from None
-
-    async def in_pieces(self, held: list[Any]) -> bytes | None:
-        """The bytes of the state in a list, while other tasks have their turns; None if that cannot be done.
-
-        Nobody may change it meanwhile.
-        """
-        pieces = self._known.state.pieces
-        if pieces is None:
-            return None
-        encoding = pieces.encode(held[0])
-        while True:
-            try:
-                next(encoding)
-            except StopIteration as done:
-                data: bytes | None = done.value
-                return data if data is not None and len(data) <= MAX_BYTES else None
-            await anyio.lowlevel.checkpoint()
-
-    def state(self, data: bytes) -> Any:
-        """A state from what was recorded."""
-        return self._known.state.decode(data)
 
     def result_bytes(self, method: str, value: Any) -> tuple[bytes, Any]:
         """A result as it is stored, and as it will load. Raises `ResultNotStorableError`, `LimitExceededError`."""
         try:
-            return self._known.result(method).encode(value)
+            return self.known.result(method).encode(value)
         except Refused as refused:
             raise _not_storable(
                 ResultNotStorableError, f"what {method} returned", refused, self.run_id, method
@@ -158,7 +137,7 @@ class Recorder:
     def result(self, method: str, data: bytes) -> Any:
         """A result from what was stored. Raises `StateSchemaError` if the method's return type has changed since."""
         try:
-            return self._known.result(method).decode(data)
+            return self.known.result(method).decode(data)
         except Misfit as misfit:
             raise StateSchemaError(
                 f"the stored result of {method} does not fit its return annotation any more: {misfit.detail}. Nothing was "

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from .._scheduling.advance import advance
 from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
+from .._values import is_long
 from .._waiting import current_loop, is_closed, to_its_end
 from ..errors import (
     CheckpointCorruptError,
@@ -32,7 +33,7 @@ from ..persistence.protocol import FlowPersistence, Ownership, Sessions, offers
 from .engine import Engine
 from .recorder import Codecs, Recorder
 from .settings import Settings
-from .versions import Version, recorded
+from .versions import Version, encoded_in_pieces, lendable, own_in_pieces, recorded
 
 __all__ = [
     "Claim",
@@ -244,7 +245,7 @@ def check_flow(setup: Setup, checkpoint: Checkpoint) -> None:
         )
 
 
-def begin(
+async def begin(
     setup: Setup,
     flow: object,
     run_id: str,
@@ -255,10 +256,14 @@ def begin(
     number: int = 1,
     inputs: bytes | None = None,
 ) -> tuple[Engine, tuple[Command, ...], Checkpoint | None]:
-    """A new pass from the start: its engine, what it does first, and the checkpoint to be committed before that (D2).
+    """A new pass from the start, over a copy of a state: its engine, what it does first, and the checkpoint to be committed
+    before that (D2).
 
-    Raises `StateNotStorableError`.
+    Raises `StateNotStorableError`, `LimitExceededError`.
     """
+    held = [await own_in_pieces(state)]
+    data = await encoded_in_pieces(held, setup.codecs) if is_long(state) else None
+    version = None if data is None else lendable(0, held[0], setup.codecs, data)
     progress = Progress()
     transition, commands = advance(setup.settings.definition, progress, Started())
     progress.fold(transition)
@@ -266,14 +271,12 @@ def begin(
     if setup.persistence is not None and claim is not None:
         recorder = recorder_of(setup, run_id, claim, after)
         recorder.number = number
-        held = [state]
-        del state
-        data, version = recorded(0, held, recorder, is_copy=True)
+        if data is None:
+            data, version = recorded(0, held, recorder, is_copy=True)
         recorder.inputs = inputs
         checkpoint = recorder.prepare("started", "running", progress, state=data, complete=True)
-    else:
-        version = Version(0, state)
-    engine = Engine(flow, setup.settings, run_id, number, recorder, progress, version)
+    version = version or Version(0, held[0])
+    engine = Engine(flow, setup.settings, setup.codecs, run_id, number, recorder, progress, version)
     return engine, commands, checkpoint
 
 
@@ -311,7 +314,7 @@ def take_up(setup: Setup, flow: object, stored: Stored, claim: Claim) -> tuple[E
     stored.progress.fold(transition)
     recorder = recorder_of(setup, c.run_id, claim, c)
     version = Version(0, stored.state)
-    engine = Engine(flow, setup.settings, c.run_id, c.number, recorder, stored.progress, version)
+    engine = Engine(flow, setup.settings, setup.codecs, c.run_id, c.number, recorder, stored.progress, version)
     return engine, commands
 
 

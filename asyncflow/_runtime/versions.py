@@ -6,16 +6,19 @@ copied for it: the version is made anew from its bytes, should anybody look at i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Final
 
-from .._values import copied
+import anyio.lowlevel
+
+from .._values import copied, copying, is_long
 from ..errors import LimitExceededError
-from .recorder import LARGE, Recorder
+from ..persistence.codec import MAX_BYTES
+from .recorder import LARGE, Codecs, Recorder
 from .sole import is_held_once, is_sole
 
-__all__ = ["Version", "encoded_in_pieces", "lendable", "own", "recorded"]
+__all__ = ["Version", "encoded_in_pieces", "lendable", "own", "own_in_pieces", "recorded"]
 
 _LENT: Final = object()
 
@@ -60,21 +63,47 @@ def recorded(
     if kept is held[0] and len(data) >= LARGE:
         del kept
         if is_sole(held):
-            return data, lendable(number, held[0], recorder, data)
+            return data, lendable(number, held[0], recorder.known, data)
         kept = held[0]
     if not is_copy:
         data, kept = recorder.state_bytes(own(held[0]), method)  # anew: what others hold may have changed since
     return data, Version(number, kept)
 
 
-def lendable(number: int, state: Any, recorder: Recorder, data: bytes) -> Version:
+def lendable(number: int, state: Any, codecs: Codecs, data: bytes) -> Version:
     """The version of a state that nobody else holds, and of its bytes."""
-    return Version(number, state, partial(recorder.state, data))
+    return Version(number, state, partial(codecs.state.decode, data))
 
 
-async def encoded_in_pieces(held: list[Any], recorder: Recorder) -> bytes | None:
-    """The bytes of a large state that nobody else holds, while other tasks have their turns; None where it is not so."""
-    return await recorder.in_pieces(held) if is_sole(held) else None
+async def encoded_in_pieces(held: list[Any], codecs: Codecs) -> bytes | None:
+    """The bytes of a large state, the only one in a list, while other tasks have their turns.
+
+    None where somebody else holds a part of it, or JSON may not keep it as it is.
+    """
+    pieces = codecs.state.pieces
+    if pieces is None or not is_sole(held):
+        return None
+    data: bytes | None = await _in_turns(pieces.encode(held[0]))
+    return data if data is not None and len(data) <= MAX_BYTES else None
+
+
+async def own_in_pieces(state: Any) -> Any:
+    """A copy of a state that a caller holds. Of a large one, other tasks have their turns meanwhile."""
+    if not is_long(state):
+        return own(state)
+    try:
+        return await _in_turns(copying(state))
+    except RecursionError:
+        raise _nested(state) from None
+
+
+async def _in_turns(work: Generator[None, None, Any]) -> Any:
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            return done.value
+        await anyio.lowlevel.checkpoint()
 
 
 def own(value: Any) -> Any:
@@ -82,7 +111,10 @@ def own(value: Any) -> Any:
     try:
         return copied(value)
     except RecursionError:
-        raise LimitExceededError(
-            f"a {type(value).__name__} is nested too deeply to be kept, or contains itself; flatten it. Nothing of this call was "
-            "saved"
-        ) from None
+        raise _nested(value) from None
+
+
+def _nested(value: Any) -> LimitExceededError:
+    return LimitExceededError(
+        f"a {type(value).__name__} is nested too deeply to be kept, or contains itself; flatten it. Nothing of this call was saved"
+    )

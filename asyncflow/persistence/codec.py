@@ -105,8 +105,8 @@ class TypedCodec(Codec):
             found = error.errors(include_url=False, include_input=False)
             raise Misfit(explained(found), tuple(".".join(map(str, e["loc"])) for e in found)) from None
         if self._checks_fields:
-            again = from_json(self.write(value, warnings="none"))
-            lost = tuple(_lost(from_json(data), again, ""))
+            again = self.write(value, warnings="none")
+            lost = () if again == data else tuple(_lost(from_json(data), from_json(again), ""))
             if lost:
                 raise Misfit(f"the model has no place for {', '.join(lost)}", lost)
         return value
