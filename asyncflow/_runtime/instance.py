@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import anyio
@@ -39,6 +39,9 @@ from .shown import RunStatus, Shown
 
 __all__ = ["Instance", "RunStatus"]
 
+Begun = tuple[Engine, tuple[Command, ...]]
+"""A pass that is to be driven, and what it does first."""
+
 
 class Instance(Shown):
     """Drives the run that one `Flow` object is about."""
@@ -58,7 +61,8 @@ class Instance(Shown):
             if self.setup.persistence is None:
                 if from_run is not None:
                     raise refusals.not_stored(self._class, "restore_from_state_id")
-                return await self._pass_without_storage(run_id, given, begin_with)
+                self._run_id, claim = run_id, Claim()
+                return await self._drive(*await self._by_standing(None, given, claim, begin_with), claim)
             async with session(self.setup.persistence):
                 if from_run is not None:
                     begin_with = (await self.found(from_run)).state
@@ -68,20 +72,21 @@ class Instance(Shown):
                     if stored is not None and from_run is not None:
                         raise refusals.stored_already(run_id)
                     self._run_id = run_id
-                    return await self._by_standing(stored, given, claim, begin_with)
+                    return await self._drive(*await self._by_standing(stored, given, claim, begin_with), claim)
 
-    async def _by_standing(self, stored: Stored | None, given: dict[str, Any], claim: Claim, begin_with: Any) -> Any:
+    async def _by_standing(self, stored: Stored | None, given: dict[str, Any], claim: Claim, begin_with: Any) -> Begun:
+        """A pass to be driven: a new one, or the rest of one that was interrupted."""
         if stored is None:
-            return await self._new_pass(claim, self._fresh_state(given, begin_with), given, after=None)
+            return await self._begun(claim, self._fresh_state(given, begin_with), given)
         if stored.checkpoint.status == "cancelled":
             raise refusals.cancelled(self._run_id)
         if stored.checkpoint.status == "finished":
             same_as_here = self._digest == stored.checkpoint.digest and self._state is not None
             before = self._state if same_as_here else stored.state
-            return await self._new_pass(claim, self.state_type.updated(before, given), given, after=stored.checkpoint)
+            return await self._begun(claim, self.state_type.updated(before, given), given, after=stored.checkpoint)
         self._check_inputs(stored.checkpoint, given)
         self._check_edits(stored)
-        return await self._continue(claim, stored)
+        return take_up(self.setup, self.flow, stored, claim)
 
     async def start(self, run_id: str, inputs: Mapping[str, Any]) -> Any:
         """The same however often it is called: a new run, the rest of an interrupted one, or the outcome of one that has ended."""
@@ -91,10 +96,10 @@ class Instance(Shown):
                 stored = await load_owned(self.setup, run_id, claim)
                 self._run_id = run_id
                 if stored is None:
-                    return await self._by_standing(None, dict(inputs), claim, None)
+                    return await self._drive(*await self._by_standing(None, dict(inputs), claim, None), claim)
                 self._check_inputs(stored.checkpoint, dict(inputs))
                 if stored.checkpoint.status == "running":
-                    return await self._continue(claim, stored)
+                    return await self._drive(*take_up(self.setup, self.flow, stored, claim), claim)
                 self.show(stored)
                 return self.outcome(stored)
 
@@ -111,17 +116,13 @@ class Instance(Shown):
                     raise refusals.cancelled(self._run_id)
                 if self.status == "finished":
                     return self.result
-                return await self._continue(claim, stored)
+                return await self._drive(*take_up(self.setup, self.flow, stored, claim), claim)
 
-    async def _pass_without_storage(self, run_id: str, given: dict[str, Any], begin_with: Any) -> Any:
-        self._run_id = run_id
-        base = self._fresh_state(given, begin_with)
-        self._number += 1
-        engine, commands, _ = await begin(self.setup, self.flow, run_id, base, number=self._number)
-        del base, begin_with, given  # what this frame would keep for as long as the run lives
-        return await self._drive(engine, commands, Claim())
-
-    async def _new_pass(self, claim: Claim, state: Any, given: dict[str, Any], *, after: Checkpoint | None) -> Any:
+    async def _begun(
+        self, claim: Claim, state: Any, given: dict[str, Any], *, after: Checkpoint | None = None
+    ) -> Begun:
+        """A new pass over a state, and its first checkpoint committed, where it is stored."""
+        is_stored, before = self.setup.persistence is not None, 0 if after is None else after.number
         engine, commands, checkpoint = await begin(
             self.setup,
             self.flow,
@@ -129,22 +130,17 @@ class Instance(Shown):
             state,
             claim=claim,
             after=after,
-            number=1 if after is None else after.number + 1,
-            inputs=inputs_bytes(dict(zip(self.state_type.names_of(given), given.values(), strict=True))),
+            number=1 + (before if is_stored else self._number),
+            inputs=self._inputs_bytes(given) if is_stored else None,
         )
-        self._may_be_stored, claim.epoch = True, claim.epoch or 1
+        self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
         try:
             await commit_start(engine, checkpoint)
         except anyio.get_cancelled_exc_class():
             with contextlib.suppress(StorageError, RunNotFoundError):  # it may or may not have been committed
                 await to_its_end(self._look_up)
             raise
-        del state, given, checkpoint  # what this frame would keep for as long as the run lives
-        return await self._drive(engine, commands, claim)
-
-    async def _continue(self, claim: Claim, stored: Stored) -> Any:
-        engine, commands = take_up(self.setup, self.flow, stored, claim)
-        return await self._drive(engine, commands, claim)
+        return engine, commands
 
     async def _drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
         self._engine, self._ended, self.status = engine, None, "running"
@@ -203,7 +199,7 @@ class Instance(Shown):
 
         Inside one of its own methods it returns at once, and the method is cancelled.
         """
-        while self._busy and self._engine is None:  # noqa: ASYNC110 - it is about to begin, or to end: nobody tells
+        while self.is_busy and self._engine is None:  # noqa: ASYNC110 - it is about to begin, or to end: nobody tells
             await anyio.sleep(0.001)
         if self._engine is not None:
             await self._cancel_running(self._engine)
@@ -268,16 +264,30 @@ class Instance(Shown):
     def _check_inputs(self, c: Checkpoint, given: dict[str, Any]) -> None:
         if not given:
             return
-        names = self.state_type.names_of(given)
-        if inputs_bytes(dict(zip(names, given.values(), strict=True))) != c.inputs:
+        if self._inputs_bytes(given) != c.inputs:
             raise refusals.other_inputs(self._class, c)
 
-    @contextmanager
-    def driving(self) -> Iterator[None]:
-        if self._busy:
-            raise refusals.busy(self._class, self._run_id)
-        self._busy = True
-        try:
-            yield
-        finally:
-            self._busy = False
+    def _inputs_bytes(self, given: dict[str, Any]) -> bytes:
+        return inputs_bytes(dict(zip(self.state_type.names_of(given), given.values(), strict=True)))
+
+    def driving(self) -> AbstractContextManager[None]:
+        """Nobody else drives this instance for as long as this lasts. Raises `FlowBusyError`."""
+        return _Driving(self)
+
+
+class _Driving:
+    """An instance that is driven. It lives as long as the run, in thousands, as `_Owned` does."""
+
+    __slots__ = ("_instance",)
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+
+    def __enter__(self) -> None:
+        instance = self._instance
+        if instance.is_busy:
+            raise refusals.busy(instance._class, instance._run_id)
+        instance.is_busy = True
+
+    def __exit__(self, *error: object) -> None:
+        self._instance.is_busy = False

@@ -45,7 +45,7 @@ class Shown:
         self._number = 0
         self._digest: bytes | None = None
         self._may_be_stored = False
-        self._busy = False
+        self.is_busy = False
         self._engine: Engine | None = None
         self._ended: anyio.Event | None = None
         self._cancel_error: BaseException | None = None

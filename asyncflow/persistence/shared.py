@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -65,29 +65,38 @@ class Shared(Generic[T]):
             self._refuse_fork()
         return self._held
 
-    @asynccontextmanager
-    async def use(self) -> AsyncIterator[T]:
+    def use(self) -> AbstractAsyncContextManager[T]:
         """What is shared, open for as long as this lasts. Cancelled at any point, it leaves nothing open behind.
 
         Raises `PersistenceLoopError` while it is used on another event loop.
         """
+        return _Use(self)
+
+    async def enter(self, use: _Use[T]) -> T:
+        """Count a user; what is shared is open then."""
         self._refuse_fork()  # before the lock, which a thread of the parent may have held at the fork
         with self._counting:  # threads may come at the same time: one of them is refused
-            turn = self._bound()
+            turn = use.turn = self._bound()
             self._users += 1
             _IN_USE.add(self)
         try:
             if self._held is None:
                 await to_its_end(lambda: self._open(turn))
             assert self._held is not None, "opened by this user or by another, and this one has not left"
-            yield self._held
-        finally:
-            if turn is self._turn and self._process is _process:
-                # a user of a loop that was closed is no longer counted; and what a parent has open is not its child's
-                self._users -= 1
-                if not self._users:
-                    _IN_USE.discard(self)
-                    await to_its_end(lambda: self._close(turn))
+            return self._held
+        except BaseException:
+            await self.leave(use)
+            raise
+
+    async def leave(self, use: _Use[T]) -> None:
+        """Count a user no longer; the last one closes what is shared."""
+        turn = use.turn
+        if turn is None or turn is not self._turn or self._process is not _process:
+            return  # a user of a loop that was closed is not counted; and what a parent has open is not its child's
+        self._users -= 1
+        if not self._users:
+            _IN_USE.discard(self)
+            await to_its_end(lambda: self._close(turn))
 
     async def _open(self, turn: anyio.Lock) -> None:
         async with turn:
@@ -121,3 +130,19 @@ class Shared(Generic[T]):
             raise ForkedProcessError(
                 f"{self._name!r} was opened before this process was forked; open a new one after the fork"
             )
+
+
+class _Use(Generic[T]):
+    """One use. It lives as long as a run, in thousands: a generator would take ten times as much."""
+
+    __slots__ = ("_shared", "turn")
+
+    def __init__(self, shared: Shared[T]) -> None:
+        self._shared = shared
+        self.turn: anyio.Lock | None = None
+
+    async def __aenter__(self) -> T:
+        return await self._shared.enter(self)
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._shared.leave(self)

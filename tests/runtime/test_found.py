@@ -448,7 +448,7 @@ async def test_cancel_at_the_very_beginning_cancels_the_run() -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(kickoff)
-        while not flow._instance._busy:
+        while not flow._instance.is_busy:
             await anyio.lowlevel.checkpoint()
         await flow.cancel()
 
