@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from ..errors import CheckpointCorruptError, RunLockedError, RunNotFoundError, StorageCorruptError, StorageError
@@ -110,10 +110,16 @@ class QueuedPersistence(ABC, Generic[T]):
     # ---- open and close ----------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        session = self._shared.use()
+        session = self._kept_open()
         await session.__aenter__()
         self._entered.append(session)
         return self
+
+    @asynccontextmanager
+    async def _kept_open(self) -> AsyncIterator[None]:
+        """A session that is left, if its user does not leave it, when the event loop ends: that closes its generators."""
+        async with self._shared.use():
+            yield
 
     async def __aexit__(self, *_: object) -> None:
         await self._entered.pop().__aexit__(None, None, None)
