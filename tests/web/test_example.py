@@ -37,27 +37,22 @@ def test_an_order_is_priced_paid_and_shipped_or_asked_about(monkeypatch: pytest.
     assert large["result"] == {"total": "225.00", "parcel": "none: call us first"}
 
 
+UVICORN = (
+    "uvicorn examples.fastapi_app:app --workers 2 --timeout-graceful-shutdown 1 --log-level critical --port {port}"
+)
+"""The command of the README, on a free port."""
+HYPERCORN = "hypercorn examples.fastapi_app:app --worker-class trio --graceful-timeout 1 --bind 127.0.0.1:{port}"
+
+
 @pytest.fixture
-def workers() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The command of the README, on a free port."""
+def server(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The example, served by a command, and its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        "-m",
-        "uvicorn",
-        "examples.fastapi_app:app",
-        "--workers",
-        "2",
-        "--port",
-        str(port),
-        "--log-level",
-        "critical",
-    ]
     env = {**os.environ, "SHOP_SECONDS": "0.4", "ASYNCFLOW_DB": str(Path.cwd() / "shop.db")}
-    process = subprocess.Popen(
-        [sys.executable, *command, "--timeout-graceful-shutdown", "1"], cwd=ROOT, env=env, start_new_session=True
-    )
+    command = [sys.executable, "-m", *request.param.format(port=port).split()]
+    process = subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True)
     try:
         yield process, f"http://127.0.0.1:{port}"
     finally:
@@ -66,34 +61,63 @@ def workers() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         process.wait(10)
 
 
+def asked(method: str, url: str, **options: Any) -> httpx2.Response:
+    """A client that tries again: its worker may have been killed, or not have begun."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            return httpx2.request(method, url, headers={**KEY, **options.pop("headers", {})}, **options)
+        except httpx2.TransportError:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+def result(url: str) -> Any:
+    """What a run ends with."""
+    while (run := asked("GET", url).json())["status"] == "running":
+        time.sleep(0.05)
+    return run["result"]
+
+
 def workers_of(pid: int) -> list[int]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it looks for the workers in /proc")
-def test_orders_outlive_a_worker(workers: tuple[subprocess.Popen[bytes], str]) -> None:
-    process, url = workers
-
-    def asked(method: str, path: str, **options: Any) -> httpx2.Response:
-        """A client that tries again: its worker may have been killed, or not have begun."""
-        until = time.monotonic() + 60
-        while True:
-            try:
-                return httpx2.request(method, url + path, headers={**KEY, **options.pop("headers", {})}, **options)
-            except httpx2.TransportError:
-                assert time.monotonic() < until
-                time.sleep(0.05)
-
-    assert asked("GET", "/readyz").status_code == 200
-    places = [asked("POST", "/flows/PlaceOrder", json=order()).headers["location"] for _ in range(6)]
+@pytest.mark.parametrize("server", [UVICORN], indirect=True)
+def test_orders_outlive_a_worker(server: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, url = server
+    assert asked("GET", f"{url}/readyz").status_code == 200
+    places = [asked("POST", f"{url}/flows/PlaceOrder", json=order()).headers["location"] for _ in range(6)]
     os.kill(workers_of(process.pid)[0], signal.SIGKILL)
-    ended = []
-    for place in places:
-        while (run := asked("GET", place).json())["status"] == "running":
-            time.sleep(0.05)
-        ended.append(run["result"])
+    ended = [result(url + place) for place in places]
     process.send_signal(signal.SIGTERM)
 
     assert ended == [{"total": "9.00", "parcel": "parcel for Ada"}] * 6
     assert process.wait(20) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize("server", [HYPERCORN], indirect=True)
+def test_on_trio_a_server_runs_orders_streams_their_events_and_goes_on_with_them(
+    server: tuple[subprocess.Popen[bytes], str],
+) -> None:
+    process, url = server
+    first = asked("POST", f"{url}/flows/PlaceOrder?wait=20", json=order()).json()
+    place = asked("POST", f"{url}/flows/PlaceOrder", json=order()).headers["location"]
+    with httpx2.stream("GET", f"{url}{place}/events", headers=KEY, timeout=20) as stream:
+        events = [line for line in stream.iter_lines() if line.startswith("event:")]
+    left = [asked("POST", f"{url}/flows/PlaceOrder", json=order()).headers["location"] for _ in range(3)]
+    process.send_signal(signal.SIGTERM)
+    ended = process.wait(20)
+    again = subprocess.Popen(process.args, cwd=ROOT, env={**os.environ, "ASYNCFLOW_DB": str(Path.cwd() / "shop.db")})
+    try:
+        results = [result(url + place) for place in left]
+    finally:
+        again.kill()
+        again.wait(10)
+
+    assert first["result"] == {"total": "9.00", "parcel": "parcel for Ada"}
+    assert len(events) >= 4
+    assert ended == 0
+    assert results == [{"total": "9.00", "parcel": "parcel for Ada"}] * 3
