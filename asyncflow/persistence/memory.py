@@ -94,9 +94,9 @@ class MemoryFlowPersistence:
         """Forget runs that ended so long ago."""
         kept: dict[str, int] = {}
         gone = 0
-        for entry in await self.runs(limit=len(self._rows)):
+        ended = [entry for entry in await self.runs(limit=len(self._rows)) if entry.status != "running"]
+        for entry in ended:
             kept[entry.flow] = kept.get(entry.flow, 0) + 1
-            has_ended = entry.status in ("finished", "cancelled", "failed")
-            if has_ended and kept[entry.flow] > keep_last and entry.updated_at < time.time() - older_than:
+            if kept[entry.flow] > keep_last and entry.updated_at < time.time() - older_than:
                 gone += await self.delete(entry.run_id)
         return gone

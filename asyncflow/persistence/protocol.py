@@ -127,7 +127,10 @@ class Retention(Protocol):
         ...
 
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
-        """Forget runs that ended more than `older_than` seconds ago, but for the `keep_last` newest of each flow; how many."""
+        """Forget runs that ended more than `older_than` seconds ago; how many.
+
+        Finished, failed and cancelled ones have ended. Of those, the `keep_last` newest of each flow are kept.
+        """
         ...
 
 

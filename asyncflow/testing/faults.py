@@ -2,7 +2,7 @@
 
     storage = FaultyPersistence(SQLiteFlowPersistence("runs.db"), Fail(at=3))
 
-Operations are counted from 1, over all runs: `save`, `append`, `load`, `history`, `acquire` and `release`.
+Operations are counted from 1, over all runs: `save`, `append`, `load`, `history`, `acquire`, `release`, `runs`, `delete` and `prune`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, Literal, Self, TypeVar, cast
+from typing import Any, Final, Literal, Self, TypeVar, cast, get_args
 
 import anyio
 import anyio.lowlevel
@@ -22,13 +22,23 @@ import anyio.lowlevel
 from .._waiting import to_its_end
 from ..errors import StorageWriteError
 from ..persistence.checkpoint import Checkpoint
-from ..persistence.protocol import CheckpointHistory, CheckpointLog, FlowPersistence, Ownership, Sessions, offers
+from ..persistence.protocol import (
+    Catalog,
+    CheckpointHistory,
+    CheckpointLog,
+    FlowPersistence,
+    Ownership,
+    Retention,
+    RunEntry,
+    Sessions,
+    offers,
+)
 
 __all__ = ["Delay", "Fail", "Fault", "FaultyPersistence", "Hang", "Kill", "LoseReply", "Operation"]
 
 T = TypeVar("T")
 
-Operation = Literal["save", "append", "load", "history", "acquire", "release"]
+Operation = Literal["save", "append", "load", "history", "acquire", "release", "runs", "delete", "prune"]
 
 WRITING: Final[tuple[Operation, ...]] = ("save", "append")
 
@@ -40,6 +50,16 @@ class Fault:
     at: int = 1
     operations: tuple[Operation, ...] = WRITING
     times: int | None = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what would never strike: a test with it would prove nothing."""
+        unknown = [name for name in self.operations if name not in get_args(Operation)]
+        if unknown or not self.operations:
+            raise ValueError(
+                f"operations is a tuple of some of {', '.join(get_args(Operation))}, not {self.operations!r}"
+            )
+        if self.at < 1 or (self.times is not None and self.times < 1):
+            raise ValueError(f"at and times are at least 1, not {self.at} and {self.times}: it would never strike")
 
     def strikes(self, nth: int) -> bool:
         """Whether it strikes the n-th of its operations."""
@@ -103,6 +123,9 @@ class FaultyPersistence:
 
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
         return await self._struck("load", lambda: self.inner.load(run_id, seq))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.inner!r})"
 
     def heal(self) -> None:
         """No more faults from now on; what hangs is let go."""
@@ -176,11 +199,26 @@ class _Sessions(FaultyPersistence):
             yield session
 
 
+class _Catalog(FaultyPersistence):
+    async def runs(self, **options: Any) -> list[RunEntry]:
+        return await self._struck("runs", lambda: self.inner.runs(**options))
+
+
+class _Retention(FaultyPersistence):
+    async def delete(self, run_id: str) -> bool:
+        return await self._struck("delete", lambda: self.inner.delete(run_id))
+
+    async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
+        return await self._struck("prune", lambda: self.inner.prune(older_than=older_than, keep_last=keep_last))
+
+
 _PARTS: Final[dict[Callable[..., Any], type[FaultyPersistence]]] = {
     CheckpointLog: _Log,
     CheckpointHistory: _History,
     Ownership: _Ownership,
     Sessions: _Sessions,
+    Catalog: _Catalog,
+    Retention: _Retention,
 }
 
 

@@ -3,14 +3,23 @@
 import signal
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
 from asyncflow import Flow, MemoryFlowPersistence, SQLiteFlowPersistence, listen, start
-from asyncflow.errors import AsyncflowError, StorageReadOnlyError, StorageWriteError
-from asyncflow.persistence import Checkpoint, CheckpointHistory, CheckpointLog, Ownership, Sessions
+from asyncflow.errors import AsyncflowError, RunNotFoundError, StorageReadOnlyError, StorageWriteError
+from asyncflow.persistence import (
+    Catalog,
+    Checkpoint,
+    CheckpointHistory,
+    CheckpointLog,
+    Ownership,
+    Retention,
+    Sessions,
+)
 from asyncflow.testing import Delay, Fail, FaultyPersistence, Hang, LoseReply
 
 
@@ -76,9 +85,44 @@ async def test_without_faults_nothing_is_different(inner: Any) -> None:
     assert sum(asked in ("save", "append") for asked in storage.asked) == 3
 
 
-@pytest.mark.parametrize("capability", [CheckpointLog, CheckpointHistory, Ownership, Sessions])
+@pytest.mark.parametrize(
+    "capability", [CheckpointLog, CheckpointHistory, Ownership, Sessions, Catalog, Retention], ids=lambda c: c.__name__
+)
 def test_it_offers_what_the_other_offers(inner: Any, capability: Any) -> None:
     assert isinstance(FaultyPersistence(inner), capability) == isinstance(inner, capability)
+
+
+@pytest.mark.parametrize("operation", ["runs", "delete", "prune"])
+async def test_listing_and_forgetting_are_operations_too(operation: Any) -> None:
+    storage: Any = FaultyPersistence(MemoryFlowPersistence(), Fail(operations=(operation,)))
+    await Chain(persistence=storage).kickoff({"id": "run"})
+    calls = {
+        "runs": storage.runs,
+        "delete": partial(storage.delete, "run"),
+        "prune": partial(storage.prune, older_than=0),
+    }
+
+    with pytest.raises(StorageWriteError):
+        await calls[operation]()
+    assert [entry.run_id for entry in await storage.runs(flow=Chain.__name__, limit=1)] == ["run"]
+    assert await storage.delete("run")
+    assert await storage.prune(older_than=0.0) == 0
+    assert storage.hits == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"at": 0}, {"times": 0}, {"operations": ()}, {"operations": ("apend",)}, {"operations": "append"}],
+    ids=str,
+)
+def test_what_would_never_strike_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"at least 1|is a tuple of some of save, append"):
+        Fail(**wrong)
+
+
+async def test_an_error_names_the_storage_under_it() -> None:
+    with pytest.raises(RunNotFoundError, match=r"FaultyPersistence\(SQLiteFlowPersistence\(.*runs\.db"):
+        await Chain.resume("nobody", persistence=FaultyPersistence(SQLiteFlowPersistence("runs.db")))
 
 
 async def test_what_fails_is_not_done(inner: Any) -> None:
