@@ -49,6 +49,10 @@ class Listed(Promises):
             failed = [entry.run_id for entry in await catalog.runs(status="failed")]
             both = [entry.run_id for entry in await catalog.runs(flow="f", status="cancelled")]
             none = [entry.run_id for entry in await catalog.runs(flow="unknown")]
+            limited = [entry.run_id for entry in await catalog.runs(status="running", limit=1)]
+            newest = await catalog.runs(flow="F", limit=2)
+            rest = await catalog.runs(flow="F", limit=2, before=newest[-1].position if newest else None)
+            driven = [e.run_id for e in await catalog.runs() if e.is_driven and e.status in ("finished", "cancelled")]
         expected = [f"F {status}" for status in ("cancelled", "finished", "failed", "running")]
         assert of_flow == expected, f"`runs` with flow='F' must list {expected}, and lists {of_flow}"
         assert failed == ["f failed", "F failed"], (
@@ -56,6 +60,28 @@ class Listed(Promises):
         )
         assert both == ["f cancelled"], f"`runs` with a flow and a status must list what fits both, not {both}"
         assert none == [], f"`runs` with an unknown flow must be empty, not {none}"
+        assert limited == ["f running"], (
+            f"`runs` with a status and limit=1 must list the newest one of that status, also where others are newer, not {limited}"
+        )
+        paged = [[entry.run_id for entry in page] for page in (newest, rest)]
+        assert paged == [expected[:2], expected[2:]], (
+            f"`runs` of a flow must come in full pages, {expected[:2]} and {expected[2:]}, and comes as {paged}"
+        )
+        assert driven == [], (
+            f"`runs` must tell that nobody drives a run that has ended, and tells that {driven} are driven"
+        )
+
+    @in_time
+    async def test_the_catalog_tells_that_a_released_run_is_driven_by_nobody(
+        self, persistence: FlowPersistence
+    ) -> None:
+        catalog = needed(persistence, Catalog)
+        owner = needed(persistence, Ownership)
+        async with session(persistence):
+            await store(persistence, Chain("a").add())
+            await owner.release("a", 1)
+            driven = [entry.run_id for entry in await catalog.runs() if entry.is_driven]
+        assert driven == [], "`runs` must tell that nobody drives a run that was released: otherwise nobody takes it up"
 
     @in_time
     async def test_the_catalog_is_read_page_by_page(self, persistence: FlowPersistence) -> None:
@@ -107,6 +133,12 @@ class Forgotten(Promises):
                 f"`delete` must tell whether there was such a run: True, then False, not {was_there}"
             )
             assert await persistence.load("a") is None, "`load` of a deleted run must be None"
+            if has(persistence, CheckpointHistory):
+                left = await needed(persistence, CheckpointHistory).history("a")
+                assert list(left) == [], f"`history` of a deleted run must be empty, and holds {len(left)} checkpoints"
+            if has(persistence, Catalog):
+                listed = [entry.run_id for entry in await needed(persistence, Catalog).runs()]
+                assert listed == ["A"], f"`runs` must not list a deleted run: ['A'], not {listed}"
             if has(persistence, CheckpointLog):
                 await refused(persistence, chain.add(), "the next checkpoint of a run that was deleted")
             with must("a deleted id must be free for another run"):
@@ -122,19 +154,27 @@ class Forgotten(Promises):
             for name, status, at in (
                 ("finished", "finished", AT),
                 ("cancelled", "cancelled", AT),
+                ("failed", "failed", AT),
                 ("interrupted", "running", AT),
                 ("finished now", "finished", time.time()),
             ):
                 await store(persistence, Chain(name).add(status=status, at=at, flow="F"))
+                if has(persistence, Ownership):
+                    await needed(persistence, Ownership).release(name, 1)
+            long = Chain("begun long ago, and finished now")
+            await store(persistence, long.add(flow="F"))
+            await store(persistence, long.add(flow="F", status="finished", at=time.time()))
             gone = await forgets.prune(older_than=3600.0)
-            assert gone == 2, (
-                f"`prune` must forget the two runs that ended long ago, and says that it has forgotten {gone}"
+            assert gone == 3, (
+                f"`prune` must forget the three runs that ended long ago, and says that it has forgotten {gone}"
             )
             for name, is_kept in (
                 ("finished", False),
                 ("cancelled", False),
+                ("failed", False),
                 ("interrupted", True),
                 ("finished now", True),
+                (long.run_id, True),
             ):
                 assert (await persistence.load(name) is not None) == is_kept, (
                     f"`prune` must {'keep' if is_kept else 'forget'} the run that is {name!r}"
@@ -147,11 +187,12 @@ class Forgotten(Promises):
             for flow in "FG":
                 for n in range(4):
                     await store(persistence, Chain(f"{flow}{n}").add(flow=flow, status="finished"))
+                await store(persistence, Chain(f"{flow}4").add(flow=flow))
             await forgets.prune(older_than=3600.0, keep_last=2)
-            left = [f"{flow}{n}" for flow in "FG" for n in range(4) if await persistence.load(f"{flow}{n}") is not None]
-        expected = ["F2", "F3", "G2", "G3"]
+            left = [f"{flow}{n}" for flow in "FG" for n in range(5) if await persistence.load(f"{flow}{n}") is not None]
+        expected = ["F2", "F3", "F4", "G2", "G3", "G4"]
         assert left == expected, (
-            f"`prune` with keep_last=2 must keep the two newest of each flow, {expected}, not {left}"
+            f"`prune` with keep_last=2 must keep the two newest that have ended of each flow, and what has not, {expected}, not {left}"
         )
 
 

@@ -126,6 +126,9 @@ class TwoVerbs(Promises):
             for n in range(16):
                 checkpoint = chain.add(state=b'{"a":"%s"}' % (b"x" * (1 if n % 2 else 40_000)))
                 await persistence.save(checkpoint)
+                for _ in range(n % 5):  # what a load had begun before may be kept by now
+                    await anyio.lowlevel.checkpoint()
+                await is_whole(persistence, chain, checkpoint.seq)
                 saved = checkpoint.seq
 
         async def look() -> None:

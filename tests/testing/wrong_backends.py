@@ -1,8 +1,10 @@
 """Backends with one mistake each, such as are easily made, and the conformance test that must catch it."""
 
 import re
+import time
 import unicodedata
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -140,6 +142,29 @@ class KeepsWhatItOnceLoaded(Right):
         if found is not None:
             self.cache[run_id] = found
         return found
+
+
+@caught_by("a_load_during_a_save_sees_all_of_it_or_nothing")
+class KeepsWhatItLoadedDuringASave(Right):
+    """Its cache is emptied before the save, and filled again by a load that began before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache: dict[str, Checkpoint | None] = {}
+
+    async def store(self, checkpoint: Checkpoint) -> None:
+        self.cache.pop(checkpoint.run_id, None)
+        await anyio.lowlevel.checkpoint()
+        await super().store(checkpoint)
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        if seq is not None:
+            return await super().load(run_id, seq)
+        if run_id not in self.cache:
+            found = await super().load(run_id)
+            await anyio.lowlevel.checkpoint()
+            self.cache[run_id] = found
+        return self.cache[run_id]
 
 
 @caught_by("a_seq_is_that_checkpoint_or_none_and_never_another")
@@ -675,6 +700,23 @@ class ListsFlowsInAnyCase(Right):
         return [entry for entry in found if flow is None or entry.flow.lower() == flow.lower()]
 
 
+@caught_by("the_catalog_tells_flows_and_statuses_apart")
+class CutsBeforeItChooses(Right):
+    """A page of what fits, among the newest of all."""
+
+    async def runs(
+        self, *, flow: str | None = None, status: str | None = None, before: int | None = None, limit: int = 100
+    ) -> list[RunEntry]:
+        page = await super().runs(before=before, limit=limit)
+        return [entry for entry in page if flow in (None, entry.flow) and status in (None, entry.status)]
+
+
+@caught_by("the_catalog_tells_flows_and_statuses_apart", "the_catalog_tells_that_a_released_run_is_driven_by_nobody")
+class TellsThatAllAreDriven(Lists):
+    def listed(self, found: list[RunEntry]) -> list[RunEntry]:
+        return [entry._replace(is_driven=True) for entry in found]
+
+
 @caught_by("the_catalog_is_read_page_by_page")
 class CountsPagesFromTheTop(Right):
     """With an offset: what is begun meanwhile moves the pages."""
@@ -707,6 +749,66 @@ class BringsBackWhatWasDeleted(Right):
             self.put(checkpoint)
         else:
             await super().store(checkpoint)
+
+
+@caught_by("a_deleted_run_stays_unknown")
+class KeepsTheHistoryOfWhatWasDeleted(Right):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, list[bytes]] = {}
+
+    async def delete(self, run_id: str) -> bool:
+        self.kept.setdefault(run_id, self._rows.get(run_id, []))
+        return await super().delete(run_id)
+
+    async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
+        if run_id in self.kept and run_id not in self._rows:
+            return [Checkpoint.from_bytes(row) for row in self.kept[run_id]][after + 1 :]
+        return await super().history(run_id, after=after)
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        return await super().load(run_id, seq) if run_id in self._rows else None
+
+
+@caught_by("a_deleted_run_stays_unknown")
+class ListsWhatWasDeleted(Right):
+    async def delete(self, run_id: str) -> bool:
+        entry = self._entries.get(run_id)
+        is_done = await super().delete(run_id)
+        self._entries.update({run_id: entry} if entry else {})
+        return is_done
+
+
+class Prunes(Right):
+    """Forgets what has ended, but takes something wrong for it."""
+
+    def has_ended(self, entry: RunEntry, before: float) -> bool:
+        return entry.status != "running" and entry.updated_at < before
+
+    async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
+        kept: Counter[str] = Counter()
+        gone = 0
+        for entry in await self.runs(limit=10**6):
+            kept[entry.flow] += 1
+            if kept[entry.flow] > keep_last and self.has_ended(entry, time.time() - older_than):
+                gone += await self.delete(entry.run_id)
+        return gone
+
+
+@caught_by("the_newest_of_each_flow_are_kept")
+class CountsWhatHasNotEnded(Prunes): ...
+
+
+@caught_by("only_what_ended_long_ago_is_pruned")
+class PrunesByTheBeginning(Prunes):
+    def has_ended(self, entry: RunEntry, before: float) -> bool:
+        return entry.status != "running" and entry.created_at < before
+
+
+@caught_by("only_what_ended_long_ago_is_pruned")
+class KeepsWhatHasFailed(Prunes):
+    def has_ended(self, entry: RunEntry, before: float) -> bool:
+        return entry.status in ("finished", "cancelled") and entry.updated_at < before
 
 
 @caught_by("only_what_ended_long_ago_is_pruned")
