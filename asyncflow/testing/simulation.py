@@ -3,14 +3,17 @@
     for each schedule:  undisturbed -> its end
     for each commit:    crash before it is stored, or stored but never acknowledged -> a new object goes on -> the same end?
 
-A crash here ends a run as the death of its process would: nothing is stored from then on, and what the flow's object knows
-is gone. (Unlike in a real one, `finally` blocks of methods are run.) It finds what a flow keeps outside its state.
+A crash here ends a run as the death of its process would: nothing is stored from then on, what the flow's object knows is
+gone, and its class is as it was. It finds what a flow keeps there and not in its state. Unlike in a real one, `finally` blocks
+of methods are run, and whatever else is in the process lives on: modules, and what was made before.
 """
 
 from __future__ import annotations
 
+import copy
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
@@ -41,6 +44,8 @@ class End:
     result: Any
     """What kickoff returned; where it failed, the types of the exceptions by method."""
     state: Any
+    outside: Any = None
+    """What `outside` had made; it is compared by your `compare` alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +129,10 @@ class SimulatedStorage(MemoryFlowPersistence):
 
 
 async def crash_everywhere(
-    flow: Callable[[], Flow[Any]],
+    flow: Callable[..., Flow[Any]],
     inputs: Mapping[str, Any] | None = None,
     *,
+    outside: Callable[[], Any] | None = None,
     schedules: int = 3,
     seed: int = 0,
     compare: Callable[[End], Any] | None = None,
@@ -134,8 +140,9 @@ async def crash_everywhere(
 ) -> CrashReport:
     """Run `flow()` with the inputs under some schedules, crash it at each commit of each, resume it, and compare the ends.
 
-    `flow` makes a new flow each time: the class itself, or a function of no arguments. It is stored in memory, whatever
-    the class says, and runs on an event loop of its own, of the kind that this is called on, in virtual time.
+    `flow` makes a new flow each time: the class itself, or a function. It is stored in memory, whatever the class says, and
+    runs on an event loop of its own, of the kind that this is called on, in virtual time. `outside` makes what a crash does
+    not take, such as a fake bank: anew for each run, and the same when that is resumed; the flow is `flow(outside())` then.
     `schedules`, from 1: the seeds are `seed`, `seed + 1`, ... `compare`: what of an end is to be the same; by default
     state, result and status, with lists in any order where methods run in parallel. `limit`: virtual seconds.
 
@@ -144,7 +151,11 @@ async def crash_everywhere(
     """
     if schedules < 1:
         raise ValueError(f"schedules is at least 1, not {schedules}")
-    trial = _Trial(flow, dict(inputs or {}), running_loop(), limit)
+    if isinstance(flow, Flow):
+        raise TypeError(
+            f"a new flow is needed for each run: give the class {type(flow).__name__}, or a function that makes one"
+        )
+    trial = _Trial(flow, dict(inputs or {}), running_loop(), limit, outside)
     return await anyio.to_thread.run_sync(lambda: _crash_everywhere(trial, range(seed, seed + schedules), compare))
 
 
@@ -156,7 +167,7 @@ def _crash_everywhere(trial: _Trial, seeds: range, compare: Callable[[End], Any]
     expected = compare(undisturbed[0].end)
     for one in undisturbed[1:]:
         how = f"undisturbed, under schedules {seeds[0]} and {one.seed}, it ends differently"
-        _check(how, expected, compare(one.end), "time or chance decides; say with `compare` what is to be the same")
+        _check(how, expected, compare(one.end), _CHANCE)
     crashes = 0
     for one in undisturbed[:-1]:
         for crash in _crashes(one.commits):
@@ -168,6 +179,12 @@ def _crash_everywhere(trial: _Trial, seeds: range, compare: Callable[[End], Any]
             )
             crashes += 1
     return CrashReport(len(seeds), sum(one.commits for one in undisturbed[:-1]), crashes)
+
+
+_CHANCE: Final = (
+    "time or chance decides, or what an earlier run has left in this process, such as a fake that all share (see `outside`); say "
+    "with `compare` what is to be the same"
+)
 
 
 def _check(how: str, expected: Any, found: Any, cure: str) -> None:
@@ -221,39 +238,50 @@ class _Undisturbed:
 class _Trial:
     """What is run, again and again."""
 
-    flow: Callable[[], Flow[Any]]
+    flow: Callable[..., Flow[Any]]
     inputs: dict[str, Any]
     loop: Loop
     limit: float
+    outside: Callable[[], Any] | None
+    classes: dict[type, dict[str, Any]] = field(default_factory=dict)
+    """What stood in the flow's classes when the first was made."""
 
     def undisturbed(self, seed: int) -> _Undisturbed:
         """How it goes if nothing is in its way."""
-        storage = SimulatedStorage()
+        storage, around = SimulatedStorage(), self._around()
 
         async def run() -> _Undisturbed:
-            end = await self._run(storage)
+            end = await self._run(storage, around)
             return _Undisturbed(seed, end, storage.commits, await storage.is_parallel())
 
         return simulated(run, seed=seed, loop=self.loop)
 
     def crashed(self, seed: int, crash: Crash) -> tuple[End, str]:
         """How it ends if it is crashed, and goes on in another process; and what the commit was about."""
-        storage = SimulatedStorage()
+        storage, around = SimulatedStorage(), self._around()
         storage.crash = crash
         try:
-            simulated(lambda: self._run(storage), seed=seed, loop=self.loop)
+            simulated(lambda: self._run(storage, around), seed=seed, loop=self.loop)
         except Crashed:
             died_at = str(storage.died_at)
             storage.restarted()
-            return simulated(lambda: self._run(storage), seed=seed, loop=self.loop), died_at
+            return simulated(lambda: self._run(storage, around), seed=seed, loop=self.loop), died_at
         raise AssertionError(
             f"{self._name} has come to no commit {crash.at} under schedule {seed}, but had before: something that is not in the "
             "state, such as a clock or chance, decides what it does"
         )
 
-    async def _run(self, storage: SimulatedStorage) -> End:
+    def _around(self) -> tuple[Any, ...]:
+        """What the flow is made with."""
+        return () if self.outside is None else (self.outside(),)
+
+    async def _run(self, storage: SimulatedStorage, around: tuple[Any, ...]) -> End:
         """To its end, from where it stands in the storage."""
-        flow = self.flow()
+        for cls, before in self.classes.items():
+            _restore(cls, before)
+        flow = self.flow(*around)
+        if not self.classes:
+            self.classes.update({cls: _kept_in(cls) for cls in _own_classes(type(flow))})
         flow._instance.store_in(storage)
         given = {"id": RUN_ID, **self.inputs}
         try:
@@ -266,7 +294,7 @@ class _Trial:
                 f"{self._name} has not ended in {self.limit:g} virtual seconds: it waits for something that never comes, or "
                 "that takes real time, such as a socket or a thread of its own"
             ) from None
-        return End(flow.status, result, flow.state)
+        return End(flow.status, result, flow.state, *around)
 
     @staticmethod
     async def _to_its_end(flow: Flow[Any], inputs: dict[str, Any]) -> Any:
@@ -278,3 +306,34 @@ class _Trial:
     @property
     def _name(self) -> str:
         return getattr(self.flow, "__qualname__", repr(self.flow))
+
+
+# ---- what a class keeps --------------------------------------------------------------------------------------------
+
+
+def _own_classes(cls: type) -> list[type]:
+    """A flow's class and its bases, below `Flow`."""
+    return [base for base in cls.__mro__ if issubclass(base, Flow) and base is not Flow]
+
+
+def _kept_in(cls: type) -> dict[str, Any]:
+    """What a class holds that is data: containers as copies."""
+    return {name: _copied(value) for name, value in vars(cls).items() if _is_data(name, value)}
+
+
+def _restore(cls: type, before: dict[str, Any]) -> None:
+    """Let a class hold what it did when the process began."""
+    for name, value in list(vars(cls).items()):
+        if name not in before and _is_data(name, value):
+            delattr(cls, name)
+    for name, value in before.items():
+        setattr(cls, name, _copied(value))
+
+
+def _is_data(name: str, value: Any) -> bool:
+    is_ours = name in vars(Flow) or name in Flow.__annotations__  # what a class sets of those is no memory of a run
+    return not (is_ours or name.startswith("__") or callable(value) or hasattr(type(value), "__get__"))
+
+
+def _copied(value: Any) -> Any:
+    return copy.deepcopy(value) if isinstance(value, (list, dict, set, bytearray, deque)) else value

@@ -2,13 +2,13 @@
 
 import itertools
 import random
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import anyio
 import pytest
 
 from asyncflow import Flow, FlowState, and_, listen, merge, persist, router, start
-from asyncflow.testing import CrashReport, crash_everywhere
+from asyncflow.testing import CrashReport, End, crash_everywhere
 
 
 class Work(FlowState):
@@ -90,6 +90,103 @@ async def test_what_a_flow_keeps_in_itself_is_found() -> None:
         AssertionError, match=r"after commit 2 \(first:1\) was stored.* state\.count is 0 and not 5; .*`self`"
     ):
         await crash_everywhere(Forgetful)
+
+
+async def test_what_a_flow_keeps_in_its_class_is_found() -> None:
+    class InAValue(Flow[Work]):
+        kept = 0
+
+        @start()
+        async def first(self) -> None:
+            type(self).kept = 5
+
+        @listen(first)
+        async def second(self) -> None:
+            self.state.count = self.kept
+
+    class InAList(InAValue):
+        many: ClassVar[list[int]] = []
+
+        @start()
+        async def first(self) -> None:
+            self.many.append(5)
+
+        @listen(first)
+        async def second(self) -> None:
+            self.state.count = len(self.many) + sum(self.many)
+
+    class InANewName(InAValue):
+        @start()
+        async def first(self) -> None:
+            InAValue.other = 5  # type: ignore[attr-defined]
+
+        @listen(first)
+        async def second(self) -> None:
+            self.state.count = getattr(self, "other", 0)
+
+    for flow, was in ((InAValue, 5), (InAList, 6), (InANewName, 5)):
+        with pytest.raises(AssertionError, match=rf"after commit 2 \(first:1\) .* state\.count is 0 and not {was}; "):
+            await crash_everywhere(flow)
+
+
+class Bank:
+    """What is outside. It pays a key once, if it is told one."""
+
+    def __init__(self) -> None:
+        self.paid: list[str] = []
+
+    def pay(self, key: str | None = None) -> None:
+        if key is None or key not in self.paid:
+            self.paid.append(str(key))
+
+
+class Pay(Flow[Work]):
+    def __init__(self, bank: Bank, **options: Any) -> None:
+        super().__init__(**options)
+        self.bank = bank
+
+    @start()
+    async def first(self) -> None: ...
+
+    @listen(first)
+    async def second(self) -> None:
+        self.bank.pay()
+
+
+class PayOnce(Pay):
+    @listen("first")
+    async def second(self) -> None:
+        self.bank.pay(self.invocation_id)
+
+
+async def test_what_is_outside_outlives_a_crash_and_can_be_compared() -> None:
+    def paid(end: End) -> tuple[str, int]:
+        return end.status, len(end.outside.paid)
+
+    report = await crash_everywhere(PayOnce, outside=Bank, compare=paid)
+    assert report.crashes == 2 * report.commits == 18
+    assert (await crash_everywhere(Pay, outside=Bank)).crashes  # once more for a crash: nothing is wrong with the state
+
+    with pytest.raises(AssertionError, match=r"before commit 3 \(second:1\) .* it is \('finished', 2\) and not "):
+        await crash_everywhere(Pay, outside=Bank, compare=paid)
+
+
+async def test_a_flow_that_is_made_already_is_refused() -> None:
+    with pytest.raises(TypeError, match="give the class Sound"):
+        await crash_everywhere(Sound())  # type: ignore[arg-type]
+
+
+async def test_a_fake_that_all_runs_share_is_told_as_what_it_may_be() -> None:
+    bank = Bank()
+
+    class Counted(Pay):
+        @listen("first")
+        async def second(self) -> None:
+            self.bank.pay()
+            self.state.count = len(self.bank.paid)
+
+    with pytest.raises(AssertionError, match="such as a fake that all share"):
+        await crash_everywhere(lambda: Counted(bank))
 
 
 async def test_what_happens_twice_outside_the_state_is_found_where_it_comes_back() -> None:
