@@ -85,6 +85,10 @@ class TypedCodec(Codec):
             raise _unwritable(value, error) from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
+            if (
+                first["type"] == "json_invalid" and not first["loc"]
+            ):  # what was written a moment ago; not a field of pydantic.Json
+                raise _unreadable(value) from None
             path = ".".join(map(str, first["loc"]))
             reason = f"it does not fit its own annotation when loaded ({first['type']})"
             raise Refused(path, _type_at(value, path), reason, "assign a value of the declared type") from None
@@ -213,6 +217,19 @@ def _unwritable(value: Any, error: Exception) -> Refused:
     return Refused(
         path, _type_at(value, path), reason, "use a type that JSON keeps, or exclude it: Field(exclude=True)"
     )
+
+
+def _unreadable(value: Any) -> Refused:
+    path = next((p for p, v in _leaves(value, "", 0) if not _leaf_reads(v)), "")
+    return Refused(path, _type_at(value, path), "it has more digits than Python reads", "store it as text", limit=True)
+
+
+def _leaf_reads(value: Any) -> bool:
+    try:
+        from_json(to_json(value))
+    except (PydanticSerializationError, ValueError):
+        return False
+    return True
 
 
 def _leaf_writes(value: Any) -> bool:

@@ -851,10 +851,22 @@ async def test_what_is_too_large_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.clauses("V5")
 @pytest.mark.skipif(not hasattr(sys, "get_int_max_str_digits"), reason="this Python writes any number")
-async def test_a_number_with_too_many_digits_is_a_limit() -> None:
-    error = await refusal(in_a_dict(10**5_000))
+@pytest.mark.parametrize(
+    ("trying", "told"),
+    [
+        (lambda: in_a_dict(10**5_000), "int at 'value'"),
+        (lambda: in_a_model(int, 10**5_000), "int at 'value'"),
+        (lambda: in_a_model(dict[str, list[int]], {"a": [1, 10**5_000]}), "int at 'value.a.1'"),
+        (lambda: returned(int, 10**5_000), "what make returned cannot be stored: int: "),
+    ],
+    ids=["in a dict", "in a model", "within", "returned"],
+)
+async def test_a_number_with_too_many_digits_is_a_limit_and_told_where(trying: Any, told: str) -> None:
+    error = await refusal(trying())
 
     assert isinstance(error, errors.LimitExceededError)
+    assert told in str(error)
+    assert "more digits" in str(error)
 
 
 # ---- what is stored of results -------------------------------------------------------------------------------------
