@@ -25,6 +25,7 @@ class Mutant:
 CANCEL, GOING, FAILURE = (f"runtime/test_{name}.py" for name in ("cancellation", "going_on", "failure"))
 CUTS, POSTGRES = "postgres/test_cuts.py", "postgres/test_postgres.py"
 STATE, LARGE = "runtime/test_state.py", "runtime/test_large.py"
+IO_ERRORS = "faults/test_io_errors.py"
 SQLITE, CODEC = "persistence/test_sqlite.py", "persistence/test_codec.py"
 
 MUTANTS = (
@@ -261,6 +262,14 @@ MUTANTS = (
         f"{GOING}::test_kickoff_of_a_run_that_is_running_elsewhere_is_refused",
     ),
     Mutant(
+        "a commit is refused when the lease has run out",
+        ("L3",),
+        "persistence/sqlite/schema.sql",
+        " AND head_digest = NEW.previous",
+        " AND head_digest = NEW.previous AND (owner IS NULL OR owner NOT IN (SELECT owner FROM owners WHERE expires < 1))",
+        f"{SQLITE}::test_a_lease_that_has_run_out_spoils_no_commit_where_nobody_took_over",
+    ),
+    Mutant(
         "an id may be created twice",
         ("L4",),
         "persistence/sqlite/schema.sql",
@@ -430,6 +439,22 @@ MUTANTS = (
         "                await self._held.rollback()\n",
         "                pass\n",
         f"{SQLITE}::test_a_save_that_fails_does_not_fail_its_neighbours_in_the_batch",
+    ),
+    Mutant(
+        "SQLite: a commit is tried again blindly",
+        ("D1",),
+        "persistence/sqlite/writer.py",
+        "        return [job for job, is_stored in zip(batch, found, strict=True) if not is_stored]\n",
+        "        return batch\n",
+        f"{IO_ERRORS}::test_a_row_that_is_found_after_a_failed_fsync_counts_only_once_no_power_cut_takes_it",
+    ),
+    Mutant(
+        "the log is not written again after a failed sync",
+        ("D3",),
+        "persistence/sqlite/database.py",
+        "        await anyio.to_thread.run_sync(write_again, log)\n",
+        "",
+        f"{IO_ERRORS}::test_a_row_that_is_found_after_a_failed_fsync_counts_only_once_no_power_cut_takes_it",
     ),
     # ---- PostgreSQL
     Mutant(

@@ -387,6 +387,7 @@ async def test_most_rows_are_deltas_and_now_and_then_one_is_complete() -> None:
     assert all(base == max(c for c in complete if c <= seq) for seq, base, *_ in stored)
 
 
+@pytest.mark.clauses("E1")
 async def test_a_method_that_does_not_change_the_state_stores_none() -> None:
     flow = Long()
     await flow.kickoff()
@@ -500,7 +501,7 @@ def made(run_id: str, after: Checkpoint | None = None, **fields: Any) -> Checkpo
     return Checkpoint(**{"base": fields["seq"], **fields}).sealed()
 
 
-@pytest.mark.clauses("C2")
+@pytest.mark.clauses("C2", "D1")
 async def test_a_save_that_fails_does_not_fail_its_neighbours_in_the_batch() -> None:
     # an error in a batch reaches its own waiters only
     backend = SQLiteFlowPersistence(PATH)
@@ -723,6 +724,25 @@ class Held(Flow[dict]):
     @start()
     async def first(self) -> str:
         return "freed"
+
+
+@pytest.mark.clauses("L3")
+async def test_a_lease_that_has_run_out_spoils_no_commit_where_nobody_took_over() -> None:
+    class Late(Steps):
+        persistence = SQLiteFlowPersistence(PATH, lease=3600)  # not to be renewed meanwhile
+
+        @listen(Steps.first)
+        async def second(self, value: str) -> str:
+            sql("UPDATE owners SET expires = 0")
+            return value + " late"
+
+    async with Late.persistence:
+        flow = Late()
+        assert await flow.kickoff() == "one late three"
+        expired = sql("SELECT expires FROM owners")
+
+    assert expired == [(0.0,)]
+    assert rows_of(flow.run_id, "kind, epoch") == [("started", 1), ("method", 1), ("method", 1), ("finished", 1)]
 
 
 @pytest.mark.clauses("L2")

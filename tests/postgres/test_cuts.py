@@ -135,6 +135,7 @@ async def test_a_run_whose_connection_is_cut_goes_on_or_is_resumed(
     assert proxy.cuts == 1
 
 
+@pytest.mark.clauses("D1")
 async def test_a_connection_that_was_lost_while_nothing_was_asked_of_it_is_made_anew(
     persistence: PostgresFlowPersistence, sql: psycopg.Connection
 ) -> None:

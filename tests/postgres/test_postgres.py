@@ -215,6 +215,7 @@ async def test_a_save_that_fails_does_not_fail_its_neighbours_in_the_batch(
     assert query("SELECT run_id FROM {0}.runs ORDER BY 1") == [(f"run {n}",) for n in (0, 1, 4, 5)]
 
 
+@pytest.mark.clauses("D1")
 async def test_a_run_that_another_program_has_locked_is_waited_for_and_does_not_fail_its_neighbours(
     persistence: PostgresFlowPersistence, sql: psycopg.Connection, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:

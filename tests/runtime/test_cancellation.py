@@ -201,7 +201,7 @@ async def test_a_resume_cancelled_at_any_await_can_be_resumed_again(cancelled: W
 
 
 @cancelled_every_way
-@pytest.mark.clauses("C4", "L2")
+@pytest.mark.clauses("C4", "L2", "C2")
 async def test_a_run_is_nobodys_after_its_task_was_cancelled_at_any_await(cancelled: Way) -> None:
     # another process may take it up, although this one keeps the storage open
     persistence = SQLiteFlowPersistence("runs.db", durability="process")
@@ -440,6 +440,20 @@ async def test_asyncio_timeout_ends_a_kickoff_as_a_timeout(storage: Any) -> None
 
 
 @pytest.mark.clauses("C1")
+@on_asyncio
+async def test_asyncio_wait_for_ends_a_kickoff_as_a_timeout(storage: Any) -> None:
+    for seconds in (0.05, 0.5, 5):  # enough for the run to begin, also on a busy machine
+        flow = Waiting(persistence=storage)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(flow.kickoff(), seconds)
+        if flow.seen:
+            break
+
+    assert flow.seen == ["cancelled"]
+    assert flow.status == "interrupted"
+
+
+@pytest.mark.clauses("C1")
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another"])
 @on_asyncio
 async def test_a_cancellation_that_a_method_meets_by_itself_ends_the_run_resumably(storage: Any, beside: bool) -> None:
@@ -544,6 +558,7 @@ async def test_a_cancelled_plain_method_is_waited_for(storage: Any, times: int) 
     assert flow.state.done == []
 
 
+@pytest.mark.clauses("C1")
 @pytest.mark.parametrize("times", [1, 3])
 @on_asyncio
 async def test_a_natively_cancelled_plain_method_is_waited_for(storage: Any, times: int) -> None:

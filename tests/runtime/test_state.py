@@ -139,6 +139,7 @@ async def test_a_draft_is_seen_by_nobody_before_it_is_committed() -> None:
     assert flow.state.number == 1
 
 
+@pytest.mark.clauses("E4")
 @pytest.mark.parametrize("looks_first", [True, False])
 async def test_a_method_sees_the_state_of_its_launch_and_committed_state_the_newest(looks_first: bool) -> None:
     committed = anyio.Event()
@@ -427,6 +428,7 @@ CONFLICTS = {
 }
 
 
+@pytest.mark.clauses("E4")
 @pytest.mark.parametrize(("early", "late", "path"), CONFLICTS.values(), ids=CONFLICTS)
 async def test_changes_that_cannot_both_stand_fail_the_later_method(early: Edit, late: Edit, path: str) -> None:
     flow = Race(early, late, initial_state=Wide.model_validate(FULL))
