@@ -142,12 +142,13 @@ class Owners(Promises):
             async with session(persistence):
                 await store(persistence, chain.add())
                 await owner.release(chain.run_id, 1)
-            await moment.strike(partial(owner.acquire, chain.run_id))
-            async with session(persistence):
-                chain.epoch = await owner.acquire(chain.run_id)
-                assert chain.epoch > 1, f"{moment.told}: the next one must return a higher epoch"
-                await store(persistence, chain.add())
-                expect(await persistence.load(chain.run_id), chain.rows[-1], f"{moment.told}: the run goes on")
+            async with moment.held():
+                await moment.strike(partial(owner.acquire, chain.run_id))
+                async with session(persistence):
+                    chain.epoch = await owner.acquire(chain.run_id)
+                    assert chain.epoch > 1, f"{moment.told}: the next one must return a higher epoch"
+                    await store(persistence, chain.add())
+                    expect(await persistence.load(chain.run_id), chain.rows[-1], f"{moment.told}: the run goes on")
 
     @in_time
     async def test_a_place_tells_storages_apart(self, persistence: FlowPersistence) -> None:
@@ -255,11 +256,12 @@ class SessionsOpenAndClose(Promises):
                 await anyio.lowlevel.checkpoint()
 
         for moment in moments(persistence, "opening and closing a session"):
-            await moment.strike(open_and_close)
-            async with opener.session():
-                checkpoint = moment.chain.add()
-                await store(persistence, checkpoint)
-                expect(await persistence.load(checkpoint.run_id), checkpoint, moment.told)
+            async with moment.held():
+                await moment.strike(open_and_close)
+                async with opener.session():
+                    checkpoint = moment.chain.add()
+                    await store(persistence, checkpoint)
+                    expect(await persistence.load(checkpoint.run_id), checkpoint, moment.told)
 
 
 async def _fenced(persistence: FlowPersistence, wrong: Checkpoint, what: str) -> None:

@@ -202,9 +202,10 @@ class Log(Promises):
             first, second = moment.chain.add(), moment.chain.add(whole=False, state=LARGE)
             async with session(persistence):
                 await log.append(first)
-            is_stored = await moment.strike(partial(log.append, second))
-            async with session(persistence):
-                await is_well(persistence, moment, is_stored=is_stored)
+            async with moment.held():
+                is_stored = await moment.strike(partial(log.append, second))
+                async with session(persistence):
+                    await is_well(persistence, moment, is_stored=is_stored)
 
     @in_time
     async def test_a_withdrawn_append_withdraws_those_that_follow_it(self, persistence: FlowPersistence) -> None:

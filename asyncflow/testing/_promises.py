@@ -164,7 +164,8 @@ class Moment:
     """What happens, to begin a message with."""
     chain: Chain
     """A run of its own."""
-    _held: Callable[[], AbstractAsyncContextManager[object]]
+    held: Callable[[], AbstractAsyncContextManager[object]]
+    """To be entered around the call and the look at what it left: a session, or nothing. Closing it would end what is under way."""
     _cancelled_at: Callable[[Callable[[], Coroutine[Any, Any, object]]], Awaitable[bool]]
     _must_raise: bool
     """Whether a call that is cancelled so must not return: a task is told once, a scope asks again at its next await."""
@@ -181,8 +182,7 @@ class Moment:
             has_returned = True
 
         try:
-            async with self._held():
-                self.is_last = not await self._cancelled_at(watched)
+            self.is_last = not await self._cancelled_at(watched)
         except Exception as error:
             error.add_note(f"{self.told}: it must go through as a cancellation, and nothing else")
             raise

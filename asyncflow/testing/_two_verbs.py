@@ -171,20 +171,22 @@ class TwoVerbs(Promises):
             first, second = moment.chain.extend(2, whole=True)
             async with session(persistence):
                 await persistence.save(first)
-            is_stored = await moment.strike(partial(persistence.save, second))
-            async with session(persistence):
-                await is_well(persistence, moment, is_stored=is_stored)
+            async with moment.held():
+                is_stored = await moment.strike(partial(persistence.save, second))
+                async with session(persistence):
+                    await is_well(persistence, moment, is_stored=is_stored)
 
     @in_time
     async def test_a_load_cancelled_at_any_await_leaves_the_backend_usable(self, persistence: FlowPersistence) -> None:
         chain = Chain("a")
         await persistence.save(chain.add())
         for moment in moments(persistence, "a load"):
-            await moment.strike(partial(persistence.load, "a"))
-            async with session(persistence):
-                expect(await persistence.load("a"), chain.rows[-1], moment.told)
-                await store(persistence, chain.add())
-                expect(await persistence.load("a"), chain.rows[-1], moment.told)
+            async with moment.held():
+                await moment.strike(partial(persistence.load, "a"))
+                async with session(persistence):
+                    expect(await persistence.load("a"), chain.rows[-1], moment.told)
+                    await store(persistence, chain.add())
+                    expect(await persistence.load("a"), chain.rows[-1], moment.told)
 
 
 async def is_whole(persistence: FlowPersistence, chain: Chain, least: int) -> None:

@@ -171,6 +171,14 @@ MUTANTS = (
         f"{SQLITE}::test_a_save_that_is_cancelled_while_queued_is_withdrawn_and_during_its_commit_waited_for",
     ),
     Mutant(
+        "a waiter that is cancelled again does not wait any more",
+        ("C2",),
+        "_waiting.py",
+        "    while not event.is_set():\n        try:\n",
+        "    if not event.is_set():\n        try:\n",
+        f"{SQLITE}::test_a_save_that_is_cancelled_again_and_again_during_its_commit_outlasts_it",
+    ),
+    Mutant(
         "a cancelled save stays in the queue",
         ("C3",),
         "persistence/commits.py",

@@ -1,5 +1,6 @@
 """`SQLiteFlowPersistence`: the file and its settings, group commit, owners, damage, and what the rows look like."""
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -14,6 +15,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from loops import on_asyncio
 
 import asyncflow
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, errors, listen, or_, router, start
@@ -596,6 +598,29 @@ async def test_a_save_that_is_cancelled_while_queued_is_withdrawn_and_during_its
     assert before == ["queued True"]
     assert ended == ["queued True", "under way True"]
     assert stored == {"under way": True, "queued": False}
+
+
+@pytest.mark.clauses("C2")
+@on_asyncio
+async def test_a_save_that_is_cancelled_again_and_again_during_its_commit_outlasts_it() -> None:
+    backend = SQLiteFlowPersistence(PATH)
+    async with backend:
+        with contextlib.closing(sqlite3.connect(PATH, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            task = asyncio.ensure_future(backend.save(made("a")))
+            ended: list[bool] = []
+            for _ in range(4):
+                await anyio.wait_all_tasks_blocked()
+                task.cancel()
+                await anyio.wait_all_tasks_blocked()
+                ended.append(task.done())
+            other.execute("ROLLBACK")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        stored = await backend.load("a")
+
+    assert ended == [False] * 4
+    assert stored is not None
 
 
 # ---- owners --------------------------------------------------------------------------------------------------------

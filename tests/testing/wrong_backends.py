@@ -299,6 +299,33 @@ class GoesOnBehindACancellation(Right):
         return found
 
 
+@caught_by("an_append_cancelled_at_any_await_leaves_the_old_or_the_new")
+class StoresWhenTheSessionCloses(Opened):
+    """What was cancelled is still under way, within a session: it is stored with the next one, or at the session's end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late: list[Checkpoint] = []
+
+    async def append(self, checkpoint: Checkpoint) -> None:
+        async with self.session():
+            try:
+                await anyio.lowlevel.checkpoint()
+            except anyio.get_cancelled_exc_class():
+                self.late.append(checkpoint)
+                raise
+            self.settle()
+            await self.store(checkpoint)
+
+    def left(self) -> None:
+        if not self.users:
+            self.settle()
+
+    def settle(self) -> None:
+        while self.late:
+            self.put(self.late.pop(0))
+
+
 @caught_by("a_withdrawn_append_withdraws_those_that_follow_it")
 class LeavesInTheQueueWhatIsCancelled(Right):
     def __init__(self) -> None:
