@@ -458,3 +458,36 @@ def test_a_process_forked_inside_the_event_loop_is_refused_by_name() -> None:
     assert (ended.code, ended.errors) == (0, "")
     assert ended.out.splitlines()[0] == "ForkedProcessError"
     assert_it_goes_on()
+
+
+CHECKPOINTS = ["started", "method", "method", "finished"]
+
+FORKED_IN_A_METHOD = """
+class Forks(Steps):
+    async def hang(self):
+        self.child = os.fork()
+
+async def main():
+    async with persistence:
+        flow = Forks(persistence=persistence)
+        try:
+            result = await flow.kickoff({"id": "left"})
+        except BaseException as error:
+            while error.__context__ is not None:  # Python finds no running loop in a child: so what comes out at last says that
+                error = error.__context__
+            print(type(error).__name__, flush=True)
+            os._exit(7)
+        print("child", os.waitstatus_to_exitcode(os.waitpid(flow.child, 0)[1]), result, flush=True)
+
+persistence = SQLiteFlowPersistence("runs.db")
+asyncio.run(main())
+leaving()
+"""
+
+
+def test_a_run_that_goes_on_in_a_forked_process_is_refused_at_its_next_commit() -> None:
+    ended = left(FORKED_IN_A_METHOD)
+
+    assert (ended.code, ended.errors) == (0, "")
+    assert ended.out.splitlines()[:2] == ["ForkedProcessError", "child 7 3"]
+    assert [c.kind for c in anyio.run(asyncflow.SQLiteFlowPersistence("runs.db").history, "left")] == CHECKPOINTS
