@@ -438,6 +438,8 @@ class Final:
     states: dict[str, dict[str, Any]]
     invocations: dict[str, set[str]]
     results: dict[str, str]
+    last: dict[str, str] = field(default_factory=dict)
+    """The invocation that completed last, whose result the run's is: the order may decide which that is."""
 
     @classmethod
     def read(cls, folder: Path) -> Final:
@@ -445,12 +447,18 @@ class Final:
         whole: dict[str, bytes | None] = {}
         for row in stored(folder):
             final.invocations[row.run_id].add(row.method)
+            final.last[row.run_id] = row.method
             whole[row.run_id] = state_after(whole.get(row.run_id), row)
             if row.state is not None:
                 state = json.loads(whole[row.run_id] or b"{}")
                 final.states[row.run_id] = {**state, "done": sorted(state["done"])}
         final.results = {line[1]: " ".join(line[2:]) for line in Log.read(folder).of("result")}
         return final
+
+    def is_as(self, other: Final) -> bool:
+        """Whether it is the same end, of the same runs."""
+        alike = [self.results[run] == other.results[run] for run, last in self.last.items() if last == other.last[run]]
+        return (self.states, self.invocations) == (other.states, other.invocations) and all(alike)
 
 
 def complaints(folder: Path, graphs: Sequence[tuple[str, str]], faults: int, expected: Final | None) -> list[str]:
@@ -464,9 +472,21 @@ def complaints(folder: Path, graphs: Sequence[tuple[str, str]], faults: int, exp
     final = Final.read(folder)
     if len(final.results) != len(graphs):
         found.append(f"not every run has given its result: {final.results}")
-    if expected is not None and final != expected:
+    else:
+        found += _results(final, graphs)
+    if expected is not None and not final.is_as(expected):
         found.append(f"it ended otherwise than undisturbed: {final} instead of {expected}")
     return found
+
+
+def _results(final: Final, graphs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """A run's result is that of the invocation that completed last."""
+    for number, graph in enumerate(graphs):
+        run_id = f"run-{number}"
+        last, result = final.last[run_id], json.loads(final.results[run_id])
+        step = next(step for step in graph_of(*graph).steps if step.name == last.rpartition(":")[0])
+        if result not in (step.emits or (final.states[run_id]["values"][last],)):
+            yield f"WRONG: the result of {run_id} is {result}, and {last} was the last to complete"
 
 
 def _acknowledged(log: Log, chains: dict[str, list[Checkpoint]]) -> Iterator[str]:
