@@ -33,8 +33,10 @@ def ways() -> tuple[Way, ...]:
 async def cancelled_at(work: Work, at: int, way: Way = "scope", *, later: float = 0.0) -> bool:
     """Await `work()`, and cancel it at its `at`-th await (from 1), or `later` seconds after. Whether it came to that.
 
-    The cancellation ends here; whatever else the work raises is raised.
+    The cancellation ends here; whatever else the work raises is raised. Raises `ValueError` for an `at` below 1.
     """
+    if at < 1:
+        raise ValueError(f"awaits are counted from 1, so at={at} would cancel nothing")
     if way == "scope":
         return await _by_scope(work, at, later)
     return await _by_task(work, at, later, times=4 if way == "repeatedly" else 1)
@@ -49,6 +51,7 @@ async def cancel_everywhere(
 ) -> int:
     """Cancel `work()` at each of its awaits, in each way and moment; `then` looks at what is left, after each time.
 
+    Work that swallows the cancellation, and does something else instead, passes unless `then` looks at that.
     Returns the number of times. Raises `AssertionError` if the work has not ended after `most` awaits.
     """
     struck = 0

@@ -27,6 +27,12 @@ class Work:
             raise
 
 
+@pytest.mark.parametrize("at", [0, -1])
+async def test_awaits_are_counted_from_one(at: int) -> None:
+    with pytest.raises(ValueError, match="counted from 1"):
+        await cancelled_at(anyio.lowlevel.checkpoint, at)
+
+
 async def test_the_work_is_cancelled_at_that_await() -> None:
     for way in ways():
         for at in range(1, 4):
