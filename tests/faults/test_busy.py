@@ -177,7 +177,7 @@ def percentile_99(values: list[float]) -> float:
     return sorted(values)[len(values) * 99 // 100]
 
 
-@pytest.mark.clauses("D1", "D3")
+@pytest.mark.clauses("D1", "D3", "S2")
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 2])
 async def test_a_lock_held_by_another_process_is_waited_for_and_the_event_loop_goes_on(
     seconds: float, holder: Holder
@@ -204,7 +204,7 @@ async def test_a_lock_held_by_another_process_is_waited_for_and_the_event_loop_g
     assert measured[-1][0] <= LOOP_STALL + measured[-1][1], measured
 
 
-@pytest.mark.clauses("D1", "D3", "X3")
+@pytest.mark.clauses("D1", "D3", "X3", "S2")
 async def test_a_lock_held_for_longer_is_a_busy_error_that_says_how_long_it_waited_and_the_run_can_be_resumed(
     holder: Holder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

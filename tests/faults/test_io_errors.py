@@ -223,7 +223,7 @@ def test_whichever_call_fails_the_error_is_typed_and_nothing_is_lost(
     assert figures.acknowledged >= figures.trials
 
 
-@pytest.mark.clauses("D1", "D3")
+@pytest.mark.clauses("D1", "D3", "S1")
 @pytest.mark.parametrize("brings_id", [False, True], ids=["new", "looked up"])
 @pytest.mark.parametrize("flow", SWEPT)
 def test_a_row_that_is_found_after_a_failed_fsync_counts_only_once_no_power_cut_takes_it(

@@ -421,6 +421,7 @@ leaving()
 """
 
 
+@pytest.mark.clauses("S4")
 def test_a_forked_process_is_refused_and_leaves_and_its_parent_goes_on() -> None:
     ended = left(FORKED)
     _, code, seconds = next(line for line in ended.out.splitlines() if line.startswith("child")).split()
@@ -452,6 +453,7 @@ leaving()
 """
 
 
+@pytest.mark.clauses("S4")
 def test_a_process_forked_inside_the_event_loop_is_refused_by_name() -> None:
     ended = left(FORKED_IN_THE_LOOP)
 
@@ -485,6 +487,7 @@ leaving()
 """
 
 
+@pytest.mark.clauses("S4")
 def test_a_run_that_goes_on_in_a_forked_process_is_refused_at_its_next_commit() -> None:
     ended = left(FORKED_IN_A_METHOD)
 

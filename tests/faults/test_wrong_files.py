@@ -391,6 +391,7 @@ CASES = {
 `test_root_without_its_powers_is_told_as_anybody_is`; and only Linux has /proc, a folder in which even root may make nothing."""
 
 
+@pytest.mark.clauses("S3")
 @pytest.mark.parametrize("call", ["kickoff", "load"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES, indirect=True)
 async def test_what_cannot_be_a_storage_is_refused_by_name_and_left_as_it_was(case: Case, call: str) -> None:

@@ -450,7 +450,7 @@ MUTANTS = (
     ),
     Mutant(
         "SQLite: a commit is tried again blindly",
-        ("D1",),
+        ("D1", "S1"),
         "persistence/sqlite/writer.py",
         "        return [job for job, is_stored in zip(batch, found, strict=True) if not is_stored]\n",
         "        return batch\n",
@@ -464,6 +464,39 @@ MUTANTS = (
         "",
         f"{IO_ERRORS}::test_a_row_that_is_found_after_a_failed_fsync_counts_only_once_no_power_cut_takes_it",
     ),
+    # ---- storage trouble
+    Mutant(
+        "a lock that is held for too long is a raw error",
+        ("S2",),
+        "persistence/sqlite/database.py",
+        "        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:\n",
+        "        case sqlite3.SQLITE_LOCKED:\n",
+        "faults/test_busy.py::test_a_lock_held_for_longer_is_a_busy_error_that_says_how_long_it_waited_and_the_run_can_be_resumed",
+    ),
+    Mutant(
+        "another program's database is taken",
+        ("S3",),
+        "persistence/sqlite/database.py",
+        "    if application != APPLICATION_ID and (tables or application or version):\n",
+        "    if application not in (APPLICATION_ID, 0) and (tables or application or version):\n",
+        "faults/test_wrong_files.py::test_what_cannot_be_a_storage_is_refused_by_name_and_left_as_it_was",
+    ),
+    Mutant(
+        "a child uses what its parent has open",
+        ("S4",),
+        "persistence/shared.py",
+        "        if self._process is not _process:\n",
+        "        if False:\n",
+        "faults/test_leaving.py::test_a_run_that_goes_on_in_a_forked_process_is_refused_at_its_next_commit",
+    ),
+    Mutant(
+        "an error quotes the input",
+        ("S5",),
+        "state.py",
+        ' and all(isinstance(v, (int, float)) for v in error.get("ctx", {}).values())\n',
+        "\n",
+        "runtime/test_found.py::test_a_message_of_ours_holds_no_part_of_an_input",
+    ),
     # ---- PostgreSQL
     Mutant(
         "PostgreSQL: what was sent may be committed after it was looked for",
@@ -475,7 +508,7 @@ MUTANTS = (
     ),
     Mutant(
         "PostgreSQL: a commit is tried again blindly",
-        ("D1",),
+        ("D1", "S1"),
         "persistence/postgres/writer.py",
         "            await self._resolve(connection, batch, error)\n",
         "            await self._write(batch, BUSY_SECONDS)\n",

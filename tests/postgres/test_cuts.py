@@ -54,7 +54,7 @@ class Saved:
             self.told[checkpoint.run_id] = error.outcome
 
 
-@pytest.mark.clauses("D1", "C2")
+@pytest.mark.clauses("D1", "C2", "S1")
 async def test_what_became_of_a_checkpoint_is_known_wherever_the_connection_is_cut(
     proxy: Proxy, cut_off: PostgresFlowPersistence, sql: psycopg.Connection, anyio_backend: tuple[str, object]
 ) -> None:

@@ -249,6 +249,7 @@ async def test_what_except_star_leaves_is_still_a_method_error() -> None:
     assert [failure.method for failure in caught.value.failures] == ["two"]
 
 
+@pytest.mark.clauses("S5")
 @pytest.mark.parametrize("flow_class", [Shaky, Both])
 async def test_method_errors_pickle(flow_class: Any) -> None:
     flow = flow_class([]) if flow_class is Shaky else flow_class()

@@ -784,6 +784,7 @@ def test_ctrl_c_leaves_trio_as_itself() -> None:
         trio.run(Two().kickoff)
 
 
+@pytest.mark.clauses("S5")
 async def test_a_message_of_ours_holds_no_part_of_an_input() -> None:
     class Cat(BaseModel):
         kind: Literal["cat"] = "cat"

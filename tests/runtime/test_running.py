@@ -828,6 +828,7 @@ async def test_a_missing_required_field_is_named_and_nothing_runs() -> None:
     assert flow.method_outputs == {}
 
 
+@pytest.mark.clauses("S5")
 async def test_inputs_that_do_not_fit_are_refused_without_their_values() -> None:
     with pytest.raises(errors.RunInputsError, match="size") as caught:
         await Show().kickoff({"name": "x", "size": "a secret"})
