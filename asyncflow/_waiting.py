@@ -7,13 +7,14 @@ names asyncio because of that.
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import anyio
 
-__all__ = ["current_loop", "in_trio", "is_closed", "outlast", "to_its_end"]
+__all__ = ["current_loop", "in_trio", "is_cancelled", "is_closed", "outlast", "to_its_end"]
 
 T = TypeVar("T")
 
@@ -32,6 +33,14 @@ def current_loop() -> object:
 def is_closed(loop: object) -> bool:
     """Whether an event loop has ended for good, as far as that can be told."""
     return bool(getattr(loop, "is_closed", bool)())
+
+
+def is_cancelled() -> bool:
+    """Whether somebody has cancelled the current task, by a scope or natively. A cancellation may also be its own work's."""
+    if anyio.current_effective_deadline() == -math.inf:
+        return True
+    task = None if in_trio() else asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def outlast(event: anyio.Event) -> None:

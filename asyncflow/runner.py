@@ -24,12 +24,12 @@ from ._runtime.edits import ended as outcome_of_ended
 from ._runtime.ending import cancel_stored
 from ._runtime.failures import stored_failure
 from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
+from ._runtime.left import Left
 from ._runtime.runs import outcome_of, session
 from .errors import (
     RunLockedError,
     RunnerClosedError,
     RunnerOverloadedError,
-    StorageError,
 )
 from .flow import Flow, default_persistence
 from .persistence.checkpoint import Checkpoint
@@ -110,6 +110,7 @@ class FlowRunner:
         self._patience = patience
         self._recover_every = recover_every
         self._live: dict[str, Live] = {}
+        self._left = Left()
         self._group: TaskGroup | None = None
         self._is_ending = False
         self._turns: anyio.Semaphore
@@ -205,7 +206,9 @@ class FlowRunner:
             await run.known.wait()
             is_elsewhere = isinstance(run.refusal, RunLockedError)  # another drives it
             if run.refusal is not None and not is_elsewhere:
-                raise run.refusal
+                if run.inputs is given:
+                    raise run.refusal
+                continue  # another asked for it; this one may be served
             if run.inputs is given and not is_elsewhere:
                 return self._handle(run.run_id, run)
             stored = await self.persistence.load(run.run_id)
@@ -247,39 +250,51 @@ class FlowRunner:
 
     async def recover(self) -> int:
         """Take up the interrupted runs of known flows that nobody drives; how many."""
+        return await self._recovered(is_patient=False)
+
+    async def _recovered(self, *, is_patient: bool) -> int:
+        """Take them up; `is_patient`: those that could not go on here before, only from time to time."""
         persistence = self.persistence
         if not offers(persistence, Catalog):
             return 0
-        begun, before = 0, None
+        begun, before, seen = 0, None, set[str]()
         while True:
             page = await persistence.runs(status="running", before=before, limit=PAGE)
             for entry in page:
-                if not entry.is_driven and entry.run_id not in self._live and entry.flow in self._flows:
+                seen.add(entry.run_id)
+                if self._is_free(entry) and not (is_patient and self._left.waits(entry.run_id)):
                     begun += await self._taken_up(entry)
             if len(page) < PAGE:
+                self._left.keep(seen)
                 return begun
             before = page[-1].position
+
+    def _is_free(self, entry: RunEntry) -> bool:
+        """Whether nobody drives a run of a known flow. One that stopped here before its end may still be called ours."""
+        is_left = not entry.is_driven or entry.run_id in self._left
+        return is_left and entry.run_id not in self._live and entry.flow in self._flows
 
     async def _taken_up(self, entry: RunEntry) -> bool:
         """Take up a run, when there is a place for it, unless it is no longer to be taken up then."""
         await self._places.acquire()
-        is_wanted = self.is_open and entry.run_id not in self._live
+        is_begun = False
         try:
-            if is_wanted:
-                self._begun(self._flows[entry.flow], entry.run_id, {})
-        except BaseException:
-            self._places.release()
-            raise
-        if not is_wanted:
-            self._places.release()
-        return is_wanted
+            if self.is_open and entry.run_id not in self._live:
+                self._begun(self._flows[entry.flow], entry.run_id, None)
+                is_begun = True
+        except Exception as error:  # a function that makes a flow may raise whatever it likes
+            self._left.note(entry.run_id, entry.flow, error)
+        finally:
+            if not is_begun:
+                self._places.release()
+        return is_begun
 
     async def _keep_recovering(self, seconds: float) -> None:
         while not self._is_ending:
             began = anyio.current_time()
             try:
-                await self.recover()
-            except StorageError as error:
+                await self._recovered(is_patient=True)
+            except Exception as error:  # whatever a backend raises: the runs that there are go on
                 logger.warning("interrupted runs could not be looked for: %s", error)
             took = anyio.current_time() - began
             await anyio.sleep(max(seconds, min(REST * took, LONGEST)))
@@ -326,7 +341,7 @@ class FlowRunner:
         self._flows.setdefault(instance.setup.settings.name, make)
         return flow
 
-    def _begun(self, make: MakeFlow, run_id: str | None, inputs: dict[str, Any]) -> Live:
+    def _begun(self, make: MakeFlow, run_id: str | None, inputs: dict[str, Any] | None) -> Live:
         group = self._check_open()
         flow = self._known(make)
         run = Live(flow, run_id, inputs, self._turns, self._gone)
@@ -336,6 +351,9 @@ class FlowRunner:
 
     def _gone(self, run: Live) -> None:
         del self._live[run.run_id]
+        is_ours = run.refusal is None or run.inputs is None  # else its starter was told why
+        if is_ours and not run.winds_down and self.is_open:
+            self._left.note(run.run_id, run.flow._instance.setup.settings.name, run.error)
         self._places.release()
         if not self._live:
             self._idle.set()

@@ -9,6 +9,7 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 
+from .._waiting import is_cancelled
 from ..errors import CapabilityMissingError
 from ..events import Event
 from ..persistence.checkpoint import Checkpoint, Status
@@ -59,7 +60,6 @@ class Live:
         "_turns",
         "_waiting",
         "_waits",
-        "_winds_down",
         "ended",
         "error",
         "flow",
@@ -69,13 +69,14 @@ class Live:
         "refusal",
         "result",
         "run_id",
+        "winds_down",
     )
 
     def __init__(
         self,
         flow: Any,
         run_id: str | None,
-        inputs: dict[str, Any],
+        inputs: dict[str, Any] | None,
         turns: anyio.Semaphore,
         gone: Callable[[Live], None],
     ) -> None:
@@ -90,12 +91,13 @@ class Live:
         self.error: BaseException | None = None
         self.result: Any = None
         self.inputs = inputs
+        """None for a run that is taken up: it is stored, or it is not to be."""
         self._turns = turns
         self._gone = gone
         self._news: anyio.Event | None = None
         self._waiting: anyio.CancelScope | None = None
         self._waits = True
-        self._has_turn = self._winds_down = False
+        self._has_turn = self.winds_down = False
 
     @property
     def news(self) -> anyio.Event:
@@ -109,7 +111,7 @@ class Live:
         instance.gate, instance.is_asked = self._turn, False
         instance.watch(self._tell)
         try:
-            if self.is_new:
+            if self.is_new and self.inputs is not None:
                 self.result = await instance.kickoff(self.inputs, None)
             else:
                 self.result = await instance.start(self.run_id, self.inputs)
@@ -117,11 +119,15 @@ class Live:
             self.error = error
             if not self.known.is_set():
                 self.refusal = error
-        except BaseException:
-            self.error = interrupted = refusals.interrupted(self.run_id)
+        except BaseException as error:  # the runner's end, or the flow's own doing, which ends nothing else either
+            ends_program = _ends_program(error)
+            self.winds_down = self.winds_down or ends_program or is_cancelled()
+            told = refusals.interrupted(self.run_id) if self.winds_down else refusals.cut_off(self.run_id, error)
+            self.error = told
             if not self.known.is_set():
-                self.refusal = interrupted  # it may not even be stored
-            raise
+                self.refusal = told  # it may not even be stored
+            if ends_program:
+                raise
         finally:
             if self._has_turn:
                 self._turns.release()
@@ -139,7 +145,7 @@ class Live:
             await anyio.lowlevel.checkpoint()  # its starter goes first, as when it waits
         except anyio.WouldBlock:
             await self._wait_for_turn()
-        if self._winds_down:
+        if self.winds_down:
             self.flow._instance.wind_down()  # it was told before it was stored
 
     async def _wait_for_turn(self) -> None:
@@ -152,13 +158,13 @@ class Live:
 
     def wind_down(self) -> None:
         """Stop it at its next checkpoints."""
-        self._winds_down = True
+        self.winds_down = True
         self.flow._instance.wind_down()
         self._wait_no_longer()
 
     def stop(self) -> None:
         """Stop it at once."""
-        self._winds_down = True
+        self.winds_down = True
         self.flow._instance.stop()
         self._wait_no_longer()
 
@@ -178,6 +184,11 @@ class Live:
         news, self._news = self._news, None
         if news is not None:
             news.set()
+
+
+def _ends_program(error: BaseException) -> bool:
+    crashes = (KeyboardInterrupt, SystemExit)
+    return isinstance(error, crashes) or (isinstance(error, BaseExceptionGroup) and error.subgroup(crashes) is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,16 +88,21 @@ class Instance(Shown):
         self._check_edits(stored)
         return take_up(self.setup, self.flow, stored, claim)
 
-    async def start(self, run_id: str, inputs: Mapping[str, Any]) -> Any:
-        """The same however often it is called: a new run, the rest of an interrupted one, or the outcome of one that has ended."""
+    async def start(self, run_id: str, inputs: Mapping[str, Any] | None) -> Any:
+        """The same however often it is called: a new run, the rest of an interrupted one, or the outcome of one that has ended.
+
+        No inputs: the run is stored. Raises `RunNotFoundError` if it is not any more.
+        """
         persistence = self.storage("start")
         with self.driving():
             async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
                 stored = await load_owned(self.setup, run_id, claim)
                 self._run_id = run_id
                 if stored is None:
+                    if inputs is None:
+                        raise refusals.unknown_run(persistence, run_id, None)
                     return await self._drive(*await self._by_standing(None, dict(inputs), claim, None), claim)
-                self._check_inputs(stored.checkpoint, dict(inputs))
+                self._check_inputs(stored.checkpoint, dict(inputs or {}))
                 if stored.checkpoint.status == "running":
                     return await self._drive(*take_up(self.setup, self.flow, stored, claim), claim)
                 self.show(stored)

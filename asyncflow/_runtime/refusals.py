@@ -16,6 +16,7 @@ from ..persistence.checkpoint import Checkpoint
 __all__ = [
     "busy",
     "cancelled",
+    "cut_off",
     "edited_here",
     "interrupted",
     "not_stored",
@@ -74,6 +75,17 @@ def interrupted(run_id: str) -> RunInterruptedError:
         "resumed",
         run_id=run_id,
     )
+
+
+def cut_off(run_id: str, by: BaseException) -> RunInterruptedError:
+    """A run that a method ended with what is no error, such as the cancellation of a task that it awaited."""
+    told = RunInterruptedError(
+        f"run {run_id} was stopped by a {type(by).__name__} out of one of its methods, though nobody had cancelled the run; what had "
+        "completed is stored, and it can be resumed. Catch it in the method",
+        run_id=run_id,
+    )
+    told.__cause__ = by
+    return told
 
 
 def other_inputs(flow: str, c: Checkpoint) -> RunInputsError:

@@ -42,6 +42,7 @@ __all__ = [
     "begin",
     "check_flow",
     "decoded",
+    "give_back",
     "load",
     "load_owned",
     "owned",
@@ -167,12 +168,12 @@ class _Owned:
             claim.is_over = True
         try:
             if owner is not None and claim.epoch and not claim.is_over:
-                await to_its_end(lambda: _give_back(owner, run_id, claim.epoch))
+                await to_its_end(lambda: give_back(owner, run_id, claim.epoch))
         finally:
             _DRIVEN.pop(self._driven, None)  # a child of a fork has none
 
 
-async def _give_back(owner: Ownership, run_id: str, epoch: int) -> None:
+async def give_back(owner: Ownership, run_id: str, epoch: int) -> None:
     """Release a run. What ended it is on its way to the caller, and an error of the storage does not take its place."""
     try:
         await owner.release(run_id, epoch)

@@ -342,7 +342,8 @@ async def test_runs_are_listed_page_by_page_and_by_what_they_are(serve: Serve) -
 
 
 @pytest.mark.parametrize(
-    "which", ["limit=0", "limit=201", "limit=x", "status=interrupted", "flow=Nope", "cursor=x", "cursor=-1"]
+    "which",
+    ["limit=0", "limit=201", "limit=x", "status=interrupted", "flow=Nope", "cursor=x", "cursor=-1", f"cursor={2**63}"],
 )
 async def test_a_list_that_cannot_be_is_refused(serve: Serve, which: str) -> None:
     async with serve() as service:

@@ -26,6 +26,10 @@ PAGE: Final = 200
 """Runs at most in an answer, and that are looked through together."""
 
 
+LARGEST: Final = (1 << 63) - 1
+"""The largest place in a catalog: what databases count with."""
+
+
 class Found(NamedTuple):
     """The run that a request is about."""
 
@@ -70,7 +74,7 @@ def _add_catalog(router: APIRouter, runner: FlowRunner, names: frozenset[str]) -
         flow: Any = None,
         status: Status | None = None,
         limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
-        cursor: Annotated[int | None, Query(ge=0, description="The `next` of another page.")] = None,
+        cursor: Annotated[int | None, Query(ge=0, le=LARGEST, description="The `next` of another page.")] = None,
     ) -> RunPage:
         asked = names if flow is None else frozenset((flow,))
         found = await _listed(runner, asked, status, cursor, limit + 1)

@@ -258,31 +258,31 @@ class Writer:
         """A run's head after a job; None if the run is to go. Raises `RunLockedError`."""
         if isinstance(job, Acquire):
             if not job.force:
-                _refuse_driven(job, head, leases)
+                self._refuse_driven(job, head, leases)
             job.epoch = head.epoch + 1
             return head._replace(owner=self._owner, epoch=job.epoch)
         if isinstance(job, Delete):
-            _refuse_driven(job, head, leases)
+            self._refuse_driven(job, head, leases)
             job.is_done = True
             return None
         if isinstance(job, Release) and (head.owner, head.epoch) == (self._owner, job.epoch):
             return head._replace(owner=None)
         return head
 
-
-def _refuse_driven(job: Acquire | Delete, head: Head, leases: dict[str, float]) -> None:
-    """Raise `RunLockedError` while the owner's lease has not run out."""
-    if head.owner is None or job.may_replace(head.owner):
-        return
-    left = leases.get(head.owner, 0.0)
-    if left > 0:
-        raise RunLockedError(
-            f"run {job.run_id} is being driven by another process (owner {head.owner}); await that, or try again when it has "
-            f"ended. Unless it is renewed, its lease ends in {left:.1f} seconds.",
-            run_id=job.run_id,
-            owner=head.owner,
-            seconds=left,
-        )
+    def _refuse_driven(self, job: Acquire | Delete, head: Head, leases: dict[str, float]) -> None:
+        """Raise `RunLockedError` while the owner's lease has not run out."""
+        if head.owner is None or job.may_replace(head.owner):
+            return
+        left = leases.get(head.owner, 0.0)
+        if left > 0:
+            whose = "this" if head.owner == self._owner else "another"
+            raise RunLockedError(
+                f"run {job.run_id} is being driven by {whose} process (owner {head.owner}); await that, or try again when it has "
+                f"ended. Unless it is renewed, its lease ends in {left:.1f} seconds.",
+                run_id=job.run_id,
+                owner=head.owner,
+                seconds=left,
+            )
 
 
 def _nameless(job: Job) -> Exception | None:

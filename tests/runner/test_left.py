@@ -1,0 +1,318 @@
+"""Runs that stop before their end, though nobody asked for it: they end nothing else, are told of, and are taken up again."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, SQLiteFlowPersistence, errors, listen, start
+from asyncflow._runtime.left import AGAIN
+from asyncflow.persistence import Checkpoint
+
+ran: list[str] = []
+gates: dict[str, anyio.Event] = {}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran() -> None:
+    ran.clear()
+    gates.clear()
+
+
+def sqlite() -> SQLiteFlowPersistence:
+    return SQLiteFlowPersistence("runs.db", durability="process")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def storage(request: pytest.FixtureRequest) -> Any:
+    return MemoryFlowPersistence() if request.param == "memory" else sqlite()
+
+
+class Work(FlowState):
+    gate: str = ""
+
+
+class Steps(Flow[Work]):
+    @start()
+    async def first(self) -> int:
+        ran.append(f"{self.run_id} first")
+        if self.state.gate:
+            await gates[self.state.gate].wait()
+        return 1
+
+    @listen(first)
+    async def second(self, n: int) -> int:
+        ran.append(f"{self.run_id} second")
+        return n + 1
+
+
+class NoError(BaseException):
+    """What `except Exception` does not catch."""
+
+
+class Odd(Flow[dict[str, Any]]):
+    """Lets out what is no error, the first time."""
+
+    @start()
+    async def once(self) -> str:
+        ran.append("odd")
+        if len(ran) == 1:
+            await self.fail()
+        return "well"
+
+    async def fail(self) -> None:
+        raise NoError
+
+
+class Impatient(Odd):
+    """Awaits a task of its own that was cancelled."""
+
+    async def fail(self) -> None:
+        task = asyncio.get_running_loop().create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(30):
+        while not condition():  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.001)
+
+
+async def left_behind(storage: Any, run_id: str = "x", flow: type[Flow[Any]] = Steps) -> None:
+    gates["g"] = anyio.Event()
+    async with FlowRunner(storage, grace=0, patience=0) as runner:
+        await runner.start(flow, {"gate": "g"}, run_id=run_id)
+        await until(lambda: ran)
+    ran.clear()
+
+
+# ---- nothing else ends -----------------------------------------------------------------------------------------------
+
+
+def odd_flows(backend: str) -> list[type[Odd]]:
+    return [Odd] if backend == "trio" else [Odd, Impatient]
+
+
+async def test_what_is_no_error_ends_its_own_run_only(storage: Any, anyio_backend_name: str) -> None:
+    for flow in odd_flows(anyio_backend_name):
+        ran.clear()
+        gates["g"] = anyio.Event()
+        async with FlowRunner(storage, recover_every=None) as runner:
+            odd = await runner.start(flow)
+            await until(lambda: not runner.running)
+            other = await runner.start(Steps, {"gate": "g"})
+            with pytest.raises(errors.RunInterruptedError, match="out of one of its methods") as raised:
+                await odd.result()
+            gates["g"].set()
+
+            assert await other.result() == 2
+            assert isinstance(raised.value.__cause__, NoError | asyncio.CancelledError)
+
+
+async def test_a_run_that_stopped_so_is_taken_up_again(storage: Any, anyio_backend_name: str) -> None:
+    for flow in odd_flows(anyio_backend_name):
+        ran.clear()
+        async with FlowRunner(storage, recover_every=0.005) as runner:
+            handle = await runner.start(flow)
+            with pytest.raises(errors.RunInterruptedError):
+                await handle.result()
+
+            with anyio.fail_after(30):
+                assert await (await runner.get(handle.run_id)).result() == "well"
+
+
+async def test_a_runner_in_a_cancelled_scope_calls_its_runs_stopped_by_its_end(storage: Any) -> None:
+    gates["g"] = anyio.Event()
+    handles = []
+    with anyio.CancelScope() as scope:
+        async with FlowRunner(storage) as runner:
+            handles.append(await runner.start(Steps, {"gate": "g"}))
+            scope.cancel()
+            await anyio.sleep_forever()
+
+    with pytest.raises(errors.RunInterruptedError, match="its runner is ending"):
+        await handles[0].result()
+
+
+async def test_a_function_that_cannot_make_its_flow_ends_nothing(
+    storage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await left_behind(storage)
+    made: list[Steps] = []
+
+    def make() -> Steps:
+        if made:
+            raise LookupError("no settings")
+        made.append(Steps())
+        return made[0]
+
+    async with FlowRunner(storage, flows=[make], recover_every=0.001) as runner:
+        await until(lambda: "no settings" in caplog.text)
+        assert await runner.run(Steps) == 2
+
+
+async def test_a_catalog_that_raises_anything_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(MemoryFlowPersistence):
+        async def runs(self, **which: Any) -> Any:
+            raise LookupError("no such table")
+
+    async with FlowRunner(Broken(), flows=[Steps], recover_every=0.001) as runner:
+        await until(lambda: "no such table" in caplog.text)
+        assert await runner.run(Steps) == 2
+
+
+# ---- taken up again --------------------------------------------------------------------------------------------------
+
+
+class FailsOnce:
+    """Refuses the end of the first method, once."""
+
+    fails = True
+
+    async def append(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.kind == "method" and self.fails:
+            self.fails = False
+            raise errors.StorageWriteError("the disk is full", outcome="not saved", run_id=checkpoint.run_id)
+        await super().append(checkpoint)  # type: ignore[misc]  # of the storage that it is mixed into
+
+
+class FailingMemory(FailsOnce, MemoryFlowPersistence):
+    pass
+
+
+class FailingSQLite(FailsOnce, SQLiteFlowPersistence):
+    pass
+
+
+@pytest.mark.clauses("L2")
+@pytest.mark.parametrize("make", [FailingMemory, lambda: FailingSQLite("runs.db", durability="process")])
+async def test_a_run_goes_on_when_its_storage_is_well_again(
+    make: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    # its owner lives, so nobody else may take it up
+    async with FlowRunner(make(), recover_every=0.005) as runner:
+        handle = await runner.start(Steps, run_id="x")
+        with pytest.raises(errors.StorageWriteError, match="the disk is full"):
+            await handle.result()
+
+        with anyio.fail_after(30):
+            assert await (await runner.get("x")).result() == 2
+    assert ran == ["x first", "x first", "x second"]
+    assert "run x of Steps stopped before its end" in caplog.text
+
+
+async def test_a_run_that_cannot_go_on_is_told_of_and_tried_ever_more_seldom(
+    storage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Old(Flow[Work]):
+        name = "Changed"
+
+        @start()
+        async def gone(self) -> None:
+            ran.append("gone")
+            await gates[self.state.gate].wait()
+
+    class New(Flow[Work]):
+        name = "Changed"
+
+        @start()
+        async def come(self) -> None: ...
+
+    await left_behind(storage, flow=Old)
+    began = anyio.current_time()
+    async with FlowRunner(storage, flows=[New], recover_every=0.001) as runner:
+        await until(lambda: caplog.records)
+        await anyio.sleep(0.1)
+        tries = len(caplog.records)
+        assert tries <= 2 + (anyio.current_time() - began) / AGAIN
+
+        assert await runner.recover() == 1, "who asks for it is served at once"
+        await until(lambda: not runner.running)
+
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    assert "run x waits for gone, which Changed no longer has" in caplog.text
+
+
+async def test_a_run_that_is_deleted_while_it_is_to_be_taken_up_stays_deleted(storage: Any) -> None:
+    await left_behind(storage)
+    gates["place"] = anyio.Event()
+    async with FlowRunner(storage, flows=[Steps], max_running=1, max_waiting=0, recover_every=None) as runner:
+        await runner.start(Steps, {"gate": "place"}, run_id="other")
+        await until(lambda: ran)
+        async with anyio.create_task_group() as group:
+            group.start_soon(runner.recover)
+            await anyio.wait_all_tasks_blocked()
+            while not runner._places.statistics().tasks_waiting:  # noqa: ASYNC110 - nobody tells
+                await anyio.sleep(0.001)
+            assert await storage.delete("x")
+            gates["place"].set()
+        await until(lambda: not runner.running)
+
+    assert ran == ["other first", "other second"]
+    assert await storage.load("x") is None
+
+
+# ---- started, and cancelled, by several ------------------------------------------------------------------------------
+
+
+async def test_a_start_is_not_refused_for_what_another_one_gave(storage: Any) -> None:
+    class Typed(Flow[Work]):
+        @start()
+        async def only(self) -> str:
+            return self.state.gate
+
+    results: list[Any] = []
+
+    async def ask(inputs: dict[str, Any]) -> None:
+        try:
+            results.append(await runner.run(Typed, inputs, run_id="x"))
+        except errors.RunInputsError:
+            results.append("refused")
+
+    async with FlowRunner(storage) as runner, anyio.create_task_group() as group:
+        both: list[dict[str, Any]] = [{"gate": []}, {"gate": "open"}]
+        for inputs in both:
+            group.start_soon(ask, inputs)
+
+    assert sorted(results) == ["open", "refused"]
+
+
+@pytest.mark.clauses("C4")
+async def test_all_who_cancel_a_run_at_the_same_time_are_served() -> None:
+    gates["g"] = anyio.Event()
+    async with FlowRunner(sqlite()) as owner, FlowRunner(sqlite()) as one, FlowRunner(sqlite()) as two:
+        for n in range(5):
+            await owner.start(Steps, {"gate": "g"}, run_id=f"{n}")
+            async with anyio.create_task_group() as group:
+                for runner in (one, two, one, two):
+                    group.start_soon(runner.cancel, f"{n}")
+            assert await (await one.get(f"{n}")).status() == "cancelled"
+        gates["g"].set()
+
+
+async def test_a_cancel_that_fails_leaves_the_run_to_others() -> None:
+    class Failing(SQLiteFlowPersistence):
+        async def append(self, checkpoint: Checkpoint) -> None:
+            raise errors.StorageWriteError("the disk is full", outcome="not saved")
+
+    await left_behind(sqlite())
+    async with FlowRunner(Failing("runs.db")) as runner:
+        with pytest.raises(errors.StorageWriteError):
+            await runner.cancel("x")
+
+        (entry,) = await runner.persistence.runs()  # type: ignore[attr-defined]  # a SQLite file has a catalog
+        assert not entry.is_driven
+
+
+async def test_a_run_of_this_process_is_not_said_to_be_another_s() -> None:
+    gates["g"] = anyio.Event()
+    storage = sqlite()
+    async with FlowRunner(storage) as runner:
+        await runner.start(Steps, {"gate": "g"}, run_id="x")
+        with pytest.raises(errors.RunLockedError, match="driven by this process"):
+            await storage.delete("x")
+        gates["g"].set()
