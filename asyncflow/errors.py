@@ -115,7 +115,14 @@ class RunFlowMismatchError(CallError):
 
 
 class RunInputsError(CallError, ValueError):
-    """The inputs do not fit the state's model, or differ from those that an interrupted run was started with."""
+    """The inputs do not fit the state's model, or differ from those that an interrupted run was started with.
+
+    `places`: where the model finds them wrong, as pydantic names places.
+    """
+
+    def __init__(self, message: str, *, places: Sequence[tuple[str | int, ...]] = (), **where: Any) -> None:
+        super().__init__(message, **where)
+        self.places = tuple(places)
 
 
 class RunCancelledError(CallError):
@@ -313,7 +320,7 @@ class StorageReadOnlyError(StorageError):
 
 
 class StorageNotFoundError(StorageError):
-    """The database's folder does not exist and cannot be made, or the path is a folder."""
+    """The database is not there: its server cannot be reached, its folder cannot be made, or the path is a folder."""
 
 
 class StorageNotADatabaseError(StorageError):

@@ -26,11 +26,7 @@ from ._runtime.failures import stored_failure
 from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
 from ._runtime.left import Left
 from ._runtime.runs import outcome_of, session
-from .errors import (
-    RunLockedError,
-    RunnerClosedError,
-    RunnerOverloadedError,
-)
+from .errors import RunLockedError, RunnerClosedError, RunnerOverloadedError
 from .flow import Flow, default_persistence
 from .persistence.checkpoint import Checkpoint
 from .persistence.protocol import Catalog, FlowPersistence, RunEntry, offers
@@ -290,12 +286,16 @@ class FlowRunner:
         return is_begun
 
     async def _keep_recovering(self, seconds: float) -> None:
+        told = ""
         while not self._is_ending:
             began = anyio.current_time()
             try:
                 await self._recovered(is_patient=True)
+                told = ""
             except Exception as error:  # whatever a backend raises: the runs that there are go on
-                logger.warning("interrupted runs could not be looked for: %s", error)
+                if str(error) != told:  # once, and not twice a second until it is mended
+                    logger.warning("interrupted runs could not be looked for: %s", error)
+                told = str(error)
             took = anyio.current_time() - began
             await anyio.sleep(max(seconds, min(REST * took, LONGEST)))
 

@@ -250,9 +250,10 @@ class ModelState(StateType):
         try:
             return self.model.model_validate(values, by_name=True, by_alias=False)
         except ValidationError as error:
-            detail = explained(error.errors(include_url=False, include_input=False))
+            problems = error.errors(include_url=False, include_input=False)
         raise RunInputsError(
-            f"the inputs do not fit {self.declared.__name__}: {detail}. Nothing was run and nothing was written"
+            f"the inputs do not fit {self.declared.__name__}: {explained(problems)}. Nothing was run and nothing was written",
+            places=[problem["loc"] for problem in problems],
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from itertools import islice
 
 import anyio.lowlevel
 
-from ..errors import StaleCheckpoint
+from ..errors import RunLockedError, StaleCheckpoint
 from .checkpoint import Checkpoint, Status, fold, verified
 from .protocol import RunEntry
 
@@ -21,6 +22,7 @@ class MemoryFlowPersistence:
         self._rows: dict[str, list[bytes]] = {}
         self._epochs: dict[str, int] = {}
         self._entries: dict[str, RunEntry] = {}
+        self._driven: set[str] = set()
         self._runs = 0
 
     async def save(self, checkpoint: Checkpoint) -> None:
@@ -40,6 +42,7 @@ class MemoryFlowPersistence:
                 seq=checkpoint.seq,
             )
         rows.append(checkpoint.to_bytes())
+        (self._driven.add if checkpoint.status in ("running", "failed") else self._driven.discard)(checkpoint.run_id)
         self._enter(checkpoint)
         await anyio.lowlevel.cancel_shielded_checkpoint()  # nothing was waited for: let others run
         await anyio.lowlevel.checkpoint_if_cancelled()  # the outcome is known
@@ -64,11 +67,14 @@ class MemoryFlowPersistence:
         """Become the owner of a run; whoever was it before is fenced off."""
         if run_id not in self._rows:
             return 0
+        self._driven.add(run_id)
         self._epochs[run_id] = self._epochs.get(run_id, 1) + 1
         return self._epochs[run_id]
 
     async def release(self, run_id: str, epoch: int) -> None:
-        """Nothing is held: a run of this process is kept from a second driver by the runtime."""
+        """Be the owner no longer. Another one is kept away by the runtime, as all are in this process."""
+        if epoch == self._epochs.get(run_id, 1):
+            self._driven.discard(run_id)
 
     async def runs(
         self, *, flow: str | None = None, status: Status | None = None, before: int | None = None, limit: int = 100
@@ -85,7 +91,12 @@ class MemoryFlowPersistence:
         self._entries[c.run_id] = RunEntry(c.run_id, c.flow, c.status, c.number, c.seq, False, created, c.at, position)
 
     async def delete(self, run_id: str) -> bool:
-        """Forget a run. Whoever drove it is refused: what it stores next follows nothing."""
+        """Forget a run that nobody drives. Whoever drove it is refused: what it stores next follows nothing."""
+        if run_id in self._driven:
+            raise RunLockedError(
+                f"run {run_id} is being driven by this process; await that, or try again when it has ended",
+                run_id=run_id,
+            )
         self._epochs.pop(run_id, None)
         self._entries.pop(run_id, None)
         return self._rows.pop(run_id, None) is not None
@@ -98,5 +109,6 @@ class MemoryFlowPersistence:
         for entry in ended:
             kept[entry.flow] = kept.get(entry.flow, 0) + 1
             if kept[entry.flow] > keep_last and entry.updated_at < time.time() - older_than:
-                gone += await self.delete(entry.run_id)
+                with suppress(RunLockedError):  # a sibling of what has failed is at work
+                    gone += await self.delete(entry.run_id)
         return gone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ..errors import RunLockedError
 from ..persistence.protocol import (
     Catalog,
     CheckpointHistory,
@@ -146,6 +147,25 @@ class Forgotten(Promises):
                 await store(persistence, again.add())
                 expect(await persistence.load("a"), again.rows[-1], "another run under a deleted id")
             expect(await persistence.load("A"), other.rows[-1], "`delete` must forget that run alone")
+
+    @in_time
+    async def test_a_run_that_is_driven_is_not_forgotten(self, persistence: FlowPersistence) -> None:
+        forgets, owners = needed(persistence, Retention), needed(persistence, Ownership)
+        chain = Chain("a")
+        async with session(persistence):
+            await store(persistence, chain.add())
+            for epoch in (1, 2):
+                was_refused = False
+                try:
+                    await forgets.delete("a")
+                except RunLockedError:
+                    was_refused = True
+                assert was_refused, "`delete` of a run that somebody drives must raise RunLockedError"
+                assert await persistence.load("a") is not None, "a run that somebody drives must not be forgotten"
+                await owners.release("a", epoch)
+                if epoch == 1:
+                    await owners.acquire("a")
+            assert await forgets.delete("a"), "`delete` must forget a run that was released"
 
     @in_time
     async def test_only_what_ended_long_ago_is_pruned(self, persistence: FlowPersistence) -> None:

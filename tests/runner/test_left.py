@@ -162,6 +162,8 @@ async def test_a_catalog_that_raises_anything_ends_nothing(caplog: pytest.LogCap
 
     async with FlowRunner(Broken(), flows=[Steps], recover_every=0.001) as runner:
         await until(lambda: "no such table" in caplog.text)
+        await anyio.sleep(0.05)
+        assert len(caplog.records) == 1, "told once, though it is tried again and again"
         assert await runner.run(Steps) == 2
 
 

@@ -838,6 +838,13 @@ class KeepsWhatHasFailed(Prunes):
         return entry.status in ("finished", "cancelled") and entry.updated_at < before
 
 
+@caught_by("a_run_that_is_driven_is_not_forgotten")
+class ForgetsWhatIsDriven(Right):
+    async def delete(self, run_id: str) -> bool:
+        self._driven.discard(run_id)
+        return await super().delete(run_id)
+
+
 @caught_by("only_what_ended_long_ago_is_pruned")
 class PrunesWhatIsInterrupted(Right):
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:

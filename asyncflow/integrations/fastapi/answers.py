@@ -12,20 +12,20 @@ from ... import errors
 from ...errors import AsyncflowError
 from .models import Problem
 
-__all__ = ["UNAVAILABLE", "FlowRoute", "answer", "documented", "misfit", "unavailable"]
+__all__ = ["FlowRoute", "answer", "documented", "misfit", "unavailable"]
 
 RETRY_AFTER: Final = "2"
 """Seconds: about what an overload, a restart, or the lock of a database takes."""
 
-UNAVAILABLE: Final = (
-    errors.RunnerOverloadedError,
-    errors.RunnerClosedError,
-    errors.RunInterruptedError,
-    errors.RunLockedError,
-    errors.RunFencedError,
-    errors.StorageError,
+UNAVAILABLE: Final[tuple[tuple[type[AsyncflowError], str], ...]] = (
+    (errors.RunnerOverloadedError, "The service has as many runs as it takes; nothing was started."),
+    (errors.RunnerClosedError, "The service is ending; nothing was started."),
+    (errors.RunInterruptedError, "The run was stopped; it goes on later."),
+    (errors.RunLockedError, "Somebody else drives the run."),
+    (errors.RunFencedError, "Somebody else drives the run."),
+    (errors.StorageError, "The storage cannot be reached, or could not do it now."),
 )
-"""Not now, but perhaps later, or in another process."""
+"""Not now, but perhaps later, or in another process. What else an error says is for the log."""
 
 DAMAGED: Final = (errors.CheckpointCorruptError, errors.StorageCorruptError)
 """Storage errors that trying again does not mend."""
@@ -70,11 +70,14 @@ class FlowRoute(APIRoute):
 
 def answer(error: AsyncflowError) -> Exception | None:
     """What a request is told that met this error; None where it is the server's own fault."""
-    is_misfit = isinstance(error, errors.RunInputsError) and error.run_id is None  # else: a run has others
-    if is_misfit or isinstance(error, errors.NotStorableError | errors.LimitExceededError):
+    if isinstance(error, errors.RunInputsError) and error.run_id is None:  # else: a run has others
+        return misfit(str(error), *error.places)
+    if isinstance(error, errors.NotStorableError | errors.LimitExceededError):
         return misfit(str(error))
-    if isinstance(error, UNAVAILABLE) and not isinstance(error, DAMAGED):
-        return unavailable(type(error).__doc__ or "")
+    if not isinstance(error, DAMAGED):
+        why = next((why for kind, why in UNAVAILABLE if isinstance(error, kind)), None)
+        if why is not None:
+            return unavailable(why)
     return next((HTTPException(status, why) for kind, status, why in STATUS if isinstance(error, kind)), None)
 
 
@@ -92,14 +95,15 @@ def _without(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def misfit(message: str, *where: str) -> RequestValidationError:
-    """A body that does not fit, in FastAPI's own shape."""
-    return RequestValidationError([{"type": "value_error", "loc": ("body", *where), "msg": message, "input": None}])
+def misfit(message: str, *places: tuple[str | int, ...]) -> RequestValidationError:
+    """A body that does not fit, in these places or as a whole, in FastAPI's own shape."""
+    told = {"type": "value_error", "msg": message, "input": None}
+    return RequestValidationError([{**told, "loc": ("body", *place)} for place in places or ((),)])
 
 
 def unavailable(why: str) -> HTTPException:
     """Not now."""
-    return HTTPException(503, why.partition("\n")[0], {"Retry-After": RETRY_AFTER})
+    return HTTPException(503, why, {"Retry-After": RETRY_AFTER})
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

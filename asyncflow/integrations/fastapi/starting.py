@@ -74,7 +74,7 @@ async def _started(
 ) -> tuple[RunHandle, RunView]:
     """The run that a request asks for. The same key with other inputs is refused, and with none, too, if there were some."""
     if "id" in inputs:
-        raise misfit("the id of a run is not among its inputs; send an Idempotency-Key", "id")
+        raise misfit("the id of a run is not among its inputs; send an Idempotency-Key", ("id",))
     run_id = None if key is None else run_id_for(known.name, key)
     try:
         handle = await runner.start(flow, inputs, run_id=run_id)
