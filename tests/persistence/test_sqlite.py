@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import signal
 import sqlite3
 import stat
 import sys
@@ -796,6 +797,27 @@ async def test_a_run_of_another_process_is_locked_until_that_is_dead_and_then_fr
 
     assert await Held.resume("held") == "freed"
     assert other.status == "finished"
+
+
+@pytest.mark.clauses("L2")
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no process can be stopped here")
+async def test_a_run_of_a_process_that_was_stopped_for_days_is_free() -> None:
+    # old leases are cleared away, and one that is missing must not make its owner alive again
+    env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
+    async with await anyio.open_process([sys.executable, "-c", HOLDER], env=env, stderr=None) as process:
+        try:
+            with anyio.fail_after(20):
+                assert process.stdout is not None
+                assert (await process.stdout.receive()).strip() == b"ready"
+            process.send_signal(signal.SIGSTOP)
+            sql("UPDATE owners SET expires = expires - 200000")
+            await Held().kickoff()
+
+            assert await Held.resume("held") == "freed"
+        finally:
+            process.kill()
+        await process.wait()
+    await Held().kickoff()
 
 
 @pytest.mark.clauses("L2")

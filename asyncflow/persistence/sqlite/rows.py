@@ -21,7 +21,11 @@ SELECT_HEAD = (
 SELECT_LEASE = "SELECT expires - (julianday('now') - 2440587.5) * 86400.0 FROM owners WHERE owner = ?"
 """Seconds that are left of an owner's lease."""
 RENEW = "REPLACE INTO owners VALUES (?, (julianday('now') - 2440587.5) * 86400.0 + ?)"
-EXPEL = "DELETE FROM owners WHERE expires < (julianday('now') - 2440587.5) * 86400.0 - 86400.0"
+EXPEL = (
+    "DELETE FROM owners WHERE expires < (julianday('now') - 2440587.5) * 86400.0 - 86400.0 "
+    "AND NOT EXISTS (SELECT 1 FROM runs WHERE status = 'running' AND runs.owner = owners.owner)"
+)
+"""Clear old leases away. One that has run out says so of its owner's runs: without it a process that was stopped would live on."""
 DELETE_CHECKPOINTS = "DELETE FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?)"
 DELETE_RUN = "DELETE FROM runs WHERE run_id = ?"
 SELECT_RUNS = (
