@@ -29,7 +29,7 @@ from .persistence.protocol import FlowPersistence, offers
 from .persistence.sqlite import SQLiteFlowPersistence
 from .state import StateType, parse_run_id, state_type_of
 
-__all__ = ["Flow", "default_persistence", "run"]
+__all__ = ["Flow", "check_backend", "default_persistence", "made_by", "run"]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class Flow(Generic[S]):
         cls._known_settings = {}
         for mark in cls._persisted.marks:
             if mark.backend is not None:
-                _check_backend(mark.backend)
+                check_backend(mark.backend)
         backends = {id(mark.backend) for mark in cls._persisted.marks if mark.backend is not None}
         if len(backends) > 1:
             raise FlowDefinitionError(
@@ -327,18 +327,29 @@ def _setup(cls: type[Flow[Any]], settings: Settings, where: Any, durability: Dur
         named = next((mark.backend for mark in persisted.marks if mark.backend is not None), None)
         where = named if named is not None or not persisted.marks else default_persistence(durability)
     if where is not None:
-        _check_backend(where)
+        check_backend(where)
     observe = log_events if any(mark.verbose for mark in persisted.marks) else None
     return Setup(settings, cls._codecs, where, persisted.only is not None, observe)
 
 
-def _check_backend(backend: object) -> None:
+def check_backend(backend: object) -> None:
+    """Whether this can be a persistence. Raises `FlowDefinitionError`."""
     if not offers(backend, FlowPersistence):
         raise FlowDefinitionError(
             f"{type(backend).__name__} is no persistence: it needs `async def save(checkpoint)` and `async def load(run_id, "
             "seq=None)`; for a SQLite file it is SQLiteFlowPersistence(path)",
             problems=["not a persistence"],
         )
+
+
+def made_by(make: object) -> Flow[Any]:
+    """What a flow class, or a function that makes a flow, makes. Raises `TypeError` for what is neither."""
+    made = make() if callable(make) and make is not Flow else None
+    if not isinstance(made, Flow):
+        what = type(make).__name__ if made is None else getattr(make, "__name__", type(make).__name__)
+        advice = f"; write {what}, not {what}(...)" if isinstance(make, Flow) else ""
+        raise TypeError(f"a runner takes a flow class, or a function that makes a flow, and {what} is neither{advice}")
+    return made
 
 
 class _Defaults(threading.local):

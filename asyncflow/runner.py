@@ -27,7 +27,7 @@ from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
 from ._runtime.left import Left
 from ._runtime.runs import outcome_of, session
 from .errors import RunLockedError, RunnerClosedError, RunnerOverloadedError
-from .flow import Flow, default_persistence
+from .flow import Flow, check_backend, default_persistence, made_by
 from .persistence.checkpoint import Checkpoint
 from .persistence.protocol import Catalog, FlowPersistence, RunEntry, offers
 from .state import parse_run_id
@@ -97,6 +97,7 @@ class FlowRunner:
         if overload not in ("wait", "raise"):
             raise ValueError(f"overload is 'wait' or 'raise', not {overload!r}")
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
+        check_backend(self.persistence)
         self._flows: dict[str, MakeFlow] = {}
         for make in flows:
             self._known(make)
@@ -335,7 +336,7 @@ class FlowRunner:
 
     def _known(self, make: MakeFlow) -> Flow[Any]:
         """A new flow, stored where the runner's runs are; its name is remembered."""
-        flow = make()
+        flow = made_by(make)
         instance = flow._instance
         instance.store_in(self.persistence)
         self._flows.setdefault(instance.setup.settings.name, make)

@@ -102,7 +102,7 @@ class Instance(Shown):
                     if inputs is None:
                         raise refusals.unknown_run(persistence, run_id, None)
                     return await self._drive(*await self._by_standing(None, dict(inputs), claim, None), claim)
-                self._check_inputs(stored.checkpoint, dict(inputs or {}))
+                self.check_same(stored.checkpoint, dict(inputs or {}))
                 if stored.checkpoint.status == "running":
                     return await self._drive(*take_up(self.setup, self.flow, stored, claim), claim)
                 self.show(stored)
@@ -264,13 +264,15 @@ class Instance(Shown):
     def check_same(self, c: Checkpoint, given: dict[str, Any]) -> None:
         """Whether a stored run is of this flow, and was begun with these inputs. None given: whichever they were."""
         check_flow(self.setup, c)
-        self._check_inputs(c, given)
+        if not self._are_its_inputs(c, given):
+            raise refusals.begun_otherwise(c)
 
     def _check_inputs(self, c: Checkpoint, given: dict[str, Any]) -> None:
-        if not given:
-            return
-        if self._inputs_bytes(given) != c.inputs:
+        if not self._are_its_inputs(c, given):
             raise refusals.other_inputs(self._class, c)
+
+    def _are_its_inputs(self, c: Checkpoint, given: dict[str, Any]) -> bool:
+        return not given or self._inputs_bytes(given) == c.inputs
 
     def _inputs_bytes(self, given: dict[str, Any]) -> bytes:
         return inputs_bytes(dict(zip(self.state_type.names_of(given), given.values(), strict=True)))

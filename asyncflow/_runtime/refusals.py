@@ -14,6 +14,7 @@ from ..errors import (
 from ..persistence.checkpoint import Checkpoint
 
 __all__ = [
+    "begun_otherwise",
     "busy",
     "cancelled",
     "cut_off",
@@ -93,6 +94,15 @@ def other_inputs(flow: str, c: Checkpoint) -> RunInputsError:
     return RunInputsError(
         f"run {c.run_id} was interrupted, and was started with other inputs; nothing was run. Leave the inputs out to go on, "
         f"or change its state first: `await (await {flow}.load({c.run_id!r})).update_state(...)`",
+        run_id=c.run_id,
+        seq=c.seq,
+    )
+
+
+def begun_otherwise(c: Checkpoint) -> RunInputsError:
+    """Inputs for a run, wherever it stands, that was started with others."""
+    return RunInputsError(
+        f"run {c.run_id} was started with other inputs; nothing was run. Leave the inputs out to attach to it, or bring another id",
         run_id=c.run_id,
         seq=c.seq,
     )

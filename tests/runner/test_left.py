@@ -318,3 +318,39 @@ async def test_a_run_of_this_process_is_not_said_to_be_another_s() -> None:
         with pytest.raises(errors.RunLockedError, match="driven by this process"):
             await storage.delete("x")
         gates["g"].set()
+
+
+# ---- what is no flow, and no storage ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (Steps, "takes a flow class, or a function that makes a flow, and Steps is neither; write Steps, not Steps"),
+        (lambda: 3, "and int is neither"),
+        (lambda: Flow, "and type is neither"),
+        (lambda: dict, "and dict is neither"),
+    ],
+)
+async def test_what_is_no_flow_is_told_as_such(wrong: Callable[[], Any], told: str, storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        with pytest.raises(TypeError, match=told):
+            await runner.start(wrong())
+
+        assert await runner.run(Steps) == 2
+
+
+def test_what_is_no_storage_is_refused_when_the_runner_is_made() -> None:
+    with pytest.raises(errors.FlowDefinitionError, match="for a SQLite file it is SQLiteFlowPersistence"):
+        FlowRunner("runs.db")  # type: ignore[arg-type]  # what is wrong here
+
+
+async def test_other_inputs_for_a_run_that_goes_on_do_not_call_it_interrupted(storage: Any) -> None:
+    gates["g"] = anyio.Event()
+    async with FlowRunner(storage) as runner:
+        await runner.start(Steps, {"gate": "g"}, run_id="x")
+        for _ in range(2):
+            with pytest.raises(errors.RunInputsError, match="run x was started with other inputs"):
+                await runner.start(Steps, {"gate": "h"}, run_id="x")
+            gates["g"].set()
+            await until(lambda: not runner.running)
