@@ -208,6 +208,8 @@ class Forgotten(Promises):
                 for n in range(4):
                     await store(persistence, Chain(f"{flow}{n}").add(flow=flow, status="finished"))
                 await store(persistence, Chain(f"{flow}4").add(flow=flow))
+                if has(persistence, Ownership):
+                    await needed(persistence, Ownership).release(f"{flow}4", 1)
             await forgets.prune(older_than=3600.0, keep_last=2)
             left = [f"{flow}{n}" for flow in "FG" for n in range(5) if await persistence.load(f"{flow}{n}") is not None]
         expected = ["F2", "F3", "F4", "G2", "G3", "G4"]
