@@ -26,7 +26,7 @@ from ._runtime.failures import stored_failure
 from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
 from ._runtime.left import Left
 from ._runtime.runs import outcome_of, session
-from .errors import RunLockedError, RunnerClosedError, RunnerOverloadedError
+from .errors import RunInputsError, RunLockedError, RunnerClosedError, RunnerOverloadedError
 from .flow import Flow, check_backend, default_persistence, made_by
 from .persistence.checkpoint import Checkpoint
 from .persistence.protocol import Catalog, FlowPersistence, RunEntry, offers
@@ -196,8 +196,10 @@ class FlowRunner:
         """
         self._check_open()
         given = dict(inputs or {})
-        brought = given.pop("id", None) if run_id is None else run_id
-        known = None if brought is None else parse_run_id(brought)
+        ids = {parse_run_id(brought) for brought in (given.pop("id", None), run_id) if brought is not None}
+        if len(ids) > 1:
+            raise RunInputsError(f"two ids for one run: {' and '.join(sorted(ids))}. Nothing was started")
+        known = next(iter(ids), None)
         while True:
             run = self._live.get(known or "") or await self._placed(flow, known, given)
             await run.known.wait()

@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from .._waiting import is_cancelled
-from ..errors import CapabilityMissingError
+from ..errors import CapabilityMissingError, RunFencedError
 from ..events import Event
 from ..persistence.checkpoint import Checkpoint, Status
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
@@ -259,7 +259,7 @@ class RunHandle:
         return "interrupted" if stored.status == "running" and not is_driven else stored.status
 
     async def result(self) -> Any:
-        """What the run's kickoff returns, when it has ended: here, or elsewhere.
+        """What the run's kickoff returns, when it has ended: here, or elsewhere. Taken over by another owner, it is that one's end.
 
         Raises `MethodError`, `RunCancelledError`, and whatever ended it.
         """
@@ -268,7 +268,8 @@ class RunHandle:
             await live.ended.wait()
             if live.error is None:
                 return live.result
-            raise live.error
+            if not isinstance(live.error, RunFencedError):
+                raise live.error
         return await self._outcome(await self._ended())
 
     async def cancel(self) -> None:

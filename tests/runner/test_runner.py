@@ -105,6 +105,14 @@ async def test_a_run_that_was_started_is_stored(storage: Any) -> None:
         assert [await handle.result() for handle in handles] == [2, 2, 2]
 
 
+async def test_an_id_may_come_in_the_inputs_but_not_another(storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        assert (await runner.start(Steps, {"id": "a"})).run_id == "a"
+        assert (await runner.start(Steps, {"id": "b"}, run_id="b")).run_id == "b"
+        with pytest.raises(errors.RunInputsError, match="a and c"):
+            await runner.start(Steps, {"id": "c"}, run_id="a")
+
+
 async def test_a_caller_that_goes_away_changes_nothing(storage: Any) -> None:
     gate("g")
     async with FlowRunner(storage) as runner:
@@ -559,10 +567,27 @@ async def test_a_run_is_cancelled_whoever_drives_it() -> None:
         await other.cancel("x")
         gates["g"].set()
 
-        with pytest.raises(errors.RunFencedError):
+        with pytest.raises(errors.RunCancelledError):
             await driven.result()
         assert await (await other.get("x")).status() == "cancelled"
     assert ran == ["x first"]
+
+
+@pytest.mark.clauses("L1")
+async def test_of_a_run_that_another_has_taken_over_the_result_is_what_that_one_comes_to() -> None:
+    gate("g")
+    here, there = (SQLiteFlowPersistence("runs.db", durability="process") for _ in range(2))
+    async with FlowRunner(here, recover_every=None) as runner, there:
+        handle = await runner.start(Steps, {"gate": "g"}, run_id="x")
+        await until(lambda: ran)
+        await there.release("x", await there.acquire("x", force=True))
+        gates["g"].set()
+        await until(lambda: not runner.running)
+        async with FlowRunner(there, flows=[Steps], recover_every=0.01):
+            with anyio.fail_after(30):
+                assert await handle.result() == 2
+
+    assert ran == ["x first", "x first", "x second"]
 
 
 async def test_what_has_ended_or_is_unknown_cannot_be_cancelled(storage: Any) -> None:
