@@ -50,14 +50,20 @@ def server(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[by
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    with serving([sys.executable, "-m", *request.param.format(port=port).split()]) as process:
+        yield process, f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def serving(command: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A server, and its workers, which outlive a killed one: all are ended."""
     env = {**os.environ, "SHOP_SECONDS": "0.4", "ASYNCFLOW_DB": str(Path.cwd() / "shop.db")}
-    command = [sys.executable, "-m", *request.param.format(port=port).split()]
     process = subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True)
     try:
-        yield process, f"http://127.0.0.1:{port}"
+        yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its workers, too, should anything have failed
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
 
 
@@ -110,12 +116,8 @@ def test_on_trio_a_server_runs_orders_streams_their_events_and_goes_on_with_them
     left = [asked("POST", f"{url}/flows/PlaceOrder", json=order()).headers["location"] for _ in range(3)]
     process.send_signal(signal.SIGTERM)
     ended = process.wait(20)
-    again = subprocess.Popen(process.args, cwd=ROOT, env={**os.environ, "ASYNCFLOW_DB": str(Path.cwd() / "shop.db")})
-    try:
+    with serving(process.args):
         results = [result(url + place) for place in left]
-    finally:
-        again.kill()
-        again.wait(10)
 
     assert first["result"] == {"total": "9.00", "parcel": "parcel for Ada"}
     assert len(events) >= 4
