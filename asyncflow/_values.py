@@ -56,17 +56,22 @@ def is_long(state: Any) -> bool:
 
 
 def copying(state: Any) -> Generator[None, None, Any]:
-    """`copied`, of a state: its lists and dicts part by part, so that something else may be done in between."""
+    """`copied`, of a state: its lists and dicts part by part, so that something else may be done in between.
+
+    Which items these have, and all other fields, are of one moment, the first: whoever changes them together is not torn apart.
+    """
     parts = {name: part.copy() for name, part in _parts(state).items()}
-    new: dict[str, Any] = {}
+    rest = copied(_without(state, parts))
+    new, done = (rest if type(rest) is dict else rest.__dict__), 0
     for name, part in parts.items():
         new[name] = whole = type(part)()
         add, items = (whole.extend, iter(part)) if type(part) is list else (whole.update, iter(part.items()))
         while some := type(part)(islice(items, PART)):
             add(copied(some))
-            yield
-    rest = copied(_without(state, parts))
-    (rest if type(rest) is dict else rest.__dict__).update(new)
+            done += len(some)
+            if done >= PART:  # not for each of many short ones
+                done = 0
+                yield
     return rest
 
 
