@@ -12,10 +12,6 @@ import anyio
 from .._scheduling.messages import Command
 from .._values import same
 from .._waiting import to_its_end
-from ..errors import (
-    RunNotFoundError,
-    StorageError,
-)
 from ..persistence.checkpoint import Checkpoint
 from ..state import new_run_id, parse_run_id
 from . import refusals
@@ -142,7 +138,7 @@ class Instance(Shown):
         try:
             await commit_start(engine, checkpoint)
         except anyio.get_cancelled_exc_class():
-            with contextlib.suppress(StorageError, RunNotFoundError):  # it may or may not have been committed
+            with contextlib.suppress(Exception):  # of any backend: it may or may not have been committed
                 await to_its_end(self._look_up)
             raise
         return engine, commands
@@ -181,7 +177,9 @@ class Instance(Shown):
         if engine.is_cancelled:
             await to_its_end(lambda: self._cancelled_durably(claim))
         if self.is_asked or engine.is_cancelled:
-            with contextlib.suppress(StorageError):  # what ended the run is on its way; what is known of it stays
+            with contextlib.suppress(
+                Exception
+            ):  # of any backend: what ended the run is on its way; what is known of it stays
                 await to_its_end(self._look_up)
 
     async def _cancelled_durably(self, claim: Claim) -> None:

@@ -33,6 +33,7 @@ from asyncflow import (
     start,
 )
 from asyncflow._runtime import instance as driving
+from asyncflow._runtime.ending import cancel_stored
 from asyncflow.testing.loops import pause, simulated
 from asyncflow.testing.simulation import SimulatedStorage
 
@@ -954,3 +955,50 @@ async def test_a_run_that_is_cancelled_again_is_nobodys() -> None:
             await flow.cancel()
         with contextlib.closing(sqlite3.connect("runs.db")) as connection:
             assert connection.execute("SELECT owner FROM runs").fetchall() == [(None,)]
+
+
+@pytest.mark.clauses("C1", "L1")
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_that_a_run_was_deleted_does_not_replace_what_ended_it(is_cancelled: bool) -> None:
+    class Waiting(Flow[dict[str, int]]):
+        @start()
+        async def wait(self) -> None:
+            started.set()
+            await go_on.wait()
+
+    async def cancel() -> None:
+        await started.wait()
+        await cancel_stored(store, flow.run_id)
+        assert await store.delete(flow.run_id)
+        scope.cancel() if is_cancelled else go_on.set()
+
+    started, go_on, store = anyio.Event(), anyio.Event(), MemoryFlowPersistence()
+    flow, fenced = Waiting(persistence=store), False
+    async with anyio.create_task_group() as group:
+        group.start_soon(cancel)
+        with anyio.CancelScope() as scope:
+            try:
+                await flow.kickoff()
+            except errors.RunFencedError:
+                fenced = True
+
+    assert (scope.cancelled_caught, fenced) == (is_cancelled, not is_cancelled)
+    assert flow.status == "interrupted"
+
+
+@pytest.mark.clauses("C1")
+async def test_a_backend_that_fails_in_its_own_way_does_not_swallow_a_cancellation() -> None:
+    class Broken(MemoryFlowPersistence):
+        async def load(self, run_id: str, seq: int | None = None) -> Any:
+            raise ConnectionError
+
+    class Cut(Flow[dict[str, int]]):
+        @start()
+        async def wait(self) -> None:
+            scope.cancel()
+            await anyio.sleep_forever()
+
+    with anyio.CancelScope() as scope:
+        await Cut(persistence=Broken()).kickoff()
+
+    assert scope.cancelled_caught
