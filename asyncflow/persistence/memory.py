@@ -31,7 +31,7 @@ class MemoryFlowPersistence:
 
     async def append(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint after its predecessor. Raises `StaleCheckpoint` if it is not that of the newest one."""
-        rows = self._rows.setdefault(checkpoint.run_id, [])
+        rows = self._rows.get(checkpoint.run_id, [])
         newest = Checkpoint.from_bytes(rows[-1]) if rows else None
         previous, epoch = (b"", checkpoint.epoch) if newest is None else (newest.digest, newest.epoch)
         epoch = self._epochs.get(checkpoint.run_id, epoch)
@@ -41,7 +41,7 @@ class MemoryFlowPersistence:
                 run_id=checkpoint.run_id,
                 seq=checkpoint.seq,
             )
-        rows.append(checkpoint.to_bytes())
+        self._rows.setdefault(checkpoint.run_id, rows).append(checkpoint.to_bytes())
         (self._driven.add if checkpoint.status in ("running", "failed") else self._driven.discard)(checkpoint.run_id)
         self._enter(checkpoint)
         await anyio.lowlevel.cancel_shielded_checkpoint()  # nothing was waited for: let others run

@@ -142,6 +142,7 @@ class Forgotten(Promises):
                 assert listed == ["A"], f"`runs` must not list a deleted run: ['A'], not {listed}"
             if has(persistence, CheckpointLog):
                 await refused(persistence, chain.add(), "the next checkpoint of a run that was deleted")
+                assert not await forgets.delete("a"), "a checkpoint that is refused must leave nothing of a deleted run"
             with must("a deleted id must be free for another run"):
                 again = Chain("a")
                 await store(persistence, again.add())

@@ -779,6 +779,13 @@ class BringsBackWhatWasDeleted(Right):
 
 
 @caught_by("a_deleted_run_stays_unknown")
+class MakesAnEmptyRunOfWhatIsRefused(Right):
+    async def store(self, checkpoint: Checkpoint) -> None:
+        self._rows.setdefault(checkpoint.run_id, [])
+        await super().store(checkpoint)
+
+
+@caught_by("a_deleted_run_stays_unknown")
 class KeepsTheHistoryOfWhatWasDeleted(Right):
     def __init__(self) -> None:
         super().__init__()
