@@ -10,7 +10,6 @@ of methods are run, and whatever else is in the process lives on: modules, and w
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import anyio
 import anyio.to_thread
 from pydantic_core import to_jsonable_python
 
+from .._values import copied
 from ..errors import MethodError, RunNotFoundError
 from ..flow import Flow
 from ..persistence.checkpoint import Checkpoint, decode_progress
@@ -244,7 +244,11 @@ class _Trial:
     limit: float
     outside: Callable[[], Any] | None
     classes: dict[type, dict[str, Any]] = field(default_factory=dict)
-    """What stood in the flow's classes when the first was made."""
+    """What stood in the flow's classes before the first was made; where a function makes it, after that."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.flow, type):
+            self._keep(self.flow)
 
     def undisturbed(self, seed: int) -> _Undisturbed:
         """How it goes if nothing is in its way."""
@@ -271,6 +275,9 @@ class _Trial:
             "state, such as a clock or chance, decides what it does"
         )
 
+    def _keep(self, flow: type) -> None:
+        self.classes.update({cls: _kept_in(cls) for cls in _own_classes(flow)})
+
     def _around(self) -> tuple[Any, ...]:
         """What the flow is made with."""
         return () if self.outside is None else (self.outside(),)
@@ -281,7 +288,7 @@ class _Trial:
             _restore(cls, before)
         flow = self.flow(*around)
         if not self.classes:
-            self.classes.update({cls: _kept_in(cls) for cls in _own_classes(type(flow))})
+            self._keep(type(flow))
         flow._instance.store_in(storage)
         given = {"id": RUN_ID, **self.inputs}
         try:
@@ -336,4 +343,4 @@ def _is_data(name: str, value: Any) -> bool:
 
 
 def _copied(value: Any) -> Any:
-    return copy.deepcopy(value) if isinstance(value, (list, dict, set, bytearray, deque)) else value
+    return copied(value) if isinstance(value, (list, dict, set, bytearray, deque)) else value

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import threading
 from typing import Annotated, Any, ClassVar
 
 import anyio
@@ -127,6 +128,22 @@ async def test_what_a_flow_keeps_in_its_class_is_found() -> None:
     for flow, was in ((InAValue, 5), (InAList, 6), (InANewName, 5)):
         with pytest.raises(AssertionError, match=rf"after commit 2 \(first:1\) .* state\.count is 0 and not {was}; "):
             await crash_everywhere(flow)
+
+
+async def test_what_a_class_keeps_may_be_beyond_copying_and_changed_by_a_constructor() -> None:
+    class Counted(Flow[Work]):
+        locks: ClassVar[list[Any]] = [threading.Lock()]
+        made = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            type(self).made += 1
+
+        @start()
+        async def first(self) -> None:
+            self.state.count = self.made
+
+    assert await crash_everywhere(Counted) == CrashReport(3, 6, 12)
 
 
 class Bank:
