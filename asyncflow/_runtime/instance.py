@@ -57,8 +57,8 @@ class Instance(Shown):
             if self.setup.persistence is None:
                 if from_run is not None:
                     raise refusals.not_stored(self._class, "restore_from_state_id")
-                self._run_id, claim = run_id, Claim()
-                return await self._drive(*await self._by_standing(None, given, claim, begin_with), claim)
+                claim = Claim()
+                return await self._drive(*await self._by_standing(run_id, None, given, claim, begin_with), claim)
             async with session(self.setup.persistence):
                 if from_run is not None:
                     begin_with = (await self.found(from_run)).state
@@ -67,22 +67,28 @@ class Instance(Shown):
                     stored = None if is_new else await load_owned(self.setup, run_id, claim)
                     if stored is not None and from_run is not None:
                         raise refusals.stored_already(run_id)
-                    self._run_id = run_id
-                    return await self._drive(*await self._by_standing(stored, given, claim, begin_with), claim)
+                    return await self._drive(*await self._by_standing(run_id, stored, given, claim, begin_with), claim)
 
-    async def _by_standing(self, stored: Stored | None, given: dict[str, Any], claim: Claim, begin_with: Any) -> Begun:
+    async def _by_standing(
+        self, run_id: str, stored: Stored | None, given: dict[str, Any], claim: Claim, begin_with: Any
+    ) -> Begun:
         """A pass to be driven: a new one, or the rest of one that was interrupted."""
+        if self.status == "new":
+            self._run_id = run_id  # whatever comes of it: this instance is about no other yet
         if stored is None:
-            return await self._begun(claim, self._fresh_state(given, begin_with), given)
+            return await self._begun(run_id, claim, self._fresh_state(run_id, given, begin_with), given)
         if stored.checkpoint.status == "cancelled":
-            raise refusals.cancelled(self._run_id)
+            raise refusals.cancelled(run_id)
         if stored.checkpoint.status == "finished":
             same_as_here = self._digest == stored.checkpoint.digest and self._state is not None
             before = self._state if same_as_here else stored.state
-            return await self._begun(claim, self.state_type.updated(before, given), given, after=stored.checkpoint)
+            state = self.state_type.updated(before, given)
+            return await self._begun(run_id, claim, state, given, after=stored.checkpoint)
         self._check_inputs(stored.checkpoint, given)
         self._check_edits(stored)
-        return take_up(self.setup, self.flow, stored, claim)
+        begun = take_up(self.setup, self.flow, stored, claim)
+        self._turn_to(run_id)
+        return begun
 
     async def start(self, run_id: str, inputs: Mapping[str, Any] | None) -> Any:
         """The same however often it is called: a new run, the rest of an interrupted one, or the outcome of one that has ended.
@@ -97,7 +103,7 @@ class Instance(Shown):
                 if stored is None:
                     if inputs is None:
                         raise refusals.unknown_run(persistence, run_id, None)
-                    return await self._drive(*await self._by_standing(None, dict(inputs), claim, None), claim)
+                    return await self._drive(*await self._by_standing(run_id, None, dict(inputs), claim, None), claim)
                 self.check_same(stored.checkpoint, dict(inputs or {}))
                 if stored.checkpoint.status == "running":
                     return await self._drive(*take_up(self.setup, self.flow, stored, claim), claim)
@@ -120,20 +126,23 @@ class Instance(Shown):
                 return await self._drive(*take_up(self.setup, self.flow, stored, claim), claim)
 
     async def _begun(
-        self, claim: Claim, state: Any, given: dict[str, Any], *, after: Checkpoint | None = None
+        self, run_id: str, claim: Claim, state: Any, given: dict[str, Any], *, after: Checkpoint | None = None
     ) -> Begun:
         """A new pass over a state, and its first checkpoint committed, where it is stored."""
         is_stored, before = self.setup.persistence is not None, 0 if after is None else after.number
+        if not is_stored and run_id == self._run_id:
+            before = self._number
         engine, commands, checkpoint = await begin(
             self.setup,
             self.flow,
-            self._run_id,
+            run_id,
             state,
             claim=claim,
             after=after,
-            number=1 + (before if is_stored else self._number),
+            number=1 + before,
             inputs=self._inputs_bytes(given) if is_stored else None,
         )
+        self._turn_to(run_id)
         self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
         try:
             await commit_start(engine, checkpoint)
@@ -246,11 +255,11 @@ class Instance(Shown):
 
     # ---- helpers -----------------------------------------------------------------------------------------------
 
-    def _fresh_state(self, given: Mapping[str, Any], begin_with: Any) -> Any:
+    def _fresh_state(self, run_id: str, given: Mapping[str, Any], begin_with: Any) -> Any:
         """The state that a first pass begins with: a given one or the initial one, the inputs applied, under the run's id."""
         if begin_with is None:
-            return self.state_type.create(self.initial, given, self._run_id)
-        return self.state_type.updated(self.with_id(begin_with, self._run_id), given)
+            return self.state_type.create(self.initial, given, run_id)
+        return self.state_type.updated(self.with_id(begin_with, run_id), given)
 
     def _check_edits(self, stored: Stored) -> None:
         """Whether the state was changed here since the run stopped: going on, it would be passed over silently."""

@@ -144,6 +144,13 @@ class Shown:
             raise refusals.unknown_run(self.setup.persistence, run_id, seq)
         return stored
 
+    def _turn_to(self, run_id: str) -> None:
+        """Be about this run. What is known of another one is not its own, and nothing of it begins with that."""
+        if run_id != self._run_id and self.status != "new":
+            self.status, self._state, self._number, self._digest = "new", None, 0, None
+            self.outputs, self.result, self._pending = {}, None, ()
+        self._run_id = run_id
+
     def show(self, stored: Stored) -> None:
         """Be about this run, as it is stored."""
         c = stored.checkpoint

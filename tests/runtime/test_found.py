@@ -1002,3 +1002,30 @@ async def test_a_backend_that_fails_in_its_own_way_does_not_swallow_a_cancellati
         await Cut(persistence=Broken()).kickoff()
 
     assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_a_run_that_did_not_begin_takes_nothing_from_the_one_before_it(
+    is_stored: bool, is_cancelled: bool
+) -> None:
+    class Order(FlowState):
+        items: list[int] = []  # noqa: RUF012 - pydantic copies it
+        count: int = 0
+
+    class Counting(Flow[Order]):
+        @start()
+        async def count(self) -> str:
+            self.state.count += 1
+            return self.invocation_id
+
+    flow = Counting(persistence=MemoryFlowPersistence() if is_stored else None)
+    await flow.kickoff({"id": "a", "count": 100})
+    with anyio.CancelScope() as scope, contextlib.suppress(errors.RunInputsError):
+        if is_cancelled:
+            scope.cancel()
+        await flow.kickoff({"id": "b", "items": list(range(1_000)), **({} if is_cancelled else {"unknown": 1})})
+
+    assert (flow.state.count, flow.state.id) == (101, "a") if flow.run_id == "a" else flow.state.count == 0
+    assert await flow.kickoff({"id": "b"}) == "b/1/count:1"
+    assert (flow.run_id, flow.state.id, flow.state.count) == ("b", "b", 1)
