@@ -12,20 +12,16 @@ import math
 import pathlib
 import types
 import uuid
-from collections.abc import Callable, Generator, Iterable
-from itertools import islice
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic_core import TzInfo
 
-__all__ = ["ATOMS", "copied", "copying", "difference", "is_long", "promoted", "same"]
+__all__ = ["ATOMS", "copied", "difference", "is_long", "promoted", "same"]
 
 LONG: Final = 256
 """Items of a list or dict from which on a state that holds it is taken for a large one."""
-
-PART: Final = 64
-"""Items that are copied together: some 0.2 ms."""
 
 ATOMS: frozenset[type] = frozenset(
     {
@@ -52,45 +48,8 @@ def copied(value: Any) -> Any:
 
 def is_long(state: Any) -> bool:
     """Whether a state holds a long list or dict, so that it may take milliseconds to copy."""
-    return any(len(part) > LONG for part in _parts(state).values())
-
-
-def copying(state: Any) -> Generator[None, None, Any]:
-    """`copied`, of a state: its lists and dicts part by part, so that something else may be done in between.
-
-    Which items these have, and all other fields, are of one moment, the first: whoever changes them together is not torn apart.
-    """
-    parts = {name: part.copy() for name, part in _parts(state).items()}
-    rest = copied(_without(state, parts))
-    new, done = (rest if type(rest) is dict else rest.__dict__), 0
-    for name, part in parts.items():
-        new[name] = whole = type(part)()
-        add, items = (whole.extend, iter(part)) if type(part) is list else (whole.update, iter(part.items()))
-        while some := type(part)(islice(items, PART)):
-            add(copied(some))
-            done += len(some)
-            if done >= PART:  # not for each of many short ones
-                done = 0
-                yield
-    return rest
-
-
-def _parts(state: Any) -> dict[str, Any]:
     held = state.__dict__ if isinstance(state, BaseModel) else state
-    fields = type(state).__pydantic_fields__ if isinstance(state, BaseModel) else held
-    return {name: held[name] for name in fields if name in held and type(held[name]) in (list, dict)}
-
-
-def _without(state: Any, parts: Iterable[str]) -> Any:
-    """The state with nothing in the place of these parts."""
-    if not isinstance(state, BaseModel):
-        return {**state, **dict.fromkeys(parts)}
-    new = object.__new__(type(state))
-    _set_dict(new, {**state.__dict__, **dict.fromkeys(parts)})
-    _set_fields_set(new, state.__pydantic_fields_set__)
-    _set_extra(new, state.__pydantic_extra__)
-    _set_private(new, state.__pydantic_private__)
-    return new
+    return type(held) is dict and any(type(part) in (list, dict) and len(part) > LONG for part in held.values())
 
 
 def _slot(name: str) -> Callable[[Any, Any], None]:

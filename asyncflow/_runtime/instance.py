@@ -76,14 +76,15 @@ class Instance(Shown):
         if self.status == "new":
             self._run_id = run_id  # whatever comes of it: this instance is about no other yet
         if stored is None:
-            return await self._begun(run_id, claim, self._fresh_state(run_id, given, begin_with), given)
+            return await self._begun(run_id, claim, [self._fresh_state(run_id, given, begin_with)], given)
         if stored.checkpoint.status == "cancelled":
             raise refusals.cancelled(run_id)
         if stored.checkpoint.status == "finished":
             same_as_here = self._digest == stored.checkpoint.digest and self._state is not None
             before = self._state if same_as_here else stored.state
-            state = self.state_type.updated(before, given)
-            return await self._begun(run_id, claim, state, given, after=stored.checkpoint)
+            return await self._begun(
+                run_id, claim, [self.state_type.updated(before, given)], given, after=stored.checkpoint
+            )
         self._check_inputs(stored.checkpoint, given)
         self._check_edits(stored)
         begun = take_up(self.setup, self.flow, stored, claim)
@@ -126,9 +127,9 @@ class Instance(Shown):
                 return await self._drive(*take_up(self.setup, self.flow, stored, claim), claim)
 
     async def _begun(
-        self, run_id: str, claim: Claim, state: Any, given: dict[str, Any], *, after: Checkpoint | None = None
+        self, run_id: str, claim: Claim, held: list[Any], given: dict[str, Any], *, after: Checkpoint | None = None
     ) -> Begun:
-        """A new pass over a state, and its first checkpoint committed, where it is stored."""
+        """A new pass over the state in a list, and its first checkpoint committed, where it is stored."""
         is_stored, before = self.setup.persistence is not None, 0 if after is None else after.number
         if not is_stored and run_id == self._run_id:
             before = self._number
@@ -136,7 +137,7 @@ class Instance(Shown):
             self.setup,
             self.flow,
             run_id,
-            state,
+            held,
             claim=claim,
             after=after,
             number=1 + before,

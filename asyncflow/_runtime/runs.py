@@ -16,7 +16,6 @@ from typing_extensions import TypedDict
 from .._scheduling.advance import advance
 from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
-from .._values import is_long
 from .._waiting import current_loop, is_closed, to_its_end
 from ..errors import (
     CheckpointCorruptError,
@@ -33,7 +32,7 @@ from ..persistence.protocol import FlowPersistence, Ownership, Sessions, offers
 from .engine import Engine
 from .recorder import Codecs, Recorder
 from .settings import Settings
-from .versions import Version, encoded_in_pieces, lendable, own_in_pieces, recorded
+from .versions import Version, lendable, recorded, taken
 
 __all__ = [
     "Claim",
@@ -250,20 +249,19 @@ async def begin(
     setup: Setup,
     flow: object,
     run_id: str,
-    state: Any,
+    held: list[Any],
     *,
     claim: Claim | None = None,
     after: Checkpoint | None = None,
     number: int = 1,
     inputs: bytes | None = None,
 ) -> tuple[Engine, tuple[Command, ...], Checkpoint | None]:
-    """A new pass from the start, over a copy of a state: its engine, what it does first, and the checkpoint to be committed
-    before that (D2).
+    """A new pass from the start: its engine, what it does first, and the checkpoint to be committed before that (D2).
 
-    Raises `StateNotStorableError`, `LimitExceededError`.
+    It is over the state in a list, which is copied if anybody else holds a part of it. Raises `StateNotStorableError`,
+    `LimitExceededError`.
     """
-    held = [await own_in_pieces(state)]
-    data = await encoded_in_pieces(held, setup.codecs) if is_long(state) else None
+    held, data = await taken(held, setup.codecs)
     version = None if data is None else lendable(0, held[0], setup.codecs, data)
     progress = Progress()
     transition, commands = advance(setup.settings.definition, progress, Started())

@@ -6,19 +6,19 @@ copied for it: the version is made anew from its bytes, should anybody look at i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 import anyio.lowlevel
 
-from .._values import copied, copying, is_long
+from .._values import copied, is_long
 from ..errors import LimitExceededError
 from ..persistence.codec import MAX_BYTES
 from .recorder import LARGE, Codecs, Recorder
 from .sole import is_held_once, is_sole
 
-__all__ = ["Version", "encoded_in_pieces", "lendable", "own", "own_in_pieces", "recorded"]
+__all__ = ["Version", "encoded_in_pieces", "lendable", "own", "recorded", "taken"]
 
 _LENT: Final = object()
 
@@ -83,27 +83,27 @@ async def encoded_in_pieces(held: list[Any], codecs: Codecs) -> bytes | None:
     pieces = codecs.state.pieces
     if pieces is None or not is_sole(held):
         return None
-    data: bytes | None = await _in_turns(pieces.encode(held[0]))
-    return data if data is not None and len(data) <= MAX_BYTES else None
-
-
-async def own_in_pieces(state: Any) -> Any:
-    """A copy of a state that a caller holds. Of a large one, other tasks have their turns meanwhile."""
-    if not is_long(state):
-        return own(state)
-    try:
-        return await _in_turns(copying(state))
-    except RecursionError:
-        raise _nested(state) from None
-
-
-async def _in_turns(work: Generator[None, None, Any]) -> Any:
+    encoding = pieces.encode(held[0])
     while True:
         try:
-            next(work)
+            next(encoding)
         except StopIteration as done:
-            return done.value
+            data: bytes | None = done.value
+            return data if data is not None and len(data) <= MAX_BYTES else None
         await anyio.lowlevel.checkpoint()
+
+
+async def taken(held: list[Any], codecs: Codecs) -> tuple[list[Any], bytes | None]:
+    """A state that begins a pass, the only one in a list, and its bytes, if it is a large one.
+
+    It is the one that is given, if nobody else holds any of it; else a copy, made at once, so that it is of one moment.
+    """
+    is_large = is_long(held[0])
+    data = await encoded_in_pieces(held, codecs) if is_large else None
+    if data is None:
+        held = [own(held[0])]
+        data = await encoded_in_pieces(held, codecs) if is_large else None
+    return held, data
 
 
 def own(value: Any) -> Any:
@@ -111,10 +111,7 @@ def own(value: Any) -> Any:
     try:
         return copied(value)
     except RecursionError:
-        raise _nested(value) from None
-
-
-def _nested(value: Any) -> LimitExceededError:
-    return LimitExceededError(
-        f"a {type(value).__name__} is nested too deeply to be kept, or contains itself; flatten it. Nothing of this call was saved"
-    )
+        raise LimitExceededError(
+            f"a {type(value).__name__} is nested too deeply to be kept, or contains itself; flatten it. Nothing of this call was "
+            "saved"
+        ) from None
