@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,6 +21,9 @@ from .database import connected, explained, reading, stop
 __all__ = ["Reader"]
 
 T = TypeVar("T")
+
+_HEAD: Final = len(Head._fields) + 1
+"""Columns of a run's head, with its digest."""
 
 _ALL: Final = (1 << 63) - 1
 """SQLite's largest integer."""
@@ -47,9 +51,21 @@ class Reader:
 
         One snapshot of the database. Raises `CheckpointCorruptError`, `StorageCorruptError`.
         """
-        return await self._in_snapshot(
+        newest = await self._newest(run_id) if seq is None and not whole else []
+        return newest or await self._in_snapshot(
             lambda connection: self._select(connection, run_id, seq, after if whole else None)
         )
+
+    async def _newest(self, run_id: str) -> list[Checkpoint]:
+        """The rows that a load is made from; none where there is no such run, or nothing of it: then it is looked at closely."""
+        async with self._alone() as connection:
+            found = list(await connection.execute_fetchall(rows.SELECT_NEWEST, (run_id,)))
+        if not found or found[0][_HEAD] is None:
+            return []
+        head = Head.read(run_id, tuple(found[0][:_HEAD]), self._key)
+        checkpoints = [checkpoint_of(head, tuple(row[_HEAD:])) for row in found]
+        head.verify(head.base, head.head, checkpoints)
+        return checkpoints
 
     async def run_ids(self) -> list[str]:
         """The ids of all runs, in order of their making."""
@@ -65,17 +81,22 @@ class Reader:
 
     async def _in_snapshot(self, read: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
         """What is read in one transaction."""
-        turn = self._turn = (
-            self._turn or anyio.Lock()
-        )  # made here: this, and not the callers' loop, is where it is used
+        async with self._alone() as connection:
+            await connection.execute("BEGIN")
+            try:
+                return await read(connection)
+            finally:
+                await connection.rollback()
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[aiosqlite.Connection]:
+        """The connection, while nobody else uses it: not within another's older snapshot."""
+        # made here: this, and not the callers' loop, is where it is used
+        turn = self._turn = self._turn or anyio.Lock()
         with explained(self._path):
             async with turn:
-                connection = self._connection = self._connection or await self._opened()
-                await connection.execute("BEGIN")
-                try:
-                    return await read(connection)
-                finally:
-                    await connection.rollback()
+                self._connection = self._connection or await self._opened()
+                yield self._connection
 
     async def close(self) -> None:
         """Close the connection."""

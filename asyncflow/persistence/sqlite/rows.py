@@ -18,6 +18,12 @@ CHANGES = 2
 SELECT_HEAD = (
     "SELECT run_id, flow, status, number, head, head_digest, base, owner, epoch, digest FROM runs WHERE run_id = ?"
 )
+SELECT_NEWEST = (
+    "SELECT r.run_id, r.flow, r.status, r.number, r.head, r.head_digest, r.base, r.owner, r.epoch, r.digest, "
+    + ", ".join(f"c.{name}" for name in Checkpoint._fields[2:])
+    + " FROM runs r LEFT JOIN checkpoints c ON c.run = r.id AND c.seq >= r.base WHERE r.run_id = ? ORDER BY c.seq"
+)
+"""A run's head and, beside it, its rows from the last complete one on: one statement is one snapshot, and one hop."""
 SELECT_LEASE = "SELECT expires - (julianday('now') - 2440587.5) * 86400.0 FROM owners WHERE owner = ?"
 """Seconds that are left of an owner's lease."""
 RENEW = "REPLACE INTO owners VALUES (?, (julianday('now') - 2440587.5) * 86400.0 + ?)"
