@@ -276,17 +276,14 @@ class FlowRunner:
     async def _taken_up(self, entry: RunEntry) -> bool:
         """Take up a run, when there is a place for it, unless it is no longer to be taken up then."""
         await self._places.acquire()
-        is_begun = False
         try:
             if self.is_open and entry.run_id not in self._live:
                 self._begun(self._flows[entry.flow], entry.run_id, None)
-                is_begun = True
+                return True
         except Exception as error:  # a function that makes a flow may raise whatever it likes
             self._left.note(entry.run_id, entry.flow, error)
-        finally:
-            if not is_begun:
-                self._places.release()
-        return is_begun
+        self._places.release()
+        return False
 
     async def _keep_recovering(self, seconds: float) -> None:
         told = ""

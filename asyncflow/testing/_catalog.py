@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from ..errors import RunLockedError
 from ..persistence.protocol import (
@@ -46,11 +47,11 @@ class Listed(Promises):
             for flow in ("F", "f"):
                 for status in ("running", "failed", "finished", "cancelled"):
                     await store(persistence, Chain(f"{flow} {status}").add(flow=flow, status=status))
-            of_flow = [entry.run_id for entry in await catalog.runs(flow="F")]
-            failed = [entry.run_id for entry in await catalog.runs(status="failed")]
-            both = [entry.run_id for entry in await catalog.runs(flow="f", status="cancelled")]
-            none = [entry.run_id for entry in await catalog.runs(flow="unknown")]
-            limited = [entry.run_id for entry in await catalog.runs(status="running", limit=1)]
+            of_flow = _ids(await catalog.runs(flow="F"))
+            failed = _ids(await catalog.runs(status="failed"))
+            both = _ids(await catalog.runs(flow="f", status="cancelled"))
+            none = _ids(await catalog.runs(flow="unknown"))
+            limited = _ids(await catalog.runs(status="running", limit=1))
             newest = await catalog.runs(flow="F", limit=2)
             rest = await catalog.runs(flow="F", limit=2, before=newest[-1].position if newest else None)
             driven = [e.run_id for e in await catalog.runs() if e.is_driven and e.status in ("finished", "cancelled")]
@@ -64,7 +65,7 @@ class Listed(Promises):
         assert limited == ["f running"], (
             f"`runs` with a status and limit=1 must list the newest one of that status, also where others are newer, not {limited}"
         )
-        paged = [[entry.run_id for entry in page] for page in (newest, rest)]
+        paged = [_ids(newest), _ids(rest)]
         assert paged == [expected[:2], expected[2:]], (
             f"`runs` of a flow must come in full pages, {expected[:2]} and {expected[2:]}, and comes as {paged}"
         )
@@ -226,3 +227,7 @@ def _check(entry: RunEntry, chain: Chain) -> None:
     assert told == right, (
         f"`runs` must tell id, flow, status, pass, seq, and the times of the first and the last checkpoint: {right}, not {told}"
     )
+
+
+def _ids(entries: Sequence[RunEntry]) -> list[str]:
+    return [entry.run_id for entry in entries]
