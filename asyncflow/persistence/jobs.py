@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
+from ..errors import RunLockedError
 from .checkpoint import Checkpoint
 
-__all__ = ["Acquire", "Append", "Delete", "Job", "Release", "Renew"]
+__all__ = ["Acquire", "Append", "Delete", "Job", "Release", "Renew", "locked"]
 
 
 class Job:
@@ -71,3 +72,16 @@ class Renew(Job):
 
     def __init__(self) -> None:
         super().__init__("")
+
+
+def locked(job: Acquire | Delete, owner: str, left: float | None, *, is_ours: bool) -> RunLockedError:
+    """The error for a run whose owner lives. `left`: seconds of its lease, as far as there is one."""
+    whose = "this" if is_ours else "another"
+    until = "" if left is None else f" Unless it is renewed, its lease ends in {left:.1f} seconds."
+    return RunLockedError(
+        f"run {job.run_id} is being driven by {whose} process (owner {owner}), which is alive; await that, or try again when it has "
+        f"ended.{until}",
+        run_id=job.run_id,
+        owner=owner,
+        seconds=left,
+    )

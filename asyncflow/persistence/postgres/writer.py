@@ -12,7 +12,6 @@ import psycopg
 
 from ...errors import (
     AsyncflowError,
-    RunLockedError,
     StaleCheckpoint,
     StorageBusyError,
     StorageError,
@@ -20,7 +19,7 @@ from ...errors import (
     StorageWriteError,
 )
 from ..head import Head, values_of
-from ..jobs import Acquire, Append, Delete, Job, Release
+from ..jobs import Acquire, Append, Delete, Job, Release, locked
 from ..outcomes import not_written, shows
 from . import rows
 from .database import BUSY_SECONDS, Connection, Target, explain, explained, is_alive, is_settled, rows_of
@@ -275,14 +274,7 @@ class Writer:
             return
         left = leases.get(head.owner, 0.0)
         if left > 0:
-            whose = "this" if head.owner == self._owner else "another"
-            raise RunLockedError(
-                f"run {job.run_id} is being driven by {whose} process (owner {head.owner}); await that, or try again when it has "
-                f"ended. Unless it is renewed, its lease ends in {left:.1f} seconds.",
-                run_id=job.run_id,
-                owner=head.owner,
-                seconds=left,
-            )
+            raise locked(job, head.owner, left, is_ours=head.owner == self._owner)
 
 
 def _nameless(job: Job) -> Exception | None:

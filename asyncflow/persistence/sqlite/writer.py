@@ -13,13 +13,12 @@ import aiosqlite
 
 from ...errors import (
     AsyncflowError,
-    RunLockedError,
     StaleCheckpoint,
     StorageCorruptError,
     StorageWriteError,
 )
 from ..head import Head, values_of
-from ..jobs import Acquire, Append, Delete, Job, Release, Renew
+from ..jobs import Acquire, Append, Delete, Job, Release, Renew, locked
 from ..outcomes import not_written, shows
 from . import rows
 from .database import close_database, explain, primary_code, stop
@@ -241,12 +240,4 @@ class Writer:
         left = found[0][0] if found else None
         if left is not None and left <= 0:
             return  # it lives, but was stopped for so long that it may be taken for dead; it will be fenced
-        whose = "this" if head.owner == self._owner else "another"
-        until = "" if left is None else f" Unless it is renewed, its lease ends in {left:.1f} seconds."
-        raise RunLockedError(
-            f"run {job.run_id} is being driven by {whose} process (owner {head.owner}), which is alive; await that, or try again "
-            f"when it has ended.{until}",
-            run_id=job.run_id,
-            owner=head.owner,
-            seconds=left,
-        )
+        raise locked(job, head.owner, left, is_ours=head.owner == self._owner)
