@@ -108,7 +108,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.committed = self.newest
-        self._is_large = is_long(self.newest.state)
+        self._is_large = self.recorder is None and is_long(self.newest.state)
         self._recorded = self.newest.number
         self._methods = self.settings.definition.methods
         self._prefix = f"{self.run_id}/{self.number}/"

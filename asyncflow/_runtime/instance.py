@@ -187,9 +187,7 @@ class Instance(Shown):
         if engine.is_cancelled:
             await to_its_end(lambda: self._cancelled_durably(claim))
         if self.is_asked or engine.is_cancelled:
-            with contextlib.suppress(
-                Exception
-            ):  # of any backend: what ended the run is on its way; what is known of it stays
+            with contextlib.suppress(Exception):  # of any backend: what ended the run is on its way, and is told
                 await to_its_end(self._look_up)
 
     async def _cancelled_durably(self, claim: Claim) -> None:

@@ -85,9 +85,7 @@ class TypedCodec(Codec):
             raise _unwritable(value, error) from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            if (
-                first["type"] == "json_invalid" and not first["loc"]
-            ):  # what was written a moment ago; not a field of pydantic.Json
+            if first["type"] == "json_invalid" and not first["loc"]:  # not a field of pydantic.Json: all of it
                 raise _unreadable(value) from None
             path = ".".join(map(str, first["loc"]))
             reason = f"it does not fit its own annotation when loaded ({first['type']})"

@@ -8,11 +8,12 @@ import signal
 import sqlite3
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import anyio
+import anyio.abc
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
@@ -771,29 +772,36 @@ async def test_a_lease_that_has_run_out_spoils_no_commit_where_nobody_took_over(
     assert rows_of(flow.run_id, "kind, epoch") == [("started", 1), ("method", 1), ("method", 1), ("finished", 1)]
 
 
-@pytest.mark.clauses("L2")
-async def test_a_run_of_another_process_is_locked_until_that_is_dead_and_then_free_at_once() -> None:
+@contextlib.asynccontextmanager
+async def holder() -> AsyncIterator[anyio.abc.Process]:
+    """A process that drives the run `held`, and is killed at the end."""
     env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
     async with await anyio.open_process([sys.executable, "-c", HOLDER], env=env, stderr=None) as process:
         try:
             with anyio.fail_after(20):
                 assert process.stdout is not None
                 assert (await process.stdout.receive()).strip() == b"ready"
-            loaded = await Held.load("held")
-            for call in (
-                lambda: Held().kickoff({"id": "held"}),
-                lambda: Held.resume("held"),
-                lambda: loaded.update_state(x=1),
-                lambda: loaded.cancel(),
-            ):
-                with pytest.raises(errors.RunLockedError) as caught:
-                    await call()
-                assert (caught.value.run_id, bool(caught.value.owner)) == ("held", True)
-            other = Held()
-            await other.kickoff()
+            yield process
         finally:
             process.kill()
         await process.wait()
+
+
+@pytest.mark.clauses("L2")
+async def test_a_run_of_another_process_is_locked_until_that_is_dead_and_then_free_at_once() -> None:
+    async with holder():
+        loaded = await Held.load("held")
+        for call in (
+            lambda: Held().kickoff({"id": "held"}),
+            lambda: Held.resume("held"),
+            lambda: loaded.update_state(x=1),
+            lambda: loaded.cancel(),
+        ):
+            with pytest.raises(errors.RunLockedError) as caught:
+                await call()
+            assert (caught.value.run_id, bool(caught.value.owner)) == ("held", True)
+        other = Held()
+        await other.kickoff()
 
     assert await Held.resume("held") == "freed"
     assert other.status == "finished"
@@ -803,20 +811,12 @@ async def test_a_run_of_another_process_is_locked_until_that_is_dead_and_then_fr
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no process can be stopped here")
 async def test_a_run_of_a_process_that_was_stopped_for_days_is_free() -> None:
     # old leases are cleared away, and one that is missing must not make its owner alive again
-    env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
-    async with await anyio.open_process([sys.executable, "-c", HOLDER], env=env, stderr=None) as process:
-        try:
-            with anyio.fail_after(20):
-                assert process.stdout is not None
-                assert (await process.stdout.receive()).strip() == b"ready"
-            process.send_signal(signal.SIGSTOP)
-            sql("UPDATE owners SET expires = expires - 200000")
-            await Held().kickoff()
+    async with holder() as process:
+        process.send_signal(signal.SIGSTOP)
+        sql("UPDATE owners SET expires = expires - 200000")
+        await Held().kickoff()
 
-            assert await Held.resume("held") == "freed"
-        finally:
-            process.kill()
-        await process.wait()
+        assert await Held.resume("held") == "freed"
     await Held().kickoff()
 
 

@@ -7,46 +7,11 @@ from typing import Any
 
 import anyio
 import pytest
+from owned import STORES, Steps, Work, gate, gates, ran, until
 
-from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, SQLiteFlowPersistence, errors, listen, start
+from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, SQLiteFlowPersistence, errors, start
 from asyncflow._runtime.left import AGAIN
 from asyncflow.persistence import Checkpoint
-
-ran: list[str] = []
-gates: dict[str, anyio.Event] = {}
-
-
-@pytest.fixture(autouse=True)
-def _nothing_ran() -> None:
-    ran.clear()
-    gates.clear()
-
-
-def sqlite() -> SQLiteFlowPersistence:
-    return SQLiteFlowPersistence("runs.db", durability="process")
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def storage(request: pytest.FixtureRequest) -> Any:
-    return MemoryFlowPersistence() if request.param == "memory" else sqlite()
-
-
-class Work(FlowState):
-    gate: str = ""
-
-
-class Steps(Flow[Work]):
-    @start()
-    async def first(self) -> int:
-        ran.append(f"{self.run_id} first")
-        if self.state.gate:
-            await gates[self.state.gate].wait()
-        return 1
-
-    @listen(first)
-    async def second(self, n: int) -> int:
-        ran.append(f"{self.run_id} second")
-        return n + 1
 
 
 class NoError(BaseException):
@@ -76,14 +41,8 @@ class Impatient(Odd):
         await task
 
 
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(30):
-        while not condition():  # noqa: ASYNC110 - nobody tells
-            await anyio.sleep(0.001)
-
-
 async def left_behind(storage: Any, run_id: str = "x", flow: type[Flow[Any]] = Steps) -> None:
-    gates["g"] = anyio.Event()
+    gate("g")
     async with FlowRunner(storage, grace=0, patience=0) as runner:
         await runner.start(flow, {"gate": "g"}, run_id=run_id)
         await until(lambda: ran)
@@ -100,7 +59,7 @@ def odd_flows(backend: str) -> list[type[Odd]]:
 async def test_what_is_no_error_ends_its_own_run_only(storage: Any, anyio_backend_name: str) -> None:
     for flow in odd_flows(anyio_backend_name):
         ran.clear()
-        gates["g"] = anyio.Event()
+        gate("g")
         async with FlowRunner(storage, recover_every=None) as runner:
             odd = await runner.start(flow)
             await until(lambda: not runner.running)
@@ -128,7 +87,7 @@ async def test_a_run_that_stopped_so_is_taken_up_again(storage: Any, anyio_backe
 async def test_a_runner_in_a_cancelled_scope_calls_its_runs_stopped_by_its_end(
     storage: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gates["g"] = anyio.Event()
+    gate("g")
     with anyio.CancelScope() as scope:
         async with FlowRunner(storage) as runner:
             handle = await runner.start(Steps, {"gate": "g"})
@@ -246,7 +205,7 @@ async def test_a_run_that_cannot_go_on_is_told_of_and_tried_ever_more_seldom(
 
 async def test_a_run_that_is_deleted_while_it_is_to_be_taken_up_stays_deleted(storage: Any) -> None:
     await left_behind(storage)
-    gates["place"] = anyio.Event()
+    gate("place")
     async with FlowRunner(storage, flows=[Steps], max_running=1, max_waiting=0, recover_every=None) as runner:
         await runner.start(Steps, {"gate": "place"}, run_id="other")
         await until(lambda: ran)
@@ -290,8 +249,12 @@ async def test_a_start_is_not_refused_for_what_another_one_gave(storage: Any) ->
 
 @pytest.mark.clauses("C4")
 async def test_all_who_cancel_a_run_at_the_same_time_are_served() -> None:
-    gates["g"] = anyio.Event()
-    async with FlowRunner(sqlite()) as owner, FlowRunner(sqlite()) as one, FlowRunner(sqlite()) as two:
+    gate("g")
+    async with (
+        FlowRunner(STORES["sqlite"]()) as owner,
+        FlowRunner(STORES["sqlite"]()) as one,
+        FlowRunner(STORES["sqlite"]()) as two,
+    ):
         for n in range(5):
             await owner.start(Steps, {"gate": "g"}, run_id=f"{n}")
             async with anyio.create_task_group() as group:
@@ -306,7 +269,7 @@ async def test_a_cancel_that_fails_leaves_the_run_to_others() -> None:
         async def append(self, checkpoint: Checkpoint) -> None:
             raise errors.StorageWriteError("the disk is full", outcome="not saved")
 
-    await left_behind(sqlite())
+    await left_behind(STORES["sqlite"]())
     async with FlowRunner(Failing("runs.db")) as runner:
         with pytest.raises(errors.StorageWriteError):
             await runner.cancel("x")
@@ -316,8 +279,8 @@ async def test_a_cancel_that_fails_leaves_the_run_to_others() -> None:
 
 
 async def test_a_run_of_this_process_is_not_said_to_be_another_s() -> None:
-    gates["g"] = anyio.Event()
-    storage = sqlite()
+    gate("g")
+    storage = STORES["sqlite"]()
     async with FlowRunner(storage) as runner:
         await runner.start(Steps, {"gate": "g"}, run_id="x")
         with pytest.raises(errors.RunLockedError, match="driven by this process"):
@@ -351,7 +314,7 @@ def test_what_is_no_storage_is_refused_when_the_runner_is_made() -> None:
 
 
 async def test_other_inputs_for_a_run_that_goes_on_do_not_call_it_interrupted(storage: Any) -> None:
-    gates["g"] = anyio.Event()
+    gate("g")
     async with FlowRunner(storage) as runner:
         await runner.start(Steps, {"gate": "g"}, run_id="x")
         for _ in range(2):

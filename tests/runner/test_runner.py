@@ -1,18 +1,17 @@
 """`FlowRunner`: whoever asks for a run may go away; runs are bounded, drained, attached to, and taken up again."""
 
 import contextlib
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 import anyio
 import anyio.lowlevel
 import pytest
+from owned import Steps, Work, gate, gates, ran, until
 
 from asyncflow import (
     Flow,
     FlowRunner,
-    FlowState,
     MemoryFlowPersistence,
     SQLiteFlowPersistence,
     errors,
@@ -22,64 +21,6 @@ from asyncflow import (
     start,
 )
 from asyncflow.runner import RunFailure
-
-ran: list[str] = []
-gates: dict[str, anyio.Event] = {}
-
-
-@pytest.fixture(autouse=True)
-def _nothing_ran() -> None:
-    ran.clear()
-    gates.clear()
-
-
-STORES: dict[str, Callable[[], Any]] = {
-    "memory": MemoryFlowPersistence,
-    "sqlite": lambda: SQLiteFlowPersistence("runs.db", durability="process"),
-}
-
-
-@pytest.fixture(params=STORES)
-def storage(request: pytest.FixtureRequest) -> Any:
-    return STORES[request.param]()
-
-
-class Work(FlowState):
-    n: int = 0
-    gate: str = ""
-    fails: bool = False
-
-
-class Steps(Flow[Work]):
-    """Two methods; the first waits for a gate, if one is named."""
-
-    @start()
-    async def first(self) -> int:
-        ran.append(f"{self.run_id} first")
-        if self.state.gate:
-            await gates[self.state.gate].wait()
-        self.state.n += 1
-        return self.state.n
-
-    @listen(first)
-    async def second(self, n: int) -> int:
-        ran.append(f"{self.run_id} second")
-        if self.state.fails:
-            raise LookupError("told to")
-        self.state.n = n + 1
-        return self.state.n
-
-
-def gate(name: str) -> anyio.Event:
-    gates[name] = anyio.Event()
-    return gates[name]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(30):
-        while not condition():  # noqa: ASYNC110 - nobody tells
-            await anyio.sleep(0.001)
-
 
 # ---- starting and awaiting -------------------------------------------------------------------------------------------
 

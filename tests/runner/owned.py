@@ -1,0 +1,54 @@
+"""A flow that runners own in these tests, what it did, and the gates that it waits at."""
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+
+from asyncflow import Flow, FlowState, MemoryFlowPersistence, SQLiteFlowPersistence, listen, start
+
+ran: list[str] = []
+gates: dict[str, anyio.Event] = {}
+
+
+STORES: dict[str, Callable[[], Any]] = {
+    "memory": MemoryFlowPersistence,
+    "sqlite": lambda: SQLiteFlowPersistence("runs.db", durability="process"),
+}
+
+
+class Work(FlowState):
+    n: int = 0
+    gate: str = ""
+    fails: bool = False
+
+
+class Steps(Flow[Work]):
+    """Two methods; the first waits for a gate, if one is named."""
+
+    @start()
+    async def first(self) -> int:
+        ran.append(f"{self.run_id} first")
+        if self.state.gate:
+            await gates[self.state.gate].wait()
+        self.state.n += 1
+        return self.state.n
+
+    @listen(first)
+    async def second(self, n: int) -> int:
+        ran.append(f"{self.run_id} second")
+        if self.state.fails:
+            raise LookupError("told to")
+        self.state.n = n + 1
+        return self.state.n
+
+
+def gate(name: str) -> anyio.Event:
+    gates[name] = anyio.Event()
+    return gates[name]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(30):
+        while not condition():  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.001)
