@@ -13,6 +13,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from .._definition.definition import FlowDefinition
 from .._scheduling.messages import Transition
 from .._scheduling.progress import Progress
+from .._values import ATOMS
 from .._waiting import to_its_end
 from ..errors import (
     CheckpointCorruptError,
@@ -99,6 +100,7 @@ class Recorder:
         self._deltas = COMPLETE_AFTER
         self._patches = 0
         self._complete_size = 0
+        self._latest: tuple[bytes, Any] = (b"", None)
 
     @property
     def digest(self) -> bytes:
@@ -128,14 +130,19 @@ class Recorder:
     def result_bytes(self, method: str, value: Any) -> tuple[bytes, Any]:
         """A result as it is stored, and as it will load. Raises `ResultNotStorableError`, `LimitExceededError`."""
         try:
-            return self.known.result(method).encode(value)
+            encoded = self.known.result(method).encode(value)
         except Refused as refused:
             raise _not_storable(
                 ResultNotStorableError, f"what {method} returned", refused, self.run_id, method
             ) from None
+        if type(value) in ATOMS:
+            self._latest = encoded
+        return encoded
 
     def result(self, method: str, data: bytes) -> Any:
         """A result from what was stored. Raises `StateSchemaError` if the method's return type has changed since."""
+        if data is self._latest[0]:
+            return self._latest[1]  # nobody can have changed it, and it would load equal
         try:
             return self.known.result(method).decode(data)
         except Misfit as misfit:

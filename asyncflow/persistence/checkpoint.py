@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import TypeAdapter
@@ -176,33 +176,29 @@ def _bytes(name: str, value: Any) -> Any:
 # ---- transitions and progress as JSON --------------------------------------------------------------------------
 
 
-def encode_transition(transition: Transition) -> bytes:
-    """A transition as JSON: named tuples as arrays, in the order of their fields."""
-    completed, failed, resumed, enabled, latched, passed_over = transition
-    return to_json((completed, failed, resumed, _plain(enabled), latched, passed_over))
-
-
-def _plain(invocations: Iterable[Invocation]) -> list[Any]:
-    """Invocations as plain tuples, which are written three times as fast."""
-    return [(*i[:3], list(i.ancestry), i.arguments) for i in invocations]
-
-
-_Invocation = tuple[str, int, str, list[str], list[tuple[str, str]]]
-_Seen = tuple[str, list[str], str]
-_transitions = TypeAdapter(tuple[str, str, bool, list[_Invocation], list[tuple[str, str, _Seen]], list[str]])
+_Invocation = tuple[str, int, str, frozenset[str], tuple[tuple[str, str], ...]]
+_Seen = tuple[str, frozenset[str], str]
+_Transition = tuple[str, str, bool, tuple[_Invocation, ...], tuple[tuple[str, str, _Seen], ...], tuple[str, ...]]
 
 
 class _Progress(TypedDict):
     pending: list[_Invocation]
-    failed: list[str]
-    held: list[str]
+    failed: frozenset[str]
+    held: frozenset[str]
     counts: dict[str, int]
     latches: dict[str, dict[str, _Seen]]
-    fired: dict[str, list[str]]
+    fired: dict[str, set[str]]
     results: dict[str, str]
 
 
+_transitions = TypeAdapter(_Transition)
 _progresses = TypeAdapter(_Progress)
+_write_transition, _write_progress = _transitions.serializer.to_json, _progresses.serializer.to_json
+
+
+def encode_transition(transition: Transition) -> bytes:
+    """A transition as JSON: named tuples as arrays, in the order of their fields."""
+    return _write_transition(transition, warnings=False)
 
 
 def decode_transition(data: bytes) -> Transition:
@@ -212,47 +208,36 @@ def decode_transition(data: bytes) -> Transition:
         completed,
         failed,
         resumed,
-        tuple(map(_invocation, enabled)),
-        tuple((listener, name, _seen(seen)) for listener, name, seen in latched),
-        tuple(passed_over),
+        tuple(map(Invocation._make, enabled)),
+        tuple((listener, name, Seen._make(seen)) for listener, name, seen in latched),
+        passed_over,
     )
-
-
-def _invocation(row: Sequence[Any]) -> Invocation:
-    method, occurrence, cycle, ancestry, arguments = row
-    return Invocation(method, occurrence, cycle, frozenset(ancestry), tuple((name, key) for name, key in arguments))
-
-
-def _seen(row: Sequence[Any]) -> Seen:
-    cycle, ancestry, source = row
-    return Seen(cycle, frozenset(ancestry), source)
 
 
 def encode_progress(progress: Progress) -> bytes:
     """The whole progress as JSON; what follows from the rest is left out. Its results must be JSON bytes."""
-    return to_json(
-        {
-            "pending": _plain(progress.pending.values()),
-            "failed": progress.failed,
-            "held": progress.held,
-            "counts": progress.counts,
-            "latches": progress.latches,
-            "fired": progress.fired,
-            "results": {key: data.decode() for key, data in progress.results.items()},
-        }
-    )
+    stored = {
+        "pending": list(progress.pending.values()),
+        "failed": progress.failed,
+        "held": progress.held,
+        "counts": progress.counts,
+        "latches": progress.latches,
+        "fired": progress.fired,
+        "results": {key: data.decode() for key, data in progress.results.items()},
+    }
+    return _write_progress(stored, warnings=False)
 
 
 def decode_progress(data: bytes) -> Progress:
     """What `encode_progress` wrote. Raises `ValueError`."""
     stored = _progresses.validate_json(data, strict=True)
     progress = Progress(
-        pending={invocation.key: invocation for invocation in map(_invocation, stored["pending"])},
-        failed=frozenset(stored["failed"]),
-        held=frozenset(stored["held"]),
+        pending={invocation.key: invocation for invocation in map(Invocation._make, stored["pending"])},
+        failed=stored["failed"],
+        held=stored["held"],
         counts=stored["counts"],
-        latches={m: {n: _seen(row) for n, row in latch.items()} for m, latch in stored["latches"].items()},
-        fired={cycle: set(methods) for cycle, methods in stored["fired"].items()},
+        latches={m: {n: Seen._make(row) for n, row in latch.items()} for m, latch in stored["latches"].items()},
+        fired=stored["fired"],
         results={key: text.encode() for key, text in stored["results"].items()},
     )
     progress.recount()

@@ -327,7 +327,7 @@ def _trial(annotation: Any, metadata: Iterable[Any]) -> Plan | None:
     def tried(values: Sequence[Any]) -> bool:
         given = list(values)
         try:
-            data = adapter.dump_json(given, by_alias=False, round_trip=True, warnings="none")
+            data = adapter.dump_json(given, by_alias=False, round_trip=True, warnings=False)
             return difference(given, adapter.validate_json(data, by_alias=False, by_name=True)) is None
         except (PydanticSerializationError, ValidationError, RecursionError, ValueError):
             return False

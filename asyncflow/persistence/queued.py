@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -134,12 +134,12 @@ class QueuedPersistence(ABC, Generic[T]):
         """Store a complete checkpoint after its predecessor."""
         await self.append(checkpoint)
 
-    async def append(self, checkpoint: Checkpoint) -> None:
+    def append(self, checkpoint: Checkpoint) -> Coroutine[Any, Any, None]:
         """Store a checkpoint, complete or a delta. See `CheckpointLog`."""
         opened = self._shared.held
-        if opened is not None:
-            await opened.commits.submit(Append(checkpoint))
-            return
+        return self._opened_for(checkpoint) if opened is None else opened.commits.submit(Append(checkpoint))
+
+    async def _opened_for(self, checkpoint: Checkpoint) -> None:
         async with self._shared.use() as opened:
             await opened.commits.submit(Append(checkpoint))
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..checkpoint import Checkpoint
 
 _COLUMNS = ", ".join(Checkpoint._fields[2:])
 
-COMMIT = f"INSERT INTO commits VALUES ({', '.join('?' * 20)})"
-"""See `head.values_of`. The view's triggers compare and set the run's head; what does not follow is an IntegrityError."""
+_NEVER_NULL = 10
+"""So many columns of a commit, at its beginning, are texts and numbers."""
+
+_PLACES = ("?",) * _NEVER_NULL + ("NULLIF(?, '')",) * 6 + ("?", "?", "NULLIF(?, '')", "?")
+
+COMMIT = f"INSERT INTO commits VALUES ({', '.join(_PLACES)})"
+"""See `bound`. The view's triggers compare and set the run's head; what does not follow is an IntegrityError."""
 
 COMMIT_ONE = f"WITH here AS (SELECT 1) {COMMIT}"
 """The same as a transaction of its own: Python's sqlite3 begins one for what starts with INSERT, and would be asked to end it."""
@@ -50,3 +57,25 @@ SELECT_CHECKPOINTS = (
 )
 SELECT_DIGEST = "SELECT digest FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) AND seq = ?"
 SELECT_BASE = "SELECT base FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) AND seq = ?"
+
+
+def bound(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values of a commit (`head.values_of`) as `COMMIT` takes them.
+
+    Python's sqlite3 binds numbers, texts and bytearrays as they are. For bytes and None it looks for an adapter first, and
+    drops an AttributeError for each: a third of its time.
+    """
+    *known, state, progress, changes, result, inputs, outcome, previous, digest, owner, head = values
+    return (
+        *known,
+        "" if state is None else bytearray(state),
+        "" if progress is None else bytearray(progress),
+        "" if changes is None else bytearray(changes),
+        "" if result is None else bytearray(result),
+        "" if inputs is None else bytearray(inputs),
+        "" if outcome is None else bytearray(outcome),
+        bytearray(previous),
+        bytearray(digest),
+        owner or "",
+        bytearray(head),
+    )

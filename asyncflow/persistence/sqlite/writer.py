@@ -136,7 +136,9 @@ class Writer:
         return told
 
     async def _transaction(self, batch: Sequence[Job]) -> None:
-        appends = [values_of(job.checkpoint, self._owner, self._key) for job in batch if isinstance(job, Append)]
+        appends = [
+            rows.bound(values_of(job.checkpoint, self._owner, self._key)) for job in batch if isinstance(job, Append)
+        ]
         owning = [job for job in batch if not isinstance(job, Append)]
         now = time.monotonic()
         is_due = now - self._renewed >= self._lease / 3
