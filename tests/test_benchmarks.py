@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import environments, report, running
+from benchmarks import environments, profile, report, running
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.environments import REQUIREMENTS, NoEnvironment
 from benchmarks.measure import stay_here
@@ -162,3 +164,23 @@ def test_the_page_takes_new_tables_between_its_markers() -> None:
     assert once == f"before\n{command.BEGIN}\nnew\n{command.END}after\n"
     assert command.with_tables(once, "new") == once
     assert command.README.read_text().count(command.BEGIN) == 1
+
+
+@pytest.mark.parametrize("way", ["none", "full"])
+def test_a_profile_shares_out_all_the_time_that_a_step_takes(way: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.profile", "--way", way, "--runs", "300", "--most", "5"]
+
+    told = subprocess.run(command, cwd=running.ROOT, check=True, capture_output=True, text=True).stdout
+
+    total, groups = float(told.split()[0]), re.findall(r"^\| ([\d.]+) \| (\w[^`|]*) \|$", told, re.MULTILINE)
+    assert sum(float(each) for each, _ in groups) == pytest.approx(total, abs=0.05 * len(groups) + 0.05)
+    assert {"drive", "decide", "copy"} <= {group.split(":")[0] for _, group in groups}
+    assert way == "none" or "wait: " in told
+    assert len(re.findall(r"^\| [\d.]+ \| `", told, re.MULTILINE)) == 5
+
+
+def test_every_file_of_a_step_has_its_group() -> None:
+    assert profile._group("/x/site-packages/asyncflow/_scheduling/advance.py").startswith("decide")
+    assert profile._group("/x/asyncflow/persistence/commits.py").startswith("commit")
+    assert profile._group("/x/lib/python3.11/asyncio/events.py") == "the event loop"
+    assert profile._group("/x/lib/python3.11/json/decoder.py") == "the rest"
