@@ -105,7 +105,7 @@ def test_what_a_runner_s_process_holds_is_level_though_it_is_killed_now_and_then
     assert len(done) == RUNS * steps, "a step was left out"
     assert crew.run_again >= RUNS / 2, "nobody was at work when it was killed"
     assert anyio.run(work.storage().verify) == []
-    tell("R28", trials=RUNS, faults=GENERATIONS, acknowledged=len(done), again=again, seconds=round(SECONDS))
+    tell("R28", trials=RUNS, faults=GENERATIONS, acknowledged=len(done))
 
 
 # ---- within one process --------------------------------------------------------------------------------------------
