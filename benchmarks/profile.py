@@ -52,7 +52,7 @@ GROUPS = (
 )
 
 
-async def _measured(way: str, runs: int) -> tuple[int, float, float, Counter[tuple[str, str]]]:
+async def _measured(way: str, runs: int, every: float) -> tuple[int, float, float, Counter[tuple[str, str]]]:
     """Steps, seconds of CPU of all threads, those of this one, and how often each function was met, of so many runs."""
     seen: Counter[tuple[str, str]] = Counter()
 
@@ -69,7 +69,7 @@ async def _measured(way: str, runs: int) -> tuple[int, float, float, Counter[tup
             gc.freeze()
             signal.signal(signal.SIGPROF, look)
             cpu, mine = time.process_time(), time.thread_time()
-            signal.setitimer(signal.ITIMER_PROF, EVERY, EVERY)
+            signal.setitimer(signal.ITIMER_PROF, every, every)
             await many(peer.chain, runs, AT_ONCE)
             signal.setitimer(signal.ITIMER_PROF, 0)
             return runs * STEPS, time.process_time() - cpu, time.thread_time() - mine, seen
@@ -87,8 +87,8 @@ def _group(file: str) -> str:
 def by_function(way: str, runs: int, most: int) -> str:
     """Two tables: what a step costs by what is done, and by function."""
     assert threading.current_thread() is threading.main_thread(), "signals are looked at there"
-    steps, cpu, mine, seen = asyncio.run(_measured(way, runs))
-    each = cpu / steps * 1e6 / sum(seen.values())
+    steps, cpu, mine, seen = asyncio.run(_measured(way, runs, EVERY if most else 0))
+    each = cpu / steps * 1e6 / max(1, sum(seen.values()))
     groups: Counter[str] = Counter()
     for (file, _), n in seen.items():
         groups[_group(file)] += n
@@ -123,7 +123,7 @@ def by_library(way: str) -> str:
 
 def _counted(way: str, runs: int, folder: Path) -> Counter[str]:
     out = folder / f"{runs}"
-    python = [sys.executable, "-m", "benchmarks.profile", "--way", way, "--runs", str(runs)]
+    python = [sys.executable, "-m", "benchmarks.profile", "--way", way, "--runs", str(runs), "--most", "0"]
     valgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"]
     subprocess.run([*valgrind, *python], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     told = subprocess.run(
@@ -139,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--way", choices=sorted(WAYS), default="full", help="which store")
     parser.add_argument("--runs", type=int, default=5_000)
-    parser.add_argument("--most", type=int, default=30, help="functions in the table")
+    parser.add_argument("--most", type=int, default=30, help="functions in the table; 0: nobody looks")
     parser.add_argument("--instructions", action="store_true", help="count them, under valgrind; some minutes")
     options = parser.parse_args()
     print(by_library(options.way) if options.instructions else by_function(options.way, options.runs, options.most))
