@@ -13,7 +13,6 @@ from pydantic_core import PydanticSerializationError, to_json
 from .._definition.definition import FlowDefinition
 from .._scheduling.messages import Transition
 from .._scheduling.progress import Progress
-from .._values import ATOMS
 from .._waiting import to_its_end
 from ..errors import (
     CheckpointCorruptError,
@@ -44,6 +43,10 @@ PATCHES: Final = 128
 
 LARGE: Final = 4 * 1024
 """Bytes of a state from which on to find out whose it is costs less than to copy it."""
+
+
+AS_LOADED: Final = frozenset((str, int, float, bool, type(None)))
+"""Types whose values are all that they were when they have been stored and loaded; a datetime has another class of zone."""
 
 
 class Codecs:
@@ -100,7 +103,8 @@ class Recorder:
         self._deltas = COMPLETE_AFTER
         self._patches = 0
         self._complete_size = 0
-        self._latest: tuple[bytes, Any] = (b"", None)
+        self._latest: tuple[str, bytes, Any] = ("", b"", None)
+        """The method, the bytes and the value of the latest result of such a type."""
 
     @property
     def digest(self) -> bytes:
@@ -135,14 +139,15 @@ class Recorder:
             raise _not_storable(
                 ResultNotStorableError, f"what {method} returned", refused, self.run_id, method
             ) from None
-        if type(value) in ATOMS:
-            self._latest = encoded
+        if type(value) in AS_LOADED:
+            self._latest = (method, *encoded)
         return encoded
 
     def result(self, method: str, data: bytes) -> Any:
         """A result from what was stored. Raises `StateSchemaError` if the method's return type has changed since."""
-        if data is self._latest[0]:
-            return self._latest[1]  # nobody can have changed it, and it would load equal
+        latest, kept, value = self._latest
+        if data is kept and method == latest:  # both: Python has one b"1" for all
+            return value
         try:
             return self.known.result(method).decode(data)
         except Misfit as misfit:

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import contextlib
+import enum
 import logging
 import os
 import signal
@@ -1029,3 +1030,26 @@ async def test_a_run_that_did_not_begin_takes_nothing_from_the_one_before_it(
     assert (flow.state.count, flow.state.id) == (101, "a") if flow.run_id == "a" else flow.state.count == 0
     assert await flow.kickoff({"id": "b"}) == "b/1/count:1"
     assert (flow.run_id, flow.state.id, flow.state.count) == ("b", "b", 1)
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+async def test_a_result_is_of_its_own_method_s_type_though_another_s_is_the_same_json() -> None:
+    """Python has one object for all bytes of one digit."""
+
+    class Measuring(Flow[dict]):
+        @start()
+        async def number(self) -> int:
+            return 1
+
+        @listen(number)
+        async def level(self, number: int) -> Level:
+            return Level(number)
+
+        @listen(level)
+        async def told(self, level: Level) -> str:
+            return repr(level)
+
+    assert await Measuring(persistence=MemoryFlowPersistence()).kickoff() == "<Level.LOW: 1>"
