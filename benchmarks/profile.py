@@ -77,7 +77,7 @@ async def _measured(way: str, runs: int, every: float) -> tuple[int, float, floa
 
 def _place(file: str) -> str:
     """A file as it is called in its project."""
-    return re.sub(r"^.*?(?=(asyncflow|benchmarks|asyncio|anyio|pydantic|sniffio)/)|^.*/", "", file)
+    return re.sub(r"^.*(?=(asyncflow|benchmarks|asyncio|anyio|pydantic|sniffio)/)|^.*/", "", file)
 
 
 def _group(file: str) -> str:

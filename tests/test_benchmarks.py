@@ -181,6 +181,8 @@ def test_a_profile_shares_out_all_the_time_that_a_step_takes(way: str) -> None:
 
 def test_every_file_of_a_step_has_its_group() -> None:
     assert profile._group("/x/site-packages/asyncflow/_scheduling/advance.py").startswith("decide")
-    assert profile._group("/x/asyncflow/persistence/commits.py").startswith("commit")
+    assert profile._group("/x/asyncflow/asyncflow/persistence/commits.py").startswith("commit")
+    assert profile._group("/x/asyncflow/.nox/lib/anyio/_core/_tasks.py") == "anyio"
+    assert profile._group("/x/benchmarks/peers/asyncflow.py") == "the flow's own methods"
     assert profile._group("/x/lib/python3.11/asyncio/events.py") == "the event loop"
     assert profile._group("/x/lib/python3.11/json/decoder.py") == "the rest"

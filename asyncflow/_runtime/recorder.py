@@ -103,7 +103,7 @@ class Recorder:
         self._deltas = COMPLETE_AFTER
         self._patches = 0
         self._complete_size = 0
-        self._latest: tuple[str, bytes, Any] = ("", b"", None)
+        self._latest: tuple[str, bytes | None, Any] = ("", None, None)
         """The method, the bytes and the value of the latest result of such a type."""
 
     @property

@@ -193,7 +193,7 @@ class _Progress(TypedDict):
 
 _transitions = TypeAdapter(_Transition)
 _progresses = TypeAdapter(_Progress)
-_write_transition, _write_progress = _transitions.serializer.to_json, _progresses.serializer.to_json
+_write_transition = _transitions.serializer.to_json
 
 
 def encode_transition(transition: Transition) -> bytes:
@@ -217,7 +217,7 @@ def decode_transition(data: bytes) -> Transition:
 def encode_progress(progress: Progress) -> bytes:
     """The whole progress as JSON; what follows from the rest is left out. Its results must be JSON bytes."""
     stored = {
-        "pending": list(progress.pending.values()),
+        "pending": list(map(tuple, progress.pending.values())),
         "failed": progress.failed,
         "held": progress.held,
         "counts": progress.counts,
@@ -225,7 +225,7 @@ def encode_progress(progress: Progress) -> bytes:
         "fired": progress.fired,
         "results": {key: data.decode() for key, data in progress.results.items()},
     }
-    return _write_progress(stored, warnings=False)
+    return to_json(stored)  # not by its types: that would replace a lone surrogate in a name silently
 
 
 def decode_progress(data: bytes) -> Progress:

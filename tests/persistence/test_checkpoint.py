@@ -3,9 +3,13 @@
 from typing import Any
 
 import pytest
+from pydantic_core import PydanticSerializationError
 
 from asyncflow import errors
+from asyncflow._scheduling.messages import Seen
+from asyncflow._scheduling.progress import Progress
 from asyncflow.persistence import Checkpoint
+from asyncflow.persistence.checkpoint import encode_progress
 
 WHOLE = Checkpoint(
     run_id="r",
@@ -67,3 +71,10 @@ def test_any_changed_byte_is_found() -> None:
     for at in range(len(data)):
         with pytest.raises(errors.CheckpointCorruptError):
             Checkpoint.from_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+
+
+def test_a_name_that_is_no_utf_8_is_refused_and_not_replaced() -> None:
+    latch = {"no \ud800 text": Seen("", frozenset(("m",)), "")}
+
+    with pytest.raises(PydanticSerializationError):
+        encode_progress(Progress(latches={"join": latch}))

@@ -1154,3 +1154,37 @@ async def test_a_damaged_schema_is_found_and_what_others_added_is_theirs(name: s
 
     with pytest.raises(errors.StorageCorruptError, match=rf"schema is not as it was made \({name}\)"):
         await Steps.resume(flow.run_id)
+
+
+@pytest.mark.parametrize("size", [0, 1, rows._LARGE - 3, rows._LARGE, 3 * rows._LARGE])
+async def test_parts_of_any_size_are_stored_as_they_are(size: int) -> None:
+    state = b'"' + b"\0" * size + b'"'
+    given = made("x", state=state, progress=b"", changes=None, outcome=b"''")
+
+    async with SQLiteFlowPersistence(PATH) as persistence:
+        await persistence.append(given)
+
+    names = ("state", "progress", "changes", "result", "outcome", "previous")
+    assert sql(f"SELECT {', '.join(names)} FROM checkpoints") == [(state, b"", None, None, b"''", b"")]
+    assert sql("SELECT typeof(state), typeof(progress), typeof(digest) FROM checkpoints") == [("blob",) * 3]
+
+
+async def test_a_part_of_a_wrong_type_hurts_its_own_run_alone() -> None:
+    runs = [made(name) for name in "abcd"]
+    runs[2] = runs[2]._replace(state="{}")  # type: ignore[arg-type]  # as a caller's mistake
+    failed: list[str] = []
+
+    async with SQLiteFlowPersistence(PATH) as persistence:
+
+        async def append(checkpoint: Checkpoint) -> None:
+            try:
+                await persistence.append(checkpoint)
+            except errors.StorageError:
+                failed.append(checkpoint.run_id)
+
+        async with anyio.create_task_group() as group:
+            for checkpoint in runs:
+                group.start_soon(append, checkpoint)
+
+    assert failed == ["c"]
+    assert [run_id for (run_id,) in sql("SELECT run_id FROM runs ORDER BY run_id")] == ["a", "b", "d"]

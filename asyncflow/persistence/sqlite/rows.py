@@ -11,6 +11,9 @@ _COLUMNS = ", ".join(Checkpoint._fields[2:])
 _NEVER_NULL = 10
 """So many columns of a commit, at its beginning, are texts and numbers."""
 
+_LARGE = 1 << 16
+"""Bytes that cost more to copy than an adapter does to look for."""
+
 _PLACES = ("?",) * _NEVER_NULL + ("NULLIF(?, '')",) * 6 + ("?", "?", "NULLIF(?, '')", "?")
 
 COMMIT = f"INSERT INTO commits VALUES ({', '.join(_PLACES)})"
@@ -63,19 +66,23 @@ def bound(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """The values of a commit (`head.values_of`) as `COMMIT` takes them.
 
     Python's sqlite3 binds numbers, texts and bytearrays as they are. For bytes and None it looks for an adapter first, and
-    drops an AttributeError for each: a third of its time.
+    drops an AttributeError for each: a third of its time. Large ones are not copied for that.
     """
     *known, state, progress, changes, result, inputs, outcome, previous, digest, owner, head = values
     return (
         *known,
-        "" if state is None else bytearray(state),
-        "" if progress is None else bytearray(progress),
-        "" if changes is None else bytearray(changes),
-        "" if result is None else bytearray(result),
-        "" if inputs is None else bytearray(inputs),
-        "" if outcome is None else bytearray(outcome),
-        bytearray(previous),
-        bytearray(digest),
+        "" if state is None else _bindable(state),
+        "" if progress is None else _bindable(progress),
+        "" if changes is None else _bindable(changes),
+        "" if result is None else _bindable(result),
+        "" if inputs is None else _bindable(inputs),
+        "" if outcome is None else _bindable(outcome),
+        _bindable(previous),
+        _bindable(digest),
         owner or "",
-        bytearray(head),
+        _bindable(head),
     )
+
+
+def _bindable(value: Any) -> Any:
+    return bytearray(value) if type(value) is bytes and len(value) < _LARGE else value
