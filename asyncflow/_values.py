@@ -67,9 +67,8 @@ def _copied_model(model: BaseModel) -> BaseModel:
     values = model.__dict__.copy()
     if len(values) != len(cls.__pydantic_fields__):  # cached properties: a copy finds out anew
         values = {name: value for name, value in values.items() if name in cls.__pydantic_fields__}
-    for name, value in values.items():
-        if type(value) not in ATOMS:
-            values[name] = copied(value)
+    if not ATOMS.issuperset(map(type, values.values())):
+        values = {name: value if type(value) in ATOMS else copied(value) for name, value in values.items()}
     extra, private = model.__pydantic_extra__, model.__pydantic_private__
     _set_dict(new, values)
     _set_fields_set(new, model.__pydantic_fields_set__.copy())

@@ -222,16 +222,20 @@ class Recorder:
 
     def _state_change(self) -> bytes | None:
         """What a delta holds of the state: nothing where it is the same, else a patch, or all of it where that is no more."""
-        if self._state == self._last_written:
+        state = self._state
+        if state == self._last_written:
             return None
-        patch = patch_of(self._last_written or b"", self._state)
-        if patch is None and is_patch(self._state):  # a model may write itself as an array: not to be taken for a patch
-            patch = to_json([self._state.decode()])
-        self._patches += patch is not None
-        return patch or self._state
+        patch = patch_of(self._last_written or b"", state)
+        if patch is None and is_patch(state):  # a model may write itself as an array: not to be taken for a patch
+            patch = to_json([state.decode()])
+        if patch is None:
+            return state
+        self._patches += 1
+        return patch
 
     def _is_due(self) -> bool:
-        return self._deltas >= max(COMPLETE_AFTER, self._complete_size) or self._patches >= PATCHES
+        deltas = self._deltas
+        return (deltas >= COMPLETE_AFTER and deltas >= self._complete_size) or self._patches >= PATCHES
 
     async def commit(self, checkpoint: Checkpoint) -> None:
         """See a prepared checkpoint committed. Called in the order of `prepare`, with no await between.

@@ -128,15 +128,16 @@ class _Owned:
         self._wait = wait
 
     async def __aenter__(self) -> Claim:
-        until, pause = anyio.current_time() + self._wait, 0.01
+        left, pause = self._wait, 0.01
         while True:
             try:
                 await self._taken()
                 return self._claim
             except RunLockedError:
-                if anyio.current_time() >= until:
+                if left <= 0:
                     raise
             await anyio.sleep(pause)
+            left -= pause
             pause = min(pause * 2, 0.5)
 
     async def _taken(self) -> None:

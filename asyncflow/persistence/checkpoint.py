@@ -79,8 +79,8 @@ class Checkpoint(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of what it holds, and some for the rest."""
-        held = len(self.state or b"") + len(self.progress or b"") + len(self.changes or b"") + len(self.result or b"")
-        return 300 + held
+        parts: Any = self[_PARTS]
+        return 300 + sum(map(len, filter(None, parts)))
 
     def sealed(self) -> Checkpoint:
         """The same with its digest; for whoever has just made it."""
@@ -123,8 +123,19 @@ def seal(fields: tuple[Any, ...]) -> Checkpoint:
 
 
 def _digest(fields: tuple[Any, ...]) -> bytes:
-    parts = [b"-" if part is None else part for part in fields[_PARTS]]  # no JSON is a dash, and none holds a NUL
-    content = b"\0".join((fields[_PREVIOUS], to_json(fields[_HEAD], bytes_mode="hex"), *parts))
+    state, progress, changes, result, inputs, outcome, previous = fields[_COVERED]
+    content = b"\0".join(
+        (
+            previous,
+            to_json(fields[_HEAD], bytes_mode="hex"),
+            b"-" if state is None else state,  # no JSON is a dash, and none holds a NUL
+            b"-" if progress is None else progress,
+            b"-" if changes is None else changes,
+            b"-" if result is None else result,
+            b"-" if inputs is None else inputs,
+            b"-" if outcome is None else outcome,
+        )
+    )
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
@@ -132,7 +143,8 @@ _FIELDS = Checkpoint._fields
 _HEAD = slice(_FIELDS.index("epoch"))
 """What a digest covers beside the parts: all but the epoch, which says who stores a checkpoint and not what it is."""
 _PARTS = slice(_FIELDS.index("state"), _FIELDS.index("previous"))
-_PREVIOUS = _FIELDS.index("previous")
+_COVERED = slice(_PARTS.start, _PARTS.stop + 1)
+"""The parts, and the digest of the checkpoint before."""
 _DIGESTS = frozenset(("previous", "digest"))
 _BYTES = frozenset(_FIELDS[_PARTS])
 

@@ -63,9 +63,10 @@ class TypedCodec(Codec):
     def encode(self, value: Any) -> tuple[bytes, Any]:
         if self.is_exact is not None and self.is_exact(value):
             try:
-                return _limited(self.write(value)), value
+                data = self._to_json(value, by_alias=False, round_trip=True, warnings=False)  # `write`, once a step
             except PydanticSerializationError as error:
                 raise _unwritable(value, error) from None
+            return data if len(data) <= MAX_BYTES else _limited(data), value
         return self._tried(value)
 
     def write(self, value: Any) -> bytes:

@@ -83,6 +83,7 @@ class _ThisLoop:
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.waiter = self.loop.create_future
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Work[T], done: Callable[[Future[T] | asyncio.Future[T]], None]) -> None:
@@ -104,9 +105,6 @@ class _ThisLoop:
 
         timers = [self.loop.call_later(seconds, tick)]
         return lambda: timers[0].cancel()
-
-    def waiter(self) -> Awaitable[None]:
-        return self.loop.create_future()
 
     def wake(self, waiter: Any) -> None:
         if not waiter.done():

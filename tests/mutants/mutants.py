@@ -59,8 +59,8 @@ MUTANTS = (
         "a digest that does not cover its predecessor's",
         ("D4",),
         "persistence/checkpoint.py",
-        '(fields[_PREVIOUS], to_json(fields[_HEAD], bytes_mode="hex"), *parts)',
-        '(to_json(fields[_HEAD], bytes_mode="hex"), *parts)',
+        "            previous,\n            to_json(fields[_HEAD]",
+        "            to_json(fields[_HEAD]",
         "persistence/test_checkpoint.py::test_a_digest_covers_every_field_but_the_epoch",
     ),
     Mutant(

@@ -89,7 +89,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> Generato
 
 @pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
 @pytest.mark.parametrize(
-    ("is_stored", "python", "in_c"), [(False, 78, 63), (True, 156, 115)], ids=["forgets", "durable"]
+    ("is_stored", "python", "in_c"), [(False, 77, 65), (True, 147, 107)], ids=["forgets", "durable"]
 )
 async def test_the_calls_of_a_step_are_so_many(
     monkeypatch: pytest.MonkeyPatch, is_stored: bool, python: int, in_c: int

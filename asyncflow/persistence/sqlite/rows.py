@@ -68,9 +68,9 @@ def bound(values: tuple[Any, ...]) -> tuple[Any, ...]:
     Python's sqlite3 binds numbers, texts and bytearrays as they are. For bytes and None it looks for an adapter first, and
     drops an AttributeError for each: a third of its time. Large ones are not copied for that.
     """
-    *known, state, progress, changes, result, inputs, outcome, previous, digest, owner, head = values
+    state, progress, changes, result, inputs, outcome, previous, digest, owner, head = values[_NEVER_NULL:]
     return (
-        *known,
+        *values[:_NEVER_NULL],
         "" if state is None else _bindable(state),
         "" if progress is None else _bindable(progress),
         "" if changes is None else _bindable(changes),
@@ -78,9 +78,9 @@ def bound(values: tuple[Any, ...]) -> tuple[Any, ...]:
         "" if inputs is None else _bindable(inputs),
         "" if outcome is None else _bindable(outcome),
         _bindable(previous),
-        _bindable(digest),
+        bytearray(digest),
         owner or "",
-        _bindable(head),
+        bytearray(head),
     )
 
 
