@@ -152,6 +152,7 @@ _BYTES = frozenset(_FIELDS[_PARTS])
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What reading raises where something else stands than what was written."""
 
+_KINDS, _STATUSES = frozenset(get_args(Kind)), frozenset(get_args(Status))
 _TEXT, _NUMBER, _PART = (str,), (int,), (bytes, type(None))
 _TYPES: Any = (
     _TEXT,
@@ -171,8 +172,7 @@ _TYPES: Any = (
 
 
 def _is_well_typed(row: Checkpoint) -> bool:
-    of_their_types = all(map(isinstance, row, _TYPES))
-    return of_their_types and row.kind in get_args(Kind) and row.status in get_args(Status)
+    return all(map(isinstance, row, _TYPES)) and row.kind in _KINDS and row.status in _STATUSES
 
 
 def _text(value: Any) -> Any:
@@ -205,7 +205,7 @@ class _Progress(TypedDict):
 
 _transitions = TypeAdapter(_Transition)
 _progresses = TypeAdapter(_Progress)
-_write_transition = _transitions.serializer.to_json
+_write_transition, _read_transition = _transitions.serializer.to_json, _transitions.validator.validate_json
 
 
 def encode_transition(transition: Transition) -> bytes:
@@ -215,13 +215,13 @@ def encode_transition(transition: Transition) -> bytes:
 
 def decode_transition(data: bytes) -> Transition:
     """What `encode_transition` wrote. Raises `ValueError`."""
-    completed, failed, resumed, enabled, latched, passed_over = _transitions.validate_json(data, strict=True)
+    completed, failed, resumed, enabled, latched, passed_over = _read_transition(data, strict=True)
     return Transition(
         completed,
         failed,
         resumed,
         tuple(map(Invocation._make, enabled)),
-        tuple((listener, name, Seen._make(seen)) for listener, name, seen in latched),
+        tuple([(listener, name, Seen._make(seen)) for listener, name, seen in latched]),
         passed_over,
     )
 
