@@ -71,6 +71,7 @@ CONTESTANTS = (
     Contestant("asyncflow, PostgreSQL", "asyncflow", "postgres", "asyncflow", NOTHING, SERVER),
     Contestant("DBOS, PostgreSQL", "dbos", "postgres", "dbos", NOTHING, SERVER),
     Contestant("raw sqlite3, a commit a row", "limits", "1", "asyncflow", NOTHING, only=WRITES),
+    Contestant("raw aiosqlite, a commit a row", "limits", "aiosqlite", "asyncflow", NOTHING, only=(*WRITES, "W5")),
     Contestant("raw sqlite3, a commit for 100 rows", "limits", "100", "asyncflow", NOTHING, only=WRITES[1:]),
     Contestant("raw sqlite3, a commit for 1,000 rows", "limits", "1000", "asyncflow", NOTHING, only=WRITES[1:]),
     Contestant("one write and one fsync a step", "limits", "fsync", "asyncflow", NOTHING, only=WRITES[:1]),
