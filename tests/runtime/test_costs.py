@@ -6,14 +6,14 @@ The bounds are a little above what was counted. Whoever makes a step cheaper low
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import aiosqlite
 import anyio
 import pytest
 
-from asyncflow import Flow, FlowState, SQLiteFlowPersistence, listen, or_, router, start
+from asyncflow import Flow, FlowState, MethodError, SQLiteFlowPersistence, listen, or_, router, start
 from asyncflow._values import copied
 from asyncflow.persistence import Checkpoint, commits
 
@@ -196,6 +196,33 @@ async def test_what_is_stored_of_a_step_does_not_grow() -> None:
     assert sum(sizes[100:200]) / 100 < 300
     assert max(sizes[-500:]) <= max(sizes[100:600]) + 20, "a number has more digits in the end"
     assert sum(sizes[-500:]) <= 1.1 * sum(sizes[100:600])
+
+
+class Failing(Turning):
+    """Raises in its last method."""
+
+    @listen("done")
+    async def end(self) -> int:
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize(("flow_class", "ends_as"), [(Turning, "finished"), (Failing, "failed")])
+@pytest.mark.parametrize("size", [5, 10_000])
+async def test_an_ended_run_is_loaded_from_its_last_row_unless_that_would_be_large(
+    flow_class: type[Turning], ends_as: str, size: int
+) -> None:
+    name = "n" * size
+    async with SQLiteFlowPersistence("runs.db") as persistence:
+        flow = flow_class(persistence=persistence)
+        with suppress(MethodError):
+            await flow.kickoff({"name": name})
+        rows = await persistence.history(flow.run_id)
+        again = await flow_class.load(flow.run_id, persistence=persistence)
+
+    assert rows[-1].status == again.status == ends_as
+    assert [row.is_complete for row in rows] == [True, *[False] * (STEPS - 1), size == 5]
+    assert rows[-1].size < 2_000
+    assert (again.state.name, again.state.count) == (name, STEPS - (ends_as == "failed"))
 
 
 async def test_a_wide_fan_out_stores_little_for_each_branch() -> None:
