@@ -92,7 +92,7 @@ class Reader:
     async def _alone(self) -> AsyncIterator[aiosqlite.Connection]:
         """The connection, while nobody else uses it: not within another's older snapshot."""
         # made here: this, and not the callers' loop, is where it is used
-        turn = self._turn = self._turn or anyio.Lock()
+        turn = self._turn = self._turn or anyio.Lock(fast_acquire=True)
         with explained(self._path):
             async with turn:
                 self._connection = self._connection or await self._opened()
