@@ -190,7 +190,7 @@ class Recorder:
         if state is not None:
             self._state = state
         self._seq += 1
-        is_end = status != "running" and not self.is_large  # what has ended is looked at most: one row is enough then
+        is_end = status == "finished" and not self.is_large  # what is over is looked at most: one row is enough then
         whole = self._append is None or ((complete or self._whole or is_end or self._is_due()) and not outcome_only)
         changes = None if outcome_only or transition is None else encode_transition(transition)
         if whole:
