@@ -41,6 +41,9 @@ COMPLETE_AFTER: Final = 16 * 1024
 PATCHES: Final = 128
 """Patches of the state after which that is stored as a whole: they are put together on loading, 0.2 ms a megabyte each."""
 
+END_AT_MOST: Final = 4 * 1024
+"""Bytes of a last checkpoint that is complete though it need not be: what is over is looked at most, and is then one row."""
+
 LARGE: Final = 4 * 1024
 """Bytes of a state from which on to find out whose it is costs less than to copy it."""
 
@@ -190,12 +193,13 @@ class Recorder:
         if state is not None:
             self._state = state
         self._seq += 1
-        is_end = status == "finished" and not self.is_large  # what is over is looked at most: one row is enough then
-        whole = self._append is None or ((complete or self._whole or is_end or self._is_due()) and not outcome_only)
+        end = self._small_end(progress) if status == "finished" and not outcome_only else None
+        is_due = complete or self._whole or end is not None or self._is_due()
+        whole = self._append is None or (is_due and not outcome_only)
         changes = None if outcome_only or transition is None else encode_transition(transition)
         if whole:
             self._base = self._seq
-            self._progress = self._progress if outcome_only else encode_progress(progress)
+            self._progress = self._progress if outcome_only else end or encode_progress(progress)
             parts: tuple[bytes | None, ...] = (self._state, self._progress, changes, None, self.inputs)
         else:
             parts = (None if outcome_only else self._state_change(), None, changes, result, None)
@@ -233,6 +237,12 @@ class Recorder:
             return state
         self._patches += 1
         return patch
+
+    def _small_end(self, progress: Progress) -> bytes | None:
+        """The progress at the end of a pass, encoded, where a complete checkpoint of it is small."""
+        encoded = encode_progress(progress)
+        size = len(self._state) + len(encoded) + len(self.inputs or b"")
+        return encoded if size < END_AT_MOST else None
 
     def _is_due(self) -> bool:
         deltas = self._deltas

@@ -128,16 +128,16 @@ class _Owned:
         self._wait = wait
 
     async def __aenter__(self) -> Claim:
-        left, pause = self._wait, 0.01
+        until = anyio.current_time() + self._wait if self._wait > 0 else None  # the usual 0 asks for no clock
+        pause = 0.01
         while True:
             try:
                 await self._taken()
                 return self._claim
             except RunLockedError:
-                if left <= 0:
+                if until is None or anyio.current_time() >= until:
                     raise
             await anyio.sleep(pause)
-            left -= pause
             pause = min(pause * 2, 0.5)
 
     async def _taken(self) -> None:

@@ -10,6 +10,7 @@ import inspect
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -57,21 +58,19 @@ class TypedCodec(Codec):
         self._adapter = adapter = TypeAdapter(annotation)
         plan = plan_for(annotation)
         self.is_exact = None if plan is None else plan.one
-        self._to_json: Callable[..., bytes] = adapter.serializer.to_json
+        # the JSON alone, whatever it loses; made once, and warnings "none" would take ten times the call
+        self.write: Callable[[Any], bytes] = partial(
+            adapter.serializer.to_json, by_alias=False, round_trip=True, warnings=False
+        )
         self._checks_fields = _keeps_every_field(annotation)
 
     def encode(self, value: Any) -> tuple[bytes, Any]:
         if self.is_exact is not None and self.is_exact(value):
             try:
-                data = self._to_json(value, by_alias=False, round_trip=True, warnings=False)  # `write`, once a step
+                return _limited(self.write(value)), value
             except PydanticSerializationError as error:
                 raise _unwritable(value, error) from None
-            return data if len(data) <= MAX_BYTES else _limited(data), value
         return self._tried(value)
-
-    def write(self, value: Any) -> bytes:
-        """The JSON alone, whatever it loses."""
-        return self._to_json(value, by_alias=False, round_trip=True, warnings=False)  # "none" takes ten times the call
 
     def _tried(self, value: Any) -> tuple[bytes, Any]:
         if not _fits(value):

@@ -57,7 +57,10 @@ class Rows(Peer):
 
 
 class Hops(Peer):
-    """Such rows through aiosqlite: a statement is a transaction of its own, and one hop to the connection's thread."""
+    """Such rows through aiosqlite: a statement is a transaction of its own, and one hop to the connection's thread.
+
+    `Rows` begins and ends its transactions, besides. A load reads all rows of a run.
+    """
 
     async def __aenter__(self) -> Self:
         self.database = await aiosqlite.connect(self.folder / "rows.db", isolation_level=None)

@@ -13,7 +13,7 @@ import aiosqlite
 import anyio
 import pytest
 
-from asyncflow import Flow, FlowState, MethodError, SQLiteFlowPersistence, listen, or_, router, start
+from asyncflow import Flow, FlowState, MethodError, SQLiteFlowPersistence, and_, listen, or_, persist, router, start
 from asyncflow._values import copied
 from asyncflow.persistence import Checkpoint, commits
 
@@ -206,10 +206,42 @@ class Failing(Turning):
         raise ValueError("no")
 
 
-@pytest.mark.parametrize(("flow_class", "ends_as"), [(Turning, "finished"), (Failing, "failed")])
-@pytest.mark.parametrize("size", [5, 10_000])
+class Shrinking(Turning):
+    """Begins with a large state, and ends with a small one."""
+
+    @start()
+    async def begin(self) -> int:
+        self.state.count, self.state.name = 1, ""
+        return 1
+
+
+class Holding(Turning):
+    """Ends with a large result in a join that is not fulfilled."""
+
+    @start()
+    async def large(self) -> str:
+        return "n" * 6_000
+
+    @router(large, emit=["never", "other"])
+    async def ask(self) -> str:
+        return "other"
+
+    @listen(and_(large, "never"))
+    async def joined(self, large: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("flow_class", "size", "ends_as", "is_complete"),
+    [
+        (Turning, 5, "finished", True),
+        (Turning, 10_000, "finished", False),
+        (Shrinking, 10_000, "finished", False),
+        (Holding, 5, "finished", False),
+        (Failing, 5, "failed", False),
+    ],
+)
 async def test_a_finished_run_is_loaded_from_its_last_row_unless_that_would_be_large(
-    flow_class: type[Turning], ends_as: str, size: int
+    flow_class: type[Turning], size: int, ends_as: str, is_complete: bool
 ) -> None:
     name = "n" * size
     async with SQLiteFlowPersistence("runs.db") as persistence:
@@ -220,9 +252,30 @@ async def test_a_finished_run_is_loaded_from_its_last_row_unless_that_would_be_l
         again = await flow_class.load(flow.run_id, persistence=persistence)
 
     assert rows[-1].status == again.status == ends_as
-    assert [row.is_complete for row in rows] == [True, *[False] * (STEPS - 1), size == 5 and ends_as == "finished"]
+    assert [row.is_complete for row in rows] == [True, *[False] * (len(rows) - 2), is_complete]
     assert rows[-1].size < 2_000
-    assert (again.state.name, again.state.count) == (name, STEPS - (ends_as == "failed"))
+    assert again.state.name == ("" if flow_class is Shrinking else name)
+    assert again.state.count == STEPS - (ends_as == "failed")
+
+
+async def test_a_last_method_without_a_checkpoint_leaves_the_outcome_alone() -> None:
+    class Partly(Flow[State]):
+        @persist
+        @start()
+        async def first(self) -> int:
+            return 1
+
+        @listen(first)
+        async def second(self) -> int:
+            return 2
+
+    async with SQLiteFlowPersistence("runs.db") as persistence:
+        flow = Partly(persistence=persistence)
+        await flow.kickoff()
+        *_, last = await persistence.history(flow.run_id)
+
+    assert (last.status, last.state, last.progress) == ("finished", None, None)
+    assert last.outcome is not None
 
 
 async def test_a_wide_fan_out_stores_little_for_each_branch() -> None:

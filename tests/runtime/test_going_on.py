@@ -1346,3 +1346,17 @@ async def test_a_run_that_is_driven_can_be_waited_for(call: str) -> None:
         assert await ask(5) == 1
 
     assert len(ran) == (1 if call == "resume" else 2)  # a kickoff of one that has finished is a new pass
+
+
+async def test_what_asking_takes_is_part_of_the_wait() -> None:
+    class Taken(SQLiteFlowPersistence):
+        async def acquire(self, run_id: str, *, force: bool = False) -> int:
+            asked.append(run_id)
+            await anyio.sleep(0.2)
+            raise errors.RunLockedError("taken", run_id=run_id)
+
+    asked: list[str] = []
+    with pytest.raises(errors.RunLockedError):
+        await Steps.resume("run", wait=0.3, persistence=Taken("runs.db"))
+
+    assert len(asked) in (1, 2), "not six times, as between the pauses alone"

@@ -77,7 +77,7 @@ def bound(values: tuple[Any, ...]) -> tuple[Any, ...]:
         "" if result is None else _bindable(result),
         "" if inputs is None else _bindable(inputs),
         "" if outcome is None else _bindable(outcome),
-        _bindable(previous),
+        bytearray(previous),
         bytearray(digest),
         owner or "",
         bytearray(head),
