@@ -287,9 +287,7 @@ class Engine:
         has_checkpoint = self.settings.checkpoints(method)
         state, version = self._version(scope, held, recorder if has_checkpoint else None, encoded)
         is_waited_for = transition.keeps_result
-        kept: Any = None
-        if is_waited_for or is_last:
-            kept, result = self._kept(method, result)
+        kept, result = self._kept(method, result, is_waited_for or is_last)
         self.progress.fold(transition, kept)
         if version is not self.newest:
             self.newest = version
@@ -313,8 +311,10 @@ class Engine:
         )
         return _Ended(commands, version, checkpoint, True, is_last, mine)
 
-    def _kept(self, method: MethodDefinition, result: Any) -> tuple[Any, Any]:
-        """What is kept of a result for those who wait for it, and the result as they will get it."""
+    def _kept(self, method: MethodDefinition, result: Any, is_kept: bool) -> tuple[Any, Any]:
+        """What is kept of a result for those who wait for it, if anybody does, and the result as they will get it."""
+        if not is_kept:
+            return None, result
         if self.recorder is None:
             return own(result), result
         return self.recorder.result_bytes(method.name, result)

@@ -193,13 +193,11 @@ class Recorder:
         if state is not None:
             self._state = state
         self._seq += 1
-        end = self._small_end(progress) if status == "finished" and not outcome_only else None
-        is_due = complete or self._whole or end is not None or self._is_due()
-        whole = self._append is None or (is_due and not outcome_only)
+        whole = self._append is None or (not outcome_only and (complete or self._is_due(status, progress)))
         changes = None if outcome_only or transition is None else encode_transition(transition)
         if whole:
             self._base = self._seq
-            self._progress = self._progress if outcome_only else end or encode_progress(progress)
+            self._progress = self._progress if outcome_only else encode_progress(progress)
             parts: tuple[bytes | None, ...] = (self._state, self._progress, changes, None, self.inputs)
         else:
             parts = (None if outcome_only else self._state_change(), None, changes, result, None)
@@ -238,15 +236,14 @@ class Recorder:
         self._patches += 1
         return patch
 
-    def _small_end(self, progress: Progress) -> bytes | None:
-        """The progress at the end of a pass, encoded, where a complete checkpoint of it is small."""
-        encoded = encode_progress(progress)
-        size = len(self._state) + len(encoded) + len(self.inputs or b"")
-        return encoded if size < END_AT_MOST else None
-
-    def _is_due(self) -> bool:
+    def _is_due(self, status: Status, progress: Progress) -> bool:
+        """Whether the next checkpoint is to be complete: always, after enough of deltas, or at a small end of the pass."""
         deltas = self._deltas
-        return (deltas >= COMPLETE_AFTER and deltas >= self._complete_size) or self._patches >= PATCHES
+        if self._whole or (deltas >= COMPLETE_AFTER and deltas >= self._complete_size) or self._patches >= PATCHES:
+            return True
+        if status != "finished":
+            return False
+        return len(self._state) + len(encode_progress(progress)) + len(self.inputs or b"") < END_AT_MOST
 
     async def commit(self, checkpoint: Checkpoint) -> None:
         """See a prepared checkpoint committed. Called in the order of `prepare`, with no await between.
