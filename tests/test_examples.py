@@ -168,7 +168,7 @@ def test_a_restarted_method_level_flow_goes_on_counting(example: Example) -> Non
     first = "import runpy, asyncflow, sys; flow = runpy.run_path(sys.argv[1])['AnotherFlow']()"
     script = f"{first}; asyncflow.run(flow, {{'id': 'our-counter'}})"
     for _ in range(2):
-        subprocess.run([sys.executable, "-c", script, str(EXAMPLES / "seed_method_level.py")], check=True, timeout=30)
+        subprocess.run([sys.executable, "-c", script, str(EXAMPLES / "seed_method_level.py")], check=True, timeout=120)
 
     async def in_this_process() -> None:
         flow = seed.AnotherFlow()

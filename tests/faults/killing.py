@@ -43,7 +43,7 @@ from asyncflow import Flow, FlowState, SQLiteFlowPersistence, and_, errors, list
 from asyncflow.persistence.checkpoint import Checkpoint, state_after
 
 DATABASE, LOG, OUTPUT = "runs.db", "effects.log", "output.txt"
-LIMIT = 5.0
+LIMIT = 60.0
 """Seconds that a child may live, at most."""
 
 # ---- graphs, drawn from a seed -------------------------------------------------------------------------------------

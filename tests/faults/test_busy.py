@@ -250,7 +250,7 @@ PROCESSES = 16
 TOGETHER, ALONE = 2, 1
 """Runs of each process: side by side in one opening, and each in an opening of its own."""
 
-SECONDS = 90
+SECONDS = 240
 """A process that lives longer hangs."""
 
 ROUNDS = max(1, int(FACTOR))

@@ -43,7 +43,7 @@ from asyncflow.errors import AsyncflowError
 
 FLOWS: tuple[type[Flow[Tally]], ...] = (FanOut, Chain, Loop, Choice, Large)
 SWEPT = FLOWS if FACTOR >= 10 else FLOWS[:1]
-SECONDS = 5
+SECONDS = 60
 """A trial that takes longer hangs."""
 
 RUN = "the run"

@@ -23,7 +23,7 @@ from asyncflow import Flow, FlowState, SQLiteFlowPersistence, errors, router, st
 
 PATH, LOG = Path("runs.db"), Path("effects.log")
 STEPS = 10
-SECONDS = 60
+SECONDS = 120
 """A process that takes longer hangs."""
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGSTOP")

@@ -700,7 +700,7 @@ async def test_a_failed_run_is_nobodys_even_if_a_sibling_ended_after_the_failure
 
     async with Three.persistence:
         flow = Three()
-        with anyio.fail_after(30), pytest.raises(errors.MethodError):
+        with anyio.fail_after(120), pytest.raises(errors.MethodError):
             await flow.kickoff()
         head = sql("SELECT status, owner FROM runs")
 
@@ -778,7 +778,7 @@ async def holder() -> AsyncIterator[anyio.abc.Process]:
     env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
     async with await anyio.open_process([sys.executable, "-c", HOLDER], env=env, stderr=None) as process:
         try:
-            with anyio.fail_after(20):
+            with anyio.fail_after(120):
                 assert process.stdout is not None
                 assert (await process.stdout.receive()).strip() == b"ready"
             yield process
@@ -1007,7 +1007,7 @@ async def test_reading_does_not_wait_for_writers() -> None:
     with contextlib.closing(sqlite3.connect(PATH, isolation_level=None)) as other:
         async with Steps.persistence:
             other.execute("BEGIN IMMEDIATE")
-            with anyio.fail_after(30):
+            with anyio.fail_after(120):
                 loaded = await Steps.load(flow.run_id)
                 history = await loaded.history()
             other.execute("ROLLBACK")

@@ -188,7 +188,7 @@ async def test_checkpoints_of_one_run_in_one_batch_follow_one_another(
             with sql.transaction():
                 query("SELECT FROM {0}.runs FOR UPDATE")  # the first of them waits, and the others queue up behind it
                 group.start_soon(store_the_rest)
-                with anyio.fail_after(30):
+                with anyio.fail_after(120):
                     while len(queue) < 19:  # noqa: ASYNC110 - nobody tells of it
                         await anyio.sleep(0.001)
         found = await persistence.history("run")
@@ -239,9 +239,9 @@ async def test_where_a_whole_table_is_locked_a_batch_does_not_wait_once_for_each
     monkeypatch.setattr("asyncflow.persistence.postgres.writer.BUSY_SECONDS", 0.5)
     async with persistence:
         await persistence.load("any")
-        with sql.transaction(), anyio.fail_after(20):  # half a second for each would be 30
+        with sql.transaction(), anyio.fail_after(60):  # half a second for each would be 120
             query("LOCK TABLE {0}.runs")
-            told = await store_all(persistence, [Chain(f"run {n}").add() for n in range(60)])
+            told = await store_all(persistence, [Chain(f"run {n}").add() for n in range(240)])
 
     assert {type(error) for error in told.values()} == {errors.StorageBusyError}
 
@@ -328,7 +328,7 @@ async def test_a_run_is_its_owners_until_the_lease_has_run_out_and_then_the_owne
         query("UPDATE {0}.owners SET expires = clock_timestamp()")
         result = await Held.resume("held", persistence=persistence)
         holder.send_signal(signal.SIGCONT)
-        rest, _ = holder.communicate("go on\n", timeout=20)
+        rest, _ = holder.communicate("go on\n", timeout=120)
 
     assert caught.value.owner == owner
     assert caught.value.seconds is not None
@@ -343,7 +343,7 @@ async def test_a_run_is_its_owners_until_the_lease_has_run_out_and_then_the_owne
 async def test_a_run_can_be_taken_by_force(persistence: PostgresFlowPersistence, holder: subprocess.Popen[str]) -> None:
     async with persistence:
         assert await persistence.acquire("held", force=True) == 2
-        rest, _ = holder.communicate("go on\n", timeout=20)
+        rest, _ = holder.communicate("go on\n", timeout=120)
 
     assert rest == "RunFencedError\n"
 
@@ -364,13 +364,13 @@ async def test_a_lease_is_renewed_while_a_method_runs(persistence: PostgresFlowP
 
     class Long(Steps):
         async def first(self) -> str:
-            with anyio.fail_after(30):
+            with anyio.fail_after(120):
                 while len(seen) < 3:
                     seen.update(query("SELECT expires FROM {0}.owners"))
                     await anyio.sleep(0.02)
             return "one"
 
-    assert await Long(persistence=same(persistence, lease=0.3)).kickoff() == "one two three"
+    assert await Long(persistence=same(persistence, lease=1.5)).kickoff() == "one two three"
 
 
 @pytest.mark.clauses("L2")

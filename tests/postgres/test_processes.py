@@ -68,7 +68,7 @@ async def test_processes_that_take_up_the_same_runs_are_never_two_in_one(
 
     processes = [begun(rng.randint(4, 20)) for _ in range(KILLED)]
     try:
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             while len(at_work()) < KILLED:  # noqa: ASYNC110 - else the others might leave nothing for them to die in
                 await anyio.sleep(0.01)
         processes += [begun(0) for _ in range(PROCESSES - KILLED)]

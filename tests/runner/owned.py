@@ -49,6 +49,6 @@ def gate(name: str) -> anyio.Event:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         while not condition():  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.001)

@@ -80,7 +80,7 @@ async def test_a_run_that_stopped_so_is_taken_up_again(storage: Any, anyio_backe
             with pytest.raises(errors.RunInterruptedError):
                 await handle.result()
 
-            with anyio.fail_after(30):
+            with anyio.fail_after(120):
                 assert await (await runner.get(handle.run_id)).result() == "well"
 
 
@@ -165,7 +165,7 @@ async def test_a_run_goes_on_when_its_storage_is_well_again(
         with pytest.raises(errors.StorageWriteError, match="the disk is full"):
             await handle.result()
 
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             assert await (await runner.get("x")).result() == 2
     assert ran == ["x first", "x first", "x second"]
     assert "run x of Steps stopped before its end" in caplog.text

@@ -525,7 +525,7 @@ async def test_of_a_run_that_another_has_taken_over_the_result_is_what_that_one_
         gates["g"].set()
         await until(lambda: not runner.running)
         async with FlowRunner(there, flows=[Steps], recover_every=0.01):
-            with anyio.fail_after(30):
+            with anyio.fail_after(120):
                 assert await handle.result() == 2
 
     assert ran == ["x first", "x first", "x second"]
@@ -583,7 +583,7 @@ async def test_events_are_told_as_they_come_and_until_the_end(storage: Any) -> N
     seen: list[str] = []
     async with FlowRunner(storage) as runner:
         handle = await runner.start(Steps, {"gate": "g"}, run_id="x")
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             async for event in handle.events():
                 seen.append(told(event))
                 if seen == ALL[:1]:
@@ -606,7 +606,7 @@ async def test_events_go_on_after_one(storage: Any) -> None:
 async def test_events_of_a_run_that_fails_end(storage: Any) -> None:
     async with FlowRunner(storage) as runner:
         handle = await runner.start(Steps, {"fails": True})
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             seen = [told(event) async for event in handle.events()]
 
     assert seen == [*ALL[:2], "MethodFailed second:1", "RunEnded"]
@@ -617,7 +617,7 @@ async def test_events_of_a_run_elsewhere_are_told(storage: Any) -> None:
     seen: list[str] = []
     async with FlowRunner(storage) as runner, FlowRunner(storage) as other:
         await runner.start(Steps, {"gate": "g"}, run_id="x")
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             async for event in (await other.get("x")).events():
                 seen.append(told(event))
                 gates["g"].set()
@@ -715,7 +715,7 @@ async def test_events_after_one_that_there_never_was_end_with_the_run(storage: A
     async with FlowRunner(storage) as runner:
         handle = await runner.start(Steps)
         await handle.result()
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             assert [event async for event in handle.events(after=(99, 0))] == []
 
 

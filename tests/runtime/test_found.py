@@ -81,7 +81,7 @@ async def test_a_run_that_came_to_be_between_acquiring_and_loading_is_not_driven
             if call == "kickoff"
             else Slow.resume("x", persistence=SQLiteFlowPersistence("./runs.db"))
         )
-        with anyio.fail_after(30), pytest.raises(errors.RunLockedError):
+        with anyio.fail_after(120), pytest.raises(errors.RunLockedError):
             await tried
         first.go_on.set()
 
@@ -135,7 +135,7 @@ anyio.run(main)
 @pytest.mark.clauses("L2")
 def test_a_forked_child_neither_uses_nor_takes_what_its_parent_has_open() -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=20, env=env)
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120, env=env)
 
     assert done.stdout.splitlines() == ["child left with 7", "parent finished"]
     assert done.returncode == 0

@@ -587,7 +587,7 @@ RUNS = {
 def test_a_bare_script_exits_by_itself(way: str) -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", BARE.format(run=RUNS[way])]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, env=env)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
 
     slow = "Executing <"  # asyncio's own report, in debug mode, of a callback that a busy machine held up
     assert [line for line in ended.stderr.splitlines() if not line.startswith(slow)] == []
@@ -601,7 +601,7 @@ def test_a_script_that_fails_exits_by_itself_too() -> None:
     program = BARE.format(run="asyncflow.run(flow)").replace(
         "return self.state", "raise SystemExit(3); return self.state"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, env=env)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=env)
 
     assert ended.returncode == 3
 

@@ -132,7 +132,7 @@ async def test_a_draft_is_seen_by_nobody_before_it_is_committed() -> None:
             return seen
 
     flow = Two()
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         await flow.kickoff()
 
     assert flow.method_outputs["reader"] == (0, 0)
@@ -161,7 +161,7 @@ async def test_a_method_sees_the_state_of_its_launch_and_committed_state_the_new
             committed.set()
 
     flow = Two()
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         await flow.kickoff()
 
     assert flow.method_outputs["reader"] == (0, 1)
@@ -324,7 +324,7 @@ async def test_a_task_that_outlives_its_method_is_refused_the_state() -> None:
                 await told.wait()
 
         flow = Leaky()
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             await flow.kickoff()
 
     assert len(caught) == 2

@@ -82,7 +82,7 @@ class Service(NamedTuple):
 
     async def ended(self, where: str) -> dict[str, Any]:
         """A run, when it has ended."""
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             while (await self.http.get(where)).json()["status"] == "running":  # noqa: ASYNC110 - nobody tells
                 await anyio.sleep(0.001)
         told: dict[str, Any] = (await self.http.get(where)).json()
