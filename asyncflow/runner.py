@@ -191,7 +191,8 @@ class FlowRunner:
         """A run, owned by the runner, once it is stored.
 
         With a `run_id` it is the same however often it is called: a run that is running is attached to, here or elsewhere; an
-        interrupted one goes on; one that has ended gives its stored outcome. A caller that goes away changes nothing.
+        interrupted one goes on; one that has ended gives its stored outcome: the result, or the error that `result()` raises. A
+        caller that goes away changes nothing.
         Raises what `kickoff` raises before a run begins; `RunnerOverloadedError`, `RunnerClosedError`.
         """
         self._check_open()

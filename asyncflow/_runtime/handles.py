@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from .._waiting import is_cancelled
-from ..errors import CapabilityMissingError, RunFencedError
+from ..errors import CapabilityMissingError, MethodError, RunCancelledError, RunFencedError
 from ..events import Event
 from ..persistence.checkpoint import Checkpoint, Status
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
@@ -22,6 +22,9 @@ __all__ = ["Live", "RunFailure", "RunHandle", "RunView"]
 SOON: Final = 0.05
 LATE: Final = 1.0
 """Seconds between two looks at a run that somebody else drives: at first, and after a while."""
+
+ENDED: Final = (MethodError, RunCancelledError)
+"""What a run has come to, and is no refusal to begin it."""
 
 
 class Flag:
@@ -117,7 +120,7 @@ class Live:
                 self.result = await instance.start(self.run_id, self.inputs)
         except Exception as error:  # a flow's error is its own, and ends nothing else
             self.error = error
-            if not self.known.is_set():
+            if not self.known.is_set() and not isinstance(error, ENDED):
                 self.refusal = error
         except BaseException as error:  # the runner's end, or the flow's own doing, which ends nothing else either
             ends_program = _ends_program(error)

@@ -123,6 +123,33 @@ async def test_a_run_that_failed_gives_its_stored_failure(storage: Any) -> None:
     assert ran == ["x first", "x second"]
 
 
+async def test_a_run_that_has_ended_badly_is_attached_to_like_any_other(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage, recover_every=None) as runner:
+        failed = await runner.start(Steps, {"fails": True}, run_id="failed")
+        cancelled = await runner.start(Steps, {"gate": "g"}, run_id="cancelled")
+        await cancelled.cancel()
+        with pytest.raises(errors.MethodError):
+            await failed.result()
+        before = len(ran)
+
+        again = await runner.start(Steps, {"fails": True}, run_id="failed")
+        assert (again.run_id, await again.status()) == ("failed", "failed")
+        with pytest.raises(errors.MethodError, match="LookupError: told to"):
+            await again.result()
+        again = await runner.start(Steps, {"gate": "g"}, run_id="cancelled")
+        assert (again.run_id, await again.status()) == ("cancelled", "cancelled")
+        with pytest.raises(errors.RunCancelledError):
+            await again.result()
+        with pytest.raises(errors.RunInputsError):
+            await runner.start(Steps, {"n": 2}, run_id="failed")
+        with pytest.raises(errors.RunFlowMismatchError):
+            await runner.start(Other, run_id="failed")
+        await until(lambda: not runner.running)
+
+    assert len(ran) == before
+
+
 async def test_other_inputs_for_a_known_id_are_refused(storage: Any) -> None:
     async with FlowRunner(storage) as runner:
         await runner.run(Steps, {"n": 1}, run_id="x")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import anyio
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 
-from ...errors import MethodError, RunCancelledError, RunInputsError
+from ...errors import RunInputsError
 from ...runner import FlowRunner, KnownFlow, MakeFlow, RunHandle, RunView
 from .answers import documented, misfit
 from .models import Accepted, Run, given, inputs_type
@@ -76,10 +76,7 @@ async def _started(
     if "id" in inputs:
         raise misfit("the id of a run is not among its inputs; send an Idempotency-Key", ("id",))
     run_id = None if key is None else run_id_for(known.name, key)
-    try:
-        handle = await runner.start(flow, inputs, run_id=run_id)
-    except (MethodError, RunCancelledError):  # it has ended so before, and this asks for it again
-        handle = await runner.get(run_id)
+    handle = await runner.start(flow, inputs, run_id=run_id)
     view = await handle.look()
     if view.inputs and not inputs:
         raise RunInputsError("the run was begun with inputs", run_id=view.run_id)
