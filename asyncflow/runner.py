@@ -24,27 +24,18 @@ from ._runtime.edits import ended as outcome_of_ended
 from ._runtime.ending import cancel_stored
 from ._runtime.failures import stored_failure
 from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
-from ._runtime.left import Left
+from ._runtime.recovery import Recovery
 from ._runtime.runs import outcome_of, session
 from .errors import RunInputsError, RunLockedError, RunnerClosedError, RunnerOverloadedError
 from .flow import Flow, check_backend, default_persistence, made_by
 from .persistence.checkpoint import Checkpoint
-from .persistence.protocol import Catalog, FlowPersistence, RunEntry, offers
+from .persistence.protocol import FlowPersistence, RunEntry
 from .state import parse_run_id
 
 __all__ = ["FlowRunner", "KnownFlow", "RunFailure", "RunHandle", "RunView"]
 
 MakeFlow = Callable[[], Flow[Any]]
 """A flow class, or a function of no arguments that makes a flow."""
-
-PAGE: Final = 200
-"""Runs that are looked at together, where interrupted ones are looked for."""
-
-REST: Final = 5.0
-"""How many times as long as a look for interrupted runs takes nothing is looked for after it: 4 ms for 1,000 that are alive."""
-
-LONGEST: Final = 10.0
-"""Seconds of such a rest, at most: a look may also wait for places."""
 
 LEAVING: Final = 30.0
 """Seconds that stopped runs have to leave, one by one, before they are cancelled all together."""
@@ -78,6 +69,8 @@ class FlowRunner:
     `RunnerOverloadedError`.
     `grace`: seconds that its runs have to finish when it ends; then they stop at their next checkpoint, and what has not come to
     one after `patience` seconds more is cancelled. Either way they can be resumed.
+    `max_takeovers`: how often a run is taken over from dead processes without a checkpoint in between (None: no bound). It may be
+    what ends them; it is told to the log then, and left to whoever resumes, starts or cancels it.
     """
 
     def __init__(
@@ -91,9 +84,12 @@ class FlowRunner:
         grace: float = 10.0,
         patience: float = 10.0,
         recover_every: float | None = 0.5,
+        max_takeovers: int | None = 10,
     ) -> None:
         if max_running < 1 or max_waiting < 0:
             raise ValueError("max_running is at least 1, and max_waiting at least 0")
+        if max_takeovers is not None and max_takeovers < 0:
+            raise ValueError("max_takeovers is at least 0, or None: no bound")
         if overload not in ("wait", "raise"):
             raise ValueError(f"overload is 'wait' or 'raise', not {overload!r}")
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
@@ -107,7 +103,7 @@ class FlowRunner:
         self._patience = patience
         self._recover_every = recover_every
         self._live: dict[str, Live] = {}
-        self._left = Left()
+        self._recovery = Recovery(self.persistence, self._is_known, self._taken_up, max_takeovers)
         self._group: TaskGroup | None = None
         self._is_ending = False
         self._turns: anyio.Semaphore
@@ -128,7 +124,7 @@ class FlowRunner:
             self._stack = stack.pop_all()
         self._is_ending, self._idle = False, anyio.Event()
         if self._recover_every is not None:
-            self._group.start_soon(self._keep_recovering, self._recover_every)
+            self._group.start_soon(self._recovery.keep_looking, self._recover_every)
         return self
 
     async def __aexit__(self, *raised: Any) -> None:
@@ -249,30 +245,11 @@ class FlowRunner:
     # ---- taking up what others left ----------------------------------------------------------------------------
 
     async def recover(self) -> int:
-        """Take up the interrupted runs of known flows that nobody drives; how many."""
-        return await self._recovered(is_patient=False)
+        """Take up the interrupted runs of known flows that nobody drives, however often they were; how many."""
+        return await self._recovery.look(is_patient=False)
 
-    async def _recovered(self, *, is_patient: bool) -> int:
-        """Take them up; `is_patient`: those that could not go on here before, only from time to time."""
-        persistence = self.persistence
-        if not offers(persistence, Catalog):
-            return 0
-        begun, before, seen = 0, None, set[str]()
-        while True:
-            page = await persistence.runs(status="running", before=before, limit=PAGE)
-            for entry in page:
-                seen.add(entry.run_id)
-                if self._is_free(entry) and not (is_patient and self._left.waits(entry.run_id)):
-                    begun += await self._taken_up(entry)
-            if len(page) < PAGE:
-                self._left.keep(seen)
-                return begun
-            before = page[-1].position
-
-    def _is_free(self, entry: RunEntry) -> bool:
-        """Whether nobody drives a run of a known flow. One that stopped here before its end may still be called ours."""
-        is_left = not entry.is_driven or entry.run_id in self._left
-        return is_left and entry.run_id not in self._live and entry.flow in self._flows
+    def _is_known(self, entry: RunEntry) -> bool:
+        return self.is_open and entry.run_id not in self._live and entry.flow in self._flows
 
     async def _taken_up(self, entry: RunEntry) -> bool:
         """Take up a run, when there is a place for it, unless it is no longer to be taken up then."""
@@ -282,23 +259,9 @@ class FlowRunner:
                 self._begun(self._flows[entry.flow], entry.run_id, None)
                 return True
         except Exception as error:  # a function that makes a flow may raise whatever it likes
-            self._left.note(entry.run_id, entry.flow, error)
+            self._recovery.note(entry.run_id, entry.flow, error)
         self._places.release()
         return False
-
-    async def _keep_recovering(self, seconds: float) -> None:
-        told = ""
-        while not self._is_ending:
-            began = anyio.current_time()
-            try:
-                await self._recovered(is_patient=True)
-                told = ""
-            except Exception as error:  # whatever a backend raises: the runs that there are go on
-                if str(error) != told:  # once, and not twice a second until it is mended
-                    logger.warning("interrupted runs could not be looked for: %s", error)
-                told = str(error)
-            took = anyio.current_time() - began
-            await anyio.sleep(max(seconds, min(REST * took, LONGEST)))
 
     # ---- one run -----------------------------------------------------------------------------------------------
 
@@ -354,7 +317,7 @@ class FlowRunner:
         del self._live[run.run_id]
         is_ours = run.refusal is None or run.inputs is None  # else its starter was told why
         if is_ours and not run.winds_down and self.is_open:
-            self._left.note(run.run_id, run.flow._instance.setup.settings.name, run.error)
+            self._recovery.note(run.run_id, run.flow._instance.setup.settings.name, run.error)
         self._places.release()
         if not self._live:
             self._idle.set()

@@ -40,14 +40,27 @@ class Acquire(Job):
     """Become the owner of a run that is stored.
 
     `epoch` is then the new one, 0 for a run that is not stored. `may_replace` says whether an owner's runs are free;
-    where it does not, its lease has to run out, unless the run is taken by `force`.
+    where it does not, its lease has to run out, unless the run is taken by `force`. `is_here`: whether an owner is of this
+    process, so that it is not dead.
     """
 
-    def __init__(self, run_id: str, may_replace: Callable[[str], bool], *, force: bool = False) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        may_replace: Callable[[str], bool],
+        is_here: Callable[[str], bool],
+        *,
+        force: bool = False,
+    ) -> None:
         super().__init__(run_id)
         self.may_replace = may_replace
+        self.is_here = is_here
         self.force = force
         self.epoch = 0
+
+    def is_takeover(self, owner: str | None) -> bool:
+        """Whether the run, which had this owner and may be taken, is taken over from a dead one."""
+        return owner is not None and not self.force and not self.is_here(owner)
 
 
 class Release(Job):

@@ -102,6 +102,8 @@ class RunEntry(NamedTuple):
     updated_at: float
     position: int
     """Its place in the catalog: larger for what was begun later."""
+    takeovers: int = 0
+    """How often it was taken over from a dead owner since its newest checkpoint: what ends its processes has many."""
 
 
 @runtime_checkable

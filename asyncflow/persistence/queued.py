@@ -35,7 +35,10 @@ class Reads(Protocol):
     async def runs(
         self, flow: str | None, status: Status | None, before: int | None, limit: int
     ) -> list[tuple[Any, ...]]:
-        """Lines of the catalog, the newest first: run id, flow, status, pass, seq, owner, times, position, seconds of its lease."""
+        """Lines of the catalog, the newest first.
+
+        Run id, flow, status, pass, seq, owner, times, position, takeovers, seconds of its lease.
+        """
         ...
 
     async def ended(self) -> list[tuple[str, str, float]]:
@@ -65,6 +68,10 @@ class Opened(Protocol):
 
     def may_replace(self, owner: str) -> bool:
         """Whether the runs of an owner are free, whatever its lease says."""
+        ...
+
+    def is_here(self, owner: str) -> bool:
+        """Whether an owner is of this process."""
         ...
 
     def may_forget(self, owner: str) -> bool:
@@ -168,7 +175,7 @@ class QueuedPersistence(ABC, Generic[T]):
             raise ValueError(f"status is 'running', 'failed', 'finished' or 'cancelled', not {status!r}")
         async with self._shared.use() as opened:
             found = await opened.home.run(lambda: opened.reader.runs(flow, status, before, limit))
-            return [RunEntry._make((*r[:5], _is_driven(opened, r[5], r[9]), *r[6:9])) for r in found]
+            return [RunEntry._make((*r[:5], _is_driven(opened, r[5], r[10]), *r[6:10])) for r in found]
 
     async def delete(self, run_id: str) -> bool:
         """Forget a run that nobody drives. See `Retention`."""
@@ -220,7 +227,7 @@ class QueuedPersistence(ABC, Generic[T]):
     async def acquire(self, run_id: str, *, force: bool = False) -> int:
         """Become the owner of a run. Raises `RunLockedError` while the owner is a process that lives. See `Ownership`."""
         async with self._shared.use() as opened:
-            job = Acquire(run_id, opened.may_replace, force=force)
+            job = Acquire(run_id, opened.may_replace, opened.is_here, force=force)
             await opened.commits.submit(job)
             return job.epoch
 

@@ -170,11 +170,25 @@ async def test_an_empty_file_becomes_a_database() -> None:
     assert flow.status == "finished"
 
 
+async def test_an_older_file_is_brought_up_to_date_with_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("asyncflow.persistence.sqlite.database.MIGRATIONS", ("schema.sql", "leases.sql"))
+        patch.setattr("asyncflow.persistence.sqlite.database._schema", dict)
+        result = await Steps().kickoff({"id": "old"})
+        assert sql("PRAGMA user_version") == [(2,)]
+
+    storage = SQLiteFlowPersistence(PATH)
+    assert await Steps.resume("old") == result
+    assert [(entry.run_id, entry.takeovers) for entry in await storage.runs()] == [("old", 0)]
+    assert await storage.verify() == []
+    assert sql("PRAGMA user_version") == [(3,)]
+
+
 async def test_the_database_says_whose_it_is() -> None:
     await Steps().kickoff()
 
     assert sql("PRAGMA application_id") == [(0x61666C77,)]
-    assert sql("PRAGMA user_version") == [(2,)]
+    assert sql("PRAGMA user_version") == [(3,)]
     assert sql("PRAGMA integrity_check") == [("ok",)]
 
 

@@ -94,7 +94,20 @@ async def test_many_that_open_a_new_schema_at_once_make_it_once(
         for _ in range(8):
             group.start_soon(same(persistence).load, "any")
 
-    assert query("SELECT version FROM {0}.asyncflow") == [(1,)]
+    assert query("SELECT version FROM {0}.asyncflow ORDER BY 1") == [(1,), (2,)]
+
+
+async def test_an_older_schema_is_brought_up_to_date_with_its_runs(
+    persistence: PostgresFlowPersistence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("asyncflow.persistence.postgres.database.MIGRATIONS", ("schema.sql",))
+        await Steps(persistence=persistence).kickoff({"id": "old"})
+
+    again = same(persistence)
+    assert await Steps.resume("old", persistence=again) == "one two three"
+    assert [(entry.run_id, entry.takeovers) for entry in await again.runs()] == [("old", 0)]
+    assert await again.verify() == []
 
 
 async def test_a_schema_of_another_program_is_refused_and_left_as_it_was(
@@ -326,7 +339,10 @@ async def test_a_run_is_its_owners_until_the_lease_has_run_out_and_then_the_owne
         is_driven = [entry.is_driven for entry in await persistence.runs()]
         holder.send_signal(signal.SIGSTOP)
         query("UPDATE {0}.owners SET expires = clock_timestamp()")
+        await persistence.release("held", await persistence.acquire("held"))
+        takeovers = [entry.takeovers for entry in await persistence.runs()]
         result = await Held.resume("held", persistence=persistence)
+        takeovers += [entry.takeovers for entry in await persistence.runs()]
         holder.send_signal(signal.SIGCONT)
         rest, _ = holder.communicate("go on\n", timeout=120)
 
@@ -334,15 +350,17 @@ async def test_a_run_is_its_owners_until_the_lease_has_run_out_and_then_the_owne
     assert caught.value.seconds is not None
     assert 0 < caught.value.seconds <= persistence.lease
     assert is_driven == [True]
+    assert takeovers == [1, 0], "since the newest checkpoint"
     assert result == "taken over"
     assert rest == "RunFencedError\n"
-    assert query("SELECT count(*), max(epoch) FROM {0}.checkpoints") == [(3, 2)]
+    assert query("SELECT count(*), max(epoch) FROM {0}.checkpoints") == [(3, 3)]
 
 
 @pytest.mark.clauses("L1")
 async def test_a_run_can_be_taken_by_force(persistence: PostgresFlowPersistence, holder: subprocess.Popen[str]) -> None:
     async with persistence:
         assert await persistence.acquire("held", force=True) == 2
+        assert [entry.takeovers for entry in await persistence.runs()] == [0], "its owner was alive"
         rest, _ = holder.communicate("go on\n", timeout=120)
 
     assert rest == "RunFencedError\n"

@@ -30,7 +30,7 @@ __all__ = ["BUSY_SECONDS", "Connection", "Target", "explain", "explained", "is_a
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
-MIGRATIONS: Final = ("schema.sql",)
+MIGRATIONS: Final = ("schema.sql", "takeovers.sql")
 """One file for each version, in order."""
 
 BUSY_SECONDS: Final = 5.0

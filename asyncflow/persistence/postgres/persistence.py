@@ -49,6 +49,9 @@ class _Open:
     def may_replace(self, owner: str) -> bool:
         return _OURS.get(owner) == self.place
 
+    def is_here(self, owner: str) -> bool:
+        return owner in _OURS
+
     def may_forget(self, owner: str) -> bool:
         return False
 

@@ -29,10 +29,15 @@ LOCK_HEADS = f"SELECT {_HEAD} FROM {{schema}}.runs WHERE run_id = ANY(%s::text[]
 SELECT_LEASES = f"SELECT owner, {_LEFT} FROM {{schema}}.owners WHERE owner = ANY(%s::text[])"
 LEAVE = "DELETE FROM {schema}.owners WHERE owner = %s"
 OWN_RUN = "UPDATE {schema}.runs SET owner = %s, epoch = %s, digest = %s WHERE run_id = %s"
+COUNT_TAKEOVER = (
+    "UPDATE {schema}.runs SET takeovers = CASE WHEN taken_at = head THEN takeovers ELSE 0 END + 1, taken_at = head "
+    "WHERE run_id = %s"
+)
 DELETE_CHECKPOINTS = "DELETE FROM {schema}.checkpoints WHERE run = (SELECT id FROM {schema}.runs WHERE run_id = %s)"
 DELETE_RUN = "DELETE FROM {schema}.runs WHERE run_id = %s"
 SELECT_RUNS = (
-    "SELECT run_id, flow, status, number, head, runs.owner, created_at, updated_at, id, " + _LEFT + " "
+    "SELECT run_id, flow, status, number, head, runs.owner, created_at, updated_at, id, "
+    "CASE WHEN taken_at = head THEN takeovers ELSE 0 END, " + _LEFT + " "
     "FROM {schema}.runs LEFT JOIN {schema}.owners ON owners.owner = runs.owner "
     "WHERE id < %s AND (%s::text IS NULL OR flow = %s::text) AND {status} ORDER BY id DESC LIMIT %s"
 )

@@ -245,6 +245,8 @@ class Writer:
                 await connection.execute(sql(rows.DELETE_RUN), (job.run_id,))
                 del heads[job.run_id]
             elif new != head:
+                if isinstance(job, Acquire) and job.is_takeover(head.owner):
+                    await connection.execute(sql(rows.COUNT_TAKEOVER), (job.run_id,))
                 await connection.execute(sql(rows.OWN_RUN), (new.owner, new.epoch, new.digest(self._key), new.run_id))
                 heads[job.run_id] = (*new, new.digest(self._key))
 

@@ -42,7 +42,7 @@ __all__ = [
 APPLICATION_ID: Final = 0x61666C77
 """'aflw': tells our databases from other programs'."""
 
-MIGRATIONS: Final = ("schema.sql", "leases.sql")
+MIGRATIONS: Final = ("schema.sql", "leases.sql", "takeovers.sql")
 """One file for each version, in order; `user_version` counts those that were applied."""
 
 BUSY_SECONDS: Final = 5.0

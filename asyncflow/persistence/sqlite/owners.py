@@ -77,11 +77,15 @@ class Owner:
         They are if it belongs to this process (which knows which runs it drives), or is provably dead: its file is gone,
         or its lock is free.
         """
-        return other == self.id or other in _LIVING or self.is_dead(other)
+        return self.is_here(other) or self.is_dead(other)
+
+    def is_here(self, other: str) -> bool:
+        """Whether an owner is of this process."""
+        return other == self.id or other in _LIVING
 
     def is_dead(self, other: str) -> bool:
         """Whether an owner is provably dead."""
-        if other == self.id or other in _LIVING:
+        if self.is_here(other):
             return False
         if fcntl is None or not other.isalnum():
             return False

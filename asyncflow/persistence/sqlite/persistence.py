@@ -41,6 +41,9 @@ class _Open:
     def may_replace(self, owner: str) -> bool:
         return self.owner.may_replace(owner)
 
+    def is_here(self, owner: str) -> bool:
+        return self.owner.is_here(owner)
+
     def may_forget(self, owner: str) -> bool:
         return self.owner.is_dead(owner)
 

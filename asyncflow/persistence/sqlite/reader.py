@@ -116,7 +116,10 @@ class Reader:
     async def runs(
         self, flow: str | None, status: Status | None, before: int | None, limit: int
     ) -> list[tuple[Any, ...]]:
-        """Lines of the catalog, the newest first: run id, flow, status, pass, seq, owner, times, position, seconds of its lease."""
+        """Lines of the catalog, the newest first.
+
+        Run id, flow, status, pass, seq, owner, times, position, takeovers, seconds of its lease.
+        """
         sql = rows.SELECT_RUNS.format(
             status=f"status = '{status}'" if status else "1"
         )  # spelt out, for the partial index

@@ -46,6 +46,7 @@ DELETE_CHECKPOINTS = "DELETE FROM checkpoints WHERE run = (SELECT id FROM runs W
 DELETE_RUN = "DELETE FROM runs WHERE run_id = ?"
 SELECT_RUNS = (
     "SELECT run_id, flow, status, number, head, owner, created_at, updated_at, id, "
+    "CASE WHEN taken_at = head THEN takeovers ELSE 0 END, "
     "(SELECT expires - (julianday('now') - 2440587.5) * 86400.0 FROM owners WHERE owners.owner = runs.owner) FROM runs "
     "WHERE id < ? AND (?2 IS NULL OR flow = ?2) AND {status} ORDER BY id DESC LIMIT ?3"
 )
@@ -54,6 +55,7 @@ SELECT_ENDED = (
 )
 SELECT_RUN_IDS = "SELECT run_id FROM runs ORDER BY id"
 OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, digest = ? WHERE run_id = ?"
+COUNT_TAKEOVER = "UPDATE runs SET takeovers = CASE WHEN taken_at = head THEN takeovers ELSE 0 END + 1, taken_at = head WHERE run_id = ?"
 SELECT_CHECKPOINTS = (
     f"SELECT {_COLUMNS} FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) "
     "AND seq BETWEEN ? AND ? ORDER BY seq"

@@ -223,6 +223,8 @@ class Writer:
         if not job.force:
             await self._refuse_driven(job, head)
         job.epoch = head.epoch + 1
+        if job.is_takeover(head.owner):
+            await self._connection.execute(rows.COUNT_TAKEOVER, (head.run_id,))
         await self._set_owner(head._replace(owner=self._owner, epoch=job.epoch))
 
     async def _set_owner(self, head: Head) -> None:

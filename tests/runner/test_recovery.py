@@ -2,15 +2,20 @@
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from owned import STORES, Steps, Work, gate, gates, ran, until
 
-from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, SQLiteFlowPersistence, errors, start
-from asyncflow._runtime.left import AGAIN
+import asyncflow
+from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, SQLiteFlowPersistence, errors, listen, start
+from asyncflow._runtime.recovery import AGAIN
 from asyncflow.persistence import Checkpoint
 
 
@@ -220,6 +225,125 @@ async def test_a_run_that_is_deleted_while_it_is_to_be_taken_up_stays_deleted(st
 
     assert ran == ["other first", "other second"]
     assert await storage.load("x") is None
+
+
+# ---- runs that end their process ------------------------------------------------------------------------------------
+
+DEADLY = """
+import os, sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+from asyncflow import Flow, FlowRunner, SQLiteFlowPersistence, listen, start
+
+def live(method: str) -> str:
+    log = Path("lives.log")
+    told = log.read_text() if log.exists() else ""
+    log.write_text(told + method + "\\n")
+    if told.split().count(method) < 2:
+        os._exit(9)
+    return method
+
+class Deadly(Flow[dict[str, Any]]):
+    @start()
+    async def one(self) -> str:
+        return live("one")
+
+    @listen(one)
+    async def two(self) -> str:
+        return live("two")
+
+    @listen(two)
+    async def three(self) -> str:
+        return live("three")
+
+async def main() -> None:
+    storage = SQLiteFlowPersistence("runs.db", durability="process")
+    async with FlowRunner(storage, flows=[Deadly], max_takeovers=1, recover_every=0.01) as runner:
+        if not await storage.runs():
+            await runner.start(Deadly, run_id="x")
+        await anyio.sleep(120)
+
+anyio.run(main)
+"""
+
+
+class Deadly(Flow[dict[str, Any]]):
+    """The same flow, mended."""
+
+    @start()
+    async def one(self) -> str:
+        return "one"
+
+    @listen(one)
+    async def two(self) -> str:
+        return "two"
+
+    @listen(two)
+    async def three(self) -> str:
+        ran.append("three")
+        return "three"
+
+
+def lives(count: int) -> None:
+    """The process of a runner, started again and again, that ends in a method of its run each time."""
+    env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
+    for _ in range(count):
+        assert subprocess.run([sys.executable, "-c", DEADLY], env=env, timeout=120).returncode == 9
+
+
+@pytest.mark.clauses("L2")
+async def test_a_run_that_ends_its_processes_is_taken_over_so_often_and_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await anyio.to_thread.run_sync(lives, 2)  # begun, and taken over once
+    storage = STORES["sqlite"]()
+    async with FlowRunner(storage, flows=[Deadly], max_takeovers=1, recover_every=0.001) as runner:
+        await until(lambda: "x of Deadly" in caplog.text)
+        await anyio.sleep(0.1)
+        assert [(entry.takeovers, entry.is_driven) for entry in await storage.runs()] == [(1, False)]
+        assert ran == []
+        assert await runner.run(Steps) == 2
+
+        assert await runner.run(Deadly, run_id="x") == "three", "who asks for it goes on with it"
+    (told,) = (record for record in caplog.records if record.name == "asyncflow")
+    assert told.levelno == logging.ERROR
+    assert "run x of Deadly is not taken up any more" in told.getMessage()
+    assert "from 1 dead processes" in told.getMessage()
+
+
+@pytest.mark.parametrize("most", [2, None])
+async def test_how_often_is_for_the_user_to_say(most: int | None) -> None:
+    await anyio.to_thread.run_sync(lives, 2)
+    storage = STORES["sqlite"]()
+    async with FlowRunner(storage, flows=[Deadly], max_takeovers=most):
+        await until(lambda: ran)
+
+    assert ran == ["three"]
+
+
+async def test_recover_takes_up_also_what_was_taken_over_too_often() -> None:
+    await anyio.to_thread.run_sync(lives, 2)
+    async with FlowRunner(STORES["sqlite"](), flows=[Deadly], max_takeovers=0, recover_every=None) as runner:
+        assert await runner.recover() == 1
+        await until(lambda: ran)
+
+
+async def test_a_run_that_gets_on_is_taken_over_as_often_as_it_takes() -> None:
+    await anyio.Path("lives.log").write_text("one\ntwo\nthree\n")  # each method ends one process
+    await anyio.to_thread.run_sync(lives, 3)
+    storage = STORES["sqlite"]()
+    assert [(entry.takeovers, entry.seq) for entry in await storage.runs()] == [(0, 2)]
+
+    async with FlowRunner(storage, flows=[Deadly], max_takeovers=2):
+        await until(lambda: ran)
+    assert [(entry.takeovers, entry.status) for entry in await storage.runs()] == [(0, "finished")]
+
+
+def test_a_bound_below_nought_is_none() -> None:
+    with pytest.raises(ValueError, match="max_takeovers is at least 0"):
+        FlowRunner(MemoryFlowPersistence(), max_takeovers=-1)
 
 
 # ---- started, and cancelled, by several ------------------------------------------------------------------------------

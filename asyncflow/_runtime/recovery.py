@@ -1,0 +1,124 @@
+"""Taking up interrupted runs: those that a dead process left behind, and those that stopped here although nobody asked for that.
+
+What stopped a run may do so again: a storage that fails, a class that has lost a method; its owner lives, so no other process
+takes it up. It is told, and tried again ever more seldom. And what ended a run's process may end the next one: it is taken over
+so often, and no more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import anyio
+
+from ..errors import MethodError, RunCancelledError, RunFencedError, RunLockedError, RunNotFoundError
+from ..persistence.protocol import Catalog, FlowPersistence, RunEntry, offers
+
+__all__ = ["Recovery"]
+
+PAGE: Final = 200
+"""Runs that are looked at together."""
+
+REST: Final = 5.0
+"""How many times as long as a look takes nothing is looked for after it: 4 ms for 1,000 that are alive."""
+
+LONGEST: Final = 10.0
+"""Seconds of such a rest, at most: a look may also wait for places."""
+
+AGAIN: Final = 0.5
+LATEST: Final = 60.0
+"""Seconds until a run that stopped here is tried again: at first, and at most."""
+
+ENDED: Final = (MethodError, RunCancelledError, RunLockedError, RunFencedError, RunNotFoundError)
+"""What a run does not stop here with before its end: it has ended, is driven by another, or has been deleted."""
+
+logger = logging.getLogger("asyncflow")
+
+
+class Recovery:
+    """Looks for runs that nobody drives, and hands them over to be taken up."""
+
+    def __init__(
+        self,
+        persistence: FlowPersistence,
+        is_known: Callable[[RunEntry], bool],
+        take_up: Callable[[RunEntry], Awaitable[bool]],
+        max_takeovers: int | None,
+    ) -> None:
+        """`is_known`: whether a run is of a known flow, and not driven here; `take_up`: whether it was."""
+        self._persistence = persistence
+        self._is_known = is_known
+        self._take_up = take_up
+        self._max_takeovers = max_takeovers
+        self._stopped: dict[str, tuple[float, float]] = {}
+        """When each that stopped here is to be tried again, and how long that was put off."""
+        self._given_up = set[str]()
+
+    def note(self, run_id: str, flow: str, error: BaseException | None) -> None:
+        """What a run came to here, or that it could not be taken up."""
+        if error is None or isinstance(error, ENDED):
+            self._stopped.pop(run_id, None)
+            return
+        _, pause = self._stopped.get(run_id, (0.0, AGAIN))
+        self._stopped[run_id] = anyio.current_time() + pause, min(2 * pause, LATEST)
+        logger.warning("run %s of %s stopped before its end, and stays as it is stored: %s", run_id, flow, error)
+
+    async def keep_looking(self, seconds: float) -> None:
+        """Look every so often, or more seldom where a look takes long."""
+        told = ""
+        while True:
+            began = anyio.current_time()
+            try:
+                await self.look(is_patient=True)
+                told = ""
+            except Exception as error:  # whatever a backend raises: the runs that there are go on
+                if str(error) != told:  # once, and not twice a second until it is mended
+                    logger.warning("interrupted runs could not be looked for: %s", error)
+                told = str(error)
+            took = anyio.current_time() - began
+            await anyio.sleep(max(seconds, min(REST * took, LONGEST)))
+
+    async def look(self, *, is_patient: bool) -> int:
+        """Take up what is free; how many. `is_patient`: what came to nothing before, only from time to time, or no more."""
+        persistence = self._persistence
+        if not offers(persistence, Catalog):
+            return 0
+        begun, before, seen = 0, None, set[str]()
+        while True:
+            page = await persistence.runs(status="running", before=before, limit=PAGE)
+            for entry in page:
+                seen.add(entry.run_id)
+                if self._is_free(entry) and not (is_patient and self._is_put_off(entry)):
+                    begun += await self._take_up(entry)
+            if len(page) < PAGE:
+                self._forget_all_but(seen)
+                return begun
+            before = page[-1].position
+
+    def _is_free(self, entry: RunEntry) -> bool:
+        """Whether nobody drives a known run. One that stopped here before its end may still be called ours."""
+        return (not entry.is_driven or entry.run_id in self._stopped) and self._is_known(entry)
+
+    def _is_put_off(self, entry: RunEntry) -> bool:
+        """Whether a run is to be tried again later, or not any more."""
+        if entry.run_id in self._stopped:
+            return self._stopped[entry.run_id][0] > anyio.current_time()
+        if self._max_takeovers is None or entry.takeovers < self._max_takeovers:
+            return False
+        if entry.run_id not in self._given_up:
+            self._given_up.add(entry.run_id)
+            logger.error(
+                "run %s of %s is not taken up any more: since its last checkpoint it was taken over from %d dead processes, "
+                "and may be what ends them. Look for the cause; then resume it, or cancel it",
+                entry.run_id,
+                entry.flow,
+                entry.takeovers,
+            )
+        return True
+
+    def _forget_all_but(self, seen: set[str]) -> None:
+        """What is not running any more, somebody else has ended."""
+        self._stopped = {run_id: when for run_id, when in self._stopped.items() if run_id in seen}
+        self._given_up &= seen
