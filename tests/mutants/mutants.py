@@ -71,6 +71,14 @@ MUTANTS = (
         "",
         f"{SQLITE}::test_a_checkpoint_that_does_not_follow_is_stale_and_nothing_is_written",
     ),
+    Mutant(
+        "a run is called taken over from the dead however long ago that was",
+        ("L2",),
+        "persistence/sqlite/rows.py",
+        "SET takeovers = CASE WHEN taken_at = head THEN takeovers ELSE 0 END + 1",
+        "SET takeovers = takeovers + 1",
+        "runner/test_recovery.py::test_a_run_that_gets_on_is_taken_over_as_often_as_it_takes",
+    ),
     # ---- execution counts
     Mutant(
         "a method that changes nothing has no checkpoint",
