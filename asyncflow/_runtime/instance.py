@@ -16,7 +16,7 @@ from ..persistence.checkpoint import Checkpoint
 from ..state import new_run_id, parse_run_id
 from . import refusals
 from .engine import Engine
-from .recorder import inputs_bytes
+from .inputs import are_inputs, inputs_bytes
 from .runs import (
     Claim,
     Stored,
@@ -141,7 +141,7 @@ class Instance(Shown):
             claim=claim,
             after=after,
             number=1 + before,
-            inputs=self._inputs_bytes(given) if is_stored else None,
+            inputs=inputs_bytes(self._named(given)) if is_stored else None,
         )
         self._turn_to(run_id)
         self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
@@ -278,10 +278,11 @@ class Instance(Shown):
             raise refusals.other_inputs(self._class, c)
 
     def _are_its_inputs(self, c: Checkpoint, given: dict[str, Any]) -> bool:
-        return not given or self._inputs_bytes(given) == c.inputs
+        return not given or are_inputs(c.inputs, self._named(given))
 
-    def _inputs_bytes(self, given: dict[str, Any]) -> bytes:
-        return inputs_bytes(dict(zip(self.state_type.names_of(given), given.values(), strict=True)))
+    def _named(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Inputs by the names of the state's fields."""
+        return dict(zip(self.state_type.names_of(given), given.values(), strict=True))
 
     def driving(self) -> AbstractContextManager[None]:
         """Nobody else drives this instance for as long as this lasts. Raises `FlowBusyError`."""

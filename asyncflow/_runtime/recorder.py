@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import anyio
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 
 from .._definition.definition import FlowDefinition
 from .._scheduling.messages import Transition
@@ -31,7 +31,7 @@ from ..persistence.patches import is_patch, patch_of
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
 from ..state import StateType
 
-__all__ = ["Codecs", "Recorder", "inputs_bytes"]
+__all__ = ["Codecs", "Recorder"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -290,15 +290,6 @@ class Recorder:
                     seq=checkpoint.seq,
                 )
             await to_its_end(save)
-
-
-def inputs_bytes(inputs: Mapping[str, Any]) -> bytes:
-    """Inputs in a form that can be compared with those of the same line of code, run again. They are never read back."""
-    known = {name: inputs[name] for name in sorted(inputs)}
-    try:
-        return to_json(known, inf_nan_mode="strings", bytes_mode="hex", serialize_unknown=True)
-    except PydanticSerializationError:
-        return to_json({name: ascii(value) for name, value in known.items()})
 
 
 def _not_storable(

@@ -1,0 +1,107 @@
+"""Inputs that are told again: the same ones are known, in whichever order sets and dicts tell what they hold."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field
+
+from asyncflow import Flow, FlowState, MemoryFlowPersistence, errors, start
+from asyncflow._runtime.inputs import are_inputs, inputs_bytes
+
+ONE, OTHER = {0, 8}, {8, 0}
+assert list(ONE) != list(OTHER), "equal sets that tell their members in another order"
+
+
+class Settings(BaseModel):
+    tags: set[int] = set()
+    named: int = Field(1, alias="x")
+
+
+@dataclass
+class Point:
+    at: set[int] = field(default_factory=set)
+
+
+SAME: dict[str, tuple[Any, Any]] = {
+    "a set": (ONE, OTHER),
+    "a frozen set in a list": ([frozenset(ONE)], [frozenset(OTHER)]),
+    "a set in a model": (Settings(tags=ONE), Settings(tags=OTHER)),
+    "a set in a dataclass": (Point(ONE), Point(OTHER)),
+    "a dict in a dict": ({"a": {"x": 1, "y": 2}}, {"a": {"y": 2, "x": 1}}),
+    "a dict in a list in a model's place": ([{1: ONE, "b": 2}], [{"b": 2, 1: OTHER}]),
+    "what JSON has no form for": (
+        {"at": datetime(2026, 1, 1), "b": b"\xff", "n": float("nan"), "s": ONE},
+        {"s": OTHER, "n": float("nan"), "b": b"\xff", "at": datetime(2026, 1, 1)},
+    ),
+}
+OTHERS: dict[str, tuple[Any, Any]] = {
+    "a set with one more": (ONE, {0, 8, 1}),
+    "a set with another": (ONE, {0, 1}),
+    "a list in another order": ([1, 2], [2, 1]),
+    "a dict with one more": ({"a": 1}, {"a": 1, "b": 2}),
+    "a dict with another value": ({"a": {"x": 1}}, {"a": {"x": 2}}),
+    "a dict with another key": ({"a": 1}, {"b": 1}),
+    "truth for one": ({"a": [True]}, {"a": [1]}),
+    "a model with another field": (Settings(tags=ONE), Settings(tags=OTHER, x=2)),
+    "text for a list": ([1], "[1]"),
+    "something for a set": (3, ONE),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_the_same_inputs_are_known_again(name: str) -> None:
+    one, other = SAME[name]
+
+    assert are_inputs(inputs_bytes({"n": 1, "it": one}), {"it": other, "n": 1})
+    assert are_inputs(inputs_bytes({"n": 1, "it": other}), {"it": one, "n": 1})
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_inputs_are_told_apart(name: str) -> None:
+    one, other = OTHERS[name]
+
+    assert not are_inputs(inputs_bytes({"it": one}), {"it": other})
+    assert not are_inputs(inputs_bytes({"it": other}), {"it": one})
+
+
+def test_what_cannot_be_written_is_compared_by_its_text() -> None:
+    stored = inputs_bytes({"it": [object]})
+
+    assert are_inputs(stored, {"it": [object]})
+    assert not are_inputs(stored, {"it": [int]})
+
+
+def test_what_holds_itself_is_no_other() -> None:
+    ring: list[Any] = []
+    ring.append(ring)
+
+    assert not are_inputs(inputs_bytes({"it": [1]}), {"it": ring})
+    assert are_inputs(inputs_bytes({"it": ring}), {"it": ring})
+
+
+class Work(FlowState):
+    tags: set[int] = Field(default_factory=set)
+    more: dict[str, int] = Field(default_factory=dict)
+
+
+class Fails(Flow[Work]):
+    fails = True
+
+    @start()
+    async def only(self) -> int:
+        if self.fails:
+            raise LookupError
+        return len(self.state.tags)
+
+
+async def test_the_same_line_run_again_goes_on_whatever_the_order_of_its_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryFlowPersistence()
+    with pytest.raises(errors.MethodError):
+        await Fails(persistence=store).kickoff({"id": "x", "tags": ONE, "more": {"a": 1, "b": 2}})
+    monkeypatch.setattr(Fails, "fails", False)
+    with pytest.raises(errors.RunInputsError):
+        await Fails(persistence=store).kickoff({"id": "x", "tags": {0}, "more": {"a": 1, "b": 2}})
+
+    assert await Fails(persistence=store).kickoff({"id": "x", "tags": OTHER, "more": {"b": 2, "a": 1}}) == 2
