@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-__all__ = ["current_loop", "in_trio", "is_cancelled", "is_closed", "outlast", "to_its_end"]
+__all__ = ["current_loop", "in_cancelled_scope", "in_trio", "is_closed", "outlast", "to_its_end"]
 
 T = TypeVar("T")
 
@@ -35,12 +35,9 @@ def is_closed(loop: object) -> bool:
     return bool(getattr(loop, "is_closed", bool)())
 
 
-def is_cancelled() -> bool:
-    """Whether somebody has cancelled the current task, by a scope or natively. A cancellation may also be its own work's."""
-    if anyio.current_effective_deadline() == -math.inf:
-        return True
-    task = None if in_trio() else asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+def in_cancelled_scope() -> bool:
+    """Whether a scope around the current task was cancelled. A cancellation may also be its own work's, and of that task alone."""
+    return anyio.current_effective_deadline() == -math.inf
 
 
 async def outlast(event: anyio.Event) -> None:

@@ -103,7 +103,9 @@ class FlowRunner:
         self._patience = patience
         self._recover_every = recover_every
         self._live: dict[str, Live] = {}
-        self._recovery = Recovery(self.persistence, self._is_known, self._taken_up, max_takeovers)
+        self._recovery = Recovery(
+            self.persistence, self._is_known, self._taken_up, self._driven, self._look_after, max_takeovers
+        )
         self._group: TaskGroup | None = None
         self._is_ending = False
         self._turns: anyio.Semaphore
@@ -165,6 +167,11 @@ class FlowRunner:
         """Whether it takes runs: it has been entered, and is not ending."""
         return self._group is not None and not self._is_ending
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it has as many runs as it takes, so that `start` waits, or raises `RunnerOverloadedError`."""
+        return self.is_open and not self._places.value
+
     def add(self, flow: MakeFlow) -> KnownFlow:
         """Know a flow, so that its interrupted runs are taken up, too; what there is to know of it."""
         made = self._known(flow)
@@ -197,6 +204,10 @@ class FlowRunner:
         if len(ids) > 1:
             raise RunInputsError(f"two ids for one run: {' and '.join(sorted(ids))}. Nothing was started")
         known = next(iter(ids), None)
+        if known is not None and known not in self._live and self.is_full:
+            ended = await self._ended(flow, known, given)  # that needs no place
+            if ended is not None:
+                return ended
         while True:
             run = self._live.get(known or "") or await self._placed(flow, known, given)
             await run.known.wait()
@@ -212,6 +223,14 @@ class FlowRunner:
                 self._known(flow)._instance.check_same(stored, given)
                 return self._handle(run.run_id, None if is_elsewhere else run)
             await anyio.sleep(SOON)  # whoever drives it is about to store it
+
+    async def _ended(self, flow: MakeFlow, run_id: str, given: dict[str, Any]) -> RunHandle | None:
+        """A handle on a run that has ended."""
+        stored = await self.persistence.load(run_id)
+        if stored is None or stored.status == "running":
+            return None
+        self._known(flow)._instance.check_same(stored, given)
+        return self._handle(run_id)
 
     async def run(
         self, flow: MakeFlow, inputs: Mapping[str, Any] | None = None, *, run_id: object | None = None
@@ -262,6 +281,17 @@ class FlowRunner:
             self._recovery.note(entry.run_id, entry.flow, error)
         self._places.release()
         return False
+
+    def _driven(self) -> set[str]:
+        return {run_id for run_id, run in self._live.items() if run.known.is_set()}
+
+    async def _look_after(self, gone: set[str]) -> None:
+        """Stop the runs here that another owner has ended: their methods would go on to their end, and only then be refused."""
+        for run_id in gone:
+            run = self._live.get(run_id)
+            stored = None if run is None else await self.persistence.load(run_id)
+            if stored is not None and run is not None and stored.epoch > run.epoch > 0:
+                run.lose()
 
     # ---- one run -----------------------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 
-from .._waiting import is_cancelled
-from ..errors import CapabilityMissingError, MethodError, RunCancelledError, RunFencedError
+from .._waiting import in_cancelled_scope
+from ..errors import CapabilityMissingError, MethodError, RunCancelledError, RunFencedError, StorageError
 from ..events import Event
 from ..persistence.checkpoint import Checkpoint, Status
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
@@ -103,6 +103,11 @@ class Live:
         self._has_turn = self.winds_down = False
 
     @property
+    def epoch(self) -> int:
+        """Of this owner; 0 while nothing is driven."""
+        return self.flow._instance.epoch  # type: ignore[no-any-return]  # of any flow
+
+    @property
     def news(self) -> anyio.Event:
         """Set at its next checkpoint, and at its end; there is another one then."""
         self._news = self._news or anyio.Event()
@@ -124,7 +129,7 @@ class Live:
                 self.refusal = error
         except BaseException as error:  # the runner's end, or the flow's own doing, which ends nothing else either
             ends_program = _ends_program(error)
-            self.winds_down = self.winds_down or ends_program or is_cancelled()
+            self.winds_down = self.winds_down or ends_program or in_cancelled_scope()
             told = refusals.interrupted(self.run_id) if self.winds_down else refusals.cut_off(self.run_id, error)
             self.error = told
             if not self.known.is_set():
@@ -169,6 +174,11 @@ class Live:
         """Stop it at once."""
         self.winds_down = True
         self.flow._instance.stop()
+        self._wait_no_longer()
+
+    def lose(self) -> None:
+        """Stop it at once: it is another owner's."""
+        self.flow._instance.lose()
         self._wait_no_longer()
 
     async def cancel(self) -> None:
@@ -250,30 +260,56 @@ class RunHandle:
 
         Raises `StateSchemaError` if that does not fit the flow's model any more, and `StorageError`s.
         """
-        return self._look(await self._stored())
+        return self.view(await self.stored())
+
+    def view(self, stored: Checkpoint) -> RunView:
+        """A checkpoint of the run, read. Raises `StateSchemaError`, `CheckpointCorruptError`."""
+        return self._look(stored)
+
+    async def stored(self) -> Checkpoint:
+        """The newest checkpoint of the run, as it is stored: to look at where a run stands without reading its state.
+
+        Raises `RunNotFoundError` if it has been forgotten, and `StorageError`s.
+        """
+        stored = await self._persistence.load(self.run_id)
+        if stored is None:
+            raise refusals.unknown_run(self._persistence, self.run_id, None)
+        return stored
 
     async def status(self) -> str:
         """ "running", "interrupted", "failed", "finished" or "cancelled", by what is stored now.
 
         An interrupted run is one that nobody drives here: a dead process left it, or another drives it.
         """
-        stored = await self._stored()
+        stored = await self.stored()
         is_driven = self._live is not None and not self._live.ended.is_set()
         return "interrupted" if stored.status == "running" and not is_driven else stored.status
 
     async def result(self) -> Any:
         """What the run's kickoff returns, when it has ended: here, or elsewhere. Taken over by another owner, it is that one's end.
 
-        Raises `MethodError`, `RunCancelledError`, and whatever ended it.
+        Raises `MethodError`, `RunCancelledError`, and whatever else stopped it here, unless it has ended since then.
         """
         live = self._live
         if live is not None:
             await live.ended.wait()
             if live.error is None:
                 return live.result
-            if not isinstance(live.error, RunFencedError):
+            if isinstance(live.error, ENDED):
                 raise live.error
+            if not isinstance(live.error, RunFencedError):
+                return await self._ended_since(live.error)
         return await self._outcome(await self._ended())
+
+    async def _ended_since(self, stopped: BaseException) -> Any:
+        """The outcome of a run that has stopped here before its end. Raises what stopped it, if it has not ended."""
+        try:
+            stored = await self.stored()
+        except StorageError:
+            raise stopped from None
+        if stored.status == "running":
+            raise stopped
+        return await self._outcome(stored)
 
     async def cancel(self) -> None:
         """End the run for good, durably, whoever drives it."""
@@ -301,7 +337,7 @@ class RunHandle:
                     if (event.seq, event.n) > (seq, n):
                         seq, n, pause = event.seq, event.n, SOON
                         yield event
-            if not is_live and (rows[-1] if rows else await self._stored()).status != "running":
+            if not is_live and (rows[-1] if rows else await self.stored()).status != "running":
                 return
             pause = min(pause * 1.5, LATE)
             if is_live and news is not None:
@@ -313,14 +349,8 @@ class RunHandle:
         """The last checkpoint of a run that somebody else drives, when it has come."""
         pause = SOON
         while True:
-            stored = await self._stored()
+            stored = await self.stored()
             if stored.status != "running":
                 return stored
             await anyio.sleep(pause)
             pause = min(pause * 1.5, LATE)
-
-    async def _stored(self) -> Checkpoint:
-        stored = await self._persistence.load(self.run_id)
-        if stored is None:
-            raise refusals.unknown_run(self._persistence, self.run_id, None)
-        return stored

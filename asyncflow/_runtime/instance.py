@@ -232,6 +232,17 @@ class Instance(Shown):
         if self._engine is not None:
             self._engine.stop(refusals.interrupted(self._run_id))
 
+    @property
+    def epoch(self) -> int:
+        """Of this owner of the run that is driven; 0 where there is none."""
+        recorder = None if self._engine is None else self._engine.recorder
+        return 0 if recorder is None else recorder.epoch
+
+    def lose(self) -> None:
+        """Stop the run at once, if it runs: it is another owner's, who goes on with it, or has ended it."""
+        if self._engine is not None:
+            self._engine.stop(refusals.lost(self._run_id))
+
     async def _cancel_running(self, engine: Engine) -> None:
         ended = self._ended = self._ended or anyio.Event()
         self._cancel_error = None

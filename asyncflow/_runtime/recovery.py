@@ -24,8 +24,8 @@ PAGE: Final = 200
 REST: Final = 5.0
 """How many times as long as a look takes nothing is looked for after it: 4 ms for 1,000 that are alive."""
 
-LONGEST: Final = 10.0
-"""Seconds of such a rest, at most: a look may also wait for places."""
+LONGEST: Final = 2.0
+"""Seconds of such a rest, at most: a look may also wait for places, or for a loop that was held up."""
 
 AGAIN: Final = 0.5
 LATEST: Final = 60.0
@@ -45,12 +45,20 @@ class Recovery:
         persistence: FlowPersistence,
         is_known: Callable[[RunEntry], bool],
         take_up: Callable[[RunEntry], Awaitable[bool]],
+        driven: Callable[[], set[str]],
+        look_after: Callable[[set[str]], Awaitable[None]],
         max_takeovers: int | None,
     ) -> None:
-        """`is_known`: whether a run is of a known flow, and not driven here; `take_up`: whether it was."""
+        """What it asks, and whom it tells.
+
+        `is_known`: whether a run is of a known flow, and not driven here; `take_up`: whether it was taken up; `driven`: those
+        that are stored, and driven here; `look_after`: told which of them the storage does not call running.
+        """
         self._persistence = persistence
         self._is_known = is_known
         self._take_up = take_up
+        self._driven = driven
+        self._look_after = look_after
         self._max_takeovers = max_takeovers
         self._stopped: dict[str, tuple[float, float]] = {}
         """When each that stopped here is to be tried again, and how long that was put off."""
@@ -85,7 +93,7 @@ class Recovery:
         persistence = self._persistence
         if not offers(persistence, Catalog):
             return 0
-        begun, before, seen = 0, None, set[str]()
+        begun, before, seen, driven = 0, None, set[str](), self._driven()
         while True:
             page = await persistence.runs(status="running", before=before, limit=PAGE)
             for entry in page:
@@ -93,9 +101,11 @@ class Recovery:
                 if self._is_free(entry) and not (is_patient and self._is_put_off(entry)):
                     begun += await self._take_up(entry)
             if len(page) < PAGE:
-                self._forget_all_but(seen)
-                return begun
+                break
             before = page[-1].position
+        self._forget_all_but(seen)
+        await self._look_after(driven - seen)
+        return begun
 
     def _is_free(self, entry: RunEntry) -> bool:
         """Whether nobody drives a known run. One that stopped here before its end may still be called ours."""

@@ -6,6 +6,7 @@ from ..errors import (
     CapabilityMissingError,
     FlowBusyError,
     RunCancelledError,
+    RunFencedError,
     RunInputsError,
     RunInterruptedError,
     RunNotFoundError,
@@ -20,6 +21,7 @@ __all__ = [
     "cut_off",
     "edited_here",
     "interrupted",
+    "lost",
     "not_stored",
     "other_inputs",
     "stored_already",
@@ -74,6 +76,15 @@ def interrupted(run_id: str) -> RunInterruptedError:
     return RunInterruptedError(
         f"run {run_id} was stopped at a checkpoint, because its runner is ending; what had completed is stored, and it can be "
         "resumed",
+        run_id=run_id,
+    )
+
+
+def lost(run_id: str) -> RunFencedError:
+    """A run that another owner has ended, or goes on with."""
+    return RunFencedError(
+        f"run {run_id} has been taken over by another owner: what was under way here was cancelled, and nothing more is started or "
+        "stored here",
         run_id=run_id,
     )
 

@@ -57,8 +57,18 @@ async def left_behind(storage: Any, run_id: str = "x", flow: type[Flow[Any]] = S
 # ---- nothing else ends -----------------------------------------------------------------------------------------------
 
 
+class CancelsItself(Odd):
+    """Cancels its own task."""
+
+    async def fail(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await anyio.sleep(60)
+
+
 def odd_flows(backend: str) -> list[type[Odd]]:
-    return [Odd] if backend == "trio" else [Odd, Impatient]
+    return [Odd] if backend == "trio" else [Odd, Impatient, CancelsItself]
 
 
 async def test_what_is_no_error_ends_its_own_run_only(storage: Any, anyio_backend_name: str) -> None:
@@ -172,6 +182,7 @@ async def test_a_run_goes_on_when_its_storage_is_well_again(
 
         with anyio.fail_after(120):
             assert await (await runner.get("x")).result() == 2
+        assert await handle.result() == 2, "who has held on to it is told, too"
     assert ran == ["x first", "x first", "x second"]
     assert "run x of Steps stopped before its end" in caplog.text
 

@@ -1,13 +1,14 @@
 """`FlowRunner`: whoever asks for a run may go away; runs are bounded, drained, attached to, and taken up again."""
 
 import contextlib
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any, Literal
 
 import anyio
 import anyio.lowlevel
 import pytest
-from owned import Steps, Work, gate, gates, ran, until
+from owned import STORES, Steps, Work, gate, gates, ran, until
 
 from asyncflow import (
     Flow,
@@ -20,7 +21,7 @@ from asyncflow import (
     router,
     start,
 )
-from asyncflow.runner import RunFailure
+from asyncflow.runner import RunFailure, RunHandle
 
 # ---- starting and awaiting -------------------------------------------------------------------------------------------
 
@@ -337,8 +338,9 @@ async def test_an_error_in_its_block_passes_through_and_its_runs_can_be_resumed(
     assert await Steps.resume("x", persistence=storage) == 2
 
 
-async def test_a_start_that_its_runner_s_end_cuts_off_is_refused() -> None:
+async def test_a_start_that_its_runner_s_end_cuts_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is given a run that may not even be stored."""
+    monkeypatch.setattr("asyncflow.runner.LEAVING", 0.1)
 
     class Stuck(MemoryFlowPersistence):
         async def append(self, checkpoint: Any) -> None:
@@ -527,6 +529,63 @@ async def test_a_run_is_cancelled_for_good(storage: Any) -> None:
     assert [line for line in ran if line[0] in "xy"] == ["x first"]
 
 
+@pytest.mark.clauses("C4")
+async def test_a_cancel_elsewhere_ends_what_is_under_way_here() -> None:
+    gate("never")
+    stores = [STORES["sqlite"]() for _ in range(2)]
+    async with FlowRunner(stores[0], recover_every=0.01) as runner, FlowRunner(stores[1], recover_every=None) as other:
+        driven = await runner.start(Steps, {"gate": "never"}, run_id="x")
+        seen = [type(event).__name__ async for event in taken_until_cancelled(driven, other)]
+
+        with pytest.raises(errors.RunCancelledError):
+            await driven.result()
+        await until(lambda: not runner.running)
+    assert ran == ["x first"]
+    assert seen[-1] == "RunCancelled"
+
+
+async def taken_until_cancelled(handle: RunHandle, other: FlowRunner) -> AsyncIterator[events.Event]:
+    """The events of a run that is cancelled when the first has come, to the last."""
+    with anyio.fail_after(120):
+        async for event in handle.events():
+            yield event
+            await other.cancel(handle.run_id)
+
+
+async def test_a_run_that_goes_on_here_is_not_taken_for_lost(storage: Any) -> None:
+    class Many(Flow[Work]):
+        @start()
+        async def only(self) -> int:
+            await anyio.sleep(0.002)
+            return 1
+
+    async with FlowRunner(storage, recover_every=0.001) as runner:
+        handles = [await runner.start(Many) for _ in range(100)]
+        assert [await handle.result() for handle in handles] == [1] * 100
+
+
+async def test_a_full_runner_still_tells_what_has_ended(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage, max_running=1, max_waiting=0, overload="raise", recover_every=None) as runner:
+        assert await runner.run(Steps, {"n": 1}, run_id="finished") == 3
+        with pytest.raises(errors.MethodError):
+            await runner.run(Steps, {"fails": True}, run_id="failed")
+        await until(lambda: not runner.running)
+        await runner.start(Steps, {"gate": "g"}, run_id="x")
+
+        assert runner.is_full
+        assert await runner.run(Steps, {"n": 1}, run_id="finished") == 3
+        with pytest.raises(errors.MethodError):
+            await runner.run(Steps, run_id="failed")
+        with pytest.raises(errors.RunInputsError):
+            await runner.start(Steps, {"n": 2}, run_id="finished")
+        with pytest.raises(errors.RunnerOverloadedError):
+            await runner.start(Steps, run_id="new")
+        assert (await runner.start(Steps, {"gate": "g"}, run_id="x")).run_id == "x"
+        gates["g"].set()
+
+
+@pytest.mark.clauses("C4")
 async def test_a_run_is_cancelled_whoever_drives_it() -> None:
     gate("g")
     here = SQLiteFlowPersistence("runs.db", durability="process")

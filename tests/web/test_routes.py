@@ -8,9 +8,9 @@ from urllib.parse import quote
 import anyio
 import pytest
 from fastapi import FastAPI, Header, HTTPException
-from shop import Order, Secret, Serve, gate, ran
+from shop import Order, Secret, Serve, gate, gates, ran
 
-from asyncflow import FlowRunner, MemoryFlowPersistence, errors
+from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, errors, start
 from asyncflow.integrations.fastapi import flow_router, run_id_for
 from asyncflow.persistence import Checkpoint
 
@@ -233,6 +233,65 @@ async def test_an_overloaded_service_says_when_to_come_back(serve: Serve) -> Non
         assert (await service.http.get("/readyz")).status_code == 200
 
 
+async def test_a_full_service_still_tells_of_what_has_ended(serve: Serve) -> None:
+    gate("g")
+    async with serve(max_running=1, max_waiting=0, overload="raise") as service:
+        done = await service.order("?wait=5", key="k")
+        await service.order(gate="g")
+
+        assert (await service.order("?wait=5", key="k")).json() == done.json()
+        assert (await service.order(key="k", count=2)).status_code == 409
+
+
+async def test_a_place_is_waited_for_no_longer_than_a_client_is_patient(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncflow.integrations.fastapi.starting.PATIENCE", 0.05)
+    gate("g")
+    async with serve(max_running=1, max_waiting=0) as service:
+        await service.order(gate="g")
+
+        assert is_told_to_come_back(await service.order())
+        assert is_told_to_come_back(await service.order("?wait=0.1"))
+        answers: list[Any] = []
+
+        async def wait() -> None:
+            answers.append(await service.order("?wait=30"))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            gates["g"].set()
+        assert [answer.json()["status"] for answer in answers] == ["finished"]
+    assert ran == ["price", "ship"] * 2
+
+
+async def test_a_client_that_went_away_waiting_for_a_place_starts_nothing(serve: Serve) -> None:
+    gate("g")
+    async with serve(max_running=1, max_waiting=0) as service:
+        await service.order(gate="g")
+        gone = anyio.Event()
+        body = [{"type": "http.request", "body": b'{"item": "tea"}', "more_body": False}]
+
+        async def receive() -> Any:
+            if body:
+                return body.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None: ...
+
+        scope = {"type": "http", "method": "POST", "path": "/flows/Order", "query_string": b"", "headers": []}
+        async with anyio.create_task_group() as group:
+            group.start_soon(service.app, {**scope, "headers": [(b"content-type", b"application/json")]}, receive, send)
+            await anyio.wait_all_tasks_blocked()
+            gone.set()
+        gates["g"].set()
+        await service.ended((await service.order("?wait=30")).headers["location"])
+
+        assert len((await service.http.get("/runs")).json()["runs"]) == 2
+
+
 async def test_a_service_that_is_ending_takes_no_runs(serve: Serve) -> None:
     async with serve() as service:
         assert (await service.http.get("/readyz")).status_code == 200
@@ -379,6 +438,35 @@ async def test_a_run_that_has_failed_can_be_cancelled_and_one_that_has_finished_
         assert (await service.http.get(finished.headers["location"])).json()["status"] == "finished"
 
 
+class Older(Flow):
+    """Orders, as they were before there was an item."""
+
+    name = "Order"
+
+    @start()
+    async def price(self) -> int:
+        await anyio.sleep_forever()
+        return 0
+
+
+async def test_a_run_that_does_not_fit_the_flow_any_more_can_be_watched_and_cancelled(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = MemoryFlowPersistence()
+    async with FlowRunner(storage, grace=0, patience=0) as runner:
+        where = f"/runs/{(await runner.start(Older)).run_id}"
+    async with serve(storage, recover_every=None) as service:
+        told = await service.http.get(where)
+        cancelled = await service.http.post(f"{where}/cancel")
+        events = await service.http.get(f"{where}/events")
+
+    assert (told.status_code, list(told.json())) == (500, ["detail"])
+    assert "does not fit the model of Order" in caplog.text
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    assert events.status_code == 200
+    assert "event: RunCancelled" in events.text
+
+
 # ---- who may ---------------------------------------------------------------------------------------------------------
 
 
@@ -466,3 +554,34 @@ def test_a_router_without_flows_or_with_one_twice_is_refused() -> None:
     for flows in ([], [Order, Order]):
         with pytest.raises(ValueError, match="each name once"):
             flow_router(runner, flows)
+
+
+async def test_a_key_is_its_senders_own(serve: Serve) -> None:
+    calls: list[str] = []
+
+    async def authorize(user: str = Header()) -> str:
+        calls.append(user)
+        return user
+
+    async def order(user: str, **inputs: Any) -> Any:
+        headers = {"Idempotency-Key": "1", "user": user}
+        return await service.http.post("/flows/Order?wait=5", json={"item": "tea", **inputs}, headers=headers)
+
+    async with serve(authorize=authorize) as service:
+        ada, bob = await order("ada"), await order("bob", count=2)
+
+        assert (await order("ada")).json() == ada.json()
+        assert ada.json()["run_id"] == run_id_for("Order", "1", "ada")
+        assert bob.json()["run_id"] == run_id_for("Order", "1", "bob")
+        assert len({ada.json()["run_id"], bob.json()["run_id"], run_id_for("Order", "1")}) == 3
+        assert calls == ["ada", "bob", "ada"], "asked once a request"
+
+
+async def test_who_asks_is_told_as_a_text(serve: Serve) -> None:
+    async def authorize() -> object:
+        return object()
+
+    async with serve(authorize=authorize) as service:
+        assert (await service.order()).status_code == 202
+        with pytest.raises(TypeError, match="authorize returns who asks, as a str, int or UUID, or None; not a object"):
+            await service.order(key="k")

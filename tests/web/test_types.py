@@ -197,6 +197,16 @@ def test_a_dict_takes_what_it_holds(state: Any) -> None:
     assert answer_of(flow, {"id": [1]})[0]["detail"][0]["loc"] == ["body", "id"]
 
 
+@pytest.mark.parametrize("state", [dict[str, int], dict[str, Any], dict])
+def test_a_dict_is_described_with_its_id(state: Any) -> None:
+    told, schema = answer_of(only(state, lambda state: state["a"]), {"a": 1})
+
+    described = schema["OnlyRun"]["properties"]["state"]
+    assert described["properties"] == {"id": {"type": "string"}}
+    assert described["required"] == ["id"]
+    assert told["state"] == {"id": told["run_id"], "a": 1}
+
+
 # ---- out -------------------------------------------------------------------------------------------------------------
 
 

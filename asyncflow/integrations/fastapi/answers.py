@@ -1,6 +1,7 @@
 """What each error of asyncflow is in HTTP: whose fault it is, and whether trying again helps."""
 
 import json
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -14,12 +15,14 @@ from .models import Problem
 
 __all__ = ["FlowRoute", "answer", "documented", "misfit", "unavailable"]
 
+logger = logging.getLogger("asyncflow")
+
 RETRY_AFTER: Final = "2"
 """Seconds: about what an overload, a restart, or the lock of a database takes."""
 
 UNAVAILABLE: Final[tuple[tuple[type[AsyncflowError], str], ...]] = (
     (errors.RunnerOverloadedError, "The service has as many runs as it takes; nothing was started."),
-    (errors.RunnerClosedError, "The service is ending; nothing was started."),
+    (errors.RunnerClosedError, "The service has not begun, or is ending; nothing was started."),
     (errors.RunInterruptedError, "The run was stopped; it goes on later."),
     (errors.RunLockedError, "Somebody else drives the run."),
     (errors.RunFencedError, "Somebody else drives the run."),
@@ -62,7 +65,8 @@ class FlowRoute(APIRoute):
             except AsyncflowError as error:
                 known = answer(error)
                 if known is None:
-                    raise
+                    logger.error("a request could not be served: %s", error, exc_info=error)
+                    known = HTTPException(500, "The service could not do that; its log says why.")
                 raise known from error
 
         return answered

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Union, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, TypeAdapter, create_model
 from pydantic.errors import PydanticUserError
 
 from ...persistence import RunEntry
@@ -110,10 +110,23 @@ def run_type(flow: KnownFlow) -> type[Run]:
     result: Any = Any if not results or Any in results else Union[(*results, None)]
     fields: dict[str, Any] = {
         "flow": (Literal[flow.name], ...),
-        "state": (_documented(flow.state), ...),
+        "state": (_state_type(flow), ...),
         "result": (result, Field(None, description="Of a finished run.")),
     }
     return create_model(f"{_identifier(flow.name)}Run", __base__=Run, __doc__=f"A run of {flow.name}.", **fields)
+
+
+class _WithId:
+    """Of a dict, in a schema: that it holds the run's id, whatever else it holds."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler.resolve_ref_schema(handler(core))
+        return {**schema, "properties": {"id": {"type": "string"}}, "required": ["id"]}
+
+
+def _state_type(flow: KnownFlow) -> Any:
+    documented = _documented(flow.state)
+    return Annotated[documented, _WithId()] if get_origin(documented) is dict else documented
 
 
 def inputs_type(flow: KnownFlow) -> tuple[Any, bool]:

@@ -10,11 +10,11 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
 from ...errors import CapabilityMissingError, RunNotFoundError
-from ...persistence import Catalog, CheckpointHistory, RunEntry
-from ...runner import FlowRunner, MakeFlow, RunHandle, RunView
+from ...persistence import Catalog, Checkpoint, CheckpointHistory, RunEntry
+from ...runner import FlowRunner, MakeFlow, RunHandle
 from .answers import FlowRoute, documented, unavailable
 from .models import Accepted, Ready, Run, RunLine, RunPage, Status, run_type
-from .starting import add_start
+from .starting import add_start, nobody
 from .streaming import LastEventId, Position, events_after, position_of
 
 __all__ = ["flow_router"]
@@ -31,10 +31,10 @@ LARGEST: Final = (1 << 63) - 1
 
 
 class Found(NamedTuple):
-    """The run that a request is about."""
+    """The run that a request is about, and where it stood then: its state is read by those alone who tell it."""
 
     handle: RunHandle
-    view: RunView
+    stored: Checkpoint
 
 
 def flow_router(
@@ -47,8 +47,10 @@ def flow_router(
 ) -> APIRouter:
     """Routes for these flows, to be included in an application.
 
-    `authorize`: a dependency of every route but `/readyz`; it raises an `HTTPException` to refuse. `longest_wait`: seconds that a
-    request may ask to wait for the end of its run. Runs of other flows in the same storage are not told of.
+    `authorize`: a dependency of every route but `/readyz`; it raises an `HTTPException` to refuse. What it returns, if not None,
+    is who asks: a str, int or UUID, for whom Idempotency-Keys are his own. `longest_wait`: seconds that a request may ask to wait
+    for the end of its run; where the runner is full and its `overload` is "wait", a request waits for a place for as long, or
+    some seconds. Runs of other flows in the same storage are not told of.
     """
     known = [(flow, runner.add(flow)) for flow in flows]
     names = frozenset(flow.name for _, flow in known)
@@ -58,7 +60,7 @@ def flow_router(
     guards = [] if authorize is None else [Depends(authorize)]
     guarded = APIRouter(route_class=FlowRoute, dependencies=guards, tags=["flows"])
     for (flow, told), run in zip(known, runs, strict=True):
-        add_start(guarded, runner, flow, told, run, longest_wait)
+        add_start(guarded, runner, flow, told, run, longest_wait, authorize or nobody)
     _add_catalog(guarded, runner, names)
     _add_runs(guarded, runner, names, runs)
     router = APIRouter(prefix=prefix)
@@ -108,15 +110,15 @@ def _add_runs(router: APIRouter, runner: FlowRunner, names: frozenset[str], runs
 
     async def found(run_id: str) -> Found:
         handle = await runner.get(run_id)
-        view = await handle.look()
-        if view.flow not in names:  # to this service there is no such run: it tells nothing of others
+        stored = await handle.stored()
+        if stored.flow not in names:  # to this service there is no such run: it tells nothing of others
             raise RunNotFoundError("the run is of another flow", run_id=run_id)
-        return Found(handle, view)
+        return Found(handle, stored)
 
     async def position(run: Annotated[Found, Depends(found)], last_event_id: LastEventId = None) -> Position:
         if not isinstance(runner.persistence, CheckpointHistory):
             raise CapabilityMissingError("the storage keeps no history", capability="CheckpointHistory")
-        return await position_of(*run, last_event_id)
+        return await position_of(run.handle, run.stored.status, last_event_id)
 
     async def stream_events(
         run: Annotated[Found, Depends(found)], after: Annotated[Position, Depends(position)]
@@ -126,12 +128,12 @@ def _add_runs(router: APIRouter, runner: FlowRunner, names: frozenset[str], runs
                 yield event
 
     async def cancel_run(run: Annotated[Found, Depends(found)], response: Response) -> Accepted:
-        view = await _cancelled(runner, run)
-        response.status_code = 200 if view.status == "cancelled" else 202
-        return Accepted(run_id=view.run_id, status=view.status)
+        status = await _cancelled(runner, run)
+        response.status_code = 200 if status == "cancelled" else 202
+        return Accepted(run_id=run.handle.run_id, status=status)
 
     async def get_run(run: Annotated[Found, Depends(found)]) -> Response:
-        return Response(Run.of(run.view).to_json(), media_type="application/json")
+        return Response(Run.of(run.handle.view(run.stored)).to_json(), media_type="application/json")
 
     any_run: Any = runs[0] if len(runs) == 1 else Annotated[Union[tuple(runs)], Field(discriminator="flow")]  # noqa: UP007
     one = "/runs/{run_id:path}"
@@ -155,16 +157,16 @@ def _add_runs(router: APIRouter, runner: FlowRunner, names: frozenset[str], runs
     add(one, get_run, methods=["GET"], response_model=any_run, responses=told)
 
 
-async def _cancelled(runner: FlowRunner, run: Found) -> RunView:
-    """The run, cancelled for good, or about to be: a method in a worker thread is waited for a while only."""
-    view = run.view
-    if view.status not in ("cancelled", "finished"):
+async def _cancelled(runner: FlowRunner, run: Found) -> Status:
+    """The status of the run, cancelled for good, or about to be: a method in a worker thread is waited for a while only."""
+    status = run.stored.status
+    if status not in ("cancelled", "finished"):
         with anyio.move_on_after(SOON):
-            await runner.cancel(view.run_id)
-        view = await run.handle.look()
-    if view.status == "finished":
+            await runner.cancel(run.handle.run_id)
+        status = (await run.handle.stored()).status
+    if status == "finished":
         raise HTTPException(409, "The run has finished.")
-    return view
+    return status
 
 
 def _add_ready(router: APIRouter, runner: FlowRunner) -> None:

@@ -3,13 +3,14 @@
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Final
+from functools import partial
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import quote
 
 import anyio
-from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 
-from ...errors import RunInputsError
+from ...errors import RunInputsError, RunnerOverloadedError
 from ...runner import FlowRunner, KnownFlow, MakeFlow, RunHandle, RunView
 from .answers import documented, misfit
 from .models import Accepted, Run, given, inputs_type
@@ -29,13 +30,33 @@ Key = Annotated[
 ]
 
 
-def run_id_for(flow: str, key: str) -> str:
-    """The id of the run of a flow that an `Idempotency-Key` names: a UUID, made of both."""
-    return str(uuid.uuid5(KEYS, f"{flow}\0{key}"))
+Principal = str | int | uuid.UUID | None
+"""Who asks: what `authorize` returns."""
+
+PATIENCE: Final = 5.0
+"""Seconds that a request waits for a place, where it does not ask to wait longer."""
+
+T = TypeVar("T")
+
+
+def run_id_for(flow: str, key: str, principal: Principal = None) -> str:
+    """The id of the run of a flow that an `Idempotency-Key` names, for whoever sends it: a UUID, made of them."""
+    whose = "" if principal is None else f"\0{principal}"
+    return str(uuid.uuid5(KEYS, f"{flow}\0{key}{whose}"))
+
+
+def nobody() -> None:
+    """Who asks, where nobody is asked who he is."""
 
 
 def add_start(
-    router: APIRouter, runner: FlowRunner, flow: MakeFlow, known: KnownFlow, run: type[Run], longest_wait: float
+    router: APIRouter,
+    runner: FlowRunner,
+    flow: MakeFlow,
+    known: KnownFlow,
+    run: type[Run],
+    longest_wait: float,
+    authorize: Callable[..., Any],
 ) -> None:
     """Add the route that starts runs of one flow."""
     inputs, are_needed = inputs_type(known)
@@ -45,14 +66,18 @@ def add_start(
         *,
         request: Request,
         inputs: Any,
+        principal: Any,
         idempotency_key: Key = None,
         wait: Annotated[float, wait] = 0.0,
     ) -> Response:
-        handle, view = await _started(runner, flow, known, given(inputs), idempotency_key)
+        until = anyio.current_time() + wait
+        asked = partial(_started, runner, flow, known, given(inputs), _run_id(known.name, idempotency_key, principal))
+        handle, view = await (_in_time(request, max(wait, PATIENCE), asked) if runner.is_full else asked())
         if wait and view.status == "running":
-            view = await _waited(handle, request, wait)
+            view = await _waited(handle, request, until - anyio.current_time())
         return _answer(request, view, is_whole=wait > 0 and view.status != "running")
 
+    start.__annotations__["principal"] = Annotated[Any, Depends(authorize)]
     start.__annotations__["inputs"] = Annotated[inputs if are_needed else inputs | None, Body()]
     if not are_needed:
         start.__kwdefaults__ = {**(start.__kwdefaults__ or {}), "inputs": None}
@@ -70,12 +95,11 @@ def add_start(
 
 
 async def _started(
-    runner: FlowRunner, flow: MakeFlow, known: KnownFlow, inputs: Mapping[str, Any], key: str | None
+    runner: FlowRunner, flow: MakeFlow, known: KnownFlow, inputs: Mapping[str, Any], run_id: str | None
 ) -> tuple[RunHandle, RunView]:
     """The run that a request asks for. The same key with other inputs is refused, and with none, too, if there were some."""
     if "id" in inputs:
         raise misfit("the id of a run is not among its inputs; send an Idempotency-Key", ("id",))
-    run_id = None if key is None else run_id_for(known.name, key)
     handle = await runner.start(flow, inputs, run_id=run_id)
     view = await handle.look()
     if view.inputs and not inputs:
@@ -83,15 +107,46 @@ async def _started(
     return handle, view
 
 
+def _run_id(flow: str, key: str | None, principal: object) -> str | None:
+    if key is None:
+        return None
+    if not isinstance(principal, Principal):
+        raise TypeError(f"authorize returns who asks, as a str, int or UUID, or None; not a {type(principal).__name__}")
+    return run_id_for(flow, key, principal)
+
+
+async def _in_time(request: Request, seconds: float, asked: Callable[[], Awaitable[T]]) -> T:
+    """What was asked for, if there is a place for it before its client goes away, or has waited so long."""
+    try:
+        return await _while_present(request, seconds, asked)
+    except TimeoutError:
+        raise RunnerOverloadedError(f"no place within {seconds:g} seconds; nothing was started") from None
+
+
 async def _waited(handle: RunHandle, request: Request, seconds: float) -> RunView:
     """The run when it has ended, or at the end of its client's patience or presence."""
+    with suppress(Exception):  # however it ended: that is looked up
+        await _while_present(request, seconds, handle.result)
+    return await handle.look()
+
+
+async def _while_present(request: Request, seconds: float, work: Callable[[], Awaitable[T]]) -> T:
+    """What some work comes to. Raises `TimeoutError` at the end of its client's patience or presence."""
+    done: list[T] = []
+    failed: Exception | None = None
     with anyio.move_on_after(seconds):
         async with anyio.create_task_group() as group:
             group.start_soon(_cancelled_by, lambda: _gone(request), group.cancel_scope)
-            with suppress(Exception):  # however it ended: that is looked up
-                await handle.result()
+            try:
+                done.append(await work())
+            except Exception as error:  # on its way as it is, and not in a group
+                failed = error
             group.cancel_scope.cancel()
-    return await handle.look()
+    if failed is not None:
+        raise failed
+    if not done:
+        raise TimeoutError
+    return done[0]
 
 
 async def _cancelled_by(event: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:

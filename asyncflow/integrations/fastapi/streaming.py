@@ -12,7 +12,8 @@ from fastapi.sse import ServerSentEvent
 
 from ...errors import AsyncflowError
 from ...events import Event
-from ...runner import RunHandle, RunView
+from ...runner import RunHandle
+from .models import Status
 
 __all__ = ["LastEventId", "Position", "events_after", "position_of"]
 
@@ -25,12 +26,12 @@ LastEventId = Annotated[
 ]
 
 
-async def position_of(handle: RunHandle, view: RunView, last: str | None) -> Position:
+async def position_of(handle: RunHandle, status: Status, last: str | None) -> Position:
     """Where a stream begins. A client that has seen all of a run that has ended gets a 204, which ends its coming back."""
     if last is None:
         return -1, 0
     seq, n = map(int, last.split("."))
-    if view.status != "running" and not await _has_more(handle, (seq, n)):
+    if status != "running" and not await _has_more(handle, (seq, n)):
         raise HTTPException(204)
     return seq, n
 
