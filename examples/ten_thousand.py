@@ -1,4 +1,4 @@
-"""Ten thousand runs that live at the same time in one process, owned by a runner: each waits, and then goes on.
+"""Ten thousand runs that live at the same time in one process, owned by a runner: all wait until the last has begun, then go on.
 
 They are stored before they wait, so that another process could take them up. A line says how far they are.
 """
@@ -15,8 +15,6 @@ import anyio
 from asyncflow import Flow, FlowRunner, FlowState, SQLiteFlowPersistence, listen, start
 
 INSTANCES = 10_000
-WAIT = 8.0
-"""Seconds that each waits."""
 STARTING = 500
 """Starts on their way at once: what they store goes into the same transactions."""
 
@@ -26,9 +24,13 @@ class Reminder(FlowState):
 
 
 class Remind(Flow[Reminder]):
+    def __init__(self, time: anyio.Event) -> None:
+        super().__init__()
+        self.time = time
+
     @start()
     async def wait(self) -> int:
-        await anyio.sleep(WAIT)  # until it is time
+        await self.time.wait()
         return self.state.number
 
     @listen(wait)
@@ -43,21 +45,24 @@ def megabytes() -> float:
 
 
 async def main(instances: int = INSTANCES) -> None:
-    done, most, before, began = 0, 0, megabytes(), time.perf_counter()
+    begun, done, most, before, since = 0, 0, 0, megabytes(), time.perf_counter()
     results: set[int] = set()
+    all_alive = anyio.Event()
     limit = anyio.CapacityLimiter(STARTING)
 
     async def one(number: int, runner: FlowRunner) -> None:
-        nonlocal done
+        nonlocal begun, done, most
         async with limit:
-            handle = await runner.start(Remind, {"number": number})
+            handle = await runner.start(lambda: Remind(all_alive), {"number": number})
+        begun += 1
+        if begun == instances:
+            most = runner.running
+            all_alive.set()
         results.add(await handle.result())
         done += 1
 
     async def tell(runner: FlowRunner) -> None:
-        nonlocal most
         while done < instances:
-            most = max(most, runner.running)
             print(f"\r{runner.running:6} alive, {done:6} of {instances} done", end="", file=sys.stderr, flush=True)
             await anyio.sleep(0.2)
         print(file=sys.stderr)
@@ -70,7 +75,7 @@ async def main(instances: int = INSTANCES) -> None:
                 group.start_soon(functools.partial(one, number, runner))
 
     assert results == set(range(1, instances + 1))
-    print(f"{instances} runs in {time.perf_counter() - began:.1f} seconds, up to {most} alive at once")
+    print(f"{instances} runs in {time.perf_counter() - since:.1f} seconds, {most} alive at once")
     print(f"{megabytes() - before:.0f} MB more than before")
 
 

@@ -10,7 +10,7 @@ import anyio.lowlevel
 
 from ..errors import RunLockedError, StaleCheckpoint
 from .checkpoint import Checkpoint, Status, fold, verified
-from .protocol import RunEntry
+from .protocol import RunEntry, check_retention
 
 __all__ = ["MemoryFlowPersistence"]
 
@@ -103,6 +103,7 @@ class MemoryFlowPersistence:
 
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
         """Forget runs that ended so long ago."""
+        check_retention(older_than, keep_last)
         kept: dict[str, int] = {}
         gone = 0
         ended = [entry for entry in await self.runs(limit=len(self._rows)) if entry.status != "running"]

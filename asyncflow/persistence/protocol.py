@@ -17,6 +17,7 @@ __all__ = [
     "Retention",
     "RunEntry",
     "Sessions",
+    "check_retention",
     "offers",
 ]
 
@@ -132,8 +133,17 @@ class Retention(Protocol):
         """Forget runs that ended more than `older_than` seconds ago; how many.
 
         Finished, failed and cancelled ones have ended. Of those, the `keep_last` newest of each flow are kept.
+        Raises `ValueError` for numbers below 0, which would forget all.
         """
         ...
+
+
+def check_retention(older_than: float, keep_last: int) -> None:
+    """Whether `prune` can be meant so. Raises `ValueError`."""
+    if not (older_than >= 0 and keep_last >= 0):
+        raise ValueError(
+            f"older_than is a number of seconds and keep_last one of runs, at least 0, not {older_than!r} and {keep_last!r}"
+        )
 
 
 @runtime_checkable

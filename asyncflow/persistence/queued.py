@@ -14,7 +14,7 @@ from .checkpoint import Checkpoint, Status, fold, verified
 from .commits import Commits
 from .home import Home
 from .jobs import Acquire, Append, Delete, Release
-from .protocol import RunEntry
+from .protocol import RunEntry, check_retention
 from .shared import Shared
 
 __all__ = ["Opened", "QueuedPersistence", "Reads", "checked_key", "checked_lease"]
@@ -186,6 +186,7 @@ class QueuedPersistence(ABC, Generic[T]):
 
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
         """Forget runs that ended so long ago. See `Retention`."""
+        check_retention(older_than, keep_last)
         kept: Counter[str] = Counter()
         gone = 0
         async with self._shared.use() as opened:

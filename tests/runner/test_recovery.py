@@ -424,6 +424,17 @@ async def test_a_run_of_this_process_is_not_said_to_be_another_s() -> None:
         gates["g"].set()
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"older_than": -1}, {"older_than": float("nan")}, {"older_than": 0, "keep_last": -1}]
+)
+async def test_a_prune_that_would_forget_all_is_refused(storage: Any, wrong: dict[str, Any]) -> None:
+    await Steps(persistence=storage).kickoff()
+    with pytest.raises(ValueError, match="older_than is a number of seconds and keep_last one of runs, at least 0"):
+        await storage.prune(**wrong)
+
+    assert len(await storage.runs()) == 1
+
+
 # ---- what is no flow, and no storage ---------------------------------------------------------------------------------
 
 
