@@ -320,7 +320,10 @@ class StorageReadOnlyError(StorageError):
 
 
 class StorageNotFoundError(StorageError):
-    """The database is not there: its server cannot be reached, its folder cannot be made, or the path is a folder."""
+    """The database is not there: its server cannot be reached, its folder cannot be made, or the path is a folder.
+
+    Or its file was moved, deleted or replaced while it was in use.
+    """
 
 
 class StorageNotADatabaseError(StorageError):

@@ -184,6 +184,56 @@ async def test_an_older_file_is_brought_up_to_date_with_its_runs(monkeypatch: py
     assert sql("PRAGMA user_version") == [(3,)]
 
 
+def remove_database() -> None:
+    for name in (PATH, f"{PATH}-wal", f"{PATH}-shm"):
+        os.unlink(name)
+
+
+def put_another_there() -> None:
+    os.rename(PATH, "kept.db")
+    Path(PATH).write_bytes(Path("kept.db").read_bytes())
+
+
+@pytest.mark.clauses("D1")
+@pytest.mark.parametrize("lose", [remove_database, put_another_there])
+async def test_a_file_that_goes_away_while_it_is_in_use_takes_nothing_more(lose: Callable[[], None]) -> None:
+    ran: list[str] = []
+
+    class Loses(Steps):
+        async def second(self, value: str) -> str:
+            lose()
+            return value
+
+        async def third(self, value: str) -> str:
+            ran.append("third")
+            return value
+
+    storage = SQLiteFlowPersistence(PATH)
+    async with storage:
+        flow = Loses(persistence=storage)
+        with pytest.raises(errors.StorageNotFoundError, match="moved, deleted or replaced while it was in use"):
+            await flow.kickoff()
+        for look in (storage.load(flow.run_id), storage.history(flow.run_id), storage.runs(), storage.verify()):
+            with pytest.raises(errors.StorageNotFoundError):
+                await look
+        with pytest.raises(errors.StorageNotFoundError):
+            await Steps(persistence=storage).kickoff()
+    assert ran == []
+
+
+async def test_a_file_that_is_put_back_goes_on() -> None:
+    storage = SQLiteFlowPersistence(PATH)
+    async with storage:
+        await Steps(persistence=storage).kickoff({"id": "x"})
+        os.rename(PATH, "elsewhere.db")
+        with pytest.raises(errors.StorageNotFoundError):
+            await storage.load("x")
+        os.rename("elsewhere.db", PATH)
+
+        assert await Steps.resume("x", persistence=storage) is not None
+        assert await Steps(persistence=storage).kickoff() is not None
+
+
 async def test_the_database_says_whose_it_is() -> None:
     await Steps().kickoff()
 

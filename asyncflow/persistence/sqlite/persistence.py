@@ -15,6 +15,7 @@ from ..jobs import Renew
 from ..queued import QueuedPersistence, checked_key, checked_lease
 from .database import open_database
 from .owners import Owner
+from .place import Place
 from .reader import Reader
 from .writer import Writer
 
@@ -27,9 +28,10 @@ class _Open:
     def __init__(self, home: Home, path: Path, synchronous: str, key: bytes, lease: float) -> None:
         self.home = home
         self.owner = Owner(path)
-        self.writer = Writer(path, self.owner.id, key, lease, partial(open_database, path, synchronous))
+        file = Place(path)
+        self.writer = Writer(path, self.owner.id, key, lease, file, partial(open_database, path, synchronous))
         self.commits = Commits(home, self.writer.write)
-        self.reader = Reader(path, key)
+        self.reader = Reader(path, key, file)
         self.stop_renewing: Callable[[], object] = lambda: None
         self.place = Path(os.path.realpath(path))  # unlike `Path.resolve` it raises nothing, whatever stands there
 

@@ -17,6 +17,7 @@ from ..checkpoint import Checkpoint, Status
 from ..head import Head, checkpoint_of
 from . import rows
 from .database import connected, explained, reading, stop
+from .place import Place
 
 __all__ = ["Reader"]
 
@@ -37,10 +38,11 @@ def _any_text(data: bytes) -> str:
 class Reader:
     """Reads runs. Opened at the first look; lives on the connection's event loop."""
 
-    def __init__(self, path: Path, key: bytes) -> None:
+    def __init__(self, path: Path, key: bytes, place: Place) -> None:
         self._path = path
         self._key = key
         self._connection: aiosqlite.Connection | None = None
+        self._place = place
         self._turn: anyio.Lock | None = None
         self._is_sound = False
 
@@ -96,6 +98,7 @@ class Reader:
         with explained(self._path):
             async with turn:
                 self._connection = self._connection or await self._opened()
+                self._place.check()
                 yield self._connection
 
     async def close(self) -> None:

@@ -22,6 +22,7 @@ from ..jobs import Acquire, Append, Delete, Job, Release, Renew, locked
 from ..outcomes import not_written, shows
 from . import rows
 from .database import close_database, explain, primary_code, stop
+from .place import Place
 
 __all__ = ["Writer"]
 
@@ -38,6 +39,7 @@ class Writer:
         owner: str,
         key: bytes,
         lease: float,
+        place: Place,
         opened: Callable[[bool], Coroutine[Any, Any, aiosqlite.Connection]],
     ) -> None:
         """`opened`: told whether the disk has failed since it was last opened."""
@@ -48,11 +50,13 @@ class Writer:
         self._renewed = -lease
         self._opened = opened
         self._held: aiosqlite.Connection | None = None
+        self._place = place
         self._has_failed = False
 
     async def open(self) -> None:
         """Open the connection. Raises what `open_database` raises."""
         self._held = await self._opened(self._has_failed)
+        self._place.keep()
         self._has_failed = False
 
     async def close(self) -> None:
@@ -136,6 +140,7 @@ class Writer:
         return told
 
     async def _transaction(self, batch: Sequence[Job]) -> None:
+        self._place.check()
         appends = [
             rows.bound(values_of(job.checkpoint, self._owner, self._key)) for job in batch if isinstance(job, Append)
         ]
