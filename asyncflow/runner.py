@@ -221,7 +221,7 @@ class FlowRunner:
             stored = await self.persistence.load(run.run_id)
             if stored is not None:
                 self._known(flow)._instance.check_same(stored, given)
-                return self._handle(run.run_id, None if is_elsewhere else run)
+                return self._handle(run.run_id, None if is_elsewhere else run, is_elsewhere=is_elsewhere)
             await anyio.sleep(SOON)  # whoever drives it is about to store it
 
     async def _ended(self, flow: MakeFlow, run_id: str, given: dict[str, Any]) -> RunHandle | None:
@@ -352,9 +352,9 @@ class FlowRunner:
         if not self._live:
             self._idle.set()
 
-    def _handle(self, run_id: str, live: Live | None = None) -> RunHandle:
-        live = live or self._live.get(run_id)
-        return RunHandle(run_id, self.persistence, live, self._outcome, partial(self.cancel, run_id), self._view)
+    def _handle(self, run_id: str, live: Live | None = None, *, is_elsewhere: bool = False) -> RunHandle:
+        live, cancel = live or self._live.get(run_id), partial(self.cancel, run_id)
+        return RunHandle(run_id, self.persistence, live, self._outcome, cancel, self._view, is_elsewhere=is_elsewhere)
 
     def _view(self, c: Checkpoint) -> RunView:
         """A run from its newest checkpoint: state and result have their types where the flow is known here."""

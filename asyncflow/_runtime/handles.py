@@ -13,9 +13,10 @@ from .._waiting import in_cancelled_scope
 from ..errors import CapabilityMissingError, MethodError, RunCancelledError, RunFencedError, StorageError
 from ..events import Event
 from ..persistence.checkpoint import Checkpoint, Status
-from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
+from ..persistence.protocol import Catalog, CheckpointHistory, FlowPersistence, offers
 from . import refusals
 from .observe import told_by
+from .runs import is_driven_here
 
 __all__ = ["Live", "RunFailure", "RunHandle", "RunView"]
 
@@ -247,13 +248,17 @@ class RunHandle:
         outcome: Callable[[Checkpoint], Awaitable[Any]],
         cancel: Callable[[], Awaitable[None]],
         look: Callable[[Checkpoint], RunView],
+        *,
+        is_elsewhere: bool = False,
     ) -> None:
+        """`is_elsewhere`: another process was found to drive it."""
         self.run_id = run_id
         self._persistence = persistence
         self._live = live
         self._outcome = outcome
         self._cancel = cancel
         self._look = look
+        self._is_elsewhere = is_elsewhere
 
     async def look(self) -> RunView:
         """The run as it is stored now: status, state, result or error, all of one checkpoint.
@@ -279,11 +284,10 @@ class RunHandle:
     async def status(self) -> str:
         """ "running", "interrupted", "failed", "finished" or "cancelled", by what is stored now.
 
-        An interrupted run is one that nobody drives here: a dead process left it, or another drives it.
+        A run is running while somebody drives it: here, or elsewhere, as far as the storage has a catalog that tells it.
         """
         stored = await self.stored()
-        is_driven = self._live is not None and not self._live.ended.is_set()
-        return "interrupted" if stored.status == "running" and not is_driven else stored.status
+        return "interrupted" if stored.status == "running" and not await self._is_driven() else stored.status
 
     async def result(self) -> Any:
         """What the run's kickoff returns, when it has ended: here, or elsewhere. Taken over by another owner, it is that one's end.
@@ -345,12 +349,21 @@ class RunHandle:
             else:
                 await anyio.sleep(pause)
 
+    async def _is_driven(self) -> bool:
+        """Whether somebody drives the run, as far as that can be told. A dead owner does not."""
+        persistence = self._persistence
+        if is_driven_here(persistence, self.run_id):
+            return True
+        known = await persistence.runs(run_id=self.run_id, limit=1) if offers(persistence, Catalog) else ()
+        return any(entry.is_driven for entry in known)
+
     async def _ended(self) -> Checkpoint:
-        """The last checkpoint of a run that somebody else drives, when it has come."""
+        """The last checkpoint of a run that somebody else drives, when it has come. A failed one may be gone on with."""
         pause = SOON
         while True:
             stored = await self.stored()
-            if stored.status != "running":
+            goes_on = stored.status == "failed" and self._is_elsewhere and await self._is_driven()
+            if stored.status != "running" and not goes_on:
                 return stored
             await anyio.sleep(pause)
             pause = min(pause * 1.5, LATE)

@@ -42,6 +42,7 @@ __all__ = [
     "check_flow",
     "decoded",
     "give_back",
+    "is_driven_here",
     "load",
     "load_owned",
     "owned",
@@ -102,6 +103,16 @@ def session(persistence: object) -> AbstractAsyncContextManager[object]:
     return persistence.session() if offers(persistence, Sessions) else nullcontext()
 
 
+def is_driven_here(persistence: FlowPersistence, run_id: str) -> bool:
+    """Whether a run is driven in this process, by whichever persistence of its place."""
+    driven = _place(persistence), run_id
+    return driven in _DRIVEN and not is_closed(_DRIVEN[driven])
+
+
+def _place(persistence: FlowPersistence) -> object:
+    return persistence.place if offers(persistence, Ownership) else id(persistence)
+
+
 def owned(persistence: FlowPersistence, run_id: str, *, is_new: bool) -> _Owned:
     """The run, driven by nobody else for as long as this lasts. `is_new`: its id was made here, so nobody knows of it.
 
@@ -122,7 +133,7 @@ class _Owned:
 
     def __init__(self, persistence: FlowPersistence, run_id: str, is_new: bool, wait: float) -> None:
         owner = persistence if offers(persistence, Ownership) else None
-        self._driven = (id(persistence) if owner is None else owner.place, run_id)
+        self._driven = (_place(persistence), run_id)
         self._claim = Claim(owner)
         self._is_new = is_new
         self._wait = wait

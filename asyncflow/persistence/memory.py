@@ -77,10 +77,19 @@ class MemoryFlowPersistence:
             self._driven.discard(run_id)
 
     async def runs(
-        self, *, flow: str | None = None, status: Status | None = None, before: int | None = None, limit: int = 100
+        self,
+        *,
+        run_id: str | None = None,
+        flow: str | None = None,
+        status: Status | None = None,
+        before: int | None = None,
+        limit: int = 100,
     ) -> list[RunEntry]:
         """The runs, the newest first."""
-        found = (e for e in reversed(self._entries.values()) if flow in (None, e.flow) and status in (None, e.status))
+        asked = run_id, flow, status
+        found = (
+            e for e in reversed(self._entries.values()) if all(w in (None, h) for w, h in zip(asked, e, strict=False))
+        )
         return list(islice((e for e in found if before is None or e.position < before), limit))
 
     def _enter(self, c: Checkpoint) -> None:

@@ -112,9 +112,18 @@ class Catalog(Protocol):
     """Knows all its runs."""
 
     async def runs(
-        self, *, flow: str | None = None, status: Status | None = None, before: int | None = None, limit: int = 100
+        self,
+        *,
+        run_id: str | None = None,
+        flow: str | None = None,
+        status: Status | None = None,
+        before: int | None = None,
+        limit: int = 100,
     ) -> list[RunEntry]:
-        """Runs, the newest first, at most `limit`; of a flow, in a status; and, for the next page, `before` a position."""
+        """Runs, the newest first, at most `limit`: the one of an id, those of a flow, those in a status.
+
+        And, for the next page, `before` a position.
+        """
         ...
 
 

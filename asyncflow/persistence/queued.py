@@ -33,7 +33,7 @@ class Reads(Protocol):
         ...
 
     async def runs(
-        self, flow: str | None, status: Status | None, before: int | None, limit: int
+        self, run_id: str | None, flow: str | None, status: Status | None, before: int | None, limit: int
     ) -> list[tuple[Any, ...]]:
         """Lines of the catalog, the newest first.
 
@@ -168,13 +168,19 @@ class QueuedPersistence(ABC, Generic[T]):
         return verified(found or [], part=after >= 0)
 
     async def runs(
-        self, *, flow: str | None = None, status: Status | None = None, before: int | None = None, limit: int = 100
+        self,
+        *,
+        run_id: str | None = None,
+        flow: str | None = None,
+        status: Status | None = None,
+        before: int | None = None,
+        limit: int = 100,
     ) -> list[RunEntry]:
         """Runs, the newest first. See `Catalog`."""
         if status not in (None, "running", "failed", "finished", "cancelled"):
             raise ValueError(f"status is 'running', 'failed', 'finished' or 'cancelled', not {status!r}")
         async with self._shared.use() as opened:
-            found = await opened.home.run(lambda: opened.reader.runs(flow, status, before, limit))
+            found = await opened.home.run(lambda: opened.reader.runs(run_id, flow, status, before, limit))
             return [RunEntry._make((*r[:5], _is_driven(opened, r[5], r[10]), *r[6:10])) for r in found]
 
     async def delete(self, run_id: str) -> bool:

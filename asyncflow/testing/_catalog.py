@@ -51,6 +51,8 @@ class Listed(Promises):
             failed = _ids(await catalog.runs(status="failed"))
             both = _ids(await catalog.runs(flow="f", status="cancelled"))
             none = _ids(await catalog.runs(flow="unknown"))
+            one = [_ids(await catalog.runs(run_id=run_id)) for run_id in ("F finished", "f", "unknown")]
+            neither = _ids(await catalog.runs(run_id="F finished", status="failed"))
             limited = _ids(await catalog.runs(status="running", limit=1))
             newest = await catalog.runs(flow="F", limit=2)
             rest = await catalog.runs(flow="F", limit=2, before=newest[-1].position if newest else None)
@@ -62,6 +64,12 @@ class Listed(Promises):
         )
         assert both == ["f cancelled"], f"`runs` with a flow and a status must list what fits both, not {both}"
         assert none == [], f"`runs` with an unknown flow must be empty, not {none}"
+        assert one == [["F finished"], [], []], (
+            f"`runs` with a run_id must list that run alone, or nothing where there is none, not {one}"
+        )
+        assert neither == [], (
+            f"`runs` with a run_id and a status that do not fit each other must be empty, not {neither}"
+        )
         assert limited == ["f running"], (
             f"`runs` with a status and limit=1 must list the newest one of that status, also where others are newer, not {limited}"
         )

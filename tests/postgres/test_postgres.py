@@ -17,7 +17,7 @@ from loops import LOOPS
 from server import Server
 
 import asyncflow
-from asyncflow import Flow, FlowState, errors, listen, start
+from asyncflow import Flow, FlowRunner, FlowState, errors, listen, start
 from asyncflow.persistence.postgres import PostgresFlowPersistence
 from asyncflow.testing._checkpoints import Chain
 
@@ -336,7 +336,9 @@ async def test_a_run_is_its_owners_until_the_lease_has_run_out_and_then_the_owne
         with pytest.raises(errors.RunLockedError):
             await persistence.delete("held")
         ((owner,),) = query("SELECT owner FROM {0}.runs")
-        is_driven = [entry.is_driven for entry in await persistence.runs()]
+        is_driven = [entry.is_driven for entry in await persistence.runs(run_id="held")]
+        async with FlowRunner(persistence, recover_every=None) as runner:
+            status = await (await runner.get("held")).status()
         holder.send_signal(signal.SIGSTOP)
         query("UPDATE {0}.owners SET expires = clock_timestamp()")
         await persistence.release("held", await persistence.acquire("held"))
@@ -350,6 +352,7 @@ async def test_a_run_is_its_owners_until_the_lease_has_run_out_and_then_the_owne
     assert caught.value.seconds is not None
     assert 0 < caught.value.seconds <= persistence.lease
     assert is_driven == [True]
+    assert status == "running"
     assert takeovers == [1, 0], "since the newest checkpoint"
     assert result == "taken over"
     assert rest == "RunFencedError\n"

@@ -238,6 +238,66 @@ async def test_a_run_that_is_deleted_while_it_is_to_be_taken_up_stays_deleted(st
     assert await storage.load("x") is None
 
 
+# ---- driven by another process ---------------------------------------------------------------------------------------
+
+RESUMES = """
+import sys
+from typing import Any
+
+import anyio
+from asyncflow import Flow, SQLiteFlowPersistence, start
+
+class Mended(Flow[dict[str, Any]]):
+    @start()
+    async def only(self) -> str:
+        print("resumed", flush=True)
+        await anyio.to_thread.run_sync(sys.stdin.readline)
+        return "well"
+
+anyio.run(lambda: Mended.resume("x", persistence=SQLiteFlowPersistence("runs.db", durability="process")))
+"""
+
+
+class Mended(Flow[dict[str, Any]]):
+    """Fails here."""
+
+    @start()
+    async def only(self) -> str:
+        raise LookupError("not mended here")
+
+
+def resuming() -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", RESUMES], env=env, stdin=pipe, stdout=pipe, text=True)
+
+
+@pytest.mark.parametrize("ends", ["well", "killed"])
+async def test_a_failed_run_that_another_process_goes_on_with_has_not_ended(ends: str) -> None:
+    async with FlowRunner(STORES["sqlite"](), recover_every=None) as runner:
+        with pytest.raises(errors.MethodError):
+            await runner.run(Mended, run_id="x")
+        with resuming() as process:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            assert await anyio.to_thread.run_sync(process.stdout.readline) == "resumed\n"
+            handle = await runner.start(Mended, run_id="x")
+            with anyio.move_on_after(0.2) as waited:
+                await handle.result()
+            assert waited.cancelled_caught, "it has an outcome of before, and a driver"
+            if ends == "killed":
+                process.kill()
+            else:
+                process.stdin.write("go on\n")
+                process.stdin.flush()
+            with anyio.fail_after(120):
+                if ends == "killed":
+                    with pytest.raises(errors.MethodError, match="not mended here"):
+                        await handle.result()
+                else:
+                    assert await handle.result() == "well"
+
+
 # ---- runs that end their process ------------------------------------------------------------------------------------
 
 DEADLY = """

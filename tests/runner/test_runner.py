@@ -419,10 +419,11 @@ async def test_interrupted_runs_are_looked_for_again_and_again(storage: Any) -> 
 
 async def test_a_run_that_is_driven_is_left_alone(storage: Any) -> None:
     gate("g")
-    async with FlowRunner(storage, flows=[Steps], recover_every=0.005):
+    async with FlowRunner(storage, flows=[Steps], recover_every=0.005) as runner:
         async with FlowRunner(storage) as one:
             handle = await one.start(Steps, {"gate": "g"}, run_id="x")
             await anyio.sleep(0.05)
+            assert await (await runner.get("x")).status() == "running", "whoever drives it"
             gates["g"].set()
             assert await handle.result() == 2
 

@@ -728,13 +728,25 @@ class ListsFlowsInAnyCase(Right):
 
 
 @caught_by("the_catalog_tells_flows_and_statuses_apart")
+class ListsAllForAnId(Right):
+    async def runs(self, *, run_id: str | None = None, **options: Any) -> list[RunEntry]:
+        return await super().runs(**options)
+
+
+@caught_by("the_catalog_tells_flows_and_statuses_apart")
 class CutsBeforeItChooses(Right):
     """A page of what fits, among the newest of all."""
 
     async def runs(
-        self, *, flow: str | None = None, status: str | None = None, before: int | None = None, limit: int = 100
+        self,
+        *,
+        run_id: str | None = None,
+        flow: str | None = None,
+        status: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
     ) -> list[RunEntry]:
-        page = await super().runs(before=before, limit=limit)
+        page = await super().runs(run_id=run_id, before=before, limit=limit)
         return [entry for entry in page if flow in (None, entry.flow) and status in (None, entry.status)]
 
 

@@ -47,14 +47,16 @@ class Reader:
         )
 
     async def runs(
-        self, flow: str | None, status: Status | None, before: int | None, limit: int
+        self, run_id: str | None, flow: str | None, status: Status | None, before: int | None, limit: int
     ) -> list[tuple[Any, ...]]:
         """See `queued.Reads`."""
-        if flow is not None and not rows.is_text(flow):
+        if not all(rows.is_text(name) for name in (run_id, flow) if name is not None):
             return []
         chosen = f"status = '{status}'" if status else "TRUE"  # spelt out, for the partial index
-        bound = (_ALL if before is None else before, flow, flow, limit)
-        return await self._found(rows.SELECT_RUNS.replace("{status}", chosen), bound)
+        bound: tuple[Any, ...] = (_ALL if before is None else before, flow, flow)
+        if run_id is not None:
+            chosen, bound = f"{chosen} AND run_id = %s", (*bound, run_id)
+        return await self._found(rows.SELECT_RUNS.replace("{chosen}", chosen), (*bound, limit))
 
     async def ended(self) -> list[tuple[str, str, float]]:
         """See `queued.Reads`."""

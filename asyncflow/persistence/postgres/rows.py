@@ -39,7 +39,7 @@ SELECT_RUNS = (
     "SELECT run_id, flow, status, number, head, runs.owner, created_at, updated_at, id, "
     "CASE WHEN taken_at = head THEN takeovers ELSE 0 END, " + _LEFT + " "
     "FROM {schema}.runs LEFT JOIN {schema}.owners ON owners.owner = runs.owner "
-    "WHERE id < %s AND (%s::text IS NULL OR flow = %s::text) AND {status} ORDER BY id DESC LIMIT %s"
+    "WHERE id < %s AND (%s::text IS NULL OR flow = %s::text) AND {chosen} ORDER BY id DESC LIMIT %s"
 )
 SELECT_ENDED = "SELECT run_id, flow, updated_at FROM {schema}.runs WHERE status IN ('finished', 'cancelled', 'failed') ORDER BY id DESC"
 SELECT_RUN_IDS = "SELECT run_id FROM {schema}.runs ORDER BY id"

@@ -117,16 +117,17 @@ class Reader:
         return connection
 
     async def runs(
-        self, flow: str | None, status: Status | None, before: int | None, limit: int
+        self, run_id: str | None, flow: str | None, status: Status | None, before: int | None, limit: int
     ) -> list[tuple[Any, ...]]:
         """Lines of the catalog, the newest first.
 
         Run id, flow, status, pass, seq, owner, times, position, takeovers, seconds of its lease.
         """
-        sql = rows.SELECT_RUNS.format(
-            status=f"status = '{status}'" if status else "1"
-        )  # spelt out, for the partial index
-        bound = (_ALL if before is None else before, flow, limit)
+        chosen = f"status = '{status}'" if status else "1"  # spelt out, for the partial index
+        bound: tuple[Any, ...] = (_ALL if before is None else before, flow, limit)
+        if run_id is not None:
+            chosen, bound = f"{chosen} AND run_id = ?4", (*bound, run_id)
+        sql = rows.SELECT_RUNS.format(chosen=chosen)
         return list(map(tuple, await self._in_snapshot(lambda c: c.execute_fetchall(sql, bound))))
 
     async def ended(self) -> list[tuple[str, str, float]]:

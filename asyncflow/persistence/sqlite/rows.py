@@ -48,7 +48,7 @@ SELECT_RUNS = (
     "SELECT run_id, flow, status, number, head, owner, created_at, updated_at, id, "
     "CASE WHEN taken_at = head THEN takeovers ELSE 0 END, "
     "(SELECT expires - (julianday('now') - 2440587.5) * 86400.0 FROM owners WHERE owners.owner = runs.owner) FROM runs "
-    "WHERE id < ? AND (?2 IS NULL OR flow = ?2) AND {status} ORDER BY id DESC LIMIT ?3"
+    "WHERE id < ? AND (?2 IS NULL OR flow = ?2) AND {chosen} ORDER BY id DESC LIMIT ?3"
 )
 SELECT_ENDED = (
     "SELECT run_id, flow, updated_at FROM runs WHERE status IN ('finished', 'cancelled', 'failed') ORDER BY id DESC"
