@@ -109,7 +109,7 @@ def is_driven_here(persistence: FlowPersistence, run_id: str) -> bool:
     return driven in _DRIVEN and not is_closed(_DRIVEN[driven])
 
 
-def _place(persistence: FlowPersistence) -> object:
+def _place(persistence: object) -> object:
     return persistence.place if offers(persistence, Ownership) else id(persistence)
 
 
