@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from ..errors import CapabilityMissingError, CheckpointCorruptError
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decode_transition, state_after
@@ -64,22 +64,24 @@ async def history_of(persistence: FlowPersistence, run_id: str) -> list[HistoryE
 def entries(rows: Sequence[Checkpoint]) -> list[HistoryEntry]:
     """The entries of a run's rows, oldest first."""
     found: list[HistoryEntry] = []
-    before: dict[str, Any] = {}
+    before: dict[str, bytes] = {}
     state: bytes | None = None
     for row in rows:
         state = state_after(state, row)
-        after = before if row.state is None else from_json(state or b"{}")
-        gone = dict.fromkeys(before.keys() - after.keys())
-        changed = {
-            k: v for k, v in after.items() if k not in before or before[k] != v or type(before[k]) is not type(v)
-        }
+        changed: dict[str, Any] = {}
+        if row.state is not None:
+            before, changed = _changed(before, from_json(state or b"{}"))
         outcome = {} if row.outcome is None else from_json(row.outcome)
         passed_over = () if row.changes is None else decode_transition(row.changes).passed_over
         error = f"{outcome['type']}: {outcome['message']}" if "type" in outcome else ""
         found.append(
-            HistoryEntry(
-                row.seq, row.number, row.kind, row.status, row.method, row.at, changed | gone, passed_over, error
-            )
+            HistoryEntry(row.seq, row.number, row.kind, row.status, row.method, row.at, changed, passed_over, error)
         )
-        before = after
     return found
+
+
+def _changed(before: dict[str, bytes], state: dict[str, Any]) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The fields of a state, each as its bytes, and those that changed: in their bytes, as True equals 1, and -0.0 equals 0."""
+    after = {name: to_json(value) for name, value in state.items()}
+    gone = dict.fromkeys(before.keys() - after.keys())
+    return after, {name: state[name] for name, data in after.items() if before.get(name) != data} | gone

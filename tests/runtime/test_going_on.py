@@ -680,6 +680,37 @@ async def test_the_history_tells_nothing_of_what_did_not_change(log: Any) -> Non
     assert [entry.changed for entry in (await flow.history())[1:]] == [{}, {}]
 
 
+@pytest.mark.parametrize(
+    "values",
+    [[[1, 2], [True, 2], [1.0, 2]], [{"a": 1}, {"a": True}], [0.0, -0.0]],
+    ids=["in a list", "in a dict", "a sign"],
+)
+async def test_the_history_shows_a_value_that_changed_and_is_equal(log: Any, values: list[Any]) -> None:
+    class Loose(FlowState):
+        value: Any = None
+        turns: int = 0
+
+    class Turning(Flow[Loose]):
+        initial_state = Loose(value=values[0])
+        persistence = log
+
+        @start()
+        async def first(self) -> None: ...
+
+        @router(or_(first, "more"), emit=["more", "done"])
+        async def turn(self) -> str:
+            self.state.turns += 1
+            self.state.value = values[min(self.state.turns, len(values) - 1)]
+            return "more" if self.state.turns < len(values) else "done"
+
+    flow = Turning()
+    await flow.kickoff()
+    history = await flow.history()
+
+    shown = [entry.changed["value"] for entry in history if "value" in entry.changed]
+    assert repr(shown) == repr(values)
+
+
 async def test_the_history_shows_who_was_passed_over(log: Any) -> None:
     class Diamond(Flow[Work]):
         persistence = log
