@@ -11,14 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import anyio
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import environments, profile, report, running
+from benchmarks import environments, profile, report, running, works
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.environments import REQUIREMENTS, NoEnvironment
 from benchmarks.measure import stay_here
-from benchmarks.meters import stalls, ticking
+from benchmarks.meters import Meter, stalls, ticking
 from benchmarks.picture import picture
 from benchmarks.running import Case, Failed, Line
 from benchmarks.works import WORKS, Figures
@@ -130,6 +131,25 @@ async def test_a_loop_that_never_lets_the_ticker_tick_was_held_all_the_while() -
         time.sleep(0.05)  # noqa: ASYNC251  (that is the fault)
 
     assert stalls(late)["stall_max_ms"] > 40
+
+
+async def test_what_a_fan_out_writes_is_the_mean_of_all_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FansOut:
+        async def fan_out(self, width: int) -> int:
+            return width
+
+    class Metered(Meter):
+        def read(self) -> Meter:
+            super().read()
+            self.bytes = next(wrote)
+            return self
+
+    wrote = iter([3_000] * 19 + [43_000])
+    monkeypatch.setattr(works, "Meter", Metered)
+    async with anyio.create_task_group() as group:
+        figures = await works.fan_out(FansOut(), 7, 60, group)
+
+    assert (figures["runs"], figures["written_kb"]) == (20, 5.0)
 
 
 def test_everyone_has_an_environment_and_every_line_has_one_to_be_compared_with() -> None:
