@@ -317,6 +317,16 @@ WORKS: dict[str, Work] = {
         "ms_a_step",
         patience=3,
     ),
+    "W4-long": Work(
+        "1 MB of state, one record appended a step, 400 steps",
+        "cycle",
+        partial(large_state, appends=True),
+        400,
+        (Column("steps", "steps"), Column("ms_a_step", "ms a step", "{:,.1f}"), KB, *STALLS),
+        "ms_a_step",
+        rounds=1,
+        patience=10,
+    ),
     "W5": Work(
         "loading by id, with 10,000 runs of the chain stored",
         "load",
