@@ -26,11 +26,11 @@ from ._runtime.failures import stored_failure
 from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
 from ._runtime.recovery import Recovery
 from ._runtime.runs import outcome_of, session
-from .errors import RunInputsError, RunLockedError, RunnerClosedError, RunnerOverloadedError
+from .errors import RunLockedError, RunnerClosedError, RunnerOverloadedError
 from .flow import Flow, check_backend, default_persistence, made_by
 from .persistence.checkpoint import Checkpoint
 from .persistence.protocol import FlowPersistence, RunEntry
-from .state import parse_run_id
+from .state import one_run_id, parse_run_id
 
 __all__ = ["FlowRunner", "KnownFlow", "RunFailure", "RunHandle", "RunView"]
 
@@ -200,10 +200,7 @@ class FlowRunner:
         """
         self._check_open()
         given = dict(inputs or {})
-        ids = {parse_run_id(brought) for brought in (given.pop("id", None), run_id) if brought is not None}
-        if len(ids) > 1:
-            raise RunInputsError(f"two ids for one run: {' and '.join(sorted(ids))}. Nothing was started")
-        known = next(iter(ids), None)
+        known = one_run_id(given.pop("id", None), run_id)
         if known is not None and known not in self._live and self.is_full:
             ended = await self._ended(flow, known, given)  # that needs no place
             if ended is not None:
@@ -211,18 +208,25 @@ class FlowRunner:
         while True:
             run = self._live.get(known or "") or await self._placed(flow, known, given)
             await run.known.wait()
-            is_elsewhere = isinstance(run.refusal, RunLockedError)  # another drives it
-            if run.refusal is not None and not is_elsewhere:
-                if run.inputs is given:
-                    raise run.refusal
-                continue  # another asked for it; this one may be served
-            if run.inputs is given and not is_elsewhere:
-                return self._handle(run.run_id, run)
-            stored = await self.persistence.load(run.run_id)
-            if stored is not None:
-                self._known(flow)._instance.check_same(stored, given)
-                return self._handle(run.run_id, None if is_elsewhere else run, is_elsewhere=is_elsewhere)
+            handle = await self._served(run, flow, given)
+            if handle is not None:
+                return handle
+
+    async def _served(self, run: Live, flow: MakeFlow, given: dict[str, Any]) -> RunHandle | None:
+        """A handle on the run that was asked for, or None if it is to be asked for again. Raises why it is refused."""
+        is_ours, is_elsewhere = run.inputs is given, isinstance(run.refusal, RunLockedError)
+        if run.refusal is not None and not is_elsewhere:
+            if is_ours:
+                raise run.refusal
+            return None  # another asked for it; this one may be served
+        if is_ours and not is_elsewhere:
+            return self._handle(run.run_id, run)
+        stored = await self.persistence.load(run.run_id)
+        if stored is None:
             await anyio.sleep(SOON)  # whoever drives it is about to store it
+            return None
+        self._known(flow)._instance.check_same(stored, given)
+        return self._handle(run.run_id, None if is_elsewhere else run, is_elsewhere=is_elsewhere)
 
     async def _ended(self, flow: MakeFlow, run_id: str, given: dict[str, Any]) -> RunHandle | None:
         """A handle on a run that has ended."""

@@ -23,6 +23,7 @@ __all__ = [
     "StateType",
     "explained",
     "new_run_id",
+    "one_run_id",
     "parse_run_id",
     "state_type_of",
 ]
@@ -54,6 +55,14 @@ def parse_run_id(value: object) -> str:
             "a run id has 1 to 128 printable characters and no spaces around it; nothing was read or written"
         )
     return value
+
+
+def one_run_id(*brought: object | None) -> str | None:
+    """The run id that was brought in one way or another, if any was. Raises `RunInputsError` for two, `InvalidRunIdError`."""
+    ids = {parse_run_id(each) for each in brought if each is not None}
+    if len(ids) > 1:
+        raise RunInputsError(f"two ids for one run: {' and '.join(sorted(ids))}. Nothing was started")
+    return next(iter(ids), None)
 
 
 class FlowState(BaseModel):

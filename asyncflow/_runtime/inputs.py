@@ -37,29 +37,36 @@ def are_inputs(stored: bytes | None, inputs: Mapping[str, Any]) -> bool:
 
 def _tells(stored: Any, value: Any) -> bool:
     """Whether a JSON value is what is written of this one."""
-    if isinstance(value, BaseModel):
-        value = value.model_dump(by_alias=True, round_trip=False)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    value = _opened(value)
     if isinstance(value, Mapping):
-        known = {_key(key): item for key, item in value.items()}
-        return (
-            isinstance(stored, dict)
-            and stored.keys() == known.keys()
-            and all(_tells(stored[key], item) for key, item in known.items())
-        )
+        return isinstance(stored, dict) and _tell_all(stored, {_key(key): item for key, item in value.items()})
     if isinstance(value, Set):
-        return isinstance(stored, list) and sorted(map(_sorted, stored)) == sorted(
-            _sorted(from_json(_written(item))) for item in value
-        )
+        return isinstance(stored, list) and sorted(map(_sorted, stored)) == sorted(map(_told, value))
     if isinstance(value, list | tuple):
         return isinstance(stored, list) and len(stored) == len(value) and all(map(_tells, stored, value))
-    return _sorted(stored) == _sorted(from_json(_written(value)))
+    return _sorted(stored) == _told(value)
+
+
+def _tell_all(stored: dict[str, Any], known: dict[str, Any]) -> bool:
+    return stored.keys() == known.keys() and all(_tells(stored[key], item) for key, item in known.items())
+
+
+def _opened(value: Any) -> Any:
+    """A model or a dataclass as the dict that JSON tells of it; any other value as it is."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(by_alias=True)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return value
 
 
 def _key(key: Any) -> str:
     """What a key of a dict is in JSON."""
     return key if isinstance(key, str) else next(iter(from_json(_written({key: None}))))
+
+
+def _told(value: Any) -> str:
+    return _sorted(from_json(_written(value)))
 
 
 def _sorted(told: Any) -> str:
