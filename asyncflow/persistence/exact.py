@@ -15,17 +15,19 @@ import math
 import types
 import typing
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, TzInfo
 
 from .._values import difference
 from ..merge import FUNCTIONS
+from .interference import interferes
 
 __all__ = ["Plan", "is_json", "plan_for", "plans_of_fields"]
 
@@ -254,22 +256,9 @@ def _plan_for_model(model: type[BaseModel]) -> Plan | None:
     return _MODELS[model]
 
 
-def _interferes(model: type[BaseModel]) -> bool:
-    """Whether validators, serializers, settings or constructors have a say."""
-    decorators = model.__pydantic_decorators__
-    hooks = (
-        *(decorators.validators, decorators.field_validators, decorators.root_validators, decorators.model_validators),
-        *(decorators.field_serializers, decorators.model_serializers),
-    )
-    own_schema = model.__get_pydantic_core_schema__.__func__ is not BaseModel.__get_pydantic_core_schema__.__func__  # type: ignore[attr-defined]  # a bound classmethod
-    config = set(model.model_config) - {"extra", "frozen", "title", "arbitrary_types_allowed", "validate_assignment"}
-    own_making = model.model_post_init is not BaseModel.model_post_init or model.__pydantic_custom_init__
-    return bool(any(hooks) or config or own_schema or own_making)
-
-
 def plans_of_fields(model: type[BaseModel]) -> list[tuple[str, Plan]] | None:
     """The plans of a model's fields, by name, if it has one itself."""
-    if _interferes(model):
+    if interferes(model):
         return None
     plans: list[tuple[str, Plan]] = []
     for name, field in model.model_fields.items():
@@ -277,7 +266,7 @@ def plans_of_fields(model: type[BaseModel]) -> list[tuple[str, Plan]] | None:
         if not is_whole or field.discriminator:
             return None
         is_plain = all(isinstance(m, FUNCTIONS) for m in field.metadata)
-        plan = (plan_for(field.annotation) if is_plain else None) or _trial(field.annotation, field.metadata)
+        plan = (plan_for(field.annotation) if is_plain else None) or _trial(field, model.model_config)
         if plan is None:
             return None
         plans.append((name, plan))
@@ -314,13 +303,14 @@ def _made_for_model(model: type[BaseModel]) -> Plan | None:
     return Plan(one, each)
 
 
-def _trial(annotation: Any, metadata: Iterable[Any]) -> Plan | None:
-    """The plan of a field that only trying can tell about: no more than that field is tried."""
+def _trial(field: FieldInfo, config: ConfigDict) -> Plan | None:
+    """The plan of a field that only trying can tell about: no more than that field is tried, under its model's settings."""
     try:
-        for each in metadata:
+        annotation: Any = field.annotation
+        for each in field.metadata:
             annotation = Annotated[annotation, each]
         many: Any = types.GenericAlias(list, (annotation,))
-        adapter: TypeAdapter[Any] = TypeAdapter(many)
+        adapter: TypeAdapter[Any] = TypeAdapter(many, config={**config, "defer_build": False})
     except (PydanticSchemaGenerationError, PydanticUserError):
         return None
 

@@ -27,6 +27,7 @@ CUTS, POSTGRES = "postgres/test_cuts.py", "postgres/test_postgres.py"
 STATE, LARGE = "runtime/test_state.py", "runtime/test_large.py"
 IO_ERRORS = "faults/test_io_errors.py"
 SQLITE, CODEC = "persistence/test_sqlite.py", "persistence/test_codec.py"
+INTERFERENCE = "persistence/test_interference.py"
 
 MUTANTS = (
     # ---- durability
@@ -398,6 +399,22 @@ MUTANTS = (
         "        lambda values: set(map(type, values)) <= only and holds(values),\n",
         "        lambda values: set(map(type, values[:1])) <= only and holds(values[:1]),\n",
         "persistence/test_exact.py::test_what_the_types_let_pass_is_kept",
+    ),
+    Mutant(
+        "a field is tried without the settings of its model",
+        ("V1",),
+        "persistence/exact.py",
+        ', config={**config, "defer_build": False})',
+        ")",
+        f"{INTERFERENCE}::test_a_field_is_tried_under_the_settings_of_its_model",
+    ),
+    Mutant(
+        "a setting that changes values called harmless",
+        ("V1",),
+        "persistence/interference.py",
+        '*("cache_strings", ',
+        '*("cache_strings", "str_to_lower", ',
+        f"{INTERFERENCE}::test_under_a_setting_that_changes_values_they_are_tried",
     ),
     Mutant(
         "a schedule decides what a pass gives",
