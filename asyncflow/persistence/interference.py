@@ -5,9 +5,12 @@ Settings are told apart by pydantic's documentation. One that is not known here,
 
 from __future__ import annotations
 
-from typing import Final
+import sys
+import types
+from typing import Any, Final
 
 from pydantic import BaseModel
+from pydantic.fields import ModelPrivateAttr
 
 __all__ = ["interferes"]
 
@@ -42,5 +45,48 @@ def interferes(model: type[BaseModel]) -> bool:
         *(decorators.field_serializers, decorators.model_serializers),
     )
     own_schema = model.__get_pydantic_core_schema__.__func__ is not BaseModel.__get_pydantic_core_schema__.__func__  # type: ignore[attr-defined]  # a bound classmethod
-    own_making = model.model_post_init is not BaseModel.model_post_init or model.__pydantic_custom_init__
-    return bool(any(hooks) or set(model.model_config) - HARMLESS or own_schema or own_making)
+    return bool(any(hooks) or set(model.model_config) - HARMLESS or own_schema or _makes_itself(model))
+
+
+def _makes_itself(model: type[BaseModel]) -> bool:
+    """Whether code that is not pydantic's runs where an instance is made: `__init__`, `model_post_init`, or a private factory."""
+    if not _is_pydantics(model.model_post_init) or model.__pydantic_custom_init__:
+        return True
+    return not all(map(_is_made_by_python, model.__private_attributes__.values()))
+
+
+def _is_made_by_python(private: ModelPrivateAttr) -> bool:
+    """Whether a private attribute begins as its default, or as what something of the standard library makes of nothing.
+
+    Another factory may raise, or reach into the fields.
+    """
+    factory = private.default_factory
+    if factory is None:
+        return True
+    if not isinstance(factory, _PLAIN) or getattr(private, "default_factory_takes_validated_data", False):
+        return False
+    return str(factory.__module__).partition(".")[0] in sys.stdlib_module_names
+
+
+_PLAIN: Final = (type, types.FunctionType, types.BuiltinFunctionType)
+
+
+class _WithPrivate(BaseModel):
+    _attribute: int = 0
+
+
+class _WithMore(_WithPrivate):
+    _another: int = 0
+
+
+_MAKERS: Final = (BaseModel.model_post_init, _WithPrivate.model_post_init)
+"""Nobody's hook, and the one by which pydantic itself makes private attributes: they are no part of what is saved."""
+
+_AROUND: Final = _WithMore.model_post_init.__code__
+"""Of the hook that does so, and then calls that of a base class."""
+
+
+def _is_pydantics(hook: Any) -> bool:
+    while getattr(hook, "__code__", None) is _AROUND:
+        hook = hook.__wrapped__
+    return hook in _MAKERS

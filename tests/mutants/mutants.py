@@ -409,6 +409,14 @@ MUTANTS = (
         f"{INTERFERENCE}::test_a_field_is_tried_under_the_settings_of_its_model",
     ),
     Mutant(
+        "a hook of the user's taken for pydantic's own",
+        ("V1",),
+        "persistence/interference.py",
+        "    return hook in _MAKERS\n",
+        '    return hook in _MAKERS or hasattr(hook, "__wrapped__")\n',
+        f"{INTERFERENCE}::test_where_a_users_code_makes_an_instance_it_is_tried",
+    ),
+    Mutant(
         "a setting that changes values called harmless",
         ("V1",),
         "persistence/interference.py",

@@ -3,11 +3,13 @@
 import datetime as dt
 import decimal
 import enum
+import threading
 import uuid
+from functools import partial, wraps
 from typing import Any, Literal
 
 import pytest
-from pydantic import AliasGenerator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AliasGenerator, BaseModel, ConfigDict, Field, PrivateAttr, create_model
 from pydantic.alias_generators import to_camel
 
 from asyncflow import FlowState
@@ -202,3 +204,111 @@ def test_a_pattern_is_tried_by_the_models_own_engine() -> None:
     assert plan is not None
     assert plan.one(Matched())
     assert not plan.one(Matched.model_construct(id="x", name="c"))
+
+
+# ---- private attributes ------------------------------------------------------------------------------------------
+
+
+class Private(FlowState):
+    total: int = 0
+    _seen: dict[str, int] = PrivateAttr(default_factory=dict)
+    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+    _note: str = PrivateAttr(default="new")
+    _unset: int = PrivateAttr()
+
+
+class Below(Private):
+    more: int = 0
+    _mine: list[int] = PrivateAttr(default_factory=list)
+
+
+@pytest.mark.parametrize("model", [Private, Below])
+def test_private_attributes_are_no_reason_to_try(model: type[Private]) -> None:
+    state, plan, codec = model(id="x", total=3), plan_for(model), TypedCodec(model)
+    state._seen["a"] = 1
+    state._note = "changed"
+    assert plan is not None
+    assert plan.one(state)
+
+    data, kept = codec.encode(state)
+
+    assert kept is state
+    assert b"changed" not in data
+    loaded = codec.decode(data)
+    assert difference(loaded, state) is None
+    assert (loaded._seen, loaded._note) == ({}, "new")
+
+
+def emptied(data: dict[str, Any]) -> int:
+    data["rows"].clear()
+    return 0
+
+
+class MadeOfFields(FlowState):
+    rows: list[int] = []  # noqa: RUF012 - pydantic copies it
+    _count: int = PrivateAttr(default_factory=emptied)
+
+
+class MadeByCode(FlowState):
+    _count: int = PrivateAttr(default_factory=lambda: 1)
+
+
+class MadeByPartial(FlowState):
+    _count: int = PrivateAttr(default_factory=partial(lambda: 1))
+
+
+class MadeAfter(FlowState):
+    count: int = 0
+
+    def model_post_init(self, context: Any, /) -> None:
+        self.count += 1
+
+
+class MadeAfterAll(Private):
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
+        self.total += 1
+
+
+class MadeAfterBoth(MadeAfter):
+    _note: str = PrivateAttr(default="new")
+
+
+class MadeAfterWrapped(MadeAfterBoth):
+    _more: str = PrivateAttr(default="new")
+
+
+def made_before(self: Any, context: Any, /) -> None:
+    Private.model_post_init(self, context)
+    self.total += 1
+
+
+class MadeLikePrivate(Private):
+    model_post_init = wraps(Private.model_post_init)(made_before)
+
+
+class MadeItself(FlowState):
+    _note: str = PrivateAttr(default="new")
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+
+
+@pytest.mark.clauses("V1")
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(MadeOfFields, MadeByCode, MadeByPartial, MadeItself),
+        *(MadeAfter, MadeAfterAll, MadeAfterBoth, MadeAfterWrapped, MadeLikePrivate),
+    ],
+)
+def test_where_a_users_code_makes_an_instance_it_is_tried(model: type[FlowState]) -> None:
+    assert plan_for(model) is None
+    assert pieces_for(model) is None
+
+
+@pytest.mark.clauses("V1")
+def test_what_a_hook_changes_on_loading_is_not_storable() -> None:
+    for state in (MadeAfter(id="x"), MadeAfterBoth(id="x"), MadeAfterAll(id="x")):
+        with pytest.raises(Refused):
+            TypedCodec(type(state)).encode(state)
