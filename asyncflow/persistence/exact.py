@@ -20,7 +20,7 @@ from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, TzInfo
@@ -173,11 +173,18 @@ def _plan_for_union(*members: Any) -> Plan | None:
             lambda values: set(map(type, values)) <= set(members) and _are_json(values),
         )
     others = [m for m in members if m is not types.NoneType]
-    inner = plan_for(others[0]) if len(others) == 1 else None
+    inner = plan_for(others[0]) if len(others) == 1 and not _is_root(others[0]) else None
     return inner and Plan(
         lambda value: value is None or inner.one(value),
         lambda values: inner.each([value for value in values if value is not None]),
     )
+
+
+def _is_root(annotation: Any) -> bool:
+    """Whether it is a model whose JSON is that of its one value: null, perhaps."""
+    if get_origin(annotation) is Annotated:
+        return _is_root(get_args(annotation)[0])
+    return isinstance(annotation, type) and issubclass(annotation, RootModel)
 
 
 def _plan_for_items(cls: Any, item: Any) -> Plan | None:

@@ -417,6 +417,14 @@ MUTANTS = (
         f"{INTERFERENCE}::test_where_a_users_code_makes_an_instance_it_is_tried",
     ),
     Mutant(
+        "an optional of what may be null itself is not tried",
+        ("V1",),
+        "persistence/exact.py",
+        " and not _is_root(others[0]) else None",
+        " else None",
+        "persistence/test_exact.py::test_an_optional_of_what_may_be_null_itself_is_tried",
+    ),
+    Mutant(
         "a setting that changes values called harmless",
         ("V1",),
         "persistence/interference.py",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel, create_model
 from pydantic_core import TzInfo
 
 from asyncflow import FlowState, merge
@@ -127,6 +127,20 @@ def test_what_contains_itself_is_told_soon() -> None:
 )
 def test_what_types_cannot_tell_has_no_plan(annotation: Any) -> None:
     assert plan_for(annotation) is None
+
+
+Mark = RootModel[int | None]
+
+
+@pytest.mark.clauses("V1")
+@pytest.mark.parametrize("annotation", [Mark, Annotated[Mark, merge.last]])
+def test_an_optional_of_what_may_be_null_itself_is_tried(annotation: Any) -> None:
+    made: Any = create_model("Marked", __base__=FlowState, mark=(annotation | None, None))
+    codec = TypedCodec(made)
+
+    assert codec.encode(made(mark=Mark(3)))
+    with pytest.raises(Refused, match="becomes a NoneType"):
+        codec.encode(made(mark=Mark(None)))
 
 
 def test_only_the_fields_that_need_it_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
