@@ -74,9 +74,9 @@ def main() -> None:
     for name, state in STATES.items():
         codec = TypedCodec(type(state))
         data, _ = codec.encode(state)
-        is_exact = codec.is_exact
-        assert is_exact is not None
-        checking = _microseconds(lambda state=state, is_exact=is_exact: is_exact(state))
+        plan = codec.plan
+        assert plan is not None
+        checking = _microseconds(lambda state=state, plan=plan: plan.one(state))
         writing = _microseconds(lambda state=state, codec=codec: codec.write(state))
         print(f"| {name} | {len(data):,} | {writing:,.1f} | {checking:,.1f} |")
     for way, work in (("none", "W1"), ("full", "W2")):

@@ -44,7 +44,7 @@ from .recorder import Codecs, Recorder
 from .scope import Scope, entered
 from .settings import Settings
 from .threads import in_thread
-from .versions import Version, encoded_in_pieces, lendable, own, recorded
+from .versions import Encoded, Version, encoded_in_pieces, own, recorded
 
 __all__ = ["Engine"]
 
@@ -218,7 +218,8 @@ class Engine:
             result = await self._call(scope)
             held = [scope.close()]  # the draft, and no other reference to it
             is_cut = held[0] is not None and self._can_be_cut(scope)
-            encoded = await encoded_in_pieces(held, self.codecs) if is_cut else None
+            is_stored = self.recorder is not None
+            encoded = await encoded_in_pieces(held, self.codecs, is_stored=is_stored) if is_cut else None
             ended = self._returned(scope, held, result, encoded)
         except Exception as error:  # whatever a user's method may raise
             ended = self._raised(scope, error)
@@ -278,7 +279,7 @@ class Engine:
             return self._is_large and scope.is_alone
         return self.recorder.is_large and scope.is_alone and self.settings.checkpoints(scope.method)
 
-    def _returned(self, scope: Scope, held: list[Any], result: Any, encoded: bytes | None) -> _Ended:
+    def _returned(self, scope: Scope, held: list[Any], result: Any, encoded: Encoded | None) -> _Ended:
         """Merge, encode, and only then change anything. Raises what makes the invocation a failed one instead."""
         method, key, recorder = scope.method, scope.key, self.recorder
         label = self._label(method, result) if method.is_router else None
@@ -351,7 +352,7 @@ class Engine:
         return label
 
     def _version(
-        self, scope: Scope, held: list[Any], recorder: Recorder | None, encoded: bytes | None
+        self, scope: Scope, held: list[Any], recorder: Recorder | None, encoded: Encoded | None
     ) -> tuple[bytes | None, Version]:
         """The version that an invocation leaves, and its bytes, if it is to be recorded."""
         name, base, newest = scope.method.name, scope.base, self.newest
@@ -362,7 +363,7 @@ class Engine:
         elif base.number != newest.number:
             version = self._merged(scope, held[0])
         elif encoded is not None:
-            return encoded, lendable(newest.number + 1, held[0], self.codecs, encoded)
+            return encoded.data, encoded.version(newest.number + 1, held[0], self.codecs)
         elif recorder is not None and recorder.is_large:
             return recorded(newest.number + 1, held, recorder, name)
         else:

@@ -32,7 +32,7 @@ from ..persistence.protocol import FlowPersistence, Ownership, Sessions, offers
 from .engine import Engine
 from .recorder import Codecs, Recorder
 from .settings import Settings
-from .versions import Version, lendable, recorded, taken
+from .versions import Version, recorded, taken
 
 __all__ = [
     "Claim",
@@ -273,8 +273,9 @@ async def begin(
     It is over the state in a list, which is copied if anybody else holds a part of it. Raises `StateNotStorableError`,
     `LimitExceededError`.
     """
-    held, data = await taken(held, setup.codecs)
-    version = None if data is None else lendable(0, held[0], setup.codecs, data)
+    is_stored = setup.persistence is not None and claim is not None
+    encoded = await taken(held, setup.codecs, is_stored=is_stored)
+    data, version = (None, None) if encoded is None else (encoded.data, encoded.version(0, held[0], setup.codecs))
     progress = Progress()
     transition, commands = advance(setup.settings.definition, progress, Started())
     progress.fold(transition)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import anyio.lowlevel
 
@@ -18,7 +18,7 @@ from ..persistence.codec import MAX_BYTES
 from .recorder import LARGE, Codecs, Recorder
 from .sole import is_held_once, is_sole
 
-__all__ = ["Version", "encoded_in_pieces", "lendable", "own", "recorded", "taken"]
+__all__ = ["Encoded", "Version", "encoded_in_pieces", "lendable", "own", "recorded", "taken"]
 
 _LENT: Final = object()
 
@@ -59,14 +59,17 @@ def recorded(
 
     `is_copy`: nobody does, as far as the caller knows. Raises `StateNotStorableError`, `LimitExceededError`.
     """
+    is_mine = is_copy or is_sole(held)  # asked first: what has to be copied is encoded once
+    if not is_mine:
+        held[0] = own(held[0])
     data, kept = recorder.state_bytes(held[0], method)
     if kept is held[0] and len(data) >= LARGE:
         del kept
-        if is_sole(held):
+        if is_sole(held):  # again: who was asked to write it may have kept a part
             return data, lendable(number, held[0], recorder.known, data)
         kept = held[0]
-    if not is_copy:
-        data, kept = recorder.state_bytes(own(held[0]), method)  # anew: what others hold may have changed since
+    if is_mine and not is_copy:
+        data, kept = recorder.state_bytes(own(held[0]), method)
     return data, Version(number, kept)
 
 
@@ -75,35 +78,54 @@ def lendable(number: int, state: Any, codecs: Codecs, data: bytes) -> Version:
     return Version(number, state, partial(codecs.state.decode, data))
 
 
-async def encoded_in_pieces(held: list[Any], codecs: Codecs) -> bytes | None:
+class Encoded(NamedTuple):
+    """The bytes of a large state, and whether it can be made anew from them, being nobody else's."""
+
+    data: bytes
+    is_lendable: bool
+
+    def version(self, number: int, state: Any, codecs: Codecs) -> Version:
+        return lendable(number, state, codecs, self.data) if self.is_lendable else Version(number, state)
+
+
+async def encoded_in_pieces(
+    held: list[Any], codecs: Codecs, *, is_stored: bool, is_copy: bool = False
+) -> Encoded | None:
     """The bytes of a large state, the only one in a list, while other tasks have their turns.
 
-    None where somebody else holds a part of it, or JSON may not keep it as it is.
+    If somebody else holds a part of it, a copy takes its place, made at once, so that it is of one moment. None where JSON may
+    not keep it as it is; and where it is not stored, if it cannot be lent: then its bytes are of no use.
     """
-    pieces = codecs.state.pieces
-    if pieces is None or not is_sole(held):
+    pieces, is_lendable = codecs.state.pieces, is_sole(held)
+    if pieces is None or not (is_lendable or is_stored):
         return None
+    if not is_lendable and not is_copy:
+        held[0] = own(held[0])
+        is_lendable = is_sole(held)
     encoding = pieces.encode(held[0])
     while True:
         try:
             next(encoding)
         except StopIteration as done:
             data: bytes | None = done.value
-            return data if data is not None and len(data) <= MAX_BYTES else None
+            return Encoded(data, is_lendable) if data is not None and len(data) <= MAX_BYTES else None
         await anyio.lowlevel.checkpoint()
 
 
-async def taken(held: list[Any], codecs: Codecs) -> tuple[list[Any], bytes | None]:
-    """A state that begins a pass, the only one in a list, and its bytes, if it is a large one.
+async def taken(held: list[Any], codecs: Codecs, *, is_stored: bool) -> Encoded | None:
+    """The bytes of a state that begins a pass, the only one in a list, if it is a large one.
 
-    It is the one that is given, if nobody else holds any of it; else a copy, made at once, so that it is of one moment.
+    It stays the one that is given, if nobody else holds any of it; else a copy takes its place.
     """
-    is_large = is_long(held[0])
-    data = await encoded_in_pieces(held, codecs) if is_large else None
-    if data is None:
-        held = [own(held[0])]
-        data = await encoded_in_pieces(held, codecs) if is_large else None
-    return held, data
+    if is_long(held[0]):
+        is_copy = not is_sole(held)
+        if is_copy:
+            held[0] = own(held[0])
+        encoded = await encoded_in_pieces(held, codecs, is_stored=is_stored, is_copy=is_copy)
+        if encoded is not None or is_copy:
+            return encoded
+    held[0] = own(held[0])
+    return None
 
 
 def own(value: Any) -> Any:

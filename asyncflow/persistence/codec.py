@@ -19,7 +19,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .._values import difference, promoted
 from ..state import DictState, StateType, explained
-from .exact import is_json, plan_for
+from .exact import Plan, is_json, plan_for
 from .pieces import Pieces, pieces_for
 from .refused import MAX_DEPTH, Misfit, Refused
 from .tagged import tagged, untagged
@@ -51,13 +51,9 @@ class Codec(ABC):
 class TypedCodec(Codec):
     """Values of an annotation, as pydantic writes them."""
 
-    is_exact: Callable[[Any], bool] | None
-    """Whether JSON surely keeps a value, where its types alone can tell."""
-
     def __init__(self, annotation: Any) -> None:
         self._adapter = adapter = TypeAdapter(annotation)
-        plan = plan_for(annotation)
-        self.is_exact = None if plan is None else plan.one
+        self.plan = plan_for(annotation)
         # the JSON alone, whatever it loses; made once, and warnings "none" would take ten times the call
         self.write: Callable[[Any], bytes] = partial(
             adapter.serializer.to_json, by_alias=False, round_trip=True, warnings=False
@@ -65,12 +61,22 @@ class TypedCodec(Codec):
         self._checks_fields = _keeps_every_field(annotation)
 
     def encode(self, value: Any) -> tuple[bytes, Any]:
-        if self.is_exact is not None and self.is_exact(value):
-            try:
-                return _limited(self.write(value)), value
-            except PydanticSerializationError as error:
-                raise _unwritable(value, error) from None
-        return self._tried(value)
+        plan = self.plan
+        if plan is None or not plan.one(value):
+            return self._tried(value)
+        try:
+            data = _limited(self.write(value))
+        except PydanticSerializationError as error:
+            raise _unwritable(value, error) from None
+        return (data, value) if not plan.asks or self._is_read_back(plan, data) else self._tried(value)
+
+    def _is_read_back(self, plan: Plan, data: bytes) -> bool:
+        """Whether code of the model's makes of the bytes what they were made of."""
+        try:
+            read = self._read(data)
+            return plan.one(read) and self.write(read) == data
+        except (PydanticSerializationError, ValidationError, RecursionError):
+            return False
 
     def _tried(self, value: Any) -> tuple[bytes, Any]:
         if not _fits(value):
@@ -87,12 +93,14 @@ class TypedCodec(Codec):
             path = ".".join(map(str, first["loc"]))
             reason = f"it does not fit its own annotation when loaded ({first['type']})"
             raise Refused(path, _type_at(value, path), reason, "assign a value of the declared type") from None
+        if difference(value, loaded) is None:
+            return data, value
         found = difference(value, loaded, promoted=True)
         if found is not None:
             path, reason = found
             cure = "use a type that JSON keeps, declare the field's exact type, or exclude it: Field(exclude=True)"
             raise Refused(path, _type_at(value, path), f"when loaded, {reason}", cure)
-        return data, (promoted(value, loaded) if difference(value, loaded) is not None else value)
+        return data, promoted(value, loaded)
 
     def _read(self, data: bytes) -> Any:
         return self._adapter.validate_json(data, by_alias=False, by_name=True)

@@ -16,6 +16,7 @@ import types
 import typing
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
@@ -27,7 +28,7 @@ from pydantic_core import PydanticSerializationError, TzInfo
 
 from .._values import difference
 from ..merge import FUNCTIONS
-from .interference import interferes
+from .interference import is_read_by_code, is_written_by_code
 
 __all__ = ["Plan", "is_json", "plan_for", "plans_of_fields"]
 
@@ -37,6 +38,11 @@ class Plan(NamedTuple):
 
     one: Callable[[Any], bool]
     each: Callable[[Sequence[Any]], bool]
+    asks: bool = False
+    """Whether that is so of what is written alone, because code of the model's has a say in what is read.
+
+    Then a value that was read is the one that was written if this is true of both and they are written as the same bytes.
+    """
 
 
 # ---- atoms -------------------------------------------------------------------------------------------------------
@@ -177,6 +183,7 @@ def _plan_for_union(*members: Any) -> Plan | None:
     return inner and Plan(
         lambda value: value is None or inner.one(value),
         lambda values: inner.each([value for value in values if value is not None]),
+        inner.asks,
     )
 
 
@@ -192,6 +199,7 @@ def _plan_for_items(cls: Any, item: Any) -> Plan | None:
     return inner and Plan(
         lambda value: type(value) is cls and inner.each(tuple(value)),
         lambda values: set(map(type, values)) <= {cls} and inner.each(list(chain.from_iterable(values))),
+        inner.asks,
     )
 
 
@@ -220,6 +228,7 @@ def _plan_for_dict(key: Any, item: Any) -> Plan | None:
                 and keys.each(list(chain.from_iterable(values)))
                 and inner.each(list(chain.from_iterable(value.values() for value in values)))
             ),
+            inner.asks,
         )
     )
 
@@ -256,7 +265,7 @@ _MODELS: dict[type[BaseModel], Plan | None] = {}
 
 
 def _plan_for_model(model: type[BaseModel]) -> Plan | None:
-    """A model's plan, if the class changes nothing on the way out or in."""
+    """A model's plan, if the class changes nothing on the way out."""
     if model not in _MODELS:
         _MODELS[model] = None  # a model that contains itself is tried there
         _MODELS[model] = _made_for_model(model)
@@ -265,19 +274,23 @@ def _plan_for_model(model: type[BaseModel]) -> Plan | None:
 
 def plans_of_fields(model: type[BaseModel]) -> list[tuple[str, Plan]] | None:
     """The plans of a model's fields, by name, if it has one itself."""
-    if interferes(model):
+    if is_written_by_code(model):
         return None
     plans: list[tuple[str, Plan]] = []
+    asks = is_read_by_code(model)
     for name, field in model.model_fields.items():
         is_whole = not field.exclude and not getattr(field, "exclude_if", None)  # the second since pydantic 2.12
-        if not is_whole or field.discriminator:
-            return None
-        is_plain = all(isinstance(m, FUNCTIONS) for m in field.metadata)
-        plan = (plan_for(field.annotation) if is_plain else None) or _trial(field, model.model_config)
+        plan = _plan_for_field(field, model.model_config, asks) if is_whole and not field.discriminator else None
         if plan is None:
             return None
         plans.append((name, plan))
     return plans
+
+
+def _plan_for_field(field: FieldInfo, config: ConfigDict, asks: bool) -> Plan | None:
+    """`asks`: whether all of its model is read back, so that no field has to be for itself."""
+    plan = plan_for(field.annotation) if all(isinstance(m, FUNCTIONS) for m in field.metadata) else None
+    return _trial(field, config, plan) if plan is None or (plan.asks and not asks) else plan
 
 
 def _made_for_model(model: type[BaseModel]) -> Plan | None:
@@ -307,11 +320,14 @@ def _made_for_model(model: type[BaseModel]) -> Plan | None:
         except KeyError:
             return False
 
-    return Plan(one, each)
+    return Plan(one, each, is_read_by_code(model))
 
 
-def _trial(field: FieldInfo, config: ConfigDict) -> Plan | None:
-    """The plan of a field that only trying can tell about: no more than that field is tried, under its model's settings."""
+def _trial(field: FieldInfo, config: ConfigDict, written: Plan | None) -> Plan | None:
+    """The plan of a field that only trying can tell about: no more than that field is tried, under its model's settings.
+
+    `written`: that of what is written alone, which spares a look at each value.
+    """
     try:
         annotation: Any = field.annotation
         for each in field.metadata:
@@ -320,12 +336,16 @@ def _trial(field: FieldInfo, config: ConfigDict) -> Plan | None:
         adapter: TypeAdapter[Any] = TypeAdapter(many, config={**config, "defer_build": False})
     except (PydanticSchemaGenerationError, PydanticUserError):
         return None
+    write = partial(adapter.dump_json, by_alias=False, round_trip=True, warnings=False)
 
     def tried(values: Sequence[Any]) -> bool:
         given = list(values)
         try:
-            data = adapter.dump_json(given, by_alias=False, round_trip=True, warnings=False)
-            return difference(given, adapter.validate_json(data, by_alias=False, by_name=True)) is None
+            data = write(given)
+            read = adapter.validate_json(data, by_alias=False, by_name=True)
+            if written is not None and written.each(given) and written.each(read) and write(read) == data:
+                return True
+            return difference(given, read) is None
         except (PydanticSerializationError, ValidationError, RecursionError, ValueError):
             return False
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.fields import ModelPrivateAttr
 
-__all__ = ["interferes"]
+__all__ = ["is_read_by_code", "is_written_by_code"]
 
 HARMLESS: Final = frozenset(
     {
@@ -37,15 +37,29 @@ HARMLESS: Final = frozenset(
 """Settings under which the types that have a plan are written and read as without."""
 
 
-def interferes(model: type[BaseModel]) -> bool:
-    """Whether validators, serializers, settings or constructors have a say."""
-    decorators = model.__pydantic_decorators__
-    hooks = (
-        *(decorators.validators, decorators.field_validators, decorators.root_validators, decorators.model_validators),
-        *(decorators.field_serializers, decorators.model_serializers),
-    )
+READING: Final = frozenset(
+    {
+        *("str_to_lower", "str_to_upper", "str_strip_whitespace", "str_min_length", "str_max_length"),
+        *("coerce_numbers_to_str", "plugin_settings"),
+    }
+)
+"""Settings that change what is read, or refuse it, and nothing of what is written."""
+
+
+def is_written_by_code(model: type[BaseModel]) -> bool:
+    """Whether serializers, or settings, have a say in what is written, so that its types may not tell what JSON says."""
+    own = model.__pydantic_decorators__
     own_schema = model.__get_pydantic_core_schema__.__func__ is not BaseModel.__get_pydantic_core_schema__.__func__  # type: ignore[attr-defined]  # a bound classmethod
-    return bool(any(hooks) or set(model.model_config) - HARMLESS or own_schema or _makes_itself(model))
+    return bool(
+        own.field_serializers or own.model_serializers or own_schema or set(model.model_config) - HARMLESS - READING
+    )
+
+
+def is_read_by_code(model: type[BaseModel]) -> bool:
+    """Whether validators, settings or constructors have a say in what is read."""
+    own = model.__pydantic_decorators__
+    validators = own.validators or own.field_validators or own.root_validators or own.model_validators
+    return bool(validators or not READING.isdisjoint(model.model_config) or _makes_itself(model))
 
 
 def _makes_itself(model: type[BaseModel]) -> bool:

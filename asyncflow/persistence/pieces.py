@@ -10,12 +10,12 @@ from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from typing import Any, Final, NamedTuple, get_origin
 
-from pydantic import BaseModel, TypeAdapter
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
 from ..merge import FUNCTIONS
-from .exact import Plan, plan_for, plans_of_fields
+from .exact import Plan, plans_of_fields
+from .interference import is_read_by_code
 
 __all__ = ["Pieces", "pieces_for"]
 
@@ -31,7 +31,7 @@ Encode = Callable[[Any], bytes]
 class _Field(NamedTuple):
     name: str
     plan: Plan
-    """Of the whole value, and, being a list's or a dict's, of any part of it."""
+    """Of the whole value, and, being a list's or a dict's, of any part of it: each item is kept, or tried, for itself."""
     encode: Encode | None
     """Encodes such a part; None where it cannot be cut."""
 
@@ -42,10 +42,30 @@ class Pieces:
     def __init__(self, model: type[BaseModel], plans: list[tuple[str, Plan]]) -> None:
         self._model = model
         self._to_json: Callable[..., bytes] = model.__pydantic_serializer__.to_json
-        self._fields = [_field(name, plan, model.model_fields[name]) for name, plan in plans]
+        self._fields = [_field(model, name, plan) for name, plan in plans]
+        self._asks = is_read_by_code(model)
 
     def encode(self, value: Any) -> Generator[None, None, bytes | None]:
-        """The bytes, in the end; None where JSON may not keep the value as it is: then the codec is to be asked."""
+        """The bytes, in the end; None where JSON may not keep the value as it is: then the codec is to be asked.
+
+        Where code of the model's has a say in what is read, they are read, in one call, and what was read is written again.
+        """
+        data = yield from self._written(value)
+        if data is None or not self._asks:
+            return data
+        yield
+        read = self._read(data)
+        yield
+        again = None if read is None else (yield from self._written(read))
+        return data if again == data else None
+
+    def _read(self, data: bytes) -> Any:
+        try:
+            return self._model.model_validate_json(data, by_alias=False, by_name=True)
+        except (ValidationError, RecursionError):
+            return None
+
+    def _written(self, value: Any) -> Generator[None, None, bytes | None]:
         if type(value) is not self._model or value.__pydantic_extra__ or len(value.__dict__) != len(self._fields):
             return None
         parts: list[bytes] = []
@@ -89,18 +109,17 @@ def _parts(held: Any, encoded: list[bytes]) -> Iterator[Any]:
         n = max(1, n * PIECE // max(len(encoded[-1]), n))
 
 
-def _field(name: str, plan: Plan, field: FieldInfo) -> _Field:
+def _field(model: type[BaseModel], name: str, plan: Plan) -> _Field:
+    field = model.model_fields[name]
     annotation: Any = field.annotation
-    can_be_cut = get_origin(annotation) in (list, dict) and all(isinstance(m, FUNCTIONS) for m in field.metadata)
-    of_parts = plan_for(annotation) if can_be_cut else None
-    if of_parts is None:
+    if get_origin(annotation) not in (list, dict) or not all(isinstance(m, FUNCTIONS) for m in field.metadata):
         return _Field(name, plan, None)
-    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-    return _Field(name, of_parts, lambda part: adapter.serializer.to_json(part, **_AS_STORED))
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config={**model.model_config, "defer_build": False})
+    return _Field(name, plan, lambda part: adapter.serializer.to_json(part, **_AS_STORED))
 
 
 def pieces_for(annotation: Any) -> Pieces | None:
-    """What encodes the instances of a model in pieces; None for what is no model, or whose values have to be tried."""
+    """What encodes the instances of a model in pieces; None for what is no model, or is written by code of its own."""
     if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return None
     plans = plans_of_fields(annotation)

@@ -5,19 +5,30 @@ import decimal
 import enum
 import threading
 import uuid
+from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import pytest
-from pydantic import AliasGenerator, BaseModel, ConfigDict, Field, PrivateAttr, create_model
+from pydantic import (
+    AliasGenerator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    create_model,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from asyncflow import FlowState
 from asyncflow._values import difference
 from asyncflow.persistence.codec import Refused, TypedCodec
 from asyncflow.persistence.exact import plan_for
-from asyncflow.persistence.interference import HARMLESS
-from asyncflow.persistence.pieces import pieces_for
+from asyncflow.persistence.interference import HARMLESS, READING
+from asyncflow.persistence.pieces import Pieces, pieces_for
 
 
 class Colour(enum.Enum):
@@ -116,6 +127,17 @@ def filled(model: Any) -> Any:
     return model.model_construct(id="x", inner=[inner.model_construct(names=[" Some Name "])], **values)
 
 
+def in_pieces(pieces: Pieces, value: Any) -> bytes | None:
+    """What a model is encoded as, piece by piece."""
+    encoding = pieces.encode(value)
+    while True:
+        try:
+            next(encoding)
+        except StopIteration as done:
+            found: bytes | None = done.value
+            return found
+
+
 def test_the_table_names_what_is_called_harmless() -> None:
     assert set(SETTINGS) == HARMLESS
 
@@ -130,35 +152,57 @@ def test_under_a_harmless_setting_what_the_types_let_pass_is_kept(name: str, val
     assert plan.one(state)
 
     data = codec.write(state)
-    encoding, encoded = pieces.encode(state), None
-    try:
-        while True:
-            next(encoding)
-    except StopIteration as done:
-        encoded = done.value
+    encoded = in_pieces(pieces, state)
 
     assert encoded == data
     assert difference(state, codec.decode(data)) is None
 
 
-CHANGE: dict[str, Any] = {
-    "str_to_lower": True,
-    "str_to_upper": True,
-    "str_strip_whitespace": True,
-    "str_min_length": 3,
-    "str_max_length": 3,
+WRITTEN: dict[str, Any] = {
     "use_enum_values": True,
     "ser_json_temporal": "seconds",
     "json_encoders": {str: lambda text: text + "!"},
-    "coerce_numbers_to_str": True,
-    "plugin_settings": {"mine": 1},
 }
 
 
+@pytest.mark.clauses("V1")
 @pytest.mark.filterwarnings("ignore:`json_encoders` is deprecated")
-@pytest.mark.parametrize("name", [name for name in CHANGE if name in known])
-def test_under_a_setting_that_changes_values_they_are_tried(name: str) -> None:
-    assert plan_for(with_setting(name, CHANGE[name])) is None
+@pytest.mark.parametrize("name", [name for name in WRITTEN if name in known])
+def test_under_a_setting_that_changes_what_is_written_all_is_tried(name: str) -> None:
+    assert plan_for(with_setting(name, WRITTEN[name])) is None
+
+
+READ: dict[str, tuple[Any, str, str]] = {
+    "str_to_lower": (True, "low", "LOW"),
+    "str_to_upper": (True, "UP", "up"),
+    "str_strip_whitespace": (True, "a", " a"),
+    "str_min_length": (2, "ab", "a"),
+    "str_max_length": (1, "a", "ab"),
+}
+"""A setting that changes or refuses what is read, a text that it leaves alone, and one that it does not."""
+
+
+def test_each_setting_that_changes_what_is_read_is_known() -> None:
+    assert {*READ, "coerce_numbers_to_str", "plugin_settings"} == READING
+
+
+@pytest.mark.clauses("V1")
+@pytest.mark.parametrize("name", READ)
+def test_under_a_setting_that_changes_what_is_read_it_is_read(name: str) -> None:
+    value, kept, changed = READ[name]
+
+    class State(BaseModel):
+        model_config = ConfigDict(**{name: value})  # type: ignore[misc]
+        texts: list[str]
+
+    good, bad = State.model_construct(texts=[kept] * 40), State.model_construct(texts=[kept] * 40 + [changed])
+    codec, pieces = TypedCodec(State), pieces_for(State)
+    assert pieces is not None
+
+    assert codec.encode(good) == (in_pieces(pieces, good), good)
+    assert in_pieces(pieces, bad) is None
+    with pytest.raises(Refused):
+        codec.encode(bad)
 
 
 def test_a_setting_that_nobody_has_looked_at_interferes() -> None:
@@ -302,13 +346,177 @@ class MadeItself(FlowState):
         *(MadeAfter, MadeAfterAll, MadeAfterBoth, MadeAfterWrapped, MadeLikePrivate),
     ],
 )
-def test_where_a_users_code_makes_an_instance_it_is_tried(model: type[FlowState]) -> None:
-    assert plan_for(model) is None
-    assert pieces_for(model) is None
+def test_where_a_users_code_makes_an_instance_it_is_asked(model: type[FlowState]) -> None:
+    plan = plan_for(model)
+
+    assert plan is not None
+    assert plan.asks
 
 
 @pytest.mark.clauses("V1")
-def test_what_a_hook_changes_on_loading_is_not_storable() -> None:
-    for state in (MadeAfter(id="x"), MadeAfterBoth(id="x"), MadeAfterAll(id="x")):
-        with pytest.raises(Refused):
-            TypedCodec(type(state)).encode(state)
+@pytest.mark.parametrize("model", [MadeOfFields, MadeAfter, MadeAfterBoth, MadeAfterAll])
+def test_what_a_hook_changes_on_loading_is_not_storable(model: type[FlowState]) -> None:
+    state, pieces = model(id="x"), pieces_for(model)
+    if isinstance(state, MadeOfFields):
+        state.rows = [1]
+    assert pieces is not None
+
+    assert in_pieces(pieces, state) is None
+    with pytest.raises(Refused):
+        TypedCodec(model).encode(state)
+
+
+# ---- validators --------------------------------------------------------------------------------------------------
+
+
+class Row(BaseModel):
+    number: int
+    price: float = 0.5
+
+    @field_validator("number")
+    @classmethod
+    def at_most(cls, number: int) -> int:
+        return min(number, 1_000)
+
+
+class Rows(FlowState):
+    """Its records have a validator."""
+
+    rows: list[Row] = []  # noqa: RUF012 - pydantic copies it
+    by_name: dict[str, Row] = {}  # noqa: RUF012 - pydantic copies it
+
+
+class Checked(Rows):
+    """It has one itself as well, that sees all of it."""
+
+    extra: float = 0.0
+
+    @model_validator(mode="after")
+    def in_order(self) -> Self:
+        self.rows.sort(key=lambda row: row.number)
+        return self
+
+
+def rows(*numbers: int) -> list[Row]:
+    return [Row.model_construct(number=number, price=number / 7) for number in numbers]
+
+
+both = pytest.mark.parametrize("model", [Rows, Checked])
+
+
+@pytest.mark.clauses("V1")
+@both
+def test_what_validators_leave_alone_is_not_compared_value_by_value(
+    model: type[Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*values: Any, **options: Any) -> None:
+        raise AssertionError("compared")
+
+    state = model(id="x", rows=rows(*range(50)), by_name={str(n): row for n, row in enumerate(rows(*range(50)))})
+    codec, pieces = TypedCodec(model), pieces_for(model)
+    assert pieces is not None
+    monkeypatch.setattr("asyncflow.persistence.codec.difference", never)
+    monkeypatch.setattr("asyncflow.persistence.exact.difference", never)
+
+    data, kept = codec.encode(state)
+
+    assert kept is state
+    assert data == in_pieces(pieces, state) == codec.write(state)
+
+
+def of_another_class(model: type[Rows]) -> Rows:
+    class Other(Row):
+        more: int = 1
+
+    return model(id="x", rows=[Other(number=1)])
+
+
+CHANGED: dict[str, Callable[[type[Rows]], Rows]] = {
+    "a value": lambda model: model.model_construct(id="x", rows=rows(*range(40), 1_001), by_name={}, extra=0.0),
+    "a value in a dict": lambda model: model(id="x", by_name={"a": rows(1_001)[0]}),
+    "a type": lambda model: model(id="x", rows=[Row.model_construct(number=True)]),
+    "a class": of_another_class,
+    "no number": lambda model: model(id="x", rows=[Row.model_construct(number=1, price=float("nan"))]),
+}
+
+
+@pytest.mark.clauses("V1")
+@both
+@pytest.mark.parametrize("what", CHANGED)
+def test_what_is_read_as_something_else_is_not_storable(model: type[Rows], what: str) -> None:
+    state, pieces = CHANGED[what](model), pieces_for(model)
+    assert pieces is not None
+
+    assert in_pieces(pieces, state) is None
+    with pytest.raises(Refused):
+        TypedCodec(model).encode(state)
+
+
+@pytest.mark.clauses("V1")
+def test_what_a_validator_of_the_whole_changes_is_not_storable() -> None:
+    state = Checked.model_construct(id="x", rows=rows(*reversed(range(40))), by_name={}, extra=0.5)
+    pieces = pieces_for(Checked)
+    assert pieces is not None
+
+    assert in_pieces(pieces, state) is None
+    with pytest.raises(Refused):
+        TypedCodec(Checked).encode(state)
+
+
+class Loose(FlowState):
+    """Its validators make of JSON's values others that are equal, or are written alike."""
+
+    number: int = 0
+    made: ClassVar[Any] = None
+
+    @field_validator("number", mode="after")
+    @classmethod
+    def another(cls, number: int) -> Any:
+        return cls.made if cls.made is not None else number
+
+
+class Whole(int):
+    """Equal, and written as the same digits."""
+
+
+@pytest.mark.clauses("V1")
+@pytest.mark.parametrize("made", [True, Whole(1)])
+def test_what_is_read_as_an_equal_value_of_another_type_is_not_storable(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = Loose(id="x", number=1)
+    pieces = pieces_for(Loose)
+    assert pieces is not None
+    monkeypatch.setattr(Loose, "made", made)
+
+    assert in_pieces(pieces, state) is None
+    with pytest.raises(Refused):
+        TypedCodec(Loose).encode(state)
+
+
+def test_an_int_where_a_float_is_declared_is_still_promoted() -> None:
+    state = Checked.model_construct(id="x", rows=[], by_name={}, extra=3)
+
+    _, kept = TypedCodec(Checked).encode(state)
+
+    assert type(kept.extra) is float
+
+
+class Written(FlowState):
+    number: int = 0
+
+    @field_serializer("number")
+    def hidden(self, number: int) -> int:
+        return 0
+
+    @field_validator("number")
+    @classmethod
+    def checked(cls, number: int) -> int:
+        return number
+
+
+def test_what_is_written_by_a_serializer_is_compared() -> None:
+    assert plan_for(Written) is None
+    assert pieces_for(Written) is None
+    with pytest.raises(Refused, match="value changes"):
+        TypedCodec(Written).encode(Written(id="x", number=1))
