@@ -49,7 +49,7 @@ from .versions import Encoded, Version, encoded_in_pieces, own, recorded
 __all__ = ["Engine"]
 
 BREATHE: Final = 16
-"""Methods that are run, where nothing is stored, before other tasks get a turn: some 0.3 ms."""
+"""Methods that are run, where nothing is stored and the state is no large one, before other tasks get a turn: some 0.3 ms."""
 
 WRITERS: Final = 32
 """Methods whose names are remembered for a conflict."""
@@ -91,7 +91,7 @@ class Engine:
     """Whether it was cancelled for good."""
     _steps: int = 0
     _is_large: bool = field(init=False)
-    """Whether the state should not be copied; looked at now and then, where nothing is stored."""
+    """Whether the state is one that takes long to copy: asked of each draft, where nothing is stored."""
     _stopped: BaseException | None = None
     _scope: anyio.CancelScope | None = None
     _group: TaskGroup | None = None
@@ -217,7 +217,7 @@ class Engine:
         try:
             result = await self._call(scope)
             held = [scope.close()]  # the draft, and no other reference to it
-            is_cut = held[0] is not None and self._can_be_cut(scope)
+            is_cut = held[0] is not None and self._can_be_cut(scope, held[0])
             is_stored = self.recorder is not None
             encoded = await encoded_in_pieces(held, self.codecs, is_stored=is_stored) if is_cut else None
             ended = self._returned(scope, held, result, encoded)
@@ -252,8 +252,7 @@ class Engine:
             else:
                 args.append(self._received(source))
         self._steps += 1
-        if self.recorder is None and not self._steps % BREATHE:
-            self._is_large = is_long(self.newest.state)
+        if self.recorder is None and (self._is_large or not self._steps % BREATHE):
             await anyio.lowlevel.checkpoint()  # without commits to wait for, a cycle would starve the event loop
         token = entered.set(scope)
         try:
@@ -273,9 +272,10 @@ class Engine:
 
     # ---- its end: one step, with no await ----------------------------------------------------------------------
 
-    def _can_be_cut(self, scope: Scope) -> bool:
+    def _can_be_cut(self, scope: Scope, draft: Any) -> bool:
         """Whether a draft is to be encoded piece by piece: a large one, while nobody else can come in between."""
         if self.recorder is None:
+            self._is_large = is_long(draft)
             return self._is_large and scope.is_alone
         return self.recorder.is_large and scope.is_alone and self.settings.checkpoints(scope.method)
 
