@@ -1,14 +1,15 @@
 """A large state encoded piece by piece, so that the event loop can turn in between: what one call would hold it for long.
 
 The pieces, put together, are the JSON that the codec would have written at once, in the order of the fields. Only long lists
-and dicts that are fields of the state's own model are cut; the rest is small, as a rule.
+and dicts that are fields of the state's own model, are cut, optional ones too; the rest is small, as a rule.
 """
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Generator, Iterator
 from itertools import islice
-from typing import Any, Final, NamedTuple, get_origin
+from typing import Any, Final, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
@@ -111,11 +112,20 @@ def _parts(held: Any, encoded: list[bytes]) -> Iterator[Any]:
 
 def _field(model: type[BaseModel], name: str, plan: Plan) -> _Field:
     field = model.model_fields[name]
-    annotation: Any = field.annotation
-    if get_origin(annotation) not in (list, dict) or not all(isinstance(m, FUNCTIONS) for m in field.metadata):
+    cut = _cut(field.annotation) if all(isinstance(m, FUNCTIONS) for m in field.metadata) else None
+    if cut is None:
         return _Field(name, plan, None)
-    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config={**model.model_config, "defer_build": False})
+    adapter: TypeAdapter[Any] = TypeAdapter(cut, config={**model.model_config, "defer_build": False})
     return _Field(name, plan, lambda part: adapter.serializer.to_json(part, **_AS_STORED))
+
+
+def _cut(annotation: Any) -> Any:
+    """What may be a list or a dict by its annotation, and be cut then; None for others."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        others = [member for member in get_args(annotation) if member is not types.NoneType]
+        return _cut(others[0]) if len(others) == 1 else None
+    can_be_cut = get_origin(annotation) in (list, dict) or annotation in (list, dict, Any, object)
+    return annotation if can_be_cut else None
 
 
 def pieces_for(annotation: Any) -> Pieces | None:

@@ -449,6 +449,14 @@ MUTANTS = (
         "runtime/test_large_checked.py::test_it_is_of_the_moment_when_its_method_ended",
     ),
     Mutant(
+        "a part of what is cut is not looked at",
+        ("V1",),
+        "persistence/pieces.py",
+        "            if not field.plan.one(part):\n",
+        "            if type(part) is dict and not field.plan.one(part):\n",
+        f"{INTERFERENCE}::test_what_is_cut_is_looked_at_to_its_end",
+    ),
+    Mutant(
         "a setting that changes values called harmless",
         ("V1",),
         "persistence/interference.py",

@@ -3,11 +3,12 @@
 import datetime as dt
 import decimal
 import enum
+import math
 import threading
 import uuid
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Optional, Self
 
 import pytest
 from pydantic import (
@@ -520,3 +521,64 @@ def test_what_is_written_by_a_serializer_is_compared() -> None:
     assert pieces_for(Written) is None
     with pytest.raises(Refused, match="value changes"):
         TypedCodec(Written).encode(Written(id="x", number=1))
+
+
+# ---- what is cut -------------------------------------------------------------------------------------------------
+
+
+class Cut(FlowState):
+    plain: list[Point] = []  # noqa: RUF012 - pydantic copies it
+    optional: list[Point] | None = None
+    named: Optional[dict[str, int]] = None  # noqa: UP045 - the other way to write it
+    untold: list = []  # type: ignore[type-arg]  # noqa: RUF012
+    anything: Any = None
+    checked: list[Row] | None = None
+    spans: list[dt.timedelta] = []  # noqa: RUF012
+
+
+LONG: dict[str, Any] = {
+    "plain": [Point(X=n) for n in range(2_000)],
+    "optional": [Point(X=n) for n in range(2_000)],
+    "named": {str(n): n for n in range(5_000)},
+    "untold": [{"a": n} for n in range(3_000)],
+    "anything": {str(n): [n, 0.5] for n in range(3_000)},
+    "checked": [Row(number=n % 900) for n in range(2_000)],
+    "spans": [dt.timedelta(n) for n in range(5_000)],
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_list_or_dict_is_cut(name: str) -> None:
+    state, pieces = Cut(id="x"), pieces_for(Cut)
+    setattr(state, name, LONG[name])
+    assert pieces is not None
+
+    encoding, count, data = pieces.encode(state), 0, None
+    try:
+        while True:
+            next(encoding)
+            count += 1
+    except StopIteration as done:
+        data = done.value
+
+    assert count >= 2
+    assert data == TypedCodec(Cut).write(state)
+
+
+@pytest.mark.clauses("V1")
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        *(("optional", {str(n): Point(X=n) for n in range(50)}), ("named", [1] * 50), ("optional", [*rows(1), 2] * 30)),
+        *(("checked", rows(*[5] * 60, 1_001)), ("untold", [(1,)] * 50), ("anything", [1] * 50 + [math.inf])),
+        *(("anything", {n: n for n in range(50)}), ("spans", [1] * 50)),
+    ],
+)
+def test_what_is_cut_is_looked_at_to_its_end(name: str, wrong: Any) -> None:
+    state, pieces = Cut(id="x"), pieces_for(Cut)
+    state.__dict__[name] = wrong
+    assert pieces is not None
+
+    assert in_pieces(pieces, state) is None
+    with pytest.raises(Refused):
+        TypedCodec(Cut).encode(state)

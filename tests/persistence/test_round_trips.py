@@ -548,6 +548,7 @@ def trial(codec: Codec, value: Any, figures: Figures) -> None:
         data, kept = codec.encode(value)
     except Refused as refused:
         check_refusal(refused)
+        assert codec.pieces is None or exhausted(codec.pieces.encode(value)) is None
         figures.refuse(refused.reason)
         return
     loaded = codec.decode(data)
