@@ -6,7 +6,7 @@ copied for it: the version is made anew from its bytes, should anybody look at i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -99,16 +99,20 @@ async def encoded_in_pieces(
     pieces, is_lendable = codecs.state.pieces, is_sole(held)
     if pieces is None or not (is_lendable or is_stored):
         return None
-    if not is_lendable and not is_copy:
+    if not (is_lendable or is_copy or is_sole(held, to_be_lent=False)):
         held[0] = own(held[0])
         is_lendable = is_sole(held)
-    encoding = pieces.encode(held[0])
+    data = await _exhausted(pieces.encode(held[0]))
+    return Encoded(data, is_lendable) if data is not None and len(data) <= MAX_BYTES else None
+
+
+async def _exhausted(encoding: Generator[None, None, bytes | None]) -> bytes | None:
     while True:
         try:
             next(encoding)
         except StopIteration as done:
             data: bytes | None = done.value
-            return Encoded(data, is_lendable) if data is not None and len(data) <= MAX_BYTES else None
+            return data
         await anyio.lowlevel.checkpoint()
 
 

@@ -444,8 +444,8 @@ MUTANTS = (
         "a state that others hold is encoded in pieces before it is copied",
         ("E4",),
         "_runtime/versions.py",
-        "    if not is_lendable and not is_copy:\n",
-        "    if False:\n",
+        "        held[0] = own(held[0])\n        is_lendable",
+        "        is_lendable",
         "runtime/test_large_checked.py::test_it_is_of_the_moment_when_its_method_ended",
     ),
     Mutant(
@@ -455,6 +455,14 @@ MUTANTS = (
         "            if not field.plan.one(part):\n",
         "            if type(part) is dict and not field.plan.one(part):\n",
         f"{INTERFERENCE}::test_what_is_cut_is_looked_at_to_its_end",
+    ),
+    Mutant(
+        "private attributes that others hold are not looked for",
+        ("E4",),
+        "_runtime/sole.py",
+        " if inner is None or _is_plain(cls) else",
+        " if True else",
+        "runtime/test_large_checked.py::test_what_is_held_cannot_reach_it",
     ),
     Mutant(
         "a setting that changes values called harmless",
