@@ -336,6 +336,8 @@ def _trial(field: FieldInfo, config: ConfigDict, written: Plan | None) -> Plan |
         adapter: TypeAdapter[Any] = TypeAdapter(many, config={**config, "defer_build": False})
     except (PydanticSchemaGenerationError, PydanticUserError):
         return None
+    if not adapter.pydantic_complete:  # a name that is only known where the model is
+        return None
     write = partial(adapter.dump_json, by_alias=False, round_trip=True, warnings=False)
 
     def tried(values: Sequence[Any]) -> bool:

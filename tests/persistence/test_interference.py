@@ -582,3 +582,25 @@ def test_what_is_cut_is_looked_at_to_its_end(name: str, wrong: Any) -> None:
     assert in_pieces(pieces, state) is None
     with pytest.raises(Refused):
         TypedCodec(Cut).encode(state)
+
+
+class Ahead(FlowState):
+    """Names what is not known where the field is looked at."""
+
+    rows: list["Behind"] = []  # noqa: RUF012 - pydantic copies it
+
+    @field_validator("rows")
+    @classmethod
+    def checked(cls, rows: list[Any]) -> list[Any]:
+        return rows
+
+
+class Behind(BaseModel):
+    number: int
+
+
+def test_a_name_that_is_not_known_yet_leaves_all_to_be_tried() -> None:
+    codec = TypedCodec(Ahead)  # before the first instance, which would complete it
+    state = Ahead(id="x", rows=[Behind(number=1)])
+
+    assert codec.decode(codec.encode(state)[0]) == state
