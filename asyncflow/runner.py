@@ -20,10 +20,10 @@ from anyio.abc import TaskGroup
 from pydantic_core import from_json
 
 from ._runtime import refusals
-from ._runtime.edits import ended as outcome_of_ended
 from ._runtime.ending import cancel_stored
 from ._runtime.failures import stored_failure
 from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
+from ._runtime.inputs import told_once
 from ._runtime.recovery import Recovery
 from ._runtime.runs import outcome_of, session
 from .errors import RunLockedError, RunnerClosedError, RunnerOverloadedError
@@ -70,7 +70,8 @@ class FlowRunner:
     `grace`: seconds that its runs have to finish when it ends; then they stop at their next checkpoint, and what has not come to
     one after `patience` seconds more is cancelled. Either way they can be resumed.
     `max_takeovers`: how often a run is taken over from dead processes without a checkpoint in between (None: no bound). It may be
-    what ends them; it is told to the log then, and left to whoever resumes, starts or cancels it.
+    what ends them: from half of that on such runs are taken up one at a time, so that others are not ended with it; then it is
+    told to the log, and left to whoever resumes, starts or cancels it.
     """
 
     def __init__(
@@ -88,8 +89,8 @@ class FlowRunner:
     ) -> None:
         if max_running < 1 or max_waiting < 0:
             raise ValueError("max_running is at least 1, and max_waiting at least 0")
-        if max_takeovers is not None and max_takeovers < 0:
-            raise ValueError("max_takeovers is at least 0, or None: no bound")
+        if max_takeovers is not None and max_takeovers < 1:
+            raise ValueError("max_takeovers is at least 1, or None: no bound")
         if overload not in ("wait", "raise"):
             raise ValueError(f"overload is 'wait' or 'raise', not {overload!r}")
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
@@ -104,7 +105,7 @@ class FlowRunner:
         self._recover_every = recover_every
         self._live: dict[str, Live] = {}
         self._recovery = Recovery(
-            self.persistence, self._is_known, self._taken_up, self._driven, self._look_after, max_takeovers
+            self.persistence, self._is_known, self._taken_up, self._live, self._look_after, max_takeovers
         )
         self._group: TaskGroup | None = None
         self._is_ending = False
@@ -189,24 +190,29 @@ class FlowRunner:
     # ---- runs --------------------------------------------------------------------------------------------------
 
     async def start(
-        self, flow: MakeFlow, inputs: Mapping[str, Any] | None = None, *, run_id: object | None = None
+        self,
+        flow: MakeFlow,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        run_id: object | None = None,
+        patience: float | None = None,
     ) -> RunHandle:
         """A run, owned by the runner, once it is stored.
 
         With a `run_id` it is the same however often it is called: a run that is running is attached to, here or elsewhere; an
         interrupted one goes on; one that has ended gives its stored outcome: the result, or the error that `result()` raises. A
-        caller that goes away changes nothing.
+        caller that goes away changes nothing. `patience`: how many seconds a place is waited for, where `overload` is "wait".
         Raises what `kickoff` raises before a run begins; `RunnerOverloadedError`, `RunnerClosedError`.
         """
         self._check_open()
-        given = dict(inputs or {})
+        given = told_once(inputs)
         known = one_run_id(given.pop("id", None), run_id)
         if known is not None and known not in self._live and self.is_full:
             ended = await self._ended(flow, known, given)  # that needs no place
             if ended is not None:
                 return ended
         while True:
-            run = self._live.get(known or "") or await self._placed(flow, known, given)
+            run = self._live.get(known or "") or await self._placed(flow, known, given, patience)
             await run.known.wait()
             handle = await self._served(run, flow, given)
             if handle is not None:
@@ -269,7 +275,7 @@ class FlowRunner:
 
     async def recover(self) -> int:
         """Take up the interrupted runs of known flows that nobody drives, however often they were; how many."""
-        return await self._recovery.look(is_patient=False)
+        return await self._recovery.take_up_all()
 
     def _is_known(self, entry: RunEntry) -> bool:
         return self.is_open and entry.run_id not in self._live and entry.flow in self._flows
@@ -286,15 +292,12 @@ class FlowRunner:
         self._places.release()
         return False
 
-    def _driven(self) -> set[str]:
-        return {run_id for run_id, run in self._live.items() if run.known.is_set()}
-
     async def _look_after(self, gone: set[str]) -> None:
-        """Stop the runs here that another owner has ended: their methods would go on to their end, and only then be refused."""
+        """Stop the runs here that another owner has ended, or deleted: methods would go on to their end, and only then be refused."""
         for run_id in gone:
             run = self._live.get(run_id)
             stored = None if run is None else await self.persistence.load(run_id)
-            if stored is not None and run is not None and stored.epoch > run.epoch > 0:
+            if run is not None and run.epoch and (stored is None or stored.epoch > run.epoch):
                 run.lose()
 
     # ---- one run -----------------------------------------------------------------------------------------------
@@ -306,27 +309,27 @@ class FlowRunner:
             )
         return self._group
 
-    async def _placed(self, flow: MakeFlow, run_id: str | None, inputs: dict[str, Any]) -> Live:
+    async def _placed(self, flow: MakeFlow, run_id: str | None, inputs: dict[str, Any], patience: float | None) -> Live:
         """A run in a place of its own, or the one of this id that somebody else has started meanwhile."""
-        await self._place()
-        known = self._live.get(run_id or "")
+        await self._place(patience)
         try:
-            run = known or self._begun(flow, run_id, inputs)
+            run = self._live.get(run_id or "") or self._begun(flow, run_id, inputs)
         except BaseException:
             self._places.release()
             raise
-        if known is not None:
+        if run.inputs is not inputs:
             self._places.release()
         return run
 
-    async def _place(self) -> None:
+    async def _place(self, patience: float | None) -> None:
         """Take one of the places for runs."""
-        if self._overload == "wait":
-            await self._places.acquire()
-            return
         try:
-            self._places.acquire_nowait()
-        except anyio.WouldBlock:
+            if self._overload == "wait":
+                with anyio.fail_after(patience):
+                    await self._places.acquire()
+            else:
+                self._places.acquire_nowait()
+        except (anyio.WouldBlock, TimeoutError):
             raise RunnerOverloadedError(
                 f"the runner has {len(self._live)} runs, as many as it takes; try again in a while. Nothing was started"
             ) from None
@@ -340,8 +343,12 @@ class FlowRunner:
         return flow
 
     def _begun(self, make: MakeFlow, run_id: str | None, inputs: dict[str, Any] | None) -> Live:
+        """A run that is begun, or the one that is driven already under the id that its flow brings."""
         group = self._check_open()
         flow = self._known(make)
+        known = self._live.get(run_id or flow.run_id)
+        if known is not None:
+            return known
         run = Live(flow, run_id, inputs, self._turns, self._gone)
         self._live[run.run_id] = run
         group.start_soon(run.drive)
@@ -365,7 +372,7 @@ class FlowRunner:
         make, outcome, result = self._flows.get(c.flow), outcome_of(c), None
         if make is not None:
             instance = self._known(make)._instance
-            state = instance.show_checkpoint(c)
+            state = instance.show_checkpoint(c).state
             result = instance.result
         else:
             state = from_json(c.state or b"{}")
@@ -393,4 +400,5 @@ class FlowRunner:
             return from_json(outcome_of(ended)["result"])
         if make is None:
             raise refusals.cancelled(ended.run_id) if ended.status == "cancelled" else stored_failure(ended.flow, ended)
-        return await outcome_of_ended(self._known(make)._instance, ended.run_id)
+        instance = self._known(make)._instance
+        return instance.outcome(instance.show_checkpoint(ended))

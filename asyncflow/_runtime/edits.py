@@ -10,21 +10,13 @@ from ..persistence.checkpoint import Status
 from .instance import Instance
 from .runs import Stored, owned, session, write_whole
 
-__all__ = ["edit", "ended", "fork", "look"]
+__all__ = ["edit", "fork", "look"]
 
 
 async def look(instance: Instance, run_id: str, seq: int | None = None) -> None:
     """Show a stored run."""
     async with session(instance.storage("load")):
         instance.show(await instance.found(run_id, seq))
-
-
-async def ended(instance: Instance, run_id: str) -> Any:
-    """The stored outcome of a run that has ended. Raises what ended it."""
-    async with session(instance.storage("result")):
-        stored = await instance.found(run_id)
-    instance.show(stored)
-    return instance.outcome(stored)
 
 
 async def fork(instance: Instance, run_id: str, seq: int | None) -> None:

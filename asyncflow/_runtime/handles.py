@@ -286,8 +286,9 @@ class RunHandle:
 
         A run is running while somebody drives it: here, or elsewhere, as far as the storage has a catalog that tells it.
         """
+        is_driven = await self._is_driven()  # asked first: else it may end in between
         stored = await self.stored()
-        return "interrupted" if stored.status == "running" and not await self._is_driven() else stored.status
+        return "interrupted" if stored.status == "running" and not is_driven else stored.status
 
     async def result(self) -> Any:
         """What the run's kickoff returns, when it has ended: here, or elsewhere. Taken over by another owner, it is that one's end.
@@ -361,9 +362,9 @@ class RunHandle:
         """The last checkpoint of a run that somebody else drives, when it has come. A failed one may be gone on with."""
         pause = SOON
         while True:
+            is_driven = self._is_elsewhere and await self._is_driven()  # asked first: else it may end in between
             stored = await self.stored()
-            goes_on = stored.status == "failed" and self._is_elsewhere and await self._is_driven()
-            if stored.status != "running" and not goes_on:
+            if stored.status != "running" and not (stored.status == "failed" and is_driven):
                 return stored
             await anyio.sleep(pause)
             pause = min(pause * 1.5, LATE)

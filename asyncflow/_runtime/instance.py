@@ -16,7 +16,7 @@ from ..persistence.checkpoint import Checkpoint
 from ..state import new_run_id, parse_run_id
 from . import refusals
 from .engine import Engine
-from .inputs import are_inputs, inputs_bytes
+from .inputs import are_inputs, inputs_bytes, told_once
 from .runs import (
     Claim,
     Stored,
@@ -46,7 +46,7 @@ class Instance(Shown):
 
     async def kickoff(self, inputs: Mapping[str, Any], from_run: str | None, wait: float = 0.0) -> Any:
         """A new run, a new pass, or the rest of an interrupted one: by where the run stands."""
-        given = dict(inputs)
+        given = told_once(inputs)
         brought = given.pop("id", None)
         with self.driving():
             run_id = parse_run_id(brought) if brought is not None else self.run_id

@@ -2,19 +2,20 @@
 
 What stopped a run may do so again: a storage that fails, a class that has lost a method; its owner lives, so no other process
 takes it up. It is told, and tried again ever more seldom. And what ended a run's process may end the next one: it is taken over
-so often, and no more.
+so often, from half of that on alone, and no more.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Final
 
 import anyio
 
 from ..errors import MethodError, RunCancelledError, RunFencedError, RunLockedError, RunNotFoundError
 from ..persistence.protocol import Catalog, FlowPersistence, RunEntry, offers
+from .handles import Live
 
 __all__ = ["Recovery"]
 
@@ -45,24 +46,25 @@ class Recovery:
         persistence: FlowPersistence,
         is_known: Callable[[RunEntry], bool],
         take_up: Callable[[RunEntry], Awaitable[bool]],
-        driven: Callable[[], set[str]],
+        live: Mapping[str, Live],
         look_after: Callable[[set[str]], Awaitable[None]],
         max_takeovers: int | None,
     ) -> None:
         """What it asks, and whom it tells.
 
-        `is_known`: whether a run is of a known flow, and not driven here; `take_up`: whether it was taken up; `driven`: those
-        that are stored, and driven here; `look_after`: told which of them the storage does not call running.
+        `is_known`: whether a run is of a known flow, and not driven here; `take_up`: whether it was taken up; `live`: those
+        that are driven here; `look_after`: told which of them were stored, and are not running by the storage.
         """
         self._persistence = persistence
         self._is_known = is_known
         self._take_up = take_up
-        self._driven = driven
+        self._live = live
         self._look_after = look_after
         self._max_takeovers = max_takeovers
         self._stopped: dict[str, tuple[float, float]] = {}
         """When each that stopped here is to be tried again, and how long that was put off."""
         self._given_up = set[str]()
+        self._is_taking = False
 
     def note(self, run_id: str, flow: str, error: BaseException | None) -> None:
         """What a run came to here, or that it could not be taken up."""
@@ -74,38 +76,65 @@ class Recovery:
         logger.warning("run %s of %s stopped before its end, and stays as it is stored: %s", run_id, flow, error)
 
     async def keep_looking(self, seconds: float) -> None:
-        """Look every so often, or more seldom where a look takes long."""
+        """Look every so often, or more seldom where a look takes long; what is found waits for places by itself."""
         told = ""
-        while True:
-            began = anyio.current_time()
-            try:
-                await self.look(is_patient=True)
-                told = ""
-            except Exception as error:  # whatever a backend raises: the runs that there are go on
-                if str(error) != told:  # once, and not twice a second until it is mended
-                    logger.warning("interrupted runs could not be looked for: %s", error)
-                told = str(error)
-            took = anyio.current_time() - began
-            await anyio.sleep(max(seconds, min(REST * took, LONGEST)))
+        async with anyio.create_task_group() as group:
+            while True:
+                began = anyio.current_time()
+                try:
+                    found = await self._found(is_patient=True)
+                    told = ""
+                    if found and not self._is_taking:
+                        self._is_taking = True
+                        group.start_soon(self._take, found)
+                except Exception as error:  # whatever a backend raises: the runs that there are go on
+                    if str(error) != told:  # once, and not twice a second until it is mended
+                        logger.warning("interrupted runs could not be looked for: %s", error)
+                    told = str(error)
+                took = anyio.current_time() - began
+                await anyio.sleep(max(seconds, min(REST * took, LONGEST)))
 
-    async def look(self, *, is_patient: bool) -> int:
-        """Take up what is free; how many. `is_patient`: what came to nothing before, only from time to time, or no more."""
+    async def _take(self, found: list[RunEntry]) -> None:
+        try:
+            for entry in found:
+                await self._take_up(entry)
+        finally:
+            self._is_taking = False
+
+    async def take_up_all(self) -> int:
+        """Take up what is free, also what came to nothing before; how many."""
+        return sum([await self._take_up(entry) for entry in await self._found(is_patient=False)])
+
+    async def _found(self, *, is_patient: bool) -> list[RunEntry]:
+        """What is free. `is_patient`: what came to nothing before, only from time to time, or no more."""
         persistence = self._persistence
         if not offers(persistence, Catalog):
-            return 0
-        begun, before, seen, driven = 0, None, set[str](), self._driven()
+            return []
+        stored = {run_id for run_id, run in self._live.items() if run.known.is_set()}
+        running, before = dict[str, RunEntry](), None
         while True:
             page = await persistence.runs(status="running", before=before, limit=PAGE)
-            for entry in page:
-                seen.add(entry.run_id)
-                if self._is_free(entry) and not (is_patient and self._is_put_off(entry)):
-                    begun += await self._take_up(entry)
+            running.update((entry.run_id, entry) for entry in page)
             if len(page) < PAGE:
                 break
             before = page[-1].position
-        self._forget_all_but(seen)
-        await self._look_after(driven - seen)
-        return begun
+        self._forget_all_but(running.keys())
+        await self._look_after(stored - running.keys())
+        free = [entry for entry in running.values() if self._is_free(entry)]
+        return (
+            self._chosen(free, [running[run_id] for run_id in self._live if run_id in running]) if is_patient else free
+        )
+
+    def _chosen(self, free: list[RunEntry], at_work: list[RunEntry]) -> list[RunEntry]:
+        """Those that are to be taken up now: what may be what ends processes, alone, so that the others are not ended with it."""
+        chosen = [entry for entry in free if not self._is_put_off(entry)]
+        suspects = sorted(filter(self._is_suspect, chosen), key=lambda entry: entry.takeovers)
+        is_one_at_work = any(map(self._is_suspect, at_work))
+        return [e for e in chosen if not self._is_suspect(e)] + ([] if is_one_at_work else suspects[:1])
+
+    def _is_suspect(self, entry: RunEntry) -> bool:
+        """Whether a run was taken over half as often as it may be."""
+        return self._max_takeovers is not None and entry.takeovers >= max(1, self._max_takeovers // 2)
 
     def _is_free(self, entry: RunEntry) -> bool:
         """Whether nobody drives a known run. One that stopped here before its end may still be called ours."""
@@ -128,7 +157,7 @@ class Recovery:
             )
         return True
 
-    def _forget_all_but(self, seen: set[str]) -> None:
+    def _forget_all_but(self, seen: Set[str]) -> None:
         """What is not running any more, somebody else has ended."""
         self._stopped = {run_id: when for run_id, when in self._stopped.items() if run_id in seen}
         self._given_up &= seen

@@ -129,11 +129,11 @@ class Shown:
             raise stored_failure(self._class, stored.checkpoint)
         return self.result
 
-    def show_checkpoint(self, checkpoint: Checkpoint) -> Any:
-        """Show a run as of this checkpoint, a complete one; its state."""
+    def show_checkpoint(self, checkpoint: Checkpoint) -> Stored:
+        """Show a run as of this checkpoint, a complete one."""
         stored = decoded(self.setup, checkpoint)
         self.show(stored)
-        return stored.state
+        return stored
 
     def with_id(self, state: Any, run_id: str) -> Any:
         return self.state_type.with_id(copied(state), run_id)

@@ -17,7 +17,7 @@ from .jobs import Acquire, Append, Delete, Release
 from .protocol import RunEntry, check_retention
 from .shared import Shared
 
-__all__ = ["Opened", "QueuedPersistence", "Reads", "checked_key", "checked_lease"]
+__all__ = ["Opened", "QueuedPersistence", "Reads", "Unreleased", "checked_key", "checked_lease"]
 
 
 class Reads(Protocol):
@@ -59,6 +59,7 @@ class Opened(Protocol):
 
     home: Home
     commits: Commits
+    unreleased: Unreleased
     stop_renewing: Callable[[], object]
 
     @property
@@ -93,6 +94,28 @@ class Opened(Protocol):
     def abandon(self) -> None:
         """Let go of what a closed event loop has left open."""
         ...
+
+
+class Unreleased:
+    """Runs that could not be given back: it is tried again with each renewal of the lease, as others may wait for them."""
+
+    def __init__(self, commits: Commits) -> None:
+        self._commits = commits
+        self._jobs: list[Release] = []
+
+    def add(self, run_id: str, epoch: int) -> None:
+        """Remember one. Whoever has taken it over meanwhile keeps it."""
+        self._jobs.append(Release(run_id, epoch))
+
+    def try_again(self) -> None:
+        """Queue them; on the home's event loop."""
+        left = [job for job in self._jobs if not job.is_settled or job.error is not None]
+        self._jobs = [job if job.is_taken and not job.is_settled else self._queued(job) for job in left]
+
+    def _queued(self, job: Release) -> Release:
+        again = Release(job.run_id, job.epoch)
+        self._commits.put(again)
+        return again
 
 
 T = TypeVar("T", bound=Opened)
@@ -241,7 +264,11 @@ class QueuedPersistence(ABC, Generic[T]):
     async def release(self, run_id: str, epoch: int) -> None:
         """Be the owner no longer. See `Ownership`."""
         async with self._shared.use() as opened:
-            await opened.commits.submit(Release(run_id, epoch))
+            try:
+                await opened.commits.submit(Release(run_id, epoch))
+            except StorageError:
+                opened.unreleased.add(run_id, epoch)
+                raise
 
 
 def checked_key(key: bytes | None) -> bytes:

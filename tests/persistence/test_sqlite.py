@@ -234,6 +234,41 @@ async def test_a_file_that_is_put_back_goes_on() -> None:
         assert await Steps(persistence=storage).kickoff() is not None
 
 
+async def test_owners_are_known_to_all_whichever_way_the_file_is_named() -> None:
+    await anyio.Path("real.db").touch()
+    os.symlink("real.db", "link.db")
+    async with SQLiteFlowPersistence("link.db"), SQLiteFlowPersistence("real.db"):
+        assert len(os.listdir("real.db.owners")) == 2
+        assert "link.db.owners" not in os.listdir()
+
+
+@pytest.mark.clauses("L2")
+async def test_a_run_that_could_not_be_given_back_is_given_back_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncflow.persistence.sqlite.database.BUSY_SECONDS", 0.05)
+    storage = SQLiteFlowPersistence(PATH, lease=0.6)
+    async with storage:
+        with pytest.raises(errors.MethodError):
+            await Fails(persistence=storage).kickoff({"id": "x"})
+        epoch = await storage.acquire("x")
+        with contextlib.closing(sqlite3.connect(PATH, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(errors.StorageBusyError):
+                await storage.release("x", epoch)
+            other.execute("ROLLBACK")
+
+        with anyio.fail_after(120):
+            while (await storage.runs())[0].is_driven:  # noqa: ASYNC110 - nobody tells
+                await anyio.sleep(0.01)
+        assert await storage.acquire("x") == epoch + 1
+        await anyio.sleep(0.5)
+        assert (await storage.runs())[0].is_driven, "it is tried no more"
+
+
+class Fails(Steps):
+    async def first(self) -> str:
+        raise LookupError
+
+
 async def test_the_database_says_whose_it_is() -> None:
     await Steps().kickoff()
 

@@ -341,8 +341,9 @@ async def test_a_run_is_its_owners_until_the_lease_has_run_out_and_then_the_owne
             status = await (await runner.get("held")).status()
         holder.send_signal(signal.SIGSTOP)
         query("UPDATE {0}.owners SET expires = clock_timestamp()")
-        await persistence.release("held", await persistence.acquire("held"))
+        epoch = await persistence.acquire("held")
         takeovers = [entry.takeovers for entry in await persistence.runs()]
+        await persistence.release("held", epoch)
         result = await Held.resume("held", persistence=persistence)
         takeovers += [entry.takeovers for entry in await persistence.runs()]
         holder.send_signal(signal.SIGCONT)
@@ -353,7 +354,7 @@ async def test_a_run_is_its_owners_until_the_lease_has_run_out_and_then_the_owne
     assert 0 < caught.value.seconds <= persistence.lease
     assert is_driven == [True]
     assert status == "running"
-    assert takeovers == [1, 0], "since the newest checkpoint"
+    assert takeovers == [1, 0], "it was given back in order"
     assert result == "taken over"
     assert rest == "RunFencedError\n"
     assert query("SELECT count(*), max(epoch) FROM {0}.checkpoints") == [(3, 3)]

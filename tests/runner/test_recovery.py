@@ -396,7 +396,7 @@ async def test_how_often_is_for_the_user_to_say(most: int | None) -> None:
 
 async def test_recover_takes_up_also_what_was_taken_over_too_often() -> None:
     await anyio.to_thread.run_sync(lives, 2)
-    async with FlowRunner(STORES["sqlite"](), flows=[Deadly], max_takeovers=0, recover_every=None) as runner:
+    async with FlowRunner(STORES["sqlite"](), flows=[Deadly], max_takeovers=1, recover_every=None) as runner:
         assert await runner.recover() == 1
         await until(lambda: ran)
 
@@ -413,9 +413,145 @@ async def test_a_run_that_gets_on_is_taken_over_as_often_as_it_takes() -> None:
     assert [(entry.takeovers, entry.status) for entry in await storage.runs()] == [(0, "finished")]
 
 
-def test_a_bound_below_nought_is_none() -> None:
-    with pytest.raises(ValueError, match="max_takeovers is at least 0"):
-        FlowRunner(MemoryFlowPersistence(), max_takeovers=-1)
+def test_a_bound_below_one_is_none() -> None:
+    with pytest.raises(ValueError, match="max_takeovers is at least 1"):
+        FlowRunner(MemoryFlowPersistence(), max_takeovers=0)
+
+
+async def test_a_run_that_was_given_back_in_order_is_no_suspect() -> None:
+    await anyio.to_thread.run_sync(lives, 2)
+    storage = STORES["sqlite"]()
+    async with storage:
+        await storage.release("x", await storage.acquire("x"))
+        assert [entry.takeovers for entry in await storage.runs()] == [0]
+    async with FlowRunner(storage, flows=[Deadly], max_takeovers=1):
+        await until(lambda: ran)
+
+
+class Suspected(MemoryFlowPersistence):
+    """Says of runs how often they were taken over."""
+
+    takeovers: dict[str, int] = {}  # noqa: RUF012 - set by a test
+
+    async def runs(self, **which: Any) -> Any:
+        found = await super().runs(**which)
+        return [entry._replace(takeovers=self.takeovers.get(entry.run_id, 0)) for entry in found]
+
+
+@pytest.mark.clauses("L2")
+async def test_what_may_end_processes_is_taken_up_alone_and_the_others_first() -> None:
+    storage = Suspected()
+    for name in ("worst", "bad", "new", "poor"):
+        await left_behind(storage, name)
+    gate("g")
+    storage.takeovers = {"worst": 9, "bad": 5, "poor": 4, "given up": 10}
+    async with FlowRunner(storage, flows=[Steps], recover_every=0.001) as runner:
+        await until(lambda: len(ran) == 3)
+        await anyio.sleep(0.05)
+        assert {line.split()[0] for line in ran} == {"new", "poor", "bad"}
+
+        storage.takeovers = {"worst": 9}  # it has got on
+        await until(lambda: len(ran) == 4)
+        gates["g"].set()
+        await until(lambda: not runner.running)
+    assert ran[3] == "worst first"
+
+
+# ---- gone, while it is driven here -----------------------------------------------------------------------------------
+
+
+@pytest.mark.clauses("C4", "L1")
+async def test_a_run_that_is_cancelled_and_forgotten_elsewhere_is_stopped_and_its_id_is_free() -> None:
+    gate("g")
+    stores = [STORES["sqlite"]() for _ in range(2)]
+    async with FlowRunner(stores[0], recover_every=0.01) as runner, FlowRunner(stores[1], recover_every=None) as other:
+        driven = await runner.start(Steps, {"gate": "g"}, run_id="x")
+        await until(lambda: ran)
+        await other.cancel("x")
+        assert await stores[1].prune(older_than=0) == 1
+
+        with anyio.fail_after(120), pytest.raises((errors.RunNotFoundError, errors.RunFencedError)):
+            await driven.result()
+        with anyio.fail_after(120):
+            assert await other.run(Steps, run_id="x") == 2
+    assert ran == ["x first", "x first", "x second"]
+
+
+async def test_a_full_runner_sees_what_others_have_ended() -> None:
+    storage, elsewhere = STORES["sqlite"](), STORES["sqlite"]()
+    await left_behind(storage, "waits")
+    gate("g")
+    async with FlowRunner(storage, flows=[Steps], max_running=1, max_waiting=0, recover_every=None) as runner:
+        driven = await runner.start(Steps, {"gate": "never"}, run_id="x") if gate("never") else None
+        assert driven is not None
+        runner._group.start_soon(runner._recovery.keep_looking, 0.01)  # type: ignore[union-attr]  # it is entered
+        await anyio.sleep(0.05)  # what it finds waits for a place
+        async with FlowRunner(elsewhere, recover_every=None) as other:
+            await other.cancel("x")
+
+        with anyio.fail_after(120), pytest.raises(errors.RunCancelledError):
+            await driven.result()
+        gates["g"].set()
+        await until(lambda: "waits second" in ran)
+
+
+class Single(Flow[dict[str, Any]]):
+    """There is one run of it."""
+
+    initial_state = {"id": "single", "n": 1}  # noqa: RUF012 - as users write it
+
+    @start()
+    async def only(self) -> int:
+        ran.append("single")
+        await gates["g"].wait()
+        return int(self.state["n"])
+
+
+async def test_a_flow_that_brings_its_id_is_driven_once_and_ends_no_runner(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage) as runner:
+        other = await runner.start(Steps, {"gate": "g"})
+        handles = [await runner.start(Single), await runner.start(Single)]
+        with pytest.raises(errors.RunInputsError):
+            await runner.start(Single, {"n": 2})
+        gates["g"].set()
+
+        assert [await handle.result() for handle in handles] == [1, 1]
+        assert {handle.run_id for handle in handles} == {"single"}
+        assert await other.result() == 2
+        await until(lambda: not runner.running)
+        assert ran.count("single") == 1
+        assert await runner.run(Single, {"n": 3}) == 3, "a new pass, as by kickoff"
+
+
+async def test_a_place_is_waited_for_so_long(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage, max_running=1, max_waiting=0) as runner:
+        await runner.start(Steps, {"gate": "g"}, run_id="x")
+        with pytest.raises(errors.RunnerOverloadedError):
+            await runner.start(Steps, run_id="y", patience=0.01)
+        assert await storage.load("y") is None
+        gates["g"].set()
+        assert await (await runner.start(Steps, run_id="y", patience=60)).result() == 2
+
+
+async def test_a_failed_run_that_goes_on_meanwhile_has_its_failure_and_no_nothing() -> None:
+    class Moves(MemoryFlowPersistence):
+        loads = 0
+
+        async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+            stored = await super().load(run_id, seq)
+            self.loads += 1
+            return stored if stored is None or self.loads <= 2 else stored._replace(status="running")
+
+    storage = Moves()
+    with pytest.raises(errors.MethodError):
+        await Steps(persistence=storage).kickoff({"id": "x", "fails": True})
+    async with FlowRunner(storage, flows=[Steps], recover_every=None) as runner:
+        storage.loads = 0
+        handle = await runner.get("x")
+        with pytest.raises(errors.MethodError):
+            await handle.result()
 
 
 # ---- started, and cancelled, by several ------------------------------------------------------------------------------

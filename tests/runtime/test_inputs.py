@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretBytes, SecretStr, field_serializer
 
-from asyncflow import Flow, FlowState, MemoryFlowPersistence, errors, start
+from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, errors, start
 from asyncflow._runtime.inputs import are_inputs, inputs_bytes
 
 ONE, OTHER = {0, 8}, {8, 0}
@@ -16,7 +16,8 @@ assert list(ONE) != list(OTHER), "equal sets that tell their members in another 
 
 class Settings(BaseModel):
     tags: set[int] = set()
-    named: int = Field(1, alias="x")
+    named: int = Field(1, validation_alias="x", serialization_alias="N")
+    model_config = ConfigDict(populate_by_name=True)
 
 
 @dataclass
@@ -24,11 +25,25 @@ class Point:
     at: set[int] = field(default_factory=set)
 
 
+class Own(BaseModel):
+    model_config = ConfigDict(ser_json_bytes="base64")
+    tags: set[int] = Field(set(), serialization_alias="T")
+    at: bytes = b""
+    word: SecretStr = SecretStr("")
+
+    @field_serializer("tags", when_used="json")
+    def listed(self, tags: set[int]) -> list[int]:
+        return list(tags)
+
+
 SAME: dict[str, tuple[Any, Any]] = {
     "a set": (ONE, OTHER),
     "a frozen set in a list": ([frozenset(ONE)], [frozenset(OTHER)]),
     "a set in a model": (Settings(tags=ONE), Settings(tags=OTHER)),
     "a set in a dataclass": (Point(ONE), Point(OTHER)),
+    "a set in a model that has its own way with it": (Own(tags=ONE, at=b"\xff"), Own(tags=OTHER, at=b"\xff")),
+    "a set by another name": (Settings(tags=ONE, named=3), Settings(tags=OTHER, named=3)),
+    "a secret": ({"a": SecretStr("x")}, {"a": SecretStr("x")}),
     "a dict in a dict": ({"a": {"x": 1, "y": 2}}, {"a": {"y": 2, "x": 1}}),
     "a dict in a list in a model's place": ([{1: ONE, "b": 2}], [{"b": 2, 1: OTHER}]),
     "what JSON has no form for": (
@@ -40,6 +55,12 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "a set with one more": (ONE, {0, 8, 1}),
     "a set with another": (ONE, {0, 1}),
     "a list in another order": ([1, 2], [2, 1]),
+    "a set for a list in another order": ([8, 0], ONE),
+    "a key that comes twice": ({1: "a", "1": "b"}, {1: "c", "1": "b"}),
+    "another secret": (SecretStr("alice"), SecretStr("bob")),
+    "what a secret is written as": (SecretStr("alice"), "**********"),
+    "another secret in a model": (Own(word=SecretStr("alice")), Own(word=SecretStr("bobby"))),
+    "another secret, in bytes": ([SecretBytes(b"alice")], [SecretBytes(b"bobby")]),
     "a dict with one more": ({"a": 1}, {"a": 1, "b": 2}),
     "a dict with another value": ({"a": {"x": 1}}, {"a": {"x": 2}}),
     "a dict with another key": ({"a": 1}, {"b": 1}),
@@ -105,3 +126,23 @@ async def test_the_same_line_run_again_goes_on_whatever_the_order_of_its_sets(mo
         await Fails(persistence=store).kickoff({"id": "x", "tags": {0}, "more": {"a": 1, "b": 2}})
 
     assert await Fails(persistence=store).kickoff({"id": "x", "tags": OTHER, "more": {"b": 2, "a": 1}}) == 2
+
+
+async def test_what_a_generator_gives_is_given_to_all_who_ask() -> None:
+    class Listed(FlowState):
+        tags: list[int] = Field(default_factory=list)
+
+    class Takes(Flow[Listed]):
+        @start()
+        async def only(self) -> list[int]:
+            return self.state.tags
+
+    store = MemoryFlowPersistence()
+    async with FlowRunner(store) as runner:
+        assert await runner.run(Takes, {"tags": iter([1, 2])}, run_id="x") == [1, 2]
+        assert await runner.run(Takes, {"tags": (n for n in (1, 2))}, run_id="x") == [1, 2]
+        with pytest.raises(errors.RunInputsError):
+            await runner.run(Takes, {"tags": (n for n in (7, 8))}, run_id="x")
+    flow = Takes(persistence=store)
+    assert await flow.kickoff({"id": "y", "tags": map(int, "12")}) == [1, 2]
+    assert (await store.history("y"))[0].inputs == b'{"tags":[1,2]}'

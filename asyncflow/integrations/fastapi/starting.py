@@ -1,5 +1,6 @@
 """The routes that start runs: one for each flow, so that each has its own schema."""
 
+import math
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -10,7 +11,7 @@ from urllib.parse import quote
 import anyio
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 
-from ...errors import RunInputsError, RunnerOverloadedError
+from ...errors import RunInputsError, RunnerClosedError
 from ...runner import FlowRunner, KnownFlow, MakeFlow, RunHandle, RunView
 from .answers import documented, misfit
 from .models import Accepted, Run, given, inputs_type
@@ -71,8 +72,9 @@ def add_start(
         wait: Annotated[float, wait] = 0.0,
     ) -> Response:
         until = anyio.current_time() + wait
-        asked = partial(_started, runner, flow, known, given(inputs), _run_id(known.name, idempotency_key, principal))
-        handle, view = await (_in_time(request, max(wait, PATIENCE), asked) if runner.is_full else asked())
+        run_id = _run_id(known.name, idempotency_key, principal)
+        asked = partial(_started, runner, flow, known, given(inputs), run_id, max(wait, PATIENCE))
+        handle, view = await (_while_present(request, math.inf, asked) if runner.is_full else asked())
         if wait and view.status == "running":
             view = await _waited(handle, request, until - anyio.current_time())
         return _answer(request, view, is_whole=wait > 0 and view.status != "running")
@@ -95,12 +97,17 @@ def add_start(
 
 
 async def _started(
-    runner: FlowRunner, flow: MakeFlow, known: KnownFlow, inputs: Mapping[str, Any], run_id: str | None
+    runner: FlowRunner,
+    flow: MakeFlow,
+    known: KnownFlow,
+    inputs: Mapping[str, Any],
+    run_id: str | None,
+    patience: float,
 ) -> tuple[RunHandle, RunView]:
     """The run that a request asks for. The same key with other inputs is refused, and with none, too, if there were some."""
     if "id" in inputs:
         raise misfit("the id of a run is not among its inputs; send an Idempotency-Key", ("id",))
-    handle = await runner.start(flow, inputs, run_id=run_id)
+    handle = await runner.start(flow, inputs, run_id=run_id, patience=patience)
     view = await handle.look()
     if view.inputs and not inputs:
         raise RunInputsError("the run was begun with inputs", run_id=view.run_id)
@@ -110,17 +117,9 @@ async def _started(
 def _run_id(flow: str, key: str | None, principal: object) -> str | None:
     if key is None:
         return None
-    if not isinstance(principal, Principal):
+    if not isinstance(principal, Principal) or isinstance(principal, bool):
         raise TypeError(f"authorize returns who asks, as a str, int or UUID, or None; not a {type(principal).__name__}")
     return run_id_for(flow, key, principal)
-
-
-async def _in_time(request: Request, seconds: float, asked: Callable[[], Awaitable[T]]) -> T:
-    """What was asked for, if there is a place for it before its client goes away, or has waited so long."""
-    try:
-        return await _while_present(request, seconds, asked)
-    except TimeoutError:
-        raise RunnerOverloadedError(f"no place within {seconds:g} seconds; nothing was started") from None
 
 
 async def _waited(handle: RunHandle, request: Request, seconds: float) -> RunView:
@@ -131,7 +130,7 @@ async def _waited(handle: RunHandle, request: Request, seconds: float) -> RunVie
 
 
 async def _while_present(request: Request, seconds: float, work: Callable[[], Awaitable[T]]) -> T:
-    """What some work comes to. Raises `TimeoutError` at the end of its client's patience or presence."""
+    """What some work comes to. Raises `RunnerClosedError` at the end of its client's patience or presence."""
     done: list[T] = []
     failed: Exception | None = None
     with anyio.move_on_after(seconds):
@@ -145,7 +144,7 @@ async def _while_present(request: Request, seconds: float, work: Callable[[], Aw
     if failed is not None:
         raise failed
     if not done:
-        raise TimeoutError
+        raise RunnerClosedError("nobody waits for it any more")
     return done[0]
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from ..commits import Commits
 from ..home import Home, home_here
 from ..jobs import Renew
-from ..queued import QueuedPersistence, checked_key, checked_lease
+from ..queued import QueuedPersistence, Unreleased, checked_key, checked_lease
 from .database import Target
 from .reader import Reader
 from .writer import Writer
@@ -34,6 +34,7 @@ class _Open:
         self.place = place
         self.writer = Writer(target, self.owner, key, lease)
         self.commits = Commits(home, self.writer.write)
+        self.unreleased = Unreleased(self.commits)
         self.reader = Reader(target, key, readers)
         self.stop_renewing: Callable[[], object] = lambda: None
         self.has_left = False
@@ -45,6 +46,7 @@ class _Open:
         """Renew the lease, if there is one: between commits, as long methods run."""
         if self.writer.has_lease:
             self.commits.put(Renew())
+            self.unreleased.try_again()
 
     def may_replace(self, owner: str) -> bool:
         return _OURS.get(owner) == self.place

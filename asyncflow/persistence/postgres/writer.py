@@ -247,6 +247,8 @@ class Writer:
             elif new != head:
                 if isinstance(job, Acquire) and job.is_takeover(head.owner):
                     await connection.execute(sql(rows.COUNT_TAKEOVER), (job.run_id,))
+                elif isinstance(job, Release):
+                    await connection.execute(sql(rows.FORGET_TAKEOVERS), (job.run_id,))
                 await connection.execute(sql(rows.OWN_RUN), (new.owner, new.epoch, new.digest(self._key), new.run_id))
                 heads[job.run_id] = (*new, new.digest(self._key))
 

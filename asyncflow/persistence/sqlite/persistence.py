@@ -12,7 +12,7 @@ from typing import Literal
 from ..commits import Commits
 from ..home import Home, home_here
 from ..jobs import Renew
-from ..queued import QueuedPersistence, checked_key, checked_lease
+from ..queued import QueuedPersistence, Unreleased, checked_key, checked_lease
 from .database import open_database
 from .owners import Owner
 from .place import Place
@@ -27,10 +27,11 @@ class _Open:
 
     def __init__(self, home: Home, path: Path, synchronous: str, key: bytes, lease: float) -> None:
         self.home = home
-        self.owner = Owner(path)
+        self.owner = Owner(Path(os.path.realpath(path)))  # the same for all, whichever way they name the file
         file = Place(path)
         self.writer = Writer(path, self.owner.id, key, lease, file, partial(open_database, path, synchronous))
         self.commits = Commits(home, self.writer.write)
+        self.unreleased = Unreleased(self.commits)
         self.reader = Reader(path, key, file)
         self.stop_renewing: Callable[[], object] = lambda: None
         self.place = Path(os.path.realpath(path))  # unlike `Path.resolve` it raises nothing, whatever stands there
@@ -39,6 +40,7 @@ class _Open:
         """Renew the lease, if there is one: between commits, as long methods run."""
         if self.writer.has_lease:
             self.commits.put(Renew())
+            self.unreleased.try_again()
 
     def may_replace(self, owner: str) -> bool:
         return self.owner.may_replace(owner)

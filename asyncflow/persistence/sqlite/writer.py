@@ -222,6 +222,7 @@ class Writer:
         elif isinstance(job, Delete):
             await self._delete(job, head)
         elif isinstance(job, Release) and head.epoch == job.epoch and head.owner == self._owner:
+            await self._connection.execute(rows.FORGET_TAKEOVERS, (head.run_id,))
             await self._set_owner(head._replace(owner=None))
 
     async def _acquire(self, job: Acquire, head: Head) -> None:
