@@ -6,13 +6,10 @@ and ends runs. A run waits for its turn when it is stored already, so that a run
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
-from inspect import Signature
 from typing import Any, Final, Literal, Self
 
 import anyio
@@ -24,6 +21,7 @@ from ._runtime.ending import cancel_stored
 from ._runtime.failures import stored_failure
 from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
 from ._runtime.inputs import told_once
+from ._runtime.known import KnownFlow, described
 from ._runtime.recovery import Recovery
 from ._runtime.runs import outcome_of, session
 from .errors import RunLockedError, RunnerClosedError, RunnerOverloadedError
@@ -41,22 +39,6 @@ LEAVING: Final = 30.0
 """Seconds that stopped runs have to leave, one by one, before they are cancelled all together."""
 
 logger = logging.getLogger("asyncflow")
-
-
-@dataclass(frozen=True, slots=True)
-class KnownFlow:
-    """What others may want to know of a flow: a web front that describes it, for one."""
-
-    name: str
-    """What its runs are stored under."""
-    description: str
-    """The docstring of its class."""
-    state: Any
-    """Its model, with an `id`; or `dict[str, X]`."""
-    preset: frozenset[str]
-    """The fields that its initial state sets, so that inputs need not."""
-    results: tuple[Any, ...]
-    """The return annotations of the methods that a run may end with; empty where one of them has none."""
 
 
 class FlowRunner:
@@ -175,17 +157,7 @@ class FlowRunner:
 
     def add(self, flow: MakeFlow) -> KnownFlow:
         """Know a flow, so that its interrupted runs are taken up, too; what there is to know of it."""
-        made = self._known(flow)
-        instance = made._instance
-        definition, types = instance.setup.settings.definition, instance.state_type
-        results = tuple(method.returns for method in definition.last)
-        return KnownFlow(
-            instance.setup.settings.name,
-            inspect.cleandoc(vars(type(made)).get("__doc__") or ""),
-            types.declaration,
-            types.names_set(instance.initial),
-            () if Signature.empty in results else results,
-        )
+        return described(self._known(flow))
 
     # ---- runs --------------------------------------------------------------------------------------------------
 
