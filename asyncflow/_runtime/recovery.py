@@ -121,9 +121,9 @@ class Recovery:
         self._forget_all_but(running.keys())
         await self._look_after(stored - running.keys())
         free = [entry for entry in running.values() if self._is_free(entry)]
-        return (
-            self._chosen(free, [running[run_id] for run_id in self._live if run_id in running]) if is_patient else free
-        )
+        if not is_patient:
+            return free
+        return self._chosen(free, [running[run_id] for run_id in self._live if run_id in running])
 
     def _chosen(self, free: list[RunEntry], at_work: list[RunEntry]) -> list[RunEntry]:
         """Those that are to be taken up now: what may be what ends processes, alone, so that the others are not ended with it."""
