@@ -296,7 +296,7 @@ class FlowRunner:
     async def _place(self, patience: float | None) -> None:
         """Take one of the places for runs."""
         try:
-            if self._overload == "wait":
+            if self.is_full and self._overload == "wait":
                 with anyio.fail_after(patience):
                     await self._places.acquire()
             else:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Set
 from itertools import chain
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import BaseModel, RootModel, Secret, SecretBytes, SecretStr
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .._values import ATOMS
@@ -20,26 +20,33 @@ __all__ = ["are_inputs", "inputs_bytes", "told_once"]
 
 
 def told_once(inputs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Inputs that can be looked at again: what a generator or another iterator gives is given to one alone."""
+    """Inputs that can be looked at again: what a generator, or Python's own iterator, gives is given to one alone."""
     return {name: list(value) if _is_spent(value) else value for name, value in (inputs or {}).items()}
 
 
 def _is_spent(value: Any) -> bool:
-    return isinstance(value, Iterator) and not isinstance(value, io.IOBase)
+    return isinstance(value, Iterator) and type(value).__module__ == "builtins"
 
 
 def inputs_bytes(inputs: Mapping[str, Any]) -> bytes:
     """Inputs in a form that can be compared and shown. They are never read back.
 
-    The members of a set come in an order of their own, as that of the set differs from process to process; and a secret is told
-    by its digest, as all are written alike.
+    The members of a set come in an order of their own, as that of the set differs from process to process. Secrets are all
+    written alike: what tells them apart is a digest of them, under the key that is written as they are.
     """
     known = {name: inputs[name] for name in sorted(inputs)}
     try:
         data = _written(known)
-        return _written(_ordered(from_json(data), known)) if _needs_order(known.values()) else data
     except PydanticSerializationError:
         return to_json({name: ascii(value) for name, value in known.items()})
+    has_sets, secrets = _special(known.values())
+    if not has_sets and not secrets:
+        return data
+    try:
+        told = _ordered(from_json(data), known) if has_sets else from_json(data)
+        return _written({**told, MASKED: _digest(secrets, _sorted(_written(told)))} if secrets else told)
+    except (ValueError, RecursionError):
+        return data  # nested too deeply to be read: it is compared as it was written
 
 
 def are_inputs(stored: bytes | None, inputs: Mapping[str, Any]) -> bool:
@@ -65,29 +72,48 @@ def _number(spelt: str) -> Any:
 
 # ---- what is written otherwise in another process, or not at all -------------------------------------------------------
 
-_SECRETS = (SecretStr, SecretBytes)
+MASKED: Final = "**********"
+ROUNDS: Final = 20_000
+"""Of the digest of secrets, some 10 ms: it is not to be found by trying all short ones."""
+
+_SECRETS = (SecretStr, SecretBytes, Secret)
+_LISTS = (list, tuple, deque, Set)
 _dict_of = attrgetter("__dict__")
 
 
-def _needs_order(values: Iterable[Any]) -> bool:
-    """Whether there is a set or a secret in there. What holds itself is looked at once."""
+def _special(values: Iterable[Any]) -> tuple[bool, list[Any]]:
+    """Whether there are sets in there, and the secrets. What holds itself is looked at once."""
     level, seen = list(values), set[int]()
+    has_sets, secrets = False, list[Any]()
     while level:
-        kinds = set(map(type, level)) - ATOMS
-        if any(issubclass(kind, (Set, *_SECRETS)) for kind in kinds):
-            return True
-        holders = {kind: [each for each in level if type(each) is kind and id(each) not in seen] for kind in kinds}
-        seen.update(chain.from_iterable(map(id, values) for values in holders.values()))
-        level = list(chain.from_iterable(_members(kind, values) for kind, values in holders.items()))
-    return False
+        kinds = dict.fromkeys(kind for kind in map(type, level) if kind not in ATOMS)
+        holders: dict[Any, list[Any]] = {
+            kind: [each for each in level if type(each) is kind and id(each) not in seen] for kind in kinds
+        }
+        for kind, found in holders.items():
+            has_sets = has_sets or issubclass(kind, Set)
+            secrets += [each.get_secret_value() for each in found] if issubclass(kind, _SECRETS) else []
+        seen.update(chain.from_iterable(map(id, found) for kind, found in holders.items() if kind not in _SECRETS))
+        level = list(chain.from_iterable(_members(kind, found) for kind, found in holders.items()))
+    return has_sets, secrets
+
+
+def _digest(secrets: list[Any], beside: Any) -> str:
+    """Of all secrets, salted by what is written beside them."""
+    told = b"".join(
+        each if isinstance(each, bytes) else repr(each).encode("utf-8", "surrogatepass") + b"\0" for each in secrets
+    )
+    return hashlib.pbkdf2_hmac("sha256", told, repr(beside).encode("utf-8", "surrogatepass"), ROUNDS, 16).hex()
 
 
 def _members(kind: type, values: list[Any]) -> Iterable[Any]:
     """What these values of a kind hold: all of them together, as they may be thousands."""
-    if issubclass(kind, list | tuple):
+    if issubclass(kind, _LISTS):
         return chain.from_iterable(values)
     fields = map(_dict_of, values) if issubclass(kind, BaseModel) else values if kind is dict else map(_fields, values)
-    return chain.from_iterable(each.values() for each in fields)
+    held = chain.from_iterable(each.values() for each in fields)
+    is_open = issubclass(kind, BaseModel) and kind.model_config.get("extra") == "allow"
+    return chain(held, *((value.__pydantic_extra__ or {}).values() for value in values)) if is_open else held
 
 
 def _fields(value: Any) -> Mapping[Any, Any]:
@@ -97,15 +123,14 @@ def _fields(value: Any) -> Mapping[Any, Any]:
     if isinstance(value, BaseModel):
         return value.__dict__
     is_made_of_fields = dataclasses.is_dataclass(value) and not isinstance(value, type)
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)} if is_made_of_fields else {}
+    return {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)} if is_made_of_fields else {}
 
 
 def _ordered(told: Any, value: Any) -> Any:
-    """What is written of a value, with the members of its sets in order, and its secrets told apart."""
-    if isinstance(value, _SECRETS):
-        secret = value.get_secret_value()
-        return hashlib.blake2b(secret.encode() if isinstance(secret, str) else secret, digest_size=16).hexdigest()
-    if isinstance(value, list | tuple | Set):
+    """What is written of a value, with the members of its sets in order."""
+    if isinstance(value, RootModel):
+        return _ordered(told, value.root)
+    if isinstance(value, _LISTS):
         if not isinstance(told, list) or len(told) != len(value):
             return told
         members = list(map(_ordered, told, value))

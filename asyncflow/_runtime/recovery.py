@@ -32,6 +32,9 @@ AGAIN: Final = 0.5
 LATEST: Final = 60.0
 """Seconds until a run that stopped here is tried again: at first, and at most."""
 
+ALONE: Final = 30.0
+"""Seconds that a run which may be what ends processes is alone with it, if it has no checkpoint before: then comes the next."""
+
 ENDED: Final = (MethodError, RunCancelledError, RunLockedError, RunFencedError, RunNotFoundError)
 """What a run does not stop here with before its end: it has ended, is driven by another, or has been deleted."""
 
@@ -65,6 +68,7 @@ class Recovery:
         """When each that stopped here is to be tried again, and how long that was put off."""
         self._given_up = set[str]()
         self._is_taking = False
+        self._alone_until = 0.0
 
     def note(self, run_id: str, flow: str, error: BaseException | None) -> None:
         """What a run came to here, or that it could not be taken up."""
@@ -129,7 +133,10 @@ class Recovery:
         """Those that are to be taken up now: what may be what ends processes, alone, so that the others are not ended with it."""
         chosen = [entry for entry in free if not self._is_put_off(entry)]
         suspects = sorted(filter(self._is_suspect, chosen), key=lambda entry: entry.takeovers)
-        is_one_at_work = any(map(self._is_suspect, at_work))
+        now = anyio.current_time()
+        is_one_at_work = any(map(self._is_suspect, at_work)) and now < self._alone_until
+        if suspects and not is_one_at_work:
+            self._alone_until = now + ALONE
         return [e for e in chosen if not self._is_suspect(e)] + ([] if is_one_at_work else suspects[:1])
 
     def _is_suspect(self, entry: RunEntry) -> bool:

@@ -26,7 +26,7 @@ __all__ = ["is_held_once", "is_sole"]
 
 _COUNTS: Final = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
 _dict_of, _extra_of = attrgetter("__dict__"), attrgetter("__pydantic_extra__")
-_private_of = attrgetter("__pydantic_private__")
+_private_of, _set_of = attrgetter("__pydantic_private__"), attrgetter("__pydantic_fields_set__")
 
 
 def is_sole(held: list[Any], *, to_be_lent: bool = True) -> bool:
@@ -77,10 +77,16 @@ def _held(cls: Any, members: list[Any], to_be_lent: bool) -> list[Any] | None:
         return list(chain.from_iterable(members))
     if not issubclass(cls, BaseModel) or (to_be_lent and not _is_plain(cls)):
         return None
-    if any(map(_extra_of, members)):
-        return None
     inner = _of_models(cls, list(map(_dict_of, members)))
-    return inner if inner is None or _is_plain(cls) else inner + list(map(_private_of, members))
+    return inner if inner is None or _is_plain(cls) else _with_the_rest(inner, members)
+
+
+def _with_the_rest(inner: list[Any], members: list[Any]) -> list[Any] | None:
+    """What models hold besides their fields, where their bytes are not all that there is of them."""
+    are_open = any(extra is not None for extra in map(_extra_of, members))
+    if are_open or _most(list(map(_set_of, members))) >= _ALONE:
+        return None
+    return inner + list(map(_private_of, members))
 
 
 def _of_models(cls: type[BaseModel], dicts: list[dict[str, Any]]) -> list[Any] | None:

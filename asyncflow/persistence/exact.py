@@ -255,7 +255,8 @@ def _plan_for_class(cls: type) -> Plan | None:
     if issubclass(cls, enum.Enum):
         values = [member.value for member in cls]
         is_simple = all(type(v) in (str, int) for v in values) and not issubclass(cls, enum.Flag)
-        return _exactly(cls) if is_simple and not hasattr(cls, _OWN_SCHEMA) else None
+        can_be_read = _are_small([v for v in values if type(v) is int])
+        return _exactly(cls) if is_simple and can_be_read and not hasattr(cls, _OWN_SCHEMA) else None
     if issubclass(cls, BaseModel):
         return _plan_for_model(cls)
     return None

@@ -107,6 +107,10 @@ class Unreleased:
         """Remember one. Whoever has taken it over meanwhile keeps it."""
         self._jobs.append(Release(run_id, epoch))
 
+    def forget(self, run_id: str) -> None:
+        """Let go of one: it is begun anew, or taken up, and is not to be given back."""
+        self._jobs = [job for job in self._jobs if job.run_id != run_id]
+
     def try_again(self) -> None:
         """Queue them; on the home's event loop."""
         left = [job for job in self._jobs if not job.is_settled or job.error is not None]
@@ -167,7 +171,11 @@ class QueuedPersistence(ABC, Generic[T]):
     def append(self, checkpoint: Checkpoint) -> Coroutine[Any, Any, None]:
         """Store a checkpoint, complete or a delta. See `CheckpointLog`."""
         opened = self._shared.held
-        return self._opened_for(checkpoint) if opened is None else opened.commits.submit(Append(checkpoint))
+        if opened is None:
+            return self._opened_for(checkpoint)
+        if not checkpoint.seq:
+            opened.unreleased.forget(checkpoint.run_id)
+        return opened.commits.submit(Append(checkpoint))
 
     async def _opened_for(self, checkpoint: Checkpoint) -> None:
         async with self._shared.use() as opened:
@@ -257,6 +265,7 @@ class QueuedPersistence(ABC, Generic[T]):
     async def acquire(self, run_id: str, *, force: bool = False) -> int:
         """Become the owner of a run. Raises `RunLockedError` while the owner is a process that lives. See `Ownership`."""
         async with self._shared.use() as opened:
+            opened.unreleased.forget(run_id)
             job = Acquire(run_id, opened.may_replace, opened.is_here, force=force)
             await opened.commits.submit(job)
             return job.epoch

@@ -159,3 +159,15 @@ def test_only_the_fields_that_need_it_are_tried(monkeypatch: pytest.MonkeyPatch)
 
     assert codec.decode(codec.encode(state)[0]) == state
     assert tried == [[1], [d.length for d in durations]] or tried == [[d.length for d in durations], [1]]
+
+
+def test_an_enum_whose_numbers_are_too_large_to_be_read_is_tried() -> None:
+    class Size(enum.Enum):
+        SMALL = -(2**63)
+        HUGE = 2**70
+
+    codec = TypedCodec(Size)
+    assert plan_for(Size) is None
+    assert codec.decode(codec.encode(Size.SMALL)[0]) is Size.SMALL
+    with pytest.raises(Refused):
+        codec.encode(Size.HUGE)

@@ -439,7 +439,10 @@ class Suspected(MemoryFlowPersistence):
 
 
 @pytest.mark.clauses("L2")
-async def test_what_may_end_processes_is_taken_up_alone_and_the_others_first() -> None:
+@pytest.mark.parametrize("how", ["gets on", "takes long"])
+async def test_what_may_end_processes_is_taken_up_alone_and_the_others_first(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage = Suspected()
     for name in ("worst", "bad", "new", "poor"):
         await left_behind(storage, name)
@@ -450,7 +453,10 @@ async def test_what_may_end_processes_is_taken_up_alone_and_the_others_first() -
         await anyio.sleep(0.05)
         assert {line.split()[0] for line in ran} == {"new", "poor", "bad"}
 
-        storage.takeovers = {"worst": 9}  # it has got on
+        if how == "gets on":
+            storage.takeovers = {"worst": 9}
+        else:
+            monkeypatch.setattr(runner._recovery, "_alone_until", 0.0)
         await until(lambda: len(ran) == 4)
         gates["g"].set()
         await until(lambda: not runner.running)
@@ -530,9 +536,13 @@ async def test_a_place_is_waited_for_so_long(storage: Any) -> None:
         await runner.start(Steps, {"gate": "g"}, run_id="x")
         with pytest.raises(errors.RunnerOverloadedError):
             await runner.start(Steps, run_id="y", patience=0.01)
+        with pytest.raises(errors.RunnerOverloadedError):
+            await runner.start(Steps, run_id="y", patience=0)
         assert await storage.load("y") is None
         gates["g"].set()
         assert await (await runner.start(Steps, run_id="y", patience=60)).result() == 2
+        await until(lambda: not runner.running)
+        assert await (await runner.start(Steps, run_id="z", patience=0)).result() == 2
 
 
 async def test_a_failed_run_that_goes_on_meanwhile_has_its_failure_and_no_nothing() -> None:

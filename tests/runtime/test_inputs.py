@@ -5,7 +5,17 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, SecretBytes, SecretStr, field_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    computed_field,
+    field_serializer,
+)
 
 from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, errors, start
 from asyncflow._runtime.inputs import are_inputs, inputs_bytes
@@ -36,6 +46,15 @@ class Own(BaseModel):
         return list(tags)
 
 
+class Odd(BaseModel):
+    word: SecretStr = Field(serialization_alias="W")
+    hidden: int = Field(0, exclude=True)
+
+    @computed_field
+    def more(self) -> int:
+        return 1
+
+
 SAME: dict[str, tuple[Any, Any]] = {
     "a set": (ONE, OTHER),
     "a frozen set in a list": ([frozenset(ONE)], [frozenset(OTHER)]),
@@ -43,6 +62,9 @@ SAME: dict[str, tuple[Any, Any]] = {
     "a set in a dataclass": (Point(ONE), Point(OTHER)),
     "a set in a model that has its own way with it": (Own(tags=ONE, at=b"\xff"), Own(tags=OTHER, at=b"\xff")),
     "a set by another name": (Settings(tags=ONE, named=3), Settings(tags=OTHER, named=3)),
+    "a set in a root model": (RootModel[set[int]](ONE), RootModel[set[int]](OTHER)),
+    "a secret that is no text": (SecretStr("\ud800"), SecretStr("\ud800")),
+    "a secret beside a dict": ({"a": 1, "b": SecretStr("x")}, {"b": SecretStr("x"), "a": 1}),
     "a secret": ({"a": SecretStr("x")}, {"a": SecretStr("x")}),
     "a dict in a dict": ({"a": {"x": 1, "y": 2}}, {"a": {"y": 2, "x": 1}}),
     "a dict in a list in a model's place": ([{1: ONE, "b": 2}], [{"b": 2, 1: OTHER}]),
@@ -60,6 +82,9 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "another secret": (SecretStr("alice"), SecretStr("bob")),
     "what a secret is written as": (SecretStr("alice"), "**********"),
     "another secret in a model": (Own(word=SecretStr("alice")), Own(word=SecretStr("bobby"))),
+    "another secret of any type": (Secret[int](1), Secret[int](2)),
+    "another secret where names are another's": (Odd(word=SecretStr("alice")), Odd(word=SecretStr("bobby"))),
+    "another secret beside a set": ({"s": SecretStr("alice"), "t": ONE}, {"s": SecretStr("bobby"), "t": OTHER}),
     "another secret, in bytes": ([SecretBytes(b"alice")], [SecretBytes(b"bobby")]),
     "a dict with one more": ({"a": 1}, {"a": 1, "b": 2}),
     "a dict with another value": ({"a": {"x": 1}}, {"a": {"x": 2}}),
@@ -92,6 +117,14 @@ def test_what_cannot_be_written_is_compared_by_its_text() -> None:
 
     assert are_inputs(stored, {"it": [object]})
     assert not are_inputs(stored, {"it": [int]})
+
+
+def test_what_is_too_deep_to_be_read_is_compared_as_it_is_written() -> None:
+    deep: list[Any] = []
+    for _ in range(220):
+        deep = [deep]
+
+    assert are_inputs(inputs_bytes({"a": deep, "b": ONE}), {"a": deep, "b": ONE})
 
 
 def test_what_holds_itself_is_no_other() -> None:

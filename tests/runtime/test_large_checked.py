@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import anyio
 import anyio.lowlevel
 import pytest
-from pydantic import BaseModel, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from asyncflow import Flow, FlowState, MemoryFlowPersistence, MethodError, listen, start
 from asyncflow._runtime import versions
@@ -191,3 +191,71 @@ async def test_private_attributes_go_on_from_method_to_method() -> None:
 
     assert flow.state._seen == {"first": 1}
     assert (await type(flow).load(flow.run_id, persistence=STORE)).state._seen == {}
+
+
+class OpenWhole(FlowState):
+    model_config = ConfigDict(extra="allow")
+    rows: list[str] = Field(default_factory=list)
+    turn: int = 0
+
+
+async def test_what_is_kept_of_a_state_besides_its_fields_changes_no_version() -> None:
+    class Keeps(Flow[OpenWhole]):
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def fill(self) -> None:
+            self.state.rows = ["x" * 20] * 400
+
+        @listen(fill)
+        async def keep(self) -> None:
+            self.kept, self.names = self.state.model_extra, self.state.model_fields_set
+            self.state.turn = 1
+
+        @listen(keep)
+        async def change(self) -> None:
+            assert self.kept is not None
+            self.kept["leak"] = 1
+            self.names.clear()
+            raise LookupError
+
+    flow = Keeps()
+    with pytest.raises(MethodError) as caught:
+        await flow.kickoff()
+
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert flow.state.model_extra == {}
+    assert {"rows", "turn"} <= flow.state.model_fields_set
+    assert (await Keeps.load(flow.run_id)).state.model_extra == {}
+
+
+async def test_names_of_fields_that_are_shared_by_records_change_no_version() -> None:
+    class Seen(BaseModel):
+        n: int = 0
+        text: str = ""
+        _seen: bool = False
+
+    class Whole(FlowState):
+        rows: list[Seen] = Field(default_factory=list)
+
+    class Keeps(Flow[Whole]):
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def fill(self) -> None:
+            self.state.rows = [Seen(n=n, text="x" * 20) for n in range(400)]
+
+        @listen(fill)
+        async def share(self) -> None:
+            self.names = self.state.model_fields_set
+            shared = {"n"}
+            self.state.rows = [Seen.model_construct(_fields_set=shared, n=n) for n in range(400)]
+            self.kept = self.state.rows.pop()
+
+        @listen(share)
+        async def change(self) -> set[str]:
+            self.kept.text = "y"
+            self.names.clear()
+            return self.state.rows[0].model_fields_set | self.state.model_fields_set
+
+    assert await Keeps().kickoff() == {"n", "id", "rows"}
