@@ -163,7 +163,10 @@ class CapabilityMissingError(CallError):
 
 
 class PersistenceLoopError(CallError, RuntimeError):
-    """A persistence is used from two event loops at the same time."""
+    """A session of a persistence is left on another event loop than it was entered on. It is still open there.
+
+    Using one object on several event loops at the same time is fine: it is opened once for each.
+    """
 
 
 # ---- the run ---------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -94,8 +95,18 @@ class Claim:
 _DRIVEN: dict[tuple[object, str], object] = {}
 """(place, run id) of what is driven in this process, and the event loop that drives it."""
 
+_taking = threading.Lock()
+"""Held while a run is looked for in `_DRIVEN` and put there: of two threads that want one run, one gets it."""
+
+
+def _forked() -> None:
+    global _taking
+    _taking = threading.Lock()  # another thread of the parent may have held it
+    _DRIVEN.clear()  # what the parent drives, the child does not
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_DRIVEN.clear)  # what the parent drives, the child does not
+    os.register_at_fork(after_in_child=_forked)
 
 
 def session(persistence: object) -> AbstractAsyncContextManager[object]:
@@ -105,8 +116,8 @@ def session(persistence: object) -> AbstractAsyncContextManager[object]:
 
 def is_driven_here(persistence: FlowPersistence, run_id: str) -> bool:
     """Whether a run is driven in this process, by whichever persistence of its place."""
-    driven = _place(persistence), run_id
-    return driven in _DRIVEN and not is_closed(_DRIVEN[driven])
+    loop = _DRIVEN.get((_place(persistence), run_id))
+    return loop is not None and not is_closed(loop)
 
 
 def _place(persistence: object) -> object:
@@ -153,12 +164,14 @@ class _Owned:
 
     async def _taken(self) -> None:
         driven, run_id = self._driven, self._driven[1]
-        if driven in _DRIVEN and not is_closed(_DRIVEN[driven]):
-            raise RunLockedError(
-                f"run {run_id} is being driven in this process; await that, or try again when it has ended",
-                run_id=run_id,
-            )
-        _DRIVEN[driven] = current_loop()
+        loop = current_loop()
+        with _taking:
+            if driven in _DRIVEN and not is_closed(_DRIVEN[driven]):
+                raise RunLockedError(
+                    f"run {run_id} is being driven in this process; await that, or try again when it has ended",
+                    run_id=run_id,
+                )
+            _DRIVEN[driven] = loop
         claim = self._claim
         claim.epoch, claim.is_over = 1 if self._is_new or claim.owner is None else 0, False
         try:

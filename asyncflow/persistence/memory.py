@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
-from contextlib import suppress
+from collections import Counter
 from itertools import islice
 
 import anyio.lowlevel
@@ -14,9 +16,24 @@ from .protocol import RunEntry, check_retention
 
 __all__ = ["MemoryFlowPersistence"]
 
+_changing = threading.Lock()
+"""Held while anything is changed, or all of it is read: event loops in several threads may use one object. Never held over an await."""
+
+
+def _forked() -> None:
+    global _changing
+    _changing = threading.Lock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
 
 class MemoryFlowPersistence:
-    """Keeps every checkpoint of every run in this process's memory, as bytes. For tests, and for reading."""
+    """Keeps every checkpoint of every run in this process's memory, as bytes. For tests, and for reading.
+
+    One object serves any number of event loops and threads.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[str, list[bytes]] = {}
@@ -25,12 +42,21 @@ class MemoryFlowPersistence:
         self._driven: set[str] = set()
         self._runs = 0
 
+    def __repr__(self) -> str:
+        return f"<MemoryFlowPersistence: {len(self._rows)} runs>"
+
     async def save(self, checkpoint: Checkpoint) -> None:
         """Store a complete checkpoint after its predecessor."""
         await self.append(checkpoint)
 
     async def append(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint after its predecessor. Raises `StaleCheckpoint` if it is not that of the newest one."""
+        with _changing:
+            self._add(checkpoint)
+        await anyio.lowlevel.cancel_shielded_checkpoint()  # nothing was waited for: let others run
+        await anyio.lowlevel.checkpoint_if_cancelled()  # the outcome is known
+
+    def _add(self, checkpoint: Checkpoint) -> None:
         rows = self._rows.get(checkpoint.run_id, [])
         newest = Checkpoint.from_bytes(rows[-1]) if rows else None
         previous, epoch = (b"", checkpoint.epoch) if newest is None else (newest.digest, newest.epoch)
@@ -44,8 +70,6 @@ class MemoryFlowPersistence:
         self._rows.setdefault(checkpoint.run_id, rows).append(checkpoint.to_bytes())
         (self._driven.add if checkpoint.status in ("running", "failed") else self._driven.discard)(checkpoint.run_id)
         self._enter(checkpoint)
-        await anyio.lowlevel.cancel_shielded_checkpoint()  # nothing was waited for: let others run
-        await anyio.lowlevel.checkpoint_if_cancelled()  # the outcome is known
 
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
         """The newest checkpoint of a run, or the one at `seq`."""
@@ -65,16 +89,18 @@ class MemoryFlowPersistence:
 
     async def acquire(self, run_id: str, *, force: bool = False) -> int:
         """Become the owner of a run; whoever was it before is fenced off."""
-        if run_id not in self._rows:
-            return 0
-        self._driven.add(run_id)
-        self._epochs[run_id] = self._epochs.get(run_id, 1) + 1
-        return self._epochs[run_id]
+        with _changing:
+            if run_id not in self._rows:
+                return 0
+            self._driven.add(run_id)
+            self._epochs[run_id] = self._epochs.get(run_id, 1) + 1
+            return self._epochs[run_id]
 
     async def release(self, run_id: str, epoch: int) -> None:
         """Be the owner no longer. Another one is kept away by the runtime, as all are in this process."""
-        if epoch == self._epochs.get(run_id, 1):
-            self._driven.discard(run_id)
+        with _changing:
+            if epoch == self._epochs.get(run_id, 1):
+                self._driven.discard(run_id)
 
     async def runs(
         self,
@@ -87,10 +113,13 @@ class MemoryFlowPersistence:
     ) -> list[RunEntry]:
         """The runs, the newest first."""
         asked = run_id, flow, status
-        found = (
-            e for e in reversed(self._entries.values()) if all(w in (None, h) for w, h in zip(asked, e, strict=False))
-        )
-        return list(islice((e for e in found if before is None or e.position < before), limit))
+        with _changing:
+            found = (
+                e
+                for e in reversed(self._entries.values())
+                if all(w in (None, h) for w, h in zip(asked, e, strict=False))
+            )
+            return list(islice((e for e in found if before is None or e.position < before), limit))
 
     def _enter(self, c: Checkpoint) -> None:
         """Bring a run's line of the catalog up to date."""
@@ -101,24 +130,30 @@ class MemoryFlowPersistence:
 
     async def delete(self, run_id: str) -> bool:
         """Forget a run that nobody drives. Whoever drove it is refused: what it stores next follows nothing."""
-        if run_id in self._driven:
-            raise RunLockedError(
-                f"run {run_id} is being driven by this process; await that, or try again when it has ended",
-                run_id=run_id,
-            )
+        with _changing:
+            if run_id in self._driven:
+                raise RunLockedError(
+                    f"run {run_id} is being driven by this process; await that, or try again when it has ended",
+                    run_id=run_id,
+                )
+            return self._forget(run_id)
+
+    def _forget(self, run_id: str) -> bool:
         self._epochs.pop(run_id, None)
         self._entries.pop(run_id, None)
         return self._rows.pop(run_id, None) is not None
 
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
-        """Forget runs that ended so long ago."""
+        """Forget runs that ended so long ago. Nothing happens in between: what is listed is what is forgotten."""
         check_retention(older_than, keep_last)
-        kept: dict[str, int] = {}
+        before = time.time() - older_than
+        kept: Counter[str] = Counter()
         gone = 0
-        ended = [entry for entry in await self.runs(limit=len(self._rows)) if entry.status != "running"]
-        for entry in ended:
-            kept[entry.flow] = kept.get(entry.flow, 0) + 1
-            if kept[entry.flow] > keep_last and entry.updated_at < time.time() - older_than:
-                with suppress(RunLockedError):  # a sibling of what has failed is at work
-                    gone += await self.delete(entry.run_id)
+        with _changing:
+            for entry in reversed(list(self._entries.values())):
+                if entry.status == "running":
+                    continue
+                kept[entry.flow] += 1
+                if kept[entry.flow] > keep_last and entry.updated_at < before and entry.run_id not in self._driven:
+                    gone += self._forget(entry.run_id)
         return gone

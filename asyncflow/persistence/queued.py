@@ -9,7 +9,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from ..errors import CheckpointCorruptError, RunLockedError, RunNotFoundError, StorageCorruptError, StorageError
+from .._waiting import current_loop, is_closed
+from ..errors import (
+    CheckpointCorruptError,
+    PersistenceLoopError,
+    RunLockedError,
+    RunNotFoundError,
+    StorageCorruptError,
+    StorageError,
+)
 from .checkpoint import Checkpoint, Status, fold, verified
 from .commits import Commits
 from .home import Home
@@ -126,11 +134,11 @@ T = TypeVar("T", bound=Opened)
 
 
 class QueuedPersistence(ABC, Generic[T]):
-    """All capabilities, over what `_opened` opens. Making one does no I/O and binds no loop."""
+    """All capabilities, over what `_opened` opens, once for each event loop that uses it. Making one does no I/O."""
 
     def __init__(self) -> None:
         self._shared: Shared[T] = Shared(self, self._opened, _closed, lambda opened: opened.abandon())
-        self._entered: list[AbstractAsyncContextManager[object]] = []
+        self._entered: dict[object, list[AbstractAsyncContextManager[object]]] = {}
 
     @property
     @abstractmethod
@@ -146,7 +154,7 @@ class QueuedPersistence(ABC, Generic[T]):
     async def __aenter__(self) -> Self:
         session = self._kept_open()
         await session.__aenter__()
-        self._entered.append(session)
+        self._entered.setdefault(current_loop(), []).append(session)
         return self
 
     @asynccontextmanager
@@ -156,7 +164,25 @@ class QueuedPersistence(ABC, Generic[T]):
             yield
 
     async def __aexit__(self, *_: object) -> None:
-        await self._entered.pop().__aexit__(None, None, None)
+        loop = current_loop()
+        if loop not in self._entered:
+            self._forget_closed_loops()
+            return
+        sessions = self._entered[loop]
+        session = sessions.pop()
+        if not sessions:
+            del self._entered[loop]
+        await session.__aexit__(None, None, None)
+
+    def _forget_closed_loops(self) -> None:
+        """Forget what was entered on closed loops: its sessions ended with them. Raises `PersistenceLoopError` if there is nothing."""
+        closed = [loop for loop in self._entered if is_closed(loop)]
+        if not closed:
+            raise PersistenceLoopError(
+                f"{self!r} was entered on another event loop; leave it there. It is still open on that one"
+            )
+        for loop in closed:
+            del self._entered[loop]
 
     def session(self) -> AbstractAsyncContextManager[object]:
         """Keep it open for a while; opened by the first that enters, closed by the last that leaves."""

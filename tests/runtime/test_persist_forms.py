@@ -507,30 +507,6 @@ def test_two_event_loops_one_after_the_other_share_a_persistence(backend: Any, a
     assert flow.state.count == 3
 
 
-def test_two_event_loops_at_the_same_time_are_refused() -> None:
-    backend = SQLiteFlowPersistence("runs.db")
-    inside, go_on = threading.Event(), threading.Event()
-
-    class Slow(Flow[Work]):
-        @start()
-        def first(self) -> None:
-            inside.set()
-            go_on.wait(10)
-
-    slow = Slow(persistence=backend)
-    thread = threading.Thread(target=asyncflow.run, args=(slow,))
-    thread.start()
-    assert inside.wait(10)
-    try:
-        with pytest.raises(errors.PersistenceLoopError):
-            asyncflow.run(One(persistence=backend))
-    finally:
-        go_on.set()
-        thread.join()
-
-    assert slow.status == "finished"
-
-
 def test_the_default_storage_serves_two_loops_in_two_threads() -> None:
     @persist
     class Bare(One): ...

@@ -81,8 +81,9 @@ class _Open:
 class PostgresFlowPersistence(QueuedPersistence[_Open]):
     """Runs in a PostgreSQL database: group commit, every checkpoint in one transaction that is durable when it is told.
 
-    Making one does no I/O and binds no loop. Entered with `async with`, it stays open until that ends; otherwise the
-    first operation opens it and the last one to end closes it. One connection writes, `readers` at most read. PostgreSQL 14 or later;
+    Making one does no I/O. Entered with `async with`, it stays open until that ends; otherwise the first operation opens it and
+    the last one to end closes it. One object serves any number of event loops and threads, with connections of their own for each
+    loop: one that writes, and at most `readers` that read. PostgreSQL 14 or later;
     through a pooler only if that keeps a server's connection for a client's (pgbouncer: session pooling).
 
     `conninfo`: where the server is, such as "postgresql://user@host/database"; what it leaves out comes from libpq's

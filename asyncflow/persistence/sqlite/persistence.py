@@ -75,8 +75,8 @@ class _Open:
 class SQLiteFlowPersistence(QueuedPersistence[_Open]):
     """Runs in a SQLite file: WAL, group commit, every checkpoint in one transaction.
 
-    Making one does no I/O and binds no loop. Entered with `async with`, it stays open until that ends; otherwise the
-    first operation opens it and the last one to end closes it.
+    Making one does no I/O. Entered with `async with`, it stays open until that ends; otherwise the first operation opens it and
+    the last one to end closes it. One object serves any number of event loops and threads: it opens the file once for each loop.
 
     `path`: the file; its folder is made where it is missing. `durability`: with "full", an acknowledged checkpoint
     survives power loss (synchronous=FULL); with "process" it survives the death of the process, and at power loss the
@@ -132,5 +132,5 @@ class SQLiteFlowPersistence(QueuedPersistence[_Open]):
     @property
     def place(self) -> object:
         """The file, whichever way it was named."""
-        opened = self._shared.held
+        opened = self._shared.held_anywhere
         return Path(os.path.realpath(self.path)) if opened is None else opened.place
