@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import report, running
+from . import against, report, running
 from .environments import FOLDER, REQUIREMENTS, NoEnvironment, python_of
 from .measure import LOOPS
 from .picture import picture
@@ -65,11 +65,17 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--readme", action="store_true", help="write tables and picture into the folder benchmarks, too"
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="PATH",
+        help="compare CPU a step with the asyncflow in this folder, and nothing else",
+    )
     options = parser.parse_args(arguments)
     if unknown := set(options.works) - set(WORKS):
         parser.error(f"there is no work {', '.join(sorted(unknown))}; there are {', '.join(WORKS)}")
     options.works = options.works or [name for name, work in WORKS.items() if options.all or work.short]
-    options.rounds = options.rounds or (5 if options.all else 3)
+    options.rounds = options.rounds or (5 if options.all or options.against else 3)
     options.seconds = options.seconds or (5 if options.all else 1.5)
     options.loops = options.loops or (list(LOOPS) if options.all else ["asyncio"])
     return options
@@ -77,6 +83,9 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = options_of(arguments)
+    if options.against is not None:
+        print(against.table(against.compared(options.against.resolve(), options.rounds, options.seconds)))
+        return
     chosen = running.cases(options.works, options.only, options.loops, everything=options.all, seconds=options.seconds)
     for environment in dict.fromkeys(case.who.environment for case in chosen):
         running.tell(f"environment of {environment}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,7 +17,7 @@ import anyio
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import environments, profile, report, running, works
+from benchmarks import against, environments, profile, report, running, works
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.environments import REQUIREMENTS, NoEnvironment
 from benchmarks.measure import stay_here
@@ -197,6 +199,34 @@ def test_a_profile_shares_out_all_the_time_that_a_step_takes(way: str) -> None:
     assert {"drive", "decide", "copy"} <= {group.split(":")[0] for _, group in groups}
     assert way == "none" or "wait: " in told
     assert len(re.findall(r"^\| [\d.]+ \| `", told, re.MULTILINE)) == 5
+
+
+def test_two_builds_take_turns_and_a_round_is_the_median_of_neighbouring_turns() -> None:
+    order: list[str] = []
+    line = against.Comparison("W1", "none")
+
+    def build(name: str, costs: list[float]) -> Callable[[], float]:
+        def turn() -> float:
+            order.append(name)
+            return costs[len(order) % len(costs)]
+
+        return turn
+
+    against.note(line, build("ours", [3.0]), build("theirs", [2.0]), 0)
+    against.note(line, build("ours", [2.0]), build("theirs", [2.0]), 1)
+    against.note(line, build("ours", [2.2]), build("theirs", [2.0]), 2)
+
+    assert line.ratios == [1.5, 1.0, 1.1]
+    assert line.ratio == 1.1
+    assert order[:4] == ["ours", "theirs", "theirs", "ours"]
+    assert "| **1.100** |" in against.table([line])
+
+
+def test_a_build_is_measured_from_its_own_folder(tmp_path: Path) -> None:
+    shutil.copytree(running.ROOT / "asyncflow", tmp_path / "asyncflow")
+
+    with against._worker(tmp_path, "none", 1, 0.01, tmp_path / "runs") as turn:
+        assert turn() > 0
 
 
 def test_every_file_of_a_step_has_its_group() -> None:
