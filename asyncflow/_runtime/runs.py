@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from .._scheduling.advance import advance
 from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
+from .._scheduling.upgrades import obstacles
 from .._waiting import current_loop, is_closed, to_its_end
 from ..errors import (
     CheckpointCorruptError,
@@ -321,7 +322,8 @@ async def commit_start(engine: Engine, checkpoint: Checkpoint | None) -> None:
 def take_up(setup: Setup, flow: object, stored: Stored, claim: Claim) -> tuple[Engine, tuple[Command, ...]]:
     """The engine of an interrupted or failed pass, and what it does first.
 
-    Raises `FlowDefinitionError` if the class has lost a method that the run waits for.
+    Raises `FlowDefinitionError` if the class has lost a method that the run waits for, or has changed so that a join of it
+    could never run.
     """
     definition, c = setup.settings.definition, stored.checkpoint
     p = stored.progress
@@ -332,6 +334,14 @@ def take_up(setup: Setup, flow: object, stored: Stored, claim: Claim) -> tuple[E
             f"run {c.run_id} waits for {', '.join(gone)}, which {setup.settings.name} no longer has; put the method back, under "
             "its old name, until such runs have ended. Nothing was changed",
             problems=gone,
+            run_id=c.run_id,
+            seq=c.seq,
+        )
+    if problems := obstacles(definition, p):
+        raise FlowDefinitionError(
+            f"run {c.run_id} cannot continue with {setup.settings.name} as the class is now: {'; '.join(problems)}. Nothing was run "
+            "and nothing was changed",
+            problems=problems,
             run_id=c.run_id,
             seq=c.seq,
         )

@@ -1,0 +1,186 @@
+"""Whether a stored pass can continue under a definition that may have changed since. Pure, and read only.
+
+What is stored names no definition, so a change is recognised by what the current definition rules out: a start that
+never ran, a listener whose trigger completed and that never ran, a part of a join that came and was not latched. For an
+unchanged definition there is nothing of that kind (`tests/scheduling/test_upgrades.py` proves it on random graphs).
+
+Methods that were added simply do not run for what has completed. A join is different: where it combines what the pass
+still brings with what it will never bring, it would silently not run, so that is an obstacle.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Set
+
+from .._definition.definition import FlowDefinition, MethodDefinition, Receives
+from .._definition.triggers import satisfied
+from .messages import Invocation
+from .progress import Progress
+
+__all__ = ["obstacles"]
+
+_Names = Mapping[str, Set[str]]
+"""Names of triggers, by listener."""
+
+_NONE: Set[str] = frozenset()
+
+
+def obstacles(definition: FlowDefinition, progress: Progress) -> list[str]:
+    """Why the pass cannot continue under this definition, each with its cure; nothing for an unchanged one."""
+    came = _came(definition, progress)
+    passed, unlatched = _missed(definition, progress, came)
+    latches = {name: progress.latches[name].keys() for name in progress.latches if name in definition.methods}
+    found = [*_calls(definition, progress), *_latched(definition, progress, came)]
+    renamed = [name for name, latch in latches.items() if not latch <= definition.methods[name].names]
+    if found or not (passed or unlatched or renamed):
+        return found
+    return list(_starved(definition, progress, passed, unlatched, latches))
+
+
+# ---- what has come ---------------------------------------------------------------------------------------------
+
+
+def _came(definition: FlowDefinition, progress: Progress) -> set[str]:
+    """The names that have surely come in this pass: of methods that completed, and labels that left a trace."""
+    pending = Counter(invocation.method for invocation in progress.pending.values())
+    came = {name for name, count in progress.counts.items() if count > pending[name]}
+    came.update(name for latch in progress.latches.values() for name in latch if name not in definition.methods)
+    began = {m.name for m in definition.starts}
+    for m in definition.methods.values():
+        if isinstance(m.condition, str) and progress.counts.get(m.name, 0) > (m.name in began):
+            came.add(m.condition)
+    return came
+
+
+def _missed(definition: FlowDefinition, progress: Progress, came: Set[str]) -> tuple[set[str], dict[str, set[str]]]:
+    """The methods that should have run by now and did not, and, by join, the names that should be latched and are not."""
+    began = {m.name for m in definition.starts}
+    passed: set[str] = set()
+    unlatched: dict[str, set[str]] = {}
+    for m in definition.methods.values():
+        if m.name in progress.counts:
+            continue
+        if m.name in began or (m.condition is not None and satisfied(m.condition, came)):
+            passed.add(m.name)
+        elif lacking := (m.names & came) - progress.latches.get(m.name, {}).keys():
+            unlatched[m.name] = set(lacking)
+    return passed, unlatched
+
+
+# ---- obstacles -------------------------------------------------------------------------------------------------
+
+
+def _calls(definition: FlowDefinition, progress: Progress) -> Iterator[str]:
+    """The pending methods that cannot be called any more with what their triggers left for them."""
+    for name in dict.fromkeys(i.method for i in progress.pending.values() if not _fits(definition, i)):
+        yield (
+            f"{name} is waiting to run with the arguments that its earlier signature asked for, which it does not take now; put "
+            "the earlier parameters back until such runs have ended (additional ones need a default)"
+        )
+
+
+def _fits(definition: FlowDefinition, invocation: Invocation) -> bool:
+    m = definition.methods[invocation.method]
+    given = [name for name, _ in invocation.arguments]
+    expected = m.parameters if m.receives is Receives.NAMED else ("",) if m.receives is Receives.LAST else ()
+    if given == list(expected):
+        return True
+    try:
+        inspect.signature(m.function).bind(None, *("" for name in given if not name), **{n: "" for n in given if n})
+    except TypeError:
+        return False
+    except (ValueError, NameError):  # no signature to be read
+        return True
+    return True
+
+
+def _latched(definition: FlowDefinition, progress: Progress, came: Set[str]) -> Iterator[str]:
+    """The joins whose stored parts do not mean the same any more."""
+    for name, latch in progress.latches.items():
+        m = definition.methods[name]
+        if m.condition is None or satisfied(m.condition, latch):
+            yield (
+                f"{name} waited for more than it does now, and what it waits for now came before; it would never run. Put "
+                f"its earlier condition back until such runs have ended ({_listed(latch)} came)"
+            )
+        if changed := [part for part in latch if part in definition.methods and part not in came]:
+            yield f"{name} has received the label {_listed(changed)}, which is a method now; rename the method"
+        if lost := [part for part in m.parameters if part in latch and not latch[part].source]:
+            yield (
+                f"{name} takes the result of {_listed(lost)}, which was not kept because {name} did not take it before; put "
+                "its earlier parameters back until such runs have ended"
+            )
+
+
+def _starved(
+    definition: FlowDefinition,
+    progress: Progress,
+    passed: Set[str],
+    unlatched: _Names,
+    latches: _Names,
+) -> Iterator[str]:
+    """The joins of which a part is still to come, or has come, and another never will, because the definition changed."""
+    pending = list(dict.fromkeys(i.method for i in progress.pending.values()))
+    to_come = _brought(definition, pending, latches)
+    all_latches = {name: latches.get(name, _NONE) | unlatched.get(name, _NONE) for name in {*latches, *unlatched}}
+    would_come = _brought(definition, [*pending, *passed], all_latches)
+    starved: dict[str, list[str]] = {}
+    for m in definition.methods.values():
+        latch = latches.get(m.name, _NONE)
+        have = (to_come | latch) & m.names
+        if m.condition is None or (not have and not latch) or satisfied(m.condition, have):
+            continue
+        would_have = (would_come | all_latches.get(m.name, _NONE)) & m.names
+        is_renamed = not latch <= m.names
+        if is_renamed or satisfied(m.condition, would_have):
+            starved[m.name] = sorted((m.names if is_renamed else would_have) - have)
+    for name, lacking in starved.items():
+        if any(part not in starved for part in lacking):
+            yield _told(name, lacking, unlatched.get(name, _NONE), pending)
+
+
+def _told(name: str, lacking: list[str], came_before: Set[str], pending: list[str]) -> str:
+    if came_before >= set(lacking):
+        why, advice = "completed before the join waited for it", ""
+    else:
+        why = "this run never starts, because it was begun by an earlier form of the class"
+        advice = f", or let {_listed(lacking)} follow a method that is still to run ({_listed(pending)})"
+    return (
+        f"{name} waits for {_listed(lacking)}, which {why}, so {name} would silently not run. Put the earlier condition of "
+        f"{name} back until such runs have ended{advice}"
+    )
+
+
+def _brought(definition: FlowDefinition, begun: Iterable[str], latches: _Names) -> set[str]:
+    """Every name that can come from these methods and from what follows them, wave by wave; rather too many than too few."""
+    names: set[str] = set()
+    enabled = set(begun)
+    wave = enabled
+    while wave:
+        new = {name for method in wave for name in _names_of(definition, method)} - names
+        names |= new
+        reached = {m.name: m for name in new for m in definition.reached_by((name,)).methods if m.name not in enabled}
+        wave = {m.name for m in reached.values() if _can_run(m, names, latches.get(m.name, _NONE))}
+        enabled |= wave
+    return names
+
+
+def _can_run(method: MethodDefinition, names: Set[str], latch: Set[str]) -> bool:
+    return method.condition is not None and satisfied(method.condition, names | latch if latch else names)
+
+
+def _names_of(definition: FlowDefinition, method: str) -> Set[str]:
+    """What the end of a method may bring: its own name, and a router's labels; where those are not known, all that are waited for."""
+    m = definition.methods[method]
+    if not m.is_router:
+        return {method}
+    if m.labels is not None:
+        return {method, *m.labels}
+    waited_for = {name for listener in definition.methods.values() for name in listener.names}
+    return {method} | (waited_for - definition.methods.keys())
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
