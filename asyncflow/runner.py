@@ -20,7 +20,7 @@ from ._runtime import refusals
 from ._runtime.ending import cancel_stored
 from ._runtime.failures import stored_failure
 from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
-from ._runtime.inputs import told_once
+from ._runtime.inputs import inputs_shown, told_once
 from ._runtime.known import KnownFlow, described
 from ._runtime.recovery import Recovery
 from ._runtime.runs import outcome_of, session
@@ -339,9 +339,9 @@ class FlowRunner:
         live, cancel = live or self._live.get(run_id), partial(self.cancel, run_id)
         return RunHandle(run_id, self.persistence, live, self._outcome, cancel, self._view, is_elsewhere=is_elsewhere)
 
-    def _view(self, c: Checkpoint) -> RunView:
+    def _view(self, c: Checkpoint, as_stored: bool) -> RunView:
         """A run from its newest checkpoint: state and result have their types where the flow is known here."""
-        make, outcome, result = self._flows.get(c.flow), outcome_of(c), None
+        make, outcome, result = None if as_stored else self._flows.get(c.flow), outcome_of(c), None
         if make is not None:
             instance = self._known(make)._instance
             state = instance.show_checkpoint(c).state
@@ -359,7 +359,7 @@ class FlowRunner:
             number=c.number,
             seq=c.seq,
             at=c.at,
-            inputs=from_json(c.inputs or b"{}"),
+            inputs=inputs_shown(c.inputs),
             state=state,
             result=result,
             error=error,

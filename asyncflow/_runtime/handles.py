@@ -247,7 +247,7 @@ class RunHandle:
         live: Live | None,
         outcome: Callable[[Checkpoint], Awaitable[Any]],
         cancel: Callable[[], Awaitable[None]],
-        look: Callable[[Checkpoint], RunView],
+        look: Callable[[Checkpoint, bool], RunView],
         *,
         is_elsewhere: bool = False,
     ) -> None:
@@ -267,9 +267,12 @@ class RunHandle:
         """
         return self.view(await self.stored())
 
-    def view(self, stored: Checkpoint) -> RunView:
-        """A checkpoint of the run, read. Raises `StateSchemaError`, `CheckpointCorruptError`."""
-        return self._look(stored)
+    def view(self, stored: Checkpoint, *, as_stored: bool = False) -> RunView:
+        """A checkpoint of the run, read. Raises `StateSchemaError`, `CheckpointCorruptError`.
+
+        `as_stored`: with state and result as the JSON that is stored, whatever the flow's types are by now.
+        """
+        return self._look(stored, as_stored)
 
     async def stored(self) -> Checkpoint:
         """The newest checkpoint of the run, as it is stored: to look at where a run stands without reading its state.

@@ -16,7 +16,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .._values import ATOMS
 
-__all__ = ["are_inputs", "inputs_bytes", "told_once"]
+__all__ = ["are_inputs", "inputs_bytes", "inputs_shown", "told_once"]
 
 
 def told_once(inputs: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -47,6 +47,15 @@ def inputs_bytes(inputs: Mapping[str, Any]) -> bytes:
         return _written({**told, MASKED: _digest(secrets, _sorted(_written(told)))} if secrets else told)
     except (ValueError, RecursionError):
         return data  # nested too deeply to be read: it is compared as it was written
+
+
+def inputs_shown(stored: bytes | None) -> Mapping[str, Any]:
+    """What `inputs_bytes` has written, as JSON; as one text where Python cannot read it, such as a number of 5,000 digits."""
+    try:
+        shown: Mapping[str, Any] = json.loads(stored or b"{}")  # it may be nested deeper than pydantic reads
+    except (ValueError, RecursionError):
+        return {"inputs": (stored or b"").decode("utf-8", "replace")}
+    return shown
 
 
 def are_inputs(stored: bytes | None, inputs: Mapping[str, Any]) -> bool:

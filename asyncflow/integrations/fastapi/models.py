@@ -1,5 +1,6 @@
 """What goes in and comes out, as types: made from each flow's state and results, so that the schema of the service is right."""
 
+import logging
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -8,10 +9,14 @@ from typing import Annotated, Any, Literal, Union, get_origin
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, TypeAdapter, create_model
 from pydantic.errors import PydanticUserError
 
-from ...persistence import RunEntry
-from ...runner import KnownFlow, RunView
+from ...errors import StateSchemaError
+from ...persistence import Checkpoint, RunEntry
+from ...runner import KnownFlow, RunHandle, RunView
+from .as_json import json_of
 
 __all__ = ["Accepted", "Problem", "Ready", "Run", "RunLine", "RunPage", "Status", "given", "inputs_type", "run_type"]
+
+logger = logging.getLogger("asyncflow")
 
 Status = Literal["running", "failed", "finished", "cancelled"]
 
@@ -82,19 +87,37 @@ class Run(BaseModel):
     state: Any
     result: Any = Field(None, description="Of a finished run.")
     error: RunFailure | None = Field(None, description="Of a failed run.")
+    problem: str | None = Field(
+        None,
+        description="Only where state or result do not fit the flow's types any more: they are shown as stored then.",
+    )
 
     @classmethod
-    def of(cls, view: RunView) -> "Run":
+    def shown(cls, handle: RunHandle, stored: Checkpoint) -> "Run":
+        """A run as of a checkpoint. What does not fit the flow's types any more is shown as it is stored."""
+        try:
+            return cls.of(handle.view(stored))
+        except StateSchemaError as error:
+            logger.warning("a run is shown as it is stored: %s", error)
+            return cls.of(
+                handle.view(stored, as_stored=True),
+                "state and result are shown as they are stored: they do not fit the types of the flow any more",
+            )
+
+    @classmethod
+    def of(cls, view: RunView, problem: str | None = None) -> "Run":
         """What is told of a run."""
         told = {name: getattr(view, name) for name in ("run_id", "flow", "status", "number", "seq", "state", "result")}
         error = view.error and RunFailure(method=view.error.method, type=view.error.type, message=view.error.message)
         return cls.model_construct(
-            **told, updated_at=_time(view.at), error=error
+            **told, updated_at=_time(view.at), error=error, problem=problem
         )  # values as they are: no copies of them
 
     def to_json(self) -> bytes:
-        """Its JSON; each value as its own type says, and a value that JSON has no form for as text."""
-        return self.__pydantic_serializer__.to_json(self, by_alias=True, fallback=str)
+        """Its JSON, whatever its values are."""
+        left_out = {"state", "result"} if self.problem else {"state", "result", "problem"}
+        told = self.__pydantic_serializer__.to_json(self, by_alias=True, exclude=left_out)
+        return b'%b,"state":%b,"result":%b}' % (told[:-1], json_of(self.state), json_of(self.result))
 
 
 def _time(seconds: float) -> datetime:

@@ -133,7 +133,7 @@ def _add_runs(router: APIRouter, runner: FlowRunner, names: frozenset[str], runs
         return Accepted(run_id=run.handle.run_id, status=status)
 
     async def get_run(run: Annotated[Found, Depends(found)]) -> Response:
-        return Response(Run.of(run.handle.view(run.stored)).to_json(), media_type="application/json")
+        return Response(Run.shown(run.handle, run.stored).to_json(), media_type="application/json")
 
     any_run: Any = runs[0] if len(runs) == 1 else Annotated[Union[tuple(runs)], Field(discriminator="flow")]  # noqa: UP007
     one = "/runs/{run_id:path}"
