@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -12,9 +13,11 @@ from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar, cast, 
 
 import anyio
 
+from ._definition.aliases import resolved
 from ._definition.build import define, persist_marks
 from ._definition.decorators import PersistMark, persist_mark_of
 from ._definition.definition import FlowDefinition, MethodDefinition
+from ._definition.names import Surroundings
 from ._runtime.edits import edit, fork, look
 from ._runtime.history import HistoryEntry, history_of
 from ._runtime.instance import Instance, RunStatus
@@ -30,6 +33,8 @@ from .persistence.sqlite import SQLiteFlowPersistence
 from .state import StateType, parse_run_id, state_type_of
 
 __all__ = ["Flow", "check_backend", "default_persistence", "made_by", "run"]
+
+logger = logging.getLogger("asyncflow")
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -95,6 +100,7 @@ class Flow(Generic[S]):
 
     _instance: Instance = cast(Instance, _Missing())
     _definition: ClassVar[FlowDefinition]
+    _surroundings: ClassVar[Surroundings]
     _state_type: ClassVar[StateType]
     _codecs: ClassVar[Codecs]
     _persisted: ClassVar[Persisted]
@@ -102,11 +108,31 @@ class Flow(Generic[S]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        frame = sys._getframe(1)
-        cls._definition = define(cls, Flow, {**vars(sys.modules.get(cls.__module__, object)), **frame.f_locals})
-        cls._state_type = _state_type(cls)
+        cls._surroundings = Surroundings(cls, sys._getframe(1))
+        cls._define()
+
+    @classmethod
+    def _define(cls) -> None:
+        """Read what the class says; read again where an annotation names what was not defined yet."""
+        names = cls._surroundings.names()
+        cls._definition = define(cls, Flow, names)
+        cls._surroundings.keep(cls._definition)
+        cls._state_type = _state_type(cls, names)
         cls._codecs = Codecs(cls._definition, cls._state_type)
         cls._persistence_marked()
+
+    @classmethod
+    def _look_again(cls) -> None:
+        """Define the class again, if names have been added since; log once which labels stay unknown."""
+        if cls._surroundings.has_grown:
+            cls._define()
+        for method in cls._surroundings.not_logged(cls._definition):
+            logger.warning(
+                "the labels of %s.%s are not checked: its return annotation names what is not defined at run time. Import it outside "
+                "of `if TYPE_CHECKING`, or declare the labels by emit=[...]",
+                cls.__name__,
+                method,
+            )
 
     @classmethod
     def _persistence_marked(cls) -> None:
@@ -136,6 +162,8 @@ class Flow(Generic[S]):
         cls = type(self)
         if not cls._definition.methods:
             raise FlowDefinitionError(f"{cls.__name__} has no methods; decorate the first with @start()")
+        if cls._definition.unresolved:
+            cls._look_again()
         given = cls.initial_state if initial_state is _UNSET else initial_state
         cls._state_type.check_initial(given)
         where = cls.persistence if persistence is _UNSET else persistence
@@ -306,12 +334,12 @@ def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None) -> Any:
 # ---- what a class says, put together -----------------------------------------------------------------------------
 
 
-def _state_type(cls: type[Flow[Any]]) -> StateType:
+def _state_type(cls: type[Flow[Any]], names: Mapping[str, Any]) -> StateType:
     for base in cls.__mro__:
         for generic in getattr(base, "__orig_bases__", ()):
             origin = get_origin(generic)
             if isinstance(origin, type) and issubclass(origin, Flow) and not isinstance(get_args(generic)[0], TypeVar):
-                return state_type_of(get_args(generic)[0], cls.merges)
+                return state_type_of(resolved(get_args(generic)[0], names), cls.merges)
     return state_type_of(_class_of(cls.initial_state), cls.merges)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import FlowDefinitionError
 from .decorators import Mark, Note, Pending, PersistMark, note_of
 from .definition import FlowDefinition, MethodDefinition, Receives, label_of
-from .signatures import declared_labels, received, return_annotation
+from .signatures import UNRESOLVED, declared_labels, received, return_annotation
 from .triggers import Condition, Trigger, normalised
 from .validation import problems_of
 
@@ -19,14 +19,16 @@ __all__ = ["define", "persist_marks"]
 def define(cls: type, api: type, local: Mapping[str, Any]) -> FlowDefinition:
     """The definition of a flow class. `api` is the base whose names a method may not take; `local` resolves annotations.
 
+    An annotation that names what is not defined yet is marked (`FlowDefinition.unresolved`); define the class again later.
     Raises `FlowDefinitionError` with every mistake of the class and its cure.
     """
     problems: list[str] = []
     methods: dict[str, MethodDefinition] = {}
+    names = (local, {**local, **_names_within(cls)})
     for name, function, note in _noted(cls, problems):
         if hasattr(api, name):
             problems.append(f"{name} shadows a name of Flow; rename the method")
-        method = _method(name, function, note, local, problems)
+        method = _method(name, function, note, names, problems, _inherited(cls, name, function))
         if method is not None:
             methods[name] = method
     problems += problems_of(methods)
@@ -34,6 +36,21 @@ def define(cls: type, api: type, local: Mapping[str, Any]) -> FlowDefinition:
         listed = "".join(f"\n  - {problem}" for problem in problems)
         raise FlowDefinitionError(f"the flow class {cls.__name__} cannot run as written:{listed}", problems=problems)
     return FlowDefinition(cls.__name__, methods)
+
+
+def _inherited(cls: type, name: str, function: Callable[..., Any]) -> Any:
+    """The return annotation of a method as a base class has resolved it, where it was defined."""
+    for base in cls.__mro__[1:]:
+        definition = vars(base).get("_definition")
+        known = definition.methods.get(name) if isinstance(definition, FlowDefinition) else None
+        if known is not None and known.function is function and not known.is_unresolved:
+            return known.returns
+    return UNRESOLVED
+
+
+def _names_within(cls: type) -> dict[str, Any]:
+    """What the class itself and its bases define, as a type checker looks there first; a method may be named like a type."""
+    return {name: value for base in reversed(cls.__mro__[:-1]) for name, value in vars(base).items()}
 
 
 def persist_marks(cls: type) -> dict[str, PersistMark]:
@@ -69,7 +86,12 @@ def _notes_on(layers: list[Any]) -> list[Note]:
 
 
 def _method(
-    name: str, function: Callable[..., Any], note: Note, local: Mapping[str, Any], problems: list[str]
+    name: str,
+    function: Callable[..., Any],
+    note: Note,
+    names: tuple[Mapping[str, Any], ...],
+    problems: list[str],
+    inherited: Any,
 ) -> MethodDefinition | None:
     def problem(text: str) -> None:
         problems.append(f"{name} {text}")
@@ -98,7 +120,15 @@ def _method(
         receives, parameters = received(function, condition)
     except ValueError as error:
         problem(str(error))
-    returns = return_annotation(function, local)
+    returns = return_annotation(function, *names)
+    if returns is UNRESOLVED:
+        returns = inherited
+    is_unresolved = returns is UNRESOLVED
+    labels: frozenset[str] | None = None
+    try:
+        labels = _labels(note.marks, returns) if "router" in kinds else None
+    except NameError:  # of an alias
+        is_unresolved = True
     return MethodDefinition.make(
         name=name,
         function=function,
@@ -106,11 +136,11 @@ def _method(
         is_start=trigger_mark.kind == "start",
         is_router="router" in kinds,
         is_async=inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(function),
-        persists=bool(note.persist),
-        labels=_labels(note.marks, returns) if "router" in kinds else None,
+        labels=labels,
         receives=receives,
         parameters=parameters,
-        returns=returns,
+        returns=inspect.Signature.empty if is_unresolved else returns,
+        is_unresolved=is_unresolved,
     )
 
 

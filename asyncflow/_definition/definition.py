@@ -32,14 +32,15 @@ class MethodDefinition:
     is_start: bool = False
     is_router: bool = False
     is_async: bool = True
-    persists: bool = False
     labels: frozenset[str] | None = None
     """The labels that a router declares; None where they are not known."""
     receives: Receives = Receives.NOTHING
     parameters: tuple[str, ...] = ()
     """The names of the triggers it receives (`Receives.NAMED`)."""
     returns: Any = None
-    """The return annotation, resolved; `inspect.Signature.empty` where there is none."""
+    """The return annotation, resolved; `inspect.Signature.empty` where there is none, or `is_unresolved`."""
+    is_unresolved: bool = False
+    """Whether the return annotation names what was not defined when it was read."""
     names: frozenset[str] = frozenset()
     """Every name that its condition mentions."""
     once_a_cycle: bool = False
@@ -71,6 +72,8 @@ class FlowDefinition:
     methods: Mapping[str, MethodDefinition]
     starts: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     """What a pass begins with: the unconditional starts, or all of them where none is unconditional."""
+    unresolved: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
+    """The methods whose return annotation names what was not defined when it was read."""
     _mentioned: dict[str, list[int]] = field(default_factory=dict, init=False, compare=False, repr=False)
     """For each name, the places of the methods whose condition mentions it."""
     _reached: dict[tuple[str, ...], Reached] = field(default_factory=dict, init=False, compare=False, repr=False)
@@ -79,6 +82,7 @@ class FlowDefinition:
         starts = [m for m in self.methods.values() if m.is_start]
         first = [m for m in starts if m.condition is None] or starts
         object.__setattr__(self, "starts", tuple(_routers_first(first)))
+        object.__setattr__(self, "unresolved", tuple(m for m in self.methods.values() if m.is_unresolved))
         for place, method in enumerate(self.methods.values()):
             for name in method.names:
                 self._mentioned.setdefault(name, []).append(place)

@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 
+from .aliases import unaliased
 from .definition import Receives, label_of
 from .triggers import AllOf, Condition, required_names
 
-__all__ = ["declared_labels", "received", "requires_a_value", "return_annotation"]
+if sys.version_info >= (3, 14):
+    import annotationlib
+
+__all__ = ["UNRESOLVED", "declared_labels", "received", "requires_a_value", "return_annotation", "signature"]
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+_AWAITED: Final = (collections.abc.Awaitable, collections.abc.Coroutine)
+
+
+class _Unresolved:
+    """The return annotation of a method that names what is not defined yet."""
+
+
+UNRESOLVED: Final = _Unresolved()
+
+
+def signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a function, whose annotations may name what is not defined yet."""
+    if sys.version_info >= (3, 14):  # where they are evaluated when they are asked for
+        return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
+    return inspect.signature(function)
+
+
+def _annotations(function: Callable[..., Any]) -> Mapping[str, Any]:
+    if sys.version_info >= (3, 14):
+        return annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF)
+    return getattr(function, "__annotations__", None) or {}
 
 
 def received(function: Callable[..., Any], condition: Condition | None) -> tuple[Receives, tuple[str, ...]]:
@@ -22,7 +50,7 @@ def received(function: Callable[..., Any], condition: Condition | None) -> tuple
 
     Raises `ValueError`, saying the cure, for a signature that no trigger can serve.
     """
-    parameters = list(inspect.signature(function).parameters.values())[1:]
+    parameters = list(signature(function).parameters.values())[1:]
     _refuse_unfilled(parameters)
     positional = [p for p in parameters if p.kind in _POSITIONAL]
     required = [p.name for p in positional if p.default is p.empty]
@@ -54,34 +82,49 @@ def _are_named_like(positional: list[inspect.Parameter], condition: AllOf) -> bo
 
 def requires_a_value(function: Callable[..., Any]) -> bool:
     """Whether the method cannot be called without an argument."""
-    parameters = list(inspect.signature(function).parameters.values())[1:]
+    parameters = list(signature(function).parameters.values())[1:]
     return any(p.kind in _POSITIONAL and p.default is p.empty for p in parameters)
 
 
-def return_annotation(function: Callable[..., Any], local: Mapping[str, Any]) -> Any:
-    """The return annotation with its names resolved; `Signature.empty` where there is none or it names the unknown."""
+def return_annotation(function: Callable[..., Any], *names: Mapping[str, Any]) -> Any:
+    """The return annotation with its names resolved, in the first of these namespaces that has them all.
+
+    `Signature.empty` where there is none; `UNRESOLVED` where it names what is not defined, or not yet.
+    """
     function = inspect.unwrap(function)
-    annotation = getattr(function, "__annotations__", {}).get("return", inspect.Signature.empty)
+    annotation = _annotations(function).get("return", inspect.Signature.empty)
     if annotation is None or annotation is inspect.Signature.empty:
         return annotation
     holder = types.SimpleNamespace(__annotations__={"return": annotation})
-    try:
-        return typing.get_type_hints(holder, getattr(function, "__globals__", {}), dict(local), include_extras=True)[
-            "return"
-        ]
-    except (NameError, AttributeError, TypeError, SyntaxError):
-        return inspect.Signature.empty
+    parameters = {p.__name__: p for p in getattr(function, "__type_params__", ())}
+    for local in names:
+        try:
+            return typing.get_type_hints(
+                holder, getattr(function, "__globals__", {}), {**local, **parameters}, include_extras=True
+            )["return"]
+        except (NameError, AttributeError):
+            continue
+        except (TypeError, SyntaxError):
+            return inspect.Signature.empty
+    return UNRESOLVED
 
 
 def declared_labels(annotation: Any) -> frozenset[str] | None:
-    """The labels that a return annotation declares (`Literal`, `Enum`, None, unions of them), or None."""
+    """The labels that a return annotation declares (`Literal`, `Enum`, None, unions and aliases of them), or None.
+
+    Raises `NameError` where an alias names what is not defined yet.
+    """
+    annotation = unaliased(annotation)
+    origin = get_origin(annotation)
     if annotation is None or annotation is types.NoneType:
         return frozenset()
-    if get_origin(annotation) is Literal:
+    if origin is Literal:
         return frozenset(label for value in get_args(annotation) if (label := label_of(value)) is not None)
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return frozenset(str(member.value) for member in annotation)
-    if get_origin(annotation) in (typing.Union, types.UnionType):
+    if origin in (typing.Union, types.UnionType):
         parts = [declared_labels(part) for part in get_args(annotation)]
         return None if None in parts else frozenset().union(*(p for p in parts if p is not None))
+    if origin in _AWAITED:  # a plain function that returns a coroutine
+        return declared_labels(get_args(annotation)[-1])
     return None

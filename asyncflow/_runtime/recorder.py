@@ -139,6 +139,8 @@ class Recorder:
         try:
             encoded = self.known.result(method).encode(value)
         except Refused as refused:
+            if (known := self.known.definition.methods.get(method)) is not None and known.is_unresolved:
+                refused.cure = f"import what the return annotation of {method} names outside of `if TYPE_CHECKING`"
             raise _not_storable(
                 ResultNotStorableError, f"what {method} returned", refused, self.run_id, method
             ) from None

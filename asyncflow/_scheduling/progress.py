@@ -37,11 +37,6 @@ class Progress:
     """How many refer to each of `results`."""
 
     @property
-    def is_failing(self) -> bool:
-        """Whether a method raised since the pass was started or resumed."""
-        return bool(self.failed)
-
-    @property
     def running(self) -> int:
         """How many invocations run."""
         return len(self.pending) - len(self.failed) - len(self.held)

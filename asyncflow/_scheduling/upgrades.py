@@ -10,11 +10,11 @@ still brings with what it will never bring, it would silently not run, so that i
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 
 from .._definition.definition import FlowDefinition, MethodDefinition, Receives
+from .._definition.signatures import signature
 from .._definition.triggers import satisfied
 from .messages import Invocation
 from .progress import Progress
@@ -88,10 +88,10 @@ def _fits(definition: FlowDefinition, invocation: Invocation) -> bool:
     if given == list(expected):
         return True
     try:
-        inspect.signature(m.function).bind(None, *("" for name in given if not name), **{n: "" for n in given if n})
+        signature(m.function).bind(None, *("" for name in given if not name), **{n: "" for n in given if n})
     except TypeError:
         return False
-    except (ValueError, NameError):  # no signature to be read
+    except ValueError:  # no signature to be read
         return True
     return True
 

@@ -1,0 +1,69 @@
+"""What stands behind a name for a type: `type` statements, `TypeAliasType`, `NewType` and `Annotated`, generic ones as well."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Annotated, Any, Final, ForwardRef, NewType, TypeVar, get_args, get_origin
+
+import typing_extensions
+
+from ..errors import FlowDefinitionError
+
+__all__ = ["resolved", "unaliased"]
+
+_ALIASES: Final = tuple(
+    {typing_extensions.TypeAliasType, getattr(typing, "TypeAliasType", typing_extensions.TypeAliasType)}
+)
+
+_DEEP: Final = 100
+"""Names for names that are followed: more are a cycle (`type A = A`)."""
+
+
+def unaliased(annotation: Any) -> Any:
+    """The type that an annotation stands for; its arguments are left as they are.
+
+    Raises `NameError` where an alias names what is not defined yet.
+    """
+    for _ in range(_DEEP):
+        origin = get_origin(annotation)
+        if origin is Annotated:
+            annotation = get_args(annotation)[0]
+        elif isinstance(annotation, _ALIASES):
+            annotation = annotation.__value__
+        elif isinstance(origin, _ALIASES):
+            annotation = _filled_in(
+                origin.__value__, dict(zip(origin.__type_params__, get_args(annotation), strict=False))
+            )
+        elif isinstance(annotation, NewType):
+            annotation = annotation.__supertype__
+        else:
+            return annotation
+    return annotation
+
+
+def _filled_in(value: Any, arguments: dict[Any, Any]) -> Any:
+    """The value of a generic alias, with the arguments for its parameters."""
+    if isinstance(value, TypeVar):
+        return arguments.get(value, value)
+    parameters = getattr(value, "__parameters__", ())
+    return value[tuple(arguments.get(p, p) for p in parameters)] if parameters else value
+
+
+def resolved(annotation: Any, names: Mapping[str, Any]) -> Any:
+    """The type that an annotation stands for, which may be written as a text: `Flow["State"]`.
+
+    Raises `FlowDefinitionError` for a name that is not defined there.
+    """
+    try:
+        if isinstance(annotation, str | ForwardRef):
+            text = annotation if isinstance(annotation, str) else annotation.__forward_arg__
+            holder = SimpleNamespace(__annotations__={"it": text})
+            annotation = typing.get_type_hints(holder, None, dict(names), include_extras=True)["it"]
+        return unaliased(annotation)
+    except NameError as error:
+        raise FlowDefinitionError(
+            f"the state of the flow names {error.name}, which is not defined above the flow; define it there",
+            problems=[f"{error.name} is not defined"],
+        ) from None
