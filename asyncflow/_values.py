@@ -8,17 +8,18 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import functools
 import math
 import pathlib
 import types
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic_core import TzInfo
 
-__all__ = ["ATOMS", "copied", "difference", "is_long", "promoted", "same"]
+__all__ = ["ATOMS", "attributes_of", "copied", "difference", "is_long", "promoted", "same"]
 
 LONG: Final = 256
 """Items of a list or dict from which on a state that holds it is taken for a large one."""
@@ -89,9 +90,11 @@ def _copied_object(value: Any, cls: type) -> Any:
         return value
     if dataclasses.is_dataclass(value):
         new = copy.copy(value)
-        for f in dataclasses.fields(value):
-            if hasattr(value, f.name):
-                object.__setattr__(new, f.name, copied(getattr(value, f.name)))
+        if new is value:  # its class says that one is enough
+            return value
+        getattr(new, "__dict__", {}).clear()  # and with it cached properties: a copy finds out anew
+        for name, held in attributes_of(value).items():
+            object.__setattr__(new, name, copied(held))
         return new
     try:
         return copy.deepcopy(value)
@@ -109,6 +112,12 @@ _COPIERS: dict[type, Callable[[Any], Any]] = {
     set: lambda value: {v if type(v) in ATOMS else copied(v) for v in value},
     frozenset: lambda value: value if all(type(v) in ATOMS for v in value) else frozenset(map(copied, value)),
     tuple: _copied_tuple,
+    collections.OrderedDict: lambda value: collections.OrderedDict((k, copied(v)) for k, v in value.items()),
+    collections.defaultdict: lambda value: collections.defaultdict(
+        value.default_factory, ((k, copied(v)) for k, v in value.items())
+    ),
+    collections.deque: lambda value: collections.deque(map(copied, value), value.maxlen),
+    object: lambda value: value,  # a mark that is itself alone
 }
 
 
@@ -142,6 +151,8 @@ def _difference(a: Any, b: Any, promoted: bool) -> _Found | None:
 
 
 def _difference_inside(a: Any, b: Any, cls: Any, promoted: bool) -> _Found | None:
+    if cls in ATOMS or isinstance(a, type):
+        return None if _equal(a, b) else ([], "its value changes")
     if isinstance(a, _SEQUENCES):
         return _sequences(a, b, promoted) or _attribute(a, b, "maxlen")
     if isinstance(a, dict):
@@ -164,7 +175,37 @@ def _is_known_by_attributes(cls: Any, value: Any) -> bool:
     """Whether it is a dataclass, or an object that says nothing about when it is equal; an Enum's member is itself alone."""
     if dataclasses.is_dataclass(cls):
         return True
-    return cls.__eq__ is _BY_IDENTITY and hasattr(value, "__dict__") and not isinstance(value, enum.Enum)
+    has_attributes = hasattr(value, "__dict__") or any(_layout(cls)[0])
+    return cls.__eq__ is _BY_IDENTITY and has_attributes and not isinstance(value, enum.Enum)
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """What an object, or a dataclass, holds under names: in its `__dict__` and its slots. No cached properties."""
+    cls: Any = type(value)
+    slots, cached = _layout(cls)
+    held = dict(getattr(value, "__dict__", ()))
+    for name in cached:
+        held.pop(name, None)
+    for name in slots:
+        if hasattr(value, name):
+            held[name] = getattr(value, name)
+    return held
+
+
+@functools.cache
+def _layout(cls: type) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of a class's slots, and of its cached properties."""
+    slots = tuple(dict.fromkeys(name for base in cls.__mro__ for name in _slots(base)))
+    cached = (n for base in cls.__mro__ for n, v in vars(base).items() if isinstance(v, functools.cached_property))
+    return slots, tuple(dict.fromkeys(cached))
+
+
+def _slots(cls: type) -> Iterable[str]:
+    slots = vars(cls).get("__slots__", ())
+    for name in (slots,) if isinstance(slots, str) else tuple(slots):
+        is_mangled = name.startswith("__") and not name.endswith("__")
+        if name not in ("__dict__", "__weakref__"):
+            yield f"_{cls.__name__.lstrip('_')}{name}" if is_mangled else name
 
 
 def _sequences(a: Any, b: Any, promoted: bool) -> _Found | None:
@@ -204,10 +245,22 @@ def _sets(a: Any, b: Any) -> _Found | None:
 
 def _attributes(a: Any, b: Any, promoted: bool) -> _Found | None:
     """Of dataclasses, and of objects that say nothing about when they are equal."""
-    names = dict.fromkeys([f.name for f in dataclasses.fields(a)] if dataclasses.is_dataclass(a) else ())
-    names |= dict.fromkeys((*getattr(a, "__dict__", ()), *getattr(b, "__dict__", ())))
-    missing = object()
-    return _named(((name, getattr(a, name, missing), getattr(b, name, missing)) for name in names), promoted)
+    mine, yours, missing = attributes_of(a), attributes_of(b), object()
+    found = _named(((n, mine.get(n, missing), yours.get(n, missing)) for n in mine | yours), promoted)
+    return found or _difference(_reduced(a), _reduced(b), promoted)
+
+
+def _reduced(value: Any) -> Any:
+    """What an object that is made in C holds, or one that says itself what is copied of it: as it is pickled. None for others."""
+    cls: Any = type(value)
+    says_itself = cls.__reduce__ is not object.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__
+    if dataclasses.is_dataclass(cls) or not (says_itself or cls.__getstate__ is not object.__getstate__):
+        return None
+    try:
+        parts = value.__reduce_ex__(4)
+    except Exception:  # whatever it raises: it cannot be copied either, and is told apart by its attributes
+        return None
+    return parts if isinstance(parts, str) else [list(p) if isinstance(p, Iterator) else p for p in parts[1:]]
 
 
 def _dicts(a: dict[Any, Any], b: dict[Any, Any], promoted: bool) -> _Found | None:

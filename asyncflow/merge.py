@@ -6,15 +6,21 @@
 
 from __future__ import annotations
 
+import collections
+import copy
+import dataclasses
 import decimal
 import functools
 import types
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Self, cast
 
 from pydantic import BaseModel
 
-from ._values import copied, same
+from . import _series
+from ._sameness import wholly_same
+from ._values import attributes_of, copied, same
 
 __all__ = ["Conflict", "Merge", "add", "append", "last", "three_way"]
 
@@ -77,9 +83,9 @@ def three_way(base: Any, ours: Any, theirs: Any, merges: Mapping[str, Merge]) ->
 
 
 def _merged(base: Any, ours: Any, theirs: Any, path: str, how: Merge | None = None) -> Any:
-    if same(ours, base):
+    if wholly_same(ours, base):
         return theirs
-    if same(theirs, base):
+    if wholly_same(theirs, base):
         return ours
     if ours is MISSING or theirs is MISSING:
         if ours is theirs:
@@ -100,28 +106,47 @@ def _declared(how: Merge, base: Any, ours: Any, theirs: Any, path: str) -> Any:
 def _structural(base: Any, ours: Any, theirs: Any, path: str) -> Any:
     kind = type(theirs)
     if type(ours) is kind:
-        if kind is dict:
-            return _dicts(base if type(base) is dict else {}, ours, theirs, path, {})
-        if kind is list and (joined := _appended(base, ours, theirs)) is not None:
-            return joined
-        if kind is set:
-            start = base if type(base) is set else set()
-            return (ours | theirs) - (start - ours) - (start - theirs)
-        if issubclass(kind, BaseModel) and type(base) is kind:
-            return _models(base, ours, theirs, path)
-        if same(ours, theirs) and not _is_number(ours):
+        start = base if type(base) is kind else MISSING
+        merged = _of_one_kind(kind, start, ours, theirs, path)
+        if merged is not None:
+            return merged
+        if wholly_same(ours, theirs) and not _is_number(ours):
             return ours
     raise Conflict(path, "both changed it")
 
 
-def _appended(base: Any, ours: list[Any], theirs: list[Any]) -> list[Any] | None:
-    start = [] if base is MISSING else base
-    if type(start) is not list:
-        return None
-    n = len(start)
-    if same(ours[:n], start) and same(theirs[:n], start):
-        return theirs + ours[n:]
+def _of_one_kind(kind: type, base: Any, ours: Any, theirs: Any, path: str) -> Any:
+    """Two values of a kind, merged part by part; None where they are not made of parts, or those cannot both stand.
+
+    `base` is of that kind, too, or missing.
+    """
+    if issubclass(kind, dict):
+        return _of_dicts(kind, base, ours, theirs, path)
+    if issubclass(kind, set | frozenset):
+        start = set() if base is MISSING else base
+        return _like(theirs, (ours | theirs) - (start - ours) - (start - theirs))
+    if base is not MISSING and issubclass(kind, BaseModel):
+        return _models(base, ours, theirs, path)
+    if base is not MISSING and dataclasses.is_dataclass(kind):
+        return _dataclasses(base, ours, theirs, path)
+    if base is not MISSING and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        parts = _dicts(base._asdict(), ours._asdict(), theirs._asdict(), path, declared_in(kind))
+        return kind(**parts)
+    if kind in (list, tuple, collections.deque):
+        return _series.merged([] if base is MISSING else base, ours, theirs)
     return None
+
+
+def _like(model: Any, members: Any) -> Any:
+    """A set of the kind and with the attributes of another."""
+    if type(model) in (set, frozenset):
+        return type(model)(members)
+    if isinstance(model, frozenset):
+        return type(model)(members)
+    new = copy.copy(model)
+    set.clear(new)
+    set.update(new, members)
+    return new
 
 
 def _is_number(value: Any) -> bool:
@@ -140,13 +165,68 @@ def _dicts(
     return merged
 
 
+_OWN_WAYS: Final = ("__setitem__", "__delitem__", "__getitem__", "__iter__", "get")
+_KNOWN_DICTS: Final = (dict, collections.OrderedDict, collections.defaultdict, collections.Counter)
+
+
+def _of_dicts(kind: Any, base: Any, ours: Any, theirs: Any, path: str) -> Any:
+    """Dicts of one class, key by key. None for a class that keeps its items in a way of its own, and for two new orders."""
+    start: Any = {} if base is MISSING else base
+    if kind is dict:
+        return _dicts(start, ours, theirs, path, {})
+    if any(all(getattr(kind, n) is not getattr(k, n) for k in _KNOWN_DICTS) for n in _OWN_WAYS):
+        return None
+    merged = _dicts(start, ours, theirs, path, {})
+    if issubclass(kind, collections.OrderedDict):
+        order = _in_order(start, ours, theirs)
+        if order is None:
+            return None
+        merged = {key: merged[key] for key in order if key in merged}
+    new = copy.copy(theirs)
+    kind.clear(new)
+    for name, value in _attributes(start, ours, theirs, path).items():
+        object.__setattr__(new, name, value)
+    if isinstance(new, collections.defaultdict):
+        first = MISSING if base is MISSING else base.default_factory
+        new.default_factory = _merged(first, ours.default_factory, theirs.default_factory, path)
+    for key, value in merged.items():
+        kind.__setitem__(new, key, value)
+    return new
+
+
+def _in_order(base: dict[Any, Any], ours: dict[Any, Any], theirs: dict[Any, Any]) -> list[Any] | None:
+    """The keys of both, in the order of the one that moved any of them; None where both did."""
+    have_moved = [[k for k in side if k in base] != [k for k in base if k in side] for side in (ours, theirs)]
+    if all(have_moved):
+        return None
+    return list((ours | theirs) if have_moved[0] else (theirs | ours))
+
+
+def _attributes(base: Any, ours: Any, theirs: Any, path: str) -> dict[str, Any]:
+    kind: Any = type(theirs)
+    start = {} if base is MISSING else attributes_of(base)
+    return _dicts(start, attributes_of(ours), attributes_of(theirs), path, declared_in(kind))
+
+
+def _dataclasses(base: Any, ours: Any, theirs: Any, path: str) -> Any:
+    merged = _attributes(base, ours, theirs, path)
+    new = copy.copy(theirs)
+    for name in attributes_of(new).keys() - merged.keys():
+        object.__delattr__(new, name)
+    held = getattr(new, "__dict__", {})
+    for name in held.keys() - merged.keys():  # cached properties are found out anew
+        del held[name]
+    for name, value in merged.items():
+        object.__setattr__(new, name, value)
+    return new
+
+
 def _models(base: BaseModel, ours: BaseModel, theirs: BaseModel, path: str) -> BaseModel:
+    """Field by field; what is private or excluded as well: nobody but the methods has it."""
     cls = type(theirs)
     fields = cls.model_fields
     values = dict(theirs.__dict__)
     for name, field in fields.items():
-        if field.exclude:
-            continue
         b, o, t = (side.__dict__.get(name, MISSING) for side in (base, ours, theirs))
         value = _merged(b, o, t, f"{path}.{name}".lstrip("."), _declared_on(field.metadata))
         if value is not MISSING:
@@ -157,9 +237,21 @@ def _models(base: BaseModel, ours: BaseModel, theirs: BaseModel, path: str) -> B
     put(new, "__pydantic_fields_set__", ours.__pydantic_fields_set__ | theirs.__pydantic_fields_set__)
     b, o, t = (side.__pydantic_extra__ for side in (base, ours, theirs))
     put(new, "__pydantic_extra__", None if t is None else _dicts(b or {}, o or {}, t, path, {}))
-    put(new, "__pydantic_private__", theirs.__pydantic_private__)
+    b, o, t = (side.__pydantic_private__ for side in (base, ours, theirs))
+    put(new, "__pydantic_private__", None if t is None else _dicts(b or {}, o or {}, t, path, declared_in(cls)))
     return new
 
 
-def _declared_on(metadata: list[Any]) -> Merge | None:
+def _declared_on(metadata: Any) -> Merge | None:
     return next((cast(Merge, m) for m in metadata if isinstance(m, FUNCTIONS)), None)
+
+
+@functools.cache
+def declared_in(cls: type) -> Mapping[str, Merge]:
+    """How the attributes of a class say that they are merged, in their annotations: a dataclass's, or private ones."""
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except Exception:  # a name that is not known where the class was declared: nothing can be said by it
+        return {}
+    found = {name: _declared_on(getattr(hint, "__metadata__", ())) for name, hint in hints.items()}
+    return {name: how for name, how in found.items() if how is not None}

@@ -42,9 +42,9 @@ async def edit(instance: Instance, changes: Mapping[str, Any]) -> None:
             stored = await instance.found(run_id)
             if "id" in changes:
                 raise RunInputsError("the id of a run does not change; nothing was written", run_id=run_id)
-            state = instance.state_type.updated(stored.state, changes)
+            state = instance.state_type.updated(instance.going_on(stored), changes)
             edited = Stored(stored.checkpoint, state, stored.progress)
             status = stored.checkpoint.status
             await write_whole(instance.setup, "edited", status, edited, claim, after=stored.checkpoint)
             claim.is_over = status in ("finished", "cancelled")
-            instance.show(await instance.found(run_id))
+            instance.show(await instance.found(run_id), state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -32,6 +33,7 @@ from .runs import (
 )
 from .scope import current_scope
 from .shown import RunStatus, Shown
+from .versions import own
 
 __all__ = ["Instance", "RunStatus"]
 
@@ -81,13 +83,13 @@ class Instance(Shown):
             raise refusals.cancelled(run_id)
         if stored.checkpoint.status == "finished":
             same_as_here = self._digest == stored.checkpoint.digest and self._state is not None
-            before = self._state if same_as_here else stored.state
+            before = self._state if same_as_here else self.going_on(stored)
             return await self._begun(
                 run_id, claim, [self.state_type.updated(before, given)], given, after=stored.checkpoint
             )
         self._check_inputs(stored.checkpoint, given)
         self._check_edits(stored)
-        begun = take_up(self.setup, self.flow, stored, claim)
+        begun = self._taken_up(stored, claim)
         self._turn_to(run_id)
         return begun
 
@@ -107,7 +109,7 @@ class Instance(Shown):
                     return await self._drive(*await self._by_standing(run_id, None, dict(inputs), claim, None), claim)
                 self.check_same(stored.checkpoint, dict(inputs or {}))
                 if stored.checkpoint.status == "running":
-                    return await self._drive(*take_up(self.setup, self.flow, stored, claim), claim)
+                    return await self._drive(*self._taken_up(stored, claim), claim)
                 self.show(stored)
                 return self.outcome(stored)
 
@@ -124,7 +126,13 @@ class Instance(Shown):
                     raise refusals.cancelled(self._run_id)
                 if self.status == "finished":
                     return self.result
-                return await self._drive(*take_up(self.setup, self.flow, stored, claim), claim)
+                return await self._drive(*self._taken_up(stored, claim), claim)
+
+    def _taken_up(self, stored: Stored, claim: Claim) -> Begun:
+        """The rest of a pass, with the state that is shown here where that is equal; a copy, as its caller may hold that."""
+        state = self.going_on(stored)
+        mine = stored if state is stored.state else replace(stored, state=own(state))
+        return take_up(self.setup, self.flow, mine, claim)
 
     async def _begun(
         self, run_id: str, claim: Claim, held: list[Any], given: dict[str, Any], *, after: Checkpoint | None = None

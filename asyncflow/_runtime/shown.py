@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import anyio
 
-from .._values import copied
+from .._values import copied, same
 from ..errors import RunInputsError, StateError
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import FlowPersistence
@@ -151,10 +151,12 @@ class Shown:
             self.outputs, self.result, self._pending = {}, None, ()
         self._run_id = run_id
 
-    def show(self, stored: Stored) -> None:
-        """Be about this run, as it is stored."""
+    def show(self, stored: Stored, written: Any = None) -> None:
+        """Be about this run, as it is stored. `written`: the state that was stored last, if that was here."""
         c = stored.checkpoint
-        self._run_id, self._state, self._number, self._digest = c.run_id, stored.state, c.number, c.digest
+        self._state = self._state if written is None else written
+        state = self.going_on(stored)
+        self._run_id, self._state, self._number, self._digest = c.run_id, state, c.number, c.digest
         self._may_be_stored = True
         self.status = "interrupted" if c.status == "running" else c.status
         self._pending = tuple(stored.progress.pending)
@@ -164,6 +166,14 @@ class Shown:
             recorder = recorder_of(self.setup, c.run_id, Claim(), c)
             self.result = recorder.result(outcome["method"], str(outcome["result"]).encode())
             self.outputs = {outcome["method"]: self.result}
+
+    def going_on(self, stored: Stored) -> Any:
+        """The state that a stored run goes on with here: the one that is shown, if that is equal.
+
+        It may hold what is not stored (private attributes, excluded fields), which would be lost without a word.
+        """
+        state = self._state
+        return state if state is not None and same(state, stored.state) else stored.state
 
     def storage(self, what: str) -> Any:
         persistence = self.setup.persistence

@@ -12,7 +12,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from large import treat_as_large
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from asyncflow import Flow, FlowState, MemoryFlowPersistence, MethodError, errors, listen, merge, start
 
@@ -655,21 +655,6 @@ async def test_the_merged_state_is_built_without_assignment_hooks() -> None:
     await flow.kickoff()
 
     assert (flow.state.high, flow.state.both) == (30, 1)
-
-
-async def test_private_and_excluded_fields_take_no_part_in_a_merge() -> None:
-    class Partial(FlowState):
-        number: int = 0
-        other: int = 0
-        cache: int = Field(default=0, exclude=True)
-        _count: int = PrivateAttr(default=0)
-
-    class PartialRace(Racing[Partial]): ...
-
-    flow = PartialRace(put(number=1, cache=1, _count=1), put(other=2, cache=2, _count=2))
-    await flow.kickoff()
-
-    assert (flow.state.number, flow.state.other) == (1, 2)
 
 
 async def test_extra_fields_are_merged_like_keys() -> None:
