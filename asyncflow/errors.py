@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 __all__ = [
+    "ArgumentsError",
     "AsyncflowError",
     "CallError",
     "CapabilityMissingError",
@@ -100,6 +101,14 @@ class UnknownLabelError(AsyncflowError):
 
 class CallError(AsyncflowError):
     """A call that cannot be served as made; nothing was run and nothing was written."""
+
+
+class ArgumentsError(CallError, TypeError):
+    """A call with arguments that it does not take. `unknown` holds the keywords; the message says where they belong."""
+
+    def __init__(self, message: str, *, unknown: Sequence[str] = (), **where: Any) -> None:
+        super().__init__(message, **where)
+        self.unknown = tuple(unknown)
 
 
 class InvalidRunIdError(CallError, ValueError):

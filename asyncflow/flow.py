@@ -7,17 +7,17 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar, cast, get_args, get_origin
+from typing import Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, cast
 
 import anyio
 
-from ._definition.aliases import resolved
 from ._definition.build import define, persist_marks
-from ._definition.decorators import PersistMark, persist_mark_of
-from ._definition.definition import FlowDefinition, MethodDefinition
+from ._definition.declared import Persisted, declared_state
+from ._definition.decorators import persist_mark_of
+from ._definition.definition import FlowDefinition
 from ._definition.names import Surroundings
+from ._keywords import not_taken
 from ._runtime.edits import edit, fork, look
 from ._runtime.history import HistoryEntry, history_of
 from ._runtime.instance import Instance, RunStatus
@@ -43,29 +43,13 @@ Durability = Literal["full", "process"]
 OnError = Literal["finish", "cancel"]
 
 
-@dataclass(frozen=True, slots=True)
-class Persisted:
-    """What the `@persist` of a class say together. `only`: the methods that have a checkpoint; None for all."""
-
-    marks: tuple[PersistMark, ...]
-    only: frozenset[str] | None
-
-    @classmethod
-    def of(cls, on_class: PersistMark | None, on_methods: Mapping[str, PersistMark]) -> Persisted:
-        """The class's own mark, if any, and those of its methods."""
-        marks = (*([on_class] if on_class is not None else []), *on_methods.values())
-        return cls(marks, frozenset(on_methods) if on_class is None and on_methods else None)
-
-    def checkpoints(self, method: MethodDefinition) -> bool:
-        """Whether the end of this method is a checkpoint."""
-        return self.only is None or method.name in self.only
-
-
 class _Unset:
     """Not given: the class attribute holds."""
 
 
 _UNSET: Final = _Unset()
+
+_KEYWORDS: Final = ("persistence", "initial_state", "name", "durability", "on_error", "max_method_calls")
 
 
 class _Missing:
@@ -117,7 +101,7 @@ class Flow(Generic[S]):
         names = cls._surroundings.names()
         cls._definition = define(cls, Flow, names)
         cls._surroundings.keep(cls._definition)
-        cls._state_type = _state_type(cls, names)
+        cls._state_type = state_type_of(declared_state(cls, Flow, names), cls.merges)
         cls._codecs = Codecs(cls._definition, cls._state_type)
         cls._persistence_marked()
 
@@ -151,15 +135,19 @@ class Flow(Generic[S]):
 
     def __init__(
         self,
-        *,
+        *misplaced: Never,
         persistence: FlowPersistence | _Unset | None = _UNSET,
         initial_state: Any = _UNSET,
         name: str | None = None,
         durability: Durability | None = None,
         on_error: OnError | None = None,
         max_method_calls: int | _Unset | None = _UNSET,
+        **unknown: Never,
     ) -> None:
         cls = type(self)
+        if misplaced or unknown:
+            takes = f"{cls.__name__} takes keywords only, such as persistence=; inputs are given to kickoff"
+            raise not_taken(cls.__name__, unknown, _KEYWORDS, places=len(misplaced), takes=takes, is_of_a_flow=True)
         if not cls._definition.methods:
             raise FlowDefinitionError(f"{cls.__name__} has no methods; decorate the first with @start()")
         if cls._definition.unresolved:
@@ -253,6 +241,7 @@ class Flow(Generic[S]):
         *,
         restore_from_state_id: object | None = None,
         wait: float = 0.0,
+        **unknown: Never,
     ) -> Any:
         """Run until nothing is left to run, and return the output of the method that completed last.
 
@@ -263,6 +252,8 @@ class Flow(Generic[S]):
         Cancelled, the run can be resumed. Raises `MethodError` when a method raised, `FlowBusyError`, `RunLockedError`,
         `RunCancelledError`, `RunInputsError`, `InvalidRunIdError`, and `StorageError`s.
         """
+        if unknown:
+            raise not_taken("kickoff", unknown, ("inputs", "restore_from_state_id", "wait"), is_of_a_flow=True)
         source = None if restore_from_state_id is None else parse_run_id(restore_from_state_id)
         return await self._instance.kickoff(inputs or {}, source, wait)
 
@@ -272,9 +263,10 @@ class Flow(Generic[S]):
         *,
         restore_from_state_id: object | None = None,
         wait: float = 0.0,
+        **unknown: Never,
     ) -> Any:
         """`kickoff`, under CrewAI's name."""
-        return await self.kickoff(inputs, restore_from_state_id=restore_from_state_id, wait=wait)
+        return await self.kickoff(inputs, restore_from_state_id=restore_from_state_id, wait=wait, **unknown)
 
     @classmethod
     async def resume(cls, run_id: object, /, *, wait: float = 0.0, **init: Any) -> Any:
@@ -331,22 +323,7 @@ def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None) -> Any:
     )
 
 
-# ---- what a class says, put together -----------------------------------------------------------------------------
-
-
-def _state_type(cls: type[Flow[Any]], names: Mapping[str, Any]) -> StateType:
-    for base in cls.__mro__:
-        for generic in getattr(base, "__orig_bases__", ()):
-            origin = get_origin(generic)
-            if isinstance(origin, type) and issubclass(origin, Flow) and not isinstance(get_args(generic)[0], TypeVar):
-                return state_type_of(resolved(get_args(generic)[0], names), cls.merges)
-    return state_type_of(_class_of(cls.initial_state), cls.merges)
-
-
-def _class_of(initial: Any) -> Any:
-    if isinstance(initial, type):
-        return initial
-    return dict if initial is None or isinstance(initial, Mapping) else type(initial)
+# ---- where it is stored --------------------------------------------------------------------------------------------
 
 
 def _setup(cls: type[Flow[Any]], settings: Settings, where: Any, durability: Durability) -> Setup:

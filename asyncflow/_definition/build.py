@@ -104,6 +104,9 @@ def _method(
         return None
     kinds = [mark.kind for mark in note.marks]
     trigger_mark = _trigger_mark(note.marks)
+    if kinds == ["listen"] and note.marks[0].trigger is None:
+        problem("waits for nothing; give @listen a condition: a method, a label, or_(...) or and_(...)")
+        return None
     if trigger_mark is None:
         problem(
             f"is decorated with {', '.join('@' + k for k in reversed(kinds))}; use one of them (or @router() below one)"

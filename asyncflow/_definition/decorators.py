@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import Any, Literal, Never, Protocol, TypeVar, overload
 
+from .._keywords import not_taken
 from .triggers import AllOf, AnyOf, Trigger
 
 __all__ = [
@@ -103,47 +104,48 @@ def _note_on(function: Any) -> Note:
 @overload
 def start() -> _Decorator: ...
 @overload
-def start(condition: Callable[..., Coroutine[Any, Any, R]], /) -> _Listening[R]: ...
+def start(condition: Callable[..., Coroutine[Any, Any, R]]) -> _Listening[R]: ...
 @overload
-def start(condition: str | AnyOf | AllOf, /) -> _Decorator: ...
+def start(condition: str | AnyOf | AllOf) -> _Decorator: ...
 @overload
-def start(condition: Callable[..., R], /) -> _Listening[R]: ...
-def start(condition: Trigger | None = None, /) -> Any:
+def start(condition: Callable[..., R]) -> _Listening[R]: ...
+def start(condition: Trigger | None = None, *more: Never, **unknown: Never) -> Any:
     """Run the method when the flow starts, or, with a condition, whenever that comes."""
+    _check("@start", ("condition",), more, unknown)
     return Pending(Mark("start", condition))
 
 
 @overload
-def listen(condition: Callable[..., Coroutine[Any, Any, R]], /) -> _Listening[R]: ...
+def listen(condition: Callable[..., Coroutine[Any, Any, R]]) -> _Listening[R]: ...
 @overload
-def listen(condition: str | AnyOf | AllOf, /) -> _Decorator: ...
+def listen(condition: str | AnyOf | AllOf) -> _Decorator: ...
 @overload
-def listen(condition: Callable[..., R], /) -> _Listening[R]: ...
-def listen(condition: Trigger, /) -> Any:
+def listen(condition: Callable[..., R]) -> _Listening[R]: ...
+def listen(condition: Trigger | None = None, *more: Never, **unknown: Never) -> Any:
     """Run the method whenever the condition comes: a method, a label, or a tree of `or_` and `and_`.
 
     A method with one positional parameter gets its trigger's result (a label's: the router's value). One that waits
     for `and_` and whose parameters are all names of its triggers gets each by name.
     """
+    _check("@listen", ("condition",), more, unknown)
     return Pending(Mark("listen", condition))
 
 
 @overload
 def router(*, emit: Sequence[Any] | None = None) -> _Decorator: ...
 @overload
-def router(
-    condition: Callable[..., Coroutine[Any, Any, R]], /, *, emit: Sequence[Any] | None = None
-) -> _Listening[R]: ...
+def router(condition: Callable[..., Coroutine[Any, Any, R]], *, emit: Sequence[Any] | None = None) -> _Listening[R]: ...
 @overload
-def router(condition: str | AnyOf | AllOf, /, *, emit: Sequence[Any] | None = None) -> _Decorator: ...
+def router(condition: str | AnyOf | AllOf, *, emit: Sequence[Any] | None = None) -> _Decorator: ...
 @overload
-def router(condition: Callable[..., R], /, *, emit: Sequence[Any] | None = None) -> _Listening[R]: ...
-def router(condition: Trigger | None = None, /, *, emit: Sequence[Any] | None = None) -> Any:
+def router(condition: Callable[..., R], *, emit: Sequence[Any] | None = None) -> _Listening[R]: ...
+def router(condition: Trigger | None = None, *more: Never, emit: Sequence[Any] | None = None, **unknown: Never) -> Any:
     """Run the method like a listener; the value that it returns becomes a label that others listen to.
 
     The labels are declared by the return annotation (`Literal` or an `Enum`) or by `emit`. Without a condition it is
     stacked under `@start(...)` or `@listen(...)`. None is no label.
     """
+    _check("@router", ("condition", "emit"), more, unknown)
     return Pending(Mark("router", condition, None if emit is None else tuple(emit)))
 
 
@@ -152,16 +154,42 @@ def persist(target: C, /) -> C: ...
 @overload
 def persist(target: F, /) -> F: ...
 @overload
+def persist(backend: Any = None, verbose: bool = False, /) -> _Decorator: ...
+@overload
 def persist(backend: Any = None, /, *, verbose: bool = False) -> _Decorator: ...
-def persist(target: Any = None, /, *, verbose: bool = False) -> Any:
+@overload
+def persist(*, persistence: Any, verbose: bool = False) -> _Decorator: ...
+def persist(
+    target: Any = None,
+    is_verbose: bool = False,
+    /,
+    *more: Never,
+    persistence: Any = None,
+    verbose: bool = False,
+    **unknown: Never,
+) -> Any:
     """Checkpoint every method of a class, or this one method, in any order with the other decorators.
 
-    `@persist`, `@persist()`, `@persist(backend)`, `@persist(backend, verbose=True)`. Without a backend it is the default
+    `@persist`, `@persist()`, `@persist(backend)`, `@persist(persistence=backend, verbose=True)`. Without a backend it is the default
     one: SQLite at `$ASYNCFLOW_DB`, else `./asyncflow.db`. `verbose` logs what happens at INFO, logger `asyncflow`.
     """
+    _check("@persist", ("persistence", "verbose"), more, unknown)
+    verbose = verbose or is_verbose
     if isinstance(target, type) or hasattr(target, "__code__") or isinstance(target, Pending):
-        return _persisted(target, PersistMark(None, verbose))
+        return _persisted(target, PersistMark(persistence, verbose))
+    if target is not None and persistence is not None:
+        raise not_taken(
+            "@persist", (), ("persistence", "verbose"), places=1, takes="@persist takes one backend, and two were given"
+        )
+    target = persistence if target is None else target
     return lambda decorated: _persisted(decorated, PersistMark(target, verbose))
+
+
+def _check(call: str, known: Sequence[str], more: Sequence[object], unknown: Mapping[str, object]) -> None:
+    """Raises `ArgumentsError` for what a decorator does not take."""
+    if more or unknown:
+        what = "backend" if call == "@persist" else "condition, such as or_(a, b) or and_(a, b)"
+        raise not_taken(call, unknown, known, places=len(more), takes=f"{call} takes one {what}")
 
 
 def _persisted(target: Any, mark: PersistMark) -> Any:

@@ -66,3 +66,20 @@ async def uses() -> None:
     assert_type(await Accepted.load(flow.run_id), Accepted)
     assert_type(await flow.fetch(), list[str])
     flow.state = 3  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@persist(persistence=MemoryFlowPersistence(), verbose=True)
+class ByName(Flow[Report]):
+    @start(condition="again")
+    async def fetch(self) -> list[str]:
+        return ["a"]
+
+    @router(condition=fetch, emit=["again"])
+    async def decide(self, items: list[str]) -> str:
+        return items[0]
+
+
+async def not_taken() -> None:
+    Accepted(tracing=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Accepted(MemoryFlowPersistence())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await Accepted().kickoff(total=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

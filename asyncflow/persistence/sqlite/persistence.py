@@ -7,8 +7,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Never
 
+from ..._keywords import not_taken
 from ..commits import Commits
 from ..home import Home, home_here
 from ..jobs import Renew
@@ -78,7 +79,8 @@ class SQLiteFlowPersistence(QueuedPersistence[_Open]):
     Making one does no I/O. Entered with `async with`, it stays open until that ends; otherwise the first operation opens it and
     the last one to end closes it. One object serves any number of event loops and threads: it opens the file once for each loop.
 
-    `path`: the file; its folder is made where it is missing. `durability`: with "full", an acknowledged checkpoint
+    `path` (or `db_path`): the file; its folder is made where it is missing; `$ASYNCFLOW_DB`, else `./asyncflow.db`, unless given.
+    `durability`: with "full", an acknowledged checkpoint
     survives power loss (synchronous=FULL); with "process" it survives the death of the process, and at power loss the
     newest ones may be lost, never the order. `key`: 16 to 64 secret bytes, for those who distrust the disk: digests tell whether
     a checkpoint was damaged, and with a key also whether somebody who can write the file has made it up. It does not
@@ -88,12 +90,20 @@ class SQLiteFlowPersistence(QueuedPersistence[_Open]):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
-        *,
+        path: str | os.PathLike[str] | None = None,
+        *misplaced: Never,
+        db_path: str | os.PathLike[str] | None = None,
         durability: Literal["full", "process"] = "full",
         key: bytes | None = None,
         lease: float = 30.0,
+        **unknown: Never,
     ) -> None:
+        if misplaced or unknown or (path is not None and db_path is not None):
+            known = ("path", "durability", "key", "lease")
+            takes = "SQLiteFlowPersistence takes one path"
+            raise not_taken("SQLiteFlowPersistence", unknown, known, places=not unknown, takes=takes)
+        path = db_path if path is None else path
+        path = os.environ.get("ASYNCFLOW_DB") or "asyncflow.db" if path is None else path
         if durability not in ("full", "process"):
             raise ValueError(f"durability is 'full' or 'process', not {durability!r}")
         self.path = Path(path)

@@ -1,0 +1,50 @@
+"""What a flow class says besides its methods: its state, and where its methods have a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args, get_origin
+
+from .aliases import resolved
+from .decorators import PersistMark
+from .definition import MethodDefinition
+
+__all__ = ["Persisted", "declared_state"]
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """What the `@persist` of a class say together. `only`: the methods that have a checkpoint; None for all."""
+
+    marks: tuple[PersistMark, ...]
+    only: frozenset[str] | None
+
+    @classmethod
+    def of(cls, on_class: PersistMark | None, on_methods: Mapping[str, PersistMark]) -> Persisted:
+        """The class's own mark, if any, and those of its methods."""
+        marks = (*([on_class] if on_class is not None else []), *on_methods.values())
+        return cls(marks, frozenset(on_methods) if on_class is None and on_methods else None)
+
+    def checkpoints(self, method: MethodDefinition) -> bool:
+        """Whether the end of this method is a checkpoint."""
+        return self.only is None or method.name in self.only
+
+
+def declared_state(cls: Any, api: type, names: Mapping[str, Any]) -> Any:
+    """The annotation of a flow's state: that of `Flow[State]`, or of its `initial_state`. `api` is `Flow`; `names` resolves texts.
+
+    Raises `FlowDefinitionError` for a name that is not defined.
+    """
+    for base in cls.__mro__:
+        for generic in getattr(base, "__orig_bases__", ()):
+            origin = get_origin(generic)
+            if isinstance(origin, type) and issubclass(origin, api) and not isinstance(get_args(generic)[0], TypeVar):
+                return resolved(get_args(generic)[0], names)
+    return _class_of(cls.initial_state)
+
+
+def _class_of(initial: Any) -> Any:
+    if isinstance(initial, type):
+        return initial
+    return dict if initial is None or isinstance(initial, Mapping) else type(initial)
