@@ -24,7 +24,6 @@ from ._runtime.instance import Instance, RunStatus
 from ._runtime.observe import log_events
 from ._runtime.recorder import Codecs
 from ._runtime.runs import Setup
-from ._runtime.scope import current_scope
 from ._runtime.settings import Settings
 from .errors import FlowDefinitionError, RunningLoopError
 from .merge import Merge
@@ -181,7 +180,8 @@ class Flow(Generic[S]):
     def state(self) -> S:
         """The state. In a method: its own draft, committed when it ends. Before a run: the object you may change.
 
-        While it runs, from outside: a copy of what is committed. Raises `DraftClosedError` to code that outlived its method.
+        While it runs, from outside: a copy of what is committed. Raises `DraftClosedError` to code that outlived its method, and
+        `StateError` in a thread that a method has started, while others run.
         """
         held: S = self._instance.state()
         return held
@@ -224,7 +224,7 @@ class Flow(Generic[S]):
 
         Raises `LookupError` outside.
         """
-        scope = current_scope(self)
+        scope = self._instance.scope()
         if scope is None:
             raise LookupError("invocation_id is known inside a method of the flow only")
         return scope.invocation_id

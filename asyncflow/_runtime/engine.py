@@ -41,7 +41,7 @@ from .failures import (
     undeclared_label_error,
 )
 from .recorder import Codecs, Recorder
-from .scope import Scope, entered
+from .scope import Running, Scope, entered
 from .settings import Settings
 from .threads import in_thread
 from .versions import Encoded, Version, encoded_in_pieces, own, recorded
@@ -89,6 +89,7 @@ class Engine:
     is_finished: bool = False
     is_cancelled: bool = False
     """Whether it was cancelled for good."""
+    running: Running = field(default_factory=Running)
     _steps: int = 0
     _is_large: bool = field(init=False)
     """Whether the state is one that takes long to copy: asked of each draft, where nothing is stored."""
@@ -241,6 +242,7 @@ class Engine:
 
     async def _call(self, scope: Scope) -> Any:
         method, invocation, flow = scope.method, scope.invocation, self.flow
+        running = self.running.scopes
         limit = self.settings.max_method_calls
         if limit is not None and invocation.occurrence > limit:
             raise limit_error(self.settings.name, self.run_id, method.name, limit)
@@ -255,12 +257,14 @@ class Engine:
         if self.recorder is None and (self._is_large or not self._steps % BREATHE):
             await anyio.lowlevel.checkpoint()  # without commits to wait for, a cycle would starve the event loop
         token = entered.set(scope)
+        running.append(scope)
         try:
             if method.is_async:
                 return await method.function(flow, *args, **named)
             result = await in_thread(lambda: method.function(flow, *args, **named))
             return await result if inspect.iscoroutine(result) else result  # a plain wrapper around an async function
         finally:
+            running.remove(scope)
             entered.reset(token)
 
     def _received(self, source: str) -> Any:

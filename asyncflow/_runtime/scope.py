@@ -1,24 +1,31 @@
-"""An invocation's scope: which flow it belongs to, and its draft of the state. Found through a context variable."""
+"""An invocation's scope: which flow it belongs to, and its draft of the state. Found through a context variable.
+
+Threads that a method starts itself do not have the context of their method (before Python 3.14, and by default after it). Where
+one method of the flow runs, theirs is the scope of that.
+"""
 
 from __future__ import annotations
 
+import threading
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Final
 
 from .._definition.definition import MethodDefinition
 from .._scheduling.messages import Invocation
-from ..errors import DraftClosedError
+from ..errors import DraftClosedError, StateError
 from .versions import Version
 
-__all__ = ["Scope", "current_scope", "entered"]
+__all__ = ["Running", "Scope", "current_scope", "entered"]
+
+_PUBLISHING: Final = threading.Lock()
+"""Held for a moment where a draft was made, as several threads of a method may look first at the same time."""
 
 
 class Scope:
     """One invocation, made at its launch: its base is the version of that moment; its draft is made at the first look."""
 
     __slots__ = (
-        *("_draft", "_has_draft", "_prefix", "base", "flow", "invocation", "is_alone", "is_open", "key", "method"),
-        "parent",
+        *("_draft", "_prefix", "base", "flow", "invocation", "is_alone", "is_open", "key", "method", "parent"),
     )
 
     def __init__(
@@ -41,7 +48,6 @@ class Scope:
         self.is_open = True
         self.is_alone = is_alone and method.is_async
         self.parent = entered.get()
-        self._has_draft = False
         self._draft: Any = None
 
     @property
@@ -51,24 +57,26 @@ class Scope:
 
     def draft(self) -> Any:
         """The invocation's own state. Raises `DraftClosedError` once the invocation has ended."""
-        if not self._has_draft:
+        draft = self._draft  # read once: threads of the method may look at the same time, and it may end meanwhile
+        if draft is None:
+            self._check_open()
+            made = self.base.draft(is_alone=self.is_alone)
+            with _PUBLISHING:
+                draft = self._draft = made if self._draft is None else self._draft
             if not self.is_open:
+                self._draft = None
                 self._check_open()
-            self._draft = self.base.draft(is_alone=self.is_alone)
-            self._has_draft = True
-        return self._draft
+        return draft
 
     def replace(self, state: Any) -> None:
         """Put another state in the place of the draft."""
         self._check_open()
         self._draft = state
-        self._has_draft = True
 
     def close(self) -> Any:
         """End the scope, and return the draft, or None if nobody looked at the state."""
-        draft = self._draft
-        self.is_open = self._has_draft = False
-        self._draft = None
+        self.is_open = False  # first: a thread that makes a draft at this moment looks afterwards
+        draft, self._draft = self._draft, None
         return draft
 
     def _check_open(self) -> None:
@@ -89,3 +97,39 @@ def current_scope(flow: object) -> Scope | None:
     while scope is not None and scope.flow is not flow:
         scope = scope.parent
     return scope
+
+
+class Running:
+    """The invocations of one run whose methods are under way, and the thread of the event loop that drives them."""
+
+    __slots__ = ("_loop_thread", "scopes")
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+        self._loop_thread = threading.get_ident()
+
+    def scope_of_thread(self) -> Scope | None:
+        """The scope of a thread that has none of its own: that of the one method that runs. None for code outside the methods.
+
+        Outside are the event loop, the main thread, and the methods of other flows. Raises `StateError` where several methods run,
+        as nothing tells which one the thread belongs to, and `DraftClosedError` where none does.
+        """
+        if entered.get() is not None or threading.get_ident() in (self._loop_thread, threading.main_thread().ident):
+            return None
+        scopes = tuple(self.scopes)
+        if len(scopes) == 1:
+            return scopes[0]
+        cure = (
+            "Write `state = self.state` in the method, and use that in the thread; or start it with the method's context "
+            "(asyncio.to_thread, anyio.to_thread.run_sync, contextvars.copy_context().run). To look at a run from outside, use "
+            "committed_state()"
+        )
+        if scopes:
+            names = ", ".join(sorted({scope.method.name for scope in scopes}))
+            raise StateError(
+                f"self.state was used in a thread of its own while several methods run ({names}): nothing tells which one it "
+                f"belongs to. {cure}"
+            )
+        raise DraftClosedError(
+            f"self.state was used in a thread of its own while no method of the flow runs: the method it belongs to has ended. {cure}"
+        )

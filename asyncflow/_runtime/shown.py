@@ -18,7 +18,7 @@ from . import refusals
 from .engine import Engine
 from .failures import stored_failure
 from .runs import Claim, Setup, Stored, decoded, load, outcome_of, recorder_of
-from .scope import current_scope
+from .scope import Scope, current_scope
 
 __all__ = ["RunStatus", "Shown"]
 
@@ -91,9 +91,15 @@ class Shown:
         brought = types.given_id(self.initial) if state is None else types.id_of(state)
         return self._run_id if brought is None or brought == self._run_id else parse_run_id(brought)
 
+    def scope(self) -> Scope | None:
+        """The invocation that the caller belongs to: by its context, or as a thread of the one method that runs."""
+        scope = current_scope(self._flow())
+        engine = self._engine
+        return scope if scope is not None or engine is None else engine.running.scope_of_thread()
+
     def state(self) -> Any:
         """The caller's draft inside a method; a copy of the committed state while it runs; else the state itself."""
-        scope = current_scope(self._flow())
+        scope = self.scope()
         if scope is not None:
             return scope.draft()
         if self._engine is not None:
@@ -107,7 +113,7 @@ class Shown:
 
     def set_state(self, value: Any) -> None:
         """Replace the state: of the calling method, or, between runs, of the instance."""
-        scope = current_scope(self.flow)
+        scope = self.scope()
         if scope is not None:
             scope.replace(self.state_type.replacement(value, self._run_id))
         elif self._engine is not None:

@@ -217,7 +217,7 @@ MUTANTS = (
         ("X1",),
         "_runtime/engine.py",
         "        self.failures.append(Failure(",
-        "        if scope._has_draft:\n            self.newest = Version(self.newest.number + 1, scope._draft)\n"
+        "        if scope._draft is not None:\n            self.newest = Version(self.newest.number + 1, scope._draft)\n"
         "        self.failures.append(Failure(",
         f"{STATE}::test_the_draft_of_a_failed_method_vanishes",
     ),
