@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
 from .definition import FlowDefinition, MethodDefinition, Receives
 from .signatures import requires_a_value
@@ -12,25 +12,34 @@ from .triggers import satisfied
 __all__ = ["problems_of"]
 
 
-def problems_of(methods: Mapping[str, MethodDefinition]) -> list[str]:
-    """The mistakes of a class, in order of definition."""
+def problems_of(methods: Mapping[str, MethodDefinition], broken: Mapping[str, Set[str]]) -> list[str]:
+    """The mistakes of a class, in order of definition.
+
+    `broken`: methods with a mistake of their own, by the kinds of their decorators; what follows from it is no other mistake.
+    """
     if not methods:
         return []
-    found = [problem for m in methods.values() for problem in _of_one(m, methods)]
-    if not any(m.is_start for m in methods.values()):
+    found = [problem for m in methods.values() for problem in _of_one(m, methods, broken)]
+    if not any(m.is_start for m in methods.values()) and not any("start" in kinds for kinds in broken.values()):
         return [*found, "there is no start; decorate the first method with @start()"]
-    return found or list(_unreachable(methods))
+    return found or ([] if broken else list(_unreachable(methods)))
 
 
-def _of_one(method: MethodDefinition, methods: Mapping[str, MethodDefinition]) -> Iterator[str]:
-    if method.name in method.names:
-        yield f"{method.name} listens to itself; let a router return a label, and listen to that"
+def _of_one(
+    method: MethodDefinition, methods: Mapping[str, MethodDefinition], broken: Mapping[str, Set[str]]
+) -> Iterator[str]:
+    labels, all_known = _labels(methods)
+    all_known = all_known and not any("router" in kinds for kinds in broken.values())
+    if method.name in method.names and method.name not in labels:
+        yield (
+            f"{method.name} listens to itself: '{method.name}' is its own name. If a label is meant, rename the method or the "
+            "label; to repeat a method, let a router return a label, and listen to that"
+        )
     for label in sorted((method.labels or frozenset()) & methods.keys()):
         yield f"{method.name} returns the label '{label}', which is also a method's name; rename the label"
-    labels, all_known = _labels(methods)
-    for name in sorted(method.names - methods.keys() - labels):
+    for name in sorted(method.names - methods.keys() - labels - broken.keys()):
         if all_known:
-            yield _unknown(method.name, name, sorted(labels | methods.keys()))
+            yield _unknown(method, name, sorted(labels | methods.keys()))
     if (
         method.is_start
         and method.receives is not Receives.NOTHING
@@ -51,11 +60,12 @@ def _labels(methods: Mapping[str, MethodDefinition]) -> tuple[frozenset[str], bo
     return frozenset().union(*known), len(known) == len(declared)
 
 
-def _unknown(listener: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
+def _unknown(method: MethodDefinition, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1) or [each for each in known if each.lower() == name.lower()]
     hint = f" Did you mean '{near[0]}'?" if near else ""
+    waits = "is started by" if method.is_start else "listens to"
     return (
-        f"{listener} listens to '{name}', which is no method and which no router emits.{hint} Known: {', '.join(known)}"
+        f"{method.name} {waits} '{name}', which is no method and which no router emits.{hint} Known: {', '.join(known)}"
     )
 
 
