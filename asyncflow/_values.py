@@ -212,7 +212,7 @@ def _sequences(a: Any, b: Any, promoted: bool) -> _Found | None:
     if len(a) != len(b):
         return [], f"its {len(a)} items become {len(b)}"
     for i, (x, y) in enumerate(zip(a, b, strict=True)):
-        found = _difference(x, y, promoted)
+        found = None if x is y else _difference(x, y, promoted)
         if found is not None:
             return _within(f"[{i}]", found)
     return None
@@ -220,7 +220,7 @@ def _sequences(a: Any, b: Any, promoted: bool) -> _Found | None:
 
 def _named(pairs: Iterable[tuple[Any, Any, Any]], promoted: bool) -> _Found | None:
     for name, x, y in pairs:
-        found = _difference(x, y, promoted)
+        found = None if x is y else _difference(x, y, promoted)
         if found is not None:
             return _within(f".{name}", found)
     return None
@@ -264,7 +264,7 @@ def _reduced(value: Any) -> Any:
 
 
 def _dicts(a: dict[Any, Any], b: dict[Any, Any], promoted: bool) -> _Found | None:
-    if list(map(type, a)) != list(map(type, b)) and len(a) == len(b):
+    if len(a) == len(b) and list(map(type, a)) != list(map(type, b)):
         return [], "its keys become other keys"
     if a.keys() != b.keys() or (any(type(key) is not str for key in a) and _sets(set(a), set(b)) is not None):
         return [], "its keys change"

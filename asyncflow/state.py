@@ -136,7 +136,7 @@ class StateType(ABC):
 
     @abstractmethod
     def merged(self, base: Any, ours: Any, theirs: Any) -> Any:
-        """The three-way merge, validated as a whole. Raises `merge.Conflict`."""
+        """The three-way merge, validated as a whole. It shares structure with `base` and `theirs`. Raises `merge.Conflict`."""
 
 
 class ModelState(StateType):
@@ -225,7 +225,7 @@ class ModelState(StateType):
         return list(self._named(inputs))
 
     def merged(self, base: Any, ours: Any, theirs: Any) -> Any:
-        new = copied(merge.three_way(base, ours, theirs, self.merges))
+        new = merge.three_way(base, copied(ours), theirs, self.merges)
         try:
             self.model.model_validate(
                 {**copied(new).__dict__, **(new.__pydantic_extra__ or {})}, by_name=True, by_alias=False
@@ -308,7 +308,7 @@ class DictState(StateType):
         return state
 
     def merged(self, base: Any, ours: Any, theirs: Any) -> Any:
-        return copied(merge.three_way(base, ours, theirs, self.merges))
+        return merge.three_way(base, copied(ours), theirs, self.merges)
 
     def _validated(self, values: Mapping[str, Any]) -> dict[str, Any]:
         odd = next((key for key in values if not isinstance(key, str)), None)

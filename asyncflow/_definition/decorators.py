@@ -73,7 +73,6 @@ class Pending:
 
     def __init__(self, mark: Mark) -> None:
         self.mark = mark
-        self.__name__ = getattr(mark.trigger, "__name__", "")
 
     def __call__(self, function: F) -> F:
         _note_on(function).marks.append(self.mark)

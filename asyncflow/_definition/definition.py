@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
@@ -74,6 +74,7 @@ class FlowDefinition:
     """What a pass begins with: the unconditional starts, or all of them where none is unconditional."""
     unresolved: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     """The methods whose return annotation names what was not defined when it was read."""
+    _in_order: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     _mentioned: dict[str, list[int]] = field(default_factory=dict, init=False, compare=False, repr=False)
     """For each name, the places of the methods whose condition mentions it."""
     _reached: dict[tuple[str, ...], Reached] = field(default_factory=dict, init=False, compare=False, repr=False)
@@ -83,7 +84,8 @@ class FlowDefinition:
         first = [m for m in starts if m.condition is None] or starts
         object.__setattr__(self, "starts", tuple(_routers_first(first)))
         object.__setattr__(self, "unresolved", tuple(m for m in self.methods.values() if m.is_unresolved))
-        for place, method in enumerate(self.methods.values()):
+        object.__setattr__(self, "_in_order", tuple(self.methods.values()))
+        for place, method in enumerate(self._in_order):
             for name in method.names:
                 self._mentioned.setdefault(name, []).append(place)
 
@@ -91,13 +93,16 @@ class FlowDefinition:
         """The methods whose condition mentions one of the names of an event: routers first, each in order of definition."""
         found = self._reached.get(names)
         if found is None:
-            places = sorted({place for name in names for place in self._mentioned.get(name, ())})
-            methods = tuple(self.methods.values()) if places else ()
-            hit = _routers_first([methods[place] for place in places])
+            hit = _routers_first(self.mentioning(names))
             found = Reached(tuple(hit), frozenset(m.name for m in hit))
             if all(self.is_known(name) for name in names):
                 self._reached[names] = found
         return found
+
+    def mentioning(self, names: Iterable[str]) -> list[MethodDefinition]:
+        """The methods whose condition mentions one of the names, in order of definition."""
+        places = sorted({place for name in names for place in self._mentioned.get(name, ())})
+        return [self._in_order[place] for place in places]
 
     @property
     def last(self) -> tuple[MethodDefinition, ...]:

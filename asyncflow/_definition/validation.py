@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 
 from .definition import FlowDefinition, MethodDefinition, Receives
 from .signatures import requires_a_value
@@ -12,34 +12,28 @@ from .triggers import satisfied
 __all__ = ["problems_of"]
 
 
-def problems_of(methods: Mapping[str, MethodDefinition], broken: Mapping[str, Set[str]]) -> list[str]:
-    """The mistakes of a class, in order of definition.
-
-    `broken`: methods with a mistake of their own, by the kinds of their decorators; what follows from it is no other mistake.
-    """
+def problems_of(methods: Mapping[str, MethodDefinition]) -> list[str]:
+    """The mistakes of a class, in order of definition."""
     if not methods:
         return []
-    found = [problem for m in methods.values() for problem in _of_one(m, methods, broken)]
-    if not any(m.is_start for m in methods.values()) and not any("start" in kinds for kinds in broken.values()):
+    labels, all_known = _labels(methods)
+    known = labels.union(methods) if all_known else None
+    found = [problem for m in methods.values() for problem in _of_one(m, methods, known)]
+    if not any(m.is_start for m in methods.values()):
         return [*found, "there is no start; decorate the first method with @start()"]
-    return found or ([] if broken else list(_unreachable(methods)))
+    return found or list(_unreachable(methods))
 
 
 def _of_one(
-    method: MethodDefinition, methods: Mapping[str, MethodDefinition], broken: Mapping[str, Set[str]]
+    method: MethodDefinition, methods: Mapping[str, MethodDefinition], known: frozenset[str] | None
 ) -> Iterator[str]:
-    labels, all_known = _labels(methods)
-    all_known = all_known and not any("router" in kinds for kinds in broken.values())
-    if method.name in method.names and method.name not in labels:
-        yield (
-            f"{method.name} listens to itself: '{method.name}' is its own name. If a label is meant, rename the method or the "
-            "label; to repeat a method, let a router return a label, and listen to that"
-        )
+    """The mistakes of one method. `known`: every name that can come; None where a router may return any label."""
+    if method.name in method.names:
+        yield f"{method.name} listens to itself; let a router return a label, and listen to that"
     for label in sorted((method.labels or frozenset()) & methods.keys()):
         yield f"{method.name} returns the label '{label}', which is also a method's name; rename the label"
-    for name in sorted(method.names - methods.keys() - labels - broken.keys()):
-        if all_known:
-            yield _unknown(method, name, sorted(labels | methods.keys()))
+    for name in () if known is None else sorted(method.names - known):
+        yield _unknown(method.name, name, sorted(known or ()))
     if (
         method.is_start
         and method.receives is not Receives.NOTHING
@@ -60,12 +54,11 @@ def _labels(methods: Mapping[str, MethodDefinition]) -> tuple[frozenset[str], bo
     return frozenset().union(*known), len(known) == len(declared)
 
 
-def _unknown(method: MethodDefinition, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1) or [each for each in known if each.lower() == name.lower()]
+def _unknown(listener: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    waits = "is started by" if method.is_start else "listens to"
     return (
-        f"{method.name} {waits} '{name}', which is no method and which no router emits.{hint} Known: {', '.join(known)}"
+        f"{listener} listens to '{name}', which is no method and which no router emits.{hint} Known: {', '.join(known)}"
     )
 
 
@@ -80,12 +73,18 @@ def _reached(methods: Mapping[str, MethodDefinition]) -> set[str]:
     """The methods that can run, wave by wave from the starts; a label that is not declared may come at any time."""
     _, all_known = _labels(methods)
     came: set[str] = set() if all_known else {n for m in methods.values() for n in m.names - methods.keys()}
+    definition = FlowDefinition("", methods)
     reached: set[str] = set()
-    wave = FlowDefinition("", methods).starts
+    wave, others = (
+        definition.starts,
+        tuple(methods.values()),
+    )  # at first all others: what is not declared may come to any
     while wave:
+        new = {name for m in wave for name in (m.name, *(m.labels or ()))} - came
         reached.update(m.name for m in wave)
-        came = came.union(reached, *(m.labels or () for m in wave))
-        wave = tuple(m for m in methods.values() if m.name not in reached and _can_come(m, came))
+        came |= new
+        wave = tuple(m for m in others or definition.mentioning(new) if m.name not in reached and _can_come(m, came))
+        others = ()
     return reached
 
 

@@ -29,11 +29,11 @@ from .._scheduling.messages import (
 from .._scheduling.progress import Progress
 from .._values import ATOMS, copied, is_long
 from ..errors import CheckpointWithdrawnError, Failure, RunCancelledError
-from ..merge import Conflict
-from ..persistence.checkpoint import Checkpoint, Status
+from ..persistence.checkpoint import Status
+from .crowd import CROWD, Crowd
+from .ended import Ended, first_leaf, merged, says
 from .failures import (
     changed_id_error,
-    conflict_error,
     failure_record,
     limit_error,
     method_error,
@@ -43,7 +43,7 @@ from .failures import (
 from .recorder import Codecs, Recorder
 from .scope import Running, Scope, entered
 from .settings import Settings
-from .starts import begun, proven, started_in_thread
+from .threads import in_thread
 from .versions import Encoded, Version, encoded_in_pieces, own, recorded
 
 __all__ = ["Engine"]
@@ -53,19 +53,6 @@ BREATHE: Final = 16
 
 WRITERS: Final = 32
 """Methods whose names are remembered for a conflict."""
-
-
-@dataclass(slots=True)
-class _Ended:
-    """What the end of one invocation amounts to, before it is durable."""
-
-    commands: tuple[Command, ...]
-    version: Version
-    checkpoint: Checkpoint | None
-    is_well: bool = False
-    is_last: bool = False
-    """Whether the pass has finished with it."""
-    result: Any = None
 
 
 @dataclass(slots=True)
@@ -98,11 +85,14 @@ class Engine:
     _group: TaskGroup | None = None
     _beside: list[Scope] = field(default_factory=list)
     """What is to run beside the first, until there is a task group for it."""
+    _crowd: Crowd[Scope] | None = None
+    """Where many run at once: they take turns."""
     _methods: Mapping[str, MethodDefinition] = field(init=False)
     _recorded: int = field(init=False)
     """The number of the version whose state was recorded last: some methods have no checkpoint."""
     _prefix: str = field(init=False)
     """What the names of its invocations begin with."""
+    _are_all_recorded: bool | None = None
     _writers: tuple[tuple[int, str], ...] = ()
     """Who committed the newest versions while others ran, to name them in a conflict."""
 
@@ -163,24 +153,34 @@ class Engine:
         try:
             async with anyio.create_task_group() as group:
                 self._group = group
-                for scope in self._beside:
-                    group.start_soon(self._work, scope)
-                self._beside.clear()
+                beside, self._beside = self._beside, []
+                for scope in beside:
+                    self._launch(group, scope)
                 await self._work(first)
         except BaseExceptionGroup as raised:  # trio raises KeyboardInterrupt where it waits for the tasks
             crashes, others = raised.split((KeyboardInterrupt, SystemExit))
             if crashes is None or others is not None:
                 raise
-            self.stop(_first_leaf(crashes))
+            self.stop(first_leaf(crashes))
 
-    async def _work(self, scope: Scope | None) -> Scope | None:
-        """Run an invocation and, one after the other, those that its completion leads to.
+    def _launch(self, group: TaskGroup, scope: Scope) -> None:
+        """Start an invocation in a task of its own; where there are many, in its turn."""
+        if self._crowd is None and len(self.progress.pending) > CROWD:
+            self._crowd = Crowd(group, self._work)
+        if self._crowd is None:
+            group.start_soon(self._work, scope)
+        else:
+            self._crowd.start(scope)
+
+    async def _work(self, scope: Scope | None, turn: int = 0) -> Scope | None:
+        """Run an invocation and, one after the other, those that its completion leads to. `turn`: the one that it was started in.
 
         Ends early where the first of others that are to run beside it have come, and gives back what is to be run in this task.
         """
         try:
             while scope is not None and self._stopped is None and not self._beside:
-                scope = self._next(await self._step(scope))
+                scope = self._next(await self._step(scope, turn))
+                turn = 0
         except anyio.get_cancelled_exc_class() as cancelled:
             if self._scope is not None and not self._scope.cancel_called:
                 self.stop(cancelled)  # raised by the method itself, or meant for this task alone: the run ends with it
@@ -200,36 +200,42 @@ class Engine:
         for command in commands:
             if type(command) is RunMethod:  # a pattern takes six times as long, for each step
                 invocation = command.invocation
-                method, is_alone = self._methods[invocation.method], len(self.progress.pending) == 1
+                method = self._methods[invocation.method]
+                is_alone = (
+                    len(self.progress.pending) == 1 and self.committed is self.newest
+                )  # a merge shares with older ones
                 scope = Scope(self.flow, method, invocation, self._prefix, self.committed, is_alone=is_alone)
                 if first is None:
                     first = scope
                 elif self._group is None:
                     self._beside.append(scope)
                 else:
-                    self._group.start_soon(self._work, scope)
+                    self._launch(self._group, scope)
             elif type(command) is Finish:
                 self.is_finished = True
             # else Fail: every task has ended, so the task group does, and `drive` raises
         return first
 
-    async def _step(self, scope: Scope) -> tuple[Command, ...]:
+    async def _step(self, scope: Scope, turn: int) -> tuple[Command, ...]:
         """Run one invocation, and see its end committed; what to do next."""
         try:
             result = await self._call(scope)
             held = [scope.close()]  # the draft, and no other reference to it
+            if self._crowd is not None:
+                await self._crowd.wait(turn, len(self.progress.pending))
             is_cut = held[0] is not None and self._can_be_cut(scope, held[0])
             is_stored = self.recorder is not None
             encoded = await encoded_in_pieces(held, self.codecs, is_stored=is_stored) if is_cut else None
             ended = self._returned(scope, held, result, encoded)
         except Exception as error:  # whatever a user's method may raise
-            if self.recorder is not None and error is self.recorder.refusal:
-                raise  # it has not begun
+            if self._crowd is not None:
+                await self._crowd.wait(turn, len(self.progress.pending))
             ended = self._raised(scope, error)
         finally:
             scope.close()
         if ended.checkpoint is not None and self.recorder is not None:
-            await self.recorder.commit(ended.checkpoint)
+            commit = self.recorder.commit(ended.checkpoint)
+            await (commit if self._crowd is None else self._crowd.store(commit))
         if ended.version.number > self.committed.number:
             self.committed = ended.version
         if ended.is_well:
@@ -262,12 +268,9 @@ class Engine:
         running.append(scope)
         try:
             if method.is_async:
-                recorder = self.recorder
-                if recorder is not None and recorder.fence is not None and not recorder.fence.holds(recorder.stretch):
-                    await proven(recorder)
                 return await method.function(flow, *args, **named)
-            result = await started_in_thread(self.recorder, lambda: method.function(flow, *args, **named))
-            return await begun(self.recorder, result) if inspect.iscoroutine(result) else result
+            result = await in_thread(lambda: method.function(flow, *args, **named))
+            return await result if inspect.iscoroutine(result) else result  # a plain wrapper around an async function
         finally:
             running.remove(scope)
             entered.reset(token)
@@ -288,12 +291,12 @@ class Engine:
             return self._is_large and scope.is_alone
         return self.recorder.is_large and scope.is_alone and self.settings.checkpoints(scope.method)
 
-    def _returned(self, scope: Scope, held: list[Any], result: Any, encoded: Encoded | None) -> _Ended:
+    def _returned(self, scope: Scope, held: list[Any], result: Any, encoded: Encoded | None) -> Ended:
         """Merge, encode, and only then change anything. Raises what makes the invocation a failed one instead."""
         method, key, recorder = scope.method, scope.key, self.recorder
         label = self._label(method, result) if method.is_router else None
         transition, commands = advance(self.settings.definition, self.progress, MethodReturned(key, label))
-        is_last = _says(commands, Finish)
+        is_last = says(commands, Finish)
         has_checkpoint = self.settings.checkpoints(method)
         state, version = self._version(scope, held, recorder if has_checkpoint else None, encoded)
         is_waited_for = transition.keeps_result
@@ -304,8 +307,8 @@ class Engine:
             if len(self.progress.pending) > len(transition.enabled):
                 self._writers = (*self._writers[-WRITERS:], (version.number, method.name))
         mine = result if type(result) in ATOMS else own(result)
-        if recorder is None or not (has_checkpoint or is_last or _says(commands, Fail)):
-            return _Ended(commands, version, None, True, is_last, mine)
+        if recorder is None or not (has_checkpoint or is_last or says(commands, Fail)):
+            return Ended(commands, version, None, True, is_last, mine)
         if has_checkpoint:
             self._recorded = version.number
         checkpoint = recorder.prepare(
@@ -319,7 +322,7 @@ class Engine:
             outcome={"method": method.name, "result": kept.decode()} if is_last else None,
             outcome_only=not has_checkpoint,
         )
-        return _Ended(commands, version, checkpoint, True, is_last, mine)
+        return Ended(commands, version, checkpoint, True, is_last, mine)
 
     def _kept(self, method: MethodDefinition, result: Any, is_kept: bool) -> tuple[Any, Any]:
         """What is kept of a result for those who wait for it, if anybody does, and the result as they will get it."""
@@ -329,12 +332,12 @@ class Engine:
             return own(result), result
         return self.recorder.result_bytes(method.name, result)
 
-    def _raised(self, scope: Scope, error: Exception) -> _Ended:
+    def _raised(self, scope: Scope, error: Exception) -> Ended:
         transition, commands = advance(self.settings.definition, self.progress, MethodRaised(scope.key))
         self.progress.fold(transition)
         self.failures.append(Failure(scope.method.name, scope.invocation_id, error))
         if self.recorder is None:
-            return _Ended(commands, self.newest, None)
+            return Ended(commands, self.newest, None)
         checkpoint = self.recorder.prepare(
             "failed",
             self._status(commands),
@@ -342,15 +345,21 @@ class Engine:
             transition=transition,
             method=scope.key,
             outcome=failure_record(scope.method.name, error),
-            outcome_only=not all(map(self.settings.checkpoints, self._methods.values())),
+            outcome_only=not self._records_all(),
         )
-        return _Ended(commands, self.newest, checkpoint)
+        return Ended(commands, self.newest, checkpoint)
+
+    def _records_all(self) -> bool:
+        """Whether every method has a checkpoint. Found out at the first failure, as thousands may follow."""
+        if self._are_all_recorded is None:
+            self._are_all_recorded = all(map(self.settings.checkpoints, self._methods.values()))
+        return self._are_all_recorded
 
     def _status(self, commands: tuple[Command, ...]) -> Status:
         """What a run that goes on is once this end is stored. Where siblings are cancelled, it has failed with the first failure."""
         if not self.failures:
             return "running"
-        return "failed" if _says(commands, Fail) or self.settings.on_error == "cancel" else "running"
+        return "failed" if says(commands, Fail) or self.settings.on_error == "cancel" else "running"
 
     def _label(self, method: MethodDefinition, result: Any) -> str | None:
         label = label_of(result)
@@ -370,7 +379,7 @@ class Engine:
         elif self.settings.state_type.id_of(held[0]) != self.run_id:
             raise changed_id_error(self.settings.name, self.run_id, name)
         elif base.number != newest.number:
-            version = self._merged(scope, held[0])
+            version = merged(self.settings, self.run_id, scope, held[0], newest, self._writers)
         elif encoded is not None:
             return encoded.data, encoded.version(newest.number + 1, held[0], self.codecs)
         elif recorder is not None and recorder.is_large:
@@ -381,22 +390,3 @@ class Engine:
             return None, version
         data, kept = recorder.state_bytes(version.state, name)
         return data, Version(version.number, kept)
-
-    def _merged(self, scope: Scope, draft: Any) -> Version:
-        """The three-way merge with what others have committed since the launch."""
-        base, newest, method = scope.base, self.newest, scope.method.name
-        try:
-            return Version(newest.number + 1, self.settings.state_type.merged(base.state, draft, newest.state))
-        except Conflict as conflict:
-            others = [method for number, method in self._writers if number > base.number]
-            raise conflict_error(self.settings.name, self.run_id, method, others, conflict) from None
-
-
-def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = group.exceptions[0]
-    return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def _says(commands: tuple[Command, ...], kind: type[Finish | Fail]) -> bool:
-    """Whether the pass is over in this way: then it is the only command."""
-    return len(commands) == 1 and type(commands[0]) is kind

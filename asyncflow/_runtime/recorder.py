@@ -26,9 +26,7 @@ from ..errors import (
     StorageWriteError,
 )
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, encode_progress, encode_transition, seal
-from ..persistence.checks import to_be_awaited
 from ..persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
-from ..persistence.fencing import Fence
 from ..persistence.patches import is_patch, patch_of
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
 from ..state import StateType
@@ -87,8 +85,6 @@ class Recorder:
         after: Checkpoint | None,
         whole: bool,
         observe: Callable[[Checkpoint], object] | None = None,
-        fence: Fence | None = None,
-        stretch: object = None,
     ) -> None:
         self.persistence = persistence
         self.codecs = codecs
@@ -100,11 +96,6 @@ class Recorder:
         self._append = persistence.append if offers(persistence, CheckpointLog) else None
         self._whole = whole
         self._observe = observe
-        self.fence = fence
-        self.stretch = stretch
-        """Of the owner's lease, in which the run was last known to be its own."""
-        self.refusal: Exception | None = None
-        """Why nothing more may start."""
         self._turn: anyio.Lock | None = None
         self._seq = -1 if after is None else after.seq
         self._digest = self._saved = b"" if after is None else after.digest
@@ -287,7 +278,7 @@ class Recorder:
 
     async def _save(self, checkpoint: Checkpoint) -> None:
         async def save() -> None:
-            await to_be_awaited(self.persistence.save(checkpoint), self.persistence, "save")
+            await self.persistence.save(checkpoint)
             self._saved = checkpoint.digest
 
         turn = self._turn = self._turn or anyio.Lock()

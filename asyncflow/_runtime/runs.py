@@ -29,10 +29,8 @@ from ..errors import (
     StorageError,
 )
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decode_progress
-from ..persistence.checks import to_be_awaited
 from ..persistence.codec import Misfit
-from ..persistence.fencing import Fence
-from ..persistence.protocol import Fencing, FlowPersistence, Ownership, Sessions, offers
+from ..persistence.protocol import FlowPersistence, Ownership, Sessions, offers
 from .engine import Engine
 from .recorder import Codecs, Recorder
 from .settings import Settings
@@ -88,14 +86,9 @@ class Claim:
     owner: Ownership | None = None
     epoch: int = 0
     is_over: bool = False
-    fence: Fence | None = None
-    stretch: object = None
-    """Of the owner's lease, from before the run was acquired."""
 
     async def take(self, run_id: str) -> None:
         """Acquire the run, and know so at once: whoever is cancelled meanwhile has something to release."""
-        if self.fence is not None:
-            self.stretch = self.fence.stretch
         if self.owner is not None:
             self.epoch = await self.owner.acquire(run_id)
 
@@ -181,8 +174,6 @@ class _Owned:
                 )
             _DRIVEN[driven] = loop
         claim = self._claim
-        claim.fence = claim.owner.fence() if offers(claim.owner, Fencing) else None
-        claim.stretch = None if claim.fence is None else claim.fence.stretch
         claim.epoch, claim.is_over = 1 if self._is_new or claim.owner is None else 0, False
         try:
             if not claim.epoch:
@@ -230,7 +221,7 @@ async def load(setup: Setup, run_id: str, seq: int | None = None) -> Stored | No
     Raises `RunFlowMismatchError`, `StateSchemaError`, `FlowDefinitionError`, `CheckpointCorruptError` and what the backend raises.
     """
     assert setup.persistence is not None, "asked only where there is a storage"
-    checkpoint = await to_be_awaited(setup.persistence.load(run_id, seq), setup.persistence, "load")
+    checkpoint = await setup.persistence.load(run_id, seq)
     if checkpoint is None:
         return None
     if checkpoint.run_id != run_id:
@@ -389,8 +380,6 @@ def recorder_of(
         after=after,
         whole=setup.whole,
         observe=setup.observe,
-        fence=claim.fence,
-        stretch=claim.stretch,
     )
 
 

@@ -1,0 +1,53 @@
+"""The end of one invocation: what it amounts to, and whether it is the pass's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._scheduling.messages import Command, Fail, Finish
+from ..merge import Conflict
+from ..persistence.checkpoint import Checkpoint
+from .failures import conflict_error
+from .scope import Scope
+from .settings import Settings
+from .versions import Version
+
+__all__ = ["Ended", "first_leaf", "merged", "says"]
+
+
+@dataclass(slots=True)
+class Ended:
+    """What the end of one invocation amounts to, before it is durable."""
+
+    commands: tuple[Command, ...]
+    version: Version
+    checkpoint: Checkpoint | None
+    is_well: bool = False
+    is_last: bool = False
+    """Whether the pass has finished with it."""
+    result: Any = None
+
+
+def says(commands: tuple[Command, ...], kind: type[Finish | Fail]) -> bool:
+    """Whether the pass is over in this way: then it is the only command."""
+    return len(commands) == 1 and type(commands[0]) is kind
+
+
+def merged(
+    settings: Settings, run_id: str, scope: Scope, draft: Any, newest: Version, writers: Sequence[tuple[int, str]]
+) -> Version:
+    """The three-way merge of a draft with what others have committed since its launch. Raises `StateConflictError`."""
+    base, method = scope.base, scope.method.name
+    try:
+        return Version(newest.number + 1, settings.state_type.merged(base.state, draft, newest.state))
+    except Conflict as conflict:
+        others = [writer for number, writer in writers if number > base.number]
+        raise conflict_error(settings.name, run_id, method, others, conflict) from None
+
+
+def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first exception in a group, or in a group within it, that is none itself."""
+    first = group.exceptions[0]
+    return first_leaf(first) if isinstance(first, BaseExceptionGroup) else first
