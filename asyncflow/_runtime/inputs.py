@@ -16,11 +16,17 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .._values import ATOMS
 
-__all__ = ["are_inputs", "inputs_bytes", "inputs_shown", "told_once"]
+__all__ = ["JsonInputs", "are_inputs", "inputs_bytes", "inputs_shown", "told_once"]
+
+
+class JsonInputs(dict[str, Any]):
+    """Inputs as JSON, such as the body of a request: validated as pydantic validates JSON, so that dates may be texts."""
 
 
 def told_once(inputs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Inputs that can be looked at again: what a generator, or Python's own iterator, gives is given to one alone."""
+    if isinstance(inputs, JsonInputs):
+        return JsonInputs(inputs)
     return {name: list(value) if _is_spent(value) else value for name, value in (inputs or {}).items()}
 
 

@@ -17,7 +17,8 @@ from ..persistence.checkpoint import Checkpoint
 from ..state import new_run_id, parse_run_id
 from . import refusals
 from .engine import Engine
-from .inputs import are_inputs, inputs_bytes, told_once
+from .inputs import JsonInputs, are_inputs, inputs_bytes, told_once
+from .json_inputs import named, state_from_json, values_of
 from .runs import (
     Claim,
     Stored,
@@ -106,8 +107,9 @@ class Instance(Shown):
                 if stored is None:
                     if inputs is None:
                         raise refusals.unknown_run(persistence, run_id, None)
-                    return await self._drive(*await self._by_standing(run_id, None, dict(inputs), claim, None), claim)
-                self.check_same(stored.checkpoint, dict(inputs or {}))
+                    begun = await self._by_standing(run_id, None, told_once(inputs), claim, None)
+                    return await self._drive(*begun, claim)
+                self.check_same(stored.checkpoint, told_once(inputs))
                 if stored.checkpoint.status == "running":
                     return await self._drive(*self._taken_up(stored, claim), claim)
                 self.show(stored)
@@ -275,6 +277,8 @@ class Instance(Shown):
 
     def _fresh_state(self, run_id: str, given: Mapping[str, Any], begin_with: Any) -> Any:
         """The state that a first pass begins with: a given one or the initial one, the inputs applied, under the run's id."""
+        if isinstance(given, JsonInputs):
+            return state_from_json(self.state_type, self.initial, given, run_id)
         if begin_with is None:
             return self.state_type.create(self.initial, given, run_id)
         return self.state_type.updated(self.with_id(begin_with, run_id), given)
@@ -297,10 +301,17 @@ class Instance(Shown):
             raise refusals.other_inputs(self._class, c)
 
     def _are_its_inputs(self, c: Checkpoint, given: dict[str, Any]) -> bool:
-        return not given or are_inputs(c.inputs, self._named(given))
+        if not given or are_inputs(c.inputs, self._named(given)):
+            return True
+        if not isinstance(given, JsonInputs):
+            return False
+        state = state_from_json(self.state_type, self.initial, given, c.run_id)
+        return are_inputs(c.inputs, values_of(state, self._named(given)))  # 0.1 stored what JSON was read as
 
     def _named(self, given: dict[str, Any]) -> dict[str, Any]:
         """Inputs by the names of the state's fields."""
+        if isinstance(given, JsonInputs):
+            return named(self.state_type, given)
         return dict(zip(self.state_type.names_of(given), given.values(), strict=True))
 
     def driving(self) -> AbstractContextManager[None]:

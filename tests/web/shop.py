@@ -1,5 +1,6 @@
 """A small service in the test's own event loop: its flows wait for gates, and say what ran."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, NamedTuple
@@ -71,6 +72,21 @@ class Secret(Flow):
         return "secret"
 
 
+def untold(app: FastAPI, answers: list[httpx2.Response]) -> set[tuple[str, str, int]]:
+    """Method, path and status of answers that the schema does not tell."""
+    found: set[tuple[str, str, int]] = set()
+    paths = app.openapi()["paths"]
+    for answer in answers:
+        asked, method = answer.request.url.path, answer.request.method.lower()
+        for path, methods in paths.items():
+            pattern = re.sub(r"\\{[^}]*\\}", ".*", re.escape(path))
+            if method in methods and re.fullmatch(pattern, asked):
+                if str(answer.status_code) not in methods[method]["responses"]:
+                    found.add((method, path, answer.status_code))
+                break
+    return found
+
+
 class Service(NamedTuple):
     http: httpx2.AsyncClient
     runner: FlowRunner
@@ -112,11 +128,17 @@ def serve() -> Serve:
         app = FastAPI(lifespan=lifespan(runner, inner))
         app.include_router(flow_router(runner, [Order, Count], authorize=authorize))
         transport = httpx2.ASGITransport(app)
+        answers: list[httpx2.Response] = []
+
+        async def noted(answer: httpx2.Response) -> None:
+            answers.append(answer)
+
         async with (
             app.router.lifespan_context(app),
-            httpx2.AsyncClient(transport=transport, base_url="http://x") as http,
+            httpx2.AsyncClient(transport=transport, base_url="http://x", event_hooks={"response": [noted]}) as http,
         ):
             yield Service(http, runner, app)
+        assert untold(app, answers) == set(), "the schema tells all answers that are given"
 
     return served
 

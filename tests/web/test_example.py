@@ -112,7 +112,7 @@ def test_on_trio_a_server_runs_orders_streams_their_events_and_goes_on_with_them
     first = asked("POST", f"{url}/flows/PlaceOrder?wait=20", json=order()).json()
     place = asked("POST", f"{url}/flows/PlaceOrder", json=order()).headers["location"]
     with httpx2.stream("GET", f"{url}{place}/events", headers=KEY, timeout=120) as stream:
-        events = [line for line in stream.iter_lines() if line.startswith("event:")]
+        events = [line for line in stream.iter_lines() if line.startswith("data:")]
     left = [asked("POST", f"{url}/flows/PlaceOrder", json=order()).headers["location"] for _ in range(3)]
     process.send_signal(signal.SIGTERM)
     ended = process.wait(20)

@@ -78,6 +78,13 @@ def told(text: str) -> list[dict[str, str]]:
     return [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks]
 
 
+def name(event: dict[str, str]) -> str:
+    """What a listener of all messages knows an event by."""
+    assert "event" not in event, "a browser's onmessage hears only events without a name"
+    named: str = json.loads(event["data"])["event"]
+    return named
+
+
 async def test_a_stream_tells_all_that_happened_and_ends_with_the_run(serve: Serve) -> None:
     async with serve() as service:
         answer = await service.order("?wait=5")
@@ -85,11 +92,12 @@ async def test_a_stream_tells_all_that_happened_and_ends_with_the_run(serve: Ser
 
     events = told(stream.text)
     assert stream.headers["content-type"].startswith("text/event-stream")
-    assert [event["event"] for event in events] == ALL
+    assert [name(event) for event in events] == ALL
     assert [event["id"] for event in events] == IDS
     data = json.loads(events[1]["data"])
     assert data.pop("at")
     assert data == {
+        "event": "MethodFinished",
         "run_id": answer.json()["run_id"],
         "flow": "Order",
         "seq": 1,
@@ -97,6 +105,20 @@ async def test_a_stream_tells_all_that_happened_and_ends_with_the_run(serve: Ser
         "invocation": "price:1",
         "enabled": ["ship:1"],
     }
+
+
+@pytest.mark.found("T18")
+async def test_one_listener_hears_every_event_and_those_who_ask_hear_them_by_name(serve: Serve) -> None:
+    async with serve() as service:
+        where = (await service.order("?wait=5", fails=True)).headers["location"]
+        plain = told((await service.http.get(f"{where}/events")).text)
+        named = told((await service.http.get(f"{where}/events?named=true")).text)
+
+    names = ["RunStarted", "MethodFinished", "MethodFailed", "RunEnded"]
+    assert [name(event) for event in plain] == names
+    assert [event.pop("event") for event in named] == names
+    assert named == plain
+    assert json.loads(plain[2]["data"])["type"] == "builtins.LookupError"
 
 
 async def test_a_stream_tells_what_happens_when_it_happens(serve: Serve) -> None:
@@ -111,7 +133,7 @@ async def test_a_stream_tells_what_happens_when_it_happens(serve: Serve) -> None
                 assert "MethodFinished" not in client.text
                 gates["g"].set()
 
-    assert [event["event"] for event in told(client.text)] == ALL
+    assert [name(event) for event in told(client.text)] == ALL
 
 
 @pytest.mark.parametrize("seen", range(1, 4))

@@ -3,17 +3,20 @@
 import json
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import anyio
 from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from ... import errors
+from ..._runtime.json_inputs import JsonInputsError
+from ..._waiting import uncancelled
 from ...errors import AsyncflowError
 from .models import Problem
 
-__all__ = ["FlowRoute", "answer", "documented", "misfit", "unavailable"]
+__all__ = ["FlowRoute", "Unread", "answer", "documented", "misfit", "unavailable"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -44,14 +47,28 @@ STATUS: Final[tuple[tuple[type[AsyncflowError], int, str], ...]] = (
 
 TOLD: Final = {
     404: "There is no such run of these flows.",
-    409: "The run stands where this cannot be done, or was begun with other inputs.",
-    501: "The storage cannot tell.",
-    503: "The service is overloaded or ending, or its storage cannot be reached. Try again after `Retry-After` seconds.",
+    409: "The run stands where this cannot be done, or has failed or was begun with other inputs under the same key.",
+    401: "Refused by `authorize`.",
+    403: "Refused by `authorize`.",
+    501: "The storage cannot do that.",
+    503: "The service is overloaded, starting or ending, or its storage cannot be reached. Try again after `Retry-After` seconds.",
 }
 
 
+class Unread(NamedTuple):
+    """A body that is still to be read: by whoever asks for it, once it is known that the sender may."""
+
+    data: bytes
+
+
+class _UnreadRequest(Request):
+    async def json(self) -> Any:
+        """The body as it came."""
+        return Unread(await self.body())
+
+
 class FlowRoute(APIRoute):
-    """A route that answers errors of asyncflow as HTTP has them."""
+    """A route that answers errors of asyncflow as HTTP has them, and leaves JSON bodies unread."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, with errors answered."""
@@ -59,7 +76,11 @@ class FlowRoute(APIRoute):
 
         async def answered(request: Request) -> Response:
             try:
-                return await handle(request)
+                return await handle(_UnreadRequest(request.scope, request.receive))
+            except anyio.get_cancelled_exc_class():
+                if not uncancelled():
+                    raise
+                raise unavailable("The service is ending.") from None
             except RequestValidationError as error:
                 raise _writable(error) from error
             except AsyncflowError as error:
@@ -74,6 +95,10 @@ class FlowRoute(APIRoute):
 
 def answer(error: AsyncflowError) -> Exception | None:
     """What a request is told that met this error; None where it is the server's own fault."""
+    if isinstance(error, JsonInputsError):
+        return RequestValidationError(
+            [{**fault, "loc": ("body", *fault["loc"]), "input": None} for fault in error.found]
+        )
     if isinstance(error, errors.RunInputsError) and error.run_id is None:  # else: a run has others
         return misfit(str(error), *error.places)
     if isinstance(error, errors.NotStorableError | errors.LimitExceededError):
@@ -99,15 +124,16 @@ def _without(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def misfit(message: str, *places: tuple[str | int, ...]) -> RequestValidationError:
+def misfit(message: str, *places: tuple[str | int, ...], kind: str = "value_error") -> RequestValidationError:
     """A body that does not fit, in these places or as a whole, in FastAPI's own shape."""
-    told = {"type": "value_error", "msg": message, "input": None}
+    told = {"type": kind, "msg": message, "input": None}
     return RequestValidationError([{**told, "loc": ("body", *place)} for place in places or ((),)])
 
 
-def unavailable(why: str) -> HTTPException:
+def unavailable(why: str, location: str | None = None) -> HTTPException:
     """Not now."""
-    return HTTPException(503, why, {"Retry-After": RETRY_AFTER})
+    where = {} if location is None else {"Location": location}
+    return HTTPException(503, why, {"Retry-After": RETRY_AFTER, **where})
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -1,20 +1,17 @@
-"""What goes in and comes out, as types: made from each flow's state and results, so that the schema of the service is right."""
+"""What comes out, as types. What is of one flow alone is made in `describing`."""
 
 import logging
-import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Union, get_origin
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, TypeAdapter, create_model
-from pydantic.errors import PydanticUserError
+from pydantic import BaseModel, Field
 
 from ...errors import StateSchemaError
 from ...persistence import Checkpoint, RunEntry
-from ...runner import KnownFlow, RunHandle, RunView
+from ...runner import RunHandle, RunView
 from .as_json import json_of
 
-__all__ = ["Accepted", "Problem", "Ready", "Run", "RunLine", "RunPage", "Status", "given", "inputs_type", "run_type"]
+__all__ = ["Accepted", "Problem", "Ready", "Run", "RunLine", "RunPage", "Status"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -29,9 +26,11 @@ class Accepted(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why a request was not served."""
+    """Why a request was not served. `run_id` and `status`: of the run that stands in its way, if there is one."""
 
     detail: str
+    run_id: str | None = None
+    status: Status | None = None
 
 
 class Ready(BaseModel):
@@ -122,77 +121,3 @@ class Run(BaseModel):
 
 def _time(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
-
-
-# ---- of one flow -------------------------------------------------------------------------------------------------
-
-
-def run_type(flow: KnownFlow) -> type[Run]:
-    """`Run` of this flow. For the schema: what is answered is not validated again."""
-    results = [_documented(annotation) for annotation in flow.results]
-    result: Any = Any if not results or Any in results else Union[(*results, None)]
-    fields: dict[str, Any] = {
-        "flow": (Literal[flow.name], ...),
-        "state": (_state_type(flow), ...),
-        "result": (result, Field(None, description="Of a finished run.")),
-    }
-    return create_model(f"{_identifier(flow.name)}Run", __base__=Run, __doc__=f"A run of {flow.name}.", **fields)
-
-
-class _WithId:
-    """Of a dict, in a schema: that it holds the run's id, whatever else it holds."""
-
-    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        schema = handler.resolve_ref_schema(handler(core))
-        return {**schema, "properties": {"id": {"type": "string"}}, "required": ["id"]}
-
-
-def _state_type(flow: KnownFlow) -> Any:
-    documented = _documented(flow.state)
-    return Annotated[documented, _WithId()] if get_origin(documented) is dict else documented
-
-
-def inputs_type(flow: KnownFlow) -> tuple[Any, bool]:
-    """What starts a run of this flow, as a type, and whether there must be any: its state without the id."""
-    model = flow.state
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        return model, False
-    fields: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        if name != "id" and (
-            field.is_required() or _documented(field.annotation) is not Any or field.annotation is Any
-        ):
-            preset = Field(default_factory=_preset) if name in flow.preset else field
-            fields[name] = (Annotated[field.annotation, field], preset)
-    may_have_more = model.model_config.get("extra") == "allow"
-    config = ConfigDict(**{**model.model_config, "extra": "allow" if may_have_more else "forbid"})
-    made = create_model(
-        f"{_identifier(flow.name)}Inputs", __config__=config, __doc__=flow.description or None, **fields
-    )
-    return made, any(field.is_required() for field in made.model_fields.values())
-
-
-def given(inputs: Any) -> dict[str, Any]:
-    """The inputs that a request has set."""
-    if inputs is None or isinstance(inputs, Mapping):
-        return dict(inputs or {})
-    values = {**inputs.__dict__, **(inputs.__pydantic_extra__ or {})}
-    return {name: values[name] for name in inputs.model_fields_set}
-
-
-def _preset() -> Any:
-    """Stands for what the flow's initial state sets; never used, for only what is given is passed on."""
-    return None
-
-
-def _documented(annotation: Any) -> Any:
-    """The type, or Any where it has no schema: one such field must not take the schema of the whole service with it."""
-    try:
-        TypeAdapter(annotation).json_schema(mode="serialization")
-    except (PydanticUserError, TypeError, NameError):
-        return Any
-    return annotation
-
-
-def _identifier(name: str) -> str:
-    return re.sub(r"\W", "_", name)

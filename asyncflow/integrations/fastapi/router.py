@@ -13,9 +13,10 @@ from ...errors import CapabilityMissingError, RunNotFoundError
 from ...persistence import Catalog, Checkpoint, CheckpointHistory, RunEntry
 from ...runner import FlowRunner, MakeFlow, RunHandle
 from .answers import FlowRoute, documented, unavailable
-from .models import Accepted, Ready, Run, RunLine, RunPage, Status, run_type
+from .describing import run_type
+from .models import Accepted, Ready, Run, RunLine, RunPage, Status
 from .starting import add_start, nobody
-from .streaming import LastEventId, Position, events_after, position_of
+from .streaming import LastEventId, Named, Position, events_after, position_of
 
 __all__ = ["flow_router"]
 
@@ -58,7 +59,8 @@ def flow_router(
         raise ValueError("flow_router() is given at least one flow, and each name once")
     runs = [run_type(flow) for _, flow in known]
     guards = [] if authorize is None else [Depends(authorize)]
-    guarded = APIRouter(route_class=FlowRoute, dependencies=guards, tags=["flows"])
+    refusals = documented(401, 403) if guards else {}
+    guarded = APIRouter(route_class=FlowRoute, dependencies=guards, tags=["flows"], responses=refusals)
     for (flow, told), run in zip(known, runs, strict=True):
         add_start(guarded, runner, flow, told, run, longest_wait, authorize or nobody)
     _add_catalog(guarded, runner, names)
@@ -121,9 +123,9 @@ def _add_runs(router: APIRouter, runner: FlowRunner, names: frozenset[str], runs
         return await position_of(run.handle, run.stored.status, last_event_id)
 
     async def stream_events(
-        run: Annotated[Found, Depends(found)], after: Annotated[Position, Depends(position)]
+        run: Annotated[Found, Depends(found)], after: Annotated[Position, Depends(position)], named: Named = False
     ) -> AsyncIterator[ServerSentEvent]:
-        async with aclosing(events_after(run.handle, after)) as events:
+        async with aclosing(events_after(run.handle, after, are_named=named)) as events:
             async for event in events:
                 yield event
 

@@ -1,20 +1,26 @@
 """The routes that start runs: one for each flow, so that each has its own schema."""
 
+import codecs
 import math
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import quote
 
 import anyio
-from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Header, HTTPException, Query, Request, Response
+from pydantic_core import from_json
 
+from ..._runtime.inputs import JsonInputs
+from ..._waiting import uncancelled
 from ...errors import RunInputsError, RunnerClosedError
-from ...runner import FlowRunner, KnownFlow, MakeFlow, RunHandle, RunView
-from .answers import documented, misfit
-from .models import Accepted, Run, given, inputs_type
+from ...persistence import Checkpoint
+from ...runner import FlowRunner, KnownFlow, MakeFlow, RunHandle
+from .answers import documented, misfit, unavailable
+from .describing import body_type
+from .models import Accepted, Problem, Run
 
 __all__ = ["add_start", "run_id_for"]
 
@@ -60,7 +66,7 @@ def add_start(
     authorize: Callable[..., Any],
 ) -> None:
     """Add the route that starts runs of one flow."""
-    inputs, are_needed = inputs_type(known)
+    body, is_needed = body_type(known)
     wait = Query(ge=0, le=longest_wait, description="Seconds to wait for the end of the run.")
 
     async def start(
@@ -73,15 +79,24 @@ def add_start(
     ) -> Response:
         until = anyio.current_time() + wait
         run_id = _run_id(known.name, idempotency_key, principal)
-        asked = partial(_started, runner, flow, known, given(inputs), run_id, max(wait, PATIENCE))
-        handle, view = await (_while_present(request, math.inf, asked) if runner.is_full else asked())
-        if wait and view.status == "running":
-            view = await _waited(handle, request, until - anyio.current_time())
-        return _answer(request, view, is_whole=wait > 0 and view.status != "running")
+        given = _read(inputs, is_needed)
+        ended = None if run_id is None else await _ended_badly(runner, run_id)
+        asked = partial(_started, runner, flow, given, run_id, max(wait, PATIENCE))
+        try:
+            handle, stored = await (_while_present(request, math.inf, asked) if runner.is_full else asked())
+        except anyio.get_cancelled_exc_class():
+            if not uncancelled():
+                raise
+            raise _ending(request, run_id) from None
+        if ended is not None and stored.seq == ended.seq:
+            return _refused(request, stored)
+        if wait and stored.status == "running":
+            stored = await _waited(handle, stored, request, until - anyio.current_time())
+        return _answer(request, handle, stored, is_whole=wait > 0 and stored.status != "running")
 
     start.__annotations__["principal"] = Annotated[Any, Depends(authorize)]
-    start.__annotations__["inputs"] = Annotated[inputs if are_needed else inputs | None, Body()]
-    if not are_needed:
+    start.__annotations__["inputs"] = Annotated[body, Body()]
+    if not is_needed:
         start.__kwdefaults__ = {**(start.__kwdefaults__ or {}), "inputs": None}
     router.add_api_route(
         f"/flows/{known.name}",
@@ -96,22 +111,48 @@ def add_start(
     )
 
 
-async def _started(
-    runner: FlowRunner,
-    flow: MakeFlow,
-    known: KnownFlow,
-    inputs: Mapping[str, Any],
-    run_id: str | None,
-    patience: float,
-) -> tuple[RunHandle, RunView]:
-    """The run that a request asks for. The same key with other inputs is refused, and with none, too, if there were some."""
-    if "id" in inputs:
+def _read(inputs: Any, is_needed: bool) -> JsonInputs:
+    """The inputs that a request has brought. Raises what is answered where there are none, or they are no JSON."""
+    if isinstance(inputs, bytes):
+        raise misfit("the inputs come as JSON, with `Content-Type: application/json`", kind="content_type")
+    try:
+        read = None if inputs is None else from_json(inputs.data.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
+    except ValueError as error:  # which tells what is wrong, and where, and no more
+        raise misfit(f"the body is no JSON: {error}", kind="json_invalid") from None
+    if read is None and is_needed:
+        raise misfit("Field required", kind="missing")
+    if not isinstance(read, dict | None):
+        raise misfit("Input should be an object", kind="dict_type")
+    given = JsonInputs(read or {})
+    if "id" in given:
         raise misfit("the id of a run is not among its inputs; send an Idempotency-Key", ("id",))
-    handle = await runner.start(flow, inputs, run_id=run_id, patience=patience)
-    view = await handle.look()
-    if view.inputs and not inputs:
-        raise RunInputsError("the run was begun with inputs", run_id=view.run_id)
-    return handle, view
+    if not _is_finite(given):
+        raise misfit("the body has a number that is too large", kind="finite_number")
+    return given
+
+
+def _is_finite(tree: Any) -> bool:
+    if isinstance(tree, float):
+        return math.isfinite(tree)
+    held = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return all(map(_is_finite, held))
+
+
+async def _ended_badly(runner: FlowRunner, run_id: str) -> Checkpoint | None:
+    """The end of a run that has failed or was cancelled before it was asked for."""
+    stored = await runner.persistence.load(run_id) if runner.is_open else None
+    return stored if stored is not None and stored.status in ("failed", "cancelled") else None
+
+
+async def _started(
+    runner: FlowRunner, flow: MakeFlow, given: JsonInputs, run_id: str | None, patience: float
+) -> tuple[RunHandle, Checkpoint]:
+    """The run that a request asks for. The same key with other inputs is refused, and with none, too, if there were some."""
+    handle = await runner.start(flow, given, run_id=run_id, patience=patience)
+    stored = await handle.stored()
+    if not given and stored.inputs not in (None, b"{}"):
+        raise RunInputsError("the run was begun with inputs", run_id=stored.run_id)
+    return handle, stored
 
 
 def _run_id(flow: str, key: str | None, principal: object) -> str | None:
@@ -122,11 +163,16 @@ def _run_id(flow: str, key: str | None, principal: object) -> str | None:
     return run_id_for(flow, key, principal)
 
 
-async def _waited(handle: RunHandle, request: Request, seconds: float) -> RunView:
-    """The run when it has ended, or at the end of its client's patience or presence."""
-    with suppress(Exception):  # however it ended: that is looked up
-        await _while_present(request, seconds, handle.result)
-    return await handle.look()
+async def _waited(handle: RunHandle, stored: Checkpoint, request: Request, seconds: float) -> Checkpoint:
+    """The run when it has ended, or at the end of its client's patience or presence, or of the server."""
+    try:
+        with suppress(Exception):  # however it ended: that is looked up
+            await _while_present(request, seconds, handle.result)
+        return await handle.stored()
+    except anyio.get_cancelled_exc_class():
+        if not uncancelled():
+            raise
+        return stored  # it goes on, here or elsewhere; its client is told where to look
 
 
 async def _while_present(request: Request, seconds: float, work: Callable[[], Awaitable[T]]) -> T:
@@ -159,10 +205,38 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _answer(request: Request, view: RunView, *, is_whole: bool) -> Response:
+def _location(request: Request, run_id: str) -> str:
     base = request.url.path.rpartition("/flows/")[0]
-    headers = {"Location": f"{base}/runs/{quote(view.run_id, safe='')}"}
+    return f"{base}/runs/{quote(run_id, safe='')}"
+
+
+def _answer(request: Request, handle: RunHandle, stored: Checkpoint, *, is_whole: bool) -> Response:
+    headers = {"Location": _location(request, stored.run_id)}
     if is_whole:
-        return Response(Run.of(view).to_json(), 200, headers, "application/json")
-    accepted = Accepted(run_id=view.run_id, status=view.status)
+        return Response(Run.shown(handle, stored).to_json(), 200, headers, "application/json")
+    accepted = Accepted(run_id=stored.run_id, status=stored.status)
     return Response(accepted.model_dump_json(), 202, headers, "application/json")
+
+
+def _refused(request: Request, stored: Checkpoint) -> Response:
+    """The same key again, whose run has failed or was cancelled: it is not begun again, and no success."""
+    where = _location(request, stored.run_id)
+    way_on = (
+        "was cancelled for good" if stored.status == "cancelled" else f"has failed; POST {where}/resume goes on with it"
+    )
+    problem = Problem(
+        detail=f"The run of this Idempotency-Key {way_on}. Another key begins another run.",
+        run_id=stored.run_id,
+        status=stored.status,
+    )
+    return Response(problem.model_dump_json(), 409, {"Location": where}, "application/json")
+
+
+def _ending(request: Request, run_id: str | None) -> HTTPException:
+    """The server ends before it is known whether the run was begun."""
+    if run_id is None:
+        return unavailable(
+            "The service is ending. Whether a run was begun is not known: an Idempotency-Key would name it."
+        )
+    where = _location(request, run_id)
+    return unavailable("The service is ending. Send the same Idempotency-Key again: there will be one run.", where)

@@ -1,25 +1,34 @@
-"""What happens in a run, as server-sent events: ids are `seq.n`, so that a client which comes back goes on after the last."""
+"""What happens in a run, as server-sent events: ids are `seq.n`, so that a client which comes back goes on after the last.
+
+What happened is named in the data, as `event`. It is named for the protocol too, in an `event:` line, for those alone who ask
+for that: a browser's `onmessage` hears only events without one.
+"""
 
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import Header, HTTPException
+from fastapi import Header, HTTPException, Query
 from fastapi.sse import ServerSentEvent
 
 from ...errors import AsyncflowError
 from ...events import Event
 from ...runner import RunHandle
+from .as_json import json_of
 from .models import Status
 
-__all__ = ["LastEventId", "Position", "events_after", "position_of"]
+__all__ = ["LastEventId", "Named", "Position", "events_after", "position_of"]
 
 logger = logging.getLogger("asyncflow")
 
 Position = tuple[int, int]
+
+Named = Annotated[
+    bool, Query(description="Name each event for the protocol too (`event:`), for listeners of single names.")
+]
 
 LastEventId = Annotated[
     str | None, Header(pattern=r"^[0-9]{1,15}\.[0-9]{1,9}$", description="Go on after this event: `seq.n`.")
@@ -43,16 +52,19 @@ async def _has_more(handle: RunHandle, after: Position) -> bool:
     return False
 
 
-async def events_after(handle: RunHandle, after: Position) -> AsyncGenerator[ServerSentEvent, None]:
+async def events_after(handle: RunHandle, after: Position, *, are_named: bool) -> AsyncGenerator[ServerSentEvent, None]:
     """The events of a run, until it has ended. Where the storage fails, the stream ends, and its client comes back."""
     try:
         async with aclosing(handle.events(after=after)) as events:
             async for event in events:
-                yield _told(event)
+                yield _told(event, are_named)
     except AsyncflowError as error:
         logger.warning("events of run %s could not be told on: %s", handle.run_id, error)
 
 
-def _told(event: Event) -> ServerSentEvent:
-    data: dict[str, Any] = {**asdict(event), "at": datetime.fromtimestamp(event.at, UTC)}
-    return ServerSentEvent(data=data, event=type(event).__name__, id=f"{event.seq}.{event.n}")
+def _told(event: Event, is_named: bool) -> ServerSentEvent:
+    name = type(event).__name__
+    data = {"event": name, **asdict(event), "at": datetime.fromtimestamp(event.at, UTC)}
+    return ServerSentEvent(
+        raw_data=json_of(data).decode(), event=name if is_named else None, id=f"{event.seq}.{event.n}"
+    )

@@ -1,0 +1,141 @@
+"""What one flow takes and gives, as types, for the schema of the service: made from its state and its results.
+
+Nothing is validated by them: the state's own model does that, once. A part that cannot be described is described as anything,
+and the log names it; it must not take the schema of the whole service with it.
+"""
+
+import copy
+import logging
+import re
+import warnings
+from typing import Annotated, Any, Literal, Union, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, PlainValidator, TypeAdapter, create_model
+from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaMode
+
+from ...runner import KnownFlow
+from .models import Run
+
+__all__ = ["body_type", "inputs_type", "run_type"]
+
+logger = logging.getLogger("asyncflow")
+
+
+def run_type(flow: KnownFlow) -> type[Run]:
+    """`Run` of this flow."""
+    results = [_documented(annotation, f"what {flow.name} returns") for annotation in flow.results]
+    result: Any = Any if not results or Any in results else Union[(*results, None)]
+    fields: dict[str, Any] = {
+        "flow": (Literal[flow.name], ...),
+        "state": (_state_type(flow), ...),
+        "result": (result, Field(None, description="Of a finished run.")),
+    }
+    return create_model(f"{_identifier(flow.name)}Run", __base__=Run, __doc__=f"A run of {flow.name}.", **fields)
+
+
+class _WithId:
+    """Of a dict, in a schema: that it holds the run's id, whatever else it holds."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler.resolve_ref_schema(handler(core))
+        return {**schema, "properties": {"id": {"type": "string"}}, "required": ["id"]}
+
+
+def _state_type(flow: KnownFlow) -> Any:
+    documented = _documented(flow.state, f"the state of {flow.name}")
+    return Annotated[documented, _WithId()] if get_origin(documented) is dict else documented
+
+
+def body_type(flow: KnownFlow) -> tuple[Any, bool]:
+    """What a request that starts a run has for a body: described as the flow's inputs, and taken as it is.
+
+    And whether there must be one.
+    """
+    inputs, are_needed = inputs_type(flow)
+    described = inputs if are_needed else inputs | None
+    return Annotated[Any, PlainValidator(_as_it_is, json_schema_input_type=described)], are_needed
+
+
+def inputs_type(flow: KnownFlow) -> tuple[Any, bool]:
+    """What starts a run of this flow, as a type, and whether there must be any: its state without the id."""
+    model = flow.state
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        documented = _documented(model, f"the state of {flow.name}", "validation")
+        return (dict[str, Any] if documented is Any else documented), False
+    config = ConfigDict(**{**model.model_config, "extra": "forbid"})
+    if model.model_config.get("extra") == "allow":
+        config["extra"] = "allow"
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        is_preset = name in flow.preset
+        if name != "id" and (field.is_required() or _can_be_given(field.annotation)):
+            fields[name] = _field(field, is_preset)
+            problem = _problem_of(create_model("Described", __config__=config, **{name: fields[name]}), "validation")
+            if problem is not None:
+                _warn(f"the field {name} of {flow.name}", problem)
+                needed = field.is_required() and not is_preset
+                fields[name] = (Any, Field(alias=field.alias) if needed else Field(None, alias=field.alias))
+    made = create_model(
+        f"{_identifier(flow.name)}Inputs", __config__=config, __doc__=flow.description or None, **fields
+    )
+    return made, any(field.is_required() for field in made.model_fields.values())
+
+
+def _field(field: FieldInfo, is_preset: bool) -> tuple[Any, FieldInfo]:
+    """A field as `create_model` takes it. What describes it is given once: some of it cannot be given twice."""
+    given = copy.copy(field)
+    if is_preset:  # it need not be given, and what stands in its place is not told
+        names = ("alias", "alias_priority", "validation_alias", "title", "description", "examples", "discriminator")
+        given = Field(default_factory=_preset, **{name: getattr(field, name) for name in names})
+    given.metadata = list(field.metadata)
+    return field.annotation, given
+
+
+def _preset() -> Any:
+    """Stands for what the flow's initial state sets."""
+    return None
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _can_be_given(annotation: Any) -> bool:
+    """Whether there is any JSON for it: there is none for a class that pydantic does not know."""
+    try:
+        TypeAdapter(annotation)
+    except PydanticSchemaGenerationError:
+        return False
+    except Exception:  # it may name what is defined elsewhere; the model knows where
+        return True
+    return True
+
+
+def _documented(annotation: Any, where: str, mode: JsonSchemaMode = "serialization") -> Any:
+    """The type, or Any where it has no schema."""
+    problem = _problem_of(annotation, mode)
+    if problem is None:
+        return annotation
+    _warn(where, problem)
+    return Any
+
+
+def _problem_of(annotation: Any, mode: JsonSchemaMode) -> Exception | None:
+    """Why a type has no schema, if it has none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are told when the schema itself is made
+            TypeAdapter(annotation).json_schema(mode=mode)
+    except Exception as error:  # whatever a type of the user's raises
+        return error
+    return None
+
+
+def _warn(where: str, problem: Exception) -> None:
+    logger.warning("%s cannot be described, and /docs shows it as anything: %s", where, problem)
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"\W", "_", name)
