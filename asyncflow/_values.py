@@ -9,17 +9,18 @@ import datetime
 import decimal
 import enum
 import functools
-import math
 import pathlib
+import re
 import types
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
-from pydantic_core import TzInfo
 
-__all__ = ["ATOMS", "attributes_of", "copied", "difference", "is_long", "promoted", "same"]
+from ._equality import changed, named_class
+
+__all__ = ["ATOMS", "Difference", "attributes_of", "copied", "difference", "is_long", "promoted", "same", "told_key"]
 
 LONG: Final = 256
 """Items of a list or dict from which on a state that holds it is taken for a large one."""
@@ -126,17 +127,34 @@ def same(a: Any, b: Any) -> bool:
     return a is b or difference(a, b) is None
 
 
-def difference(a: Any, b: Any, *, promoted: bool = False) -> tuple[str, str] | None:
+class Difference(NamedTuple):
+    """Where and how two values differ, and what stands there in each."""
+
+    path: str
+    reason: str
+    a: Any
+    b: Any
+
+
+def difference(a: Any, b: Any, *, promoted: bool = False) -> Difference | None:
     """Where and how two values differ, or None. Private, excluded and computed fields do not count.
 
     With `promoted`, an int in `a` may stand where `b` has the equal float, as Python's typing allows.
     """
     found = _difference(a, b, promoted)
-    return found and ("".join(reversed(found[0])).lstrip("."), found[1])
+    return found and Difference("".join(reversed(found[0])).lstrip("."), *found[1:])
 
 
-_Found = tuple[list[str], str]
-"""The path, from its end, and how: the path is put together where there is a difference, not for every value."""
+def told_key(key: object) -> str:
+    """How a path tells a key: by its name where it looks like one. Others may be records or addresses: values of the user's."""
+    return f".{key}" if type(key) is str and len(key) <= LONGEST_NAME and _NAME.fullmatch(key) else "[...]"
+
+
+LONGEST_NAME: Final = 64
+_NAME: Final = re.compile(r"[\w-]+")
+
+_Found = tuple[list[str], str, Any, Any]
+"""The path, from its end, how, and both values: the path is put together where there is a difference, not for every value."""
 
 
 def _difference(a: Any, b: Any, promoted: bool) -> _Found | None:
@@ -144,7 +162,7 @@ def _difference(a: Any, b: Any, promoted: bool) -> _Found | None:
     if cls is not type(b):
         if promoted and cls is int and type(b) is float and a == b:
             return None
-        return [], f"it becomes {_article(type(b))}"
+        return [], f"it becomes {named_class(type(b))}", a, b
     if a is b or (cls in _EQUAL_IS_SAME and a == b):
         return None
     return _difference_inside(a, b, cls, promoted)
@@ -152,18 +170,26 @@ def _difference(a: Any, b: Any, promoted: bool) -> _Found | None:
 
 def _difference_inside(a: Any, b: Any, cls: Any, promoted: bool) -> _Found | None:
     if cls in ATOMS or isinstance(a, type):
-        return None if _equal(a, b) else ([], "its value changes")
+        return _equal(a, b)
     if isinstance(a, _SEQUENCES):
-        return _sequences(a, b, promoted) or _attribute(a, b, "maxlen")
+        return _sequences(a, b, promoted) or (_attribute(a, b, "maxlen") if cls is not list else None)
     if isinstance(a, dict):
-        return _dicts(a, b, promoted) or _attribute(a, b, "default_factory")
+        return _dicts(a, b, promoted) or (_attribute(a, b, "default_factory") if cls is not dict else None)
     if isinstance(a, (set, frozenset)):
         return _sets(a, b)
     if isinstance(a, BaseModel):
         return _models(a, b, promoted)
     if _is_known_by_attributes(cls, a):
         return _attributes(a, b, promoted)
-    return None if _equal(a, b) else ([], "its value changes")
+    return _equal(a, b)
+
+
+def _equal(a: Any, b: Any) -> _Found | None:
+    try:
+        how = changed(a, b, same)
+    except Exception as error:  # of a foreign comparison: what cannot be compared cannot be known to be kept
+        how = f"it cannot be compared with itself ({type(error).__name__})"
+    return None if how is None else ([], how, a, b)
 
 
 _EQUAL_IS_SAME = frozenset((str, int, bool, bytes, datetime.date, datetime.timedelta, uuid.UUID))
@@ -210,7 +236,7 @@ def _slots(cls: type) -> Iterable[str]:
 
 def _sequences(a: Any, b: Any, promoted: bool) -> _Found | None:
     if len(a) != len(b):
-        return [], f"its {len(a)} items become {len(b)}"
+        return [], f"its {len(a)} items become {len(b)}", a, b
     for i, (x, y) in enumerate(zip(a, b, strict=True)):
         found = None if x is y else _difference(x, y, promoted)
         if found is not None:
@@ -218,7 +244,7 @@ def _sequences(a: Any, b: Any, promoted: bool) -> _Found | None:
     return None
 
 
-def _named(pairs: Iterable[tuple[Any, Any, Any]], promoted: bool) -> _Found | None:
+def _named(pairs: Iterable[tuple[str, Any, Any]], promoted: bool) -> _Found | None:
     for name, x, y in pairs:
         found = None if x is y else _difference(x, y, promoted)
         if found is not None:
@@ -233,13 +259,13 @@ def _within(part: str, found: _Found) -> _Found:
 
 def _attribute(a: Any, b: Any, name: str) -> _Found | None:
     """Whether what a container was made with is another."""
-    return None if getattr(a, name, None) == getattr(b, name, None) else ([], f"its {name} changes")
+    return None if getattr(a, name, None) == getattr(b, name, None) else ([], f"its {name} changes", a, b)
 
 
 def _sets(a: Any, b: Any) -> _Found | None:
     counterparts = {value: value for value in b}
     if len(a) != len(b) or any(v not in counterparts or difference(v, counterparts[v]) is not None for v in a):
-        return [], "its value changes"
+        return [], "its value changes", a, b
     return None
 
 
@@ -265,10 +291,14 @@ def _reduced(value: Any) -> Any:
 
 def _dicts(a: dict[Any, Any], b: dict[Any, Any], promoted: bool) -> _Found | None:
     if len(a) == len(b) and list(map(type, a)) != list(map(type, b)):
-        return [], "its keys become other keys"
+        return [], "its keys become other keys", a, b
     if a.keys() != b.keys() or (any(type(key) is not str for key in a) and _sets(set(a), set(b)) is not None):
-        return [], "its keys change"
-    return _named(((k, v, b[k]) for k, v in a.items()), promoted)
+        return [], "its keys change", a, b
+    for key, value in a.items():
+        found = None if value is b[key] else _difference(value, b[key], promoted)
+        if found is not None:
+            return _within(told_key(key), found)
+    return None
 
 
 def _models(a: BaseModel, b: BaseModel, promoted: bool) -> _Found | None:
@@ -277,19 +307,6 @@ def _models(a: BaseModel, b: BaseModel, promoted: bool) -> _Found | None:
     fields = type(a).__pydantic_fields__.items()
     pairs = ((n, mine.get(n, missing), yours.get(n, missing)) for n, field in fields if not field.exclude)
     return _named(pairs, promoted) or _dicts(a.__pydantic_extra__ or {}, b.__pydantic_extra__ or {}, promoted)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, float):
-        return bool(a == b and math.copysign(1, a) == math.copysign(1, b)) or (math.isnan(a) and math.isnan(b))
-    if isinstance(a, complex):
-        return _equal(a.real, b.real) and _equal(a.imag, b.imag)
-    if isinstance(a, datetime.datetime | datetime.time):
-        zones = type(a.tzinfo) is type(b.tzinfo) or {type(a.tzinfo), type(b.tzinfo)} <= {datetime.timezone, TzInfo}
-        return bool(a == b and a.utcoffset() == b.utcoffset() and a.fold == b.fold and zones)
-    if isinstance(a, decimal.Decimal):
-        return bool(a.as_tuple() == b.as_tuple())
-    return bool(getattr(a == b, "all", lambda: a == b)())  # an array's comparison is an array
 
 
 def promoted(value: Any, loaded: Any) -> Any:
@@ -309,8 +326,3 @@ def promoted(value: Any, loaded: Any) -> Any:
     if type(value) is dict:
         return {key: promoted(inner, loaded[key]) for key, inner in value.items()}
     return loaded if difference(value, loaded) is not None else value
-
-
-def _article(cls: type) -> str:
-    name = cls.__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -157,7 +157,10 @@ class Recorder:
             return self.known.result(method).decode(data)
         except Misfit as misfit:
             raise StateSchemaError(
-                f"the stored result of {method} does not fit its return annotation any more: {misfit.detail}. Nothing was "
+                f"the stored result of {method} was written under a return annotation that {method} no longer has. Nothing was "
+                f"changed; put the annotation back for as long as such runs are resumed or loaded"
+                if misfit.is_gone
+                else f"the stored result of {method} does not fit its return annotation any more: {misfit.detail}. Nothing was "
                 f"changed; let the annotation accept both, then resume",
                 paths=misfit.paths,
                 run_id=self.run_id,

@@ -245,7 +245,10 @@ def decoded(setup: Setup, checkpoint: Checkpoint) -> Stored:
         outcome_of(checkpoint)
     except Misfit as misfit:
         raise StateSchemaError(
-            f"the stored state of run {run_id} does not fit the model of {setup.settings.name}: {misfit.detail}. Nothing was "
+            f"the stored state of run {run_id} was written under another type of state than that of {setup.settings.name}, which "
+            "says too little to read it. Nothing was changed; put the type back for as long as such runs are resumed or loaded"
+            if misfit.is_gone
+            else f"the stored state of run {run_id} does not fit the model of {setup.settings.name}: {misfit.detail}. Nothing was "
             "changed; add the fields, or a before-validator (@model_validator(mode='before')) that turns the old form into the new",
             paths=misfit.paths,
             run_id=run_id,

@@ -1,7 +1,8 @@
 """Values as bytes and back: equal and of the same types, or refused before anything is written.
 
 Types come from the class, never from stored data. Where there is an annotation, pydantic writes JSON for it; where there
-is none, JSON's own types and a closed list of tagged builtins hold. No pickle, no import driven by data, no fallback.
+is none, or where it says `Any`, JSON's own types and a closed list of tagged builtins hold. The first byte says which of the
+two wrote a value (`marks.py`). No pickle, no import driven by data, no fallback.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ import inspect
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from .._values import difference, promoted
+from .._values import difference, promoted, told_key
 from ..state import DictState, StateType, explained
+from .advice import changed, deep, is_written, told_path, unfit, unreadable, unwritable
 from .exact import Plan, is_json, plan_for
+from .marks import MIXED, SAME, TAGGED, TYPED
 from .pieces import Pieces, pieces_for
 from .refused import MAX_DEPTH, Misfit, Refused
+from .schemas import Tagging, is_plain, settings_of, tagging_of
 from .tagged import tagged, untagged
 
 __all__ = ["Codec", "Misfit", "Refused", "codec_for", "plain_codec", "state_codec_for"]
@@ -48,8 +52,11 @@ class Codec(ABC):
         """The value. Raises `Misfit` where it does not fit the annotation, `ValueError` where it is no JSON."""
 
 
+_GONE: Final = "it was written under an annotation that is gone, without which its JSON does not say what it is"
+
+
 class TypedCodec(Codec):
-    """Values of an annotation, as pydantic writes them."""
+    """Values of an annotation, as pydantic writes them; what it calls `Any`, with tags where JSON would not keep it."""
 
     def __init__(self, annotation: Any) -> None:
         self._adapter = adapter = TypeAdapter(annotation)
@@ -59,6 +66,22 @@ class TypedCodec(Codec):
             adapter.serializer.to_json, by_alias=False, round_trip=True, warnings=False
         )
         self._checks_fields = _keeps_every_field(annotation)
+        is_same, self._is_open = is_plain(self._schema)
+        self._mark = SAME if is_same else TYPED
+        self._read_as_json = frozenset((SAME,) if self._is_open else (SAME, TYPED))
+        self._tries_tags_first = False
+
+    @property
+    def _schema(self) -> Any:
+        schema: Any = self._adapter.core_schema
+        return schema if isinstance(schema, dict) else dict(schema)  # of a class that was completed just now
+
+    @cached_property
+    def _mixed(self) -> Tagging | None:
+        """Writes and reads it with tags where it says `Any`, if it does."""
+        return tagging_of(self._schema)
+
+    # ---- writing -----------------------------------------------------------------------------------------------
 
     def encode(self, value: Any) -> tuple[bytes, Any]:
         plan = self.plan
@@ -67,8 +90,8 @@ class TypedCodec(Codec):
         try:
             data = _limited(self.write(value))
         except PydanticSerializationError as error:
-            raise _unwritable(value, error) from None
-        return (data, value) if not plan.asks or self._is_read_back(plan, data) else self._tried(value)
+            raise unwritable(value, error) from None
+        return (self._mark + data, value) if not plan.asks or self._is_read_back(plan, data) else self._tried(value)
 
     def _is_read_back(self, plan: Plan, data: bytes) -> bool:
         """Whether code of the model's makes of the bytes what they were made of."""
@@ -79,44 +102,131 @@ class TypedCodec(Codec):
             return False
 
     def _tried(self, value: Any) -> tuple[bytes, Any]:
+        """Encoded, decoded and compared: without tags, and with them, whichever did last time first."""
         if not _fits(value):
-            raise _nested(value)
+            raise deep(value)
+        ways = (self._without_tags, self._with_tags)
         try:
-            data = _limited(self.write(value))
-            loaded = self._read(data)
+            return ways[self._tries_tags_first](value)
+        except Refused as refused:
+            if refused.limit or not (self._is_open or self._mixed):
+                raise
+            first = refused
+        try:
+            done = ways[not self._tries_tags_first](value)
+        except Refused as refused:
+            raise (first if self._tries_tags_first else refused) from None
+        self._tries_tags_first = not self._tries_tags_first
+        return done
+
+    def _without_tags(self, value: Any) -> tuple[bytes, Any]:
+        return self._compared(value, self._mark, self.write, self._read)
+
+    def _with_tags(self, value: Any) -> tuple[bytes, Any]:
+        if self._is_open:
+            return self._compared(value, TAGGED, lambda value: to_json(tagged(value, "", 0)), self._validated)
+        assert self._mixed is not None, "tried only where there are tags"
+        return self._compared(value, MIXED, self._mixed.write, self._mixed.read)
+
+    def _compared(
+        self, value: Any, mark: bytes, write: Callable[[Any], bytes], read: Callable[[bytes], Any]
+    ) -> tuple[bytes, Any]:
+        try:
+            data = _limited(write(value))
+            loaded = read(data)
         except (PydanticSerializationError, RecursionError) as error:
-            raise _unwritable(value, error) from None
+            raise unwritable(value, error) from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             if first["type"] == "json_invalid" and not first["loc"]:  # not a field of pydantic.Json: all of it
-                raise _unreadable(value) from None
-            path = ".".join(map(str, first["loc"]))
-            reason = f"it does not fit its own annotation when loaded ({first['type']})"
-            raise Refused(path, _type_at(value, path), reason, "assign a value of the declared type") from None
+                raise unreadable(value) from None
+            raise unfit(value, error) from None
         if difference(value, loaded) is None:
-            return data, value
+            return mark + data, value
         found = difference(value, loaded, promoted=True)
         if found is not None:
-            path, reason = found
-            cure = "use a type that JSON keeps, declare the field's exact type, or exclude it: Field(exclude=True)"
-            raise Refused(path, _type_at(value, path), f"when loaded, {reason}", cure)
-        return data, promoted(value, loaded)
+            raise changed(found)
+        return mark + data, promoted(value, loaded)
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    def decode(self, data: bytes) -> Any:
+        mark = data[:1]
+        if mark in self._read_as_json:
+            return self._loaded(data, self._read, self.write)
+        if mark == TAGGED:
+            is_json_alone = not _has_tags(data)
+            return self._loaded(data, self._read, self.write) if is_json_alone else self._from_tags(data)
+        if mark == MIXED and self._mixed is not None and not self._is_open:
+            return self._else_from_tags(data, self._mixed.read, self._mixed.write)
+        if mark in (MIXED, TYPED):
+            if self._is_open or "val_json_bytes" in self._settings:
+                raise Misfit(_GONE, is_gone=True)
+            return self._from_tags(data)  # what was an `Any` has an annotation now
+        return self._else_from_tags(data, self._read, self.write)  # of 0.1, which does not say how it is written
 
     def _read(self, data: bytes) -> Any:
         return self._adapter.validate_json(data, by_alias=False, by_name=True)
 
-    def decode(self, data: bytes) -> Any:
+    def _validated(self, data: bytes) -> Any:
+        """The value of JSON with tags, validated as the Python value that it is."""
+        value = untagged(from_json(data, allow_inf_nan=False))
         try:
-            value = self._read(data)
+            return self._adapter.validate_python(value, by_alias=False, by_name=True)
+        except ValidationError:
+            if "strict" not in self._settings or not is_written(value):
+                raise
+        return self._read(to_json(value))  # strict models take dicts, and lists for tuples, from JSON alone
+
+    @cached_property
+    def _settings(self) -> set[str]:
+        return settings_of(self._schema)
+
+    def _else_from_tags(self, data: bytes, read: Callable[[bytes], Any], write: Callable[[Any], bytes]) -> Any:
+        try:
+            return self._loaded(data, read, write)
+        except Misfit as misfit:
+            if not _has_tags(data) or "val_json_bytes" in self._settings:
+                raise
+            first = misfit
+        try:
+            return self._from_tags(data)
+        except (Misfit, ValueError, KeyError, TypeError):  # tags of nobody's: dicts of the user's
+            raise first from None
+
+    def _from_tags(self, data: bytes) -> Any:
+        try:
+            value = self._validated(data)
         except ValidationError as error:
-            found = error.errors(include_url=False, include_input=False)
-            raise Misfit(explained(found), tuple(".".join(map(str, e["loc"])) for e in found)) from None
+            raise _misfit(error) from None
         if self._checks_fields:
-            again = self.write(value)
-            lost = () if again == data else tuple(_lost(from_json(data), from_json(again), ""))
-            if lost:
-                raise Misfit(f"the model has no place for {', '.join(lost)}", lost)
+            again = self._adapter.serializer.to_python(value, by_alias=False, round_trip=True, warnings=False)
+            _check_kept(untagged(from_json(data, allow_inf_nan=False)), again)
         return value
+
+    def _loaded(self, data: bytes, read: Callable[[bytes], Any], write: Callable[[Any], bytes]) -> Any:
+        """What is read, if nothing of what is stored is lost."""
+        try:
+            value = read(data)
+        except ValidationError as error:
+            raise _misfit(error) from None
+        if self._checks_fields:
+            again = write(value)
+            if not (len(again) <= len(data) <= len(again) + 1 and data.endswith(again)):  # but for its first byte
+                _check_kept(from_json(data), from_json(again))
+        return value
+
+
+def _misfit(error: ValidationError) -> Misfit:
+    found = error.errors(include_url=False, include_input=False)
+    return Misfit(explained(found), tuple(told_path(e["loc"]) for e in found))
+
+
+def _check_kept(stored: Any, again: Any) -> None:
+    """Whether all that is stored is in what was made of it. Raises `Misfit`."""
+    lost = tuple(_lost(stored, again, ""))
+    if lost:
+        raise Misfit(f"the model has no place for {', '.join(lost)}", lost)
 
 
 class PlainCodec(Codec):
@@ -125,12 +235,16 @@ class PlainCodec(Codec):
     def encode(self, value: Any) -> tuple[bytes, Any]:
         tree = value if is_json(value, tags=False) else tagged(value, "", 0)
         try:
-            return _limited(to_json(tree)), value
+            return TAGGED + _limited(to_json(tree)), value
         except (PydanticSerializationError, ValueError) as error:
-            raise _unwritable(value, error) from None
+            raise unwritable(value, error) from None
 
     def decode(self, data: bytes) -> Any:
-        return untagged(from_json(data, allow_inf_nan=False))
+        mark = data[:1]
+        if mark in (TYPED, MIXED):
+            raise Misfit(_GONE, is_gone=True)
+        tree = from_json(data, allow_inf_nan=False)
+        return tree if mark == SAME else untagged(tree)
 
 
 class DictStateCodec(Codec):
@@ -142,13 +256,24 @@ class DictStateCodec(Codec):
     def encode(self, value: Any) -> tuple[bytes, Any]:
         values = {key: inner for key, inner in value.items() if key != "id"}
         data, kept = self._values.encode(values)
-        data = b'{"id":%b%b%b' % (to_json(value["id"]), b"," if values else b"", data[1:])
+        if data.startswith(TAGGED):
+            data = TAGGED + to_json(tagged(value, "", 0))
+        else:
+            data = b'%b{"id":%b%b%b' % (data[:1], to_json(value["id"]), b"," if values else b"", data[2:])
         return data, value if kept is values else {"id": value["id"], **kept}
 
     def decode(self, data: bytes) -> Any:
-        stored = _state_dict(from_json(data))
+        mark = data[:1] if data[:1] in _MARKS else b""
+        stored = from_json(data)
+        if mark == TAGGED:
+            stored = untagged(stored)
+        stored = _state_dict(stored)
         run_id = stored.pop("id")
-        return {"id": run_id, **self._values.decode(to_json(stored))}
+        tree = tagged(stored, "", 0) if mark == TAGGED else stored
+        return {"id": run_id, **self._values.decode(mark + to_json(tree))}
+
+
+_MARKS: Final = (TAGGED, SAME, TYPED, MIXED)
 
 
 class PlainDictStateCodec(PlainCodec):
@@ -207,68 +332,9 @@ def _held(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list | tuple | set | frozenset) else ()
 
 
-def _nested(value: Any) -> Refused:
-    reason = f"it is nested more than {MAX_DEPTH} deep"
-    return Refused("", type(value).__name__, reason, "flatten it", limit=True)
-
-
-def _unwritable(value: Any, error: Exception) -> Refused:
-    if isinstance(error, RecursionError):
-        return _nested(value)
-    reason = "it cannot be written as JSON (bytes that are no UTF-8, a lone surrogate, or a type without a JSON form)"
-    path = next((p for p, v in _leaves(value, "", 0) if not _leaf_writes(v)), "")
-    return Refused(
-        path, _type_at(value, path), reason, "use a type that JSON keeps, or exclude it: Field(exclude=True)"
-    )
-
-
-def _unreadable(value: Any) -> Refused:
-    path = next((p for p, v in _leaves(value, "", 0) if not _leaf_reads(v)), "")
-    return Refused(path, _type_at(value, path), "it has more digits than Python reads", "store it as text", limit=True)
-
-
-def _leaf_reads(value: Any) -> bool:
-    try:
-        from_json(to_json(value))
-    except (PydanticSerializationError, ValueError):
-        return False
-    return True
-
-
-def _leaf_writes(value: Any) -> bool:
-    try:
-        to_json(value)
-    except (PydanticSerializationError, ValueError):
-        return False
-    return True
-
-
-def _leaves(value: Any, path: str, depth: int) -> Any:
-    items: Any = ()
-    if isinstance(value, BaseModel):
-        items = value.__dict__.items()
-    elif isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    else:
-        yield path, value
-    for key, inner in items if depth < MAX_DEPTH else ():
-        yield from _leaves(inner, f"{path}.{key}".lstrip("."), depth + 1)
-
-
-def _type_at(value: Any, path: str) -> str:
-    """The type of what stands at a path, as far as the path can be followed."""
-    for part in path.replace("[", ".").replace("]", "").strip(".").split(".") if path else ():
-        try:
-            value = value[int(part)] if isinstance(value, list | tuple) else _inside(value, part)
-        except (KeyError, IndexError, AttributeError, ValueError, TypeError):
-            return type(value).__name__
-    return type(value).__name__
-
-
-def _inside(value: Any, part: str) -> Any:
-    return value[part] if isinstance(value, dict) else getattr(value, part)
+def _has_tags(data: bytes) -> bool:
+    """Whether there may be tags."""
+    return b'{"$' in data
 
 
 def _keeps_every_field(annotation: Any) -> bool:
@@ -289,7 +355,9 @@ def _lost(stored: Any, again: Any, path: str) -> Any:
     """The paths that are in the stored JSON and not in what was made of it."""
     if isinstance(stored, dict) and isinstance(again, dict):
         for key, value in stored.items():
-            here = f"{path}.{key}".lstrip(".")
+            here = f"{path}{told_key(key)}".lstrip(".")
+            if type(key) is not str:  # of a value that was tagged: JSON writes another key
+                continue
             if key not in again:
                 yield here
             else:

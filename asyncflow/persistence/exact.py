@@ -152,8 +152,11 @@ def plan_for(annotation: Any) -> Plan | None:
     origin = get_origin(annotation)
     if origin is None:
         return _plan_for_class(annotation) if isinstance(annotation, type) else None
+    args = get_args(annotation)
+    if not args and not isinstance(annotation, types.GenericAlias):
+        return plan_for(origin)  # typing.List is list
     made = _GENERIC.get(origin)
-    return made(*get_args(annotation)) if made is not None else None
+    return made(*args) if made is not None else None
 
 
 def _plan_for_annotated(inner: Any, *metadata: Any) -> Plan | None:
@@ -324,6 +327,12 @@ def _made_for_model(model: type[BaseModel]) -> Plan | None:
     return Plan(one, each, is_read_by_code(model))
 
 
+class _Uncached:
+    """Keeps an annotation out of the cache of `typing`, where `A | B` is the same as `B | A`; pydantic makes nothing of it."""
+
+    __hash__ = None  # type: ignore[assignment]  # which is the point
+
+
 def _trial(field: FieldInfo, config: ConfigDict, written: Plan | None) -> Plan | None:
     """The plan of a field that only trying can tell about: no more than that field is tried, under its model's settings.
 
@@ -332,7 +341,7 @@ def _trial(field: FieldInfo, config: ConfigDict, written: Plan | None) -> Plan |
     try:
         annotation: Any = field.annotation
         for each in field.metadata:
-            annotation = Annotated[annotation, each]
+            annotation = Annotated[annotation, each, _Uncached()]
         many: Any = types.GenericAlias(list, (annotation,))
         adapter: TypeAdapter[Any] = TypeAdapter(many, config={**config, "defer_build": False})
     except (PydanticSchemaGenerationError, PydanticUserError):

@@ -1,6 +1,6 @@
 """A large state encoded piece by piece, so that the event loop can turn in between: what one call would hold it for long.
 
-The pieces, put together, are the JSON that the codec would have written at once, in the order of the fields. Only long lists
+The pieces, put together, are the bytes that the codec would have written at once, in the order of the fields. Only long lists
 and dicts that are fields of the state's own model, are cut, optional ones too; the rest is small, as a rule.
 """
 
@@ -17,6 +17,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from ..merge import FUNCTIONS
 from .exact import Plan, plans_of_fields
 from .interference import is_read_by_code
+from .marks import TYPED
 
 __all__ = ["Pieces", "pieces_for"]
 
@@ -69,9 +70,9 @@ class Pieces:
     def _written(self, value: Any) -> Generator[None, None, bytes | None]:
         if type(value) is not self._model or value.__pydantic_extra__ or len(value.__dict__) != len(self._fields):
             return None
-        parts: list[bytes] = []
-        for field in self._fields:
-            parts += b",", to_json(field.name), b":"
+        parts: list[bytes] = [TYPED, b"{"]
+        for n, field in enumerate(self._fields):
+            parts += b"," if n else b"", to_json(field.name), b":"
             try:
                 encoded = yield from self._of_field(field, value)
             except (PydanticSerializationError, KeyError, RecursionError):
@@ -79,7 +80,8 @@ class Pieces:
             if encoded is None:
                 return None
             parts += encoded
-        return b"{" + b"".join(parts[1:]) + b"}"
+        parts.append(b"}")
+        return b"".join(parts)
 
     def _of_field(self, field: _Field, value: Any) -> Generator[None, None, list[bytes] | None]:
         held = value.__dict__[field.name]

@@ -14,11 +14,13 @@ class Refused(Exception):  # noqa: N818 - not for users: they get NotStorableErr
     def __init__(self, path: str, type_name: str, reason: str, cure: str, *, limit: bool = False) -> None:
         super().__init__(path, type_name, reason, cure)
         self.path, self.type_name, self.reason, self.cure, self.limit = path, type_name, reason, cure, limit
+        self.whole: object = None
+        """The value that the path begins with, where that is a part of another."""
 
 
 class Misfit(Exception):  # noqa: N818 - not for users: they get StateSchemaError
-    """Stored bytes that do not fit the annotation."""
+    """Stored bytes that do not fit the annotation. `is_gone`: they were written by another one, without which they say too little."""
 
-    def __init__(self, detail: str, paths: tuple[str, ...] = ()) -> None:
+    def __init__(self, detail: str, paths: tuple[str, ...] = (), *, is_gone: bool = False) -> None:
         super().__init__(detail, paths)
-        self.detail, self.paths = detail, paths
+        self.detail, self.paths, self.is_gone = detail, paths, is_gone

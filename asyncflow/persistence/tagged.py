@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic_core import TzInfo
 
+from .._values import told_key
 from .refused import MAX_DEPTH, Refused
 
 __all__ = ["tagged", "untagged"]
@@ -84,8 +85,8 @@ def tagged(value: Any, path: str, depth: int) -> Any:
 
 def _tagged_dict(value: dict[Any, Any], path: str, depth: int) -> Any:
     if all(type(k) is str and not k.startswith("$") for k in value):
-        return {k: tagged(v, f"{path}.{k}".lstrip("."), depth + 1) for k, v in value.items()}
-    pairs = ((k, v, f"{path}[{k!r}]") for k, v in value.items())
+        return {k: tagged(v, f"{path}{told_key(k)}".lstrip("."), depth + 1) for k, v in value.items()}
+    pairs = ((k, v, f"{path}{told_key(k)}".lstrip(".")) for k, v in value.items())
     return {"$dict": [[tagged(k, p, depth + 3), tagged(v, p, depth + 3)] for k, v, p in pairs]}
 
 

@@ -327,12 +327,9 @@ REFUSED: list[tuple[Any, Any, str, str]] = [
     (list[int], (1, 2), "value", "tuple"),
     (dict[str, int], collections.OrderedDict(a=1), "value", "OrderedDict"),
     (dict[str, int], collections.Counter(a=1), "value", "Counter"),
-    (dict[str, Any], {"a": (1, 2)}, "value.a", "tuple"),
-    (dict[str, Any], {"a": {1, 2}}, "value.a", "set"),
-    (dict[str, Any], {"a": b"bytes"}, "value.a", "bytes"),
-    (dict[str, Any], {"a": D("1.5")}, "value.a", "Decimal"),
-    (dict[str, Any], {"a": [dt.date(2024, 1, 1)]}, "value.a[0]", "date"),
-    (dict[str, Any], {"a": NAN}, "value.a", "float"),
+    (dict[str, Any], {"a": Base()}, "value.a", "Base"),
+    (dict[str, Any], {"a": [{"b": Colour.RED}]}, "value.a[0].b", "Colour"),
+    (list[Any], (1, 2), "value", "tuple"),
     (Any, Base(), "value", "Base"),
     (Any, Colour.RED, "value", "Colour"),
     (Any, Point(1), "value", "Point"),
@@ -596,10 +593,10 @@ async def test_extra_fields_round_trip_or_are_refused() -> None:
         model_config = ConfigDict(extra="allow")
 
     _, loaded, _ = await kept(Open, a=1, b={"c": [None]})
-    error = await refusal(kept(Open, a=(1, 2)))
+    error = await refusal(kept(Open, a=Colour.RED))
 
     assert (loaded.a, loaded.b) == (1, {"c": [None]})
-    assert (error.path, error.type_name) == ("a", "tuple")
+    assert (error.path, error.type_name) == ("a", "Colour")
 
 
 @pytest.mark.clauses("V1")
@@ -856,7 +853,7 @@ async def test_what_is_too_large_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> 
     [
         (lambda: in_a_dict(10**5_000), "int at 'value'"),
         (lambda: in_a_model(int, 10**5_000), "int at 'value'"),
-        (lambda: in_a_model(dict[str, list[int]], {"a": [1, 10**5_000]}), "int at 'value.a.1'"),
+        (lambda: in_a_model(dict[str, list[int]], {"a": [1, 10**5_000]}), "int at 'value.a[1]'"),
         (lambda: returned(int, 10**5_000), "what make returned cannot be stored: int: "),
     ],
     ids=["in a dict", "in a model", "within", "returned"],

@@ -3,7 +3,6 @@
 import datetime as dt
 import decimal
 import enum
-import math
 import threading
 import uuid
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from pydantic.alias_generators import to_camel
 
 from asyncflow import FlowState
 from asyncflow._values import difference
+from asyncflow.persistence import marks
 from asyncflow.persistence.codec import Refused, TypedCodec
 from asyncflow.persistence.exact import plan_for
 from asyncflow.persistence.interference import HARMLESS, READING
@@ -152,7 +152,7 @@ def test_under_a_harmless_setting_what_the_types_let_pass_is_kept(name: str, val
     assert pieces is not None
     assert plan.one(state)
 
-    data = codec.write(state)
+    data, _ = codec.encode(state)
     encoded = in_pieces(pieces, state)
 
     assert encoded == data
@@ -422,7 +422,7 @@ def test_what_validators_leave_alone_is_not_compared_value_by_value(
     data, kept = codec.encode(state)
 
     assert kept is state
-    assert data == in_pieces(pieces, state) == codec.write(state)
+    assert data == in_pieces(pieces, state) == marks.TYPED + codec.write(state)
 
 
 def of_another_class(model: type[Rows]) -> Rows:
@@ -562,7 +562,7 @@ def test_a_long_list_or_dict_is_cut(name: str) -> None:
         data = done.value
 
     assert count >= 2
-    assert data == TypedCodec(Cut).write(state)
+    assert data == TypedCodec(Cut).encode(state)[0]
 
 
 @pytest.mark.clauses("V1")
@@ -570,8 +570,8 @@ def test_a_long_list_or_dict_is_cut(name: str) -> None:
     ("name", "wrong"),
     [
         *(("optional", {str(n): Point(X=n) for n in range(50)}), ("named", [1] * 50), ("optional", [*rows(1), 2] * 30)),
-        *(("checked", rows(*[5] * 60, 1_001)), ("untold", [(1,)] * 50), ("anything", [1] * 50 + [math.inf])),
-        *(("anything", {n: n for n in range(50)}), ("spans", [1] * 50)),
+        *(("checked", rows(*[5] * 60, 1_001)), ("untold", [Row(number=1)] * 50), ("anything", [1] * 50 + [print])),
+        ("spans", [1] * 50),
     ],
 )
 def test_what_is_cut_is_looked_at_to_its_end(name: str, wrong: Any) -> None:

@@ -1,0 +1,84 @@
+"""Whether two values of one class that hold no others are equal, and how they differ if not.
+
+Python's `==` says too little for some: -0.0 is 0.0, and for arrays it broadcasts and passes over the dtype, or raises.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+from pydantic_core import TzInfo
+
+__all__ = ["changed", "named_class"]
+
+Same = Callable[[Any, Any], bool]
+"""Whether two values of any kind are the same, all the way down."""
+
+
+def changed(a: Any, b: Any, same: Same) -> str | None:
+    """How a value that holds no others differs, or None. Raises whatever comparing it raises."""
+    if isinstance(a, float):
+        is_same = bool(a == b and math.copysign(1, a) == math.copysign(1, b)) or (math.isnan(a) and math.isnan(b))
+    elif isinstance(a, complex):
+        is_same = changed(a.real, b.real, same) is None and changed(a.imag, b.imag, same) is None
+    elif isinstance(a, datetime.datetime | datetime.time):
+        is_same = bool(a == b and a.utcoffset() == b.utcoffset() and a.fold == b.fold)
+        if is_same and not (
+            type(a.tzinfo) is type(b.tzinfo) or {type(a.tzinfo), type(b.tzinfo)} <= {datetime.timezone, TzInfo}
+        ):
+            return f"its time zone, {named_class(type(a.tzinfo))}, becomes a fixed offset"
+    elif isinstance(a, decimal.Decimal):
+        is_same = bool(a.as_tuple() == b.as_tuple())
+    else:
+        is_array = isinstance(getattr(a, "shape", None), tuple)
+        return _changed_array(a, b, same) if is_array else _changed_object(a, b, same)
+    return None if is_same else "its value changes"
+
+
+_LABELS: Final = ("shape", "dtype", "dtypes", "index", "columns", "name", "names", "unit", "units")
+"""What an array or a table is made with besides its values. `==` passes over it, broadcasts, or raises."""
+
+
+def _changed_array(a: Any, b: Any, same: Same) -> str | None:
+    """How an array or a table differs: what is compared item by item. NaN is the same as NaN."""
+    for label in _LABELS:
+        x, y = getattr(a, label, None), getattr(b, label, None)
+        if not (callable(x) or x is a or same(x, y)):
+            return f"its {label} changes"
+    equals = getattr(a, "equals", None)
+    if callable(equals):
+        return None if bool(equals(b)) else "its value changes"
+    if getattr(getattr(a, "dtype", None), "kind", "") == "O":  # objects: 1 and True are equal
+        return None if same(a.tolist(), b.tolist()) else "its value changes"
+    if hasattr(a, "__len__") and getattr(a, "shape", None) != () and len(a) != len(b):
+        return f"its {len(a)} items become {len(b)}"
+    is_same = a == b
+    if isinstance(is_same, list | tuple):
+        return None if all(is_same) else "its value changes"
+    if not _all(is_same):
+        is_same = is_same | ((a != a) & (b != b))
+    return None if _all(is_same) else "its value changes"
+
+
+def _all(compared: Any) -> bool:
+    return bool(getattr(compared, "all", lambda: compared)())
+
+
+def _changed_object(a: Any, b: Any, same: Same) -> str | None:
+    try:
+        is_same = a == b
+    except Exception:  # of a foreign comparison, which may have another name
+        return _changed_array(a, b, same)
+    if not isinstance(is_same, bool):
+        return _changed_array(a, b, same)
+    return None if is_same else "its value changes"
+
+
+def named_class(cls: type) -> str:
+    """A class's name with its article."""
+    name = cls.__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

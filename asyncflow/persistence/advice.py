@@ -1,0 +1,228 @@
+"""Why a value is refused, and what helps: told by the value itself, as one sentence would be wrong for most."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError, TzInfo, from_json, to_json
+
+from .._equality import named_class
+from .._values import Difference, told_key
+from .refused import MAX_DEPTH, Refused
+
+__all__ = ["changed", "deep", "is_written", "placed", "told_path", "unfit", "unreadable", "unwritable"]
+
+_UTC: Final = "use datetime.timezone.utc, and store the zone's name beside it"
+
+
+# ---- how a value is refused --------------------------------------------------------------------------------------------
+
+
+def deep(value: Any) -> Refused:
+    """For what is nested too deeply, or contains itself."""
+    reason = f"it is nested more than {MAX_DEPTH} deep"
+    return Refused("", type(value).__name__, reason, "flatten it", limit=True)
+
+
+def changed(found: Difference) -> Refused:
+    """For what loads as something else."""
+    return Refused(found.path, type(found.a).__name__, f"when loaded, {found.reason}", _kept_by(found.a, found.b))
+
+
+def unfit(value: Any, error: ValidationError) -> Refused:
+    """For what does not pass its own annotation, once written."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    held = _at(value, first["loc"])
+    type_name = type(held.value).__name__
+    if not _is_finite(held.value):
+        return Refused(held.path, type_name, "JSON has no infinity and no NaN", _finite_by(held))
+    reason = f"it does not fit its own annotation when loaded ({first['type']})"
+    if isinstance(held.value, enum.Enum):
+        name = type(held.value).__name__
+        reason = f"its value, {named_class(type(held.value.value))}, is not read back from JSON"
+        return Refused(
+            held.path,
+            name,
+            reason,
+            f"store it by name: Annotated[{name}, PlainSerializer(lambda e: e.name), "
+            f"BeforeValidator(lambda v: {name}[v] if isinstance(v, str) else v)]",
+        )
+    return Refused(held.path, type_name, reason, "assign a value of the declared type")
+
+
+def unwritable(value: Any, error: Exception) -> Refused:
+    """For what pydantic does not write."""
+    if isinstance(error, RecursionError):
+        return deep(value)
+    held = next((held for held in _leaves(value, _Held("", value, None), 0) if not is_written(held.value)), None)
+    held = held or _Held("", value, None)
+    type_name = type(held.value).__name__
+    if isinstance(held.value, bytes):
+        return Refused(held.path, type_name, "bytes are written as UTF-8, and these are none", _bytes_by(held))
+    if isinstance(held.value, str):
+        reason = "it holds a lone surrogate, which UTF-8 does not write"
+        cure = "remove it: value.encode('utf-8', 'replace').decode(), or store bytes"
+        return Refused(held.path, type_name, reason, cure)
+    cure = _simpler(held.value) or "use a type that JSON keeps, or exclude it: Field(exclude=True)"
+    return Refused(held.path, type_name, "it is of a type without a JSON form", cure)
+
+
+def placed(value: Any, refused: Refused) -> Refused:
+    """For what has no tag, and stands where an annotation says `Any`: with its path from the whole value on."""
+    path = _path_to(refused.whole, value, "", 0)
+    if path is not None:
+        joint = "" if refused.path.startswith("[") else "."
+        refused.path = f"{path}{joint}{refused.path}".strip(".")
+    return refused
+
+
+def unreadable(value: Any) -> Refused:
+    """For a number with more digits than Python reads."""
+    held = next((held for held in _leaves(value, _Held("", value, None), 0) if not _is_read(held.value)), None)
+    path, type_name = (held.path, type(held.value).__name__) if held else ("", type(value).__name__)
+    return Refused(path, type_name, "it has more digits than Python reads", "store it as text", limit=True)
+
+
+# ---- what helps --------------------------------------------------------------------------------------------------------
+
+_BUILTINS: Final = (bool, int, float, str, bytes, list, tuple, set, frozenset, dict)
+
+
+def _kept_by(value: Any, loaded: Any) -> str:
+    """What helps where a value is loaded as something else."""
+    if isinstance(value, datetime.datetime | datetime.time):
+        zone = value.tzinfo
+        if zone is not None and type(zone) not in (datetime.timezone, TzInfo):
+            return _UTC
+        return "store it in UTC" if zone is not None or value.fold else "declare the field's exact type"
+    if type(loaded) in _BUILTINS and type(value) is not type(loaded):
+        simpler = _simpler(value) or f"store {type(loaded).__name__}(value)"
+        return f"{simpler}, or declare the field as what it is"
+    if hasattr(value, "dtype") or hasattr(value, "dtypes"):
+        return "write it with what it is made with, by a serializer, and read it so, by a validator"
+    return "use a type that JSON keeps, declare the field's exact type, or exclude it: Field(exclude=True)"
+
+
+def _simpler(value: Any) -> str:
+    """How the values of a foreign class become builtin ones, where it says so itself."""
+    if isinstance(value, bool | int | float | str | bytes):
+        return ""
+    for name, call in (("tolist", "tolist()"), ("to_dict", "to_dict()"), ("isoformat", "isoformat()")):
+        if callable(getattr(value, name, None)) and type(value).__module__ != "datetime":
+            return f"store what its {call} gives"
+    return ""
+
+
+def _finite_by(held: _Held) -> str:
+    if isinstance(held.value, decimal.Decimal):
+        return "store it as text" if held.model is None else "declare it so: Field(allow_inf_nan=True)"
+    setting = 'ConfigDict(ser_json_inf_nan="constants")'
+    if held.model is not None:
+        return f"let {held.model.__name__} say so: model_config = {setting}"
+    return f"leave the annotation away, or put it into a model with model_config = {setting}"
+
+
+def _bytes_by(held: _Held) -> str:
+    setting = 'ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")'
+    if held.model is not None:
+        return f"let {held.model.__name__} say so: model_config = {setting}"
+    return f"leave the annotation away, or put it into a model with model_config = {setting}"
+
+
+# ---- where it stands ---------------------------------------------------------------------------------------------------
+
+
+class _Held(NamedTuple):
+    """A value within another: its path, and the class of the model that declares it."""
+
+    path: str
+    value: Any
+    model: type[BaseModel] | None
+
+
+def told_path(loc: Sequence[int | str]) -> str:
+    """A place that pydantic tells, without the keys that are a user's values."""
+    return "".join(f".{part}" if isinstance(part, int) else told_key(part) for part in loc).lstrip(".")
+
+
+def _at(value: Any, loc: Sequence[int | str]) -> _Held:
+    """What stands at a place, as far as that can be followed: pydantic names members of unions, too."""
+    model, path = None, ""
+    for part in loc:
+        model = type(value) if isinstance(value, BaseModel) else model
+        held = [inner for name, inner in _inside(value) if type(name) is type(part) and name == part]
+        path += _step(value, part) if held else told_key(str(part)) if part != "[key]" else ""
+        value = held[0] if held else value
+    return _Held(path.lstrip("."), value, model)
+
+
+def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, BaseModel):
+        yield from value.__dict__.items()
+        yield from (value.__pydantic_extra__ or {}).items()
+    elif isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from enumerate(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from ((field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value))
+
+
+def _path_to(wanted: Any, value: Any, path: str, depth: int) -> str | None:
+    """Where this very object stands in a value."""
+    if value is wanted:
+        return path
+    for part, inner in _inside(value) if depth < MAX_DEPTH else ():
+        found = _path_to(wanted, inner, f"{path}{_step(value, part)}", depth + 1)
+        if found is not None:
+            return found.lstrip(".")
+    return None
+
+
+def _step(value: Any, part: Any) -> str:
+    is_place = isinstance(part, int) and not isinstance(value, BaseModel | dict)
+    return f"[{part}]" if is_place else told_key(part)
+
+
+def _leaves(value: Any, at: _Held, depth: int) -> Iterator[_Held]:
+    """All that holds nothing else, and keys that are more than names."""
+    is_holder = isinstance(value, BaseModel | dict | list | tuple | set | frozenset) or dataclasses.is_dataclass(value)
+    if not is_holder or isinstance(value, type):
+        yield at
+        return
+    model = type(value) if isinstance(value, BaseModel) else at.model
+    for part, inner in _inside(value) if depth < MAX_DEPTH else ():
+        path = f"{at.path}{_step(value, part)}".lstrip(".")
+        if isinstance(value, dict):
+            yield _Held(path, part, model)
+        yield from _leaves(inner, _Held(path, inner, model), depth + 1)
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, decimal.Decimal):
+        return value.is_finite()
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _is_read(value: Any) -> bool:
+    try:
+        from_json(to_json(value))
+    except (PydanticSerializationError, ValueError):
+        return False
+    return True
+
+
+def is_written(value: Any) -> bool:
+    """Whether a value has a JSON form, by its own type."""
+    try:
+        to_json(value)
+    except (PydanticSerializationError, ValueError):
+        return False
+    return True
