@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-__all__ = ["current_loop", "in_cancelled_scope", "in_trio", "is_closed", "outlast", "to_its_end", "uncancelled"]
+__all__ = ["current_loop", "in_cancelled_scope", "in_trio", "is_closed", "outlast", "to_its_end"]
 
 T = TypeVar("T")
 
@@ -38,18 +38,6 @@ def is_closed(loop: object) -> bool:
 def in_cancelled_scope() -> bool:
     """Whether a scope around the current task was cancelled. A cancellation may also be its own work's, and of that task alone."""
     return anyio.current_effective_deadline() == -math.inf
-
-
-def uncancelled() -> bool:
-    """Whether the cancellation that was just caught is a native one, of this task alone; then it is taken back.
-
-    For what has an answer to give although its task is cancelled, as servers do with requests when they end.
-    """
-    task = None if in_cancelled_scope() else asyncio.current_task()
-    if task is None:
-        return False
-    task.uncancel()
-    return True
 
 
 async def outlast(event: anyio.Event) -> None:

@@ -20,7 +20,8 @@ from ._runtime import refusals
 from ._runtime.ending import cancel_stored
 from ._runtime.failures import stored_failure
 from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
-from ._runtime.inputs import inputs_shown, told_once
+from ._runtime.inputs import JsonInputs, inputs_shown, told_once
+from ._runtime.json_inputs import JsonInputsError
 from ._runtime.known import KnownFlow, described
 from ._runtime.recovery import Recovery
 from ._runtime.runs import outcome_of, session
@@ -30,7 +31,7 @@ from .persistence.checkpoint import Checkpoint
 from .persistence.protocol import FlowPersistence, RunEntry
 from .state import one_run_id, parse_run_id
 
-__all__ = ["FlowRunner", "KnownFlow", "RunFailure", "RunHandle", "RunView"]
+__all__ = ["FlowRunner", "JsonInputs", "JsonInputsError", "KnownFlow", "RunFailure", "RunHandle", "RunView"]
 
 MakeFlow = Callable[[], Flow[Any]]
 """A flow class, or a function of no arguments that makes a flow."""
@@ -174,7 +175,8 @@ class FlowRunner:
         With a `run_id` it is the same however often it is called: a run that is running is attached to, here or elsewhere; an
         interrupted one goes on; one that has ended gives its stored outcome: the result, or the error that `result()` raises. A
         caller that goes away changes nothing. `patience`: how many seconds a place is waited for, where `overload` is "wait".
-        Raises what `kickoff` raises before a run begins; `RunnerOverloadedError`, `RunnerClosedError`.
+        `inputs` that are `JsonInputs` are validated as JSON. Raises what `kickoff` raises before a run begins;
+        `RunnerOverloadedError`, `RunnerClosedError`.
         """
         self._check_open()
         given = told_once(inputs)

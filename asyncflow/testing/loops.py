@@ -130,8 +130,11 @@ def _is_step(handle: asyncio.Handle) -> bool:
 
 def _on_trio(main: Callable[[], Awaitable[T]], seed: int) -> T:
     """trio with its own virtual clock. Its order is drawn from a module's random numbers, which are seeded, and given back."""
-    import trio
-    import trio.testing
+    try:
+        import trio
+        import trio.testing
+    except ImportError as error:
+        raise ImportError("a loop of trio needs trio; install the extra: pip install 'asyncflow[trio]'") from error
 
     scheduler: Any = trio._core._run  # private: what hypothesis-trio sets, too
     is_deterministic, state = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()

@@ -266,3 +266,38 @@ def test_clients_that_go_away_leave_no_task_behind(world: World) -> None:
         anyio.run(one)
     tell("R27", trials=trials, faults=left)
     assert left >= 8 * trials
+
+
+@pytest.mark.found("R12")
+def test_a_request_that_waits_when_its_server_is_told_to_end_is_answered_with_its_run(world: World) -> None:
+    leaver, other = world.servers
+
+    async def one() -> list[httpx2.Response]:
+        answers: list[httpx2.Response] = []
+
+        async def wait(key: str | None) -> None:
+            headers = {} if key is None else {"Idempotency-Key": key}
+            url = f"{leaver.url}/flows/Ship?wait=60"
+            answers.append(await http.post(url, json={"n": 0, "seconds": 0.7}, headers=headers))
+
+        async with httpx2.AsyncClient(timeout=120) as http:
+            async with anyio.create_task_group() as group:
+                for key in ("k", None):
+                    group.start_soon(wait, key)
+                with anyio.fail_after(120):
+                    while len((await http.get(f"{other.url}/runs?status=running")).json()["runs"]) < 2:  # noqa: ASYNC110
+                        await anyio.sleep(0.01)
+                leaver.signal(signal.SIGTERM)
+            assert await anyio.to_thread.run_sync(leaver.ended, 120) in (0, -signal.SIGTERM)
+            for answer in answers:
+                assert answer.status_code == 202, answer.text
+                assert answer.headers["location"] == f"/runs/{answer.json()['run_id']}"
+                world.accepted.add(answer.json()["run_id"])
+            await world.all_end(http, other.url)
+        return answers
+
+    answers = anyio.run(one)
+
+    assert {answer.json()["status"] for answer in answers} == {"running"}
+    assert len(world.accepted) == 2
+    world.check(None, set())

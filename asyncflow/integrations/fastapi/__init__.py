@@ -4,6 +4,13 @@ The runner owns the runs; a request starts or watches one, and may go away. A ru
 whoever may ask for what is decided by the `authorize` dependency.
 """
 
+try:
+    import fastapi.sse  # noqa: F401 - since 0.135
+except ImportError as error:
+    raise ImportError(
+        "asyncflow.integrations.fastapi needs FastAPI 0.135 or newer; install the extra: pip install 'asyncflow[fastapi]'"
+    ) from error
+
 from .lifespan import lifespan
 from .router import flow_router
 from .starting import run_id_for

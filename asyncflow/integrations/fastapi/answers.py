@@ -1,7 +1,12 @@
-"""What each error of asyncflow is in HTTP: whose fault it is, and whether trying again helps."""
+"""What each error of asyncflow is in HTTP: whose fault it is, and whether trying again helps.
 
+It names asyncio: a server there that ends cancels the tasks of its requests, and what they answer then is a 500 of its own.
+"""
+
+import asyncio
 import json
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple
 
@@ -11,12 +16,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from ... import errors
-from ..._runtime.json_inputs import JsonInputsError
-from ..._waiting import uncancelled
 from ...errors import AsyncflowError
+from ...runner import JsonInputsError
 from .models import Problem
 
-__all__ = ["FlowRoute", "Unread", "answer", "documented", "misfit", "unavailable"]
+__all__ = ["FlowRoute", "Unread", "answer", "documented", "misfit", "unavailable", "uncancelled"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -53,6 +57,18 @@ TOLD: Final = {
     501: "The storage cannot do that.",
     503: "The service is overloaded, starting or ending, or its storage cannot be reached. Try again after `Retry-After` seconds.",
 }
+
+
+def uncancelled() -> bool:
+    """Whether the cancellation that was just caught is a native one, of this task alone; then it is taken back.
+
+    That of a scope goes on, and has to be let through.
+    """
+    task = None if anyio.current_effective_deadline() == -math.inf else asyncio.current_task()
+    if task is None:
+        return False
+    task.uncancel()
+    return True
 
 
 class Unread(NamedTuple):

@@ -13,12 +13,10 @@ import anyio
 from fastapi import APIRouter, Body, Depends, Header, HTTPException, Query, Request, Response
 from pydantic_core import from_json
 
-from ..._runtime.inputs import JsonInputs
-from ..._waiting import uncancelled
 from ...errors import RunInputsError, RunnerClosedError
 from ...persistence import Checkpoint
-from ...runner import FlowRunner, KnownFlow, MakeFlow, RunHandle
-from .answers import documented, misfit, unavailable
+from ...runner import FlowRunner, JsonInputs, KnownFlow, MakeFlow, RunHandle
+from .answers import documented, misfit, unavailable, uncancelled
 from .describing import body_type
 from .models import Accepted, Problem, Run
 
