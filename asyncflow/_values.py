@@ -20,7 +20,13 @@ from pydantic import BaseModel
 
 from ._equality import changed, named_class
 
-__all__ = ["ATOMS", "Difference", "attributes_of", "copied", "difference", "is_long", "promoted", "same", "told_key"]
+__all__ = [
+    *("ATOMS", "WITHOUT_ID", "Difference", "attributes_of", "copied", "difference", "is_long", "promoted", "same"),
+    "told_key",
+]
+
+WITHOUT_ID: Final = "__asyncflow_without_id__"
+"""Attribute of a model that was given an `id`: the model that was declared."""
 
 LONG: Final = 256
 """Items of a list or dict from which on a state that holds it is taken for a large one."""
@@ -139,7 +145,8 @@ class Difference(NamedTuple):
 def difference(a: Any, b: Any, *, promoted: bool = False) -> Difference | None:
     """Where and how two values differ, or None. Private, excluded and computed fields do not count.
 
-    With `promoted`, an int in `a` may stand where `b` has the equal float, as Python's typing allows.
+    With `promoted`, an int in `a` may stand where `b` has the equal float, as Python's typing allows; and a flow's state in `a`,
+    whose model was given an `id`, where `b` has the model that was declared.
     """
     found = _difference(a, b, promoted)
     return found and Difference("".join(reversed(found[0])).lstrip("."), *found[1:])
@@ -162,6 +169,8 @@ def _difference(a: Any, b: Any, promoted: bool) -> _Found | None:
     if cls is not type(b):
         if promoted and cls is int and type(b) is float and a == b:
             return None
+        if promoted and vars(cls).get(WITHOUT_ID) is type(b):
+            return _models(a, b, promoted)
         return [], f"it becomes {named_class(type(b))}", a, b
     if a is b or (cls in _EQUAL_IS_SAME and a == b):
         return None
@@ -304,18 +313,21 @@ def _dicts(a: dict[Any, Any], b: dict[Any, Any], promoted: bool) -> _Found | Non
 def _models(a: BaseModel, b: BaseModel, promoted: bool) -> _Found | None:
     missing = object()
     mine, yours = a.__dict__, b.__dict__
-    fields = type(a).__pydantic_fields__.items()
+    fields = type(b).__pydantic_fields__.items()
     pairs = ((n, mine.get(n, missing), yours.get(n, missing)) for n, field in fields if not field.exclude)
     return _named(pairs, promoted) or _dicts(a.__pydantic_extra__ or {}, b.__pydantic_extra__ or {}, promoted)
 
 
 def promoted(value: Any, loaded: Any) -> Any:
-    """The value with each int made a float where it was loaded as one; the rest of it stays what it is, in a copy."""
+    """The value with each int made a float where it was loaded as one, and each state of a flow the model that was declared.
+
+    The rest of it stays what it is, in a copy.
+    """
     if type(value) is int and type(loaded) is float:
         return loaded
     if isinstance(value, BaseModel):
-        new: Any = _copied_model(value)
-        for name, field in type(value).__pydantic_fields__.items():
+        new: Any = _copied_model(value if type(value) is type(loaded) else _as_declared(value, type(loaded)))
+        for name, field in type(new).__pydantic_fields__.items():
             if not field.exclude:
                 new.__dict__[name] = promoted(new.__dict__[name], loaded.__dict__[name])
         return new
@@ -326,3 +338,13 @@ def promoted(value: Any, loaded: Any) -> Any:
     if type(value) is dict:
         return {key: promoted(inner, loaded[key]) for key, inner in value.items()}
     return loaded if difference(value, loaded) is not None else value
+
+
+def _as_declared(model: BaseModel, cls: type[BaseModel]) -> BaseModel:
+    """A state as the model that was declared, without the `id` that it was given."""
+    new = object.__new__(cls)
+    _set_dict(new, {name: held for name, held in model.__dict__.items() if name in cls.__pydantic_fields__})
+    _set_fields_set(new, model.__pydantic_fields_set__ - {"id"})
+    _set_extra(new, model.__pydantic_extra__)
+    _set_private(new, model.__pydantic_private__)
+    return new

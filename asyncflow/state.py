@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ErrorType
 
 from . import merge
-from ._values import copied
+from ._values import WITHOUT_ID, copied
 from .errors import FlowDefinitionError, InvalidRunIdError, RunInputsError, StateError
 
 __all__ = [
@@ -350,6 +350,7 @@ def _with_id(model: type[BaseModel]) -> type[BaseModel]:
             model.__name__, __base__=model, __module__=model.__module__, id=(str, Field(default_factory=new_run_id))
         )
         made.__qualname__ = model.__qualname__
+        setattr(made, WITHOUT_ID, model)
         made.__reduce__ = _reduce  # type: ignore[assignment,method-assign]  # pickled by what can be imported
         _WITH_ID[model] = made
     return made
