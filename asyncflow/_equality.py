@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pydantic_core import TzInfo
 
-__all__ = ["changed", "named_class"]
+__all__ = ["changed", "named_class", "zone_name"]
 
 Same = Callable[[Any, Any], bool]
 """Whether two values of any kind are the same, all the way down."""
@@ -31,12 +31,22 @@ def changed(a: Any, b: Any, same: Same) -> str | None:
             type(a.tzinfo) is type(b.tzinfo) or {type(a.tzinfo), type(b.tzinfo)} <= {datetime.timezone, TzInfo}
         ):
             return f"its time zone, {named_class(type(a.tzinfo))}, becomes a fixed offset"
+        if is_same and zone_name(a.tzinfo) not in (None, zone_name(b.tzinfo), b.tzname()):
+            return "the name of its time zone is lost"
     elif isinstance(a, decimal.Decimal):
         is_same = bool(a.as_tuple() == b.as_tuple())
     else:
         is_array = isinstance(getattr(a, "shape", None), tuple)
         return _changed_array(a, b, same) if is_array else _changed_object(a, b, same)
     return None if is_same else "its value changes"
+
+
+def zone_name(zone: datetime.tzinfo | None) -> str | None:
+    """The name that a fixed zone was given, such as `timezone(timedelta(hours=1), "CET")`: JSON has the offset alone."""
+    if type(zone) is not datetime.timezone:
+        return None
+    given: tuple[Any, ...] = zone.__getinitargs__()  # type: ignore[attr-defined]  # what it is pickled by
+    return given[1] if len(given) > 1 else None
 
 
 _LABELS: Final = ("shape", "dtype", "dtypes", "index", "columns", "name", "names", "unit", "units")

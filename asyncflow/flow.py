@@ -255,7 +255,7 @@ class Flow(Generic[S]):
         if unknown:
             raise not_taken("kickoff", unknown, ("inputs", "restore_from_state_id", "wait"), is_of_a_flow=True)
         source = None if restore_from_state_id is None else parse_run_id(restore_from_state_id)
-        return await self._instance.kickoff(inputs or {}, source, wait)
+        return await self._instance.kickoff(inputs, source, wait)
 
     async def kickoff_async(
         self,
@@ -306,7 +306,7 @@ class Flow(Generic[S]):
 
     async def update_state(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
         """Edit the stored state of a run that is not running, as a checkpoint of its own."""
-        await edit(self._instance, {**(changes or {}), **fields})
+        await edit(self._instance, changes, fields)
 
 
 def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None) -> Any:

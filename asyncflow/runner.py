@@ -29,7 +29,7 @@ from .errors import RunLockedError, RunnerClosedError, RunnerOverloadedError
 from .flow import Flow, check_backend, default_persistence, made_by
 from .persistence.checkpoint import Checkpoint
 from .persistence.protocol import FlowPersistence, RunEntry
-from .state import one_run_id, parse_run_id
+from .state import StateType, one_run_id, parse_run_id
 
 __all__ = ["FlowRunner", "JsonInputs", "JsonInputsError", "KnownFlow", "RunFailure", "RunHandle", "RunView"]
 
@@ -179,8 +179,11 @@ class FlowRunner:
         `RunnerOverloadedError`, `RunnerClosedError`.
         """
         self._check_open()
-        given = told_once(inputs)
-        known = one_run_id(given.pop("id", None), run_id)
+        types: StateType | None = getattr(
+            flow, "_state_type", None
+        )  # a function that makes flows is asked where it must be
+        given = told_once(inputs, lambda: types or made_by(flow)._state_type)
+        known = one_run_id(*(types.ids_taken(given) if types else [given.pop("id", None)]), run_id)
         if known is not None and known not in self._live and self.is_full:
             ended = await self._ended(flow, known, given)  # that needs no place
             if ended is not None:

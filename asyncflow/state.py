@@ -8,11 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
+from pydantic import AliasChoices, AliasPath, BaseModel, Field, TypeAdapter, ValidationError, create_model
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ErrorType
 
-from . import merge
+from . import _own_code, merge
+from ._run_ids import new_run_id, one_run_id, parse_run_id
 from ._values import WITHOUT_ID, copied
 from .errors import FlowDefinitionError, InvalidRunIdError, RunInputsError, StateError
 
@@ -29,52 +31,16 @@ __all__ = [
 ]
 
 
-def new_run_id() -> str:
-    """A new random UUID, in canonical lower case."""
-    return str(uuid.uuid4())
-
-
-def parse_run_id(value: object) -> str:
-    """The run id for a UUID, its text in any case, or any other text of 1 to 128 printable characters.
-
-    Raises `InvalidRunIdError`, before any I/O, for anything else.
-    """
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    if not isinstance(value, str):
-        raise InvalidRunIdError(f"a run id is a UUID or a text, not {type(value).__name__}")
-    if len(value) == 36 and value.count("-") == 4:
-        try:
-            canonical = str(uuid.UUID(value))
-        except ValueError:
-            canonical = ""
-        if canonical == value.lower():  # `UUID` takes other spellings, too; those are texts
-            return canonical
-    if not 1 <= len(value) <= 128 or not value.isprintable() or value != value.strip():
-        raise InvalidRunIdError(
-            "a run id has 1 to 128 printable characters and no spaces around it; nothing was read or written"
-        )
-    return value
-
-
-def one_run_id(*brought: object | None) -> str | None:
-    """The run id that was brought in one way or another, if any was. Raises `RunInputsError` for two, `InvalidRunIdError`."""
-    ids = {parse_run_id(each) for each in brought if each is not None}
-    if len(ids) > 1:
-        raise RunInputsError(f"two ids for one run: {' and '.join(sorted(ids))}. Nothing was started")
-    return next(iter(ids), None)
-
-
 class FlowState(BaseModel):
     """A ready base for the state of a flow: a model with an `id`."""
 
     id: str = Field(default_factory=new_run_id)
 
 
-def explained(errors: list[ErrorDetails]) -> str:
+def explained(errors: list[ErrorDetails], whole: str = "the state") -> str:
     """What pydantic found, told from location and kind: without the user's values."""
     return "; ".join(
-        f"{'.'.join(map(str, e['loc'])) or 'the state'}: {e['msg'] if _is_ours(e) else e['type']}" for e in errors
+        f"{'.'.join(map(str, e['loc'])) or whole}: {e['msg'] if _is_ours(e) else e['type']}" for e in errors
     )
 
 
@@ -92,6 +58,8 @@ class StateType(ABC):
     merges: Mapping[str, merge.Merge] = {}
     annotation: Any = Any
     """What is stored and read back: a model, or Any for a dict."""
+    id_names: tuple[str, ...] = ("id",)
+    """The names under which inputs bring an id."""
 
     @property
     @abstractmethod
@@ -122,9 +90,19 @@ class StateType(ABC):
     def check_initial(self, initial: Any) -> None:
         """Raises `FlowDefinitionError` for an `initial_state` that is none of this flow's."""
 
-    def given_id(self, initial: Any) -> str | None:
-        """The id that a flow's initial state brings, as text; None where nobody has set one."""
-        return _id_text(initial.get("id")) if isinstance(initial, Mapping) else None
+    def given_id(self, initial: Any) -> object:
+        """The id that a flow's initial state, or the one before its first run, brings, whatever it is; None where it brings none."""
+        if not isinstance(initial, Mapping):
+            return None
+        return one_run_id(*[initial[name] for name in self.id_names if name in initial])
+
+    def ids_taken(self, given: dict[str, Any]) -> list[Any]:
+        """The ids that inputs bring, under whichever name, and take them out."""
+        return [given.pop(name) for name in self.id_names if name in given]
+
+    def inputs_of(self, inputs: Any) -> dict[str, Any] | None:
+        """The inputs that a value means which is no mapping; None if it means none."""
+        return None
 
     @abstractmethod
     def with_id(self, state: Any, run_id: str) -> Any:
@@ -151,12 +129,14 @@ class ModelState(StateType):
                 f"{model.__name__}.id must be declared as `id: str` or `id: UUID`, or left out; it is {annotation}"
             )
         self._id: Callable[[str], Any] = uuid.UUID if annotation is uuid.UUID else str
-        self._names = {
-            alias: name
-            for name, field in self.model.model_fields.items()
-            for alias in (name, field.alias, field.validation_alias)
-            if isinstance(alias, str)
-        }
+        fields = self.model.model_fields
+        aliases = {alias: name for name, field in fields.items() for alias in _aliases(field) if alias != name}
+        self._names = aliases | {name: name for name in fields}
+        self.id_names = tuple(alias for alias, name in self._names.items() if name == "id")
+        paths = {first: name for name, field in fields.items() for first in _aliased_paths(field)}
+        # an alias that is another field's name: values are told by names alone then
+        self._by_alias = fields.keys().isdisjoint((*aliases, *paths))
+        self._paths = paths.keys() - self._names.keys() if self._by_alias else frozenset[str]()
 
     @property
     def declaration(self) -> Any:
@@ -174,7 +154,10 @@ class ModelState(StateType):
             values = self._named(initial)
         else:
             return self.updated(self.with_id(self.replacement(copied(initial), run_id), run_id), inputs)
-        return self._validated({**copied(values), **self._named(inputs), "id": self._given_id(run_id)})
+        named = self._named(inputs)
+        if "id" in named:  # by an alias, of a flow that was not known where the id was looked for
+            raise RunInputsError("bring the id of a run as `id`, or as run_id; nothing was run and nothing was written")
+        return self._validated({**copied(values), **named, "id": self._given_id(run_id)})
 
     def updated(self, state: Any, changes: Mapping[str, Any]) -> Any:
         if not changes:
@@ -211,10 +194,17 @@ class ModelState(StateType):
                 f"initial_state of a Flow[{name}] is {name} itself, an instance of it, or a dict, and not {_told(initial)}"
             )
 
-    def given_id(self, initial: Any) -> str | None:
+    def given_id(self, initial: Any) -> object:
         if isinstance(initial, BaseModel):
-            return self.id_of(initial) if "id" in initial.__pydantic_fields_set__ else None
+            return initial.__dict__.get("id") if "id" in initial.__pydantic_fields_set__ else None
         return super().given_id(initial)
+
+    def inputs_of(self, inputs: Any) -> dict[str, Any] | None:
+        if not isinstance(inputs, self.declared):
+            return None
+        brings_id = "id" in inputs.__pydantic_fields_set__
+        fields = {**inputs.__dict__, **(inputs.__pydantic_extra__ or {})}
+        return {name: value for name, value in fields.items() if name != "id" or brings_id}
 
     def with_id(self, state: Any, run_id: str) -> Any:
         state.__dict__["id"] = self._given_id(run_id)
@@ -233,6 +223,9 @@ class ModelState(StateType):
         except ValidationError as error:
             detail = explained(error.errors(include_url=False, include_input=False))
             raise merge.Conflict("", f"what both changed together breaks the model: {detail}") from None
+        except Exception as error:  # of the class's own code
+            detail = _own_code.told(error, self.model, "the state")
+            raise merge.Conflict("", f"what both changed together breaks the model: {detail}") from error
         return new
 
     def _given_id(self, run_id: str) -> Any:
@@ -245,7 +238,7 @@ class ModelState(StateType):
 
     def _named(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values by field name, each known. Raises `RunInputsError` for a name that the model lacks."""
-        unknown = [key for key in values if key not in self._names]
+        unknown = [key for key in values if key not in self._names and key not in self._paths]
         if unknown and self.model.model_config.get("extra") != "allow":
             near = difflib.get_close_matches(str(unknown[0]), self._names, 1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
@@ -257,13 +250,28 @@ class ModelState(StateType):
 
     def _validated(self, values: dict[str, Any]) -> Any:
         try:
-            return self.model.model_validate(values, by_name=True, by_alias=False)
+            return self.model.model_validate(values, by_name=True, by_alias=self._by_alias)
         except ValidationError as error:
             problems = error.errors(include_url=False, include_input=False)
-        raise RunInputsError(
-            f"the inputs do not fit {self.declared.__name__}: {explained(problems)}. Nothing was run and nothing was written",
-            places=[problem["loc"] for problem in problems],
-        )
+            detail, places, cause = explained(problems), [problem["loc"] for problem in problems], None
+        except Exception as error:  # of the class's own code
+            detail, cause = _own_code.told(error, self.model, "the state"), error
+            places = [tuple(place.split(".")) for place in _own_code.places_of(error, self.model) if place]
+        text = f"the inputs do not fit {self.declared.__name__}: {detail}. Nothing was run and nothing was written"
+        raise RunInputsError(text, places=places) from cause
+
+
+def _aliases(field: FieldInfo) -> list[str]:
+    given = field.validation_alias
+    choices = given.choices if isinstance(given, AliasChoices) else [given]
+    return [alias for alias in (field.alias, *choices) if isinstance(alias, str)]
+
+
+def _aliased_paths(field: FieldInfo) -> list[str]:
+    """The names under which a part of a value is looked for."""
+    given = field.validation_alias
+    choices = given.choices if isinstance(given, AliasChoices) else [given]
+    return [str(path.path[0]) for path in choices if isinstance(path, AliasPath)]
 
 
 class DictState(StateType):
@@ -322,11 +330,18 @@ class DictState(StateType):
         checked: dict[str, Any] = {}
         for key, value in values.items():
             try:
-                checked[key] = value if key == "id" else adapter.validate_python(value)
+                checked[key] = value if key == "id" else adapter.validate_python(value, by_name=True, by_alias=True)
             except ValidationError as error:
-                detail = explained(error.errors(include_url=False, include_input=False))
-                raise RunInputsError(f"'{key}' does not fit the state: {detail}. Nothing was written") from None
+                problems = error.errors(include_url=False, include_input=False)
+                located: list[ErrorDetails] = [{**problem, "loc": (key, *problem["loc"])} for problem in problems]
+                raise _unfit(explained(located), [problem["loc"] for problem in located]) from None
+            except Exception as error:  # of the class's own code
+                raise _unfit(_own_code.told(error, self.values, key), [(key,)]) from error
         return checked
+
+
+def _unfit(detail: str, places: list[tuple[int | str, ...]]) -> RunInputsError:
+    return RunInputsError(f"the inputs do not fit the state: {detail}. Nothing was written", places=places)
 
 
 def _id_text(value: object) -> str | None:

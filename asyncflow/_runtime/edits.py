@@ -7,6 +7,8 @@ from typing import Any
 
 from ..errors import RunInputsError
 from ..persistence.checkpoint import Status
+from ..state import one_run_id
+from .inputs import told_once
 from .instance import Instance
 from .runs import Stored, owned, session, write_whole
 
@@ -33,16 +35,18 @@ async def fork(instance: Instance, run_id: str, seq: int | None) -> None:
         instance.show(await instance.found(own_id))
 
 
-async def edit(instance: Instance, changes: Mapping[str, Any]) -> None:
+async def edit(instance: Instance, changes: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> None:
     """Edit the stored state of a run that is not running, as a checkpoint of its own."""
     persistence = instance.storage("update_state")
+    given = told_once(changes, lambda: instance.state_type) | dict(fields)
+    brought = instance.state_type.ids_taken(given)
     with instance.driving():
         run_id = instance.run_id
         async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
             stored = await instance.found(run_id)
-            if "id" in changes:
+            if brought and (isinstance(changes, Mapping | None) or one_run_id(*brought) != run_id):
                 raise RunInputsError("the id of a run does not change; nothing was written", run_id=run_id)
-            state = instance.state_type.updated(instance.going_on(stored), changes)
+            state = instance.state_type.updated(instance.going_on(stored), given)
             edited = Stored(stored.checkpoint, state, stored.progress)
             status = stored.checkpoint.status
             await write_whole(instance.setup, "edited", status, edited, claim, after=stored.checkpoint)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import chain
 from operator import attrgetter
 from typing import Any, Final
@@ -15,6 +15,8 @@ from pydantic import BaseModel, RootModel, Secret, SecretBytes, SecretStr
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .._values import ATOMS
+from ..errors import RunInputsError
+from ..state import StateType
 
 __all__ = ["JsonInputs", "are_inputs", "inputs_bytes", "inputs_shown", "told_once"]
 
@@ -23,11 +25,32 @@ class JsonInputs(dict[str, Any]):
     """Inputs as JSON, such as the body of a request: validated as pydantic validates JSON, so that dates may be texts."""
 
 
-def told_once(inputs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Inputs that can be looked at again: what a generator, or Python's own iterator, gives is given to one alone."""
+def told_once(inputs: Any, state_type: Callable[[], StateType]) -> dict[str, Any]:
+    """Inputs that can be looked at again: what a generator, or Python's own iterator, gives is given to one alone.
+
+    `state_type`: the flow's, asked where the inputs are no mapping: they may be a state. Raises `RunInputsError` for all else.
+    """
+    if inputs is None:
+        return {}
+    if not isinstance(inputs, Mapping):
+        return _of_state(inputs, state_type())
     if isinstance(inputs, JsonInputs):
         return JsonInputs(inputs)
-    return {name: list(value) if _is_spent(value) else value for name, value in (inputs or {}).items()}
+    return {name: list(value) if _is_spent(value) else value for name, value in inputs.items()}
+
+
+def _of_state(inputs: Any, state_type: StateType) -> dict[str, Any]:
+    fields = state_type.inputs_of(inputs)
+    if fields is None:
+        what = (
+            f"the class {inputs.__name__}" if isinstance(inputs, type) else f"a value of type {type(inputs).__name__}"
+        )
+        model = getattr(state_type, "declared", None)
+        or_model = "" if model is None else f", or a {model.__name__}"
+        raise RunInputsError(
+            f"inputs are a dict that sets fields of the state{or_model}, and not {what}. Nothing was run and nothing was written"
+        )
+    return fields
 
 
 def _is_spent(value: Any) -> bool:

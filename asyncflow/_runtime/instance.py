@@ -14,7 +14,7 @@ from .._scheduling.messages import Command
 from .._values import same
 from .._waiting import to_its_end
 from ..persistence.checkpoint import Checkpoint
-from ..state import new_run_id, parse_run_id
+from ..state import new_run_id, one_run_id
 from . import refusals
 from .engine import Engine
 from .inputs import JsonInputs, are_inputs, inputs_bytes, told_once
@@ -47,12 +47,12 @@ class Instance(Shown):
 
     # ---- kickoff and resume ------------------------------------------------------------------------------------
 
-    async def kickoff(self, inputs: Mapping[str, Any], from_run: str | None, wait: float = 0.0) -> Any:
+    async def kickoff(self, inputs: Mapping[str, Any] | None, from_run: str | None, wait: float = 0.0) -> Any:
         """A new run, a new pass, or the rest of an interrupted one: by where the run stands."""
-        given = told_once(inputs)
-        brought = given.pop("id", None)
+        given = self._given(inputs)
+        brought = one_run_id(*self.state_type.ids_taken(given))
         with self.driving():
-            run_id = parse_run_id(brought) if brought is not None else self.run_id
+            run_id = self.run_id if brought is None else brought
             if brought is None and from_run is not None and self.status != "new":
                 run_id = self.own_id = new_run_id()
                 self._may_be_stored = False
@@ -107,9 +107,9 @@ class Instance(Shown):
                 if stored is None:
                     if inputs is None:
                         raise refusals.unknown_run(persistence, run_id, None)
-                    begun = await self._by_standing(run_id, None, told_once(inputs), claim, None)
+                    begun = await self._by_standing(run_id, None, self._given(inputs), claim, None)
                     return await self._drive(*begun, claim)
-                self.check_same(stored.checkpoint, told_once(inputs))
+                self.check_same(stored.checkpoint, self._given(inputs))
                 if stored.checkpoint.status == "running":
                     return await self._drive(*self._taken_up(stored, claim), claim)
                 self.show(stored)
@@ -307,6 +307,9 @@ class Instance(Shown):
             return False
         state = state_from_json(self.state_type, self.initial, given, c.run_id)
         return are_inputs(c.inputs, values_of(state, self._named(given)))  # 0.1 stored what JSON was read as
+
+    def _given(self, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+        return told_once(inputs, lambda: self.state_type)
 
     def _named(self, given: dict[str, Any]) -> dict[str, Any]:
         """Inputs by the names of the state's fields."""

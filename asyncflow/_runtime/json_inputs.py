@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_json
 from pydantic_core.core_schema import ErrorType
 
+from .. import _own_code
 from .._values import copied
 from ..errors import RunInputsError
 from ..state import DictState, ModelState, StateType, explained
@@ -71,6 +72,8 @@ def _model_from(types: ModelState, initial: Any, given: JsonInputs, run_id: str)
         made: Any = taker.model_validate_json(to_json(given))
     except ValidationError as error:
         _refuse(types.declared.__name__, error.errors(include_url=False, include_input=False))
+    except Exception as error:  # of the class's own code
+        _refuse(types.declared.__name__, _raised(error, types.model, ()))
     finally:
         _standing.reset(token)
     extra = {name: value for name, value in stands.items() if name not in names} | (made.__pydantic_extra__ or {})
@@ -131,6 +134,8 @@ def _dict_from(types: StateType, state: dict[str, Any], given: JsonInputs) -> di
         except ValidationError as error:
             faults = error.errors(include_url=False, include_input=False)
             found += [{**fault, "loc": (key, *fault["loc"])} for fault in faults]
+        except Exception as error:  # of the class's own code
+            found += _raised(error, types.values if isinstance(types, DictState) else Any, (key,))
     if found:
         _refuse("the state", found)
     return {**state, **checked, "id": state["id"]}
@@ -140,6 +145,13 @@ def _dict_from(types: StateType, state: dict[str, Any], given: JsonInputs) -> di
 
 _PYDANTICS: Final = frozenset(get_args(ErrorType)) - {"value_error", "assertion_error"}
 """Faults whose message is pydantic's own: those of users' validators may hold what was given."""
+
+
+def _raised(error: Exception, annotation: Any, at: tuple[str, ...]) -> list[Any]:
+    """What code of the class's raised, as faults of the fields that it is about."""
+    kind = f"its own code raised {type(error).__name__}"
+    places = _own_code.places_of(error, annotation) or ("",)
+    return [{"type": kind, "loc": (*at, *filter(None, place.split("."))), "msg": kind} for place in places]
 
 
 def _refuse(what: str, faults: list[Any]) -> NoReturn:

@@ -87,8 +87,8 @@ class Shown:
         """The run's id; before the first kickoff the one that it will have, unless the inputs bring another."""
         if self.status != "new":
             return self._run_id
-        state, types = self._state, self.state_type
-        brought = types.given_id(self.initial) if state is None else types.id_of(state)
+        state = self._state
+        brought = self.state_type.given_id(self.initial if state is None else state)
         return self._run_id if brought is None or brought == self._run_id else parse_run_id(brought)
 
     def scope(self) -> Scope | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic_core import TzInfo
 
+from .._equality import zone_name
 from .._values import told_key
 from .refused import MAX_DEPTH, Refused
 
@@ -104,6 +105,8 @@ def _check_exact(value: Any, path: str) -> None:
         raise Refused(
             path, type(value).__name__, reason, "use datetime.timezone.utc, and store the zone's name beside it"
         )
+    if zone_name(zone) not in (None, "UTC" if zone == datetime.UTC else None):
+        raise Refused(path, type(value).__name__, "the name of its time zone would be lost", "store that beside it")
     if getattr(value, "fold", 0):
         raise Refused(path, type(value).__name__, "its fold would be lost", "store it in UTC")
     offset = value.utcoffset() if zone is not None else None

@@ -1,0 +1,45 @@
+"""The ids of runs: made, and taken from callers."""
+
+from __future__ import annotations
+
+import uuid
+
+from .errors import InvalidRunIdError, RunInputsError
+
+__all__ = ["new_run_id", "one_run_id", "parse_run_id"]
+
+
+def new_run_id() -> str:
+    """A new random UUID, in canonical lower case."""
+    return str(uuid.uuid4())
+
+
+def parse_run_id(value: object) -> str:
+    """The run id for a UUID, its text in any case, or any other text of 1 to 128 printable characters.
+
+    Raises `InvalidRunIdError`, before any I/O, for anything else.
+    """
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if not isinstance(value, str):
+        raise InvalidRunIdError(f"a run id is a UUID or a text, not {type(value).__name__}")
+    if len(value) == 36 and value.count("-") == 4:
+        try:
+            canonical = str(uuid.UUID(value))
+        except ValueError:
+            canonical = ""
+        if canonical == value.lower():  # `UUID` takes other spellings, too; those are texts
+            return canonical
+    if not 1 <= len(value) <= 128 or not value.isprintable() or value != value.strip():
+        raise InvalidRunIdError(
+            "a run id has 1 to 128 printable characters and no spaces around it; nothing was read or written"
+        )
+    return value
+
+
+def one_run_id(*brought: object | None) -> str | None:
+    """The run id that was brought in one way or another, if any was. Raises `RunInputsError` for two, `InvalidRunIdError`."""
+    ids = {parse_run_id(each) for each in brought if each is not None}
+    if len(ids) > 1:
+        raise RunInputsError(f"two ids for one run: {' and '.join(sorted(ids))}. Nothing was started")
+    return next(iter(ids), None)
