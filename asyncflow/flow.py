@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, cast
 
@@ -16,6 +16,7 @@ from ._definition.build import define, persist_marks
 from ._definition.declared import Persisted, declared_state
 from ._definition.decorators import persist_mark_of
 from ._definition.definition import FlowDefinition
+from ._definition.identity import Identity
 from ._definition.names import Surroundings
 from ._keywords import not_taken
 from ._runtime.edits import edit, fork, look
@@ -67,7 +68,9 @@ class Flow(Generic[S]):
 
     - `persistence`: a backend, or None for none. Without one, `@persist` says it.
     - `initial_state`: a model class, an instance or a dict; it is copied.
-    - `name`: what stored runs are known by; the class's name unless given.
+    - `name`: what stored runs are known by, and what people read. Without one, runs are known by the module and the qualified
+      name of the class (of a script: its file), and people read the class's name. A subclass does not inherit it.
+    - `formerly`: what runs of this flow were known by before it was moved or renamed, such as "old.module.Report"; one or several.
     - `durability`: of the default SQLite storage: "full" survives power loss, "process" the death of the process.
     - `on_error`: "finish" lets the siblings of a failed method end, "cancel" cancels them.
     - `max_method_calls`: calls of one method in a pass, at most; None for no limit.
@@ -76,6 +79,7 @@ class Flow(Generic[S]):
     persistence: ClassVar[Any] = _UNSET
     initial_state: ClassVar[Any] = None
     name: ClassVar[str | None] = None
+    formerly: ClassVar[str | tuple[str, ...]] = ()
     durability: ClassVar[Durability] = "full"
     on_error: ClassVar[OnError] = "finish"
     max_method_calls: ClassVar[int | None] = 10_000
@@ -87,10 +91,17 @@ class Flow(Generic[S]):
     _state_type: ClassVar[StateType]
     _codecs: ClassVar[Codecs]
     _persisted: ClassVar[Persisted]
-    _known_settings: ClassVar[dict[tuple[str, OnError, int | None], Settings]]
+    _known_settings: ClassVar[dict[tuple[str | None, OnError, int | None], Settings]]
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls, *, name: str | None = None, formerly: str | Iterable[str] | None = None, **kwargs: Any
+    ) -> None:
+        """`name` and `formerly`: as the class attributes; `class Report(Flow[State], name="report")`."""
         super().__init_subclass__(**kwargs)
+        if name is not None:
+            cls.name = name
+        if formerly is not None:
+            cls.formerly = (formerly,) if isinstance(formerly, str) else tuple(formerly)
         cls._surroundings = Surroundings(cls, sys._getframe(1))
         cls._define()
 
@@ -155,7 +166,7 @@ class Flow(Generic[S]):
         cls._state_type.check_initial(given)
         where = cls.persistence if persistence is _UNSET else persistence
         settings = cls._settings(
-            name or cls.name or cls.__name__,
+            name,
             _one_of("on_error", on_error or cls.on_error, ("finish", "cancel")),
             cls.max_method_calls if max_method_calls is _UNSET else cast("int | None", max_method_calls),
         )
@@ -163,12 +174,14 @@ class Flow(Generic[S]):
         self._instance = Instance(self, cls._state_type, given, partial(_setup, cls, settings, where, chosen))
 
     @classmethod
-    def _settings(cls, name: str, on_error: OnError, max_method_calls: int | None) -> Settings:
+    def _settings(cls, name: str | None, on_error: OnError, max_method_calls: int | None) -> Settings:
         """Those of this class, one for all its instances that say the same."""
         known = cls._known_settings.get((name, on_error, max_method_calls))
         if known is None:
+            formerly = (cls.formerly,) if isinstance(cls.formerly, str) else tuple(cls.formerly)
+            identity = Identity(cls, name or vars(cls).get("name"), formerly)
             known = Settings(
-                name, cls._definition, cls._state_type, on_error, max_method_calls, cls._persisted.checkpoints
+                identity, cls._definition, cls._state_type, on_error, max_method_calls, cls._persisted.checkpoints
             )
             if len(cls._known_settings) < 16:  # names may be made up for each run
                 cls._known_settings[name, on_error, max_method_calls] = known

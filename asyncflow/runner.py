@@ -7,7 +7,7 @@ and ends runs. A run waits for its turn when it is stored already, so that a run
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final, Literal, Self
@@ -22,7 +22,7 @@ from ._runtime.failures import stored_failure
 from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
 from ._runtime.inputs import JsonInputs, inputs_shown, told_once
 from ._runtime.json_inputs import JsonInputsError
-from ._runtime.known import KnownFlow, described
+from ._runtime.known import KnownFlow, KnownFlows, MakeFlow, described
 from ._runtime.recovery import Recovery
 from ._runtime.runs import outcome_of, session
 from .errors import RunLockedError, RunnerClosedError, RunnerOverloadedError
@@ -31,10 +31,7 @@ from .persistence.checkpoint import Checkpoint
 from .persistence.protocol import FlowPersistence, RunEntry
 from .state import StateType, one_run_id, parse_run_id
 
-__all__ = ["FlowRunner", "JsonInputs", "JsonInputsError", "KnownFlow", "RunFailure", "RunHandle", "RunView"]
-
-MakeFlow = Callable[[], Flow[Any]]
-"""A flow class, or a function of no arguments that makes a flow."""
+__all__ = ["FlowRunner", "JsonInputs", "JsonInputsError", "KnownFlow", "MakeFlow", "RunFailure", "RunHandle", "RunView"]
 
 LEAVING: Final = 30.0
 """Seconds that stopped runs have to leave, one by one, before they are cancelled all together."""
@@ -78,7 +75,7 @@ class FlowRunner:
             raise ValueError(f"overload is 'wait' or 'raise', not {overload!r}")
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
         check_backend(self.persistence)
-        self._flows: dict[str, MakeFlow] = {}
+        self._flows = KnownFlows()
         for make in flows:
             self._known(make)
         self._most = (max_running, max_waiting)
@@ -255,14 +252,16 @@ class FlowRunner:
         return await self._recovery.take_up_all()
 
     def _is_known(self, entry: RunEntry) -> bool:
-        return self.is_open and entry.run_id not in self._live and entry.flow in self._flows
+        return self.is_open and entry.run_id not in self._live and self._flows.named(entry.identity) is not None
 
     async def _taken_up(self, entry: RunEntry) -> bool:
         """Take up a run, when there is a place for it, unless it is no longer to be taken up then."""
         await self._places.acquire()
         try:
             if self.is_open and entry.run_id not in self._live:
-                self._begun(self._flows[entry.flow], entry.run_id, None)
+                make = self._flows.named(entry.identity)
+                assert make is not None, "taken up only where the flow is known"
+                self._begun(make, entry.run_id, None)
                 return True
         except Exception as error:  # a function that makes a flow may raise whatever it likes
             self._recovery.note(entry.run_id, entry.flow, error)
@@ -316,7 +315,7 @@ class FlowRunner:
         flow = made_by(make)
         instance = flow._instance
         instance.store_in(self.persistence)
-        self._flows.setdefault(instance.setup.settings.name, make)
+        self._flows.add(instance.setup.settings.identity, make)
         return flow
 
     def _begun(self, make: MakeFlow, run_id: str | None, inputs: dict[str, Any] | None) -> Live:
@@ -346,7 +345,7 @@ class FlowRunner:
 
     def _view(self, c: Checkpoint, as_stored: bool) -> RunView:
         """A run from its newest checkpoint: state and result have their types where the flow is known here."""
-        make, outcome, result = None if as_stored else self._flows.get(c.flow), outcome_of(c), None
+        make, outcome, result = None if as_stored else self._flows.of(c), outcome_of(c), None
         if make is not None:
             instance = self._known(make)._instance
             state = instance.show_checkpoint(c).state
@@ -372,7 +371,7 @@ class FlowRunner:
 
     async def _outcome(self, ended: Checkpoint) -> Any:
         """What a run came to that somebody else has driven: its result has its type where the flow is known here."""
-        make = self._flows.get(ended.flow)
+        make = self._flows.of(ended)
         if make is None and ended.status == "finished":
             return from_json(outcome_of(ended)["result"])
         if make is None:

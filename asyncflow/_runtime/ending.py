@@ -62,6 +62,7 @@ async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: i
         persistence,
         None,
         flow=newest.flow,
+        identity=newest.identity,
         run_id=newest.run_id,
         epoch=epoch,
         number=newest.number,

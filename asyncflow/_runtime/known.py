@@ -1,13 +1,70 @@
-"""What there is to know of a flow without running it: for a web front that describes it, for one."""
+"""The flows that a runner knows: by what their stored runs are known, and what there is to know of each without running it."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from inspect import Signature
 from typing import Any
 
-__all__ = ["KnownFlow", "described"]
+from .._definition.identity import Identity
+from ..errors import FlowDefinitionError
+from ..persistence.checkpoint import Checkpoint
+
+__all__ = ["KnownFlow", "KnownFlows", "described"]
+
+MakeFlow = Callable[[], Any]
+"""A flow class, or a function of no arguments that makes a flow."""
+
+
+class KnownFlows:
+    """The flows of one runner. No two have one name: each run is resumed by its own class."""
+
+    def __init__(self) -> None:
+        self._named: dict[str, tuple[Identity, MakeFlow]] = {}
+        self._makes: dict[str, MakeFlow] = {}
+
+    def add(self, identity: Identity, make: MakeFlow) -> None:
+        """Know a flow. Raises `FlowDefinitionError` for a second class of one identity or name."""
+        known = self._named.get(identity.name)
+        if known is None:
+            self._named[identity.name] = identity, make
+            self._index()
+        elif known[0].cls is not identity.cls and known[1] is not make:
+            raise _same_name(known[0], identity)
+
+    def _index(self) -> None:
+        """Each key leads to the flow that it fits best: by its identity, by a former one, by a bare name or another name of its file."""
+        self._makes = {}
+        flows = self._named.values()
+        for keys in (lambda i: (i.stored,), lambda i: i.formerly, lambda i: i.known):
+            for identity, make in flows:
+                for key in keys(identity):
+                    self._makes.setdefault(key, make)
+
+    @property
+    def identities(self) -> Set[str]:
+        """All that runs of these flows may be stored under: what `Catalog.runs(identities=)` takes."""
+        return self._makes.keys()
+
+    def named(self, identity: str) -> MakeFlow | None:
+        """What makes the flow of a `RunEntry.identity`; None for an unknown one."""
+        return self._makes.get(identity)
+
+    def of(self, checkpoint: Checkpoint) -> MakeFlow | None:
+        """What makes the flow of a stored run; None for an unknown one."""
+        return self._makes.get(checkpoint.known_by)
+
+
+def _same_name(known: Identity, other: Identity) -> FlowDefinitionError:
+    same = known.stored == other.stored
+    which = f"two different classes known as {known.stored}" if same else f"{known.stored} and {other.stored}"
+    return FlowDefinitionError(
+        f"two flows are named {known.name}: {which}. Declare name = ... in one of them (formerly = {other.stored!r} beside it keeps "
+        "the runs that it has stored), so that each run is resumed by its own class",
+        problems=["two flows of one name"],
+    )
 
 
 @dataclass(frozen=True, slots=True)

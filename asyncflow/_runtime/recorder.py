@@ -13,6 +13,7 @@ from pydantic_core import to_json
 from .._definition.definition import FlowDefinition
 from .._scheduling.messages import Transition
 from .._scheduling.progress import Progress
+from .._version import VERSION
 from .._waiting import to_its_end
 from ..errors import (
     CheckpointCorruptError,
@@ -25,7 +26,16 @@ from ..errors import (
     StateSchemaError,
     StorageWriteError,
 )
-from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, encode_progress, encode_transition, seal
+from ..persistence.checkpoint import (
+    FORMAT,
+    UNREADABLE,
+    Checkpoint,
+    Kind,
+    Status,
+    encode_progress,
+    encode_transition,
+    seal,
+)
 from ..persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
 from ..persistence.patches import is_patch, patch_of
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
@@ -78,6 +88,7 @@ class Recorder:
         codecs: Codecs | None,
         *,
         flow: str,
+        identity: str,
         run_id: str,
         epoch: int,
         number: int,
@@ -89,6 +100,7 @@ class Recorder:
         self.persistence = persistence
         self.codecs = codecs
         self.flow = flow
+        self.identity = identity
         self.run_id = run_id
         self.epoch = epoch
         self.number = number
@@ -216,6 +228,9 @@ class Recorder:
             time.time(),
             method,
             self._base,
+            self.identity,
+            FORMAT,
+            VERSION,
             self.epoch,
         )
         checkpoint = seal((*about, *parts, None if outcome is None else to_json(outcome), self._digest))

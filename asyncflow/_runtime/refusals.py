@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from .._definition.identity import Identity
 from ..errors import (
     CapabilityMissingError,
     FlowBusyError,
     RunCancelledError,
     RunFencedError,
+    RunFlowMismatchError,
     RunInputsError,
     RunInterruptedError,
     RunNotFoundError,
@@ -22,6 +26,7 @@ __all__ = [
     "edited_here",
     "interrupted",
     "lost",
+    "mismatch",
     "not_stored",
     "other_inputs",
     "stored_already",
@@ -51,6 +56,25 @@ def unknown_run(place: object, run_id: str, seq: int | None) -> RunNotFoundError
     at = "" if seq is None else f" with a checkpoint {seq}"
     return RunNotFoundError(
         f"no run {run_id}{at} is stored in {place!r}; check the id and the place", run_id=run_id, seq=seq
+    )
+
+
+def mismatch(identity: Identity, c: Checkpoint, missing: Sequence[str] = ()) -> RunFlowMismatchError:
+    """A run of another flow. `missing`: methods that a run of 0.1, which knows the flow's bare name alone, waits for."""
+    own, stored = identity.stored, c.identity or c.flow
+    if missing:
+        return RunFlowMismatchError(
+            f"run {c.run_id} was stored by asyncflow 0.1 under the bare name {c.flow}, and waits for {', '.join(missing)}, which "
+            f"{own} does not have: it belongs to another class of that name, or the class has lost methods. Use that class, or put "
+            "the methods back. Nothing was changed",
+            run_id=c.run_id,
+            seq=c.seq,
+        )
+    return RunFlowMismatchError(
+        f"run {c.run_id} belongs to the flow {stored}, not to {own}; use that class. If it is this class that was moved or renamed, "
+        f"write formerly = {stored!r} in it; to keep one name wherever it stands, declare name = ... as well. Nothing was changed",
+        run_id=c.run_id,
+        seq=c.seq,
     )
 
 

@@ -23,7 +23,6 @@ from ..errors import (
     CheckpointCorruptError,
     FlowDefinitionError,
     RunFencedError,
-    RunFlowMismatchError,
     RunLockedError,
     StateSchemaError,
     StorageError,
@@ -33,6 +32,7 @@ from ..persistence.codec import Misfit
 from ..persistence.protocol import FlowPersistence, Ownership, Sessions, offers
 from .engine import Engine
 from .recorder import Codecs, Recorder
+from .refusals import mismatch
 from .settings import Settings
 from .versions import Version, recorded, taken
 
@@ -243,6 +243,7 @@ def decoded(setup: Setup, checkpoint: Checkpoint) -> Stored:
         state = setup.codecs.state.decode(checkpoint.state or b"")
         progress = decode_progress(checkpoint.progress or b"")
         outcome_of(checkpoint)
+        _check_methods(setup, checkpoint, progress)
     except Misfit as misfit:
         raise StateSchemaError(
             f"the stored state of run {run_id} was written under another type of state than that of {setup.settings.name}, which "
@@ -266,12 +267,22 @@ def decoded(setup: Setup, checkpoint: Checkpoint) -> Stored:
 
 def check_flow(setup: Setup, checkpoint: Checkpoint) -> None:
     """Whether a checkpoint is of this flow. Raises `RunFlowMismatchError`."""
-    if checkpoint.flow != setup.settings.name:
-        raise RunFlowMismatchError(
-            f"run {checkpoint.run_id} belongs to the flow {checkpoint.flow}, not to {setup.settings.name}; use that class, or its "
-            "name",
-            run_id=checkpoint.run_id,
-        )
+    identity, c = setup.settings.identity, checkpoint
+    if c.known_by not in identity.known:
+        raise mismatch(identity, c)
+
+
+def _check_methods(setup: Setup, c: Checkpoint, progress: Progress) -> None:
+    """Whether the class has what a run of 0.1 waits for: its name alone is known. Raises `RunFlowMismatchError`."""
+    if not c.identity and _missing(setup, progress):
+        raise mismatch(setup.settings.identity, c, _missing(setup, progress))
+
+
+def _missing(setup: Setup, progress: Progress) -> list[str]:
+    """The methods that a pass waits for, and that the class does not have."""
+    results = (key.rpartition(":")[0] for key in progress.results)
+    named = {i.method for i in progress.pending.values()}.union(progress.latches, results)
+    return sorted(named - setup.settings.definition.methods.keys())
 
 
 async def begin(
@@ -329,9 +340,7 @@ def take_up(setup: Setup, flow: object, stored: Stored, claim: Claim) -> tuple[E
     could never run.
     """
     definition, c = setup.settings.definition, stored.checkpoint
-    p = stored.progress
-    named = {i.method for i in p.pending.values()}.union(p.latches, (key.rpartition(":")[0] for key in p.results))
-    gone = sorted(named - definition.methods.keys())
+    gone = _missing(setup, stored.progress)
     if gone:
         raise FlowDefinitionError(
             f"run {c.run_id} waits for {', '.join(gone)}, which {setup.settings.name} no longer has; put the method back, under "
@@ -340,7 +349,7 @@ def take_up(setup: Setup, flow: object, stored: Stored, claim: Claim) -> tuple[E
             run_id=c.run_id,
             seq=c.seq,
         )
-    if problems := obstacles(definition, p):
+    if problems := obstacles(definition, stored.progress):
         raise FlowDefinitionError(
             f"run {c.run_id} cannot continue with {setup.settings.name} as the class is now: {'; '.join(problems)}. Nothing was run "
             "and nothing was changed",
@@ -375,7 +384,8 @@ def recorder_of(
     return Recorder(
         setup.persistence,
         setup.codecs,
-        flow=setup.settings.name,
+        flow=setup.settings.name if after is None else after.flow,
+        identity=setup.settings.identity.stored if after is None else after.identity,
         run_id=run_id,
         epoch=claim.epoch or 1,
         number=number if after is None else after.number,

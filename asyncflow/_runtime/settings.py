@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .._definition.definition import FlowDefinition, MethodDefinition
+from .._definition.identity import Identity
 from ..state import StateType
 
 __all__ = ["Settings"]
@@ -16,10 +17,16 @@ __all__ = ["Settings"]
 class Settings:
     """What a flow says about how it is run."""
 
-    name: str
+    identity: Identity
+    """What its stored runs are known by."""
     definition: FlowDefinition
     state_type: StateType
     on_error: Literal["finish", "cancel"] = "finish"
     max_method_calls: int | None = 10_000
     checkpoints: Callable[[MethodDefinition], bool] = lambda method: True
     """Whether a method's end is a checkpoint."""
+
+    @property
+    def name(self) -> str:
+        """The flow's name, for people."""
+        return self.identity.name

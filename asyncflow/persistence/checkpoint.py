@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn, get_args
 
-from pydantic import TypeAdapter
-from pydantic_core import from_json, to_json
+from pydantic import GetCoreSchemaHandler, TypeAdapter
+from pydantic_core import CoreSchema, core_schema, from_json, to_json
 from typing_extensions import TypedDict
 
 from .._scheduling.messages import Invocation, Seen, Transition
 from .._scheduling.progress import Progress
-from ..errors import CheckpointCorruptError
+from .._version import VERSION
+from ..errors import CheckpointCorruptError, StorageVersionError
 from .patches import is_patch, patched
 
 __all__ = [
+    "FORMAT",
     "Checkpoint",
     "Kind",
     "Status",
@@ -23,6 +25,7 @@ __all__ = [
     "encode_progress",
     "encode_transition",
     "fold",
+    "refuse_newer",
     "seal",
     "state_after",
     "verified",
@@ -30,6 +33,13 @@ __all__ = [
 
 Kind = Literal["started", "method", "failed", "cancelled", "finished", "edited"]
 Status = Literal["running", "failed", "finished", "cancelled"]
+
+FORMAT: Final = 2
+"""The newest format of stored checkpoints, which this version writes. It reads all older ones; a newer one is a `StorageVersionError`.
+
+1: asyncflow 0.1. 2: the digest covers the format, the writer's version and the flow's identity; the first byte of a value says
+which codec wrote it. To add a field to a transition or an invocation, put it last, with a default, and raise this number.
+"""
 
 NOTHING = b""
 """The digest before the first checkpoint."""
@@ -44,6 +54,7 @@ class Checkpoint(NamedTuple):
 
     run_id: str
     flow: str
+    """The name of the flow, for people."""
     seq: int
     """0, 1, 2, ... without gaps, over all passes."""
     number: int
@@ -56,6 +67,11 @@ class Checkpoint(NamedTuple):
     """The invocation that ended, such as `fetch:3`; '' where none did."""
     base: int = 0
     """The seq of the newest complete checkpoint, itself included."""
+    identity: str = ""
+    """What the flow is known by: its declared name, or its module and qualified name. '' in runs of 0.1, which know `flow` alone."""
+    format: int = FORMAT
+    version: str = VERSION
+    """The version of asyncflow that wrote it; '' in format 1."""
     epoch: int = 1
     """How many owners the run has had: a commit of an older one is refused."""
     state: bytes | None = None
@@ -75,6 +91,11 @@ class Checkpoint(NamedTuple):
     def is_complete(self) -> bool:
         """Whether it holds the whole state and progress."""
         return self.progress is not None
+
+    @property
+    def known_by(self) -> str:
+        """What its flow is known by: the identity, or, of a run that 0.1 has stored, ':' and the flow's bare name."""
+        return self.identity or f":{self.flow}"
 
     @property
     def size(self) -> int:
@@ -107,14 +128,52 @@ class Checkpoint(NamedTuple):
             )
         try:
             fields = from_json(body)
-            checkpoint = cls(**{name: _bytes(name, fields[name]) for name in _FIELDS})
+            checkpoint = _from_fields(fields)
         except UNREADABLE as error:
             raise CheckpointCorruptError(
                 f"a stored checkpoint cannot be read ({type(error).__name__}); it is kept as it is"
             ) from error
         if not _is_well_typed(checkpoint):
             raise CheckpointCorruptError("a stored checkpoint holds what no checkpoint holds; it is kept as it is")
+        _refuse_unknown(checkpoint)
         return checkpoint
+
+
+def _from_fields(fields: dict[str, Any]) -> Checkpoint:
+    """A checkpoint from a JSON object of its fields. Raises `StorageVersionError` for one of a newer version."""
+    if type(fields.get("format")) is int:
+        refuse_newer(fields["format"], fields.get("version"), "a stored checkpoint", run_id=fields.get("run_id"))
+    unknown = sorted(fields.keys() - set(_FIELDS))
+    if unknown:
+        _refuse_version(f"a stored checkpoint has the unknown field {unknown[0]!r}", fields["version"])
+    given = fields if "format" in fields else fields | _FORMAT_1
+    return Checkpoint(**{name: _bytes(name, given[name]) for name in _FIELDS})
+
+
+def refuse_newer(number: int, version: object, what: str, **about: Any) -> None:
+    """Raise `StorageVersionError` for a format that a newer asyncflow has written.
+
+    Not where this version claims to have written it: that is damage, which the digest finds.
+    """
+    if number > FORMAT and version != VERSION:
+        _refuse_version(f"{what} has format {number} (this version reads formats up to {FORMAT})", version, **about)
+
+
+def _refuse_unknown(row: Checkpoint) -> None:
+    """Raise `StorageVersionError` for a sound checkpoint of a kind or status that this version does not know."""
+    for what, word, known in (("kind", row.kind, _KINDS), ("status", row.status, _STATUSES)):
+        if word not in known:
+            about = {"run_id": row.run_id, "seq": row.seq}
+            _refuse_version(
+                f"checkpoint {row.seq} of run {row.run_id} has the unknown {what} {word!r}", row.version, **about
+            )
+
+
+def _refuse_version(what: str, version: object, **about: Any) -> NoReturn:
+    writer = f"asyncflow {version}" if isinstance(version, str) and version else "another version of asyncflow"
+    raise StorageVersionError(
+        f"{what}; {writer} wrote it, and this is {VERSION}. Update asyncflow here. Nothing was changed", **about
+    )
 
 
 def seal(fields: tuple[Any, ...]) -> Checkpoint:
@@ -124,10 +183,11 @@ def seal(fields: tuple[Any, ...]) -> Checkpoint:
 
 def _digest(fields: tuple[Any, ...]) -> bytes:
     state, progress, changes, result, inputs, outcome, previous = fields[_COVERED]
+    head = fields[_HEAD] if fields[_FORMAT] > 1 else fields[_HEAD_1]
     content = b"\0".join(
         (
             previous,
-            to_json(fields[_HEAD], bytes_mode="hex"),
+            to_json(head, bytes_mode="hex"),
             b"-" if state is None else state,  # no JSON is a dash, and none holds a NUL
             b"-" if progress is None else progress,
             b"-" if changes is None else changes,
@@ -140,13 +200,18 @@ def _digest(fields: tuple[Any, ...]) -> bytes:
 
 
 _FIELDS = Checkpoint._fields
+_FORMAT = _FIELDS.index("format")
 _HEAD = slice(_FIELDS.index("epoch"))
 """What a digest covers beside the parts: all but the epoch, which says who stores a checkpoint and not what it is."""
+_HEAD_1 = slice(_FIELDS.index("identity"))
+"""The same in format 1."""
 _PARTS = slice(_FIELDS.index("state"), _FIELDS.index("previous"))
 _COVERED = slice(_PARTS.start, _PARTS.stop + 1)
 """The parts, and the digest of the checkpoint before."""
 _DIGESTS = frozenset(("previous", "digest"))
 _BYTES = frozenset(_FIELDS[_PARTS])
+_FORMAT_1: Final = {"identity": "", "format": 1, "version": ""}
+"""The fields that format 1 lacks."""
 
 
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -164,6 +229,9 @@ _TYPES: Any = (
     (float, int),
     _TEXT,
     _NUMBER,
+    _TEXT,
+    _NUMBER,
+    _TEXT,
     _NUMBER,
     *[_PART] * 6,
     bytes,
@@ -172,7 +240,9 @@ _TYPES: Any = (
 
 
 def _is_well_typed(row: Checkpoint) -> bool:
-    return all(map(isinstance, row, _TYPES)) and row.kind in _KINDS and row.status in _STATUSES
+    if not all(map(isinstance, row, _TYPES)):
+        return False
+    return row.format > 1 or (row.format == 1 and not row.identity and not row.version)
 
 
 def _text(value: Any) -> Any:
@@ -188,9 +258,20 @@ def _bytes(name: str, value: Any) -> Any:
 # ---- transitions and progress as JSON --------------------------------------------------------------------------
 
 
-_Invocation = tuple[str, int, str, frozenset[str], tuple[tuple[str, str], ...]]
+# Arrays in the order of the named tuples' fields. One that an older format wrote may be shorter: a field that was added
+# since then has its default.
+class _OrNone:
+    """A field that an older format may lack: it is the empty tuple then."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_default_schema(handler(source), default=())
+
+
+_Arguments = Annotated[tuple[tuple[str, str], ...], _OrNone()]
+_Invocation = tuple[str, int, str, frozenset[str], _Arguments]
 _Seen = tuple[str, frozenset[str], str]
-_Transition = tuple[str, str, bool, tuple[_Invocation, ...], tuple[tuple[str, str, _Seen], ...], tuple[str, ...]]
+_Latched = tuple[tuple[str, str, _Seen], ...]
+_Transition = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, Annotated[tuple[str, ...], _OrNone()]]
 
 
 class _Progress(TypedDict):
@@ -313,8 +394,12 @@ def verified(rows: Iterable[Checkpoint], *, whole: bool = False, part: bool = Fa
 
 
 def _check_link(before: Checkpoint | None, row: Checkpoint, part: bool) -> None:
+    if type(row.format) is int:
+        about = {"run_id": row.run_id, "seq": row.seq}
+        refuse_newer(row.format, row.version, f"checkpoint {row.seq} of run {row.run_id}", **about)
     if not _fits_digest(row):
         raise _corrupt(row, "it fails its digest: it was changed since it was saved")
+    _refuse_unknown(row)
     if before is None:
         if not part and (not row.is_complete or row.state is None):
             raise _corrupt(row, "the complete checkpoint before it is missing")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pydantic_core import to_json
 
 from ..errors import CheckpointCorruptError
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, refuse_newer
 
 __all__ = ["Head", "checkpoint_of", "values_of"]
 
@@ -18,18 +18,28 @@ class Head(NamedTuple):
 
     run_id: str
     flow: str
+    identity: str
     status: str
     number: int
     head: int
     head_digest: bytes
     base: int
+    format: int
+    """Of the newest checkpoint, and of this row."""
+    version: str
+    """The asyncflow that wrote them; '' in format 1."""
     owner: str | None
     epoch: int
 
     @classmethod
     def read(cls, run_id: str, row: tuple[Any, ...], key: bytes) -> Head:
-        """The row that was found for a run. Raises `CheckpointCorruptError` if it fails its digest, or is another run's."""
+        """The row that was found for a run, with its digest.
+
+        Raises `CheckpointCorruptError` if it fails that, or is another run's; `StorageVersionError` if a newer asyncflow wrote it.
+        """
         head = cls(*row[:-1])
+        if type(head.format) is int:
+            refuse_newer(head.format, head.version, f"run {run_id}", run_id=run_id)
         if head.run_id != run_id or not all(map(isinstance, head, _TYPES)) or head.digest(key) != row[-1]:
             raise CheckpointCorruptError(
                 f"the stored head of run {run_id} fails its digest: it was changed since it was saved, or saved under another "
@@ -62,10 +72,11 @@ class Head(NamedTuple):
     def digest(self, key: bytes = b"") -> bytes:
         """BLAKE2b over the row, 16 bytes; keyed, if there is a key."""
         known = self.head_digest if isinstance(self.head_digest, bytes) else b""
-        return _digest(known, (*self[:5], *self[6:]), key)
+        run_id, flow, identity, status, number, head, _, base, form, version, owner, epoch = self
+        return _digest(known, (run_id, flow, status, number, head, base, owner, epoch), (identity, form, version), key)
 
 
-_TYPES: Any = (str, str, str, int, int, bytes, int, (str, type(None)), int)
+_TYPES: Any = (str, str, str, str, int, int, bytes, int, int, str, (str, type(None)), int)
 
 
 def values_of(c: Checkpoint, owner: str, key: bytes) -> tuple[Any, ...]:
@@ -74,14 +85,24 @@ def values_of(c: Checkpoint, owner: str, key: bytes) -> tuple[Any, ...]:
     A run that is over is nobody's. One that has failed is still its driver's: siblings of the failed method may be at work.
     """
     driver = owner if c.status in ("running", "failed") else None
-    head = _digest(c.digest, (c.run_id, c.flow, c.status, c.number, c.seq, c.base, driver, c.epoch), key)
+    fields = (c.run_id, c.flow, c.status, c.number, c.seq, c.base, driver, c.epoch)
+    head = _digest(c.digest, fields, (c.identity, c.format, c.version), key)
     return (*c, driver, head)
 
 
-def _digest(head_digest: bytes, fields: tuple[Any, ...], key: bytes) -> bytes:
+def _digest(head_digest: bytes, fields: tuple[Any, ...], since_2: tuple[str, int, str], key: bytes) -> bytes:
+    """`since_2`: what format 1 does not cover, as it has none of it."""
+    if since_2 != _FORMAT_1:
+        fields += since_2
     return hashlib.blake2b(head_digest + to_json(fields, bytes_mode="hex"), digest_size=16, key=key).digest()
+
+
+_FORMAT_1 = ("", 1, "")
 
 
 def checkpoint_of(head: Head, row: tuple[Any, ...]) -> Checkpoint:
     """A stored row as a checkpoint; its digests are checked by `fold`."""
-    return Checkpoint(head.run_id, head.flow, *row)
+    return Checkpoint._make((head.run_id, head.flow, *row[:_IDENTITY], head.identity, *row[_IDENTITY:]))
+
+
+_IDENTITY = Checkpoint._fields.index("identity") - 2

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection
 from itertools import islice
 
 import anyio.lowlevel
@@ -108,6 +109,7 @@ class MemoryFlowPersistence:
         run_id: str | None = None,
         flow: str | None = None,
         status: Status | None = None,
+        identities: Collection[str] | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
@@ -118,6 +120,7 @@ class MemoryFlowPersistence:
                 e
                 for e in reversed(self._entries.values())
                 if all(w in (None, h) for w, h in zip(asked, e, strict=False))
+                and (identities is None or e.identity in identities)
             )
             return list(islice((e for e in found if before is None or e.position < before), limit))
 
@@ -126,7 +129,9 @@ class MemoryFlowPersistence:
         known = self._entries.get(c.run_id)
         self._runs += known is None
         created, position = (c.at, self._runs) if known is None else (known.created_at, known.position)
-        self._entries[c.run_id] = RunEntry(c.run_id, c.flow, c.status, c.number, c.seq, False, created, c.at, position)
+        self._entries[c.run_id] = RunEntry(
+            c.run_id, c.flow, c.status, c.number, c.seq, False, created, c.at, position, identity=c.known_by
+        )
 
     async def delete(self, run_id: str) -> bool:
         """Forget a run that nobody drives. Whoever drove it is refused: what it stores next follows nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 
@@ -105,6 +105,8 @@ class RunEntry(NamedTuple):
     """Its place in the catalog: larger for what was begun later."""
     takeovers: int = 0
     """How often it was taken over from a dead owner since its newest checkpoint: what ends its processes has many."""
+    identity: str = ""
+    """What its flow is known by: `Checkpoint.known_by`."""
 
 
 @runtime_checkable
@@ -117,12 +119,14 @@ class Catalog(Protocol):
         run_id: str | None = None,
         flow: str | None = None,
         status: Status | None = None,
+        identities: Collection[str] | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
-        """Runs, the newest first, at most `limit`: the one of an id, those of a flow, those in a status.
+        """Runs, the newest first, at most `limit`: the one of an id, those of a flow's name, those in a status.
 
-        And, for the next page, `before` a position.
+        `identities`: those of flows that are known by one of these, as `RunEntry.identity` has it. Of running runs they are
+        found without a look at any other. For the next page, `before` a position.
         """
         ...
 

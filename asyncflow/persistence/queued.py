@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -17,6 +17,7 @@ from ..errors import (
     RunNotFoundError,
     StorageCorruptError,
     StorageError,
+    StorageVersionError,
 )
 from .checkpoint import Checkpoint, Status, fold, verified
 from .commits import Commits
@@ -41,11 +42,17 @@ class Reads(Protocol):
         ...
 
     async def runs(
-        self, run_id: str | None, flow: str | None, status: Status | None, before: int | None, limit: int
+        self,
+        run_id: str | None,
+        flow: str | None,
+        status: Status | None,
+        identities: Collection[str] | None,
+        before: int | None,
+        limit: int,
     ) -> list[tuple[Any, ...]]:
         """Lines of the catalog, the newest first.
 
-        Run id, flow, status, pass, seq, owner, times, position, takeovers, seconds of its lease.
+        Run id, flow, status, pass, seq, owner, times, position, takeovers, identity, seconds of its lease.
         """
         ...
 
@@ -230,6 +237,7 @@ class QueuedPersistence(ABC, Generic[T]):
         run_id: str | None = None,
         flow: str | None = None,
         status: Status | None = None,
+        identities: Collection[str] | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
@@ -237,8 +245,8 @@ class QueuedPersistence(ABC, Generic[T]):
         if status not in (None, "running", "failed", "finished", "cancelled"):
             raise ValueError(f"status is 'running', 'failed', 'finished' or 'cancelled', not {status!r}")
         async with self._shared.use() as opened:
-            found = await opened.home.run(lambda: opened.reader.runs(run_id, flow, status, before, limit))
-            return [RunEntry._make((*r[:5], _is_driven(opened, r[5], r[10]), *r[6:10])) for r in found]
+            found = await opened.home.run(lambda: opened.reader.runs(run_id, flow, status, identities, before, limit))
+            return [RunEntry._make((*r[:5], _is_driven(opened, r[5], r[11]), *r[6:11])) for r in found]
 
     async def delete(self, run_id: str) -> bool:
         """Forget a run that nobody drives. See `Retention`."""
@@ -284,7 +292,7 @@ class QueuedPersistence(ABC, Generic[T]):
             if stored is None:
                 raise RunNotFoundError(f"no run {run_id} is stored in {self._where}; check the id", run_id=run_id)
             fold(stored)
-        except (CheckpointCorruptError, StorageCorruptError) as error:
+        except (CheckpointCorruptError, StorageCorruptError, StorageVersionError) as error:
             return [error]
         return []
 

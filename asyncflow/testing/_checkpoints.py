@@ -41,6 +41,7 @@ class Chain:
         row = Checkpoint(
             run_id=self.run_id,
             flow="Conformance",
+            identity="asyncflow.testing.Conformance",
             seq=seq,
             number=1,
             kind="method" if seq else "started",

@@ -447,9 +447,8 @@ def test_a_flipped_bit_in_what_holds_the_file_together_is_told_or_changes_nothin
 # ---- rows that are not where they were -----------------------------------------------------------------------------
 
 RUN = "(SELECT id FROM runs WHERE run_id = ?)"
-COLUMNS = (
-    "number, kind, status, at, method, base, epoch, state, progress, changes, result, inputs, outcome, previous, digest"
-)
+COLUMNS = "pass_number, kind, status, at, method, base, format, version, epoch, "
+    "state, progress, changes, result, inputs, outcome, previous, digest"
 
 
 def without(connection: sqlite3.Connection, run_id: str, seq: int) -> None:
@@ -491,13 +490,15 @@ def twice(connection: sqlite3.Connection, run_id: str, seq: int) -> None:
 def headed(connection: sqlite3.Connection, run_id: str, seq: int) -> None:
     """By the head as it was when this checkpoint was the newest, with the digest that it had: a write that was lost."""
     found = connection.execute(
-        f"SELECT status, number, base, digest FROM checkpoints WHERE run = {RUN} AND seq = ?", (run_id, seq)
+        f"SELECT status, pass_number, base, format, version, digest FROM checkpoints WHERE run = {RUN} AND seq = ?",
+        (run_id, seq),
     ).fetchone()
-    flow, epoch = connection.execute("SELECT flow, epoch FROM runs WHERE run_id = ?", (run_id,)).fetchone()
-    status, number, base, digest = found
-    head = Head(run_id, flow, status, number, seq, digest, base, None, epoch)
+    sql = "SELECT flow, identity, epoch FROM runs WHERE run_id = ?"
+    flow, identity, epoch = connection.execute(sql, (run_id,)).fetchone()
+    status, number, base, form, version, digest = found
+    head = Head(run_id, flow, identity, status, number, seq, digest, base, form, version, None, epoch)
     connection.execute(
-        "UPDATE runs SET status = ?, number = ?, head = ?, head_digest = ?, base = ?, owner = ?, digest = ? WHERE run_id = ?",
+        "UPDATE runs SET status = ?, pass_number = ?, head = ?, head_digest = ?, base = ?, owner = ?, digest = ? WHERE run_id = ?",
         (status, number, seq, digest, base, None, head.digest(), run_id),
     )
 

@@ -372,12 +372,28 @@ scalars = st.one_of(
 )
 
 JSON_COLUMNS = ("state", "progress", "changes", "result", "inputs", "outcome")
-SCALAR_COLUMNS = ("seq", "number", "kind", "status", "at", "method", "base", "epoch", "previous", "digest")
+SCALAR_COLUMNS = (
+    "seq",
+    "pass_number",
+    "format",
+    "version",
+    "kind",
+    "status",
+    "at",
+    "method",
+    "base",
+    "epoch",
+    "previous",
+    "digest",
+)
 HEAD_COLUMNS = (
     "run_id",
     "flow",
+    "identity",
+    "format",
+    "version",
     "status",
-    "number",
+    "pass_number",
     "head",
     "head_digest",
     "base",
@@ -435,19 +451,27 @@ def write(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> No
     connection.execute(f"UPDATE OR REPLACE {table} SET {sets} WHERE id = ?", (*values.values(), row["id"]))
 
 
+FIELDS = {
+    n: "pass_number" if n == "number" else n for n in Checkpoint._fields if n not in ("run_id", "flow", "identity")
+}
+"""The column of each field that a row has."""
+HEAD_FIELDS = {n: "pass_number" if n == "number" else n for n in Head._fields}
+
+
 def seal(head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Make all digests fit, as far as there are any for such values."""
     previous = rows[0]["previous"]
     for row in rows:
         row["previous"] = previous
-        told = {n: str(row[n]) if isinstance(row[n], BrokenText) else row[n] for n in Checkpoint._fields[2:]}
+        told = {n: str(row[c]) if isinstance(row[c], BrokenText) else row[c] for n, c in FIELDS.items()}
         try:
-            row["digest"] = Checkpoint(str(head["run_id"]), str(head["flow"]), **told).expected_digest()
+            about = {"run_id": str(head["run_id"]), "flow": str(head["flow"]), "identity": str(head["identity"])}
+            row["digest"] = Checkpoint(**about, **told).expected_digest()
         except Exception:  # such a value has no digest, and is found
             return
         previous = row["digest"]
     head["head_digest"] = previous
-    told = {n: str(head[n]) if isinstance(head[n], BrokenText) else head[n] for n in Head._fields}
+    told = {n: str(head[c]) if isinstance(head[c], BrokenText) else head[c] for n, c in HEAD_FIELDS.items()}
     try:
         head["digest"] = Head(**told).digest()
     except Exception:  # the same

@@ -14,6 +14,7 @@ from asyncflow.persistence.checkpoint import encode_progress
 WHOLE = Checkpoint(
     run_id="r",
     flow="F",
+    identity="m.F",
     seq=3,
     number=2,
     kind="method",

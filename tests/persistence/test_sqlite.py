@@ -24,6 +24,7 @@ from asyncflow import Flow, FlowState, SQLiteFlowPersistence, errors, listen, or
 from asyncflow.persistence import Checkpoint
 from asyncflow.persistence.head import Head
 from asyncflow.persistence.sqlite import rows
+from asyncflow.persistence.sqlite.database import MIGRATIONS
 
 PATH = Path("runs.db")
 
@@ -34,6 +35,7 @@ class Work(FlowState):
 
 
 class Steps(Flow[Work]):
+    name = "Steps"
     persistence = SQLiteFlowPersistence(PATH)
 
     @start()
@@ -181,7 +183,7 @@ async def test_an_older_file_is_brought_up_to_date_with_its_runs(monkeypatch: py
     assert await Steps.resume("old") == result
     assert [(entry.run_id, entry.takeovers) for entry in await storage.runs()] == [("old", 0)]
     assert await storage.verify() == []
-    assert sql("PRAGMA user_version") == [(3,)]
+    assert sql("PRAGMA user_version") == [(len(MIGRATIONS),)]
 
 
 def remove_database() -> None:
@@ -278,7 +280,7 @@ async def test_the_database_says_whose_it_is() -> None:
     await Steps().kickoff()
 
     assert sql("PRAGMA application_id") == [(0x61666C77,)]
-    assert sql("PRAGMA user_version") == [(3,)]
+    assert sql("PRAGMA user_version") == [(len(MIGRATIONS),)]
     assert sql("PRAGMA integrity_check") == [("ok",)]
 
 
@@ -837,6 +839,7 @@ import sys, anyio
 from asyncflow import *
 
 class Steps(Flow[dict]):
+    name = "Steps"
     persistence = SQLiteFlowPersistence("runs.db")
 
     @start()
@@ -959,7 +962,9 @@ def changed(value: Any) -> Any:
 
 
 CHECKPOINT = [
-    "number",
+    "pass_number",
+    "format",
+    "version",
     "kind",
     "status",
     "at",
@@ -974,7 +979,7 @@ CHECKPOINT = [
     "previous",
     "digest",
 ]
-HEAD = ["flow", "status", "number", "head", "head_digest", "base", "owner", "epoch", "digest"]
+HEAD = [*rows._HEAD[1:]]
 
 
 async def two_runs() -> tuple[str, str]:
@@ -1184,12 +1189,15 @@ KEY = b"a secret of 24 bytes ..."
 
 def forge(run_id: str) -> None:
     """Finish a run by hand, as somebody who knows the format can: with all its digests."""
-    (fields,) = sql("SELECT run_id, flow, status, number, head, head_digest, base, owner, epoch FROM runs")
+    ((*fields, _),) = sql(rows.SELECT_HEAD.partition(" WHERE")[0])
     head = Head(*fields)
     (last,) = sql("SELECT * FROM checkpoints ORDER BY seq DESC LIMIT 1")
     names = [name for _, name, *_ in sql("PRAGMA table_info(checkpoints)")]
+    names = ["number" if name == "pass_number" else name for name in names]
     stored = {name: value for name, value in zip(names, last, strict=True) if name in Checkpoint._fields}
-    made_up = Checkpoint(run_id=run_id, flow=head.flow, **{**stored, "state": b'{"id":"x","size":9}'}).sealed()
+    made_up = Checkpoint(
+        run_id=run_id, flow=head.flow, identity=head.identity, **{**stored, "state": b'{"id":"x","size":9}'}
+    ).sealed()
     sql("UPDATE checkpoints SET state = ?, digest = ? WHERE id = ?", made_up.state, made_up.digest, last[0])
     forged = head._replace(head_digest=made_up.digest)
     sql("UPDATE runs SET head_digest = ?, digest = ?", forged.head_digest, forged.digest())

@@ -19,6 +19,7 @@ from server import Server
 import asyncflow
 from asyncflow import Flow, FlowRunner, FlowState, errors, listen, start
 from asyncflow.persistence.postgres import PostgresFlowPersistence
+from asyncflow.persistence.postgres.database import MIGRATIONS
 from asyncflow.testing._checkpoints import Chain
 
 ENV = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
@@ -94,7 +95,7 @@ async def test_many_that_open_a_new_schema_at_once_make_it_once(
         for _ in range(8):
             group.start_soon(same(persistence).load, "any")
 
-    assert query("SELECT version FROM {0}.asyncflow ORDER BY 1") == [(1,), (2,)]
+    assert query("SELECT version FROM {0}.asyncflow ORDER BY 1") == [(n,) for n in range(1, len(MIGRATIONS) + 1)]
 
 
 async def test_an_older_schema_is_brought_up_to_date_with_its_runs(
@@ -436,6 +437,7 @@ LEAKING = """
 import os, sys, anyio
 from asyncflow.errors import ForkedProcessError
 from asyncflow.persistence.postgres import PostgresFlowPersistence
+from asyncflow.persistence.postgres.database import MIGRATIONS
 from asyncflow.testing._checkpoints import Chain
 
 persistence = PostgresFlowPersistence(sys.argv[1], schema=sys.argv[2])
@@ -481,7 +483,7 @@ def test_a_process_that_leaks_one_leaves_and_a_forked_child_does_it_no_harm(
 
 FLIPS = {
     "flow": "flow || 'x'",
-    "number": "number + 1",
+    "pass_number": "pass_number + 1",
     "base": "base + 1",
     "status": "'failed'",
     "head_digest": "set_byte(head_digest, 3, get_byte(head_digest, 3) # 4)",
@@ -490,7 +492,7 @@ FLIPS = {
     "digest": "set_byte(digest, 3, get_byte(digest, 3) # 4)",
 }
 CHECKPOINT_FLIPS = {
-    "number": "number + 1",
+    "pass_number": "pass_number + 1",
     "kind": "'edited'",
     "at": "at + 0.25",
     "method": "method || 'x'",

@@ -14,6 +14,7 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo, ConnStatus, TransactionStatus
 
+from ..._version import VERSION
 from ...errors import (
     AsyncflowError,
     ForeignDatabaseError,
@@ -30,8 +31,11 @@ __all__ = ["BUSY_SECONDS", "Connection", "Target", "explain", "explained", "is_a
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
-MIGRATIONS: Final = ("schema.sql", "takeovers.sql")
+MIGRATIONS: Final = ("schema.sql", "takeovers.sql", "formats.sql")
 """One file for each version, in order."""
+
+_NAMED: Final = 3
+"""The first version of the schema that says which asyncflow has made it."""
 
 BUSY_SECONDS: Final = 5.0
 """How long a transaction waits for another's lock, and a reader or writer for a server that is restarting."""
@@ -41,6 +45,9 @@ CONNECT_SECONDS: Final = 10
 
 _LOCK: Final = 0x61666C77
 """'aflw': the advisory lock under which a schema is made."""
+
+_OUTDATED: Final = ("42703", "42883", "42P01", "P0001")
+"""What the server says to a statement of an older version: an unknown column, function or table, or in our own words."""
 
 _IDENTITY: Final = (
     "SELECT (SELECT count(*) FROM pg_catalog.pg_namespace WHERE nspname = %(name)s), "
@@ -123,10 +130,32 @@ class Target:
         ((version,),) = await rows_of(connection, self.sql("SELECT max(version) FROM {schema}.asyncflow"))
         if version > len(MIGRATIONS):
             raise StorageVersionError(
-                f"schema {self.schema!r} of {self} was written by a newer asyncflow (version {version}; this one knows "
-                f"{len(MIGRATIONS)}); update asyncflow. It was not touched"
+                f"schema {self.schema!r} of {self} was upgraded by asyncflow {await self._upgraded_by(connection)} to version "
+                f"{version}; this is asyncflow {VERSION}, which reads versions up to {len(MIGRATIONS)}. Update asyncflow here. "
+                "Nothing was changed"
             )
         return int(version)
+
+    async def _upgraded_by(self, connection: Connection) -> str:
+        """The version of asyncflow that made the newest version of the schema."""
+        text = self.sql("SELECT made_by FROM {schema}.asyncflow ORDER BY version DESC LIMIT 1")
+        try:
+            ((made_by,),) = await rows_of(connection, text)
+        except (psycopg.Error, ValueError):
+            return "a newer version"
+        return str(made_by)
+
+    async def newer(self, connection: Connection, error: Exception) -> AsyncflowError | None:
+        """The error for a schema that a newer asyncflow has upgraded since it was opened, if that is why a statement failed."""
+        if getattr(error, "sqlstate", None) not in _OUTDATED or not is_settled(connection):
+            return None
+        try:
+            await self._version(connection)
+        except AsyncflowError as newer:
+            return newer
+        except (psycopg.Error, OSError):
+            return None
+        return None
 
     async def _migrate(self, connection: Connection) -> None:
         """Apply the migrations that are missing, all in one transaction."""
@@ -138,6 +167,9 @@ class Target:
             for name in MIGRATIONS[max(version, 0) :]:
                 text = resources.files("asyncflow.persistence.postgres").joinpath(name).read_text("utf-8")
                 await connection.execute(self.sql(text))
+            if len(MIGRATIONS) >= _NAMED:
+                newest = self.sql("UPDATE {schema}.asyncflow SET made_by = %s WHERE version = %s")
+                await connection.execute(newest, (VERSION, len(MIGRATIONS)))
 
 
 async def rows_of(connection: Connection, statement: bytes, values: Any = None) -> list[tuple[Any, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -47,7 +47,13 @@ class Reader:
         )
 
     async def runs(
-        self, run_id: str | None, flow: str | None, status: Status | None, before: int | None, limit: int
+        self,
+        run_id: str | None,
+        flow: str | None,
+        status: Status | None,
+        identities: Collection[str] | None,
+        before: int | None,
+        limit: int,
     ) -> list[tuple[Any, ...]]:
         """See `queued.Reads`."""
         if not all(rows.is_text(name) for name in (run_id, flow) if name is not None):
@@ -56,6 +62,9 @@ class Reader:
         bound: tuple[Any, ...] = (_ALL if before is None else before, flow, flow)
         if run_id is not None:
             chosen, bound = f"{chosen} AND run_id = %s", (*bound, run_id)
+        if identities is not None:
+            known = list(filter(rows.is_text, identities))
+            chosen, bound = f"{chosen} AND {rows.FLOW} = ANY(%s::text[])", (*bound, known)
         return await self._found(rows.SELECT_RUNS.replace("{chosen}", chosen), (*bound, limit))
 
     async def ended(self) -> list[tuple[str, str, float]]:
@@ -93,10 +102,20 @@ class Reader:
                 try:
                     async with self._connection() as connection, connection.transaction():
                         return await read(connection)
+                except psycopg.ProgrammingError as error:
+                    await self._refuse_newer(error)
+                    raise
                 except psycopg.OperationalError as error:
                     if not left or error.sqlstate not in (None, "57P01", "57P02"):
                         raise
         raise AssertionError("the last try returns or raises")
+
+    async def _refuse_newer(self, error: psycopg.Error) -> None:
+        """Raise `StorageVersionError` if a newer asyncflow has upgraded the schema since it was opened."""
+        async with self._connection() as connection:
+            newer = await self._target.newer(connection, error)
+        if newer is not None:
+            raise newer from error
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from ..checkpoint import Checkpoint
+from ..head import Head
 
-_COLUMNS = ", ".join(f"c.{name}" for name in Checkpoint._fields[2:])
+_COLUMNS = ", ".join("c.pass_number" if name == "number" else f"c.{name}" for name in Checkpoint._fields[3:])
 _OF_RUN = "{schema}.checkpoints c JOIN {schema}.runs r ON r.id = c.run WHERE r.run_id = %s"
-_HEAD = "run_id, flow, status, number, head, head_digest, base, owner, epoch, digest"
+_HEAD = ", ".join([*("pass_number" if name == "number" else name for name in Head._fields), "digest"])
+FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
+"""What a run is found by (`Checkpoint.known_by`), as the index `running_by_flow` has it."""
 _LEFT = "extract(epoch FROM expires - clock_timestamp())::DOUBLE PRECISION"
 """Seconds that are left of a lease."""
 
 _ARRAYS = (
-    *("text", "text", "bigint", "bigint", "text", "text", "float8", "text", "bigint", "bigint"),
+    *(
+        "text",
+        "text",
+        "bigint",
+        "bigint",
+        "text",
+        "text",
+        "float8",
+        "text",
+        "bigint",
+        "text",
+        "bigint",
+        "text",
+        "bigint",
+    ),
     *["bytea"] * 8,
     *("text", "bytea"),
 )
@@ -36,8 +53,8 @@ COUNT_TAKEOVER = (
 DELETE_CHECKPOINTS = "DELETE FROM {schema}.checkpoints WHERE run = (SELECT id FROM {schema}.runs WHERE run_id = %s)"
 DELETE_RUN = "DELETE FROM {schema}.runs WHERE run_id = %s"
 SELECT_RUNS = (
-    "SELECT run_id, flow, status, number, head, runs.owner, created_at, updated_at, id, "
-    "CASE WHEN taken_at = head THEN takeovers ELSE 0 END, " + _LEFT + " "
+    "SELECT run_id, flow, status, pass_number, head, runs.owner, created_at, updated_at, id, "
+    f"CASE WHEN taken_at = head THEN takeovers ELSE 0 END, {FLOW}, {_LEFT} "
     "FROM {schema}.runs LEFT JOIN {schema}.owners ON owners.owner = runs.owner "
     "WHERE id < %s AND (%s::text IS NULL OR flow = %s::text) AND {chosen} ORDER BY id DESC LIMIT %s"
 )

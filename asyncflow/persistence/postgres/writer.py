@@ -38,6 +38,8 @@ _UNTOLD: Final = ("08", "40003")
 _WHO: Final = b"SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 _END: Final = b"SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
 
+_OWNER: Final = Head._fields.index("owner")
+
 Verdicts = dict[Job, Exception]
 """What is wrong with single jobs of a transaction that is sound."""
 
@@ -119,8 +121,9 @@ class Writer:
             for job in batch:
                 await self._write((job,), max(ONE_MORE, deadline - time.monotonic()))
         else:
+            newer = await self._target.newer(connection, error)
             for job in batch:
-                job.error = self._told(error, job)
+                job.error = newer or self._told(error, job)
 
     async def _tried(self, connection: Connection, batch: Sequence[Job], seconds: float) -> Exception | None:
         try:
@@ -230,7 +233,7 @@ class Writer:
         sql = self._target.sql
         found = await rows_of(connection, sql(rows.LOCK_HEADS), ([job.run_id for job in jobs],))
         heads: dict[str, tuple[Any, ...]] = {row[0]: row for row in found}
-        leases = await self._leases(connection, (row[7] for row in found))
+        leases = await self._leases(connection, (row[_OWNER] for row in found))
         for job in jobs:
             if job.run_id not in heads:
                 continue

@@ -14,6 +14,7 @@ from typing import Any, Final
 import aiosqlite
 import anyio.to_thread
 
+from ..._version import VERSION
 from ...errors import (
     AsyncflowError,
     ForeignDatabaseError,
@@ -29,6 +30,7 @@ from .disk import has_content, make_folders, sync_folders, write_again
 
 __all__ = [
     "as_daemon",
+    "check_identity",
     "close_database",
     "connected",
     "explain",
@@ -42,8 +44,11 @@ __all__ = [
 APPLICATION_ID: Final = 0x61666C77
 """'aflw': tells our databases from other programs'."""
 
-MIGRATIONS: Final = ("schema.sql", "leases.sql", "takeovers.sql")
+MIGRATIONS: Final = ("schema.sql", "leases.sql", "takeovers.sql", "formats.sql")
 """One file for each version, in order; `user_version` counts those that were applied."""
+
+_NAMED: Final = 4
+"""The first version of the schema that says which asyncflow has made it."""
 
 BUSY_SECONDS: Final = 5.0
 
@@ -127,7 +132,7 @@ async def open_database(path: Path, synchronous: str, after_error: bool) -> aios
         async with _looked_at(path, log), contextlib.AsyncExitStack() as undo:
             await connected(connection)
             undo.push_async_callback(connection.close)
-            await _check(connection, path)
+            await check_identity(connection, path)
             ((mode,),) = await connection.execute_fetchall("PRAGMA journal_mode = WAL")
             if mode != "wal":  # SQLite says so instead of raising; without the log, synchronous = FULL is not enough
                 raise StorageError(
@@ -165,7 +170,7 @@ async def _looked_at(path: Path, log: Path) -> AsyncIterator[None]:
         await connected(guard)
         closing.push_async_callback(guard.close)
         try:
-            await _check(guard, path)
+            await check_identity(guard, path)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
                 raise
@@ -180,7 +185,7 @@ async def _check_as_it_is(path: Path) -> None:
         await connected(connection)
         closing.push_async_callback(connection.close)
         with contextlib.suppress(sqlite3.Error):
-            await _check(connection, path)
+            await check_identity(connection, path)
 
 
 def reading(path: Path, how: str = "") -> aiosqlite.Connection:
@@ -192,14 +197,21 @@ def reading(path: Path, how: str = "") -> aiosqlite.Connection:
     return connection
 
 
-async def _check(connection: aiosqlite.Connection, path: Path) -> None:
+async def check_identity(connection: aiosqlite.Connection, path: Path) -> None:
+    """Refuse another program's database, and one of a newer asyncflow. Raises `ForeignDatabaseError`, `StorageVersionError`."""
     ((application, version, tables),) = await connection.execute_fetchall(_IDENTITY)
     if application != APPLICATION_ID and (tables or application or version):
         raise ForeignDatabaseError(f"{path} is a database of another program; name another file. It was not touched")
     if version > len(MIGRATIONS):
+        try:
+            ((writer,),) = await connection.execute_fetchall(
+                "SELECT version FROM upgrades ORDER BY schema DESC LIMIT 1"
+            )
+        except (sqlite3.Error, ValueError):
+            writer = "a newer version"
         raise StorageVersionError(
-            f"{path} was written by a newer asyncflow (version {version}; this one knows {len(MIGRATIONS)}); "
-            "update asyncflow. It was not touched"
+            f"{path} was upgraded by asyncflow {writer} to schema {version}; this is asyncflow {VERSION}, which reads schemas up to "
+            f"{len(MIGRATIONS)}. Update asyncflow here. Nothing was changed"
         )
 
 
@@ -222,6 +234,8 @@ async def _migrate(connection: aiosqlite.Connection) -> None:
             for statement in _statements(name):
                 await connection.execute(statement)
             await connection.execute(f"PRAGMA user_version = {version}")
+        if len(MIGRATIONS) >= _NAMED:
+            await connection.execute("INSERT OR REPLACE INTO upgrades VALUES (?, ?)", (len(MIGRATIONS), VERSION))
         await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         await connection.commit()
         undo.pop_all()
@@ -244,11 +258,16 @@ def _schema() -> dict[str, str]:
 async def _check_schema(connection: aiosqlite.Connection, path: Path) -> None:
     """That what compares and sets is as it was made. What others have added is theirs."""
     found = dict(map(tuple, await connection.execute_fetchall("SELECT name, sql FROM sqlite_schema")))
-    damaged = sorted(name for name, sql in _schema().items() if found.get(name) != sql)
+    damaged = sorted(name for name, sql in _schema().items() if _unquoted(found.get(name)) != _unquoted(sql))
     if damaged:
         raise StorageCorruptError(
             f"{path} is damaged: its schema is not as it was made ({', '.join(damaged)}); restore it from a backup. It is kept as it is"
         )
+
+
+def _unquoted(sql: str | None) -> str | None:
+    """A statement without the quotes around names: a version of SQLite that renames one may put them there, or not."""
+    return sql and sql.replace('"', "")
 
 
 async def _settle_old_log(connection: aiosqlite.Connection, log: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,7 +16,7 @@ from ...errors import StorageCorruptError, StorageError
 from ..checkpoint import Checkpoint, Status
 from ..head import Head, checkpoint_of
 from . import rows
-from .database import connected, explained, reading, stop
+from .database import check_identity, connected, explained, primary_code, reading, stop
 from .place import Place
 
 __all__ = ["Reader"]
@@ -99,7 +99,14 @@ class Reader:
             async with turn:
                 self._connection = self._connection or await self._opened()
                 self._place.check()
-                yield self._connection
+                try:
+                    yield self._connection
+                except sqlite3.OperationalError as error:
+                    if (
+                        primary_code(error) == sqlite3.SQLITE_ERROR
+                    ):  # a newer asyncflow may have upgraded it since it was opened
+                        await check_identity(self._connection, self._path)
+                    raise
 
     async def close(self) -> None:
         """Close the connection."""
@@ -117,16 +124,22 @@ class Reader:
         return connection
 
     async def runs(
-        self, run_id: str | None, flow: str | None, status: Status | None, before: int | None, limit: int
+        self,
+        run_id: str | None,
+        flow: str | None,
+        status: Status | None,
+        identities: Collection[str] | None,
+        before: int | None,
+        limit: int,
     ) -> list[tuple[Any, ...]]:
-        """Lines of the catalog, the newest first.
-
-        Run id, flow, status, pass, seq, owner, times, position, takeovers, seconds of its lease.
-        """
+        """See `queued.Reads`."""
         chosen = f"status = '{status}'" if status else "1"  # spelt out, for the partial index
         bound: tuple[Any, ...] = (_ALL if before is None else before, flow, limit)
         if run_id is not None:
             chosen, bound = f"{chosen} AND run_id = ?4", (*bound, run_id)
+        if identities is not None:
+            places = ", ".join(f"?{len(bound) + n}" for n in range(1, len(identities) + 1))
+            chosen, bound = f"{chosen} AND {rows.FLOW} IN ({places})", (*bound, *identities)
         sql = rows.SELECT_RUNS.format(chosen=chosen)
         return list(map(tuple, await self._in_snapshot(lambda c: c.execute_fetchall(sql, bound))))
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..checkpoint import Checkpoint
+from ..head import Head
 
-_COLUMNS = ", ".join(Checkpoint._fields[2:])
+_NAMES = ["pass_number" if name == "number" else name for name in Checkpoint._fields[2:] if name != "identity"]
+_COLUMNS = ", ".join(_NAMES)
+_HEAD = [*("pass_number" if name == "number" else name for name in Head._fields), "digest"]
+FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
+"""What a run is found by (`Checkpoint.known_by`), as the index `running_by_flow` has it."""
 
-_NEVER_NULL = 10
+_NEVER_NULL = 13
 """So many columns of a commit, at its beginning, are texts and numbers."""
 
 _LARGE = 1 << 16
@@ -16,7 +21,7 @@ _LARGE = 1 << 16
 
 _PLACES = ("?",) * _NEVER_NULL + ("NULLIF(?, '')",) * 6 + ("?", "?", "NULLIF(?, '')", "?")
 
-COMMIT = f"INSERT INTO commits VALUES ({', '.join(_PLACES)})"
+COMMIT = f"INSERT INTO appends VALUES ({', '.join(_PLACES)})"
 """See `bound`. The view's triggers compare and set the run's head; what does not follow is an IntegrityError."""
 
 COMMIT_ONE = f"WITH here AS (SELECT 1) {COMMIT}"
@@ -25,12 +30,10 @@ COMMIT_ONE = f"WITH here AS (SELECT 1) {COMMIT}"
 CHANGES = 2
 """Rows that storing one checkpoint changes: its own, and its run's."""
 
-SELECT_HEAD = (
-    "SELECT run_id, flow, status, number, head, head_digest, base, owner, epoch, digest FROM runs WHERE run_id = ?"
-)
+SELECT_HEAD = f"SELECT {', '.join(_HEAD)} FROM runs WHERE run_id = ?"
 SELECT_NEWEST = (
-    "SELECT r.run_id, r.flow, r.status, r.number, r.head, r.head_digest, r.base, r.owner, r.epoch, r.digest, "
-    + ", ".join(f"c.{name}" for name in Checkpoint._fields[2:])
+    "SELECT "
+    + ", ".join([*(f"r.{name}" for name in _HEAD), *(f"c.{name}" for name in _NAMES)])
     + " FROM runs r LEFT JOIN checkpoints c ON c.run = r.id AND c.seq >= r.base WHERE r.run_id = ? ORDER BY c.seq"
 )
 """A run's head and, beside it, its rows from the last complete one on: one statement is one snapshot, and one hop."""
@@ -45,8 +48,8 @@ EXPEL = (
 DELETE_CHECKPOINTS = "DELETE FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?)"
 DELETE_RUN = "DELETE FROM runs WHERE run_id = ?"
 SELECT_RUNS = (
-    "SELECT run_id, flow, status, number, head, owner, created_at, updated_at, id, "
-    "CASE WHEN taken_at = head THEN takeovers ELSE 0 END, "
+    "SELECT run_id, flow, status, pass_number, head, owner, created_at, updated_at, id, "
+    f"CASE WHEN taken_at = head THEN takeovers ELSE 0 END, {FLOW}, "
     "(SELECT expires - (julianday('now') - 2440587.5) * 86400.0 FROM owners WHERE owners.owner = runs.owner) FROM runs "
     "WHERE id < ? AND (?2 IS NULL OR flow = ?2) AND {chosen} ORDER BY id DESC LIMIT ?3"
 )

@@ -21,7 +21,7 @@ from ..head import Head, values_of
 from ..jobs import Acquire, Append, Delete, Job, Release, Renew, locked
 from ..outcomes import not_written, shows
 from . import rows
-from .database import close_database, explain, primary_code, stop
+from .database import check_identity, close_database, explain, primary_code, stop
 from .place import Place
 
 __all__ = ["Writer"]
@@ -90,6 +90,8 @@ class Writer:
         if error is None:
             return
         code = primary_code(error)
+        if code == sqlite3.SQLITE_ERROR and self._held is not None:
+            error = await self._upgraded(self._held) or error
         if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL):
             self._has_failed = True
             batch = await self._resolved(batch, error)
@@ -113,6 +115,14 @@ class Writer:
         finally:
             if not is_committed:  # also where the event loop is being closed around the commit
                 await self._roll_back()
+        return None
+
+    async def _upgraded(self, connection: aiosqlite.Connection) -> AsyncflowError | None:
+        """The error for a database that a newer asyncflow has upgraded since it was opened: its statements are others now."""
+        try:
+            await check_identity(connection, self._path)
+        except AsyncflowError as newer:
+            return newer
         return None
 
     async def _roll_back(self) -> None:

@@ -1,0 +1,76 @@
+"""What a flow's stored runs are known by, so that no other class resumes them.
+
+A declared `name`, else the module and the qualified name. A script is known by its file, as its module is `__main__` in every
+program. The same file imported as a module is the same flow, and so is a flow under a name that it says it had `formerly`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+__all__ = ["Identity"]
+
+_SCRIPTS = ("__main__", "__mp_main__")
+"""What the module of a script is called: in its own process, and in one that `multiprocessing` has spawned."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What one flow class is known by, under its own name or under one that was given to an instance."""
+
+    cls: type
+    declared: str | None
+    formerly: tuple[str, ...] = ()
+
+    @cached_property
+    def name(self) -> str:
+        """The declared name, or the class's: for people, paths and logs."""
+        return self.declared or self.cls.__name__
+
+    @cached_property
+    def stored(self) -> str:
+        """What new runs are stored under."""
+        if self.declared:
+            return self.declared
+        module, file = _module_and_file(self.cls)
+        return f"{module}.{self.cls.__qualname__}" if module else f"{file or '__main__'}:{self.cls.__qualname__}"
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """All that its runs may be stored under (`Checkpoint.known_by`): the identity, former ones, bare names of 0.1."""
+        return frozenset((self.stored, *self._same_file(), *self._bare(), *self.formerly))
+
+    def _bare(self) -> Iterable[str]:
+        """The bare names under which 0.1 has stored runs, each after a colon; it inherited declared names."""
+        yield f":{self.name}"
+        if self.declared is None and isinstance(inherited := getattr(self.cls, "name", None), str):
+            yield f":{inherited}"
+        for former in self.formerly:
+            yield f":{former}"
+            yield ":" + former.rpartition(":")[2].rpartition(".")[2]
+
+    def _same_file(self) -> Iterable[str]:
+        """What the same file is called when it is run as a script, or else imported as a module."""
+        if self.declared:
+            return
+        module, file = _module_and_file(self.cls)
+        if module and file:
+            yield f"{file}:{self.cls.__qualname__}"
+        elif file:
+            parts = os.path.splitext(file)[0].replace(os.sep, ".").strip(".").split(".")
+            for n in range(1, len(parts) + 1):
+                yield ".".join((*parts[-n:], self.cls.__qualname__))
+
+
+def _module_and_file(cls: type) -> tuple[str, str]:
+    """The module of a class, '' where it has no name of its own; and its file, '' where it has none."""
+    module = sys.modules.get(cls.__module__)
+    spec, file = getattr(module, "__spec__", None), getattr(module, "__file__", None)
+    name = cls.__module__
+    if name in _SCRIPTS:
+        name = "" if spec is None or spec.name in _SCRIPTS else spec.name  # `python -m package.module` has one
+    return name, os.path.abspath(file) if file else ""

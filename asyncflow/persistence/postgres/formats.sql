@@ -1,0 +1,87 @@
+-- Version 3. The format of each row and the version that wrote it; the identity of a run's flow, by which interrupted runs are found.
+
+-- Which version of asyncflow has made each version of this schema: an older one names it.
+ALTER TABLE {schema}.asyncflow ADD COLUMN made_by TEXT COLLATE "C" NOT NULL DEFAULT '';
+
+ALTER TABLE {schema}.runs
+  ADD COLUMN identity TEXT COLLATE "C" NOT NULL DEFAULT '',
+  ADD COLUMN format BIGINT NOT NULL DEFAULT 1,
+  ADD COLUMN version TEXT COLLATE "C" NOT NULL DEFAULT '';
+
+ALTER TABLE {schema}.checkpoints
+  ADD COLUMN format BIGINT NOT NULL DEFAULT 1,
+  ADD COLUMN version TEXT COLLATE "C" NOT NULL DEFAULT '';
+
+-- For the running runs of one flow. What 0.1 has stored is known by its flow's name alone.
+CREATE INDEX running_by_flow ON {schema}.runs ((CASE identity WHEN '' THEN ':' || flow ELSE identity END), id)
+  WHERE status = 'running';
+
+-- A process of 0.1 that is connected reads and writes by the old names: it is refused, with the reason, and loses nothing.
+ALTER TABLE {schema}.runs RENAME COLUMN number TO pass_number;
+ALTER TABLE {schema}.checkpoints RENAME COLUMN number TO pass_number;
+
+CREATE OR REPLACE FUNCTION {schema}.store(
+  milliseconds BIGINT, keeper TEXT, lease DOUBLE PRECISION,
+  run_ids TEXT[], flows TEXT[], seqs BIGINT[], numbers BIGINT[], kinds TEXT[], statuses TEXT[], ats DOUBLE PRECISION[],
+  methods TEXT[], bases BIGINT[], epochs BIGINT[], states BYTEA[], progresses BYTEA[], changess BYTEA[], results BYTEA[],
+  inputss BYTEA[], outcomes BYTEA[], previouses BYTEA[], digests BYTEA[], owners TEXT[], head_digests BYTEA[]
+) RETURNS BIGINT[] LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'this schema was upgraded by a newer asyncflow: update asyncflow in this process';
+END $$;
+
+-- Stores checkpoints, one after the other: each into its table and, compared and set, into the head of its run. Returns the
+-- places, from 1, of those that do not follow what is stored; they change nothing.
+CREATE FUNCTION {schema}.store(
+  milliseconds BIGINT, keeper TEXT, lease DOUBLE PRECISION,
+  run_ids TEXT[], flows TEXT[], seqs BIGINT[], pass_numbers BIGINT[], kinds TEXT[], statuses TEXT[],
+  ats DOUBLE PRECISION[], methods TEXT[], bases BIGINT[], identities TEXT[], formats BIGINT[], versions TEXT[], epochs BIGINT[],
+  states BYTEA[], progresses BYTEA[], changess BYTEA[], results BYTEA[], inputss BYTEA[], outcomes BYTEA[],
+  previouses BYTEA[], digests BYTEA[], owners TEXT[], head_digests BYTEA[]
+) RETURNS BIGINT[] LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+  c RECORD;
+  place BIGINT;
+  refused BIGINT[] := '{}';
+BEGIN
+  PERFORM {schema}.begin(milliseconds, keeper, lease);
+  FOR c IN
+    SELECT * FROM unnest(
+      run_ids, flows, seqs, pass_numbers, kinds, statuses, ats, methods, bases, identities, formats, versions, epochs,
+      states, progresses, changess, results, inputss, outcomes, previouses, digests, owners, head_digests
+    ) WITH ORDINALITY AS given (
+      run_id, flow, seq, pass_number, kind, status, at, method, base, identity, format, version, epoch,
+      state, progress, changes, result, inputs, outcome, previous, digest, owner, head_digest, nth
+    ) ORDER BY nth
+  LOOP
+    IF c.seq = 0 THEN
+      INSERT INTO {schema}.runs
+        (run_id, flow, identity, status, pass_number, head, head_digest, base, format, version, owner, epoch,
+        created_at, updated_at, digest)
+      VALUES
+        (c.run_id, c.flow, c.identity, c.status, c.pass_number, 0, c.digest, c.base, c.format, c.version, c.owner,
+        c.epoch, c.at, c.at, c.head_digest)
+      ON CONFLICT (run_id) DO NOTHING RETURNING id INTO place;
+    ELSE
+      UPDATE {schema}.runs SET
+        status = c.status, pass_number = c.pass_number, head = c.seq, head_digest = c.digest, base = c.base,
+        format = c.format, version = c.version, owner = c.owner, updated_at = c.at, digest = c.head_digest
+      WHERE run_id = c.run_id AND epoch = c.epoch AND head = c.seq - 1 AND head_digest = c.previous
+      RETURNING id INTO place;
+    END IF;
+    IF place IS NULL THEN
+      refused := refused || c.nth;
+      CONTINUE;
+    END IF;
+    INSERT INTO {schema}.checkpoints
+      (run, seq, pass_number, kind, status, at, method, base, format, version, epoch, state, progress, changes, result,
+      inputs, outcome, previous, digest)
+    VALUES
+      (place, c.seq, c.pass_number, c.kind, c.status, c.at, c.method, c.base, c.format, c.version, c.epoch, c.state,
+      c.progress, c.changes, c.result, c.inputs, c.outcome, c.previous, c.digest);
+  END LOOP;
+  RETURN refused;
+END $$;
+
+INSERT INTO {schema}.asyncflow VALUES (3);

@@ -1,0 +1,73 @@
+-- Version 4. The format of each row and the version that wrote it; the identity of a run's flow, by which interrupted runs are found.
+
+-- Which version of asyncflow has made each version of this schema: an older one names it.
+CREATE TABLE upgrades (
+  schema INTEGER PRIMARY KEY,
+  version TEXT NOT NULL
+) STRICT;
+
+ALTER TABLE runs ADD COLUMN identity TEXT NOT NULL DEFAULT '';
+
+ALTER TABLE runs ADD COLUMN format INTEGER NOT NULL DEFAULT 1;
+
+ALTER TABLE runs ADD COLUMN version TEXT NOT NULL DEFAULT '';
+
+ALTER TABLE checkpoints ADD COLUMN format INTEGER NOT NULL DEFAULT 1;
+
+ALTER TABLE checkpoints ADD COLUMN version TEXT NOT NULL DEFAULT '';
+
+-- An index for the running runs of one flow. What 0.1 has stored is known by its flow's name alone.
+CREATE INDEX running_by_flow ON runs (CASE identity WHEN '' THEN ':' || flow ELSE identity END, id) WHERE status = 'running';
+
+-- A process of 0.1 that has the file open reads and writes by the old names: it is refused, with the reason, and loses nothing.
+DROP VIEW commits;
+
+ALTER TABLE runs RENAME COLUMN number TO pass_number;
+
+ALTER TABLE checkpoints RENAME COLUMN number TO pass_number;
+
+CREATE VIEW commits AS SELECT
+  NULL AS run_id, NULL AS flow, NULL AS seq, NULL AS number, NULL AS kind, NULL AS status, NULL AS at,
+  NULL AS method, NULL AS base, NULL AS epoch, NULL AS state, NULL AS progress, NULL AS changes, NULL AS result,
+  NULL AS inputs, NULL AS outcome, NULL AS previous, NULL AS digest, NULL AS owner, NULL AS head_digest;
+
+CREATE TRIGGER outdated INSTEAD OF INSERT ON commits BEGIN
+  SELECT * FROM "this database was upgraded by a newer asyncflow: update asyncflow in this process";
+END;
+
+-- A checkpoint is stored by inserting it here: into its table and, compared and set, into the head of its run.
+CREATE VIEW appends AS SELECT
+  NULL AS run_id, NULL AS flow, NULL AS seq, NULL AS pass_number, NULL AS kind, NULL AS status,
+  NULL AS at, NULL AS method, NULL AS base, NULL AS identity, NULL AS format, NULL AS version, NULL AS epoch, NULL AS state,
+  NULL AS progress, NULL AS changes, NULL AS result, NULL AS inputs, NULL AS outcome, NULL AS previous, NULL AS digest,
+  NULL AS owner, NULL AS head_digest;
+
+CREATE TRIGGER first INSTEAD OF INSERT ON appends WHEN NEW.seq = 0 BEGIN
+  INSERT INTO runs
+    (run_id, flow, identity, status, pass_number, head, head_digest, base, format, version, owner, epoch, created_at,
+    updated_at, digest)
+  VALUES
+    (NEW.run_id, NEW.flow, NEW.identity, NEW.status, NEW.pass_number, 0, NEW.digest, NEW.base, NEW.format, NEW.version,
+    NEW.owner, NEW.epoch, NEW.at, NEW.at, NEW.head_digest);
+  INSERT INTO checkpoints (run,
+    seq, pass_number, kind, status, at, method, base, format, version, epoch, state, progress, changes, result, inputs,
+    outcome, previous, digest)
+  VALUES (last_insert_rowid(),
+    NEW.seq, NEW.pass_number, NEW.kind, NEW.status, NEW.at, NEW.method, NEW.base, NEW.format, NEW.version, NEW.epoch,
+    NEW.state, NEW.progress, NEW.changes, NEW.result, NEW.inputs, NEW.outcome, NEW.previous, NEW.digest);
+END;
+
+CREATE TRIGGER following INSTEAD OF INSERT ON appends WHEN NEW.seq > 0 BEGIN
+  UPDATE runs SET
+    status = NEW.status, pass_number = NEW.pass_number, head = NEW.seq, head_digest = NEW.digest, base = NEW.base,
+    format = NEW.format, version = NEW.version, owner = NEW.owner, updated_at = NEW.at, digest = NEW.head_digest
+  WHERE run_id = NEW.run_id AND epoch = NEW.epoch AND head = NEW.seq - 1 AND head_digest = NEW.previous;
+  SELECT RAISE(ABORT, 'it does not follow what is stored') WHERE changes() = 0;
+  INSERT INTO checkpoints (run,
+    seq, pass_number, kind, status, at, method, base, format, version, epoch, state, progress, changes, result, inputs,
+    outcome, previous, digest)
+  SELECT id,
+    NEW.seq, NEW.pass_number, NEW.kind, NEW.status, NEW.at, NEW.method, NEW.base, NEW.format, NEW.version, NEW.epoch,
+    NEW.state, NEW.progress, NEW.changes, NEW.result, NEW.inputs, NEW.outcome, NEW.previous, NEW.digest
+  FROM runs WHERE run_id = NEW.run_id;
+END;

@@ -1,0 +1,177 @@
+"""The flows whose runs are kept as test data: they must import under every version of asyncflow that has written some."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from uuid import UUID
+
+import anyio
+from pydantic import BaseModel
+
+from asyncflow import Flow, FlowState, and_, listen, or_, persist, router, start
+
+STOPS: set[str] = set()
+"""Where methods wait until they are cancelled: empty when the stored runs are resumed."""
+
+FAILS: set[str] = set()
+"""Which methods raise: empty when the stored runs are resumed."""
+
+
+async def reached(place: str) -> None:
+    """Where a run may stop or fail."""
+    if place in STOPS:
+        await anyio.sleep_forever()
+    if place in FAILS:
+        raise ValueError(f"it fails at {place}")
+
+
+class Item(BaseModel):
+    name: str
+    price: Decimal
+    due: date | None = None
+
+
+class Order(FlowState):
+    items: list[Item] = []  # noqa: RUF012 - pydantic copies it
+    seen: list[str] = []  # noqa: RUF012
+    total: Decimal = Decimal(0)
+
+
+@persist
+class Linear(Flow[Order]):
+    """A chain over a model."""
+
+    @start()
+    async def fetch(self) -> list[Item]:
+        self.state.seen.append("fetch")
+        return [Item(name="tea", price=Decimal("1.10"), due=date(2026, 1, 2)), Item(name="cup", price=Decimal("3.00"))]
+
+    @listen(fetch)
+    async def add(self, items: list[Item]) -> Decimal:
+        await reached("add")
+        self.state.seen.append("add")
+        self.state.items = items
+        self.state.total = sum((item.price for item in items), Decimal(0))
+        return self.state.total
+
+    @listen(add)
+    def close(self, total: Decimal) -> str:
+        self.state.seen.append("close")
+        return f"{total} for {len(self.state.items)}"
+
+
+@persist
+class Joining(Flow[dict]):
+    """A join that is half full, over a dict of tagged values."""
+
+    @start()
+    async def left(self) -> datetime:
+        self.state["left"] = datetime(2026, 1, 1, 12, tzinfo=UTC)
+        return self.state["left"]
+
+    @start()
+    async def right(self) -> UUID:
+        await reached("right")
+        self.state["right"] = UUID(int=7)
+        return self.state["right"]
+
+    @listen(and_(left, right))
+    async def both(self) -> str:
+        self.state["both"] = (self.state["left"] + timedelta(days=1), {b"bytes", 2})
+        return f"{self.state['left']:%Y} {self.state['right'].int}"
+
+
+class Counting(FlowState):
+    turns: int = 0
+    log: list[str] = []  # noqa: RUF012
+
+
+@persist
+class Cycle(Flow[Counting]):
+    """A loop."""
+
+    @start("again")
+    async def turn(self) -> int:
+        await reached(f"turn {self.state.turns}")
+        self.state.turns += 1
+        self.state.log.append(f"turn {self.state.turns}")
+        return self.state.turns
+
+    @router(turn)
+    async def decide(self, turns: int) -> str:
+        return "again" if turns < 6 else "done"
+
+    @listen("done")
+    async def end(self) -> int:
+        return self.state.turns
+
+
+class Text(FlowState):
+    chapters: list[str] = []  # noqa: RUF012
+    notes: dict[str, str] = {}  # noqa: RUF012
+
+
+@persist
+class Patched(Flow[Text]):
+    """A state large enough to be stored as patches."""
+
+    @start()
+    async def first(self) -> None:
+        self.state.chapters = [f"chapter {n}: " + "words " * 20 for n in range(40)]
+
+    @listen(first)
+    async def second(self) -> None:
+        self.state.chapters[7] = "rewritten"
+
+    @listen(second)
+    async def third(self) -> None:
+        self.state.notes["a"] = "b"
+
+    @listen(third)
+    async def fourth(self) -> int:
+        await reached("fourth")
+        self.state.chapters.append("the end")
+        return len(self.state.chapters)
+
+
+class Partly(Flow[dict]):
+    """Only one method has a checkpoint."""
+
+    @persist
+    @start()
+    async def kept(self) -> int:
+        self.state["kept"] = 1
+        return 41
+
+    @listen(kept)
+    async def after(self, n: int) -> int:
+        await reached("after")
+        return n + 1
+
+
+@persist
+class Untyped(Flow[dict]):
+    """Results without an annotation, one of them waited for."""
+
+    @start()
+    async def first(self):
+        return {"when": datetime(2026, 5, 4), 3: (1, 2)}
+
+    @start()
+    async def slow(self):
+        await reached("slow")
+        return "slow"
+
+    @listen(first)
+    async def second(self, value):
+        await reached("second")
+        return [value["when"].year, *value[3]]
+
+    @listen(or_(second, slow))
+    async def last(self, value):
+        self.state.setdefault("got", []).append(value)
+        return len(self.state["got"])
+
+
+FLOWS = {cls.__name__: cls for cls in (Linear, Joining, Cycle, Patched, Partly, Untyped)}

@@ -1,0 +1,166 @@
+"""Write the test data of this folder with the asyncflow that is importable: `python tests/stored/write.py FOLDER [CONNINFO]`.
+
+Run once for each stored format, by the commit that wrote it last; what it has written is kept for ever. FOLDER gets `runs.db`
+(SQLite), `to_bytes/` (a backend of two verbs), `runs.json` (what is to come of each run) and, with a CONNINFO of an empty
+PostgreSQL database, `runs.sql`. One run is left by a process that dies, so that it has an owner.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import anyio
+import stored_flows
+from stored_flows import FLOWS
+
+from asyncflow import MethodError
+from asyncflow.persistence import SQLiteFlowPersistence
+from asyncflow.persistence.checkpoint import Checkpoint
+
+RUNS: dict[str, tuple[str, str, str]] = {
+    # id: flow, where it stops, where it fails
+    "linear-finished": ("Linear", "", ""),
+    "linear-failed": ("Linear", "", "add"),
+    "linear-interrupted": ("Linear", "add", ""),
+    "linear-cancelled": ("Linear", "add", ""),
+    "linear-edited": ("Linear", "", "add"),
+    "linear-second-pass": ("Linear", "", ""),
+    "join-half-full": ("Joining", "right", ""),
+    "join-finished": ("Joining", "", ""),
+    "cycle-midway": ("Cycle", "turn 3", ""),
+    "cycle-finished": ("Cycle", "", ""),
+    "patches-midway": ("Patched", "fourth", ""),
+    "patches-finished": ("Patched", "", ""),
+    "partly-midway": ("Partly", "after", ""),
+    "partly-finished": ("Partly", "", ""),
+    "untyped-midway": ("Untyped", "second", ""),
+    "untyped-or-midway": ("Untyped", "slow", ""),
+}
+KILLED = "linear-killed"
+
+
+class Kept:
+    """A backend of two verbs: a file for each run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+
+    async def save(self, checkpoint: Checkpoint) -> None:
+        (self.folder / f"{checkpoint.run_id}.checkpoint").write_bytes(checkpoint.to_bytes())
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        path = self.folder / f"{run_id}.checkpoint"
+        return Checkpoint.from_bytes(path.read_bytes()) if path.exists() else None
+
+
+async def write(persistence: Any) -> None:
+    """Make all runs but the killed one."""
+    for run_id, (name, stops, fails) in RUNS.items():
+        stored_flows.STOPS, stored_flows.FAILS = {stops}, {fails}
+        flow = FLOWS[name](persistence=persistence)
+        try:
+            with anyio.move_on_after(0.3 if stops else None):
+                await flow.kickoff({"id": run_id})
+        except MethodError:
+            assert fails
+        stored_flows.STOPS, stored_flows.FAILS = set(), set()
+        if run_id == "linear-cancelled":
+            await flow.cancel()
+        if run_id == "linear-edited":
+            await flow.update_state(seen=["edited"])
+        if run_id == "linear-second-pass":
+            await flow.kickoff()
+
+
+def die(storage: Any) -> None:
+    """Leave a run as a process does that is killed in the middle of it: it has an owner."""
+
+    async def reached(place: str) -> None:
+        if place == "add":
+            os._exit(9)
+
+    stored_flows.reached = reached
+    anyio.run(FLOWS["Linear"](persistence=storage).kickoff, {"id": KILLED})
+
+
+async def described(persistence: Any) -> dict[str, Any]:
+    """What is stored, and what is to come of each run."""
+    found = {}
+    for run_id in (*RUNS, KILLED):
+        stored = await persistence.load(run_id)
+        if stored is not None:
+            found[run_id] = {
+                "flow": stored.flow,
+                "status": stored.status,
+                "seq": stored.seq,
+                "pass": stored.number,
+                "state": json.loads(stored.state),
+                "digest": stored.digest.hex(),
+            }
+    return found
+
+
+def dump(conninfo: str) -> Iterator[str]:
+    """The tables of a database as SQL that makes them anew in `{schema}`."""
+    import psycopg
+
+    from asyncflow.persistence.postgres.database import MIGRATIONS
+
+    for name in MIGRATIONS:
+        yield resources.files("asyncflow.persistence.postgres").joinpath(name).read_text("utf-8")
+    with psycopg.connect(conninfo) as connection:
+        for table in ("runs", "checkpoints", "owners"):
+            cursor = connection.execute(f"SELECT * FROM asyncflow.{table} ORDER BY 1, 2")
+            names = ", ".join(column.name for column in cursor.description or ())
+            overriding = " OVERRIDING SYSTEM VALUE" if table == "runs" else ""
+            for row in cursor:
+                yield f"INSERT INTO {{schema}}.{table} ({names}){overriding} VALUES ({', '.join(map(literal, row))});"
+    yield "SELECT setval(pg_get_serial_sequence('{schema}.runs', 'id'), (SELECT max(id) FROM {schema}.runs));"
+
+
+def literal(value: Any) -> str:
+    """A value in SQL."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bytes):
+        return f"'\\x{value.hex()}'"
+    return str(value) if isinstance(value, int | float) else "'" + str(value).replace("'", "''") + "'"
+
+
+async def main(folder: Path, conninfo: str | None) -> None:
+    path = folder / "runs.db"
+    async with SQLiteFlowPersistence(str(path)) as storage:
+        await write(storage)
+    await write(Kept(folder / "to_bytes"))
+    await anyio.run_process([sys.executable, __file__, "--die", "sqlite", str(path)], check=False)
+    async with SQLiteFlowPersistence(str(path)) as storage:
+        (folder / "runs.json").write_text(json.dumps(await described(storage), indent=1) + "\n")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("VACUUM")
+    if conninfo is not None:
+        from asyncflow.persistence.postgres import PostgresFlowPersistence
+
+        async with PostgresFlowPersistence(conninfo) as postgres:
+            await write(postgres)
+        await anyio.run_process([sys.executable, __file__, "--die", "postgres", conninfo], check=False)
+        (folder / "runs.sql").write_text("\n".join(dump(conninfo)) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--die":
+        from asyncflow.persistence.postgres import PostgresFlowPersistence
+
+        kind = SQLiteFlowPersistence if sys.argv[2] == "sqlite" else PostgresFlowPersistence
+        die(kind(sys.argv[3]))
+    Path(sys.argv[1]).mkdir(parents=True)
+    anyio.run(main, Path(sys.argv[1]).absolute(), sys.argv[2] if len(sys.argv) > 2 else None)
