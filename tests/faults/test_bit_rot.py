@@ -49,6 +49,8 @@ DAMAGED = (
 class Long(Flow[Tally]):
     """A loop of so many turns that its checkpoints are several complete ones and many deltas."""
 
+    name = "Long"
+
     @start()
     async def begin(self) -> None:
         self.state.text = "x" * 100
@@ -447,8 +449,10 @@ def test_a_flipped_bit_in_what_holds_the_file_together_is_told_or_changes_nothin
 # ---- rows that are not where they were -----------------------------------------------------------------------------
 
 RUN = "(SELECT id FROM runs WHERE run_id = ?)"
-COLUMNS = "pass_number, kind, status, at, method, base, format, version, epoch, "
+COLUMNS = (
+    "pass_number, kind, status, at, method, base, format, version, epoch, "
     "state, progress, changes, result, inputs, outcome, previous, digest"
+)
 
 
 def without(connection: sqlite3.Connection, run_id: str, seq: int) -> None:

@@ -115,6 +115,8 @@ class Work(FlowState):
 class Steps(Flow[Work]):
     """Its first method has the lock taken, so that its checkpoint must wait."""
 
+    name = "Steps"
+
     holder: Holder | None = None
     seconds: float = 0
     began: float = 0

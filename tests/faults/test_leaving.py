@@ -33,6 +33,7 @@ class Work(FlowState):
     done: list[str] = []
 
 class Steps(Flow[Work]):
+    name = "Steps"
     persistence = SQLiteFlowPersistence("runs.db")
 
     async def hang(self):

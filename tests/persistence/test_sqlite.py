@@ -172,20 +172,6 @@ async def test_an_empty_file_becomes_a_database() -> None:
     assert flow.status == "finished"
 
 
-async def test_an_older_file_is_brought_up_to_date_with_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("asyncflow.persistence.sqlite.database.MIGRATIONS", ("schema.sql", "leases.sql"))
-        patch.setattr("asyncflow.persistence.sqlite.database._schema", dict)
-        result = await Steps().kickoff({"id": "old"})
-        assert sql("PRAGMA user_version") == [(2,)]
-
-    storage = SQLiteFlowPersistence(PATH)
-    assert await Steps.resume("old") == result
-    assert [(entry.run_id, entry.takeovers) for entry in await storage.runs()] == [("old", 0)]
-    assert await storage.verify() == []
-    assert sql("PRAGMA user_version") == [(len(MIGRATIONS),)]
-
-
 def remove_database() -> None:
     for name in (PATH, f"{PATH}-wal", f"{PATH}-shm"):
         os.unlink(name)

@@ -248,6 +248,8 @@ import anyio
 from asyncflow import Flow, SQLiteFlowPersistence, start
 
 class Mended(Flow[dict[str, Any]]):
+    name = "Mended"
+
     @start()
     async def only(self) -> str:
         print("resumed", flush=True)
@@ -260,6 +262,8 @@ anyio.run(lambda: Mended.resume("x", persistence=SQLiteFlowPersistence("runs.db"
 
 class Mended(Flow[dict[str, Any]]):
     """Fails here."""
+
+    name = "Mended"
 
     @start()
     async def only(self) -> str:
@@ -317,6 +321,8 @@ def live(method: str) -> str:
     return method
 
 class Deadly(Flow[dict[str, Any]]):
+    name = "Deadly"
+
     @start()
     async def one(self) -> str:
         return live("one")
@@ -342,6 +348,8 @@ anyio.run(main)
 
 class Deadly(Flow[dict[str, Any]]):
     """The same flow, mended."""
+
+    name = "Deadly"
 
     @start()
     async def one(self) -> str:

@@ -326,6 +326,8 @@ async def test_the_elements_of_a_set_are_a_drafts_own() -> None:
         items: set[Item] = Field(default_factory=set)
 
     class Failing(Flow[Items]):
+        name = "Failing"
+
         @start()
         async def first(self) -> None:
             self.state.items.add(Item(sku=1))
@@ -491,6 +493,7 @@ async def test_an_instance_that_was_cancelled_at_its_first_commit_can_be_kicked_
 @pytest.mark.clauses("X2")
 async def test_siblings_that_end_together_with_a_failure_do_not_hide_it() -> None:
     class Failing(Flow):
+        name = "Failing"
         on_error = "cancel"
         persistence = SQLiteFlowPersistence("runs.db", durability="process")
 
@@ -703,6 +706,8 @@ async def test_nothing_is_told_that_is_not_stored(caplog: pytest.LogCaptureFixtu
 async def test_a_failure_is_told_with_its_type(caplog: pytest.LogCaptureFixture) -> None:
     @persist(MemoryFlowPersistence(), verbose=True)
     class Failing(Flow):
+        name = "Failing"
+
         @start()
         async def bad(self) -> None:
             raise ZeroDivisionError
@@ -1015,6 +1020,8 @@ async def test_a_run_that_did_not_begin_takes_nothing_from_the_one_before_it(
         count: int = 0
 
     class Counting(Flow[Order]):
+        name = "Counting"
+
         @start()
         async def count(self) -> str:
             self.state.count += 1

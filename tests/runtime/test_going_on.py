@@ -76,6 +76,8 @@ class Work(FlowState):
 class Steps(Flow[Work]):
     """Three steps. In the second one it hangs or fails, as told."""
 
+    name = "Steps"
+
     def __init__(self, mood: Literal["well", "hang", "fail"] = "well", **options: Any) -> None:
         super().__init__(**options)
         self.mood = mood

@@ -37,6 +37,8 @@ class TwoVerbs:
 class Chain(Flow[dict[str, int]]):
     """Three commits: the start, `first`, `second`."""
 
+    name = "Chain"
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.ran: list[str] = []
@@ -216,6 +218,8 @@ from asyncflow import Flow, SQLiteFlowPersistence, start, listen
 from asyncflow.testing import FaultyPersistence, Kill
 
 class Chain(Flow[dict[str, int]]):
+    name = "Chain"
+
     @start()
     async def first(self):
         return 1

@@ -32,7 +32,7 @@ CREATE VIEW commits AS SELECT
   NULL AS inputs, NULL AS outcome, NULL AS previous, NULL AS digest, NULL AS owner, NULL AS head_digest;
 
 CREATE TRIGGER outdated INSTEAD OF INSERT ON commits BEGIN
-  SELECT * FROM "this database was upgraded by a newer asyncflow: update asyncflow in this process";
+  SELECT json_extract('{}', 'this database was upgraded by a newer asyncflow: update asyncflow in this process');
 END;
 
 -- A checkpoint is stored by inserting it here: into its table and, compared and set, into the head of its run.
