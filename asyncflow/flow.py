@@ -69,7 +69,7 @@ class Flow(Generic[S]):
     - `persistence`: a backend, or None for none. Without one, `@persist` says it.
     - `initial_state`: a model class, an instance or a dict; it is copied.
     - `name`: what stored runs are known by, and what people read. Without one, runs are known by the module and the qualified
-      name of the class (of a script: its file), and people read the class's name. A subclass does not inherit it.
+      name of the class (of a script: its file), and people read the class's name. Subclasses inherit it.
     - `formerly`: what runs of this flow were known by before it was moved or renamed, such as "old.module.Report"; one or several.
     - `durability`: of the default SQLite storage: "full" survives power loss, "process" the death of the process.
     - `on_error`: "finish" lets the siblings of a failed method end, "cancel" cancels them.
@@ -178,8 +178,9 @@ class Flow(Generic[S]):
         """Those of this class, one for all its instances that say the same."""
         known = cls._known_settings.get((name, on_error, max_method_calls))
         if known is None:
-            formerly = (cls.formerly,) if isinstance(cls.formerly, str) else tuple(cls.formerly)
-            identity = Identity(cls, name or vars(cls).get("name"), formerly)
+            former: str | tuple[str, ...] = vars(cls).get("formerly", ())  # a subclass is another flow
+            formerly = (former,) if isinstance(former, str) else tuple(former)
+            identity = Identity(cls, name or cls.name, formerly)
             known = Settings(
                 identity, cls._definition, cls._state_type, on_error, max_method_calls, cls._persisted.checkpoints
             )

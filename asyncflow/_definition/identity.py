@@ -45,10 +45,8 @@ class Identity:
         return frozenset((self.stored, *self._same_file(), *self._bare(), *self.formerly))
 
     def _bare(self) -> Iterable[str]:
-        """The bare names under which 0.1 has stored runs, each after a colon; it inherited declared names."""
+        """The bare names under which 0.1 has stored runs, each after a colon."""
         yield f":{self.name}"
-        if self.declared is None and isinstance(inherited := getattr(self.cls, "name", None), str):
-            yield f":{inherited}"
         for former in self.formerly:
             yield f":{former}"
             yield ":" + former.rpartition(":")[2].rpartition(".")[2]

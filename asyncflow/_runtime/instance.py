@@ -19,11 +19,11 @@ from . import refusals
 from .engine import Engine
 from .inputs import JsonInputs, are_inputs, inputs_bytes, told_once
 from .json_inputs import named, state_from_json, values_of
+from .matching import check_flow
 from .runs import (
     Claim,
     Stored,
     begin,
-    check_flow,
     commit_start,
     load_owned,
     owned,
@@ -292,7 +292,7 @@ class Instance(Shown):
 
     def check_same(self, c: Checkpoint, given: dict[str, Any]) -> None:
         """Whether a stored run is of this flow, and was begun with these inputs. None given: whichever they were."""
-        check_flow(self.setup, c)
+        check_flow(self.setup.settings.identity, c)
         if not self._are_its_inputs(c, given):
             raise refusals.begun_otherwise(c)
 

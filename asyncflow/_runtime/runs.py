@@ -17,11 +17,9 @@ from typing_extensions import TypedDict
 from .._scheduling.advance import advance
 from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
-from .._scheduling.upgrades import obstacles
 from .._waiting import current_loop, is_closed, to_its_end
 from ..errors import (
     CheckpointCorruptError,
-    FlowDefinitionError,
     RunFencedError,
     RunLockedError,
     StateSchemaError,
@@ -31,8 +29,8 @@ from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decod
 from ..persistence.codec import Misfit
 from ..persistence.protocol import FlowPersistence, Ownership, Sessions, offers
 from .engine import Engine
+from .matching import check_covers, check_flow, check_resumable
 from .recorder import Codecs, Recorder
-from .refusals import mismatch
 from .settings import Settings
 from .versions import Version, recorded, taken
 
@@ -41,7 +39,6 @@ __all__ = [
     "Setup",
     "Stored",
     "begin",
-    "check_flow",
     "decoded",
     "give_back",
     "is_driven_here",
@@ -238,12 +235,11 @@ def decoded(setup: Setup, checkpoint: Checkpoint) -> Stored:
     Raises `RunFlowMismatchError`, `StateSchemaError`, `FlowDefinitionError`, `CheckpointCorruptError`.
     """
     run_id = checkpoint.run_id
-    check_flow(setup, checkpoint)
+    check_flow(setup.settings.identity, checkpoint)
     try:
         state = setup.codecs.state.decode(checkpoint.state or b"")
         progress = decode_progress(checkpoint.progress or b"")
         outcome_of(checkpoint)
-        _check_methods(setup, checkpoint, progress)
     except Misfit as misfit:
         raise StateSchemaError(
             f"the stored state of run {run_id} was written under another type of state than that of {setup.settings.name}, which "
@@ -262,27 +258,8 @@ def decoded(setup: Setup, checkpoint: Checkpoint) -> Stored:
             run_id=run_id,
             seq=checkpoint.seq,
         ) from error
+    check_covers(setup.settings, checkpoint, progress)
     return Stored(checkpoint, state, progress)
-
-
-def check_flow(setup: Setup, checkpoint: Checkpoint) -> None:
-    """Whether a checkpoint is of this flow. Raises `RunFlowMismatchError`."""
-    identity, c = setup.settings.identity, checkpoint
-    if c.known_by not in identity.known:
-        raise mismatch(identity, c)
-
-
-def _check_methods(setup: Setup, c: Checkpoint, progress: Progress) -> None:
-    """Whether the class has what a run of 0.1 waits for: its name alone is known. Raises `RunFlowMismatchError`."""
-    if not c.identity and _missing(setup, progress):
-        raise mismatch(setup.settings.identity, c, _missing(setup, progress))
-
-
-def _missing(setup: Setup, progress: Progress) -> list[str]:
-    """The methods that a pass waits for, and that the class does not have."""
-    results = (key.rpartition(":")[0] for key in progress.results)
-    named = {i.method for i in progress.pending.values()}.union(progress.latches, results)
-    return sorted(named - setup.settings.definition.methods.keys())
 
 
 async def begin(
@@ -340,23 +317,7 @@ def take_up(setup: Setup, flow: object, stored: Stored, claim: Claim) -> tuple[E
     could never run.
     """
     definition, c = setup.settings.definition, stored.checkpoint
-    gone = _missing(setup, stored.progress)
-    if gone:
-        raise FlowDefinitionError(
-            f"run {c.run_id} waits for {', '.join(gone)}, which {setup.settings.name} no longer has; put the method back, under "
-            "its old name, until such runs have ended. Nothing was changed",
-            problems=gone,
-            run_id=c.run_id,
-            seq=c.seq,
-        )
-    if problems := obstacles(definition, stored.progress):
-        raise FlowDefinitionError(
-            f"run {c.run_id} cannot continue with {setup.settings.name} as the class is now: {'; '.join(problems)}. Nothing was run "
-            "and nothing was changed",
-            problems=problems,
-            run_id=c.run_id,
-            seq=c.seq,
-        )
+    check_resumable(setup.settings, c, stored.progress)
     transition, commands = advance(definition, stored.progress, Resumed())
     stored.progress.fold(transition)
     recorder = recorder_of(setup, c.run_id, claim, c)

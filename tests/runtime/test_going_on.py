@@ -1281,6 +1281,7 @@ class Count(FlowState):
     done: list[str] = []
 
 class Killed(Flow[Count]):
+    name = "Killed"
     persistence = SQLiteFlowPersistence("runs.db")
 
     def note(self, name):

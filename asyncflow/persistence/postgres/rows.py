@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..checkpoint import Checkpoint
 from ..head import Head
 
-_COLUMNS = ", ".join("c.pass_number" if name == "number" else f"c.{name}" for name in Checkpoint._fields[3:])
+_NAMES = ["pass_number" if name == "number" else name for name in Checkpoint._fields[2:] if name != "identity"]
+_COLUMNS = ", ".join(f"c.{name}" for name in _NAMES)
 _OF_RUN = "{schema}.checkpoints c JOIN {schema}.runs r ON r.id = c.run WHERE r.run_id = %s"
 _HEAD = ", ".join([*("pass_number" if name == "number" else name for name in Head._fields), "digest"])
 FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
@@ -13,25 +14,8 @@ FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
 _LEFT = "extract(epoch FROM expires - clock_timestamp())::DOUBLE PRECISION"
 """Seconds that are left of a lease."""
 
-_ARRAYS = (
-    *(
-        "text",
-        "text",
-        "bigint",
-        "bigint",
-        "text",
-        "text",
-        "float8",
-        "text",
-        "bigint",
-        "text",
-        "bigint",
-        "text",
-        "bigint",
-    ),
-    *["bytea"] * 8,
-    *("text", "bytea"),
-)
+_HEAD_TYPES = "text text bigint bigint text text float8 text bigint text bigint text bigint"
+_ARRAYS = (*_HEAD_TYPES.split(), *["bytea"] * 8, "text", "bytea")
 """The types of `head.values_of`."""
 
 BEGIN = "SELECT {schema}.begin(%s::bigint, %s::text, %s::float8)"
