@@ -43,7 +43,7 @@ from .failures import (
 from .recorder import Codecs, Recorder
 from .scope import Running, Scope, entered
 from .settings import Settings
-from .threads import in_thread
+from .starts import begun, proven, started_in_thread
 from .versions import Encoded, Version, encoded_in_pieces, own, recorded
 
 __all__ = ["Engine"]
@@ -228,6 +228,8 @@ class Engine:
             encoded = await encoded_in_pieces(held, self.codecs, is_stored=is_stored) if is_cut else None
             ended = self._returned(scope, held, result, encoded)
         except Exception as error:  # whatever a user's method may raise
+            if self.recorder is not None and error is self.recorder.refusal:
+                raise  # it has not begun
             if self._crowd is not None:
                 await self._crowd.wait(turn, len(self.progress.pending))
             ended = self._raised(scope, error)
@@ -268,9 +270,12 @@ class Engine:
         running.append(scope)
         try:
             if method.is_async:
+                recorder = self.recorder
+                if recorder is not None and recorder.fence is not None and not recorder.fence.holds(recorder.stretch):
+                    await proven(recorder)
                 return await method.function(flow, *args, **named)
-            result = await in_thread(lambda: method.function(flow, *args, **named))
-            return await result if inspect.iscoroutine(result) else result  # a plain wrapper around an async function
+            result = await started_in_thread(self.recorder, lambda: method.function(flow, *args, **named))
+            return await begun(self.recorder, result) if inspect.iscoroutine(result) else result
         finally:
             running.remove(scope)
             entered.reset(token)

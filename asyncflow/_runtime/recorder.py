@@ -37,6 +37,7 @@ from ..persistence.checkpoint import (
     seal,
 )
 from ..persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
+from ..persistence.fencing import Fence
 from ..persistence.patches import is_patch, patch_of
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
 from ..state import StateType
@@ -96,6 +97,8 @@ class Recorder:
         after: Checkpoint | None,
         whole: bool,
         observe: Callable[[Checkpoint], object] | None = None,
+        fence: Fence | None = None,
+        stretch: object = None,
     ) -> None:
         self.persistence = persistence
         self.codecs = codecs
@@ -108,6 +111,11 @@ class Recorder:
         self._append = persistence.append if offers(persistence, CheckpointLog) else None
         self._whole = whole
         self._observe = observe
+        self.fence = fence
+        self.stretch = stretch
+        """Of the owner's lease, in which the run was last known to be its own."""
+        self.refusal: Exception | None = None
+        """Why nothing more may start."""
         self._turn: anyio.Lock | None = None
         self._seq = -1 if after is None else after.seq
         self._digest = self._saved = b"" if after is None else after.digest

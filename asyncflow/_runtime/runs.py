@@ -27,7 +27,8 @@ from ..errors import (
 )
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decode_progress
 from ..persistence.codec import Misfit
-from ..persistence.protocol import FlowPersistence, Ownership, Sessions, offers
+from ..persistence.fencing import Fence
+from ..persistence.protocol import Fencing, FlowPersistence, Ownership, Sessions, offers
 from .engine import Engine
 from .matching import check_covers, check_flow, check_resumable
 from .recorder import Codecs, Recorder
@@ -83,9 +84,14 @@ class Claim:
     owner: Ownership | None = None
     epoch: int = 0
     is_over: bool = False
+    fence: Fence | None = None
+    stretch: object = None
+    """Of the owner's lease, from before the run was acquired."""
 
     async def take(self, run_id: str) -> None:
         """Acquire the run, and know so at once: whoever is cancelled meanwhile has something to release."""
+        if self.fence is not None:
+            self.stretch = self.fence.stretch
         if self.owner is not None:
             self.epoch = await self.owner.acquire(run_id)
 
@@ -171,6 +177,8 @@ class _Owned:
                 )
             _DRIVEN[driven] = loop
         claim = self._claim
+        claim.fence = claim.owner.fence() if offers(claim.owner, Fencing) else None
+        claim.stretch = None if claim.fence is None else claim.fence.stretch
         claim.epoch, claim.is_over = 1 if self._is_new or claim.owner is None else 0, False
         try:
             if not claim.epoch:
@@ -354,6 +362,8 @@ def recorder_of(
         after=after,
         whole=setup.whole,
         observe=setup.observe,
+        fence=claim.fence,
+        stretch=claim.stretch,
     )
 
 

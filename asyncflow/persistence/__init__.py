@@ -1,11 +1,13 @@
 """REMEMBER: one small protocol, many backends. Public: the protocol, its capabilities, the checkpoint, and two backends."""
 
 from .checkpoint import Checkpoint
+from .fencing import Fence
 from .memory import MemoryFlowPersistence
 from .protocol import (
     Catalog,
     CheckpointHistory,
     CheckpointLog,
+    Fencing,
     FlowPersistence,
     Ownership,
     Retention,
@@ -19,6 +21,8 @@ __all__ = [
     "Checkpoint",
     "CheckpointHistory",
     "CheckpointLog",
+    "Fence",
+    "Fencing",
     "FlowPersistence",
     "MemoryFlowPersistence",
     "Ownership",

@@ -15,7 +15,7 @@ import anyio
 from .._waiting import outlast
 from ..errors import CheckpointWithdrawnError, StorageWriteError
 from .home import Home
-from .jobs import Job
+from .jobs import Append, Job
 
 __all__ = ["Commits"]
 
@@ -76,8 +76,8 @@ class Commits:
         await outlast(self._idle)
 
     def _withdraw(self, job: Job) -> None:
-        """Take a job out of the queue, and with it all that follow it in its run: they build upon it."""
-        later = list(self._queue)[self._queue.index(job) :]
+        """Take a job out of the queue; with a checkpoint, all that follow it in its run: they build upon it."""
+        later = list(self._queue)[self._queue.index(job) :] if isinstance(job, Append) else [job]
         for other in later:
             if other.run_id == job.run_id:
                 self._queue.remove(other)

@@ -9,7 +9,7 @@ import anyio
 from ..errors import RunLockedError
 from .checkpoint import Checkpoint
 
-__all__ = ["Acquire", "Append", "Delete", "Job", "Release", "Renew", "locked"]
+__all__ = ["Acquire", "Append", "Confirm", "Delete", "Job", "Release", "Renew", "locked"]
 
 
 class Job:
@@ -78,6 +78,20 @@ class Delete(Job):
         super().__init__(run_id)
         self.may_replace = may_replace
         self.is_done = False
+
+
+class Confirm(Job):
+    """Renew this owner's lease, and see whether a run is still its own under this epoch.
+
+    `is_ours`: whether it is; `stretch`: the stretch of the lease in which it was (`fencing.Lease`).
+    """
+
+    is_ours = False
+    stretch: object = None
+
+    def __init__(self, run_id: str, epoch: int) -> None:
+        super().__init__(run_id)
+        self.epoch = epoch
 
 
 class Renew(Job):

@@ -7,11 +7,13 @@ from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 
 from .checkpoint import Checkpoint, Status
+from .fencing import Fence
 
 __all__ = [
     "Catalog",
     "CheckpointHistory",
     "CheckpointLog",
+    "Fencing",
     "FlowPersistence",
     "Ownership",
     "Retention",
@@ -73,6 +75,18 @@ class Ownership(Protocol):
 
         Not called where the run's last checkpoint said so already: one whose status is 'finished' or 'cancelled'.
         """
+        ...
+
+
+@runtime_checkable
+class Fencing(Protocol):
+    """Proves, before each method starts, that its run cannot have been taken over: for owners whose lease may run out.
+
+    A backend whose owners cannot be replaced while they live does not need it.
+    """
+
+    def fence(self) -> Fence | None:
+        """The fence of this owner, for as long as the session that is open lasts; None where none is open."""
         ...
 
 

@@ -21,6 +21,7 @@ from ..errors import (
 )
 from .checkpoint import Checkpoint, Status, fold, verified
 from .commits import Commits
+from .fencing import Fence
 from .home import Home
 from .jobs import Acquire, Append, Delete, Release
 from .protocol import RunEntry, check_retention
@@ -74,6 +75,7 @@ class Opened(Protocol):
 
     home: Home
     commits: Commits
+    fence: Fence
     unreleased: Unreleased
     stop_renewing: Callable[[], object]
 
@@ -312,6 +314,11 @@ class QueuedPersistence(ABC, Generic[T]):
             except StorageError:
                 opened.unreleased.add(run_id, epoch)
                 raise
+
+    def fence(self) -> Fence | None:
+        """Whether this process can still be the owner of its runs, while a session is open. See `Fencing`."""
+        opened = self._shared.held
+        return None if opened is None else opened.fence
 
 
 def checked_key(key: bytes | None) -> bytes:

@@ -10,11 +10,12 @@ import anyio.lowlevel
 
 from ..errors import StaleCheckpoint
 from ..persistence.checkpoint import Checkpoint
-from ..persistence.protocol import CheckpointHistory, CheckpointLog, FlowPersistence, Ownership, Sessions
+from ..persistence.fencing import Fence
+from ..persistence.protocol import CheckpointHistory, CheckpointLog, Fencing, FlowPersistence, Ownership, Sessions
 from ._checkpoints import Chain, differences
 from ._promises import Promises, expect, has, in_time, moments, must, needed, session, store, together
 
-__all__ = ["History", "Owners", "SessionsOpenAndClose"]
+__all__ = ["Fences", "History", "Owners", "SessionsOpenAndClose"]
 
 
 class History(Promises):
@@ -178,6 +179,56 @@ class Owners(Promises):
             chain.epoch = new
             await store(view, chain.add())
             expect(await persistence.load("a"), chain.rows[-1], "what another view has stored must be seen")
+
+
+class Fences(Promises):
+    """`Fencing`: `fence`."""
+
+    @in_time
+    async def test_a_fence_holds_for_the_owner_of_a_run(self, persistence: FlowPersistence) -> None:
+        chain = Chain("a")
+        async with session(persistence):
+            fence = _fence(persistence)
+            stretch = fence.stretch
+            await store(persistence, chain.add())
+            assert fence.holds(stretch), (
+                "a fence must hold for a run that was just stored, in the stretch from before that"
+            )
+            stretch = await fence.confirm("a", 1)
+            assert fence.holds(stretch), "a fence must hold right after `confirm`, in the stretch that it returned"
+            await needed(persistence, Ownership).release("a", 1)
+            stretch = fence.stretch
+            epoch = await needed(persistence, Ownership).acquire("a")
+            assert fence.holds(stretch), "a fence must hold for a run that was just acquired"
+            await fence.confirm("a", epoch)
+
+    @in_time
+    async def test_a_fence_confirms_no_run_that_is_not_its_owner_s(self, persistence: FlowPersistence) -> None:
+        owner = needed(persistence, Ownership)
+        async with session(persistence):
+            fence = _fence(persistence)
+            await _not_confirmed(fence, "nobody", 1, "is unknown")
+            await store(persistence, Chain("a").add())
+            new = await owner.acquire("a", force=True)
+            await _not_confirmed(fence, "a", 1, "was acquired under a higher epoch")
+            await owner.release("a", new)
+            await _not_confirmed(fence, "a", new, "was released")
+            await store(persistence, Chain("b").add(kind="finished", status="finished"))
+            await _not_confirmed(fence, "b", 1, "has finished")
+
+
+def _fence(persistence: FlowPersistence) -> Fence:
+    fence = needed(persistence, Fencing).fence()
+    assert fence is not None, "`fence` must return the owner's fence while a session is open"
+    return fence
+
+
+async def _not_confirmed(fence: Fence, run_id: str, epoch: int, what: str) -> None:
+    try:
+        await fence.confirm(run_id, epoch)
+    except StaleCheckpoint:
+        return
+    raise AssertionError(f"`confirm` must raise StaleCheckpoint for a run that {what}, and raised nothing")
 
 
 class SessionsOpenAndClose(Promises):

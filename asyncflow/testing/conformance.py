@@ -17,6 +17,7 @@ asyncio and trio, and under pytest-asyncio. What a backend does not offer is ski
 | log | `CheckpointLog` | compare and set; fold deltas; keep the order of appends that do not wait for one another |
 | history | `CheckpointHistory` | keep every checkpoint |
 | owners | `Ownership` | raise the epoch with every owner, and refuse the commits of older ones |
+| fences | `Fencing` | confirm the runs that its owner still has, and no other |
 | sessions | `Sessions` | open with the first, close with the last, and open again |
 | catalog | `Catalog` | list its runs, the newest first, page by page |
 | retention | `Retention` | forget a run for good, and those that ended long ago |
@@ -43,7 +44,7 @@ from ..errors import MethodError
 from ..flow import Flow
 from ..persistence.protocol import FlowPersistence
 from ..state import FlowState
-from ._capabilities import History, Owners, SessionsOpenAndClose
+from ._capabilities import Fences, History, Owners, SessionsOpenAndClose
 from ._catalog import Forgotten, Listed
 from ._log import Log
 from ._promises import Promises, in_time, must
@@ -171,7 +172,7 @@ async def _goes_on(persistence: FlowPersistence, flow: _Errand, ran: Counter[str
 # ---- all of it --------------------------------------------------------------------------------------------------
 
 
-class PersistenceConformance(TwoVerbs, Log, History, Owners, SessionsOpenAndClose, Listed, Forgotten, EndToEnd):
+class PersistenceConformance(TwoVerbs, Log, History, Owners, Fences, SessionsOpenAndClose, Listed, Forgotten, EndToEnd):
     """Everything that a backend must do. Inherit it, and give it the fixture `persistence`: a new, empty backend.
 
     `patience` says after how many seconds a backend is taken to hang. `another(persistence)` returns a second view of the

@@ -22,10 +22,12 @@ import anyio.lowlevel
 from .._waiting import to_its_end
 from ..errors import StorageWriteError
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.fencing import Fence
 from ..persistence.protocol import (
     Catalog,
     CheckpointHistory,
     CheckpointLog,
+    Fencing,
     FlowPersistence,
     Ownership,
     Retention,
@@ -192,6 +194,11 @@ class _Ownership(FaultyPersistence):
         await self._struck("release", lambda: self.inner.release(run_id, epoch))
 
 
+class _Fencing(FaultyPersistence):
+    def fence(self) -> Fence | None:
+        return cast("Fence | None", self.inner.fence())
+
+
 class _Sessions(FaultyPersistence):
     @asynccontextmanager
     async def session(self) -> AsyncIterator[object]:
@@ -216,6 +223,7 @@ _PARTS: Final[dict[Callable[..., Any], type[FaultyPersistence]]] = {
     CheckpointLog: _Log,
     CheckpointHistory: _History,
     Ownership: _Ownership,
+    Fencing: _Fencing,
     Sessions: _Sessions,
     Catalog: _Catalog,
     Retention: _Retention,

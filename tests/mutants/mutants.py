@@ -80,6 +80,30 @@ MUTANTS = (
         "SET takeovers = takeovers + 1",
         "runner/test_recovery.py::test_a_run_that_gets_on_is_taken_over_as_often_as_it_takes",
     ),
+    Mutant(
+        "a start that is not fenced",
+        ("L1", "E2"),
+        "persistence/fencing.py",
+        "        return (uptime < until[0] and time.time() < until[1] and stretch == self.stretch) or self.seconds < SHORTEST\n",
+        "        return uptime < float('inf') and until[1] < float('inf')\n",
+        "faults/test_starts.py::test_no_method_starts_once_the_owner_was_replaced_between_any_two_lines",
+    ),
+    Mutant(
+        "a lease that had a gap is taken for one that held",
+        ("L1", "E2"),
+        "persistence/fencing.py",
+        " and stretch == self.stretch)",
+        ")",
+        "faults/test_starts.py::test_a_plain_method_starts_only_while_the_lease_holds_when_a_thread_is_free",
+    ),
+    Mutant(
+        "a thread that was waited for begins a method unasked",
+        ("L1", "E2"),
+        "_runtime/starts.py",
+        "        if not fence.holds(recorder.stretch):\n            raise _NotProvenError\n",
+        "",
+        "faults/test_starts.py::test_a_plain_method_starts_only_while_the_lease_holds_when_a_thread_is_free",
+    ),
     # ---- execution counts
     Mutant(
         "a method that changes nothing has no checkpoint",

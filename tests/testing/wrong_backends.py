@@ -84,6 +84,23 @@ class Opened(Right):
     def left(self) -> None: ...
 
 
+class Fenced(Right):
+    """The same, with a fence that never falls."""
+
+    stretch = 0
+
+    def fence(self) -> Any:
+        return self
+
+    def holds(self, stretch: object) -> bool:
+        return True
+
+    async def confirm(self, run_id: str, epoch: int) -> object:
+        if run_id not in self._driven or self._epochs.get(run_id, 1) != epoch:
+            raise errors.StaleCheckpoint(f"{run_id} is another's", run_id=run_id)
+        return self.stretch
+
+
 # ---- two verbs -----------------------------------------------------------------------------------------------------
 
 
@@ -628,6 +645,39 @@ class KeepsEpochsToItself(Right):
         other = Right()
         other._rows = self._rows
         return other
+
+
+# ---- fences ---------------------------------------------------------------------------------------------------------
+
+
+@caught_by("a_fence_holds_for_the_owner_of_a_run")
+class FencesEverybodyOff(Fenced):
+    def holds(self, stretch: object) -> bool:
+        return False
+
+
+@caught_by("a_fence_holds_for_the_owner_of_a_run")
+class FencesTheFirstStretchOff(Fenced):
+    def holds(self, stretch: object) -> bool:
+        return stretch == 1
+
+    async def confirm(self, run_id: str, epoch: int) -> object:
+        await super().confirm(run_id, epoch)
+        return 1
+
+
+@caught_by("a_fence_confirms_no_run_that_is_not_its_owner_s")
+class ConfirmsWhatever(Fenced):
+    async def confirm(self, run_id: str, epoch: int) -> object:
+        return self.stretch
+
+
+@caught_by("a_fence_confirms_no_run_that_is_not_its_owner_s")
+class ConfirmsAnyEpoch(Fenced):
+    async def confirm(self, run_id: str, epoch: int) -> object:
+        if run_id not in self._driven:
+            raise errors.StaleCheckpoint(f"{run_id} is another's", run_id=run_id)
+        return self.stretch
 
 
 # ---- sessions ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from ..commits import Commits
+from ..fencing import LeaseFence
 from ..home import Home, home_here
 from ..jobs import Renew
 from ..queued import QueuedPersistence, Unreleased, checked_key, checked_lease
@@ -34,6 +35,7 @@ class _Open:
         self.place = place
         self.writer = Writer(target, self.owner, key, lease)
         self.commits = Commits(home, self.writer.write)
+        self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)
         self.reader = Reader(target, key, readers)
         self.stop_renewing: Callable[[], object] = lambda: None

@@ -18,8 +18,9 @@ from ...errors import (
     StorageNotFoundError,
     StorageWriteError,
 )
+from ..fencing import Lease, now
 from ..head import Head, values_of
-from ..jobs import Acquire, Append, Delete, Job, Release, locked
+from ..jobs import Acquire, Append, Confirm, Delete, Job, Release, locked
 from ..outcomes import not_written, shows
 from . import rows
 from .database import BUSY_SECONDS, Connection, Target, explain, explained, is_alive, is_settled, rows_of
@@ -51,8 +52,7 @@ class Writer:
         self._target = target
         self._owner = owner
         self._key = key
-        self._lease = lease
-        self._renewed = -lease
+        self.lease = Lease(lease)
         self._held: Connection | None = None
         self._backend: tuple[Any, ...] = ()
         """The server's process at the other end: its id, and when it began."""
@@ -87,7 +87,7 @@ class Writer:
     @property
     def has_lease(self) -> bool:
         """Whether anything was written, and a lease with it."""
-        return self._renewed >= 0
+        return self.lease.is_known
 
     # ---- a batch, and what becomes of it -------------------------------------------------------------------------
 
@@ -142,9 +142,10 @@ class Writer:
         return told
 
     async def _transaction(self, connection: Connection, batch: Sequence[Job], seconds: float) -> Verdicts:
-        now = time.monotonic()
-        is_due = now - self._renewed >= self._lease / 3
-        begin = (int(seconds * 1000), self._owner, self._lease if is_due else None)
+        sent = now()
+        asked = [job for job in batch if isinstance(job, Confirm)]
+        is_due = bool(asked) or self.lease.is_due(sent)
+        begin = (int(seconds * 1000), self._owner, self.lease.seconds if is_due else None)
         verdicts: Verdicts = {job: error for job in batch if (error := _nameless(job)) is not None}
         appends = [job for job in batch if isinstance(job, Append) and job not in verdicts]
         owning = [job for job in batch if not isinstance(job, Append) and rows.is_text(job.run_id)]
@@ -156,7 +157,9 @@ class Writer:
         else:
             await self._store(connection, begin, appends, verdicts)
         if is_due:
-            self._renewed = now
+            self.lease.renewed(sent)
+        for job in asked:
+            job.stretch = self.lease.stretch
         return verdicts
 
     async def _store(
@@ -271,6 +274,8 @@ class Writer:
             self._refuse_driven(job, head, leases)
             job.is_done = True
             return None
+        if isinstance(job, Confirm):
+            job.is_ours = (head.owner, head.epoch) == (self._owner, job.epoch)
         if isinstance(job, Release) and (head.owner, head.epoch) == (self._owner, job.epoch):
             return head._replace(owner=None)
         return head

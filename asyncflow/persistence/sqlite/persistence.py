@@ -11,6 +11,7 @@ from typing import Literal, Never
 
 from ..._keywords import not_taken
 from ..commits import Commits
+from ..fencing import LeaseFence
 from ..home import Home, home_here
 from ..jobs import Renew
 from ..queued import QueuedPersistence, Unreleased, checked_key, checked_lease
@@ -32,6 +33,7 @@ class _Open:
         file = Place(path)
         self.writer = Writer(path, self.owner.id, key, lease, file, partial(open_database, path, synchronous))
         self.commits = Commits(home, self.writer.write)
+        self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)
         self.reader = Reader(path, key, file)
         self.stop_renewing: Callable[[], object] = lambda: None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +16,9 @@ from ...errors import (
     StorageCorruptError,
     StorageWriteError,
 )
+from ..fencing import Lease, now
 from ..head import Head, values_of
-from ..jobs import Acquire, Append, Delete, Job, Release, Renew, locked
+from ..jobs import Acquire, Append, Confirm, Delete, Job, Release, Renew, locked
 from ..outcomes import not_written, shows
 from . import rows
 from .database import check_identity, close_database, explain, primary_code, stop
@@ -46,8 +46,7 @@ class Writer:
         self._path = path
         self._owner = owner
         self._key = key
-        self._lease = lease
-        self._renewed = -lease
+        self.lease = Lease(lease)
         self._opened = opened
         self._held: aiosqlite.Connection | None = None
         self._place = place
@@ -71,7 +70,7 @@ class Writer:
     @property
     def has_lease(self) -> bool:
         """Whether anything was written, and a lease with it."""
-        return self._renewed >= 0
+        return self.lease.is_known
 
     @property
     def _connection(self) -> aiosqlite.Connection:
@@ -155,8 +154,9 @@ class Writer:
             rows.bound(values_of(job.checkpoint, self._owner, self._key)) for job in batch if isinstance(job, Append)
         ]
         owning = [job for job in batch if not isinstance(job, Append)]
-        now = time.monotonic()
-        is_due = now - self._renewed >= self._lease / 3
+        sent = now()
+        asked = [job for job in owning if isinstance(job, Confirm)]
+        is_due = bool(asked) or self.lease.is_due(sent)
         if len(appends) == 1 and not owning and not is_due:
             await self._store(rows.COMMIT_ONE, appends)
             return
@@ -167,11 +167,13 @@ class Writer:
         if appends:
             await self._store(rows.COMMIT, appends)
         if is_due:
-            await self._connection.execute(rows.RENEW, (self._owner, self._lease))
+            await self._connection.execute(rows.RENEW, (self._owner, self.lease.seconds))
             await self._connection.execute(rows.EXPEL)
         await self._connection.commit()
         if is_due:
-            self._renewed = now
+            self.lease.renewed(sent)
+        for job in asked:
+            job.stretch = self.lease.stretch
 
     async def _store(self, sql: str, appends: Sequence[tuple[Any, ...]]) -> None:
         before = self._connection.total_changes
@@ -231,6 +233,8 @@ class Writer:
             await self._acquire(job, head)
         elif isinstance(job, Delete):
             await self._delete(job, head)
+        elif isinstance(job, Confirm):
+            job.is_ours = (head.owner, head.epoch) == (self._owner, job.epoch)
         elif isinstance(job, Release) and head.epoch == job.epoch and head.owner == self._owner:
             await self._connection.execute(rows.FORGET_TAKEOVERS, (head.run_id,))
             await self._set_owner(head._replace(owner=None))
