@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from .._values import ATOMS
+from .plain import is_plain
 
 __all__ = ["is_held_once", "is_sole"]
 
@@ -75,10 +76,10 @@ def _held(cls: Any, members: list[Any], to_be_lent: bool) -> list[Any] | None:
         return None
     if cls is set or cls is frozenset:
         return list(chain.from_iterable(members))
-    if not issubclass(cls, BaseModel) or (to_be_lent and not _is_plain(cls)):
+    if not issubclass(cls, BaseModel) or (to_be_lent and not is_plain(cls)):
         return None
     inner = _of_models(cls, list(map(_dict_of, members)))
-    return inner if inner is None or _is_plain(cls) else _with_the_rest(inner, members)
+    return inner if inner is None or is_plain(cls) else _with_the_rest(inner, members)
 
 
 def _with_the_rest(inner: list[Any], members: list[Any]) -> list[Any] | None:
@@ -106,35 +107,9 @@ def _of_models(cls: type[BaseModel], dicts: list[dict[str, Any]]) -> list[Any] |
 
 
 @cache
-def _is_plain(model: type[BaseModel]) -> bool:
-    fields = model.__pydantic_fields__.values()
-    is_whole = not any(field.exclude for field in fields) and model.model_config.get("extra") != "allow"
-    of_fields = any(any(map(_is_code, field.metadata)) or _asks_code(field.annotation) for field in fields)
-    return is_whole and not model.__private_attributes__ and not of_fields and not _asks_code_itself(model)
-
-
-def _asks_code_itself(model: type[BaseModel]) -> bool:
-    """Whether a model's own code has a say in what its bytes are read as: it may say something else, or refuse, the next time."""
-    own = model.__pydantic_decorators__
-    own_making = model.model_post_init is not BaseModel.model_post_init or model.__pydantic_custom_init__
-    return bool(own.validators or own.field_validators or own.root_validators or own.model_validators or own_making)
-
-
-def _asks_code(annotation: Any) -> bool:
-    inner = (*getattr(annotation, "__metadata__", ()), annotation)
-    return any(map(_is_code, inner)) or any(map(_asks_code, get_args(annotation)))
-
-
-def _is_code(part: Any) -> bool:
-    """Whether it is a validator, or a type that has one."""
-    is_model = isinstance(part, type) and issubclass(part, BaseModel)
-    return not is_model and hasattr(part, "__get_pydantic_core_schema__")
-
-
-@cache
 def _containers(model: type[BaseModel]) -> list[tuple[str, bool]]:
     """The fields whose values can change, and whether those surely hold nothing that can; all, where code may have made them."""
-    if not _is_plain(model):
+    if not is_plain(model):
         return [(name, False) for name in model.__pydantic_fields__]
     annotations = {name: field.annotation for name, field in model.__pydantic_fields__.items()}
     return [(name, _is_of_atoms(annotation)) for name, annotation in annotations.items() if not _is_atom(annotation)]

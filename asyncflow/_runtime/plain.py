@@ -1,0 +1,179 @@
+"""Which models are read from their bytes without asking anybody's code, and are all that their bytes tell.
+
+A closed list: what is not known here is taken for code, such as a type of a library, or what a later pydantic brings. Nested models are
+told apart by the instances that there are, as those that are absent are not asked; all of a union's are, as pydantic tries each.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import datetime
+import decimal
+import enum
+import pathlib
+import types
+import typing
+import uuid
+from functools import cache
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+import annotated_types
+import typing_extensions
+from pydantic import AllowInfNan, BaseModel, FailFast, JsonValue, Strict, StringConstraints, WithJsonSchema
+from pydantic.fields import FieldInfo
+from pydantic.types import UuidVersion
+from typing_extensions import is_typeddict
+
+from ..merge import FUNCTIONS
+
+__all__ = ["is_plain"]
+
+_ATOMS: Final = (
+    *(str, int, float, bool, bytes, complex, type(None), decimal.Decimal, uuid.UUID),
+    *(datetime.date, datetime.time, datetime.datetime, datetime.timedelta, pathlib.Path, pathlib.PurePath),
+    *(Any, object, JsonValue, list, dict, set, frozenset, tuple),
+)
+"""What pydantic reads by code of its own, the same whenever it is asked."""
+
+_CONTAINERS: Final = (
+    *(list, dict, set, frozenset, tuple, collections.deque, collections.OrderedDict, collections.defaultdict),
+    *(collections.abc.Sequence, collections.abc.Mapping, collections.abc.Set),
+)
+_UNIONS: Final = (Union, types.UnionType)
+_FORMS: Final = (typing.Required, typing.NotRequired, typing_extensions.ReadOnly, typing.Final)
+_ALIASES: Final = tuple(
+    {getattr(typing, "TypeAliasType", typing_extensions.TypeAliasType), typing_extensions.TypeAliasType}
+)
+
+_BOUNDS: Final[tuple[Any, ...]] = (
+    *(annotated_types.Gt, annotated_types.Ge, annotated_types.Lt, annotated_types.Le, annotated_types.Interval),
+    *(annotated_types.MultipleOf, annotated_types.MinLen, annotated_types.MaxLen, annotated_types.Len),
+    *(annotated_types.Timezone, FailFast, WithJsonSchema),
+    *(AllowInfNan, Strict, StringConstraints, UuidVersion, typing_extensions.Doc, str, bytes, int, float, type(None)),
+)
+"""Metadata that says what is taken, and not by code. Texts and numbers say nothing to pydantic."""
+
+_GENERAL: Final = frozenset(
+    {
+        *("pattern", "strict", "max_digits", "decimal_places", "coerce_numbers_to_str", "union_mode", "fail_fast"),
+        *("allow_inf_nan", "strip_whitespace", "to_lower", "to_upper", "ascii_only"),
+    }
+)
+"""What `Field` puts into pydantic's own object for metadata, by name."""
+
+
+@cache
+def is_plain(model: type[BaseModel]) -> bool:
+    """Whether an instance is all that its bytes tell, and can be made anew from them without asking anybody."""
+    fields = model.__pydantic_fields__.values()
+    is_whole = not any(f.exclude or getattr(f, "exclude_if", None) for f in fields)
+    is_closed = model.model_config.get("extra") != "allow" and not model.__private_attributes__
+    return is_whole and is_closed and not _asks_code_itself(model) and all(map(_is_plain_field, fields))
+
+
+def _asks_code_itself(model: type[BaseModel]) -> bool:
+    """Whether a model's own code has a say in what its bytes are read as: it may say something else, or refuse, the next time."""
+    schema: Any = model.__get_pydantic_core_schema__
+    own_schema = schema.__func__ is not BaseModel.__get_pydantic_core_schema__.__func__  # type: ignore[attr-defined]  # a bound classmethod
+    own = model.__pydantic_decorators__
+    validators = own.validators or own.field_validators or own.root_validators or own.model_validators
+    own_making: bool = model.model_post_init is not BaseModel.model_post_init or model.__pydantic_custom_init__
+    return bool(validators or own_making or own_schema or "plugin_settings" in model.model_config)
+
+
+def _is_plain_field(field: FieldInfo) -> bool:
+    return (
+        all(map(_is_bound, field.metadata))
+        and isinstance(field.discriminator, str | None)
+        and _is_known(field.annotation, frozenset())
+    )
+
+
+def _is_bound(part: Any) -> bool:
+    """Whether metadata is known not to run code. A function says how a field is merged: pydantic makes nothing of it."""
+    if isinstance(part, FieldInfo):
+        return all(map(_is_bound, part.metadata)) and isinstance(part.discriminator, str | None)
+    if type(part).__name__.endswith("PydanticGeneralMetadata"):
+        return bool(vars(part).keys() <= _GENERAL)
+    return isinstance(part, (*_BOUNDS, *FUNCTIONS)) and not isinstance(part, type)
+
+
+def _is_known(annotation: Any, inside: frozenset[Any]) -> bool:
+    """Whether what an annotation allows is read by no code but pydantic's. `inside`: the names that are being looked at."""
+    if annotation is None or any(annotation is atom for atom in _ATOMS):
+        return True
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return _is_known_class(annotation, inside)
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return True
+    if origin is Annotated:
+        return all(map(_is_bound, annotation.__metadata__)) and _is_known(args[0], inside)
+    if origin in _UNIONS:
+        return _is_known_union(args, inside)
+    if origin in _CONTAINERS or origin in _FORMS:
+        return all(arg is ... or arg == () or _is_known(arg, inside) for arg in args)
+    return _is_known_name(annotation, origin, args, inside)
+
+
+def _is_known_name(annotation: Any, origin: Any, args: tuple[Any, ...], inside: frozenset[Any]) -> bool:
+    """Of a name for another annotation: what it stands for."""
+    named = origin if isinstance(origin, _ALIASES) else annotation
+    if isinstance(named, _ALIASES):
+        if named in inside:
+            return False  # one that contains itself
+        return _is_known(named.__value__, inside | {named, *named.__type_params__}) and all(
+            _is_known(arg, inside) for arg in args
+        )
+    if isinstance(annotation, typing.NewType):
+        return _is_known(annotation.__supertype__, inside)
+    return isinstance(annotation, typing.TypeVar) and annotation in inside
+
+
+def _is_known_union(members: tuple[Any, ...], inside: frozenset[Any]) -> bool:
+    others = [member for member in members if member is not type(None)]
+    if not all(_is_known(member, inside) for member in others):
+        return False
+    return len(others) == 1 or all(_has_plain_classes(member, frozenset()) for member in others)
+
+
+def _has_plain_classes(annotation: Any, inside: frozenset[Any]) -> bool:
+    """Whether the models in a member of a union are plain: they are asked about values that are another member's."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation in inside or (
+            is_plain(annotation)
+            and all(
+                _has_plain_classes(f.annotation, inside | {annotation}) for f in annotation.__pydantic_fields__.values()
+            )
+        )
+    if isinstance(annotation, type) and (dataclasses.is_dataclass(annotation) or is_typeddict(annotation)):
+        return False
+    if isinstance(annotation, typing.NewType):
+        return _has_plain_classes(annotation.__supertype__, inside)
+    named = annotation if isinstance(annotation, _ALIASES) else get_origin(annotation)
+    if isinstance(named, _ALIASES) and not _has_plain_classes(named.__value__, inside):
+        return False  # what contains itself has been refused
+    return get_origin(annotation) is Literal or all(_has_plain_classes(arg, inside) for arg in get_args(annotation))
+
+
+def _is_known_class(cls: Any, inside: frozenset[Any]) -> bool:
+    if issubclass(cls, BaseModel):
+        return True  # its instances tell
+    if hasattr(cls, "__get_pydantic_core_schema__") or hasattr(cls, "__get_validators__"):
+        return False
+    if issubclass(cls, enum.Enum) or (dataclasses.is_dataclass(cls) and not hasattr(cls, "__pydantic_config__")):
+        return True  # a dataclass's instances are copied
+    if is_typeddict(cls):
+        return _is_known_typed_dict(cls, inside)
+    return False
+
+
+def _is_known_typed_dict(cls: Any, inside: frozenset[Any]) -> bool:
+    if cls in inside or hasattr(cls, "__pydantic_config__"):
+        return False
+    try:
+        hints = typing_extensions.get_type_hints(cls, include_extras=True)
+    except Exception:  # a name that is not known there
+        return False
+    return all(_is_known(hint, inside | {cls}) for hint in hints.values())
