@@ -28,7 +28,8 @@ from ._runtime.runs import Setup
 from ._runtime.settings import Settings
 from .errors import FlowDefinitionError, RunningLoopError
 from .merge import Merge
-from .persistence.protocol import FlowPersistence, offers
+from .persistence.checks import check_backend
+from .persistence.protocol import FlowPersistence
 from .persistence.sqlite import SQLiteFlowPersistence
 from .state import StateType, parse_run_id, state_type_of
 
@@ -165,6 +166,8 @@ class Flow(Generic[S]):
         given = cls.initial_state if initial_state is _UNSET else initial_state
         cls._state_type.check_initial(given)
         where = cls.persistence if persistence is _UNSET else persistence
+        if where is not None and where is not _UNSET:
+            check_backend(where)
         settings = cls._settings(
             name,
             _one_of("on_error", on_error or cls.on_error, ("finish", "cancel")),
@@ -345,20 +348,8 @@ def _setup(cls: type[Flow[Any]], settings: Settings, where: Any, durability: Dur
     if where is _UNSET:
         named = next((mark.backend for mark in persisted.marks if mark.backend is not None), None)
         where = named if named is not None or not persisted.marks else default_persistence(durability)
-    if where is not None:
-        check_backend(where)
     observe = log_events if any(mark.verbose for mark in persisted.marks) else None
     return Setup(settings, cls._codecs, where, persisted.only is not None, observe)
-
-
-def check_backend(backend: object) -> None:
-    """Whether this can be a persistence. Raises `FlowDefinitionError`."""
-    if not offers(backend, FlowPersistence):
-        raise FlowDefinitionError(
-            f"{type(backend).__name__} is no persistence: it needs `async def save(checkpoint)` and `async def load(run_id, "
-            "seq=None)`; for a SQLite file it is SQLiteFlowPersistence(path)",
-            problems=["not a persistence"],
-        )
 
 
 def made_by(make: object) -> Flow[Any]:

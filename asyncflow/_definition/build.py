@@ -23,15 +23,18 @@ def define(cls: type, api: type, local: Mapping[str, Any]) -> FlowDefinition:
     Raises `FlowDefinitionError` with every mistake of the class and its cure.
     """
     problems: list[str] = []
+    broken: dict[str, set[str]] = {}
     methods: dict[str, MethodDefinition] = {}
     names = (local, {**local, **_names_within(cls)})
-    for name, function, note in _noted(cls, problems):
+    for name, function, note in _noted(cls, problems, broken):
         if hasattr(api, name):
             problems.append(f"{name} shadows a name of Flow; rename the method")
         method = _method(name, function, note, names, problems, _inherited(cls, name, function))
-        if method is not None:
+        if method is None:
+            broken[name] = {mark.kind for mark in note.marks}
+        else:
             methods[name] = method
-    problems += problems_of(methods)
+    problems += problems_of(methods, broken)
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems)
         raise FlowDefinitionError(f"the flow class {cls.__name__} cannot run as written:{listed}", problems=problems)
@@ -55,24 +58,32 @@ def _names_within(cls: type) -> dict[str, Any]:
 
 def persist_marks(cls: type) -> dict[str, PersistMark]:
     """The method-level `@persist` of each method that has one."""
-    return {name: note.persist[-1] for name, _, note in _noted(cls, []) if note.persist}
+    return {name: note.persist[-1] for name, _, note in _noted(cls, [], {}) if note.persist}
 
 
-def _noted(cls: type, problems: list[str]) -> Iterator[tuple[str, Callable[..., Any], Note]]:
-    """Name, function and note of each decorated method, base classes first. An override keeps its base's trigger."""
+def _noted(
+    cls: type, problems: list[str], broken: dict[str, set[str]]
+) -> Iterator[tuple[str, Callable[..., Any], Note]]:
+    """Name, function and note of each decorated method, base classes first. An override keeps its base's trigger.
+
+    What cannot be a method goes into `problems`, and with the kinds of its decorators into `broken`.
+    """
     names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
     for name in names:
         layers = [vars(base)[name] for base in cls.__mro__ if name in vars(base)]
         value = layers[0]
         if isinstance(value, Pending):
             kind = value.mark.kind
-            problems.append(f"{name} is decorated with a bare @{kind}; write @{kind}(...) with parentheses")
+            written = "start()" if kind == "start" else f"{kind}(...)"
+            problems.append(f"{name} is decorated with a bare @{kind}; write @{written} with parentheses")
+            broken[name] = {kind}
             continue
         notes = _notes_on(layers)
         if not notes:
             continue
         if not inspect.isfunction(value):
             problems.append(f"{name} is a flow method and must be a plain function, not a {type(value).__name__}")
+            broken[name] = {mark.kind for note in notes for mark in note.marks}
             continue
         marks = next((note.marks for note in notes if note.marks), [])
         persist = next((note.persist for note in notes if note.persist), [])
@@ -160,7 +171,7 @@ def _trigger_mark(marks: list[Mark]) -> Mark | None:
 
 
 def _checked(trigger: Trigger) -> Condition:
-    if callable(trigger) and note_of(trigger) is None:
+    if callable(trigger) and note_of(trigger) is None and not isinstance(trigger, Pending):
         raise TypeError(f"it waits for {getattr(trigger, '__name__', trigger)!r}, which is no flow method")
     return normalised(trigger)
 

@@ -73,6 +73,7 @@ class Pending:
 
     def __init__(self, mark: Mark) -> None:
         self.mark = mark
+        self.__name__ = getattr(mark.trigger, "__name__", "")
 
     def __call__(self, function: F) -> F:
         _note_on(function).marks.append(self.mark)

@@ -18,7 +18,15 @@ from .triggers import AllOf, Condition, required_names
 if sys.version_info >= (3, 14):
     import annotationlib
 
-__all__ = ["UNRESOLVED", "declared_labels", "received", "requires_a_value", "return_annotation", "signature"]
+__all__ = [
+    "UNRESOLVED",
+    "annotations_of",
+    "declared_labels",
+    "received",
+    "requires_a_value",
+    "return_annotation",
+    "signature",
+]
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -39,9 +47,10 @@ def signature(function: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(function)
 
 
-def _annotations(function: Callable[..., Any]) -> Mapping[str, Any]:
+def annotations_of(function: Callable[..., Any]) -> Mapping[str, Any]:
+    """The annotations of a function, which may name what is not defined yet."""
     if sys.version_info >= (3, 14):
-        return annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF)
+        return annotationlib.getannotations_of(function, format=annotationlib.Format.FORWARDREF)
     return getattr(function, "__annotations__", None) or {}
 
 
@@ -92,7 +101,7 @@ def return_annotation(function: Callable[..., Any], *names: Mapping[str, Any]) -
     `Signature.empty` where there is none; `UNRESOLVED` where it names what is not defined, or not yet.
     """
     function = inspect.unwrap(function)
-    annotation = _annotations(function).get("return", inspect.Signature.empty)
+    annotation = annotations_of(function).get("return", inspect.Signature.empty)
     if annotation is None or annotation is inspect.Signature.empty:
         return annotation
     holder = types.SimpleNamespace(__annotations__={"return": annotation})

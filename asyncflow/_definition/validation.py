@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
 from .definition import FlowDefinition, MethodDefinition, Receives
 from .signatures import requires_a_value
@@ -12,28 +12,34 @@ from .triggers import satisfied
 __all__ = ["problems_of"]
 
 
-def problems_of(methods: Mapping[str, MethodDefinition]) -> list[str]:
-    """The mistakes of a class, in order of definition."""
+def problems_of(methods: Mapping[str, MethodDefinition], broken: Mapping[str, Set[str]]) -> list[str]:
+    """The mistakes of a class, in order of definition.
+
+    `broken`: methods with a mistake of their own, by the kinds of their decorators; what follows from it is no other mistake.
+    """
     if not methods:
         return []
     labels, all_known = _labels(methods)
-    known = labels.union(methods) if all_known else None
-    found = [problem for m in methods.values() for problem in _of_one(m, methods, known)]
-    if not any(m.is_start for m in methods.values()):
+    all_known = all_known and not any("router" in kinds for kinds in broken.values())
+    found = [p for m in methods.values() for p in _of_one(m, methods, labels, broken.keys() if all_known else None)]
+    if not any(m.is_start for m in methods.values()) and not any("start" in kinds for kinds in broken.values()):
         return [*found, "there is no start; decorate the first method with @start()"]
-    return found or list(_unreachable(methods))
+    return found or ([] if broken else list(_unreachable(methods)))
 
 
 def _of_one(
-    method: MethodDefinition, methods: Mapping[str, MethodDefinition], known: frozenset[str] | None
+    method: MethodDefinition, methods: Mapping[str, MethodDefinition], labels: Set[str], broken: Set[str] | None
 ) -> Iterator[str]:
-    """The mistakes of one method. `known`: every name that can come; None where a router may return any label."""
-    if method.name in method.names:
-        yield f"{method.name} listens to itself; let a router return a label, and listen to that"
+    """The mistakes of one method. `labels`: all that are declared; `broken` is None where a router may return any other."""
+    if method.name in method.names and method.name not in labels:
+        yield (
+            f"{method.name} listens to itself: '{method.name}' is its own name. If a label is meant, rename the method or the "
+            "label; to repeat a method, let a router return a label, and listen to that"
+        )
     for label in sorted((method.labels or frozenset()) & methods.keys()):
         yield f"{method.name} returns the label '{label}', which is also a method's name; rename the label"
-    for name in () if known is None else sorted(method.names - known):
-        yield _unknown(method.name, name, sorted(known or ()))
+    for name in () if broken is None else sorted(method.names - methods.keys() - labels - broken):
+        yield _unknown(method, name, sorted(labels | methods.keys()))
     if (
         method.is_start
         and method.receives is not Receives.NOTHING
@@ -54,11 +60,12 @@ def _labels(methods: Mapping[str, MethodDefinition]) -> tuple[frozenset[str], bo
     return frozenset().union(*known), len(known) == len(declared)
 
 
-def _unknown(listener: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
+def _unknown(method: MethodDefinition, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1) or [each for each in known if each.lower() == name.lower()]
     hint = f" Did you mean '{near[0]}'?" if near else ""
+    waits = "is started by" if method.is_start else "listens to"
     return (
-        f"{listener} listens to '{name}', which is no method and which no router emits.{hint} Known: {', '.join(known)}"
+        f"{method.name} {waits} '{name}', which is no method and which no router emits.{hint} Known: {', '.join(known)}"
     )
 
 

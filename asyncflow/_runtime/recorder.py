@@ -36,6 +36,7 @@ from ..persistence.checkpoint import (
     encode_transition,
     seal,
 )
+from ..persistence.checks import to_be_awaited
 from ..persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
 from ..persistence.fencing import Fence
 from ..persistence.patches import is_patch, patch_of
@@ -304,7 +305,7 @@ class Recorder:
 
     async def _save(self, checkpoint: Checkpoint) -> None:
         async def save() -> None:
-            await self.persistence.save(checkpoint)
+            await to_be_awaited(self.persistence.save(checkpoint), self.persistence, "save")
             self._saved = checkpoint.digest
 
         turn = self._turn = self._turn or anyio.Lock()

@@ -26,6 +26,7 @@ from ..errors import (
     StorageError,
 )
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decode_progress
+from ..persistence.checks import to_be_awaited
 from ..persistence.codec import Misfit
 from ..persistence.fencing import Fence
 from ..persistence.protocol import Fencing, FlowPersistence, Ownership, Sessions, offers
@@ -226,7 +227,7 @@ async def load(setup: Setup, run_id: str, seq: int | None = None) -> Stored | No
     Raises `RunFlowMismatchError`, `StateSchemaError`, `FlowDefinitionError`, `CheckpointCorruptError` and what the backend raises.
     """
     assert setup.persistence is not None, "asked only where there is a storage"
-    checkpoint = await setup.persistence.load(run_id, seq)
+    checkpoint = await to_be_awaited(setup.persistence.load(run_id, seq), setup.persistence, "load")
     if checkpoint is None:
         return None
     if checkpoint.run_id != run_id:

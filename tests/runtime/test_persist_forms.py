@@ -17,6 +17,7 @@ import pytest
 import asyncflow
 from asyncflow import (
     Flow,
+    FlowRunner,
     FlowState,
     MemoryFlowPersistence,
     SQLiteFlowPersistence,
@@ -26,6 +27,7 @@ from asyncflow import (
     router,
     start,
 )
+from asyncflow.persistence import Checkpoint
 
 
 class Work(FlowState):
@@ -588,3 +590,106 @@ def test_flow_classes_and_errors_pickle() -> None:
 
     assert (str(copy), copy.run_id, copy.owner) == ("locked", "x", "y")
     assert pickle.loads(pickle.dumps(One)) is One
+
+
+# ---- what is no backend ----------------------------------------------------------------------------------------------
+
+
+class Plain:
+    def save(self, checkpoint: Any) -> None: ...
+    async def load(self, run_id: str, seq: int | None = None) -> None: ...
+
+
+class PlainWithoutAnnotations:
+    def save(self, checkpoint):
+        self.kept = checkpoint
+
+    def load(self, run_id, seq=None):
+        return None
+
+
+class PlainLoad:
+    async def save(self, checkpoint: Any) -> None: ...
+    def load(self, run_id: str, seq: int | None = None) -> "Checkpoint | None": ...
+
+
+class OfCrewAI:
+    def save_state(self, flow_uuid: str, method_name: str, state_data: dict[str, Any]) -> None: ...
+    def load_state(self, flow_uuid: str) -> None: ...
+
+
+NO_BACKENDS: dict[str, tuple[Any, str]] = {
+    "a text": ("runs.db", "str is no persistence: it needs `async def save"),
+    "a class": (MemoryFlowPersistence, "MemoryFlowPersistence is a class; a persistence is an object: MemoryFlowPersistence"),
+    "a plain save": (Plain(), "save of Plain must be `async def`"),
+    "plain methods": (PlainWithoutAnnotations(), "save and load of PlainWithoutAnnotations must be `async def`"),
+    "a plain load": (PlainLoad(), "load of PlainLoad must be `async def`"),
+    "one of CrewAI": (OfCrewAI(), "examples/crewai_backend.py has an adapter"),
+}  # fmt: skip
+
+
+@pytest.mark.found("C5", "T9")
+@pytest.mark.parametrize(("backend", "told"), NO_BACKENDS.values(), ids=NO_BACKENDS)
+def test_what_is_no_backend_is_refused_before_it_is_used(backend: Any, told: str) -> None:
+    class ByAttribute(Flow[dict]):
+        persistence = backend
+
+        @start()
+        async def a(self) -> None: ...
+
+    class ByKeyword(Flow[dict]):
+        @start()
+        async def a(self) -> None: ...
+
+    def by_decorator() -> None:
+        @persist(persistence=backend)
+        class ByDecorator(ByKeyword): ...
+
+    ways = (ByAttribute, lambda: ByKeyword(persistence=backend), lambda: FlowRunner(backend), by_decorator)
+    for way in ways:
+        with pytest.raises(errors.FlowDefinitionError) as refused:
+            way()
+        assert told in str(refused.value)
+
+
+@pytest.mark.found("T9")
+async def test_a_plain_method_that_returns_what_can_be_awaited_is_taken() -> None:
+    inner = MemoryFlowPersistence()
+
+    class Passing:
+        def save(self, checkpoint):
+            return inner.save(checkpoint)
+
+        def load(self, run_id, seq=None):
+            return inner.load(run_id, seq)
+
+    class One(Flow[dict]):
+        @start()
+        async def a(self) -> str:
+            return "a"
+
+    flow = One(persistence=Passing())
+    assert await flow.kickoff() == "a"
+    assert await One.resume(flow.run_id, persistence=Passing()) == "a"
+
+
+@pytest.mark.found("T9")
+@pytest.mark.parametrize("verb", ["save", "load"])
+async def test_a_plain_method_that_only_shows_when_it_is_called_is_told_before_a_method_runs(verb: str) -> None:
+    inner, ran = MemoryFlowPersistence(), []
+
+    class Passing:
+        def save(self, checkpoint):
+            return inner.save(checkpoint) if verb != "save" else len(ran)
+
+        def load(self, run_id, seq=None):
+            return inner.load(run_id, seq) if verb != "load" else ran or None
+
+    class One(Flow[dict]):
+        @start()
+        async def a(self) -> None:
+            ran.append("a")
+
+    with pytest.raises(errors.FlowDefinitionError, match=f"{verb} of Passing must be `async def`"):
+        await One(persistence=Passing()).kickoff({"id": "x"})
+    assert ran == []

@@ -376,10 +376,10 @@ MISTAKES: list[tuple[Callable[[], type], str, str]] = [
     (typo_in_a_label, "b listens to 'aproved'", "Did you mean 'approved'? Known: a, approved, b, rejected"),
     (typo_in_a_method, "b listens to 'fetsh'", "Did you mean 'fetch'?"),
     (label_like_a_method, "a returns the label 'b', which is also a method's name", "rename the label"),
-    (bare_start, "a is decorated with a bare @start", "write @start(...) with parentheses"),
+    (bare_start, "a is decorated with a bare @start", "write @start() with parentheses"),
     (bare_listen, "b is decorated with a bare @listen", "write @listen(...) with parentheses"),
     (bare_router, "b is decorated with a bare @router", "write @router(...) with parentheses"),
-    (bare_start_persisted, "b is decorated with a bare @start", "write @start(...) with parentheses"),
+    (bare_start_persisted, "b is decorated with a bare @start", "write @start() with parentheses"),
     (half_unreachable, "c can never run", "check its condition"),
     (listens_to_itself, "b listens to itself", "let a router return a label"),
     (no_start, "there is no start", "decorate the first method with @start()"),
@@ -417,6 +417,139 @@ def test_a_mistake_is_named_with_its_cure(make: Callable[[], type], what: str, c
 )
 def test_a_mistake_is_told_once(make: Callable[[], type]) -> None:
     assert len(problems(make())) == 1
+
+
+def a_start_by_what_nothing_emits() -> type:
+    class Wrong:
+        @start()
+        async def a(self): ...
+
+        @start("nothing")
+        async def b(self): ...
+
+    return Wrong
+
+
+def a_bare_start_that_others_follow() -> type:
+    class Wrong:
+        @start
+        async def a(self): ...
+
+        @listen(a)
+        async def b(self): ...
+
+        @listen(and_("a", b))
+        async def c(self): ...
+
+    return Wrong
+
+
+def a_bare_listener_that_others_follow() -> type:
+    class Wrong:
+        @start()
+        async def a(self): ...
+
+        @listen
+        async def b(self): ...
+
+        @listen(or_(b, and_(a, b)))
+        async def c(self): ...
+
+    return Wrong
+
+
+def a_bare_router_whose_label_is_waited_for() -> type:
+    class Wrong:
+        @start()
+        async def a(self): ...
+
+        @router
+        async def b(self) -> Literal["yes"]: ...
+
+        @listen("yes")
+        async def c(self): ...
+
+    return Wrong
+
+
+def a_generator_that_others_follow() -> type:
+    class Wrong:
+        @start()
+        async def a(self):
+            yield 1
+
+        @listen(a)
+        async def b(self): ...
+
+        @listen("b")
+        async def c(self): ...
+
+    return Wrong
+
+
+def a_router_without_a_condition_whose_label_is_waited_for() -> type:
+    class Wrong:
+        @start()
+        async def a(self): ...
+
+        @router()
+        async def b(self) -> Literal["yes"]: ...
+
+        @listen("yes")
+        async def c(self): ...
+
+    return Wrong
+
+
+def a_label_that_its_listener_is_named_like() -> type:
+    class Wrong:
+        @start()
+        @router()
+        async def a(self) -> Literal["b"]: ...
+
+        @listen("b")
+        async def b(self): ...
+
+        @listen(b)
+        async def c(self): ...
+
+    return Wrong
+
+
+def a_listener_named_like_an_undeclared_label() -> type:
+    class Wrong:
+        @start()
+        @router()
+        async def a(self): ...
+
+        @listen("b")
+        async def b(self): ...
+
+    return Wrong
+
+
+ALONE = [
+    (a_start_by_what_nothing_emits, "b is started by 'nothing', which is no method and which no router emits"),
+    (a_bare_start_that_others_follow, "a is decorated with a bare @start; write @start() with parentheses"),
+    (a_bare_listener_that_others_follow, "b is decorated with a bare @listen; write @listen(...) with parentheses"),
+    (a_bare_router_whose_label_is_waited_for, "b is decorated with a bare @router"),
+    (a_generator_that_others_follow, "a is a generator; a flow method returns one result"),
+    (a_router_without_a_condition_whose_label_is_waited_for, "b is decorated with @router"),
+    (a_label_that_its_listener_is_named_like, "a returns the label 'b', which is also a method's name"),
+    (
+        a_listener_named_like_an_undeclared_label,
+        "b listens to itself: 'b' is its own name. If a label is meant, rename",
+    ),
+]
+
+
+@pytest.mark.found("C5", "T9")
+@pytest.mark.parametrize(("make", "told"), ALONE, ids=[make.__name__ for make, _ in ALONE])
+def test_what_follows_from_a_mistake_is_no_mistake_of_its_own(make: Callable[[], type], told: str) -> None:
+    found = problems(make())
+
+    assert len(found) == 1
+    assert found[0].startswith(told)
 
 
 def test_methods_that_wait_for_each_other_only_are_unreachable() -> None:
