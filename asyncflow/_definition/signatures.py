@@ -50,7 +50,7 @@ def signature(function: Callable[..., Any]) -> inspect.Signature:
 def annotations_of(function: Callable[..., Any]) -> Mapping[str, Any]:
     """The annotations of a function, which may name what is not defined yet."""
     if sys.version_info >= (3, 14):
-        return annotationlib.getannotations_of(function, format=annotationlib.Format.FORWARDREF)
+        return annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF)
     return getattr(function, "__annotations__", None) or {}
 
 
