@@ -6,6 +6,7 @@ and `seq` are set where they exist. No message of ours holds a value of the user
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -207,6 +208,10 @@ class MethodErrorGroup(MethodError, ExceptionGroup[Exception]):  # noqa: N818 - 
         super().__init__(message, **fields)
         self.args = (message, tuple(exceptions))
 
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        message, exceptions = self.args
+        return _blank, (type(self), (message, tuple(map(_portable, exceptions)))), self.__dict__
+
     def derive(self, excs: Sequence[Exception]) -> MethodErrorGroup:  # type: ignore[override]  # the stub is generic
         """Make the group of some of the failures, as `except*` and `split` ask for."""
         kept = {id(e) for e in excs}
@@ -226,6 +231,19 @@ class Failure:
 
     def __repr__(self) -> str:
         return f"Failure({self.invocation_id}: {type(self.exception).__name__})"
+
+    def __reduce__(self) -> tuple[type[Failure], tuple[str, str, Exception]]:
+        return Failure, (self.method, self.invocation_id, _portable(self.exception))
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception, or, where it cannot be pickled and read again, a `RuntimeError` that names it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception as reason:  # whatever a foreign exception does
+        kind = type(error)
+        return RuntimeError(f"{kind.__module__}.{kind.__qualname__}, which cannot be pickled ({type(reason).__name__})")
+    return error
 
 
 class RunFencedError(RunError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ..errors import FlowDefinitionError
 from .decorators import Mark, Note, Pending, PersistMark, note_of
@@ -14,6 +16,15 @@ from .triggers import Condition, Trigger, normalised
 from .validation import problems_of
 
 __all__ = ["define", "persist_marks"]
+
+_HOLDERS: Final = (
+    *(staticmethod, classmethod, property),
+    *(functools.cached_property, functools.partialmethod, functools.singledispatchmethod),
+)
+"""What a function can be within, in a class."""
+
+_CONTEXTLIB: Final = contextlib.contextmanager.__code__.co_filename
+"""Where functions come from that make context managers of generators."""
 
 
 def define(cls: type, api: type, local: Mapping[str, Any]) -> FlowDefinition:
@@ -26,10 +37,11 @@ def define(cls: type, api: type, local: Mapping[str, Any]) -> FlowDefinition:
     broken: dict[str, set[str]] = {}
     methods: dict[str, MethodDefinition] = {}
     names = (local, {**local, **_names_within(cls)})
+    known = _names_of(cls)
     for name, function, note in _noted(cls, problems, broken):
         if hasattr(api, name):
             problems.append(f"{name} shadows a name of Flow; rename the method")
-        method = _method(name, function, note, names, problems, _inherited(cls, name, function))
+        method = _method(name, function, note, names, known, problems, _inherited(cls, name, function))
         if method is None:
             broken[name] = {mark.kind for mark in note.marks}
         else:
@@ -80,6 +92,11 @@ def _noted(
             continue
         notes = _notes_on(layers)
         if not notes:
+            if _is_hidden(name, value):
+                problems.append(
+                    f"{name} has a decorator on top that hides the flow's; put it below, or let it use functools.wraps"
+                )
+                broken[name] = {"start", "router"}
             continue
         if not inspect.isfunction(value):
             problems.append(f"{name} is a flow method and must be a plain function, not a {type(value).__name__}")
@@ -91,9 +108,38 @@ def _noted(
 
 
 def _notes_on(layers: list[Any]) -> list[Note]:
-    """The notes on what the classes have under one name; a static method may bear it itself, or wrap what does."""
-    found = (note_of(layer) or note_of(getattr(layer, "__func__", None)) for layer in layers)
+    """The notes on what the classes have under one name; a static method or a property may bear it itself, or wrap what does."""
+    found = (note_of(layer) or next(filter(None, map(note_of, _within(layer))), None) for layer in layers)
     return [note for note in found if note is not None]
+
+
+def _within(value: Any) -> Iterator[Any]:
+    """What a static method, a class method, a property or a cached property is made of."""
+    if isinstance(value, _HOLDERS):
+        for name in ("__func__", "fget", "func"):
+            yield getattr(value, name, None)
+
+
+def _is_hidden(name: str, value: Any) -> bool:
+    """Whether a function has a decorated one of this name inside: a decorator without `functools.wraps` has hidden it."""
+    for cell in getattr(value, "__closure__", None) or ():
+        try:
+            inner = cell.cell_contents
+        except ValueError:  # still empty
+            continue
+        if inspect.isfunction(inner) and inner.__name__ == name and note_of(inner) is not None:
+            return True
+    return False
+
+
+def _names_of(cls: type) -> dict[int, str]:
+    """The names under which a class and its bases have functions: a lambda, or a decorator's wrapper, has another of its own."""
+    return {
+        id(value): name
+        for base in reversed(cls.__mro__)
+        for name, value in vars(base).items()
+        if inspect.isfunction(value) and value.__name__ != name
+    }
 
 
 def _method(
@@ -101,6 +147,7 @@ def _method(
     function: Callable[..., Any],
     note: Note,
     names: tuple[Mapping[str, Any], ...],
+    known: Mapping[int, str],
     problems: list[str],
     inherited: Any,
 ) -> MethodDefinition | None:
@@ -110,7 +157,9 @@ def _method(
     if not note.marks:
         problem("has @persist but no @start, @listen or @router; add one, or remove @persist")
         return None
-    if inspect.isasyncgenfunction(inspect.unwrap(function)) or inspect.isgeneratorfunction(inspect.unwrap(function)):
+    if _is_generator(function) or (
+        _is_generator(inspect.unwrap(function)) and function.__code__.co_filename == _CONTEXTLIB
+    ):
         problem("is a generator; a flow method returns one result, so collect into a list")
         return None
     kinds = [mark.kind for mark in note.marks]
@@ -124,7 +173,7 @@ def _method(
         )
         return None
     try:
-        condition = None if trigger_mark.trigger is None else _checked(trigger_mark.trigger)
+        condition = None if trigger_mark.trigger is None else _checked(trigger_mark.trigger, known)
     except TypeError as error:
         problem(f"has a condition that cannot be: {error}")
         return None
@@ -158,6 +207,10 @@ def _method(
     )
 
 
+def _is_generator(function: Callable[..., Any]) -> bool:
+    return inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
+
+
 def _trigger_mark(marks: list[Mark]) -> Mark | None:
     """The mark that says what the method waits for, or None where the marks contradict each other."""
     others = [mark for mark in marks if mark.kind != "router"]
@@ -170,10 +223,10 @@ def _trigger_mark(marks: list[Mark]) -> Mark | None:
     return None if only.kind != "start" and only.trigger is None else only
 
 
-def _checked(trigger: Trigger) -> Condition:
+def _checked(trigger: Trigger, known: Mapping[int, str]) -> Condition:
     if callable(trigger) and note_of(trigger) is None and not isinstance(trigger, Pending):
         raise TypeError(f"it waits for {getattr(trigger, '__name__', trigger)!r}, which is no flow method")
-    return normalised(trigger)
+    return normalised(trigger, known)
 
 
 def _labels(marks: list[Mark], returns: Any) -> frozenset[str] | None:

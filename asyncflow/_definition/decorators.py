@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Never, Protocol, TypeVar, overload
 
 from .._keywords import not_taken
+from ..errors import FlowDefinitionError
 from .triggers import AllOf, AnyOf, Trigger
 
 __all__ = [
@@ -98,7 +99,14 @@ def _note_on(function: Any) -> Note:
     note = note_of(function)
     if note is None:
         note = Note()
-        setattr(function, _NOTE, note)
+        try:
+            setattr(function, _NOTE, note)
+        except (AttributeError, TypeError):
+            kind = type(function).__name__
+            raise FlowDefinitionError(
+                f"a flow method must be a plain function, not a {kind}; write `async def` or `def`",
+                problems=[f"not a {kind}"],
+            ) from None
     return note
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,9 @@ Trigger = Condition | Callable[..., Any]
 """What users write: a label, a method, or a tree of them."""
 
 
+_NO_NAMES: Mapping[int, str] = {}
+
+
 def or_(*conditions: Trigger) -> AnyOf:
     """Wait for any of the conditions: `@listen(or_(fetch, "retry"))`.
 
@@ -54,18 +57,20 @@ def and_(*conditions: Trigger) -> AllOf:
     return AllOf(conditions)
 
 
-def normalised(trigger: Trigger) -> Condition:
+def normalised(trigger: Trigger, names: Mapping[int, str] = _NO_NAMES) -> Condition:
     """The tree with methods as names, equal neighbours joined, and a single part in place of a tree of one.
+
+    `names`: those under which a class has functions, by the function's `id`; others are taken by their own.
 
     Raises `TypeError` for a leaf that is neither a text nor a function, and for an empty `or_` or `and_`.
     """
     if isinstance(trigger, str):
         return trigger
     if not isinstance(trigger, AnyOf | AllOf):
-        return _name_of(trigger)
+        return names.get(id(trigger)) or _name_of(trigger)
     kind = type(trigger)
     parts: dict[Condition, None] = {}
-    for part in map(normalised, trigger.parts):
+    for part in (normalised(part, names) for part in trigger.parts):
         parts.update(dict.fromkeys(part.parts if isinstance(part, kind) else (part,)))  # type: ignore[arg-type]  # normalised parts hold no functions
     if not parts:
         raise TypeError(f"an empty {'or_()' if kind is AnyOf else 'and_()'} can never fire")

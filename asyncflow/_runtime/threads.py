@@ -52,6 +52,7 @@ class _Call:
         self._given_up = False
         self.ended = anyio.Event()
         self.result: Any = None
+        self.error: BaseException | None = None
 
     def __call__(self) -> None:
         with self._lock:
@@ -60,8 +61,18 @@ class _Call:
             self._begun = True
         try:
             self.result = self._function(*self._args)  # kept here: trio takes a returned coroutine for a mistake
+        except (
+            BaseException
+        ) as error:  # kept here: GeneratorExit cannot be thrown into who waits, nor a frozen one be given on
+            self.error = error
         finally:
             anyio.from_thread.run_sync(self.ended.set)
+
+    def take_error(self) -> BaseException:
+        """What the function raised, kept no longer: it holds the frame that holds this."""
+        error, self.error = self.error, None
+        assert error is not None, "asked only where there is one"
+        return error
 
     def give_up(self) -> bool:
         """Keep it from beginning. False if it has begun."""
@@ -78,6 +89,8 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
     call = _Call(function, args)
     try:
         await anyio.to_thread.run_sync(call, limiter=_own_limiter())
+        if call.error is not None:
+            raise call.take_error()
         await anyio.lowlevel.checkpoint_if_cancelled()  # the thread was shielded: whoever cancelled meant this call too
         return cast(T, call.result)
     except anyio.get_cancelled_exc_class():
