@@ -186,7 +186,7 @@ class Recorder:
                 paths=misfit.paths,
                 run_id=self.run_id,
                 method=method,
-            ) from None
+            ) from misfit.__cause__
         except UNREADABLE as error:
             raise CheckpointCorruptError(
                 f"the stored result of {method} cannot be read ({type(error).__name__}). Nothing was changed; load an older seq, "

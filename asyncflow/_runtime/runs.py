@@ -259,7 +259,7 @@ def decoded(setup: Setup, checkpoint: Checkpoint) -> Stored:
             paths=misfit.paths,
             run_id=run_id,
             seq=checkpoint.seq,
-        ) from None
+        ) from misfit.__cause__
     except UNREADABLE as error:
         raise CheckpointCorruptError(
             f"checkpoint {checkpoint.seq} of run {run_id} cannot be read ({type(error).__name__}). Nothing was changed; load an "

@@ -17,7 +17,7 @@ from .._equality import named_class
 from .._values import Difference, told_key
 from .refused import MAX_DEPTH, Refused
 
-__all__ = ["changed", "deep", "is_written", "placed", "told_path", "unfit", "unreadable", "unwritable"]
+__all__ = ["changed", "deep", "is_written", "placed", "raised", "told_path", "unfit", "unreadable", "unwritable"]
 
 _UTC: Final = "use datetime.timezone.utc, and store the zone's name beside it"
 
@@ -54,7 +54,14 @@ def unfit(value: Any, error: ValidationError) -> Refused:
             f"store it by name: Annotated[{name}, PlainSerializer(lambda e: e.name), "
             f"BeforeValidator(lambda v: {name}[v] if isinstance(v, str) else v)]",
         )
-    return Refused(held.path, type_name, reason, "assign a value of the declared type")
+    return Refused(held.path, type_name, reason, _fitting_by(held))
+
+
+def raised(value: Any, error: str, places: Sequence[str]) -> Refused:
+    """For what code of its class's raises about: validators, serializers and others."""
+    reason = f"its own code raises {error} when it is written or loaded again"
+    cure = "let validators and serializers take every value that the field may have"
+    return Refused(next(iter(places), ""), type(value).__name__, reason, cure)
 
 
 def unwritable(value: Any, error: Exception) -> Refused:
@@ -118,6 +125,16 @@ def _simpler(value: Any) -> str:
         if callable(getattr(value, name, None)) and type(value).__module__ != "datetime":
             return f"store what its {call} gives"
     return ""
+
+
+def _fitting_by(held: _Held) -> str:
+    """What helps where a value is not of its declared type: None, most often, as a default."""
+    name = held.path.rpartition(".")[2]
+    field = None if held.model is None else held.model.__pydantic_fields__.get(name)
+    if held.value is not None or field is None:
+        return "assign a value of the declared type"
+    declared = getattr(field.annotation, "__name__", None) or str(field.annotation)
+    return f"declare that it may be None: `{name}: {declared} | None`, or assign a value of the declared type"
 
 
 def _finite_by(held: _Held) -> str:

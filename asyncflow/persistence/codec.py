@@ -18,9 +18,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from .. import _own_code
 from .._values import difference, promoted, told_key
 from ..state import DictState, StateType, explained
-from .advice import changed, deep, is_written, told_path, unfit, unreadable, unwritable
+from .advice import changed, deep, is_written, raised, told_path, unfit, unreadable, unwritable
 from .exact import Plan, is_json, plan_for
 from .marks import MIXED, SAME, TAGGED, TYPED
 from .pieces import Pieces, pieces_for
@@ -59,6 +60,7 @@ class TypedCodec(Codec):
     """Values of an annotation, as pydantic writes them; what it calls `Any`, with tags where JSON would not keep it."""
 
     def __init__(self, annotation: Any) -> None:
+        self._annotation = annotation
         self._adapter = adapter = TypeAdapter(annotation)
         self.plan = plan_for(annotation)
         # the JSON alone, whatever it loses; made once, and warnings "none" would take ten times the call
@@ -90,7 +92,7 @@ class TypedCodec(Codec):
         try:
             data = _limited(self.write(value))
         except PydanticSerializationError as error:
-            raise unwritable(value, error) from None
+            raise self._unwritten(value, error) from None
         return (self._mark + data, value) if not plan.asks or self._is_read_back(plan, data) else self._tried(value)
 
     def _is_read_back(self, plan: Plan, data: bytes) -> bool:
@@ -98,7 +100,7 @@ class TypedCodec(Codec):
         try:
             read = self._read(data)
             return plan.one(read) and self.write(read) == data
-        except (PydanticSerializationError, ValidationError, RecursionError):
+        except Exception:  # whatever that code raises: it is told by whoever tries
             return False
 
     def _tried(self, value: Any) -> tuple[bytes, Any]:
@@ -134,19 +136,30 @@ class TypedCodec(Codec):
         try:
             data = _limited(write(value))
             loaded = read(data)
+        except Refused:
+            raise
         except (PydanticSerializationError, RecursionError) as error:
-            raise unwritable(value, error) from None
+            raise self._unwritten(value, error) from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             if first["type"] == "json_invalid" and not first["loc"]:  # not a field of pydantic.Json: all of it
                 raise unreadable(value) from None
             raise unfit(value, error) from None
+        except Exception as error:  # of the class's own code
+            places = _own_code.places_of(error, self._annotation)
+            raise raised(value, type(error).__name__, places) from error
         if difference(value, loaded) is None:
             return mark + data, value
         found = difference(value, loaded, promoted=True)
         if found is not None:
             raise changed(found)
         return mark + data, promoted(value, loaded)
+
+    def _unwritten(self, value: Any, error: Exception) -> Refused:
+        found = _own_code.of_serializer(error, self._annotation)
+        if found is not None:
+            return raised(value, *found)
+        return unwritable(value, error)
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
@@ -197,8 +210,9 @@ class TypedCodec(Codec):
     def _from_tags(self, data: bytes) -> Any:
         try:
             value = self._validated(data)
-        except ValidationError as error:
-            raise _misfit(error) from None
+        except Exception as error:
+            self._check_own(error)
+            raise
         if self._checks_fields:
             again = self._adapter.serializer.to_python(value, by_alias=False, round_trip=True, warnings=False)
             _check_kept(untagged(from_json(data, allow_inf_nan=False)), again)
@@ -208,18 +222,29 @@ class TypedCodec(Codec):
         """What is read, if nothing of what is stored is lost."""
         try:
             value = read(data)
-        except ValidationError as error:
-            raise _misfit(error) from None
-        if self._checks_fields:
-            again = write(value)
-            if not (len(again) <= len(data) <= len(again) + 1 and data.endswith(again)):  # but for its first byte
-                _check_kept(from_json(data), from_json(again))
+            again = write(value) if self._checks_fields else None
+        except Exception as error:
+            self._check_own(error)
+            raise
+        if again is None or (
+            len(again) <= len(data) <= len(again) + 1 and data.endswith(again)
+        ):  # but for its first byte
+            return value
+        _check_kept(from_json(data), from_json(again))
         return value
 
-
-def _misfit(error: ValidationError) -> Misfit:
-    found = error.errors(include_url=False, include_input=False)
-    return Misfit(explained(found), tuple(told_path(e["loc"]) for e in found))
+    def _check_own(self, error: Exception) -> None:
+        """Raises `Misfit` for what the class says of a value that was read, whatever it raises to say so."""
+        if isinstance(error, ValidationError):
+            faults = error.errors(include_url=False, include_input=False)
+            raise Misfit(explained(faults, "the value"), tuple(told_path(e["loc"]) for e in faults)) from None
+        found = _own_code.of_serializer(error, self._annotation)
+        if found is None and not isinstance(error, RecursionError) and _own_code.is_own(error):
+            found = type(error).__name__, _own_code.places_of(error, self._annotation)
+        if found is not None:
+            name, places = found
+            where = ", ".join(place or "the value" for place in places or ("",))
+            raise Misfit(f"{where}: its own code raised {name}", tuple(filter(None, places))) from error
 
 
 def _check_kept(stored: Any, again: Any) -> None:

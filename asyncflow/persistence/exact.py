@@ -21,10 +21,10 @@ from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, RootModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticSerializationError, TzInfo
+from pydantic_core import TzInfo
 
 from .._values import difference
 from ..merge import FUNCTIONS
@@ -358,7 +358,7 @@ def _trial(field: FieldInfo, config: ConfigDict, written: Plan | None) -> Plan |
             if written is not None and written.each(given) and written.each(read) and write(read) == data:
                 return True
             return difference(given, read) is None
-        except (PydanticSerializationError, ValidationError, RecursionError, ValueError):
+        except Exception:  # whatever code of the field's raises: the codec tells it
             return False
 
     return Plan(lambda value: tried((value,)), tried)

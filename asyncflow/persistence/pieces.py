@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from typing import Any, Final, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter
 from pydantic_core import PydanticSerializationError, to_json
 
 from ..merge import FUNCTIONS
@@ -64,7 +64,7 @@ class Pieces:
     def _read(self, data: bytes) -> Any:
         try:
             return self._model.model_validate_json(data, by_alias=False, by_name=True)
-        except (ValidationError, RecursionError):
+        except Exception:  # whatever code of the model's raises: the codec tells it
             return None
 
     def _written(self, value: Any) -> Generator[None, None, bytes | None]:
