@@ -9,11 +9,11 @@ import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from ends import ENDS, HERE, VERSIONS, assert_comes_to_its_end, runs_of
 from stored_flows import FLOWS
 
 from asyncflow import SQLiteFlowPersistence, errors
@@ -21,18 +21,6 @@ from asyncflow._version import VERSION
 from asyncflow.persistence import Checkpoint
 from asyncflow.persistence.checkpoint import FORMAT, decode_transition, verified
 from asyncflow.persistence.sqlite import database
-
-HERE = Path(__file__).parent
-VERSIONS = sorted(folder.name for folder in HERE.iterdir() if (folder / "runs.json").exists())
-"""The versions of which there is test data; each that changed the format has its own."""
-
-ENDS = {"Linear": "4.10 for 2", "Joining": "2026 7", "Cycle": 6, "Patched": 41, "Partly": 42}
-"""What the runs of each flow come to."""
-OTHER_ENDS = {"untyped-midway": [2026, 1, 2], "untyped-or-midway": "slow"}
-
-
-def runs_of(version: str) -> dict[str, Any]:
-    return json.loads((HERE / version / "runs.json").read_text())
 
 
 @pytest.fixture(params=VERSIONS)
@@ -45,26 +33,6 @@ async def storage(version: str) -> AsyncIterator[SQLiteFlowPersistence]:
     shutil.copy(HERE / version / "runs.db", "runs.db")
     async with SQLiteFlowPersistence("runs.db") as opened:
         yield opened
-
-
-async def assert_comes_to_its_end(run_id: str, told: dict[str, Any], storage: Any) -> None:
-    """What a run of this status must do when it is resumed."""
-    cls = FLOWS[told["flow"]]
-    if told["status"] == "cancelled":
-        with pytest.raises(errors.RunCancelledError):
-            await cls.resume(run_id, persistence=storage)
-        return
-
-    end = OTHER_ENDS.get(run_id) or ENDS[told["flow"]]
-    assert await cls.resume(run_id, persistence=storage) == end
-    loaded = await cls.load(run_id, persistence=storage)
-    assert (loaded.status, loaded.result) == ("finished", end)
-    if run_id == "linear-killed":
-        assert loaded.state.seen == ["fetch", "add", "close"]
-    if run_id == "linear-edited":
-        assert loaded.state.seen == ["edited", "add", "close"]
-    if run_id == "cycle-midway":
-        assert loaded.state.log == [f"turn {n}" for n in range(1, 7)]
 
 
 async def test_every_run_of_a_file_that_an_older_version_wrote_verifies_and_loads(

@@ -1,0 +1,44 @@
+"""What the stored runs of older versions must come to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stored_flows import FLOWS
+
+from asyncflow import errors
+
+HERE = Path(__file__).parent
+VERSIONS = sorted(folder.name for folder in HERE.iterdir() if (folder / "runs.json").exists())
+"""The versions of which there is test data; each that changed the format has its own."""
+
+ENDS = {"Linear": "4.10 for 2", "Joining": "2026 7", "Cycle": 6, "Patched": 41, "Partly": 42}
+"""What the runs of each flow come to."""
+OTHER_ENDS = {"untyped-midway": [2026, 1, 2], "untyped-or-midway": "slow"}
+
+
+def runs_of(version: str) -> dict[str, Any]:
+    return json.loads((HERE / version / "runs.json").read_text())
+
+
+async def assert_comes_to_its_end(run_id: str, told: dict[str, Any], storage: Any) -> None:
+    """What a run of this status must do when it is resumed."""
+    cls = FLOWS[told["flow"]]
+    if told["status"] == "cancelled":
+        with pytest.raises(errors.RunCancelledError):
+            await cls.resume(run_id, persistence=storage)
+        return
+
+    end = OTHER_ENDS.get(run_id) or ENDS[told["flow"]]
+    assert await cls.resume(run_id, persistence=storage) == end
+    loaded = await cls.load(run_id, persistence=storage)
+    assert (loaded.status, loaded.result) == ("finished", end)
+    if run_id == "linear-killed":
+        assert loaded.state.seen == ["fetch", "add", "close"]
+    if run_id == "linear-edited":
+        assert loaded.state.seen == ["edited", "add", "close"]
+    if run_id == "cycle-midway":
+        assert loaded.state.log == [f"turn {n}" for n in range(1, 7)]
