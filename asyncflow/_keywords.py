@@ -25,6 +25,8 @@ _BELONGS: Final = {
     "seq": "belongs to load and fork",
     "id": 'is an input: kickoff({"id": ...})',
     "run_id": 'is an input: kickoff({"id": ...}); of resume, load and fork it is the first argument',
+    "name": f"{_OF_A_FLOW}",
+    "formerly": "belongs to the class: `class Report(Flow[State], formerly=...)`",
     "verbose": "belongs to @persist: @persist(verbose=True)",
     "emit": "belongs to @router",
     "tracing": f"{_NO_COUNTERPART}, or log with @persist(verbose=True)",

@@ -26,6 +26,7 @@ __all__ = [
     "LimitExceededError",
     "MethodError",
     "MethodErrorGroup",
+    "NoOutputError",
     "NotStorableError",
     "PersistenceLoopError",
     "ResultNotStorableError",
@@ -118,6 +119,13 @@ class InvalidRunIdError(CallError, ValueError):
 
 class RunNotFoundError(CallError, LookupError):
     """No run is stored under this id (or no checkpoint of this seq)."""
+
+
+class NoOutputError(CallError, KeyError):
+    """`method_outputs` was asked for a method that has not completed here, or for a place, as if it were a list."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class RunFlowMismatchError(CallError):

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, cast
 
@@ -98,6 +98,8 @@ class Flow(Generic[S]):
         cls, *, name: str | None = None, formerly: str | Iterable[str] | None = None, **kwargs: Any
     ) -> None:
         """`name` and `formerly`: as the class attributes; `class Report(Flow[State], name="report")`."""
+        if kwargs and not any("__init_subclass__" in vars(base) for base in cls.__mro__ if base not in Flow.__mro__):
+            raise not_taken(f"class {cls.__name__}", kwargs, ("name", "formerly"))
         super().__init_subclass__(**kwargs)
         if name is not None:
             cls.name = name
@@ -191,6 +193,10 @@ class Flow(Generic[S]):
                 cls._known_settings[name, on_error, max_method_calls] = known
         return known
 
+    def __repr__(self) -> str:
+        instance = vars(self).get("_instance")  # a constructor may fail before it made one
+        return object.__repr__(self) if instance is None else f"<{instance!r}>"
+
     # ---- what a run says about itself --------------------------------------------------------------------------
 
     @property
@@ -227,7 +233,10 @@ class Flow(Generic[S]):
 
     @property
     def method_outputs(self) -> Mapping[str, Any]:
-        """The latest result of each method that completed in this process; of a loaded finished run, the output's."""
+        """The latest result of each method that completed in this process, by its name; of a loaded finished run, the output's.
+
+        Raises `NoOutputError`, a `KeyError`, for another name.
+        """
         return self._instance.outputs
 
     @property
@@ -331,6 +340,11 @@ def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None) -> Any:
 
     Raises `RunningLoopError` inside a running event loop: await `flow.kickoff()` there.
     """
+    if not isinstance(flow, Flow):
+        if isinstance(flow, Coroutine):
+            flow.close()
+        what = "a flow, and its inputs: asyncflow.run(flow, inputs); `flow.kickoff()` is for `await`, and a class is called first"
+        raise not_taken("asyncflow.run", (), (), places=1, takes=f"asyncflow.run takes {what}")
     try:
         anyio.get_current_task()
     except (RuntimeError, LookupError):

@@ -40,6 +40,7 @@ from .failures import (
     method_label_error,
     undeclared_label_error,
 )
+from .outputs import Outputs
 from .recorder import Codecs, Recorder
 from .scope import Running, Scope, entered
 from .settings import Settings
@@ -69,7 +70,7 @@ class Engine:
     newest: Version
     committed: Version = field(init=False)
     """The newest version that is known to be durable: the base of what is launched, and what others see."""
-    outputs: dict[str, Any] = field(default_factory=dict)
+    outputs: Outputs = field(default_factory=Outputs)
     """The latest result of each method."""
     output: Any = None
     failures: list[Failure] = field(default_factory=list)

@@ -20,6 +20,7 @@ from .engine import Engine
 from .inputs import JsonInputs, are_inputs, inputs_bytes, told_once
 from .json_inputs import named, state_from_json, values_of
 from .matching import check_flow
+from .outputs import Outputs
 from .runs import (
     Claim,
     Stored,
@@ -211,7 +212,7 @@ class Instance(Shown):
     async def _look_up(self) -> None:
         outputs = self.outputs
         self.show(await self.found(self._run_id))
-        self.outputs = outputs | self.outputs
+        self.outputs = Outputs(outputs | self.outputs)
 
     # ---- cancel ------------------------------------------------------------------------------------------------
 

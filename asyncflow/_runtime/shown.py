@@ -10,13 +10,14 @@ from typing import Any, Literal
 import anyio
 
 from .._values import copied, same
-from ..errors import RunInputsError, StateError
+from ..errors import InvalidRunIdError, RunInputsError, StateError
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import FlowPersistence
 from ..state import StateType, new_run_id, parse_run_id
 from . import refusals
 from .engine import Engine
 from .failures import stored_failure
+from .outputs import Outputs
 from .runs import Claim, Setup, Stored, decoded, load, outcome_of, recorder_of
 from .scope import Scope, current_scope
 
@@ -33,7 +34,7 @@ class Shown:
         self._class = type(flow).__name__
         self.state_type = state_type
         self.initial = initial
-        self.outputs: dict[str, Any] = {}
+        self.outputs = Outputs()
         self.result: Any = None
         self.status: RunStatus = "new"
         self._pending: tuple[str, ...] = ()
@@ -53,6 +54,13 @@ class Shown:
         """Awaited when the run is known to be stored, and before any of its methods starts."""
         self.is_asked = True
         """Whether anybody asks this instance where its run stands: a runner's handles ask the storage."""
+
+    def __repr__(self) -> str:
+        try:
+            run_id = self.run_id
+        except InvalidRunIdError:  # brought by the state, and not looked at yet
+            run_id = self._run_id
+        return f"{self._class} {run_id}: {self.status}"
 
     # ---- what Flow shows ---------------------------------------------------------------------------------------
 
@@ -154,7 +162,7 @@ class Shown:
         """Be about this run. What is known of another one is not its own, and nothing of it begins with that."""
         if run_id != self._run_id and self.status != "new":
             self.status, self._state, self._number, self._digest = "new", None, 0, None
-            self.outputs, self.result, self._pending = {}, None, ()
+            self.outputs, self.result, self._pending = Outputs(), None, ()
         self._run_id = run_id
 
     def show(self, stored: Stored, written: Any = None) -> None:
@@ -166,12 +174,12 @@ class Shown:
         self._may_be_stored = True
         self.status = "interrupted" if c.status == "running" else c.status
         self._pending = tuple(stored.progress.pending)
-        self.outputs, self.result = {}, None
+        self.outputs, self.result = Outputs(), None
         outcome = outcome_of(c)
         if c.status == "finished" and outcome:
             recorder = recorder_of(self.setup, c.run_id, Claim(), c)
             self.result = recorder.result(outcome["method"], str(outcome["result"]).encode())
-            self.outputs = {outcome["method"]: self.result}
+            self.outputs = Outputs({outcome["method"]: self.result})
 
     def going_on(self, stored: Stored) -> Any:
         """The state that a stored run goes on with here: the one that is shown, if that is equal.

@@ -165,3 +165,65 @@ def test_a_listener_without_a_condition_is_told_to_have_one() -> None:
         "b waits for nothing; give @listen a condition: a method, a label, or_(...) or and_(...)",
     )
     assert asyncflow.run(Count()) == 1
+
+
+# ---- what a flow says of itself --------------------------------------------------------------------------------------
+
+
+@pytest.mark.found("A1")
+async def test_a_flow_shows_its_class_its_run_and_its_status() -> None:
+    flow = Count()
+    assert repr(flow) == f"<Count {flow.run_id}: new>"
+    await flow.kickoff({"id": "order-7"})
+    assert repr(flow) == "<Count order-7: finished>"
+    assert repr(Count(initial_state={"id": " "})).endswith(": new>")
+
+
+@pytest.mark.found("A1")
+def test_a_flow_whose_constructor_failed_can_still_be_shown() -> None:
+    class Failing(Count):
+        def __init__(self) -> None:
+            shown.append(repr(self))
+
+    shown: list[str] = []
+    Failing()
+    assert "Failing object at" in shown[0]
+
+
+@pytest.mark.found("C6")
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        (-1, "is no list: write method_outputs['method'], or flow.result"),
+        ("cuont", "no method of this name has completed in this process; completed: count"),
+    ],
+)
+async def test_method_outputs_says_what_it_is_where_a_key_is_missing(key: Any, told: str) -> None:
+    storage = MemoryFlowPersistence()
+    flow = Count(persistence=storage)
+    assert dict(flow.method_outputs) == {}
+    await flow.kickoff()
+    for each in (flow, await Count.load(flow.run_id, persistence=storage)):
+        assert each.method_outputs == {"count": 1}
+        with pytest.raises(errors.NoOutputError) as missing:
+            each.method_outputs[key]
+
+        assert isinstance(missing.value, KeyError)
+        assert told in str(missing.value)
+        assert each.method_outputs.get(key) is None
+
+
+@pytest.mark.found("C6")
+@pytest.mark.parametrize("given", [lambda: Count().kickoff(), lambda: Count, lambda: None])
+def test_run_takes_a_flow_and_nothing_else(given: Callable[[], Any]) -> None:
+    with pytest.raises(
+        ArgumentsError, match=r"asyncflow.run takes a flow, and its inputs: asyncflow.run\(flow, inputs\)"
+    ):
+        asyncflow.run(given())
+
+
+@pytest.mark.found("C4")
+def test_keywords_of_a_class_are_explained() -> None:
+    with pytest.raises(ArgumentsError, match="class Wrong does not take tracing=, which has no counterpart here"):
+
+        class Wrong(Count, tracing=True): ...  # type: ignore[call-arg]
