@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._definition.definition import MethodDefinition, label_of
 from .._scheduling.messages import Command, Fail, Finish
 from ..merge import Conflict
 from ..persistence.checkpoint import Checkpoint
-from .failures import conflict_error
+from .failures import conflict_error, method_label_error, undeclared_label_error
 from .scope import Scope
 from .settings import Settings
 from .versions import Version
 
-__all__ = ["Ended", "first_leaf", "merged", "says"]
+__all__ = ["Ended", "first_leaf", "label_returned", "merged", "says"]
 
 
 @dataclass(slots=True)
@@ -33,6 +34,16 @@ class Ended:
 def says(commands: tuple[Command, ...], kind: type[Finish | Fail]) -> bool:
     """Whether the pass is over in this way: then it is the only command."""
     return len(commands) == 1 and type(commands[0]) is kind
+
+
+def label_returned(settings: Settings, run_id: str, method: MethodDefinition, result: Any) -> str | None:
+    """The label that a router's result stands for. Raises `UnknownLabelError`."""
+    label = label_of(result)
+    if label is not None and method.labels is not None and label not in method.labels:
+        raise undeclared_label_error(settings.name, run_id, method)
+    if label in settings.definition.methods:
+        raise method_label_error(settings.name, run_id, method.name)
+    return label
 
 
 def merged(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from .._definition.definition import MethodDefinition, label_of
+from .._definition.definition import MethodDefinition
 from .._scheduling.advance import advance
 from .._scheduling.messages import (
     Command,
@@ -30,15 +31,14 @@ from .._scheduling.progress import Progress
 from .._values import ATOMS, copied, is_long
 from ..errors import CheckpointWithdrawnError, Failure, RunCancelledError
 from ..persistence.checkpoint import Status
+from .contexts import apart, fresh_context
 from .crowd import CROWD, Crowd
-from .ended import Ended, first_leaf, merged, says
+from .ended import Ended, first_leaf, label_returned, merged, says
 from .failures import (
     changed_id_error,
     failure_record,
     limit_error,
     method_error,
-    method_label_error,
-    undeclared_label_error,
 )
 from .outputs import Outputs
 from .recorder import Codecs, Recorder
@@ -93,7 +93,6 @@ class Engine:
     """The number of the version whose state was recorded last: some methods have no checkpoint."""
     _prefix: str = field(init=False)
     """What the names of its invocations begin with."""
-    _are_all_recorded: bool | None = None
     _writers: tuple[tuple[int, str], ...] = ()
     """Who committed the newest versions while others ran, to name them in a conflict."""
 
@@ -113,9 +112,7 @@ class Engine:
         cancellation, KeyboardInterrupt. All its tasks have ended then.
         """
         with anyio.CancelScope() as self._scope:
-            scope = await self._work(self._next(commands))
-            if self._beside:
-                await self._work_together(scope)
+            await apart(self._work_all(self._next(commands)))
         if self._stopped is not None:
             raise self._stopped
         if self.failures:
@@ -149,6 +146,11 @@ class Engine:
         self.is_cancelled = True
         self.stop(why)
 
+    async def _work_all(self, first: Scope | None) -> None:
+        rest = await self._work(first)
+        if self._beside:
+            await self._work_together(rest)
+
     async def _work_together(self, first: Scope | None) -> None:
         """Go on in a task group, from where there is more than one invocation to run. It costs half a step to open one."""
         try:
@@ -167,11 +169,14 @@ class Engine:
     def _launch(self, group: TaskGroup, scope: Scope) -> None:
         """Start an invocation in a task of its own; where there are many, in its turn."""
         if self._crowd is None and len(self.progress.pending) > CROWD:
-            self._crowd = Crowd(group, self._work)
+            self._crowd = Crowd(group, self._work_apart)
         if self._crowd is None:
-            group.start_soon(self._work, scope)
+            group.start_soon(self._work_apart, scope)
         else:
             self._crowd.start(scope)
+
+    async def _work_apart(self, scope: Scope, turn: int = 0) -> None:
+        await apart(self._work(scope, turn))
 
     async def _work(self, scope: Scope | None, turn: int = 0) -> Scope | None:
         """Run an invocation and, one after the other, those that its completion leads to. `turn`: the one that it was started in.
@@ -235,7 +240,8 @@ class Engine:
                 await self._crowd.wait(turn, len(self.progress.pending))
             ended = self._raised(scope, error)
         finally:
-            scope.close()
+            if scope.is_open:
+                scope.close()
         if ended.checkpoint is not None and self.recorder is not None:
             commit = self.recorder.commit(ended.checkpoint)
             await (commit if self._crowd is None else self._crowd.store(commit))
@@ -268,18 +274,25 @@ class Engine:
         if self.recorder is None and (self._is_large or not self._steps % BREATHE):
             await anyio.lowlevel.checkpoint()  # without commits to wait for, a cycle would starve the event loop
         token = entered.set(scope)
+        context = copy_context()
         running.append(scope)
         try:
             if method.is_async:
                 recorder = self.recorder
                 if recorder is not None and recorder.fence is not None and not recorder.fence.holds(recorder.stretch):
                     await proven(recorder)
-                return await method.function(flow, *args, **named)
-            result = await started_in_thread(self.recorder, lambda: method.function(flow, *args, **named))
-            return await begun(self.recorder, result) if inspect.iscoroutine(result) else result
+                result = await method.function(flow, *args, **named)
+            else:
+                result = await started_in_thread(self.recorder, lambda: method.function(flow, *args, **named))
+                if inspect.iscoroutine(result):  # a plain wrapper around an async function
+                    result = await begun(self.recorder, result)
+            is_changed = copy_context() != context  # takes no time where they are the same, which is the usual
         finally:
             running.remove(scope)
             entered.reset(token)
+        if is_changed:
+            await fresh_context()
+        return result
 
     def _received(self, source: str) -> Any:
         """The result of an invocation, for one that receives it: a value of its own, the same whether the run was resumed or not."""
@@ -300,7 +313,7 @@ class Engine:
     def _returned(self, scope: Scope, held: list[Any], result: Any, encoded: Encoded | None) -> Ended:
         """Merge, encode, and only then change anything. Raises what makes the invocation a failed one instead."""
         method, key, recorder = scope.method, scope.key, self.recorder
-        label = self._label(method, result) if method.is_router else None
+        label = label_returned(self.settings, self.run_id, method, result) if method.is_router else None
         transition, commands = advance(self.settings.definition, self.progress, MethodReturned(key, label))
         is_last = says(commands, Finish)
         has_checkpoint = self.settings.checkpoints(method)
@@ -351,29 +364,15 @@ class Engine:
             transition=transition,
             method=scope.key,
             outcome=failure_record(scope.method.name, error),
-            outcome_only=not self._records_all(),
+            outcome_only=not self.settings.checkpoints_all,
         )
         return Ended(commands, self.newest, checkpoint)
-
-    def _records_all(self) -> bool:
-        """Whether every method has a checkpoint. Found out at the first failure, as thousands may follow."""
-        if self._are_all_recorded is None:
-            self._are_all_recorded = all(map(self.settings.checkpoints, self._methods.values()))
-        return self._are_all_recorded
 
     def _status(self, commands: tuple[Command, ...]) -> Status:
         """What a run that goes on is once this end is stored. Where siblings are cancelled, it has failed with the first failure."""
         if not self.failures:
             return "running"
         return "failed" if says(commands, Fail) or self.settings.on_error == "cancel" else "running"
-
-    def _label(self, method: MethodDefinition, result: Any) -> str | None:
-        label = label_of(result)
-        if label is not None and method.labels is not None and label not in method.labels:
-            raise undeclared_label_error(self.settings.name, self.run_id, method)
-        if label in self._methods:
-            raise method_label_error(self.settings.name, self.run_id, method.name)
-        return label
 
     def _version(
         self, scope: Scope, held: list[Any], recorder: Recorder | None, encoded: Encoded | None

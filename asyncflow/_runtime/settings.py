@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .._definition.definition import FlowDefinition, MethodDefinition
@@ -25,6 +25,11 @@ class Settings:
     max_method_calls: int | None = 10_000
     checkpoints: Callable[[MethodDefinition], bool] = lambda method: True
     """Whether a method's end is a checkpoint."""
+    checkpoints_all: bool = field(init=False)
+    """Whether the end of every method is."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "checkpoints_all", all(map(self.checkpoints, self.definition.methods.values())))
 
     @property
     def name(self) -> str:

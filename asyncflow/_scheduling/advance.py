@@ -46,19 +46,18 @@ def advance(
     The caller makes the transition durable, applies it with `Progress.fold`, and then acts on the commands.
     Raises `KeyError` for a key that is not pending.
     """
-    match happening:
-        case MethodReturned():
-            transition = _completed(definition, progress, happening.key, happening.label)
-        case MethodRaised(key):
-            transition = Transition(failed=progress.pending[key].key)
-        case Started():
-            transition = Transition(
-                enabled=tuple(Invocation(m.name, 1, "", frozenset((m.name,))) for m in definition.starts)
-            )
-        case Resumed():
-            return Transition(resumed=True), tuple(map(RunMethod, progress.pending.values()))
-        case _:
-            assert_never(happening)
+    if isinstance(happening, MethodReturned):  # a pattern takes longer, for each step
+        transition = _completed(definition, progress, happening.key, happening.label)
+    elif isinstance(happening, MethodRaised):
+        transition = Transition(failed=progress.pending[happening.key].key)
+    elif isinstance(happening, Started):
+        transition = Transition(
+            enabled=tuple(Invocation(m.name, 1, "", frozenset((m.name,))) for m in definition.starts)
+        )
+    elif isinstance(happening, Resumed):
+        return Transition(resumed=True), tuple(map(RunMethod, progress.pending.values()))
+    else:
+        assert_never(happening)
     return transition, _commands(progress, transition)
 
 
@@ -66,8 +65,9 @@ def _commands(progress: Progress, transition: Transition) -> tuple[Command, ...]
     """What to do once the transition is durable. After a failure nothing new starts, and the last to end says Fail."""
     if progress.failed or transition.failed:
         return (Fail(),) if progress.running == 1 else ()
-    if transition.enabled:
-        return tuple(map(RunMethod, transition.enabled))
+    enabled = transition.enabled
+    if enabled:
+        return (RunMethod(enabled[0]),) if len(enabled) == 1 else tuple(map(RunMethod, enabled))
     return (Finish(transition.completed),) if transition.completed and len(progress.pending) == 1 else ()
 
 
@@ -97,7 +97,7 @@ def _completed(definition: FlowDefinition, progress: Progress, key: str, label: 
             enabled.append(_invocation(progress, m, key, cycle, ancestry, seen))
         else:
             latched.extend((m.name, name, how) for name, how in came.items())
-    return Transition(key, enabled=tuple(enabled), latched=tuple(latched), passed_over=tuple(passed_over))
+    return Transition(key, "", False, tuple(enabled), tuple(latched), tuple(passed_over))
 
 
 def _all_seen(method: MethodDefinition, before: dict[str, Seen], came: dict[str, Seen]) -> dict[str, Seen] | None:

@@ -73,13 +73,18 @@ class Progress:
         self.counts[method] = invocation.occurrence
         self.pending[key] = invocation
         self.alive[cycle] = self.alive.get(cycle, 0) + 1
-        self.fired.setdefault(cycle, set()).add(method)
+        fired = self.fired.get(cycle)
+        if fired is None:
+            self.fired[cycle] = {method}
+        else:
+            fired.add(method)
         if self.failed:
             self.held |= {key}
         for _, source in invocation.arguments:
             self._retain(source)
-        for seen in self.latches.pop(method, {}).values():
-            self._release(seen.source)
+        if self.latches:
+            for seen in self.latches.pop(method, {}).values():
+                self._release(seen.source)
 
     def _latch(self, listener: str, name: str, seen: Seen) -> None:
         latch = self.latches.setdefault(listener, {})

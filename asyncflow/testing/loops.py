@@ -14,7 +14,7 @@ import random
 import selectors
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
@@ -71,7 +71,7 @@ async def pause() -> None:
 
 async def _in_this_thread(function: Callable[[], Any]) -> Any:
     await pause()
-    result = function()
+    result = copy_context().run(function)  # as in a thread
     await pause()
     return result
 

@@ -1,0 +1,53 @@
+"""Context variables: each method begins with those of the caller of the run, and what it sets is seen by nobody after it.
+
+A plain method has that from its thread. For an async one a task, or a context of its own, would cost a tenth of a step. So a run's
+methods share a copy of the caller's context, which the engine replaces by a fresh copy once a method has set anything in it.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Coroutine, Generator
+from contextvars import copy_context
+from typing import Any, Final, TypeVar
+
+__all__ = ["apart", "fresh_context"]
+
+T = TypeVar("T")
+
+_FRESH: Final = object()
+
+
+@types.coroutine
+def apart(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Await this in a copy of the current context; from each `fresh_context` on, in another one.
+
+    What the work waits for goes to the event loop as it is, and so does what comes back: cancellations, too.
+    """
+    run, send, throw = copy_context().run, work.send, work.throw
+    answer: Any = None
+    thrown: BaseException | None = None
+    while True:
+        try:
+            waits_for = run(send, answer) if thrown is None else run(throw, thrown)
+        except StopIteration as ended:  # how a coroutine returns
+            result: T = ended.value
+            return result
+        finally:
+            answer = thrown = None  # an exception's traceback holds this frame
+        if waits_for is _FRESH:
+            run = copy_context().run  # the current one is the caller's, which nobody has changed: it waits for this
+            continue
+        try:
+            answer = yield waits_for
+        except GeneratorExit:
+            run(work.close)
+            raise
+        except BaseException as error:
+            thrown = error  # thrown outside of this handler: else it would be the context of what the work raises
+
+
+@types.coroutine
+def fresh_context() -> Generator[Any, Any, None]:
+    """Go on in another copy of the context that the work around was begun in. It takes no turn of the event loop."""
+    yield _FRESH
