@@ -1,4 +1,7 @@
-"""Plain methods in worker threads: under a capacity limiter of our own, and always waited for.
+"""Plain methods in worker threads: under capacity limiters of our own, and always waited for.
+
+A plain method may wait, in its thread, for other flows of the same event loop. Their plain methods have a limiter of their own, or all
+threads could be held by methods that wait for a thread.
 
 Native asyncio cancellation leaves `anyio.to_thread.run_sync` while the thread goes on, so the waiter waits again.
 """
@@ -17,28 +20,45 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from .._waiting import outlast
+from .scope import entered
 
 __all__ = ["in_thread", "instead"]
 
 T = TypeVar("T")
 
 THREADS: Final = 40
-"""Plain methods that run at once in one event loop: anyio's own default, which a web framework's handlers share."""
+"""Plain methods that run at once in one event loop, at each depth of flows within plain methods.
+
+It is anyio's own default, which a web framework's handlers share.
+"""
 
 instead: ContextVar[Callable[[Callable[[], Any]], Awaitable[Any]] | None] = ContextVar(
     "asyncflow_instead", default=None
 )
 """What calls a plain function instead of a thread, where schedules are to be repeated."""
 
-_limiter: RunVar[anyio.CapacityLimiter] = RunVar("asyncflow_limiter")
+_limiters: RunVar[list[anyio.CapacityLimiter]] = RunVar("asyncflow_limiters")
 
 
 def _own_limiter() -> anyio.CapacityLimiter:
+    """The limiter of this event loop for a plain method, by how many plain methods wait for the flow that it is one of."""
     try:
-        return _limiter.get()
+        limiters = _limiters.get()
     except LookupError:
-        _limiter.set(limiter := anyio.CapacityLimiter(THREADS))
-        return limiter
+        _limiters.set(limiters := [])
+    depth = _depth()
+    while len(limiters) <= depth:
+        limiters.append(anyio.CapacityLimiter(THREADS))
+    return limiters[depth]
+
+
+def _depth() -> int:
+    """How many plain methods are under way around the one that is about to start."""
+    scope, depth = entered.get(), 0
+    while scope is not None and scope.parent is not None:
+        scope = scope.parent
+        depth += scope.is_open and not scope.method.is_async
+    return depth
 
 
 class _Call:
