@@ -364,6 +364,10 @@ class StorageNotFoundError(StorageError):
     """
 
 
+class StorageUnreachableError(StorageNotFoundError):
+    """The database's server cannot be reached at this moment, or has ended the connection: it may be starting. Try again."""
+
+
 class StorageNotADatabaseError(StorageError):
     """The file is not a SQLite database."""
 

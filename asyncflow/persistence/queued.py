@@ -146,7 +146,7 @@ class QueuedPersistence(ABC, Generic[T]):
     """All capabilities, over what `_opened` opens, once for each event loop that uses it. Making one does no I/O."""
 
     def __init__(self) -> None:
-        self._shared: Shared[T] = Shared(self, self._opened, _closed, lambda opened: opened.abandon())
+        self._shared: Shared[T] = Shared(self, self._opened, _closed, lambda opened: opened.abandon(), self._waits)
         self._entered: dict[object, list[AbstractAsyncContextManager[object]]] = {}
 
     @property
@@ -157,6 +157,10 @@ class QueuedPersistence(ABC, Generic[T]):
     @abstractmethod
     async def _opened(self) -> T:
         """Open it for the loop that is running."""
+
+    def _waits(self) -> float:
+        """For how many seconds an opening is tried again while the storage is away."""
+        return 0.0
 
     # ---- open and close ----------------------------------------------------------------------------------------
 

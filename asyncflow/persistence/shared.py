@@ -15,11 +15,17 @@ from typing import Any, Final, Generic, TypeVar
 import anyio
 
 from .._waiting import current_loop, is_closed, to_its_end
-from ..errors import ForkedProcessError, PersistenceLoopError
+from ..errors import ForkedProcessError, PersistenceLoopError, StorageBusyError, StorageUnreachableError
 
-__all__ = ["Shared"]
+__all__ = ["AWAY", "PAUSE", "Shared"]
 
 T = TypeVar("T")
+
+AWAY: Final = (StorageUnreachableError, StorageBusyError)
+"""What may be over in a moment: a server starts or is full, or another process holds a lock."""
+
+PAUSE: Final = 0.05
+"""Seconds between two tries."""
 
 _process = object()
 """Stands for this process: another one in a child of it. Asking the system at each commit would cost a microsecond."""
@@ -56,7 +62,8 @@ class _Opening(Generic[T]):
 class Shared(Generic[T]):
     """Counts its users, for each event loop. `name` is what errors call it.
 
-    `opened` makes what is shared, `closed` ends it, and `abandoned` ends what a closed event loop has left behind.
+    `opened` makes what is shared, `closed` ends it, and `abandoned` ends what a closed event loop has left behind. `waits`: for how
+    many seconds `opened` is tried again while it says that what it needs is away. A cancellation ends that wait at once.
     """
 
     def __init__(
@@ -65,11 +72,13 @@ class Shared(Generic[T]):
         opened: Callable[[], Coroutine[Any, Any, T]],
         closed: Callable[[T], Coroutine[Any, Any, None]],
         abandoned: Callable[[T], None],
+        waits: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._name = name
         self._opened = opened
         self._closed = closed
         self._abandoned = abandoned
+        self._waits = waits
         self._openings: dict[object, _Opening[T]] = {}
         self._process = _process
 
@@ -100,7 +109,7 @@ class Shared(Generic[T]):
         opening = use.opening = self._joined(current_loop())
         try:
             if opening.held is None:
-                await to_its_end(lambda: self._open(opening))
+                await self._open_in_time(opening)
             assert opening.held is not None, "opened by this user or by another, and this one has not left"
             return opening.held
         except BaseException:
@@ -125,6 +134,16 @@ class Shared(Generic[T]):
             opening.users -= 1
         if not opening.users:
             await to_its_end(lambda: self._close(opening))
+
+    async def _open_in_time(self, opening: _Opening[T]) -> None:
+        until = anyio.current_time() + self._waits()
+        while True:
+            try:
+                return await to_its_end(lambda: self._open(opening))
+            except AWAY:
+                if anyio.current_time() >= until:
+                    raise
+            await anyio.sleep(PAUSE)
 
     async def _open(self, opening: _Opening[T]) -> None:
         async with opening.turn:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import psycopg
 import pytest
+from pooler import Pooler, PoolMode, found
 from server import Server, installed
 
 from asyncflow.persistence.postgres import PostgresFlowPersistence
@@ -52,3 +54,28 @@ def sql(conninfo: str) -> Iterator[psycopg.Connection]:
 def persistence(conninfo: str, schema: str, sql: psycopg.Connection) -> Iterator[PostgresFlowPersistence]:
     yield PostgresFlowPersistence(conninfo, schema=schema)
     sql.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
+@pytest.fixture(scope="session")
+def pgbouncer() -> str:
+    """The program. CI has it: root on a Debian installs its package."""
+    program = found()
+    if program is None:
+        pytest.skip("PgBouncer is not installed; on Debian: apt-get install pgbouncer")
+    return program
+
+
+MakePooler = Callable[..., Pooler]
+
+
+@pytest.fixture
+def make_pooler(pgbouncer: str, conninfo: str) -> Iterator[MakePooler]:
+    """Makes a PgBouncer before the server: a mode, and settings."""
+    with ExitStack() as stack:
+
+        def make(mode: PoolMode, **settings: object) -> Pooler:
+            pooler = Pooler(pgbouncer, conninfo, mode, **settings)
+            stack.callback(pooler.close)
+            return pooler
+
+        yield make

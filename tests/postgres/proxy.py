@@ -14,6 +14,8 @@ Place = Literal["before the request", "in the request", "late", "after the reque
 """Late: the client is cut off at once, and the request delivered a while later."""
 
 PLACES: tuple[Place, ...] = get_args(Place)
+Held = Literal["held"]
+"""The same, and delivered when it is told to be."""
 LATE = 0.05
 
 
@@ -30,16 +32,34 @@ class Proxy:
         self.conninfo = psycopg.conninfo.make_conninfo(
             "", host="127.0.0.1", port=port, sslmode="disable", gssencmode="disable", **given
         )
-        self._armed: Place | None = None
+        self._armed: Place | Held | None = None
+        self._skip = 0
+        self._held: list[tuple[socket.socket, bytes]] = []
         self._turn = threading.Lock()
         self.cuts = 0
         self._threads = [threading.Thread(target=self._accept)]
         self._sockets: list[socket.socket] = []
         self._threads[0].start()
 
-    def arm(self, place: Place) -> None:
-        """Cut the next exchange that a client begins."""
-        self._armed = place
+    def arm(self, place: Place, after: int = 0) -> None:
+        """Cut the next exchange that a client begins, or one after so many."""
+        self._armed, self._skip = place, after
+
+    def disarm(self) -> None:
+        self._armed = None
+
+    def hold(self) -> None:
+        """Hold the next request back, and cut its client off."""
+        self._armed = "held"
+
+    def deliver(self) -> None:
+        """Deliver what is held, and wait until the server has answered, and has hung up."""
+        for server, data in self._held:
+            server.settimeout(30)
+            server.sendall(data)
+            server.shutdown(socket.SHUT_WR)
+            while server.recv(1 << 20):
+                pass
 
     def close(self) -> None:
         with suppress(OSError):
@@ -69,7 +89,11 @@ class Proxy:
         with suppress(OSError):
             while data := client.recv(1 << 20):
                 with self._turn:
-                    place, self._armed = self._armed, None
+                    if self._armed is not None and self._skip:
+                        self._skip -= 1
+                        place = None
+                    else:
+                        place, self._armed = self._armed, None
                     self.cuts += place is not None
                 match place:
                     case "before the request":
@@ -77,6 +101,11 @@ class Proxy:
                     case "in the request":
                         server.sendall(data[: len(data) // 2])
                         break
+                    case "held":
+                        self._held.append((server.dup(), data))
+                        self._sockets.append(self._held[-1][0])
+                        _cut(client)
+                        return
                     case "late":
                         _cut(client)
                         time.sleep(LATE)

@@ -85,6 +85,10 @@ class Server:
     def socket(self) -> Path:
         return self.folder / ".s.PGSQL.5432"
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         self.launch()
         self.wait()

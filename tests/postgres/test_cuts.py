@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from figures import FACTOR, SEED, tell
 from proxy import PLACES, Proxy
+from waiting import until
 
 from asyncflow import Flow, FlowState, errors, listen, start
 from asyncflow.persistence import Checkpoint
@@ -87,6 +88,59 @@ async def test_what_became_of_a_checkpoint_is_known_wherever_the_connection_is_c
     assert verdicts == []
     assert proxy.cuts == CUTS
     assert min(seen["saved"], seen["not saved"]) >= CUTS / 4
+
+
+@pytest.mark.found("D3")
+@pytest.mark.clauses("S1")
+async def test_a_commit_that_is_still_under_way_is_waited_for_when_its_connection_is_lost(
+    proxy: Proxy, cut_off: PostgresFlowPersistence, sql: psycopg.Connection, conninfo: str
+) -> None:
+    schema = cut_off._target.schema
+    chain = Chain("run")
+    saved = Saved(cut_off)
+    async with cut_off:
+        await saved.save(chain.add())
+        with psycopg.connect(conninfo) as other:
+            other.execute(f"SELECT FROM {schema}.runs FOR UPDATE")
+            proxy.arm("after the request")  # which waits for that lock
+            async with anyio.create_task_group() as group:
+                group.start_soon(saved.save, chain.add())
+                await until(
+                    lambda: sql.execute(
+                        "SELECT FROM pg_locks JOIN pg_stat_activity USING (pid) "
+                        "WHERE locktype = 'advisory' AND NOT granted AND query LIKE '%pg_advisory_xact_lock%'"
+                    ).fetchall()
+                )
+                told = dict(saved.told)
+                other.rollback()
+
+    assert told == {}, "nobody knows yet"
+    assert saved.told == {"run": "saved"}
+    assert await cut_off.load("run") == chain.rows[-1]
+
+
+@pytest.mark.found("D3")
+@pytest.mark.clauses("S1")
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+async def test_what_is_delivered_once_it_was_told_as_not_saved_is_refused_however_late(
+    isolation: str, proxy: Proxy, cut_off: PostgresFlowPersistence, sql: psycopg.Connection
+) -> None:
+    schema = cut_off._target.schema
+    conninfo = psycopg.conninfo.make_conninfo(
+        proxy.conninfo, options=f"-c default_transaction_isolation={isolation.replace(' ', chr(92) + ' ')}"
+    )
+    late, new = Chain("late"), Chain("new")
+    async with PostgresFlowPersistence(conninfo, schema=schema) as storage:
+        saved = Saved(storage)
+        await saved.save(late.add())
+        for row in (late.add(), new.add()):  # a next one, and a first one, whose run nobody knows yet
+            proxy.hold()
+            await saved.save(row)
+            assert saved.told == {row.run_id: "not saved"}
+    proxy.deliver()  # the owner has left, and its lease with it
+
+    assert sql.execute(f"SELECT run_id, head FROM {schema}.runs").fetchall() == [("late", 0)]
+    assert sql.execute(f"SELECT count(*) FROM {schema}.owners").fetchall() == [(0,)]
 
 
 class Steps(Flow[FlowState]):

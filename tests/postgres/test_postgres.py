@@ -127,7 +127,7 @@ async def test_a_commit_is_durable_where_the_server_would_not_wait_for_it(
     await persistence.load("any")
     query("SET synchronous_commit = off")
     with sql.transaction():
-        query("SELECT {0}.begin(1000, NULL, NULL)")
+        query("SELECT {0}.begin(1, 1000, NULL, NULL)")
         inside = query("SHOW synchronous_commit")
 
     assert inside == [("on",)]
@@ -599,9 +599,9 @@ def roles(private_server: Server) -> None:
 
 
 TROUBLES: dict[str, tuple[dict[str, Any], type[errors.StorageError]]] = {
-    "no such host": ({"host": "asyncflow.invalid"}, errors.StorageNotFoundError),
-    "nobody listens": ({"host": "127.0.0.1", "port": 1}, errors.StorageNotFoundError),
-    "no such socket": ({"host": "/nowhere"}, errors.StorageNotFoundError),
+    "no such host": ({"host": "asyncflow.invalid"}, errors.StorageUnreachableError),
+    "nobody listens": ({"host": "127.0.0.1", "port": 1}, errors.StorageUnreachableError),
+    "no such socket": ({"host": "/nowhere"}, errors.StorageUnreachableError),
     "no such database": ({"dbname": "missing"}, errors.StorageNotFoundError),
     "wrong password": ({"user": "locked"}, errors.StorageReadOnlyError),
     "no such role": ({"user": "stranger"}, errors.StorageReadOnlyError),
@@ -616,8 +616,13 @@ TROUBLES: dict[str, tuple[dict[str, Any], type[errors.StorageError]]] = {
 @pytest.mark.usefixtures("roles")
 @pytest.mark.parametrize(("changed", "expected"), TROUBLES.values(), ids=list(TROUBLES))
 async def test_each_trouble_at_opening_is_told_as_what_it_is_and_without_the_password(
-    changed: dict[str, Any], expected: type[errors.StorageError], private_server: Server, schema: str
+    changed: dict[str, Any],
+    expected: type[errors.StorageError],
+    private_server: Server,
+    schema: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("asyncflow.persistence.postgres.persistence.BUSY_SECONDS", 0.1)
     conninfo = psycopg.conninfo.make_conninfo(private_server.conninfo, password=SECRET, **changed)
     persistence = PostgresFlowPersistence(conninfo, schema=schema)
 
@@ -663,7 +668,7 @@ async def test_what_is_read_only_is_not_written(persistence: PostgresFlowPersist
         {"schema": 'a"b'},
         {"schema": "pg_catalog"},
         {"lease": 0},
-        {"readers": 0},
+        {"readers": -1},
         {"key": b"short"},
     ],
 )

@@ -154,7 +154,8 @@ async def test_a_server_that_was_restarted_between_two_operations_is_asked_again
 async def test_a_server_that_is_gone_is_told_of_and_what_was_under_way_is_resumed_when_it_is_back(
     private_server: Server, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncflow.persistence.postgres.writer.BUSY_SECONDS", 0.2)
+    for module in ("persistence", "writer"):
+        monkeypatch.setattr(f"asyncflow.persistence.postgres.{module}.BUSY_SECONDS", 0.2)
     ran: list[str] = []
 
     class Stopping(Flow[Work]):

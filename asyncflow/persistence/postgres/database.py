@@ -23,11 +23,12 @@ from ...errors import (
     StorageError,
     StorageNotFoundError,
     StorageReadOnlyError,
+    StorageUnreachableError,
     StorageVersionError,
     StorageWriteError,
 )
 
-__all__ = ["BUSY_SECONDS", "Connection", "Target", "explain", "explained", "is_alive", "is_settled"]
+__all__ = ["BUSY_SECONDS", "Connection", "Target", "explain", "explained", "is_alive", "is_lost", "is_settled"]
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
@@ -54,6 +55,8 @@ _IDENTITY: Final = (
     "(SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
     "WHERE n.nspname = %(name)s), to_regclass(%(table)s) IS NOT NULL"
 )
+
+_ABOUT: Final = b"SELECT pg_backend_pid(), current_setting('default_transaction_isolation')"
 
 
 @dataclass(frozen=True)
@@ -108,11 +111,15 @@ class Target:
             raise _unreachable(error, self) from error
 
     async def opened(self) -> Connection:
-        """A connection, with the schema as it must be. Raises the typed error if it is not; the schema is then as it was."""
+        """A connection, with the schema as it must be. Raises the typed error if it is not; the schema is then as it was.
+
+        Behind a pooler its `prepare_threshold` is None: see `_adapted`.
+        """
         connection = await self.connected()
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(connection.close)
             with explained(self):
+                await _adapted(connection)
                 if await self._version(connection) < len(MIGRATIONS):
                     await self._migrate(connection)
             undo.pop_all()
@@ -172,6 +179,22 @@ class Target:
                 await connection.execute(newest, (VERSION, len(MIGRATIONS)))
 
 
+async def _adapted(connection: Connection) -> None:
+    """Adapt a connection to what lies between it and the server, and to how the server isolates transactions.
+
+    A pooler answers with a process id of its own making. One that pools transactions gives each transaction whichever session is free,
+    so nothing may depend on the session: there are no prepared statements then (another program's may have the same name).
+    One that pools statements ends the first transaction. A fence (lost.py) needs READ COMMITTED.
+    """
+    ((pid, isolation),) = await rows_of(connection, _ABOUT)
+    if isolation != "read committed":
+        await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+    if pid != connection.info.backend_pid:
+        connection.prepare_threshold = None
+        async with connection.transaction():
+            await connection.execute(_ABOUT)
+
+
 async def rows_of(connection: Connection, statement: bytes, values: Any = None) -> list[tuple[Any, ...]]:
     """What a statement finds; bytes and numbers in their binary form."""
     async with connection.cursor(binary=True) as cursor:
@@ -208,6 +231,14 @@ def explained(target: Target) -> Iterator[None]:
         raise explain(error, target) from error
 
 
+def is_lost(error: Exception) -> bool:
+    """Whether an error says that the connection was lost, or was ended by the server or a pooler."""
+    state = getattr(error, "sqlstate", None)
+    return isinstance(error, psycopg.OperationalError) and (
+        state is None or state.startswith("08") or state in ("57P01", "57P02", "57P05")
+    )
+
+
 _REFUSED = ("authentication failed", "pg_hba.conf", "no password supplied", "is not permitted", "role ")
 _BUSY = (
     "starting up",
@@ -216,7 +247,13 @@ _BUSY = (
     "too many connections",
     "remaining connection slots",
     "recovery",
+    "query_wait_timeout",
+    "max_client_conn",
 )
+_MISSING = ("does not exist", "no such database", "unsupported startup parameter")
+"""What waiting does not change."""
+_NOT_IN_TIME = "query_wait_timeout"
+"""PgBouncer: no connection to the server was free for so long."""
 
 
 def _unreachable(error: Exception, target: Target) -> AsyncflowError:
@@ -226,7 +263,8 @@ def _unreachable(error: Exception, target: Target) -> AsyncflowError:
         return StorageBusyError(f"{target} takes no connections now ({said}); nothing was saved. Try again")
     if any(part in said for part in _REFUSED):
         return StorageReadOnlyError(f"{target} lets nobody in by this name and password ({said}); nothing was saved")
-    return StorageNotFoundError(
+    kind = StorageNotFoundError if any(part in said for part in _MISSING) else StorageUnreachableError
+    return kind(
         f"{target} cannot be reached ({said}); nothing was saved. Check that the server runs, and the name of the database"
     )
 
@@ -239,6 +277,18 @@ def _last_line(error: Exception) -> str:
 def explain(error: Exception, target: Target) -> AsyncflowError:
     """What an error of the server means to a user, and what to do."""
     said, state = _last_line(error), getattr(error, "sqlstate", None) or ""
+    if state == "08P01" and "statement pooling" in said:
+        return StorageError(
+            f"{target} is reached through a connection pooler that pools statements ({said}), so that there are no transactions. "
+            "Nothing was saved; let it pool transactions or sessions (PgBouncer: pool_mode = transaction)"
+        )
+    if state == "08P01" and _NOT_IN_TIME in said:
+        return StorageBusyError(
+            f"{target}: the connection pooler had no connection to the server free in time ({said}). Nothing was saved; try again, or "
+            "let it hold more: a process uses 1 + `readers` of them"
+        )
+    if is_lost(error):
+        return StorageUnreachableError(f"{target} has ended the connection ({said}); nothing was saved. Try again")
     match state[:2], state:
         case _, "55P03" | "57014" | "40P01" | "40001" | "53300" | "57P03":
             return StorageBusyError(
@@ -253,6 +303,11 @@ def explain(error: Exception, target: Target) -> AsyncflowError:
         case (_, "3F000" | "3D000" | "42P01" | "42883"):
             return StorageNotFoundError(
                 f"{target} holds no schema {target.schema!r} of ours any more ({said}); nothing was saved"
+            )
+        case (_, "26000" | "42P05"):
+            return StorageError(
+                f"{target} is reached through a connection pooler that looks like the server and does not keep sessions ({said}). "
+                "Nothing was saved; let it pool sessions"
             )
         case (_, "XX001" | "XX002"):
             return StorageCorruptError(f"{target} is damaged ({said}); restore it from a backup. It is kept as it is")

@@ -1,4 +1,5 @@
--- Version 3. The format of each row and the version that wrote it; the identity of a run's flow, by which interrupted runs are found.
+-- Version 3. The format of each row and the version that wrote it; the identity of a run's flow, by which interrupted runs are found;
+-- and fences for lost connections.
 
 -- Which version of asyncflow has made each version of this schema: an older one names it.
 ALTER TABLE {schema}.asyncflow ADD COLUMN made_by TEXT COLLATE "C" NOT NULL DEFAULT '';
@@ -20,6 +21,12 @@ CREATE INDEX running_by_flow ON {schema}.runs ((CASE identity WHEN '' THEN ':' |
 ALTER TABLE {schema}.runs RENAME COLUMN number TO pass_number;
 ALTER TABLE {schema}.checkpoints RENAME COLUMN number TO pass_number;
 
+CREATE OR REPLACE FUNCTION {schema}.begin(milliseconds BIGINT, keeper TEXT, lease DOUBLE PRECISION)
+RETURNS VOID LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'this schema was upgraded by a newer asyncflow: update asyncflow in this process';
+END $$;
+
 CREATE OR REPLACE FUNCTION {schema}.store(
   milliseconds BIGINT, keeper TEXT, lease DOUBLE PRECISION,
   run_ids TEXT[], flows TEXT[], seqs BIGINT[], numbers BIGINT[], kinds TEXT[], statuses TEXT[], ats DOUBLE PRECISION[],
@@ -30,10 +37,52 @@ BEGIN
   RAISE EXCEPTION 'this schema was upgraded by a newer asyncflow: update asyncflow in this process';
 END $$;
 
+-- Fences: what was sent over a connection that was lost in a commit must not commit later. See lost.py.
+CREATE TABLE {schema}.fences (
+  session BIGINT PRIMARY KEY,       -- the number of the lost connection
+  at TIMESTAMPTZ NOT NULL
+);
+
+-- Commits a fence, durably. Fences are kept for a month: what a proxy delivers later than that is not expected.
+CREATE FUNCTION {schema}.fence(lost BIGINT) RETURNS VOID LANGUAGE plpgsql AS $$
+BEGIN
+  IF current_setting('synchronous_commit') = 'off' THEN
+    PERFORM set_config('synchronous_commit', 'on', true);
+  END IF;
+  DELETE FROM {schema}.fences WHERE session IN (
+    SELECT session FROM {schema}.fences WHERE at < clock_timestamp() - INTERVAL '30 days' FOR UPDATE SKIP LOCKED);
+  INSERT INTO {schema}.fences VALUES (lost, clock_timestamp()) ON CONFLICT DO NOTHING;
+END $$;
+
+-- Begins a transaction: how long it waits for others' locks, that its commit is durable, that its connection is not fenced, and the
+-- owner's lease, if it is due. `connection`: the number of the connection, see lost.py.
+CREATE FUNCTION {schema}.begin(connection BIGINT, milliseconds BIGINT, keeper TEXT, lease DOUBLE PRECISION)
+RETURNS VOID LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+  PERFORM set_config('lock_timeout', milliseconds::TEXT, true);
+  IF current_setting('synchronous_commit') = 'off' THEN
+    PERFORM set_config('synchronous_commit', 'on', true);
+  END IF;
+  IF current_setting('transaction_isolation') <> 'read committed' THEN
+    RAISE EXCEPTION 'a fence is seen by transactions of the level READ COMMITTED only' USING ERRCODE = '25001';
+  END IF;
+  PERFORM pg_advisory_xact_lock(connection);
+  IF EXISTS (SELECT FROM {schema}.fences WHERE session = connection) THEN  -- a statement of its own: it sees what has been committed by now
+    RAISE EXCEPTION 'this came after its connection was given up' USING ERRCODE = '08003';
+  END IF;
+  IF lease IS NOT NULL THEN
+    INSERT INTO {schema}.owners VALUES (keeper, clock_timestamp() + make_interval(secs => lease))
+      ON CONFLICT (owner) DO UPDATE SET expires = EXCLUDED.expires;
+    DELETE FROM {schema}.owners WHERE owner IN (
+      SELECT owner FROM {schema}.owners WHERE expires < clock_timestamp() - INTERVAL '1 day' FOR UPDATE SKIP LOCKED);
+  END IF;
+END $$;
+
 -- Stores checkpoints, one after the other: each into its table and, compared and set, into the head of its run. Returns the
 -- places, from 1, of those that do not follow what is stored; they change nothing.
 CREATE FUNCTION {schema}.store(
-  milliseconds BIGINT, keeper TEXT, lease DOUBLE PRECISION,
+  connection BIGINT, milliseconds BIGINT, keeper TEXT, lease DOUBLE PRECISION,
   run_ids TEXT[], flows TEXT[], seqs BIGINT[], pass_numbers BIGINT[], kinds TEXT[], statuses TEXT[],
   ats DOUBLE PRECISION[], methods TEXT[], bases BIGINT[], identities TEXT[], formats BIGINT[], versions TEXT[], epochs BIGINT[],
   states BYTEA[], progresses BYTEA[], changess BYTEA[], results BYTEA[], inputss BYTEA[], outcomes BYTEA[],
@@ -45,7 +94,7 @@ DECLARE
   place BIGINT;
   refused BIGINT[] := '{}';
 BEGIN
-  PERFORM {schema}.begin(milliseconds, keeper, lease);
+  PERFORM {schema}.begin(connection, milliseconds, keeper, lease);
   FOR c IN
     SELECT * FROM unnest(
       run_ids, flows, seqs, pass_numbers, kinds, statuses, ats, methods, bases, identities, formats, versions, epochs,

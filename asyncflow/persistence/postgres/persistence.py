@@ -13,7 +13,7 @@ from ..fencing import LeaseFence
 from ..home import Home, home_here
 from ..jobs import Renew
 from ..queued import QueuedPersistence, Unreleased, checked_key, checked_lease
-from .database import Target
+from .database import BUSY_SECONDS, Target
 from .reader import Reader
 from .writer import Writer
 
@@ -34,10 +34,10 @@ class _Open:
         self.owner = uuid.uuid4().hex
         self.place = place
         self.writer = Writer(target, self.owner, key, lease)
-        self.commits = Commits(home, self.writer.write)
+        self.commits = Commits(home, self.writer.write if readers else self.writer.write_in_turn)
         self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)
-        self.reader = Reader(target, key, readers)
+        self.reader = Reader(target, key, readers, self.writer)
         self.stop_renewing: Callable[[], object] = lambda: None
         self.has_left = False
 
@@ -103,8 +103,8 @@ class PostgresFlowPersistence(QueuedPersistence[_Open]):
         readers: int = 4,
         key: bytes | None = None,
     ) -> None:
-        if readers < 1:
-            raise ValueError(f"at least one connection has to read, not {readers!r}")
+        if readers < 0:
+            raise ValueError(f"readers is a number of connections, not {readers!r}")
         self._target = Target.of(conninfo, schema)
         self._key = checked_key(key)
         self.lease = checked_lease(lease)
@@ -129,6 +129,9 @@ class PostgresFlowPersistence(QueuedPersistence[_Open]):
             opened.stop_renewing = home.every(self.lease / 3, opened.renew)
             undo.pop_all()
             return opened
+
+    def _waits(self) -> float:
+        return BUSY_SECONDS
 
     @property
     def place(self) -> object:

@@ -9,10 +9,12 @@ from typing import Any, Final, TypeVar
 import anyio
 import psycopg
 
+from ...errors import StorageUnreachableError
 from ..checkpoint import Checkpoint, Status
 from ..head import Head, checkpoint_of
 from . import rows
-from .database import Connection, Target, explained, is_alive, rows_of
+from .database import Connection, Target, explained, is_alive, is_lost, is_settled, rows_of
+from .writer import Writer
 
 __all__ = ["Reader"]
 
@@ -25,13 +27,23 @@ TRIES: Final = 2
 """A connection may be found dead only when it is used. Reading changes nothing, so it may be done again."""
 
 
-class Reader:
-    """Reads runs, over at most `most` connections, each opened when it is needed. Lives on the home's event loop."""
+async def _for_reading(connection: Connection) -> None:
+    """Let each of its transactions be a snapshot. Asks nothing of the server."""
+    await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+    await connection.set_read_only(True)
 
-    def __init__(self, target: Target, key: bytes, most: int) -> None:
+
+class Reader:
+    """Reads runs, over at most `most` connections, each opened when it is needed. Lives on the home's event loop.
+
+    `most` is 0: over the writer's connection, in turns with it.
+    """
+
+    def __init__(self, target: Target, key: bytes, most: int, writer: Writer) -> None:
         self._target = target
         self._key = key
         self._most = most
+        self._writer = writer
         self._turns: anyio.Semaphore | None = None
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
@@ -105,8 +117,8 @@ class Reader:
                 except psycopg.ProgrammingError as error:
                     await self._refuse_newer(error)
                     raise
-                except psycopg.OperationalError as error:
-                    if not left or error.sqlstate not in (None, "57P01", "57P02"):
+                except (psycopg.OperationalError, StorageUnreachableError) as error:
+                    if not left or not (isinstance(error, StorageUnreachableError) or is_lost(error)):
                         raise
         raise AssertionError("the last try returns or raises")
 
@@ -119,6 +131,17 @@ class Reader:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
+        if not self._most:
+            async with self._writer.lent() as connection:
+                isolation = connection.isolation_level
+                await _for_reading(connection)
+                try:
+                    yield connection
+                finally:
+                    if is_settled(connection):
+                        await connection.set_isolation_level(isolation)
+                        await connection.set_read_only(None)
+            return
         turns = self._turns = self._turns or anyio.Semaphore(self._most)
         async with turns:
             connection = await self._taken()
@@ -138,8 +161,9 @@ class Reader:
             await self._drop(connection)
         connection = await self._target.connected()
         self._all.add(connection)
-        await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
-        await connection.set_read_only(True)
+        if self._writer.is_pooled:
+            connection.prepare_threshold = None
+        await _for_reading(connection)
         return connection
 
     async def _drop(self, connection: Connection) -> None:

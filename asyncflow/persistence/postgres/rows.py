@@ -18,11 +18,20 @@ _HEAD_TYPES = "text text bigint bigint text text float8 text bigint text bigint 
 _ARRAYS = (*_HEAD_TYPES.split(), *["bytea"] * 8, "text", "bytea")
 """The types of `head.values_of`."""
 
-BEGIN = "SELECT {schema}.begin(%s::bigint, %s::text, %s::float8)"
+BEGIN = (
+    "SELECT {schema}.begin(%s::bigint, %s::bigint, %s::text, %s::float8), "
+    "set_config('idle_in_transaction_session_timeout', %s::text, true)"
+)
 STORE = (
-    "SELECT {schema}.store(%s::bigint, %s::text, %s::float8, " + ", ".join(f"%b::{each}[]" for each in _ARRAYS) + ")"
+    "SELECT {schema}.store(%s::bigint, %s::bigint, %s::text, %s::float8, "
+    + ", ".join(f"%b::{each}[]" for each in _ARRAYS)
+    + ")"
 )
 """What begins a transaction, and a list of each of the values. See schema.sql."""
+
+FENCE = "SELECT {schema}.fence(%s::bigint)"
+AWAIT_END = "SELECT set_config('lock_timeout', %s::text, true), pg_advisory_xact_lock(%s::bigint)"
+"""See lost.py."""
 
 SELECT_HEAD = f"SELECT {_HEAD} FROM {{schema}}.runs WHERE run_id = %s"
 LOCK_HEADS = f"SELECT {_HEAD} FROM {{schema}}.runs WHERE run_id = ANY(%s::text[]) ORDER BY run_id FOR UPDATE"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
 import anyio
@@ -13,17 +13,16 @@ import psycopg
 from ...errors import (
     AsyncflowError,
     StaleCheckpoint,
-    StorageBusyError,
-    StorageError,
-    StorageNotFoundError,
     StorageWriteError,
 )
 from ..fencing import Lease, now
 from ..head import Head, values_of
 from ..jobs import Acquire, Append, Confirm, Delete, Job, Release, locked
 from ..outcomes import not_written, shows
+from ..shared import AWAY, PAUSE
 from . import rows
-from .database import BUSY_SECONDS, Connection, Target, explain, explained, is_alive, is_settled, rows_of
+from .database import BUSY_SECONDS, Connection, Target, explain, is_alive, is_lost, is_settled, rows_of
+from .lost import IDLE_SECONDS, fence, new_session
 
 __all__ = ["Writer"]
 
@@ -35,9 +34,6 @@ ONE_MORE: Final = 0.02
 
 _UNTOLD: Final = ("08", "40003")
 """Errors by which the server says that it does not know itself."""
-
-_WHO: Final = b"SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-_END: Final = b"SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
 
 _OWNER: Final = Head._fields.index("owner")
 
@@ -54,18 +50,20 @@ class Writer:
         self._key = key
         self.lease = Lease(lease)
         self._held: Connection | None = None
-        self._backend: tuple[Any, ...] = ()
-        """The server's process at the other end: its id, and when it began."""
+        self._turn: anyio.Lock | None = None
+        """For a connection that is lent. Made when it is needed: on the loop where it is."""
+        self._session = 0
+        """The number of this connection: see lost.py."""
 
     async def open(self) -> None:
         """Open the connection. Raises the typed error if that fails."""
-        connection = await self._target.opened()
-        async with contextlib.AsyncExitStack() as undo:
-            undo.push_async_callback(connection.close)
-            with explained(self._target):
-                self._backend = (await rows_of(connection, _WHO))[0]
-            undo.pop_all()
-        self._held = connection
+        self._held = await self._target.opened()
+        self._session = new_session()
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether a pooler lies between, so that statements must not be prepared."""
+        return self._held is not None and self._held.prepare_threshold is None
 
     async def close(self) -> bool:
         """Give up the lease, and close the connection. Whether the lease is gone."""
@@ -89,6 +87,13 @@ class Writer:
         """Whether anything was written, and a lease with it."""
         return self.lease.is_known
 
+    @contextlib.asynccontextmanager
+    async def lent(self) -> AsyncIterator[Connection]:
+        """The connection, to read with: nothing is written meanwhile, if all is written by `write_in_turn`."""
+        turn = self._turn = self._turn or anyio.Lock()
+        async with turn:
+            yield await self._connected()
+
     # ---- a batch, and what becomes of it -------------------------------------------------------------------------
 
     async def write(self, batch: Sequence[Job]) -> None:
@@ -98,6 +103,12 @@ class Writer:
         Where it has not said so, what was committed is looked up, and nothing is tried again blindly.
         """
         await self._write(batch, BUSY_SECONDS)
+
+    async def write_in_turn(self, batch: Sequence[Job]) -> None:
+        """`write`, where the connection is lent to readers."""
+        turn = self._turn = self._turn or anyio.Lock()
+        async with turn:
+            await self.write(batch)
 
     async def _write(self, batch: Sequence[Job], seconds: float) -> None:
         """Commit a batch, waiting at most so long for others' locks."""
@@ -145,14 +156,15 @@ class Writer:
         sent = now()
         asked = [job for job in batch if isinstance(job, Confirm)]
         is_due = bool(asked) or self.lease.is_due(sent)
-        begin = (int(seconds * 1000), self._owner, self.lease.seconds if is_due else None)
+        begin = (self._session, int(seconds * 1000), self._owner, self.lease.seconds if is_due else None)
         verdicts: Verdicts = {job: error for job in batch if (error := _nameless(job)) is not None}
         appends = [job for job in batch if isinstance(job, Append) and job not in verdicts]
         owning = [job for job in batch if not isinstance(job, Append) and rows.is_text(job.run_id)]
-        if owning:
+        if owning or connection.isolation_level is not None:
             async with connection.transaction():
-                await rows_of(connection, self._target.sql(rows.BEGIN), begin)
-                await self._own(connection, owning, verdicts)
+                await rows_of(connection, self._target.sql(rows.BEGIN), (*begin, str(int(IDLE_SECONDS * 1000))))
+                if owning:
+                    await self._own(connection, owning, verdicts)
                 await self._store(connection, begin, appends, verdicts)
         else:
             await self._store(connection, begin, appends, verdicts)
@@ -186,22 +198,19 @@ class Writer:
             try:
                 await self.open()
                 break
-            except (StorageNotFoundError, StorageBusyError):
+            except AWAY:
                 if anyio.current_time() > deadline:
                     raise
-                await anyio.sleep(0.05)
+            await anyio.sleep(PAUSE)
         assert self._held is not None, "opened just now"
         return self._held
 
     async def _resolve(self, connection: Connection, batch: Sequence[Job], error: Exception) -> None:
-        """Find out what was committed, on a new connection, when the old one's process at the server is surely gone.
-
-        While it lives it may still commit what it has been sent.
-        """
+        """Find out what was committed, on a new connection, once nothing more can come of what the old one has been sent."""
         await connection.close()
-        backend = self._backend
+        lost = self._session
         try:
-            found = await self._looked_up(backend, batch)
+            found = await self._looked_up(lost, batch)
         except (psycopg.Error, OSError, AsyncflowError):
             for job in batch:
                 job.error = self._not_written(error, job, "unknown")
@@ -209,13 +218,16 @@ class Writer:
         for job, is_stored in zip(batch, found, strict=True):
             job.error = None if is_stored else self._not_written(error, job, "not saved")
 
-    async def _looked_up(self, backend: tuple[Any, ...], batch: Sequence[Job]) -> list[bool]:
-        connection = await self._connected()
-        milliseconds = int(BUSY_SECONDS * 1000)
-        gone = await rows_of(connection, _END, (milliseconds, *backend))
-        if gone and not gone[0][0]:
-            raise StorageError(f"{self._target} has not ended a connection that was cut")
-        return [await self._is_stored(connection, job) for job in batch]
+    async def _looked_up(self, lost: int, batch: Sequence[Job]) -> list[bool]:
+        deadline = anyio.current_time() + BUSY_SECONDS
+        while True:
+            connection = await self._connected()
+            try:
+                await fence(connection, self._target, lost)
+                return [await self._is_stored(connection, job) for job in batch]
+            except psycopg.OperationalError as error:  # looking changes nothing, and may be done again
+                if not is_lost(error) or anyio.current_time() > deadline:
+                    raise
 
     async def _is_stored(self, connection: Connection, job: Job) -> bool:
         sql = self._target.sql
