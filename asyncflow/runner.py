@@ -23,8 +23,9 @@ from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
 from ._runtime.inputs import JsonInputs, inputs_shown, told_once
 from ._runtime.json_inputs import JsonInputsError
 from ._runtime.known import KnownFlow, KnownFlows, MakeFlow, described
+from ._runtime.opening import Opening
 from ._runtime.recovery import Recovery
-from ._runtime.runs import outcome_of, session
+from ._runtime.runs import outcome_of
 from .errors import RunLockedError, RunnerClosedError, RunnerOverloadedError
 from .flow import Flow, check_backend, default_persistence, made_by
 from .persistence.checkpoint import Checkpoint
@@ -48,7 +49,8 @@ class FlowRunner:
     and wait for their turn, in order. `overload`: what `start` does when there are as many as that: "wait", or "raise" a
     `RunnerOverloadedError`.
     `grace`: seconds that its runs have to finish when it ends; then they stop at their next checkpoint, and what has not come to
-    one after `patience` seconds more is cancelled. Either way they can be resumed.
+    one after `patience` seconds more is cancelled. Either way they can be resumed. For `patience` seconds it also waits, when it
+    is entered, for a storage that is away: `StorageUnreachableError`, `StorageBusyError`. See `enter` for one that serves meanwhile.
     `max_takeovers`: how often a run is taken over from dead processes without a checkpoint in between (None: no bound). It may be
     what ends them: from half of that on such runs are taken up one at a time, so that others are not ended with it; then it is
     told to the log, and left to whoever resumes, starts or cancels it.
@@ -89,6 +91,7 @@ class FlowRunner:
         )
         self._group: TaskGroup | None = None
         self._is_ending = False
+        self._opening: Opening
         self._turns: anyio.Semaphore
         self._places: anyio.Semaphore
         self._idle: anyio.Event
@@ -97,18 +100,31 @@ class FlowRunner:
     # ---- its own life ------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        return await self.enter()
+
+    async def enter(self, *, waits: bool = True) -> Self:
+        """What `async with` does at its beginning; `__aexit__` ends it.
+
+        `waits=False`: a storage that is away is not waited for. It is opened in the background, however long that takes; until then
+        `is_open` is False, and `start` raises `RunnerClosedError`. So a server can begin, and answer 503, while its database is away.
+        """
         if self._group is not None:
             raise RunnerClosedError("the runner is in use already; make another one")
         running, waiting = self._most
         self._turns, self._places = anyio.Semaphore(running), anyio.Semaphore(running + waiting)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(session(self.persistence))
+            self._opening = Opening(self.persistence)
+            await self._opening.begin(stack, self._patience, waits=waits)
             self._group = await stack.enter_async_context(anyio.create_task_group())
             self._stack = stack.pop_all()
         self._is_ending, self._idle = False, anyio.Event()
-        if self._recover_every is not None:
-            self._group.start_soon(self._recovery.keep_looking, self._recover_every)
+        self._group.start_soon(self._look_for_others)
         return self
+
+    async def _look_for_others(self) -> None:
+        await self._opening.finish()
+        if self._recover_every is not None:
+            await self._recovery.keep_looking(self._recover_every)
 
     async def __aexit__(self, *raised: Any) -> None:
         """Drain; where the block has raised, or this is cancelled, stop at once. All runs can be resumed."""
@@ -145,8 +161,8 @@ class FlowRunner:
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes runs: it has been entered, and is not ending."""
-        return self._group is not None and not self._is_ending
+        """Whether it takes runs: it has been entered, its storage is there, and it is not ending."""
+        return self._group is not None and self._opening.is_there and not self._is_ending
 
     @property
     def is_full(self) -> bool:
@@ -283,6 +299,8 @@ class FlowRunner:
             raise RunnerClosedError(
                 "the runner has not been entered, or is ending: use it in `async with FlowRunner(...)`"
             )
+        if not self._opening.is_there:
+            raise RunnerClosedError("the runner's storage is away; try again in a while. Nothing was started")
         return self._group
 
     async def _placed(self, flow: MakeFlow, run_id: str | None, inputs: dict[str, Any], patience: float | None) -> Live:

@@ -13,6 +13,7 @@ import anyio
 from .._scheduling.messages import Command
 from .._values import same
 from .._waiting import to_its_end
+from ..errors import StorageReadOnlyError
 from ..persistence.checkpoint import Checkpoint
 from ..state import new_run_id, one_run_id
 from . import refusals
@@ -26,6 +27,7 @@ from .runs import (
     Stored,
     begin,
     commit_start,
+    load,
     load_owned,
     owned,
     owned_within,
@@ -102,34 +104,53 @@ class Instance(Shown):
         """
         persistence = self.storage("start")
         with self.driving():
-            async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
-                stored = await load_owned(self.setup, run_id, claim)
-                self._run_id = run_id
+            try:
+                async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
+                    stored = await load_owned(self.setup, run_id, claim)
+                    self._run_id = run_id
+                    if stored is None:
+                        if inputs is None:
+                            raise refusals.unknown_run(persistence, run_id, None)
+                        begun = await self._by_standing(run_id, None, self._given(inputs), claim, None)
+                        return await self._drive(*begun, claim)
+                    self.check_same(stored.checkpoint, self._given(inputs))
+                    if stored.checkpoint.status == "running":
+                        return await self._drive(*self._taken_up(stored, claim), claim)
+            except StorageReadOnlyError:
+                stored = await self._ended_for_readers(run_id)
                 if stored is None:
-                    if inputs is None:
-                        raise refusals.unknown_run(persistence, run_id, None)
-                    begun = await self._by_standing(run_id, None, self._given(inputs), claim, None)
-                    return await self._drive(*begun, claim)
+                    raise
                 self.check_same(stored.checkpoint, self._given(inputs))
-                if stored.checkpoint.status == "running":
-                    return await self._drive(*self._taken_up(stored, claim), claim)
-                self.show(stored)
-                return self.outcome(stored)
+            self.show(stored)
+            return self.outcome(stored)
 
     async def resume(self, run_id: str, wait: float = 0.0) -> Any:
         """Go on with a run; a finished one gives its stored result."""
         persistence = self.storage("resume")
         with self.driving():
-            async with session(persistence), owned_within(wait, persistence, run_id) as claim:
-                stored = await load_owned(self.setup, run_id, claim)
-                if stored is None:
-                    raise refusals.unknown_run(self.setup.persistence, run_id, None)
+            try:
+                async with session(persistence), owned_within(wait, persistence, run_id) as claim:
+                    stored = await load_owned(self.setup, run_id, claim)
+                    if stored is None:
+                        raise refusals.unknown_run(self.setup.persistence, run_id, None)
+                    self.show(stored)
+                    if self.status not in ("cancelled", "finished"):
+                        return await self._drive(*self._taken_up(stored, claim), claim)
+            except StorageReadOnlyError:
+                stored = await self._ended_for_readers(run_id)
+                if stored is None or stored.checkpoint.status == "failed":
+                    raise
                 self.show(stored)
-                if self.status == "cancelled":
-                    raise refusals.cancelled(self._run_id)
-                if self.status == "finished":
-                    return self.result
-                return await self._drive(*self._taken_up(stored, claim), claim)
+            if self.status == "cancelled":
+                raise refusals.cancelled(self._run_id)
+            return self.result
+
+    async def _ended_for_readers(self, run_id: str) -> Stored | None:
+        """A run that has ended, where the storage can only be read, such as a standby server; None for any other."""
+        assert self.setup.persistence is not None, "asked only where there is a storage"
+        async with session(self.setup.persistence):
+            stored = await load(self.setup, run_id)
+        return None if stored is None or stored.checkpoint.status == "running" else stored
 
     def _taken_up(self, stored: Stored, claim: Claim) -> Begun:
         """The rest of a pass, with the state that is shown here where that is equal; a copy, as its caller may hold that."""
