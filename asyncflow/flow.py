@@ -6,9 +6,10 @@ import logging
 import os
 import sys
 import threading
+import types
 from collections.abc import Coroutine, Iterable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, cast
 
 import anyio
 
@@ -93,6 +94,13 @@ class Flow(Generic[S]):
     _codecs: ClassVar[Codecs]
     _persisted: ClassVar[Persisted]
     _known_settings: ClassVar[dict[tuple[str | None, OnError, int | None], Settings]]
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, state: Any) -> Any:
+            """`Flow[state]`. What `typing` makes is one for all equal annotations, and to it `A | B` is equal to `B | A`."""
+            super().__class_getitem__(state)  # raises for what is no parameter
+            return types.GenericAlias(cls, state)
 
     def __init_subclass__(
         cls, *, name: str | None = None, formerly: str | Iterable[str] | None = None, **kwargs: Any

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, MethodError, and_, errors, listen, start
 from asyncflow._values import difference
-from asyncflow.persistence.codec import Codec, Misfit, Refused, TypedCodec, codec_for, plain_codec, state_codec_for
+from asyncflow.persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
 from asyncflow.persistence.exact import plan_for
 from asyncflow.persistence.marks import MIXED, SAME, TAGGED, TYPED
 from asyncflow.state import state_type_of
@@ -623,17 +623,70 @@ def test_an_annotation_without_arguments_is_one(annotation: Any, value: Any) -> 
     kept(state_codec(nested), nested(id="x", m=model(id="y", a=value)))
 
 
-@pytest.mark.found("D2")
-def test_a_codec_knows_no_other_order_of_a_union() -> None:
-    text = "2026-01-01T00:00:00"
+TEXT = "2026-01-01T00:00:00"
 
-    for first, second in ((str | dt.datetime, dt.datetime | str), (dt.datetime | str, str | dt.datetime)):
-        made = [
-            TypedCodec(pydantic.create_model("M", a=(list[annotation], ...), b=(annotation, ...)))
-            for annotation in (first, second)
+
+def made_and_loaded(*unions: Any) -> list[list[type]]:
+    """The types as which a text loads, where classes were made for these unions, one after the other."""
+    found = []
+    for union in unions:
+
+        class Dicts(Flow[dict[str, union]]): ...
+
+        class Lists(Flow[dict[str, list[union]]]): ...
+
+        class Narrow(Dicts): ...
+
+        class Base(Flow[T], typing.Generic[T]): ...
+
+        class Derived(Base[dict[str, union]]): ...
+
+        class Model(FlowState):
+            a: union
+            b: list[union]
+            c: typing.Annotated[union, pydantic.Field(title="c")]
+            d: dict[str, tuple[union, ...]]
+
+        class Modelled(Flow[Model]): ...
+
+        class Results(Flow):
+            @start()
+            def one(self) -> union: ...
+
+            @start()
+            def many(self) -> list[union]: ...
+
+        whole = [
+            cls._codecs.state.decode(b'{"id":"x","a":"%b"}' % TEXT.encode())["a"] for cls in (Dicts, Narrow, Derived)
         ]
-        kinds = [type(codec.decode(b'{"a":["%b"],"b":"%b"}' % (text.encode(), text.encode())).b) for codec in made]
-        assert kinds == [typing.get_args(first)[0], typing.get_args(second)[0]] or set(kinds) == {str}
+        listed = Lists._codecs.state.decode(b'{"id":"x","a":["%b"]}' % TEXT.encode())["a"]
+        data = '{"id":"x","a":"T","b":["T"],"c":"T","d":{"k":["T"]}}'.replace("T", TEXT).encode()
+        model = Modelled._codecs.state.decode(data)
+        one, many = map(Results._codecs.result, ("one", "many"))
+        results = [one.decode(b'"%b"' % TEXT.encode()), *many.decode(b'["%b"]' % TEXT.encode())]
+        found.append(list(map(type, [*whole, *listed, model.a, *model.b, model.c, *model.d["k"], *results])))
+    return found
+
+
+T = typing.TypeVar("T")
+
+
+@pytest.mark.found("D2")
+def test_which_type_a_text_loads_as_is_said_by_its_own_annotation_alone() -> None:
+    first = made_and_loaded(str | dt.datetime, dt.datetime | str)
+    again = made_and_loaded(typing.Union[dt.datetime, str], typing.Union[str, dt.datetime])  # noqa: UP007 - as it is written
+
+    assert [set(kinds) for kinds in first] == [{str}, {dt.datetime}]
+    assert [set(kinds) for kinds in again] == [{dt.datetime}, {str}]
+
+
+@pytest.mark.found("D2")
+def test_a_flow_takes_one_state_and_a_class_with_a_state_takes_no_other() -> None:
+    class Made(Flow[dict[str, int]]): ...
+
+    for base, states in ((Flow, (int, str)), (Made, int)):
+        with pytest.raises(TypeError):
+            base[states]
 
 
 def test_the_marks_are_white_space_to_json() -> None:
