@@ -22,7 +22,7 @@ from ._equality import changed, named_class
 
 __all__ = [
     *("ATOMS", "WITHOUT_ID", "Difference", "attributes_of", "copied", "difference", "is_long", "promoted", "same"),
-    "told_key",
+    *("told_key", "told_path"),
 ]
 
 WITHOUT_ID: Final = "__asyncflow_without_id__"
@@ -157,8 +157,16 @@ def told_key(key: object) -> str:
     return f".{key}" if type(key) is str and len(key) <= LONGEST_NAME and _NAME.fullmatch(key) else "[...]"
 
 
+def told_path(loc: Iterable[int | str]) -> str:
+    """A place that pydantic tells, without the keys that may be a user's values."""
+    told = (f".{part}" if isinstance(part, int) or _MEMBER.fullmatch(part) else told_key(part) for part in loc)
+    return "".join(told).lstrip(".")
+
+
 LONGEST_NAME: Final = 64
-_NAME: Final = re.compile(r"[\w-]+")
+_MEMBER: Final = re.compile(r"(list|dict|set|frozenset|tuple|nullable|[a-z]+(-[a-z]+)+)\[.*\]")
+"""How pydantic names a member of a union that is not simply a class."""
+_NAME: Final = re.compile(r"[^\W\d][\w-]*")
 
 _Found = tuple[list[str], str, Any, Any]
 """The path, from its end, how, and both values: the path is put together where there is a difference, not for every value."""

@@ -15,7 +15,7 @@ from pydantic_core.core_schema import ErrorType
 
 from . import _own_code, merge
 from ._run_ids import new_run_id, one_run_id, parse_run_id
-from ._values import WITHOUT_ID, copied
+from ._values import WITHOUT_ID, copied, told_path
 from .errors import FlowDefinitionError, InvalidRunIdError, RunInputsError, StateError
 
 __all__ = [
@@ -40,7 +40,7 @@ class FlowState(BaseModel):
 def explained(errors: list[ErrorDetails], whole: str = "the state") -> str:
     """What pydantic found, told from location and kind: without the user's values."""
     return "; ".join(
-        f"{'.'.join(map(str, e['loc'])) or whole}: {e['msg'] if _is_ours(e) else e['type']}" for e in errors
+        f"{told_path(e['loc']) or whole}: {e['msg'] if _is_ours(e) else e['type']}" for e in errors
     )
 
 

@@ -17,7 +17,7 @@ from .._equality import named_class
 from .._values import Difference, told_key
 from .refused import MAX_DEPTH, Refused
 
-__all__ = ["changed", "deep", "is_written", "placed", "raised", "told_path", "unfit", "unreadable", "unwritable"]
+__all__ = ["changed", "deep", "foreign", "is_written", "placed", "raised", "unfit", "unreadable", "unwritable"]
 
 _UTC: Final = "use datetime.timezone.utc, and store the zone's name beside it"
 
@@ -69,7 +69,11 @@ def unwritable(value: Any, error: Exception) -> Refused:
     if isinstance(error, RecursionError):
         return deep(value)
     held = next((held for held in _leaves(value, _Held("", value, None), 0) if not is_written(held.value)), None)
-    held = held or _Held("", value, None)
+    if held is None or "Error calling function" in str(error):
+        reason = "it cannot be written as JSON: a serializer of its class fails, or a type has no JSON form"
+        return Refused(
+            "", type(value).__name__, reason, "use a type that JSON keeps, or exclude it: Field(exclude=True)"
+        )
     type_name = type(held.value).__name__
     if isinstance(held.value, bytes):
         return Refused(held.path, type_name, "bytes are written as UTF-8, and these are none", _bytes_by(held))
@@ -110,21 +114,27 @@ def _kept_by(value: Any, loaded: Any) -> str:
             return _UTC
         return "store it in UTC" if zone is not None or value.fold else "declare the field's exact type"
     if type(loaded) in _BUILTINS and type(value) is not type(loaded):
-        simpler = _simpler(value) or f"store {type(loaded).__name__}(value)"
-        return f"{simpler}, or declare the field as what it is"
+        is_atom = type(loaded) in (bool, int, float, str, bytes)
+        simpler = "" if is_atom else _simpler(value)
+        return f"{simpler or f'store {type(loaded).__name__}(value)'}, or declare the field as what it is"
     if hasattr(value, "dtype") or hasattr(value, "dtypes"):
         return "write it with what it is made with, by a serializer, and read it so, by a validator"
     return "use a type that JSON keeps, declare the field's exact type, or exclude it: Field(exclude=True)"
 
 
+def foreign(value: Any) -> str:
+    """What helps where a class has no form without an annotation."""
+    simpler = _simpler(value)
+    return "annotate what it is: a model's field, or the method's return type" + (simpler and f"; or {simpler}")
+
+
 def _simpler(value: Any) -> str:
     """How the values of a foreign class become builtin ones, where it says so itself."""
-    if isinstance(value, bool | int | float | str | bytes):
+    if type(value).__module__ in ("builtins", "datetime") or isinstance(value, type | enum.Enum | BaseModel):
         return ""
-    for name, call in (("tolist", "tolist()"), ("to_dict", "to_dict()"), ("isoformat", "isoformat()")):
-        if callable(getattr(value, name, None)) and type(value).__module__ != "datetime":
-            return f"store what its {call} gives"
-    return ""
+    methods = (name for name in ("to_pydatetime", "tolist", "to_dict") if callable(getattr(value, name, None)))
+    name = next(methods, None)
+    return f"store what its {name}() gives" if name else ""
 
 
 def _fitting_by(held: _Held) -> str:
@@ -164,17 +174,12 @@ class _Held(NamedTuple):
     model: type[BaseModel] | None
 
 
-def told_path(loc: Sequence[int | str]) -> str:
-    """A place that pydantic tells, without the keys that are a user's values."""
-    return "".join(f".{part}" if isinstance(part, int) else told_key(part) for part in loc).lstrip(".")
-
-
 def _at(value: Any, loc: Sequence[int | str]) -> _Held:
     """What stands at a place, as far as that can be followed: pydantic names members of unions, too."""
     model, path = None, ""
     for part in loc:
         model = type(value) if isinstance(value, BaseModel) else model
-        held = [inner for name, inner in _inside(value) if type(name) is type(part) and name == part]
+        held = [inner for name, inner in _inside(value) if type(name) in (int, str) and str(name) == str(part)]
         path += _step(value, part) if held else told_key(str(part)) if part != "[key]" else ""
         value = held[0] if held else value
     return _Held(path.lstrip("."), value, model)

@@ -19,9 +19,9 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .. import _own_code
-from .._values import difference, promoted, told_key
+from .._values import difference, promoted, told_key, told_path
 from ..state import DictState, StateType, explained
-from .advice import changed, deep, is_written, raised, told_path, unfit, unreadable, unwritable
+from .advice import changed, deep, is_written, raised, unfit, unreadable, unwritable
 from .exact import Plan, is_json, plan_for
 from .marks import MIXED, SAME, TAGGED, TYPED
 from .pieces import Pieces, pieces_for
@@ -199,7 +199,7 @@ class TypedCodec(Codec):
         try:
             return self._loaded(data, read, write)
         except Misfit as misfit:
-            if not _has_tags(data) or "val_json_bytes" in self._settings:
+            if not _has_tags(data) or (data.startswith(MIXED) and "val_json_bytes" in self._settings):
                 raise
             first = misfit
         try:

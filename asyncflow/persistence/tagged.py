@@ -14,6 +14,7 @@ from pydantic_core import TzInfo
 
 from .._equality import zone_name
 from .._values import told_key
+from .advice import foreign
 from .refused import MAX_DEPTH, Refused
 
 __all__ = ["tagged", "untagged"]
@@ -80,8 +81,8 @@ def tagged(value: Any, path: str, depth: int) -> Any:
         _check_exact(value, path)
         tag, write = _TAGS[cls]
         return {tag: write(value)}
-    cure = "annotate what it is: a model's field, or the method's return type"
-    raise Refused(path, cls.__name__, "without an annotation only JSON types and common builtins are stored", cure)
+    reason = "without an annotation only JSON types and common builtins are stored"
+    raise Refused(path, cls.__name__, reason, foreign(value))
 
 
 def _tagged_dict(value: dict[Any, Any], path: str, depth: int) -> Any:
