@@ -39,9 +39,7 @@ class FlowState(BaseModel):
 
 def explained(errors: list[ErrorDetails], whole: str = "the state") -> str:
     """What pydantic found, told from location and kind: without the user's values."""
-    return "; ".join(
-        f"{told_path(e['loc']) or whole}: {e['msg'] if _is_ours(e) else e['type']}" for e in errors
-    )
+    return "; ".join(f"{told_path(e['loc']) or whole}: {e['msg'] if _is_ours(e) else e['type']}" for e in errors)
 
 
 def _is_ours(error: ErrorDetails) -> bool:
