@@ -6,15 +6,14 @@ import logging
 import os
 import sys
 import threading
-import types
 from collections.abc import Coroutine, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, cast
 
 import anyio
 
 from ._definition.build import define, persist_marks
-from ._definition.declared import Persisted, declared_state
+from ._definition.declared import Persisted, Uncached, declared_state
 from ._definition.decorators import persist_mark_of
 from ._definition.definition import FlowDefinition
 from ._definition.identity import Identity
@@ -63,7 +62,7 @@ class _Missing:
         )
 
 
-class Flow(Generic[S]):
+class Flow(Uncached, Generic[S]):
     """A flow: a class whose `@start`, `@listen` and `@router` methods run concurrently, over a state that is a transaction.
 
     `Flow[Model]`, `Flow[dict[str, X]]` or plain `Flow`. The keywords of the constructor are class attributes as well:
@@ -94,13 +93,6 @@ class Flow(Generic[S]):
     _codecs: ClassVar[Codecs]
     _persisted: ClassVar[Persisted]
     _known_settings: ClassVar[dict[tuple[str | None, OnError, int | None], Settings]]
-
-    if not TYPE_CHECKING:
-
-        def __class_getitem__(cls, state: Any) -> Any:
-            """`Flow[state]`. What `typing` makes is one for all equal annotations, and to it `A | B` is equal to `B | A`."""
-            super().__class_getitem__(state)  # raises for what is no parameter
-            return types.GenericAlias(cls, state)
 
     def __init_subclass__(
         cls, *, name: str | None = None, formerly: str | Iterable[str] | None = None, **kwargs: Any

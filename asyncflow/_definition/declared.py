@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from .aliases import resolved
 from .decorators import PersistMark
 from .definition import MethodDefinition
 
-__all__ = ["Persisted", "declared_state"]
+__all__ = ["Persisted", "Uncached", "declared_state"]
+
+
+class Uncached:
+    """A base of generic classes that take each subscript by itself.
+
+    What `typing` makes is one for all equal annotations, and to it `A | B` is equal to `B | A`, which pydantic reads otherwise.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, parameter: Any) -> Any:
+            super().__class_getitem__(parameter)  # raises for what is no parameter
+            return types.GenericAlias(cls, parameter)
 
 
 @dataclass(frozen=True, slots=True)
