@@ -10,23 +10,23 @@ import logging
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import anyio
 from anyio.abc import TaskGroup
-from pydantic_core import from_json
 
 from ._runtime import refusals
 from ._runtime.ending import cancel_stored
-from ._runtime.failures import stored_failure
 from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
-from ._runtime.inputs import JsonInputs, inputs_shown, told_once
+from ._runtime.inputs import JsonInputs, told_once
 from ._runtime.json_inputs import JsonInputsError
 from ._runtime.known import KnownFlow, KnownFlows, MakeFlow, described
 from ._runtime.opening import Opening
+from ._runtime.places import Overload, Places
 from ._runtime.recovery import Recovery
-from ._runtime.runs import outcome_of
-from .errors import RunLockedError, RunnerClosedError, RunnerOverloadedError
+from ._runtime.runs import is_driven_here
+from ._runtime.viewed import Viewed
+from .errors import RunLockedError, RunnerClosedError
 from .flow import Flow, check_backend, default_persistence, made_by
 from .persistence.checkpoint import Checkpoint
 from .persistence.protocol import FlowPersistence, RunEntry
@@ -37,6 +37,7 @@ __all__ = ["FlowRunner", "JsonInputs", "JsonInputsError", "KnownFlow", "MakeFlow
 LEAVING: Final = 30.0
 """Seconds that stopped runs have to leave, one by one, before they are cancelled all together."""
 
+Given = dict[str, Any] | None  # the inputs of a run; None for one that is stored
 logger = logging.getLogger("asyncflow")
 
 
@@ -63,7 +64,7 @@ class FlowRunner:
         flows: Iterable[MakeFlow] = (),
         max_running: int = 1_000,
         max_waiting: int = 10_000,
-        overload: Literal["wait", "raise"] = "wait",
+        overload: Overload = "wait",
         grace: float = 10.0,
         patience: float = 10.0,
         recover_every: float | None = 0.5,
@@ -78,6 +79,7 @@ class FlowRunner:
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
         check_backend(self.persistence)
         self._flows = KnownFlows()
+        self._viewed = Viewed(self._instance_of)
         for make in flows:
             self._known(make)
         self._most = (max_running, max_waiting)
@@ -92,8 +94,7 @@ class FlowRunner:
         self._group: TaskGroup | None = None
         self._is_ending = False
         self._opening: Opening
-        self._turns: anyio.Semaphore
-        self._places: anyio.Semaphore
+        self._places: Places
         self._idle: anyio.Event
         self._stack: AsyncExitStack
 
@@ -110,8 +111,7 @@ class FlowRunner:
         """
         if self._group is not None:
             raise RunnerClosedError("the runner is in use already; make another one")
-        running, waiting = self._most
-        self._turns, self._places = anyio.Semaphore(running), anyio.Semaphore(running + waiting)
+        self._places = Places(*self._most, self._overload)
         async with AsyncExitStack() as stack:
             self._opening = Opening(self.persistence)
             await self._opening.begin(stack, self._patience, waits=waits)
@@ -167,11 +167,20 @@ class FlowRunner:
     @property
     def is_full(self) -> bool:
         """Whether it has as many runs as it takes, so that `start` waits, or raises `RunnerOverloadedError`."""
-        return self.is_open and not self._places.value
+        return self.is_open and self._places.is_full
 
     def add(self, flow: MakeFlow) -> KnownFlow:
         """Know a flow, so that its interrupted runs are taken up, too; what there is to know of it."""
         return described(self._known(flow))
+
+    def is_driven(self, entry: RunEntry) -> bool:
+        """Whether somebody drives a run that the catalog lists: in this process, or elsewhere."""
+        return entry.is_driven or is_driven_here(self.persistence, entry.run_id)
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """The flows that it knows: the name of each, by all that its runs may be stored under (`RunEntry.identity`)."""
+        return self._flows.names
 
     # ---- runs --------------------------------------------------------------------------------------------------
 
@@ -238,6 +247,38 @@ class FlowRunner:
         """Start a run, and await its result."""
         return await (await self.start(flow, inputs, run_id=run_id)).result()
 
+    async def resume(self, run_id: object, *, patience: float | None = None) -> RunHandle:
+        """Go on with an interrupted or failed run of a known flow, owned by the runner: only what failed or never ended is run.
+
+        A run that is driven, here or elsewhere, is attached to, and one that has finished gives its result. `patience`: as of
+        `start`. Raises `RunNotFoundError`, `RunCancelledError`, `RunFlowMismatchError` if the flow is not known, what
+        `MyFlow.resume` raises before anything is run, `RunnerOverloadedError`, `RunnerClosedError`.
+        """
+        known = parse_run_id(run_id)
+        while True:
+            self._check_open()
+            stored = await self.persistence.load(known)
+            if stored is None:
+                raise refusals.unknown_run(self.persistence, known, None)
+            make = self._flows.of(stored)
+            if make is None:
+                raise refusals.unknown_flow(stored)
+            if stored.status == "cancelled":
+                raise refusals.cancelled(known)
+            if stored.status == "finished":
+                return self._handle(known)
+            live = self._live.get(known)
+            run = live or await self._placed(make, known, None, patience, again=True)
+            await run.known.wait()
+            if stored.status == "failed" and not run.again:
+                await run.ended.wait()  # it only tells how it has failed, or fails at this moment
+            elif isinstance(run.refusal, RunLockedError):
+                return self._handle(known, is_elsewhere=True)
+            elif run.refusal is None:
+                return self._handle(known, run)
+            elif run is not live:
+                raise run.refusal
+
     async def get(self, run_id: object) -> RunHandle:
         """A handle on any stored run, whoever drives it. Raises `RunNotFoundError`."""
         known = parse_run_id(run_id)
@@ -272,7 +313,7 @@ class FlowRunner:
 
     async def _taken_up(self, entry: RunEntry) -> bool:
         """Take up a run, when there is a place for it, unless it is no longer to be taken up then."""
-        await self._places.acquire()
+        await self._places.take()
         try:
             if self.is_open and entry.run_id not in self._live:
                 make = self._flows.named(entry.identity)
@@ -303,30 +344,20 @@ class FlowRunner:
             raise RunnerClosedError("the runner's storage is away; try again in a while. Nothing was started")
         return self._group
 
-    async def _placed(self, flow: MakeFlow, run_id: str | None, inputs: dict[str, Any], patience: float | None) -> Live:
+    async def _placed(
+        self, flow: MakeFlow, run_id: str | None, inputs: Given, patience: float | None, *, again: bool = False
+    ) -> Live:
         """A run in a place of its own, or the one of this id that somebody else has started meanwhile."""
-        await self._place(patience)
+        await self._places.ask(patience)
         try:
-            run = self._live.get(run_id or "") or self._begun(flow, run_id, inputs)
+            other = self._live.get(run_id or "")
+            run = other or self._begun(flow, run_id, inputs, again=again)
         except BaseException:
             self._places.release()
             raise
-        if run.inputs is not inputs:
+        if run is other or run.inputs is not inputs:
             self._places.release()
         return run
-
-    async def _place(self, patience: float | None) -> None:
-        """Take one of the places for runs."""
-        try:
-            if self.is_full and self._overload == "wait":
-                with anyio.fail_after(patience):
-                    await self._places.acquire()
-            else:
-                self._places.acquire_nowait()
-        except (anyio.WouldBlock, TimeoutError):
-            raise RunnerOverloadedError(
-                f"the runner has {len(self._live)} runs, as many as it takes; try again in a while. Nothing was started"
-            ) from None
 
     def _known(self, make: MakeFlow) -> Flow[Any]:
         """A new flow, stored where the runner's runs are; its name is remembered."""
@@ -336,21 +367,21 @@ class FlowRunner:
         self._flows.add(instance.setup.settings.identity, make)
         return flow
 
-    def _begun(self, make: MakeFlow, run_id: str | None, inputs: dict[str, Any] | None) -> Live:
+    def _begun(self, make: MakeFlow, run_id: str | None, inputs: Given, *, again: bool = False) -> Live:
         """A run that is begun, or the one that is driven already under the id that its flow brings."""
         group = self._check_open()
         flow = self._known(make)
         known = self._live.get(run_id or flow.run_id)
         if known is not None:
             return known
-        run = Live(flow, run_id, inputs, self._turns, self._gone)
+        run = Live(flow, run_id, inputs, self._places.turns, self._gone, again=again)
         self._live[run.run_id] = run
         group.start_soon(run.drive)
         return run
 
     def _gone(self, run: Live) -> None:
         del self._live[run.run_id]
-        is_ours = run.refusal is None or run.inputs is None  # else its starter was told why
+        is_ours = run.refusal is None or (run.inputs is None and not run.again)  # else its starter was told why
         if is_ours and not run.winds_down and self.is_open:
             self._recovery.note(run.run_id, run.flow._instance.setup.settings.name, run.error)
         self._places.release()
@@ -359,40 +390,11 @@ class FlowRunner:
 
     def _handle(self, run_id: str, live: Live | None = None, *, is_elsewhere: bool = False) -> RunHandle:
         live, cancel = live or self._live.get(run_id), partial(self.cancel, run_id)
-        return RunHandle(run_id, self.persistence, live, self._outcome, cancel, self._view, is_elsewhere=is_elsewhere)
-
-    def _view(self, c: Checkpoint, as_stored: bool) -> RunView:
-        """A run from its newest checkpoint: state and result have their types where the flow is known here."""
-        make, outcome, result = None if as_stored else self._flows.of(c), outcome_of(c), None
-        if make is not None:
-            instance = self._known(make)._instance
-            state = instance.show_checkpoint(c).state
-            result = instance.result
-        else:
-            state = from_json(c.state or b"{}")
-            result = from_json(outcome["result"]) if "result" in outcome else None
-        error = (
-            RunFailure(**{key: outcome[key] for key in ("method", "type", "message")}) if "type" in outcome else None
-        )
-        return RunView(
-            run_id=c.run_id,
-            flow=c.flow,
-            status=c.status,
-            number=c.number,
-            seq=c.seq,
-            at=c.at,
-            inputs=inputs_shown(c.inputs),
-            state=state,
-            result=result,
-            error=error,
+        return RunHandle(
+            run_id, self.persistence, live, self._viewed.outcome, cancel, self._viewed.view, is_elsewhere=is_elsewhere
         )
 
-    async def _outcome(self, ended: Checkpoint) -> Any:
-        """What a run came to that somebody else has driven: its result has its type where the flow is known here."""
-        make = self._flows.of(ended)
-        if make is None and ended.status == "finished":
-            return from_json(outcome_of(ended)["result"])
-        if make is None:
-            raise refusals.cancelled(ended.run_id) if ended.status == "cancelled" else stored_failure(ended.flow, ended)
-        instance = self._known(make)._instance
-        return instance.outcome(instance.show_checkpoint(ended))
+    def _instance_of(self, c: Checkpoint) -> Any:
+        """A new instance of a stored run's flow; None where that is not known here."""
+        make = self._flows.of(c)
+        return None if make is None else self._known(make)._instance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import anyio
 import anyio.lowlevel
@@ -18,7 +18,7 @@ from . import refusals
 from .observe import told_by
 from .runs import is_driven_here
 
-__all__ = ["Live", "RunFailure", "RunHandle", "RunView"]
+__all__ = ["Live", "RunFailure", "RunHandle", "RunView", "Standing"]
 
 SOON: Final = 0.05
 LATE: Final = 1.0
@@ -64,6 +64,7 @@ class Live:
         "_turns",
         "_waiting",
         "_waits",
+        "again",
         "ended",
         "error",
         "flow",
@@ -83,8 +84,12 @@ class Live:
         inputs: dict[str, Any] | None,
         turns: anyio.Semaphore,
         gone: Callable[[Live], None],
+        *,
+        again: bool = False,
     ) -> None:
         self.flow = flow
+        self.again = again
+        """Whether it goes on also if it has failed."""
         self.is_new = run_id is None
         self.run_id: str = flow.run_id if run_id is None else run_id
         self.known = Flag()
@@ -120,7 +125,9 @@ class Live:
         instance.gate, instance.is_asked = self._turn, False
         instance.watch(self._tell)
         try:
-            if self.is_new and self.inputs is not None:
+            if self.again:
+                self.result = await instance.resume(self.run_id)
+            elif self.is_new and self.inputs is not None:
                 self.result = await instance.kickoff(self.inputs, None)
             else:
                 self.result = await instance.start(self.run_id, self.inputs)
@@ -237,6 +244,10 @@ class RunView:
     error: RunFailure | None = None
 
 
+Standing = Literal["running", "interrupted", "failed", "finished", "cancelled"]
+"""The status of a stored run: "running" while somebody drives it."""
+
+
 class RunHandle:
     """Somebody's hold on a run. Letting go of it, or being cancelled while awaiting it, changes nothing for the run."""
 
@@ -284,14 +295,24 @@ class RunHandle:
             raise refusals.unknown_run(self._persistence, self.run_id, None)
         return stored
 
-    async def status(self) -> str:
+    async def status(self) -> Standing:
         """ "running", "interrupted", "failed", "finished" or "cancelled", by what is stored now.
 
-        A run is running while somebody drives it: here, or elsewhere, as far as the storage has a catalog that tells it.
+        A run is running while somebody drives it: here, or elsewhere, as far as the storage has a catalog that tells it. One that
+        has failed is stored as failed until the first method of its resumption has ended; it is running meanwhile.
         """
-        is_driven = await self._is_driven()  # asked first: else it may end in between
+        return (await self.standing())[0]
+
+    async def standing(self) -> tuple[Standing, Checkpoint]:
+        """Its status, and the newest checkpoint. Raises as `stored` does."""
         stored = await self.stored()
-        return "interrupted" if stored.status == "running" and not is_driven else stored.status
+        if stored.status in ("finished", "cancelled"):
+            return stored.status, stored
+        if await self._is_driven():
+            return "running", stored
+        if stored.status == "running":
+            stored = await self.stored()  # it may have ended in between
+        return "interrupted" if stored.status == "running" else stored.status, stored
 
     async def result(self) -> Any:
         """What the run's kickoff returns, when it has ended: here, or elsewhere. Taken over by another owner, it is that one's end.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from inspect import Signature
 from typing import Any
@@ -24,6 +24,8 @@ class KnownFlows:
     def __init__(self) -> None:
         self._named: dict[str, tuple[Identity, MakeFlow]] = {}
         self._makes: dict[str, MakeFlow] = {}
+        self.names: Mapping[str, str] = {}
+        """The name of the flow by what its runs may be stored under: `RunEntry.identity`, `Checkpoint.known_by`."""
 
     def add(self, identity: Identity, make: MakeFlow) -> None:
         """Know a flow. Raises `FlowDefinitionError` for a second class of one identity or name."""
@@ -36,12 +38,14 @@ class KnownFlows:
 
     def _index(self) -> None:
         """Each key leads to the flow that it fits best: by its identity, by a former one, by a bare name or another name of its file."""
-        self._makes = {}
+        self._makes, names = {}, dict[str, str]()
         flows = self._named.values()
         for keys in (lambda i: (i.stored,), lambda i: i.formerly, lambda i: i.known):
             for identity, make in flows:
                 for key in keys(identity):
                     self._makes.setdefault(key, make)
+                    names.setdefault(key, identity.name)
+        self.names = names
 
     @property
     def identities(self) -> Set[str]:

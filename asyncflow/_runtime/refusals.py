@@ -30,6 +30,7 @@ __all__ = [
     "not_stored",
     "other_inputs",
     "stored_already",
+    "unknown_flow",
     "unknown_run",
 ]
 
@@ -73,6 +74,16 @@ def mismatch(identity: Identity, c: Checkpoint, missing: Sequence[str] = ()) -> 
     return RunFlowMismatchError(
         f"run {c.run_id} belongs to the flow {stored}, not to {own}; use that class. If it is this class that was moved or renamed, "
         f"write formerly = {stored!r} in it; to keep one name wherever it stands, declare name = ... as well. Nothing was changed",
+        run_id=c.run_id,
+        seq=c.seq,
+    )
+
+
+def unknown_flow(c: Checkpoint) -> RunFlowMismatchError:
+    """A run that a runner is to go on with, of a flow that it does not know."""
+    return RunFlowMismatchError(
+        f"run {c.run_id} is of the flow {c.flow}, which this runner does not know; nothing was run. Name the flow's class in "
+        "FlowRunner(flows=[...]), or with runner.add(...)",
         run_id=c.run_id,
         seq=c.seq,
     )

@@ -257,6 +257,16 @@ def test_names_are_those_that_pydantic_takes_nested_ones_too() -> None:
         assert held_by(Named, wrong)[1]["detail"][0]["loc"][0] == "body"
 
 
+def test_the_id_is_not_given_by_another_name_of_it_either() -> None:
+    class Order(FlowState):
+        id: str = Field(default="", alias="orderId")
+        n: int = 1
+
+    told = held_by(Order, {"orderId": "mine", "n": 2})[1]
+
+    assert told["detail"][0]["loc"] == ["body", "orderId"]
+
+
 @pytest.mark.found("D12")
 async def test_a_key_is_known_again_whatever_the_names_of_its_inputs_are() -> None:
     body = {"toWhere": {"streetName": "Rua"}, "any_by": 3, "path": [4]}

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import anyio
 import pytest
 from fastapi import FastAPI, Header, HTTPException
-from shop import Order, Secret, Serve, gate, gates, ran
+from shop import Count, Order, Secret, Serve, gate, gates, ran
 
 from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, errors, start
 from asyncflow.integrations.fastapi import flow_router, run_id_for
@@ -405,13 +405,90 @@ async def test_runs_are_listed_page_by_page_and_by_what_they_are(serve: Serve) -
 
 @pytest.mark.parametrize(
     "which",
-    ["limit=0", "limit=201", "limit=x", "status=interrupted", "flow=Nope", "cursor=x", "cursor=-1", f"cursor={2**63}"],
+    ["limit=0", "limit=201", "limit=x", "status=stopped", "flow=Nope", "cursor=x", "cursor=-1", f"cursor={2**63}"],
 )
 async def test_a_list_that_cannot_be_is_refused(serve: Serve, which: str) -> None:
     async with serve() as service:
         answer = await service.http.get(f"/runs?{which}")
 
     assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["query", which.partition("=")[0]])
+
+
+@pytest.mark.found("T10")
+async def test_a_run_is_running_while_it_is_driven_and_interrupted_while_it_is_not(serve: Serve) -> None:
+    """The same words for one run and in a list; those of one status are listed by them."""
+    gate("g")
+    storage = MemoryFlowPersistence()
+    async with FlowRunner(storage, grace=0, patience=0, recover_every=None) as runner:
+        left = (await runner.start(Order, {"item": "tea", "gate": "g"})).run_id
+        while "price" not in ran:  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.001)
+    async with serve(storage, recover_every=None) as service:
+        answers = {
+            "interrupted": left,
+            "running": (await service.order(gate="g")).json()["run_id"],
+            "failed": (await service.order("?wait=60", fails=True)).json()["run_id"],
+            "finished": (await service.order("?wait=60")).json()["run_id"],
+        }
+        answers["cancelled"] = (await service.order(gate="g")).json()["run_id"]
+        await service.http.post(f"/runs/{answers['cancelled']}/cancel")
+        listed = {run["run_id"]: run["status"] for run in (await service.http.get("/runs")).json()["runs"]}
+        for status, run_id in answers.items():
+            assert (await service.http.get(f"/runs/{run_id}")).json()["status"] == status
+            assert listed[run_id] == status
+            page = (await service.http.get("/runs", params={"status": status})).json()["runs"]
+            (only,) = page
+            assert (only["run_id"], only["status"]) == (run_id, status)
+        gates["g"].set()
+
+
+@pytest.mark.found("B1")
+async def test_runs_of_another_class_of_the_same_name_are_not_told_of(serve: Serve) -> None:
+    other = type("Order", (Secret,), {"__module__": "elsewhere", "__qualname__": "Order"})
+    storage = MemoryFlowPersistence()
+    async with FlowRunner(storage) as runner:
+        await runner.run(other, run_id="theirs")
+    async with serve(storage) as service:
+        ours = (await service.order("?wait=60")).json()["run_id"]
+        for method, path in (("GET", ""), ("GET", "/events"), ("POST", "/cancel"), ("POST", "/resume")):
+            assert (await service.http.request(method, f"/runs/theirs{path}")).status_code == 404
+        assert [run["run_id"] for run in (await service.http.get("/runs")).json()["runs"]] == [ours]
+        assert [run["run_id"] for run in (await service.http.get("/runs?flow=Order")).json()["runs"]] == [ours]
+
+
+@pytest.mark.found("B1")
+async def test_runs_that_were_stored_under_a_former_name_are_told_of_under_the_name_of_now(serve: Serve) -> None:
+    class Once(Flow):
+        name = "Once"
+
+        @start()
+        async def only(self) -> int:
+            return 1
+
+    class Now(Once):
+        name = "Now"
+        formerly = "Once"
+
+    storage = MemoryFlowPersistence()
+    async with FlowRunner(storage) as runner:
+        await runner.run(Once, run_id="old")
+    async with serve(storage) as service:
+        service.app.include_router(flow_router(service.runner, [Now, Count], prefix="/now"))
+        told = await service.http.get("/now/runs/old")
+
+        assert (told.status_code, told.json()["flow"], told.json()["result"]) == (200, "Now", 1)
+        (listed,) = (await service.http.get("/now/runs?flow=Now")).json()["runs"]
+        assert (listed["run_id"], listed["flow"]) == ("old", "Now")
+
+
+@pytest.mark.found("B1")
+def test_two_flows_of_one_name_are_refused_by_name_with_the_cure() -> None:
+    other = type("Order", (Secret,), {"__module__": "elsewhere", "__qualname__": "Order"})
+    with pytest.raises(errors.FlowDefinitionError, match=r"two flows are named Order.*elsewhere.*Declare name = "):
+        flow_router(FlowRunner(MemoryFlowPersistence()), [Order, other])
+
+    named = type("Order", (Secret,), {"__module__": "elsewhere", "name": "Other"})
+    flow_router(FlowRunner(MemoryFlowPersistence()), [Order, named])
 
 
 # ---- cancelling ------------------------------------------------------------------------------------------------------
@@ -495,7 +572,7 @@ async def test_every_route_but_readyz_asks_for_leave_first(serve: Serve) -> None
                 assert allowed.status_code not in (401, 403)
         assert (await service.http.get("/runs/unknown")).status_code == 401
 
-    assert asked == 14
+    assert asked == 16
 
 
 # ---- its life, and its schema ----------------------------------------------------------------------------------------
@@ -559,6 +636,14 @@ def test_a_router_without_flows_or_with_one_twice_is_refused() -> None:
     for flows in ([], [Order, Order]):
         with pytest.raises(ValueError, match="each name once"):
             flow_router(runner, flows)
+
+
+def test_a_flow_whose_name_is_no_path_is_refused() -> None:
+    class Odd(Secret):
+        name = "ship {it}"
+
+    with pytest.raises(ValueError, match="braces"):
+        flow_router(FlowRunner(MemoryFlowPersistence()), [Odd])
 
 
 async def test_a_key_is_its_senders_own(serve: Serve) -> None:

@@ -46,6 +46,7 @@ STATUS: Final[tuple[tuple[type[AsyncflowError], int, str], ...]] = (
     (errors.RunFlowMismatchError, 409, "The run is of another flow."),
     (errors.RunInputsError, 409, "The run was begun with other inputs."),
     (errors.RunCancelledError, 409, "The run was cancelled."),
+    (errors.StateSchemaError, 409, "The run does not fit the flow any more."),
     (errors.CapabilityMissingError, 501, "The storage cannot do that."),
 )
 
@@ -119,6 +120,8 @@ def answer(error: AsyncflowError) -> Exception | None:
         return misfit(str(error), *error.places)
     if isinstance(error, errors.NotStorableError | errors.LimitExceededError):
         return misfit(str(error))
+    if isinstance(error, errors.FlowDefinitionError) and error.run_id is not None:
+        return HTTPException(409, "The run cannot go on with the flow as it is now.")
     if not isinstance(error, DAMAGED):
         why = next((why for kind, why in UNAVAILABLE if isinstance(error, kind)), None)
         if why is not None:

@@ -10,7 +10,16 @@ import re
 import warnings
 from typing import Annotated, Any, Literal, Union, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, PlainValidator, TypeAdapter, create_model
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainValidator,
+    TypeAdapter,
+    create_model,
+)
 from pydantic.errors import PydanticSchemaGenerationError
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaMode
@@ -18,7 +27,7 @@ from pydantic.json_schema import JsonSchemaMode
 from ...runner import KnownFlow
 from .models import Run
 
-__all__ = ["body_type", "inputs_type", "run_type"]
+__all__ = ["body_type", "ids_of", "inputs_type", "run_type"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -56,6 +65,15 @@ def body_type(flow: KnownFlow) -> tuple[Any, bool]:
     inputs, are_needed = inputs_type(flow)
     described = inputs if are_needed else inputs | None
     return Annotated[Any, PlainValidator(_as_it_is, json_schema_input_type=described)], are_needed
+
+
+def ids_of(flow: KnownFlow) -> frozenset[str]:
+    """The names that inputs may call a run's id by."""
+    field = getattr(flow.state, "model_fields", {}).get("id")
+    aliases: list[Any] = [] if field is None else [field.alias, field.validation_alias]
+    for alias in tuple(aliases):
+        aliases += alias.choices if isinstance(alias, AliasChoices) else ()
+    return frozenset({"id", *(alias for alias in aliases if isinstance(alias, str))})
 
 
 def inputs_type(flow: KnownFlow) -> tuple[Any, bool]:

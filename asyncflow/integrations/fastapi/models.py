@@ -11,11 +11,13 @@ from ...persistence import Checkpoint, RunEntry
 from ...runner import RunHandle, RunView
 from .as_json import json_of
 
-__all__ = ["Accepted", "Problem", "Ready", "Run", "RunLine", "RunPage", "Status"]
+__all__ = ["Accepted", "Problem", "Ready", "Run", "RunLine", "RunPage", "Status", "standing"]
 
 logger = logging.getLogger("asyncflow")
 
-Status = Literal["running", "failed", "finished", "cancelled"]
+StoredStatus = Literal["running", "failed", "finished", "cancelled"]
+
+Status = Literal["running", "interrupted", "failed", "finished", "cancelled"]
 
 
 class Accepted(BaseModel):
@@ -59,10 +61,16 @@ class RunLine(BaseModel):
     updated_at: datetime
 
     @classmethod
-    def of(cls, entry: RunEntry) -> "RunLine":
+    def of(cls, entry: RunEntry, flow: str, status: Status) -> "RunLine":
         """The line of a catalog's entry."""
-        told = {name: getattr(entry, name) for name in ("run_id", "flow", "status", "number", "seq")}
-        return cls(**told, created_at=_time(entry.created_at), updated_at=_time(entry.updated_at))
+        told = {name: getattr(entry, name) for name in ("run_id", "number", "seq")}
+        return cls(
+            **told,
+            flow=flow,
+            status=status,
+            created_at=_time(entry.created_at),
+            updated_at=_time(entry.updated_at),
+        )
 
 
 class RunPage(BaseModel):
@@ -77,9 +85,7 @@ class Run(BaseModel):
 
     run_id: str
     flow: str
-    status: Status = Field(
-        description="`running` is also what a run is that was interrupted, until a process takes it up."
-    )
+    status: Status = Field(description="`running` while a process drives it, `interrupted` while none does.")
     number: int = Field(serialization_alias="pass", description="One for each time that it was kicked off, from 1.")
     seq: int = Field(description="Of its newest checkpoint.")
     updated_at: datetime
@@ -92,24 +98,26 @@ class Run(BaseModel):
     )
 
     @classmethod
-    def shown(cls, handle: RunHandle, stored: Checkpoint) -> "Run":
+    def shown(cls, handle: RunHandle, stored: Checkpoint, flow: str, status: Status) -> "Run":
         """A run as of a checkpoint. What does not fit the flow's types any more is shown as it is stored."""
         try:
-            return cls.of(handle.view(stored))
+            return cls.of(handle.view(stored), flow, status)
         except StateSchemaError as error:
             logger.warning("a run is shown as it is stored: %s", error)
             return cls.of(
                 handle.view(stored, as_stored=True),
+                flow,
+                status,
                 "state and result are shown as they are stored: they do not fit the types of the flow any more",
             )
 
     @classmethod
-    def of(cls, view: RunView, problem: str | None = None) -> "Run":
-        """What is told of a run."""
-        told = {name: getattr(view, name) for name in ("run_id", "flow", "status", "number", "seq", "state", "result")}
+    def of(cls, view: RunView, flow: str, status: Status, problem: str | None = None) -> "Run":
+        """What is told of a run. `flow`: its name now; it may have been stored under another."""
+        told = {name: getattr(view, name) for name in ("run_id", "number", "seq", "state", "result")}
         error = view.error and RunFailure(method=view.error.method, type=view.error.type, message=view.error.message)
         return cls.model_construct(
-            **told, updated_at=_time(view.at), error=error, problem=problem
+            **told, flow=flow, status=status, updated_at=_time(view.at), error=error, problem=problem
         )  # values as they are: no copies of them
 
     def to_json(self) -> bytes:
@@ -117,6 +125,13 @@ class Run(BaseModel):
         left_out = {"state", "result"} if self.problem else {"state", "result", "problem"}
         told = self.__pydantic_serializer__.to_json(self, by_alias=True, exclude=left_out)
         return b'%b,"state":%b,"result":%b}' % (told[:-1], json_of(self.state), json_of(self.result))
+
+
+def standing(stored: StoredStatus, is_driven: bool) -> Status:
+    """The status of a run in a list. One that has failed, and is driven, is being resumed."""
+    if is_driven and stored in ("running", "failed"):
+        return "running"
+    return "interrupted" if stored == "running" else stored
 
 
 def _time(seconds: float) -> datetime:

@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any, Final, Literal, NamedTuple, Optional, Union
+from urllib.parse import quote
 
 import anyio
-from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
@@ -14,8 +16,8 @@ from ...persistence import Catalog, Checkpoint, CheckpointHistory, RunEntry
 from ...runner import FlowRunner, MakeFlow, RunHandle
 from .answers import FlowRoute, documented, unavailable
 from .describing import run_type
-from .models import Accepted, Ready, Run, RunLine, RunPage, Status
-from .starting import add_start, nobody
+from .models import Accepted, Ready, Run, RunLine, RunPage, Status, standing
+from .starting import PATIENCE, add_start, answered, nobody, placed
 from .streaming import LastEventId, Named, Position, events_after, position_of
 
 __all__ = ["flow_router"]
@@ -36,6 +38,8 @@ class Found(NamedTuple):
 
     handle: RunHandle
     stored: Checkpoint
+    status: Status
+    flow: str
 
 
 def flow_router(
@@ -57,6 +61,11 @@ def flow_router(
     names = frozenset(flow.name for _, flow in known)
     if not names or len(names) != len(known):
         raise ValueError("flow_router() is given at least one flow, and each name once")
+    for name in names:
+        if {"{", "}"} & {*name}:
+            raise ValueError(
+                f"the flow {name!r} cannot have a route: braces mean something else in a path; give it a name without"
+            )
     runs = [run_type(flow) for _, flow in known]
     guards = [] if authorize is None else [Depends(authorize)]
     refusals = documented(401, 403) if guards else {}
@@ -64,7 +73,7 @@ def flow_router(
     for (flow, told), run in zip(known, runs, strict=True):
         add_start(guarded, runner, flow, told, run, longest_wait, authorize or nobody)
     _add_catalog(guarded, runner, names)
-    _add_runs(guarded, runner, names, runs)
+    _add_runs(guarded, runner, names, runs, longest_wait)
     router = APIRouter(prefix=prefix)
     router.include_router(guarded)
     _add_ready(router, runner)
@@ -82,8 +91,9 @@ def _add_catalog(router: APIRouter, runner: FlowRunner, names: frozenset[str]) -
     ) -> RunPage:
         asked = names if flow is None else frozenset((flow,))
         found = await _listed(runner, asked, status, cursor, limit + 1)
-        more = str(found[limit - 1].position) if len(found) > limit else None
-        return RunPage(runs=[RunLine.of(entry) for entry in found[:limit]], next=more)
+        more = str(found[limit - 1][0].position) if len(found) > limit else None
+        lines = [RunLine.of(entry, runner.names[entry.identity], found_as) for entry, found_as in found[:limit]]
+        return RunPage(runs=lines, next=more)
 
     list_runs.__annotations__["flow"] = Optional[Literal[tuple(sorted(names))]]  # noqa: UP045 - made of what there is
     router.add_api_route("/runs", list_runs, methods=["GET"], responses=documented(501, 503))
@@ -91,36 +101,41 @@ def _add_catalog(router: APIRouter, runner: FlowRunner, names: frozenset[str]) -
 
 async def _listed(
     runner: FlowRunner, names: frozenset[str], status: Status | None, before: int | None, count: int
-) -> list[RunEntry]:
+) -> list[tuple[RunEntry, Status]]:
     """The newest runs of these flows, as many as asked for, page by page: there may be those of other flows between."""
     persistence = runner.persistence
     if not isinstance(persistence, Catalog):
         raise CapabilityMissingError("the storage has no catalog of runs", capability="Catalog")
-    only = next(iter(names)) if len(names) == 1 else None
-    found: list[RunEntry] = []
+    identities = {identity for identity, name in runner.names.items() if name in names}
+    stored: Any = "running" if status == "interrupted" else status
+    found: list[tuple[RunEntry, Status]] = []
     while len(found) < count:
-        page = await persistence.runs(flow=only, status=status, before=before, limit=PAGE)
-        found += [entry for entry in page if entry.flow in names]
+        page = await persistence.runs(status=stored, identities=identities, before=before, limit=PAGE)
+        all_of_it = [(entry, standing(entry.status, runner.is_driven(entry))) for entry in page]
+        found += [each for each in all_of_it if status in (None, each[1])]
         if len(page) < PAGE:
             break
         before = page[-1].position
     return found[:count]
 
 
-def _add_runs(router: APIRouter, runner: FlowRunner, names: frozenset[str], runs: list[type[Run]]) -> None:
+def _add_runs(
+    router: APIRouter, runner: FlowRunner, names: frozenset[str], runs: list[type[Run]], longest_wait: float
+) -> None:
     """Add the routes of one run. Its id may be any text, a slash in it too: the ones with more behind it come first."""
 
     async def found(run_id: str) -> Found:
         handle = await runner.get(run_id)
-        stored = await handle.stored()
-        if stored.flow not in names:  # to this service there is no such run: it tells nothing of others
+        status, stored = await handle.standing()
+        flow = runner.names.get(stored.known_by)
+        if flow not in names:  # to this service there is no such run: it tells nothing of others
             raise RunNotFoundError("the run is of another flow", run_id=run_id)
-        return Found(handle, stored)
+        return Found(handle, stored, status, flow)
 
     async def position(run: Annotated[Found, Depends(found)], last_event_id: LastEventId = None) -> Position:
         if not isinstance(runner.persistence, CheckpointHistory):
             raise CapabilityMissingError("the storage keeps no history", capability="CheckpointHistory")
-        return await position_of(run.handle, run.stored.status, last_event_id)
+        return await position_of(run.handle, run.status, last_event_id)
 
     async def stream_events(
         run: Annotated[Found, Depends(found)], after: Annotated[Position, Depends(position)], named: Named = False
@@ -134,8 +149,22 @@ def _add_runs(router: APIRouter, runner: FlowRunner, names: frozenset[str], runs
         response.status_code = 200 if status == "cancelled" else 202
         return Accepted(run_id=run.handle.run_id, status=status)
 
+    seconds = Query(ge=0, le=longest_wait, description="Seconds to wait for the end of the run.")
+
+    async def resume_run(
+        run: Annotated[Found, Depends(found)], request: Request, wait: Annotated[float, seconds] = 0.0
+    ) -> Response:
+        until, run_id = anyio.current_time() + wait, run.handle.run_id
+        handle = await placed(runner, request, partial(runner.resume, run_id, patience=max(wait, PATIENCE)))
+        base = request.scope["path"].removesuffix(f"/runs/{run_id}/resume")
+        left = until - anyio.current_time() if wait else 0.0
+        where = f"{base}/runs/{quote(run_id, safe='')}"
+        return await answered(handle, await handle.stored(), request, run.flow, where, left)
+
     async def get_run(run: Annotated[Found, Depends(found)]) -> Response:
-        return Response(Run.shown(run.handle, run.stored).to_json(), media_type="application/json")
+        return Response(
+            Run.shown(run.handle, run.stored, run.flow, run.status).to_json(), media_type="application/json"
+        )
 
     any_run: Any = runs[0] if len(runs) == 1 else Annotated[Union[tuple(runs)], Field(discriminator="flow")]  # noqa: UP007
     one = "/runs/{run_id:path}"
@@ -155,6 +184,15 @@ def _add_runs(router: APIRouter, runner: FlowRunner, names: frozenset[str], runs
         cancel_run,
         methods=["POST"],
         responses={202: {"model": Accepted, "description": "It is about to end."}, **told, **documented(409)},
+    )
+    add(
+        f"{one}/resume",
+        resume_run,
+        methods=["POST"],
+        status_code=202,
+        response_model=Accepted,
+        response_description="It goes on.",
+        responses={200: {"model": any_run, "description": "It has ended within `wait`."}, **told, **documented(409)},
     )
     add(one, get_run, methods=["GET"], response_model=any_run, responses=told)
 

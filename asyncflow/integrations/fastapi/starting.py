@@ -17,10 +17,10 @@ from ...errors import RunInputsError, RunnerClosedError
 from ...persistence import Checkpoint
 from ...runner import FlowRunner, JsonInputs, KnownFlow, MakeFlow, RunHandle
 from .answers import documented, misfit, unavailable, uncancelled
-from .describing import body_type
-from .models import Accepted, Problem, Run
+from .describing import body_type, ids_of
+from .models import Accepted, Problem, Run, Status
 
-__all__ = ["add_start", "run_id_for"]
+__all__ = ["PATIENCE", "add_start", "answered", "placed", "run_id_for"]
 
 KEYS: Final = uuid.UUID("5f3d4a83-7f0b-5c1e-9d5e-0c6f5f1a7c11")
 """The namespace of the runs that an Idempotency-Key names. It must never change: keys would name other runs."""
@@ -65,6 +65,7 @@ def add_start(
 ) -> None:
     """Add the route that starts runs of one flow."""
     body, is_needed = body_type(known)
+    ids = ids_of(known)
     wait = Query(ge=0, le=longest_wait, description="Seconds to wait for the end of the run.")
 
     async def start(
@@ -77,20 +78,20 @@ def add_start(
     ) -> Response:
         until = anyio.current_time() + wait
         run_id = _run_id(known.name, idempotency_key, principal)
-        given = _read(inputs, is_needed)
+        given = _read(inputs, is_needed, ids)
         ended = None if run_id is None else await _ended_badly(runner, run_id)
         asked = partial(_started, runner, flow, given, run_id, max(wait, PATIENCE))
         try:
-            handle, stored = await (_while_present(request, math.inf, asked) if runner.is_full else asked())
+            handle, stored = await placed(runner, request, asked)
         except anyio.get_cancelled_exc_class():
             if not uncancelled():
                 raise
             raise _ending(request, run_id) from None
+        where = _location(request, stored.run_id)
         if ended is not None and stored.seq == ended.seq:
-            return _refused(request, stored)
-        if wait and stored.status == "running":
-            stored = await _waited(handle, stored, request, until - anyio.current_time())
-        return _answer(request, handle, stored, is_whole=wait > 0 and stored.status != "running")
+            return _refused(where, stored)
+        seconds = until - anyio.current_time() if wait else 0.0
+        return await answered(handle, stored, request, known.name, where, seconds)
 
     start.__annotations__["principal"] = Annotated[Any, Depends(authorize)]
     start.__annotations__["inputs"] = Annotated[body, Body()]
@@ -109,7 +110,7 @@ def add_start(
     )
 
 
-def _read(inputs: Any, is_needed: bool) -> JsonInputs:
+def _read(inputs: Any, is_needed: bool, ids: frozenset[str]) -> JsonInputs:
     """The inputs that a request has brought. Raises what is answered where there are none, or they are no JSON."""
     if isinstance(inputs, bytes):
         raise misfit("the inputs come as JSON, with `Content-Type: application/json`", kind="content_type")
@@ -122,8 +123,8 @@ def _read(inputs: Any, is_needed: bool) -> JsonInputs:
     if not isinstance(read, dict | None):
         raise misfit("Input should be an object", kind="dict_type")
     given = JsonInputs(read or {})
-    if "id" in given:
-        raise misfit("the id of a run is not among its inputs; send an Idempotency-Key", ("id",))
+    for name in ids & given.keys():
+        raise misfit("the id of a run is not among its inputs; send an Idempotency-Key", (name,))
     if not _is_finite(given):
         raise misfit("the body has a number that is too large", kind="finite_number")
     return given
@@ -139,7 +140,9 @@ def _is_finite(tree: Any) -> bool:
 async def _ended_badly(runner: FlowRunner, run_id: str) -> Checkpoint | None:
     """The end of a run that has failed or was cancelled before it was asked for."""
     stored = await runner.persistence.load(run_id) if runner.is_open else None
-    return stored if stored is not None and stored.status in ("failed", "cancelled") else None
+    if stored is None or stored.status not in ("failed", "cancelled"):
+        return None
+    return None if await (await runner.get(run_id)).status() == "running" else stored  # it has been resumed
 
 
 async def _started(
@@ -161,16 +164,31 @@ def _run_id(flow: str, key: str | None, principal: object) -> str | None:
     return run_id_for(flow, key, principal)
 
 
-async def _waited(handle: RunHandle, stored: Checkpoint, request: Request, seconds: float) -> Checkpoint:
-    """The run when it has ended, or at the end of its client's patience or presence, or of the server."""
-    try:
-        with suppress(Exception):  # however it ended: that is looked up
-            await _while_present(request, seconds, handle.result)
-        return await handle.stored()
-    except anyio.get_cancelled_exc_class():
-        if not uncancelled():
-            raise
-        return stored  # it goes on, here or elsewhere; its client is told where to look
+async def placed(runner: FlowRunner, request: Request, work: Callable[[], Awaitable[T]]) -> T:
+    """What some work comes to that may have to wait for a place: only as long as its client is there."""
+    return await (_while_present(request, math.inf, work) if runner.is_full else work())
+
+
+async def answered(
+    handle: RunHandle, stored: Checkpoint, request: Request, flow: str, where: str, seconds: float
+) -> Response:
+    """The whole run, when it has ended, or else where it is: at the end of its client's patience or presence, or of the server."""
+    status: Status = stored.status  # it was begun, or attached to, at this moment: it is driven
+    if stored.status == "failed":
+        status, stored = await handle.standing()
+    if status == "running" and seconds > 0:
+        try:
+            with suppress(Exception):  # however it ended: that is looked up
+                await _while_present(request, seconds, handle.result)
+            status, stored = await handle.standing()
+        except anyio.get_cancelled_exc_class():
+            if not uncancelled():
+                raise  # else it goes on, here or elsewhere, and its client is told where to look
+    headers = {"Location": where}
+    if seconds > 0 and status not in ("running", "interrupted"):
+        return Response(Run.shown(handle, stored, flow, status).to_json(), 200, headers, "application/json")
+    accepted = Accepted(run_id=stored.run_id, status=status)
+    return Response(accepted.model_dump_json(), 202, headers, "application/json")
 
 
 async def _while_present(request: Request, seconds: float, work: Callable[[], Awaitable[T]]) -> T:
@@ -208,17 +226,8 @@ def _location(request: Request, run_id: str) -> str:
     return f"{base}/runs/{quote(run_id, safe='')}"
 
 
-def _answer(request: Request, handle: RunHandle, stored: Checkpoint, *, is_whole: bool) -> Response:
-    headers = {"Location": _location(request, stored.run_id)}
-    if is_whole:
-        return Response(Run.shown(handle, stored).to_json(), 200, headers, "application/json")
-    accepted = Accepted(run_id=stored.run_id, status=stored.status)
-    return Response(accepted.model_dump_json(), 202, headers, "application/json")
-
-
-def _refused(request: Request, stored: Checkpoint) -> Response:
+def _refused(where: str, stored: Checkpoint) -> Response:
     """The same key again, whose run has failed or was cancelled: it is not begun again, and no success."""
-    where = _location(request, stored.run_id)
     way_on = (
         "was cancelled for good" if stored.status == "cancelled" else f"has failed; POST {where}/resume goes on with it"
     )

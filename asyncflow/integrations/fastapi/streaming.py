@@ -40,7 +40,7 @@ async def position_of(handle: RunHandle, status: Status, last: str | None) -> Po
     if last is None:
         return -1, 0
     seq, n = map(int, last.split("."))
-    if status != "running" and not await _has_more(handle, (seq, n)):
+    if status not in ("running", "interrupted") and not await _has_more(handle, (seq, n)):
         raise HTTPException(204)
     return seq, n
 
