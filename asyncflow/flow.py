@@ -16,7 +16,7 @@ from ._definition.build import define, persist_marks
 from ._definition.declared import Persisted, Uncached, declared_state
 from ._definition.decorators import persist_mark_of
 from ._definition.definition import FlowDefinition
-from ._definition.identity import Identity
+from ._definition.identity import Identity, Origin
 from ._definition.names import Surroundings
 from ._keywords import not_taken
 from ._runtime.edits import edit, fork, look
@@ -88,6 +88,7 @@ class Flow(Uncached, Generic[S]):
 
     _instance: Instance = cast(Instance, _Missing())
     _definition: ClassVar[FlowDefinition]
+    _origin: ClassVar[Origin]
     _surroundings: ClassVar[Surroundings]
     _state_type: ClassVar[StateType]
     _codecs: ClassVar[Codecs]
@@ -105,7 +106,9 @@ class Flow(Uncached, Generic[S]):
             cls.name = name
         if formerly is not None:
             cls.formerly = (formerly,) if isinstance(formerly, str) else tuple(formerly)
-        cls._surroundings = Surroundings(cls, sys._getframe(1))
+        frame = sys._getframe(1)
+        cls._origin = Origin.of(cls, frame.f_globals)
+        cls._surroundings = Surroundings(cls, frame)
         cls._define()
 
     @classmethod
@@ -185,7 +188,7 @@ class Flow(Uncached, Generic[S]):
         if known is None:
             former: str | tuple[str, ...] = vars(cls).get("formerly", ())  # a subclass is another flow
             formerly = (former,) if isinstance(former, str) else tuple(former)
-            identity = Identity(cls, name or cls.name, formerly)
+            identity = Identity(cls, cls._origin, name or cls.name, formerly)
             known = Settings(
                 identity, cls._definition, cls._state_type, on_error, max_method_calls, cls._persisted.checkpoints
             )

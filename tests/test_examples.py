@@ -122,7 +122,7 @@ async def test_a_failed_class_level_flow_goes_on_with_the_state_it_had(example: 
     is_broken = False
     await Breaks.resume(flow.run_id)
 
-    loaded = await seed.MyFlow.load(flow.run_id)
+    loaded = await Breaks.load(flow.run_id)
     assert loaded.state.counter == 2
     assert [e.method for e in await loaded.history()].count("initialize_flow:1") == 1
 

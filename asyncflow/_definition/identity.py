@@ -8,14 +8,37 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, NamedTuple
 
-__all__ = ["Identity"]
+__all__ = ["Identity", "Origin"]
 
 _SCRIPTS = ("__main__", "__mp_main__")
-"""What the module of a script is called: in its own process, and in one that `multiprocessing` has spawned."""
+"""What the module of a script is called: in its own process, and in one that `multiprocessing` has spawned.
+
+`runpy` calls it `<run_path>`.
+"""
+
+
+class Origin(NamedTuple):
+    """Where a class is defined."""
+
+    module: str
+    """'' where the module has no name of its own: a script's."""
+    file: str
+    """Absolute; '' where there is none."""
+
+    @classmethod
+    def of(cls, defined: type, scope: Mapping[str, Any]) -> Origin:
+        """The origin of a class. `scope`: the global names where its statement ran, if those are its module's."""
+        if scope.get("__name__") != defined.__module__:
+            scope = vars(sys.modules.get(defined.__module__, object))
+        name, spec, file = defined.__module__, scope.get("__spec__"), scope.get("__file__")
+        if name in _SCRIPTS:
+            name = "" if spec is None or spec.name in _SCRIPTS else spec.name  # `python -m package.module` has one
+        return cls("" if name.startswith("<") else name, os.path.abspath(file) if file else "")
 
 
 @dataclass(frozen=True)
@@ -23,6 +46,7 @@ class Identity:
     """What one flow class is known by, under its own name or under one that was given to an instance."""
 
     cls: type
+    origin: Origin
     declared: str | None
     formerly: tuple[str, ...] = ()
 
@@ -36,7 +60,7 @@ class Identity:
         """What new runs are stored under."""
         if self.declared:
             return self.declared
-        module, file = _module_and_file(self.cls)
+        module, file = self.origin
         return f"{module}.{self.cls.__qualname__}" if module else f"{file or '__main__'}:{self.cls.__qualname__}"
 
     @cached_property
@@ -55,20 +79,10 @@ class Identity:
         """What the same file is called when it is run as a script, or else imported as a module."""
         if self.declared:
             return
-        module, file = _module_and_file(self.cls)
+        module, file = self.origin
         if module and file:
             yield f"{file}:{self.cls.__qualname__}"
         elif file:
             parts = os.path.splitext(file)[0].replace(os.sep, ".").strip(".").split(".")
             for n in range(1, len(parts) + 1):
                 yield ".".join((*parts[-n:], self.cls.__qualname__))
-
-
-def _module_and_file(cls: type) -> tuple[str, str]:
-    """The module of a class, '' where it has no name of its own; and its file, '' where it has none."""
-    module = sys.modules.get(cls.__module__)
-    spec, file = getattr(module, "__spec__", None), getattr(module, "__file__", None)
-    name = cls.__module__
-    if name in _SCRIPTS:
-        name = "" if spec is None or spec.name in _SCRIPTS else spec.name  # `python -m package.module` has one
-    return name, os.path.abspath(file) if file else ""

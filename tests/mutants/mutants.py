@@ -60,14 +60,14 @@ MUTANTS = (
         "a digest that does not cover its predecessor's",
         ("D4",),
         "persistence/checkpoint.py",
-        "            previous,\n            to_json(fields[_HEAD]",
-        "            to_json(fields[_HEAD]",
+        "            previous,\n            to_json(head",
+        "            to_json(head",
         "persistence/test_checkpoint.py::test_a_digest_covers_every_field_but_the_epoch",
     ),
     Mutant(
         "the head is not compared",
         ("D4", "L1"),
-        "persistence/sqlite/schema.sql",
+        "persistence/sqlite/formats.sql",
         " AND epoch = NEW.epoch AND head = NEW.seq - 1 AND head_digest = NEW.previous",
         "",
         f"{SQLITE}::test_a_checkpoint_that_does_not_follow_is_stale_and_nothing_is_written",
@@ -305,7 +305,7 @@ MUTANTS = (
     Mutant(
         "a commit is refused when the lease has run out",
         ("L3",),
-        "persistence/sqlite/schema.sql",
+        "persistence/sqlite/formats.sql",
         " AND head_digest = NEW.previous",
         " AND head_digest = NEW.previous AND (owner IS NULL OR owner NOT IN (SELECT owner FROM owners WHERE expires < 1))",
         f"{SQLITE}::test_a_lease_that_has_run_out_spoils_no_commit_where_nobody_took_over",
@@ -346,10 +346,11 @@ MUTANTS = (
     Mutant(
         "a pending method that is gone is skipped",
         ("V3",),
-        "_runtime/runs.py",
-        "    if gone:\n",
-        "    for name in gone:\n        for key in [k for k, i in stored.progress.pending.items() if i.method == name]:\n"
-        "            del stored.progress.pending[key]\n    if False:\n",
+        "_runtime/matching.py",
+        "    if missing := _missing(settings, progress):\n        raise FlowDefinitionError",
+        "    for name in _missing(settings, progress):\n"
+        "        for key in [k for k, i in progress.pending.items() if i.method == name]:\n"
+        "            del progress.pending[key]\n    if missing := []:\n        raise FlowDefinitionError",
         f"{GOING}::test_a_pending_method_that_is_gone_is_named_and_nothing_changes",
     ),
     Mutant(
@@ -630,7 +631,7 @@ MUTANTS = (
     Mutant(
         "PostgreSQL: no fence",
         ("L1",),
-        "persistence/postgres/schema.sql",
+        "persistence/postgres/formats.sql",
         "AND epoch = c.epoch AND head",
         "AND head",
         f"{POSTGRES}::test_a_run_can_be_taken_by_force",
@@ -690,5 +691,29 @@ MUTANTS = (
         "        elif len(batch) > 1 and (state",
         "        elif False and (state",
         f"{POSTGRES}::test_a_run_that_another_program_has_locked_is_waited_for_and_does_not_fail_its_neighbours",
+    ),
+    Mutant(
+        "a class resumes the runs of another of its name",
+        ("L5",),
+        "_runtime/matching.py",
+        "    if c.known_by not in identity.known:\n",
+        "    if c.flow != identity.name:\n",
+        "runtime/test_identity.py::test_a_run_of_another_module_s_class_of_the_same_name_is_refused_and_left_as_it_was",
+    ),
+    Mutant(
+        "a newer format is taken for damage",
+        ("V6",),
+        "persistence/checkpoint.py",
+        "    if number > FORMAT and version != VERSION:\n",
+        "    if False:\n",
+        "stored/test_stored.py::test_a_checkpoint_of_a_newer_version_is_no_damage_and_names_the_version",
+    ),
+    Mutant(
+        "the digest of an older format is computed as today's",
+        ("V6",),
+        "persistence/checkpoint.py",
+        "fields[_HEAD] if fields[_FORMAT] > 1 else fields[_HEAD_1]",
+        "fields[_HEAD]",
+        "stored/test_stored.py::test_every_run_of_a_file_that_an_older_version_wrote_verifies_and_loads",
     ),
 )

@@ -69,7 +69,7 @@ async def test_a_process_of_0_1_on_an_upgraded_schema_is_refused_with_the_reason
 ) -> None:
     await older.load("linear-failed")
     before = rows_in(sql, schema)
-    arrays = "text text bigint bigint text text float8 text bigint bigint".split()
+    arrays = ["text", "text", "bigint", "bigint", "text", "text", "float8", "text", "bigint", "bigint"]
     types = ["bigint", "text", "float8", *(f"{each}[]" for each in arrays)]
     of_0_1 = ", ".join(f"NULL::{each}" for each in [*types, *["bytea[]"] * 8, "text[]", "bytea[]"])
 

@@ -99,6 +99,7 @@ def storage(request: pytest.FixtureRequest) -> Any:
     return MemoryFlowPersistence() if request.param == "memory" else SQLiteFlowPersistence("runs.db")
 
 
+@pytest.mark.clauses("L5")
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 async def test_a_run_of_another_module_s_class_of_the_same_name_is_refused_and_left_as_it_was(
     storage: Any, call: Callable[[Any, Any], Awaitable[Any]]
@@ -115,6 +116,7 @@ async def test_a_run_of_another_module_s_class_of_the_same_name_is_refused_and_l
     assert await billing.resume("parcel-7", persistence=storage) == "billing did the work"
 
 
+@pytest.mark.clauses("L5")
 async def test_a_runner_recovers_no_run_of_a_class_of_another_module(storage: Any) -> None:
     billing, shipping = module("billing"), module("shipping")
     flow = billing(persistence=storage)
@@ -286,7 +288,12 @@ def test_two_scripts_of_one_name_in_two_folders_leave_each_other_s_runs_alone() 
     assert run_python("a/main.py").stdout == "1\na/main.py on a/main.py\n"
 
 
-@pytest.mark.parametrize("again", [["app.py"], ["./app.py"], ["-m", "app"]], ids=" ".join)
+RUNPY = "import runpy; runpy.run_path('app.py', run_name='__main__')"
+
+
+@pytest.mark.parametrize(
+    "again", [["app.py"], ["./app.py"], ["-m", "app"], ["-c", RUNPY]], ids=["script", "./script", "-m", "runpy"]
+)
 def test_a_script_resumes_its_runs_however_it_is_started(again: list[str]) -> None:
     script("app.py")
     assert run_python("app.py", "die").returncode == 3

@@ -35,6 +35,7 @@ async def storage(version: str) -> AsyncIterator[SQLiteFlowPersistence]:
         yield opened
 
 
+@pytest.mark.clauses("V6")
 async def test_every_run_of_a_file_that_an_older_version_wrote_verifies_and_loads(
     version: str, storage: SQLiteFlowPersistence
 ) -> None:
@@ -50,6 +51,7 @@ async def test_every_run_of_a_file_that_an_older_version_wrote_verifies_and_load
         assert len(await loaded.history()) == told["seq"] + 1
 
 
+@pytest.mark.clauses("V6")
 async def test_every_run_of_a_file_that_an_older_version_wrote_comes_to_its_right_end(
     version: str, storage: SQLiteFlowPersistence
 ) -> None:
@@ -197,7 +199,7 @@ NEWER = {
 }
 
 
-@pytest.mark.clauses("S3", "V4")
+@pytest.mark.clauses("S3", "V4", "V6")
 @pytest.mark.parametrize("fields", NEWER.values(), ids=NEWER)
 async def test_a_checkpoint_of_a_newer_version_is_no_damage_and_names_the_version(fields: dict[str, Any]) -> None:
     newer = (await checkpoint_of_today())._replace(**fields).sealed()
