@@ -326,7 +326,10 @@ class Flow(Uncached, Generic[S]):
         return flow
 
     async def cancel(self) -> None:
-        """End the run for good, durably: it cannot be resumed. Its kickoff, if one is awaited, raises `RunCancelledError`."""
+        """End the run for good, durably: it cannot be resumed. Its kickoff, if one is awaited, raises `RunCancelledError`.
+
+        A run that has finished stays finished, also if it does so at this moment: its kickoff returns the result then.
+        """
         await self._instance.cancel()
 
     async def history(self) -> list[HistoryEntry]:

@@ -330,7 +330,9 @@ class FlowRunner:
         for run_id in gone:
             run = self._live.get(run_id)
             stored = None if run is None else await self.persistence.load(run_id)
-            if run is not None and run.epoch and (stored is None or stored.epoch > run.epoch):
+            if run is None or not run.epoch:
+                continue
+            if stored is None or stored.epoch > run.epoch or stored.status == "cancelled":
                 run.lose()
 
     # ---- one run -----------------------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 from .._waiting import to_its_end
 from ..errors import CapabilityMissingError, RunFencedError
 from ..persistence.checkpoint import Checkpoint, decode_progress
-from ..persistence.protocol import FlowPersistence, Ownership, offers
+from ..persistence.protocol import CheckpointLog, FlowPersistence, Ownership, offers
 from . import refusals
 from .recorder import Recorder
 from .runs import give_back, session
@@ -17,6 +18,9 @@ __all__ = ["cancel_stored"]
 
 async def cancel_stored(persistence: FlowPersistence, run_id: str) -> None:
     """Record that a run was cancelled. One that has finished stays as it is.
+
+    What is stored follows the checkpoint that was looked at, by compare and set: nothing that was stored since is undone. Whoever
+    drives the run is refused at its next checkpoint.
 
     Raises `RunNotFoundError`, `CapabilityMissingError`.
     """
@@ -28,28 +32,41 @@ async def cancel_stored(persistence: FlowPersistence, run_id: str) -> None:
             run_id=run_id,
         )
     async with session(persistence):
-        while True:
-            newest = await persistence.load(run_id)
-            if newest is None:
-                raise refusals.unknown_run(persistence, run_id, None)
-            if newest.status in ("finished", "cancelled"):
-                return
+        is_log = offers(persistence, CheckpointLog)
+        newest = await _found(persistence, run_id)
+        number = newest.number
+        while newest.status not in ("finished", "cancelled") and newest.number == number:
             try:
-                await to_its_end(partial(_end, persistence, owner, newest))
+                if is_log:
+                    await to_its_end(partial(_record_end, persistence, newest, newest.epoch))
+                    return
             except RunFencedError:
-                pass  # somebody else cancels it at this moment: it has ended, or is to be ended by this one
-            else:
-                return
+                pass  # it has got on since, or its owner has not stored anything yet
+            seen, newest = newest, await _found(persistence, run_id)
+            if newest.digest == seen.digest:
+                with suppress(RunFencedError):  # it gets on at this moment, or somebody else cancels it
+                    await to_its_end(partial(_end, persistence, owner, newest))
+                newest = await _found(persistence, run_id)
 
 
-async def _end(persistence: FlowPersistence, owner: Ownership, newest: Checkpoint) -> None:
-    """Take a run, and end it. Nobody may cut this short: the run would stay with this process, which does not drive it."""
-    run_id = newest.run_id
+async def _found(persistence: FlowPersistence, run_id: str) -> Checkpoint:
+    newest = await persistence.load(run_id)
+    if newest is None:
+        raise refusals.unknown_run(persistence, run_id, None)
+    return newest
+
+
+async def _end(persistence: FlowPersistence, owner: Ownership, seen: Checkpoint) -> None:
+    """Take a run whose owner's epoch is not known, and end it if it stands where it was seen.
+
+    Nobody may cut this short: the run would stay with this process, which does not drive it.
+    """
+    run_id = seen.run_id
     epoch = await owner.acquire(run_id, force=True)
     is_over = False
     try:
-        newest = await persistence.load(run_id) or newest  # its driver may have gone on until then
-        if newest.status not in ("finished", "cancelled"):
+        newest = await persistence.load(run_id)
+        if newest is not None and newest.digest == seen.digest:
             await _record_end(persistence, newest, epoch)
             is_over = True
     finally:

@@ -113,16 +113,16 @@ class Engine:
         """
         with anyio.CancelScope() as self._scope:
             await apart(self._work_all(self._next(commands)))
-        if self._stopped is not None:
+        if self._stopped is not None and not (self.is_cancelled and self.is_finished):
             raise self._stopped
         if self.failures:
             raise method_error(type(self.flow).__name__, self.run_id, self.failures, self.recorder is not None)
         return self.output
 
     @property
-    def is_stopped(self) -> bool:
-        """Whether the run was ended from outside, or by its storage, rather than by its methods."""
-        return self._stopped is not None
+    def stopped(self) -> BaseException | None:
+        """What ended the run from outside, or its storage's error; None where its methods have."""
+        return self._stopped
 
     @property
     def is_cut_short(self) -> bool:
@@ -142,7 +142,7 @@ class Engine:
             self._stopped = why
 
     def cancel(self, why: RunCancelledError) -> None:
-        """Stop, for good: whatever else ends the run meanwhile, it was cancelled."""
+        """Stop, for good: whatever else ends the run meanwhile, it was cancelled, unless it has finished by then."""
         self.is_cancelled = True
         self.stop(why)
 

@@ -192,9 +192,7 @@ class Live:
     async def cancel(self) -> None:
         """End it for good."""
         self._wait_no_longer()
-        await self.flow._instance.cancel(
-            keep_finished=True
-        )  # it may have finished meanwhile, and somebody know its result
+        await self.flow._instance.cancel()
 
     def _wait_no_longer(self) -> None:
         self._waits = False

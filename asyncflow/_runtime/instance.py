@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import anyio
 
 from .._scheduling.messages import Command
 from .._values import same
 from .._waiting import to_its_end
-from ..errors import StorageReadOnlyError
+from ..errors import RunCancelledError, StorageReadOnlyError
 from ..persistence.checkpoint import Checkpoint
 from ..state import new_run_id, one_run_id
 from . import refusals
@@ -193,6 +193,10 @@ class Instance(Shown):
                 await self.gate()
             self.result = await engine.drive(commands)
             return self.result
+        except RunCancelledError as error:
+            if not engine.is_cancelled or error is not engine.stopped:
+                raise  # a method's own, of another run
+            cancelled = error
         finally:
             try:
                 await self._look_back(engine, claim)
@@ -201,6 +205,9 @@ class Instance(Shown):
                 claim.is_over = claim.is_over or self.status in ("finished", "cancelled")
                 if self._ended is not None:
                     self._ended.set()
+        if cast(RunStatus, self.status) != "finished":
+            raise cancelled
+        return self.result  # its last checkpoint was under way when it was cancelled: it had finished
 
     async def _look_back(self, engine: Engine, claim: Claim) -> None:
         """Know where the run stands now. Where it was stopped, that is looked up: a commit may have been under way."""
@@ -213,8 +220,8 @@ class Instance(Shown):
         elif engine.is_cancelled:
             self.status = "cancelled" if engine.recorder is None else "interrupted"
         else:
-            self.status = "failed" if engine.failures and not engine.is_stopped else "interrupted"
-        if engine.recorder is None or not (engine.is_stopped or engine.is_cut_short):
+            self.status = "failed" if engine.failures and engine.stopped is None else "interrupted"
+        if engine.recorder is None or not (engine.stopped is not None or engine.is_cut_short):
             return
         if engine.is_cancelled:
             await to_its_end(lambda: self._cancelled_durably(claim))
@@ -237,8 +244,8 @@ class Instance(Shown):
 
     # ---- cancel ------------------------------------------------------------------------------------------------
 
-    async def cancel(self, *, keep_finished: bool = False) -> None:
-        """End the run for good, durably. `keep_finished`: unless it has finished.
+    async def cancel(self) -> None:
+        """End the run for good, durably. One that has finished stays so: an ending is final.
 
         Inside one of its own methods it returns at once, and the method is cancelled.
         """
@@ -250,8 +257,7 @@ class Instance(Shown):
         persistence = self.storage("cancel")
         with self.driving():
             async with session(persistence), owned(persistence, self.run_id, is_new=False) as claim:
-                if not (keep_finished and (await self.found(self.run_id)).checkpoint.status == "finished"):
-                    await self._record_cancel(claim)
+                await self._record_cancel(claim)
                 self.show(await self.found(self.run_id))
 
     def wind_down(self) -> None:
@@ -285,11 +291,14 @@ class Instance(Shown):
                 raise self._cancel_error
 
     async def _record_cancel(self, claim: Claim) -> None:
-        """Store that the run was cancelled, after what is stored now: what was on its way then may have been withdrawn."""
+        """Store that the run was cancelled, after what is stored now, unless it has ended: of two endings the first one counts.
+
+        What was on its way when it was cancelled may have been withdrawn, or stored: it may have been the last method's end.
+        """
         if self.setup.persistence is None:
             return
         stored = await self.found(self._run_id)
-        if stored.checkpoint.status != "cancelled":
+        if stored.checkpoint.status not in ("finished", "cancelled"):
             recorder = recorder_of(self.setup, self._run_id, claim, stored.checkpoint)
             end = recorder.prepare("cancelled", "cancelled", stored.progress, outcome={}, outcome_only=True)
             await recorder.commit(end)

@@ -347,10 +347,12 @@ class Machine(RuleBasedStateMachine):
         drive.process.hold = None
         cancelling = self.world.loop.create_task(drive.driver.flow.cancel())
         self.world.settle()
-        how: type[Exception] = RunCancelledError
-        if run.rows[-1].status != "cancelled" and drive.is_zombie:
-            how = RunFencedError
         newest = run.rows[-1]
+        how: Any = RunCancelledError
+        if newest.status == "finished":  # it had been stored before it was cancelled
+            how = newest.output
+        elif newest.status != "cancelled" and drive.is_zombie:
+            how = RunFencedError
         drive.stop(how)
         if how is RunCancelledError and newest.status != "cancelled":
             self.store_cancelled(run, drive.process)
@@ -371,7 +373,7 @@ class Machine(RuleBasedStateMachine):
         """Also of a run that is cancelled already, and one that another drives."""
         if not self.edited(run, process, lambda flow: flow.cancel()):
             return
-        if run.rows[-1].status != "cancelled":
+        if run.rows[-1].status not in ("finished", "cancelled"):
             self.store_cancelled(run, process)
         run.give_back()
         self.figures["cancelled at rest"] += 1

@@ -104,6 +104,14 @@ MUTANTS = (
         "",
         "faults/test_starts.py::test_a_plain_method_starts_only_while_the_lease_holds_when_a_thread_is_free",
     ),
+    Mutant(
+        "a cancel undoes an end",
+        ("C4",),
+        "_runtime/instance.py",
+        'if stored.checkpoint.status not in ("finished", "cancelled"):',
+        'if stored.checkpoint.status != "cancelled":',
+        "runtime/test_endings.py::test_a_run_that_is_cancelled_around_its_last_commit_has_one_ending",
+    ),
     # ---- execution counts
     Mutant(
         "a method that changes nothing has no checkpoint",
