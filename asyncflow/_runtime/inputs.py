@@ -57,15 +57,17 @@ def _is_spent(value: Any) -> bool:
     return isinstance(value, Iterator) and type(value).__module__ == "builtins"
 
 
-def inputs_bytes(inputs: Mapping[str, Any]) -> bytes:
+def inputs_bytes(inputs: Mapping[str, Any], write: Callable[[Any], bytes] | None = None) -> bytes:
     """Inputs in a form that can be compared and shown. They are never read back.
 
     The members of a set come in an order of their own, as that of the set differs from process to process. Secrets are all
-    written alike: what tells them apart is a digest of them, under the key that is written as they are.
+    written alike: what tells them apart is a digest of them, under the key that is written as they are. So does one of an array
+    or a table, as their texts leave most of them out.
     """
+    write = write or _written
     known = {name: inputs[name] for name in sorted(inputs)}
     try:
-        data = _written(known)
+        data = write(known)
     except PydanticSerializationError:
         return to_json({name: ascii(value) for name, value in known.items()})
     has_sets, secrets = _special(known.values())
@@ -73,7 +75,7 @@ def inputs_bytes(inputs: Mapping[str, Any]) -> bytes:
         return data
     try:
         told = _ordered(from_json(data), known) if has_sets else from_json(data)
-        return _written({**told, MASKED: _digest(secrets, _sorted(_written(told)))} if secrets else told)
+        return write({**told, MASKED: _digest(secrets, _sorted(write(told)))} if secrets else told)
     except (ValueError, RecursionError):
         return data  # nested too deeply to be read: it is compared as it was written
 
@@ -91,7 +93,10 @@ def are_inputs(stored: bytes | None, inputs: Mapping[str, Any]) -> bool:
     """Whether these are the stored ones: equal, in whichever order dicts tell what they hold."""
     if stored is None:
         return False
-    data = inputs_bytes(inputs)
+    return _are_same(inputs_bytes(inputs), stored) or _are_same(inputs_bytes(inputs, _written_by_0_1), stored)
+
+
+def _are_same(data: bytes, stored: bytes) -> bool:
     return data == stored or (len(data) == len(stored) and _sorted(data) == _sorted(stored))
 
 
@@ -184,4 +189,26 @@ def _with_fields(told: dict[str, Any], value: Any) -> dict[str, Any]:
 
 
 def _written(value: Any) -> bytes:
+    return to_json(value, inf_nan_mode="strings", bytes_mode="hex", fallback=_told_foreign)
+
+
+def _written_by_0_1(value: Any) -> bytes:
+    """As 0.1 wrote them, without what tells arrays apart."""
     return to_json(value, inf_nan_mode="strings", bytes_mode="hex", serialize_unknown=True)
+
+
+def _told_foreign(value: Any) -> str:
+    """A value of a class that JSON knows nothing of: its text, and of an array or a table a digest of what it holds."""
+    try:
+        text = str(value)
+    except Exception:  # whatever a foreign __str__ raises
+        text = f"<{type(value).__name__}>"
+    held = getattr(value, "tolist", None) or getattr(value, "to_dict", None)
+    if not callable(held) or not isinstance(getattr(value, "shape", None), tuple):
+        return text
+    try:
+        made_with = [str(getattr(value, name, "")) for name in ("shape", "dtype", "dtypes", "name", "index")]
+        data = _written_by_0_1([made_with, held()])
+    except Exception:  # of a foreign class: it is known by its text
+        return text
+    return f"{text} {hashlib.blake2b(data, digest_size=16).hexdigest()}"

@@ -53,6 +53,7 @@ class Codec(ABC):
         """The value. Raises `Misfit` where it does not fit the annotation, `ValueError` where it is no JSON."""
 
 
+_BY_ANNOTATION: Final = frozenset((SAME, TYPED, MIXED))
 _GONE: Final = "it was written under an annotation that is gone, without which its JSON does not say what it is"
 
 
@@ -266,10 +267,11 @@ class PlainCodec(Codec):
 
     def decode(self, data: bytes) -> Any:
         mark = data[:1]
-        if mark in (TYPED, MIXED):
+        if mark != TAGGED and mark in _BY_ANNOTATION:
+            if mark == SAME:
+                return from_json(data, allow_inf_nan=False)
             raise Misfit(_GONE, is_gone=True)
-        tree = from_json(data, allow_inf_nan=False)
-        return tree if mark == SAME else untagged(tree)
+        return untagged(from_json(data, allow_inf_nan=False))
 
 
 class DictStateCodec(Codec):
@@ -288,7 +290,7 @@ class DictStateCodec(Codec):
         return data, value if kept is values else {"id": value["id"], **kept}
 
     def decode(self, data: bytes) -> Any:
-        mark = data[:1] if data[:1] in _MARKS else b""
+        mark = data[:1] if data[:1] == TAGGED or data[:1] in _BY_ANNOTATION else b""
         stored = from_json(data)
         if mark == TAGGED:
             stored = untagged(stored)
@@ -296,9 +298,6 @@ class DictStateCodec(Codec):
         run_id = stored.pop("id")
         tree = tagged(stored, "", 0) if mark == TAGGED else stored
         return {"id": run_id, **self._values.decode(mark + to_json(tree))}
-
-
-_MARKS: Final = (TAGGED, SAME, TYPED, MIXED)
 
 
 class PlainDictStateCodec(PlainCodec):
