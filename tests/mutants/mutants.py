@@ -347,8 +347,8 @@ MUTANTS = (
         "stored fields that the model lacks are dropped",
         ("V2",),
         "persistence/codec.py",
-        "            if lost:\n                raise Misfit",
-        "            if False:\n                raise Misfit",
+        "    if lost:\n        raise Misfit",
+        "    if False:\n        raise Misfit",
         f"{GOING}::test_a_stored_field_that_the_model_lacks_is_named_and_nothing_is_lost",
     ),
     Mutant(
