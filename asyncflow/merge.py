@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from . import _series
 from ._sameness import wholly_same
-from ._values import attributes_of, copied, same
+from ._values import attributes_of, copied, same, told_key
 
 __all__ = ["Conflict", "Merge", "add", "append", "last", "three_way"]
 
@@ -160,7 +160,7 @@ def _dicts(
     merged = dict(theirs)
     for key in _touched(base, ours):
         b, o, t = base.get(key, MISSING), ours.get(key, MISSING), theirs.get(key, MISSING)
-        value = _merged(b, o, t, f"{path}.{key}".lstrip("."), merges.get(key))
+        value = _merged(b, o, t, f"{path}{told_key(key)}".lstrip("."), merges.get(key))
         if value is not MISSING:
             merged[key] = value
         else:

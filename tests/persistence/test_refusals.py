@@ -201,6 +201,25 @@ async def test_no_misfit_tells_a_key_that_may_be_a_value() -> None:
     assert not any(part in f"{caught.value} {caught.value.paths}" for part in ("ada@", "Street"))
 
 
+@pytest.mark.found("B10")
+async def test_no_conflict_tells_a_key_that_may_be_a_value() -> None:
+    class F(Flow[dict]):
+        @start()
+        async def one(self) -> None:
+            self.state["people"][ADDRESS] = 1
+
+        @start()
+        async def two(self) -> None:
+            self.state["people"][ADDRESS] = 2
+
+    with pytest.raises(MethodError) as caught:
+        await F(initial_state={"people": {}}).kickoff()
+
+    assert isinstance(caught.value.__cause__, errors.StateConflictError)
+    assert "people[...]" in str(caught.value.__cause__)
+    assert "ada@" not in str(caught.value.__cause__)
+
+
 # ---- arrays, tables, and what raises where it is compared --------------------------------------------------------------
 
 
