@@ -126,14 +126,18 @@ def failure_record(method: str, error: Exception) -> dict[str, Any]:
     """What is stored of an exception: texts that can be written, whatever the exception does."""
     return {
         "method": method,
-        "type": f"{type(error).__module__}.{type(error).__qualname__}",
+        "type": _readable(f"{type(error).__module__}.{type(error).__qualname__}"),
         "message": _text(error),
-        "traceback": "".join(traceback.format_exception(error)).encode("utf-8", "replace").decode(),
+        "traceback": _readable("".join(traceback.format_exception(error))),
     }
+
+
+def _readable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _text(error: Exception) -> str:
     try:
-        return str(error).encode("utf-8", "replace").decode()
+        return _readable(str(error))
     except Exception:  # a foreign __str__ may raise anything; the failure is recorded all the same
         return ""

@@ -67,6 +67,8 @@ def _model_from(types: ModelState, initial: Any, given: JsonInputs, run_id: str)
     stands["id"] = types._given_id(run_id)
     names = types.model.model_fields.keys()
     taker = _taker(types.model, frozenset(stands).intersection(names))
+    if taker is None:
+        return types.create(initial, dict(given), run_id)
     token = _standing.set(stands)
     try:
         made: Any = taker.model_validate_json(to_json(given))
@@ -94,12 +96,17 @@ def _set_by(types: ModelState, initial: Any) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _taker(model: Any, stands: frozenset[str]) -> Any:
-    """The model, as one that takes JSON: what stands already is the default of its field, and unknown names are refused."""
+    """The model, as one that takes JSON: what stands already is the default of its field, and unknown names are refused.
+
+    None for a model that cannot be inherited from.
+    """
     fields: dict[str, Any] = {name: (model.model_fields[name].annotation, _default_of(model, name)) for name in stands}
     extra = "allow" if model.model_config.get("extra") == "allow" else "forbid"
-    return create_model(
-        f"{model.__name__}Json", __base__=model, __module__=model.__module__, __cls_kwargs__={"extra": extra}, **fields
-    )
+    how: dict[str, Any] = {"__base__": model, "__module__": model.__module__, "__cls_kwargs__": {"extra": extra}}
+    try:
+        return create_model(f"{model.__name__}Json", **how, **fields)
+    except Exception:  # a class that lets nobody inherit from it: its inputs are validated as Python values
+        return None
 
 
 def _default_of(model: Any, name: str) -> Any:

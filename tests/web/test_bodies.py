@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 import anyio
 import pytest
-from fastapi import FastAPI, Header, HTTPException
+from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from fastapi.testclient import TestClient
 from pydantic import (
     AfterValidator,
@@ -232,6 +232,19 @@ def test_what_the_initial_state_holds_beside_its_fields_stays() -> None:
     assert seen == [(2, "a", {"a": 1}, 3)]
 
 
+def test_a_model_that_cannot_be_inherited_from_takes_inputs_all_the_same() -> None:
+    class Last(FlowState):
+        n: int = 1
+
+        def __init_subclass__(cls, **kwargs: Any) -> None:
+            raise TypeError("nobody inherits from it")
+
+    state, told = held_by(Last, {"n": 2})
+
+    assert (state.n, told["status"]) == (2, "finished")
+    assert held_by(Last, {"n": "x"})[1]["detail"][0]["loc"] == ["body", "n"]
+
+
 # ---- by the names that the model takes -------------------------------------------------------------------------------
 
 
@@ -355,6 +368,24 @@ async def test_who_may_not_ask_is_told_that_and_not_what_is_wrong_with_the_body(
         answer = await service.http.post("/flows/Order", content=b"{", headers={"content-type": "application/json"})
 
     assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/vnd.shop+json; charset=utf-8"])
+async def test_whoever_guards_the_routes_can_look_at_the_body(kind: str) -> None:
+    seen: list[Any] = []
+
+    async def authorize(request: Request) -> None:
+        seen.append((await request.body(), await request.json() if await request.body() else None))
+
+    runner = FlowRunner(MemoryFlowPersistence())
+    app = FastAPI(lifespan=lifespan(runner), dependencies=[Depends(authorize)])
+    app.include_router(flow_router(runner, [only(dict[str, int], lambda state: state["n"])], authorize=authorize))
+    with TestClient(app) as client:
+        answer = client.post("/flows/Only?wait=60", content=b'{"n": 4}', headers={"content-type": kind})
+        assert answer.json()["result"] == 4
+        client.post(answer.headers["location"] + "/cancel", json={"why": "x"})
+
+    assert seen == [(b'{"n": 4}', {"n": 4}), (b'{"why":"x"}', {"why": "x"})]
 
 
 def test_a_body_may_begin_with_a_byte_order_mark() -> None:

@@ -347,6 +347,8 @@ def test_an_error_is_shown_whatever_its_message_is() -> None:
         def __str__(self) -> str:
             return "\x00\x1b[31m \ud800 \u2028 \n\r data: x"
 
+    Odd.__module__ = "odd\ud800"
+
     class Fail(Flow):
         @start()
         async def fail(self) -> None:
@@ -354,6 +356,7 @@ def test_an_error_is_shown_whatever_its_message_is() -> None:
 
     told = shown_by(Fail)
 
+    assert told["error"]["type"].startswith("odd?.")
     assert told["error"]["message"] == "\x00\x1b[31m ? \u2028 \n\r data: x"
 
 

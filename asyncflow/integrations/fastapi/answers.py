@@ -79,9 +79,19 @@ class Unread(NamedTuple):
 
 
 class _UnreadRequest(Request):
+    """Gives its body unread to FastAPI, which asks first, and as ever to dependencies, which may want to look at it."""
+
+    _was_asked = False
+
     async def json(self) -> Any:
-        """The body as it came."""
-        return Unread(await self.body())
+        was_asked, self._was_asked = self._was_asked, True
+        data = await self.body()
+        return Unread(data) if data and self._says_json() and not was_asked else await super().json()
+
+    def _says_json(self) -> bool:
+        """As FastAPI finds it out: it asks for nothing else."""
+        kind, _, subtype = self.headers.get("content-type", "").partition(";")[0].strip().lower().partition("/")
+        return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
 class FlowRoute(APIRoute):
@@ -89,11 +99,11 @@ class FlowRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, with errors answered."""
-        handle = super().get_route_handler()
+        handle, has_body = super().get_route_handler(), self.body_field is not None
 
         async def answered(request: Request) -> Response:
             try:
-                return await handle(_UnreadRequest(request.scope, request.receive))
+                return await handle(_UnreadRequest(request.scope, request.receive) if has_body else request)
             except anyio.get_cancelled_exc_class():
                 if not uncancelled():
                     raise

@@ -16,7 +16,7 @@ from pydantic_core import from_json
 from ...errors import RunInputsError, RunnerClosedError
 from ...persistence import Checkpoint
 from ...runner import FlowRunner, JsonInputs, KnownFlow, MakeFlow, RunHandle
-from .answers import documented, misfit, unavailable, uncancelled
+from .answers import Unread, documented, misfit, unavailable, uncancelled
 from .describing import body_type, ids_of
 from .models import Accepted, Problem, Run, Status
 
@@ -114,8 +114,10 @@ def _read(inputs: Any, is_needed: bool, ids: frozenset[str]) -> JsonInputs:
     """The inputs that a request has brought. Raises what is answered where there are none, or they are no JSON."""
     if isinstance(inputs, bytes):
         raise misfit("the inputs come as JSON, with `Content-Type: application/json`", kind="content_type")
+    read = inputs
     try:
-        read = None if inputs is None else from_json(inputs.data.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
+        if isinstance(inputs, Unread):
+            read = from_json(inputs.data.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:  # which tells what is wrong, and where, and no more
         raise misfit(f"the body is no JSON: {error}", kind="json_invalid") from None
     if read is None and is_needed:
