@@ -82,6 +82,25 @@ class Listed(Promises):
         )
 
     @in_time
+    async def test_the_catalog_finds_runs_by_the_identities_of_their_flows(self, persistence: FlowPersistence) -> None:
+        catalog = needed(persistence, Catalog)
+        async with session(persistence):
+            for run_id, identity in (("one", "m.F"), ("two", "n.F"), ("old", ""), ("done", "m.F")):
+                status = "finished" if run_id == "done" else "running"
+                await store(persistence, Chain(run_id).add(flow="F", identity=identity, status=status))
+            told = {entry.run_id: entry.identity for entry in await catalog.runs()}
+            ours = _ids(await catalog.runs(identities=["m.F", ":F", "unknown"], status="running"))
+            first = await catalog.runs(identities=["m.F", ":F"], limit=2)
+            rest = await catalog.runs(identities=["m.F", ":F"], limit=2, before=first[-1].position if first else None)
+            none = _ids(await catalog.runs(identities=[]))
+        expected = {"one": "m.F", "two": "n.F", "old": ":F", "done": "m.F"}
+        assert told == expected, f"`RunEntry.identity` must be `Checkpoint.known_by`, {expected}, and is {told}"
+        assert ours == ["old", "one"], f"`runs` with identities must list the runs of these flows alone, not {ours}"
+        paged = [_ids(first), _ids(rest)]
+        assert paged == [["done", "old"], ["one"]], f"`runs` with identities must come in full pages, not as {paged}"
+        assert none == [], f"`runs` with no identities must be empty, not {none}"
+
+    @in_time
     async def test_the_catalog_tells_that_a_released_run_is_driven_by_nobody(
         self, persistence: FlowPersistence
     ) -> None:

@@ -5,7 +5,7 @@ import time
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -777,6 +777,13 @@ class ListsFlowsInAnyCase(Right):
         return [entry for entry in found if flow is None or entry.flow.lower() == flow.lower()]
 
 
+@caught_by("the_catalog_finds_runs_by_the_identities_of_their_flows")
+class ListsRunsOfAllFlowsOfOneName(Right):
+    async def runs(self, *, identities: Collection[str] | None = None, **options: Any) -> list[RunEntry]:
+        names = None if identities is None else {identity.rpartition(".")[2].strip(":") for identity in identities}
+        return [entry for entry in await super().runs(**options) if names is None or entry.flow in names]
+
+
 @caught_by("the_catalog_tells_flows_and_statuses_apart")
 class ListsAllForAnId(Right):
     async def runs(self, *, run_id: str | None = None, **options: Any) -> list[RunEntry]:
@@ -793,11 +800,18 @@ class CutsBeforeItChooses(Right):
         run_id: str | None = None,
         flow: str | None = None,
         status: str | None = None,
+        identities: Collection[str] | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
         page = await super().runs(run_id=run_id, before=before, limit=limit)
-        return [entry for entry in page if flow in (None, entry.flow) and status in (None, entry.status)]
+        return [
+            entry
+            for entry in page
+            if flow in (None, entry.flow)
+            and status in (None, entry.status)
+            and (identities is None or entry.identity in identities)
+        ]
 
 
 @caught_by("the_catalog_tells_flows_and_statuses_apart", "the_catalog_tells_that_a_released_run_is_driven_by_nobody")
