@@ -1,11 +1,13 @@
 """An invocation's scope: which flow it belongs to, and its draft of the state. Found through a context variable.
 
 Threads that a method starts itself do not have the context of their method (before Python 3.14, and by default after it). Where
-one method of the flow runs, theirs is the scope of that.
+one method of the flow runs, theirs is the scope of that. So it is with what such a thread hands to asyncio's loop, which runs it
+in no task; hence asyncio is named here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from contextvars import ContextVar
 from typing import Any, Final
@@ -99,6 +101,14 @@ def current_scope(flow: object) -> Scope | None:
     return scope
 
 
+def _is_callback() -> bool:
+    """Whether asyncio's loop runs this in no task, as what a thread hands to it with `call_soon_threadsafe`."""
+    try:
+        return asyncio.current_task() is None
+    except RuntimeError:  # no loop of asyncio's
+        return False
+
+
 class Running:
     """The invocations of one run whose methods are under way, and the thread of the event loop that drives them."""
 
@@ -111,10 +121,12 @@ class Running:
     def scope_of_thread(self) -> Scope | None:
         """The scope of a thread that has none of its own: that of the one method that runs. None for code outside the methods.
 
-        Outside are the event loop, the main thread, and the methods of other flows. Raises `StateError` where several methods run,
-        as nothing tells which one the thread belongs to, and `DraftClosedError` where none does.
+        Outside are tasks of the event loop, the main thread, and the methods of other flows. Raises `StateError` where several
+        methods run, as nothing tells which one the thread belongs to, and `DraftClosedError` where none does.
         """
-        if entered.get() is not None or threading.get_ident() in (self._loop_thread, threading.main_thread().ident):
+        here = threading.get_ident()
+        is_outside = not _is_callback() if here == self._loop_thread else here == threading.main_thread().ident
+        if is_outside or entered.get() is not None:
             return None
         scopes = tuple(self.scopes)
         if len(scopes) == 1:

@@ -116,6 +116,25 @@ async def test_what_runs_in_an_executor_of_the_event_loop_does_to_the_state_is_k
     assert await Async().kickoff() == 4
 
 
+@on_asyncio
+async def test_what_a_thread_hands_to_the_event_loop_is_kept() -> None:
+    class Async(Crawl):
+        @start()
+        async def fetch_all(self) -> int:
+            loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+            def work() -> None:  # a client of a message broker, for one
+                for url in "abcd":
+                    loop.call_soon_threadsafe(self.fetch, url)
+                loop.call_soon_threadsafe(done.set)
+
+            threading.Thread(target=work).start()
+            await done.wait()
+            return len(self.state.pages)
+
+    assert await Async().kickoff() == 4
+
+
 async def test_threads_that_look_first_at_the_same_time_share_one_draft() -> None:
     class Plain(Crawl):
         @start()
