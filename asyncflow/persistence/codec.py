@@ -211,11 +211,12 @@ class TypedCodec(Codec):
     def _from_tags(self, data: bytes) -> Any:
         try:
             value = self._validated(data)
+            write = partial(self._adapter.serializer.to_python, by_alias=False, round_trip=True, warnings=False)
+            again = write(value) if self._checks_fields else None
         except Exception as error:
             self._check_own(error)
             raise
         if self._checks_fields:
-            again = self._adapter.serializer.to_python(value, by_alias=False, round_trip=True, warnings=False)
             _check_kept(untagged(from_json(data, allow_inf_nan=False)), again)
         return value
 
@@ -227,11 +228,9 @@ class TypedCodec(Codec):
         except Exception as error:
             self._check_own(error)
             raise
-        if again is None or (
-            len(again) <= len(data) <= len(again) + 1 and data.endswith(again)
-        ):  # but for its first byte
-            return value
-        _check_kept(from_json(data), from_json(again))
+        is_same = again is None or (len(data) - len(again) in (0, 1) and data.endswith(again))  # but for its first byte
+        if again is not None and not is_same:
+            _check_kept(from_json(data), from_json(again))
         return value
 
     def _check_own(self, error: Exception) -> None:

@@ -25,6 +25,7 @@ class Mutant:
 CANCEL, GOING, FAILURE = (f"runtime/test_{name}.py" for name in ("cancellation", "going_on", "failure"))
 CUTS, POSTGRES = "postgres/test_cuts.py", "postgres/test_postgres.py"
 STATE, LARGE = "runtime/test_state.py", "runtime/test_large.py"
+MERGING, PLAIN, THREADS = (f"runtime/test_{name}.py" for name in ("merging", "plain", "threads"))
 IO_ERRORS = "faults/test_io_errors.py"
 SQLITE, CODEC = "persistence/test_sqlite.py", "persistence/test_codec.py"
 INTERFERENCE = "persistence/test_interference.py"
@@ -176,6 +177,38 @@ MUTANTS = (
         '    raise Conflict(path, "both changed it")\n',
         "    return ours\n",
         f"{STATE}::test_changes_that_cannot_both_stand_fail_the_later_method",
+    ),
+    Mutant(
+        "private attributes take no part in a merge",
+        ("E4",),
+        "merge.py",
+        "None if t is None else _dicts(b or {}, o or {}, t, path, declared_in(cls))",
+        "t",
+        f"{MERGING}::test_private_attributes_and_excluded_fields_are_merged",
+    ),
+    Mutant(
+        "a change of what is not stored is none",
+        ("E4",),
+        "_sameness.py",
+        "        return difference(a, b) is None and _is_rest_same(a, b)\n",
+        "        return difference(a, b) is None\n",
+        f"{MERGING}::test_private_attributes_and_excluded_fields_are_merged",
+    ),
+    Mutant(
+        "threads that look first at the same time have a draft each",
+        ("E4",),
+        "_runtime/scope.py",
+        "                draft = self._draft = made if self._draft is None else self._draft\n",
+        "                draft = self._draft = made\n",
+        f"{THREADS}::test_threads_that_look_first_at_the_same_time_share_one_draft",
+    ),
+    Mutant(
+        "a validator behind a name is not seen",
+        ("E4",),
+        "_runtime/plain.py",
+        "    if isinstance(annotation, typing.NewType):\n        return _is_known(",
+        "    if isinstance(annotation, typing.NewType):\n        return True or _is_known(",
+        f"{PLAIN}::test_a_validator_that_comes_to_refuse_hurts_no_state",
     ),
     Mutant(
         "a base is taken when a method begins, not when it is launched",
@@ -493,7 +526,7 @@ MUTANTS = (
         "private attributes that others hold are not looked for",
         ("E4",),
         "_runtime/sole.py",
-        " if inner is None or _is_plain(cls) else",
+        " if inner is None or is_plain(cls) else",
         " if True else",
         "runtime/test_large_checked.py::test_what_is_held_cannot_reach_it",
     ),
