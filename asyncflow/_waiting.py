@@ -1,28 +1,90 @@
 """Waiting that cannot be cut short.
 
 A shield alone is not enough: native asyncio cancellation (`Task.cancel`, `asyncio.timeout`) passes through it. This module
-names asyncio because of that.
+names asyncio because of that. On trio, Ctrl-C is raised between any two lines of any task, and ends every wait of the main task, a
+shielded one, too. So what of this package runs on trio is protected from the first, and counts the second as a cancellation.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import inspect
 import math
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, TypeVar
 
 import anyio
 
-__all__ = ["current_loop", "in_cancelled_scope", "in_trio", "is_closed", "outlast", "to_its_end"]
+__all__ = [
+    "calls_user_code",
+    "current_loop",
+    "in_cancelled_scope",
+    "in_trio",
+    "interruptions",
+    "is_closed",
+    "outlast",
+    "protect_from_interrupts",
+    "to_its_end",
+]
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PACKAGE: Final = __name__.rpartition(".")[0]
+_protected: Final[set[str]] = set()
+"""The modules whose functions are protected on trio."""
+_calling_users: Final[list[Any]] = []
 
 
 def in_trio() -> bool:
-    """Whether the caller is a trio task."""
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_task())
+    """Whether the caller is a trio task. While another thread imports trio, the module is there, and has not all its names yet."""
+    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
+    asked = getattr(lowlevel, "in_trio_task", None)
+    return asked is not None and bool(asked())
+
+
+def calls_user_code(function: F) -> F:
+    """Mark a function that calls methods of flows: on trio, Ctrl-C interrupts them between two lines as it does elsewhere."""
+    _calling_users.append(function)
+    return function
+
+
+def protect_from_interrupts() -> None:
+    """On trio, raise KeyboardInterrupt in none of this package's functions, except where they wait or call a flow's methods.
+
+    Raised between two lines it would leave promises unkept: a queue that nobody empties, a run that nobody gives back. It is
+    delivered at the main task's next wait. Elsewhere this does nothing.
+    """
+    if not in_trio():
+        return
+    lowlevel = sys.modules["trio"].lowlevel
+    new = {name for name in list(sys.modules) if name.startswith(_PACKAGE + ".")} - _protected
+    for name in new:
+        for function in _functions_of(sys.modules[name]):
+            lowlevel.enable_ki_protection(function)
+    for function in _calling_users:
+        lowlevel.disable_ki_protection(function)
+    _protected.update(new)
+
+
+def _functions_of(module: Any) -> Iterator[Any]:
+    """The functions that a module defines, those of its classes included."""
+    for defined in list(vars(module).values()):
+        if getattr(defined, "__module__", None) != module.__name__:
+            continue
+        for found in vars(defined).values() if inspect.isclass(defined) else (defined,):
+            parts = (found.fget, found.fset) if isinstance(found, property) else (getattr(found, "__func__", found),)
+            for part in parts:
+                function = inspect.unwrap(part) if callable(part) else part
+                if inspect.isfunction(function):
+                    yield function
+
+
+def interruptions() -> tuple[type[BaseException], ...]:
+    """What ends a wait from outside: a cancellation, and, in trio's main task, Ctrl-C."""
+    return anyio.get_cancelled_exc_class(), KeyboardInterrupt
 
 
 def current_loop() -> object:
@@ -47,10 +109,31 @@ async def outlast(event: anyio.Event) -> None:
         try:
             with anyio.CancelScope(shield=True):
                 await event.wait()
-        except anyio.get_cancelled_exc_class() as error:
-            cancelled = error
+        except interruptions() as error:
+            cancelled = cancelled if isinstance(cancelled, KeyboardInterrupt) else error
     if cancelled is not None:
         raise cancelled
+
+
+async def _in_system_task(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run it in a task of its own on trio, where neither a cancellation of the caller's nor Ctrl-C ends what it waits for."""
+    ended = anyio.Event()
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    async def run() -> None:
+        try:
+            results.append(await work())
+        except BaseException as error:  # whatever it is, it is the caller's
+            errors.append(error)
+        finally:
+            ended.set()
+
+    sys.modules["trio"].lowlevel.spawn_system_task(run, context=contextvars.copy_context())
+    await outlast(ended)
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 async def to_its_end(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -60,8 +143,7 @@ async def to_its_end(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     delivered at the caller's next await.
     """
     if in_trio():
-        with anyio.CancelScope(shield=True):
-            return await work()
+        return await _in_system_task(work)
     task = asyncio.get_running_loop().create_task(work())
     cancelled: BaseException | None = None
     while not task.done():

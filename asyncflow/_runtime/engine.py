@@ -29,6 +29,7 @@ from .._scheduling.messages import (
 )
 from .._scheduling.progress import Progress
 from .._values import ATOMS, copied, is_long
+from .._waiting import calls_user_code
 from ..errors import CheckpointWithdrawnError, Failure, RunCancelledError
 from ..persistence.checkpoint import Status
 from .contexts import apart, fresh_context
@@ -257,6 +258,7 @@ class Engine:
 
     # ---- one invocation ----------------------------------------------------------------------------------------
 
+    @calls_user_code
     async def _call(self, scope: Scope) -> Any:
         method, invocation, flow = scope.method, scope.invocation, self.flow
         running = self.running.scopes

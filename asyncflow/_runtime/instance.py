@@ -12,7 +12,7 @@ import anyio
 
 from .._scheduling.messages import Command
 from .._values import same
-from .._waiting import to_its_end
+from .._waiting import protect_from_interrupts, to_its_end
 from ..errors import RunCancelledError, StorageReadOnlyError
 from ..persistence.checkpoint import Checkpoint
 from ..state import new_run_id, one_run_id
@@ -363,6 +363,7 @@ class _Driving:
 
     def __enter__(self) -> None:
         instance = self._instance
+        protect_from_interrupts()
         if instance.is_busy:
             raise refusals.busy(instance._class, instance._run_id)
         instance.is_busy = True

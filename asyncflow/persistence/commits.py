@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import anyio
 
-from .._waiting import outlast
+from .._waiting import interruptions, outlast
 from ..errors import CheckpointWithdrawnError, StorageWriteError
 from .home import Home
 from .jobs import Append, Job
@@ -53,7 +53,7 @@ class Commits:
             self._begin()
         try:
             await waiter
-        except anyio.get_cancelled_exc_class():
+        except interruptions():
             if job.is_settled:
                 pass  # by the withdrawal of one before it, or by its commit, at this moment
             elif not job.is_taken:

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from .._waiting import in_trio, outlast, to_its_end
+from .._waiting import in_trio, outlast, protect_from_interrupts, to_its_end
 
 __all__ = ["Home", "home_here"]
 
@@ -61,6 +61,7 @@ async def home_here() -> Home:
     """The home for the event loop that is running."""
     if not in_trio():
         return _ThisLoop()
+    protect_from_interrupts()
     portal = _Portal(sys.modules["trio"].lowlevel.current_trio_token())
     await anyio.to_thread.run_sync(portal.open)  # where no Ctrl-C can cut it in two
     return portal

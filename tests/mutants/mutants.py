@@ -113,6 +113,14 @@ MUTANTS = (
         'if stored.checkpoint.status != "cancelled":',
         "runtime/test_endings.py::test_a_run_that_is_cancelled_around_its_last_commit_has_one_ending",
     ),
+    Mutant(
+        "Ctrl-C may cut anything in two on trio",
+        ("X4",),
+        "_waiting.py",
+        "            lowlevel.enable_ki_protection(function)\n",
+        "            pass\n",
+        "faults/test_interrupts.py::test_an_interrupt_at_any_line_leaves_nothing_held_and_a_run_that_goes_on",
+    ),
     # ---- execution counts
     Mutant(
         "a method that changes nothing has no checkpoint",

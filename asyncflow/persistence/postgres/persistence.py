@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from typing import Final
 
 from ..commits import Commits
@@ -120,10 +120,12 @@ class PostgresFlowPersistence(QueuedPersistence[_Open]):
         return self._target
 
     async def _opened(self) -> _Open:
-        with ExitStack() as undo:
+        async with AsyncExitStack() as undo:
             home = await home_here()
             undo.callback(home.close)
             opened = _Open(home, self._target, self.place, self._key, self.lease, self.readers)
+            undo.callback(opened.leave)
+            undo.push_async_callback(home.run, opened.close)
             await home.run(opened.writer.open)
             opened.enter()
             opened.stop_renewing = home.every(self.lease / 3, opened.renew)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Literal, Never
@@ -124,19 +124,17 @@ class SQLiteFlowPersistence(QueuedPersistence[_Open]):
         return self.path
 
     async def _opened(self) -> _Open:
-        with ExitStack() as undo:
+        async with AsyncExitStack() as undo:
             home = await home_here()
             undo.callback(home.close)
             synchronous = "FULL" if self.durability == "full" else "NORMAL"
             opened = _Open(
                 home, self.path.absolute(), synchronous, self._key, self.lease
             )  # once: the working directory may change
+            undo.callback(opened.owner.leave)
+            undo.push_async_callback(home.run, opened.close)
             await home.run(opened.writer.open)
-            try:
-                opened.owner.enter()
-            except BaseException:
-                await home.run(opened.close)
-                raise
+            opened.owner.enter()
             opened.stop_renewing = home.every(self.lease / 3, opened.renew)
             undo.pop_all()
             return opened
