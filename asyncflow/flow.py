@@ -270,21 +270,23 @@ class Flow(Uncached, Generic[S]):
         *,
         restore_from_state_id: object | None = None,
         wait: float = 0.0,
+        once: bool = False,
         **unknown: Never,
     ) -> Any:
         """Run until nothing is left to run, and return the output of the method that completed last.
 
         `inputs` set fields of the state. With an `id` of a stored run: an interrupted or failed one goes on where it
         stopped; a finished one begins a new pass over its saved state; an unknown id is a new run's.
+        `once`: a finished run gives its stored result instead, and nothing is run, so that a script may be started again.
         `restore_from_state_id`: a new run over the saved state of another. `wait`: seconds to wait for whoever drives the run.
 
         Cancelled, the run can be resumed. Raises `MethodError` when a method raised, `FlowBusyError`, `RunLockedError`,
         `RunCancelledError`, `RunInputsError`, `InvalidRunIdError`, and `StorageError`s.
         """
         if unknown:
-            raise not_taken("kickoff", unknown, ("inputs", "restore_from_state_id", "wait"), is_of_a_flow=True)
+            raise not_taken("kickoff", unknown, ("inputs", "restore_from_state_id", "wait", "once"), is_of_a_flow=True)
         source = None if restore_from_state_id is None else parse_run_id(restore_from_state_id)
-        return await self._instance.kickoff(inputs, source, wait)
+        return await self._instance.kickoff(inputs, source, wait, once=once)
 
     async def kickoff_async(
         self,
@@ -292,10 +294,11 @@ class Flow(Uncached, Generic[S]):
         *,
         restore_from_state_id: object | None = None,
         wait: float = 0.0,
+        once: bool = False,
         **unknown: Never,
     ) -> Any:
         """`kickoff`, under CrewAI's name."""
-        return await self.kickoff(inputs, restore_from_state_id=restore_from_state_id, wait=wait, **unknown)
+        return await self.kickoff(inputs, restore_from_state_id=restore_from_state_id, wait=wait, once=once, **unknown)
 
     @classmethod
     async def resume(cls, run_id: object, /, *, wait: float = 0.0, **init: Any) -> Any:
@@ -341,8 +344,8 @@ class Flow(Uncached, Generic[S]):
         await edit(self._instance, changes, fields)
 
 
-def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None) -> Any:
-    """Drive a flow from synchronous code, on asyncio, and return its output.
+def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None, *, once: bool = False) -> Any:
+    """Drive a flow from synchronous code, on asyncio, and return its output. `once`: as in `kickoff`.
 
     Raises `RunningLoopError` inside a running event loop: await `flow.kickoff()` there.
     """
@@ -354,7 +357,7 @@ def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None) -> Any:
     try:
         anyio.get_current_task()
     except (RuntimeError, LookupError):
-        return anyio.run(flow.kickoff, inputs)
+        return anyio.run(partial(flow.kickoff, inputs, once=once))
     raise RunningLoopError(
         "asyncflow.run() was called inside a running event loop; write `await flow.kickoff(...)` there"
     )

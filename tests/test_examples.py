@@ -196,9 +196,10 @@ def test_a_flow_runs_in_a_nursery_of_a_trio_program(example: Example, capsys: py
 async def test_many_instances_run_on_one_storage(example: Example, capsys: pytest.CaptureFixture[str]) -> None:
     await example("many_instances").main()
 
-    runs, checkpoints = capsys.readouterr().out.splitlines()
+    runs, checkpoints, again = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"1000 runs, 100 at a time: \d+ runs a second", runs)
     assert re.fullmatch(r"3000 durable checkpoints: \d+ a second", checkpoints)
+    assert re.fullmatch(r"started again: \d+ stored results a second, and no method ran again", again)
 
 
 async def test_many_runs_live_at_once_under_a_runner(example: Example, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,8 +50,10 @@ class Instance(Shown):
 
     # ---- kickoff and resume ------------------------------------------------------------------------------------
 
-    async def kickoff(self, inputs: Mapping[str, Any] | None, from_run: str | None, wait: float = 0.0) -> Any:
-        """A new run, a new pass, or the rest of an interrupted one: by where the run stands."""
+    async def kickoff(
+        self, inputs: Mapping[str, Any] | None, from_run: str | None, wait: float = 0.0, *, once: bool = False
+    ) -> Any:
+        """A new run, a new pass, or the rest of an interrupted one: by where the run stands. `once`: no new pass, but the result."""
         given = self._given(inputs)
         brought = one_run_id(*self.state_type.ids_taken(given))
         with self.driving():
@@ -63,6 +65,8 @@ class Instance(Shown):
             if self.setup.persistence is None:
                 if from_run is not None:
                     raise refusals.not_stored(self._class, "restore_from_state_id")
+                if once and self.status == "finished" and run_id == self._run_id:
+                    return self.result
                 claim = Claim()
                 return await self._drive(*await self._by_standing(run_id, None, given, claim, begin_with), claim)
             async with session(self.setup.persistence):
@@ -71,9 +75,17 @@ class Instance(Shown):
                 is_new = brought is None and run_id == self.own_id and not self._may_be_stored
                 async with owned_within(wait, self.setup.persistence, run_id, is_new=is_new) as claim:
                     stored = None if is_new else await load_owned(self.setup, run_id, claim)
+                    if once and stored is not None and stored.checkpoint.status == "finished":
+                        return self._finished(stored, given)
                     if stored is not None and from_run is not None:
                         raise refusals.stored_already(run_id)
                     return await self._drive(*await self._by_standing(run_id, stored, given, claim, begin_with), claim)
+
+    def _finished(self, stored: Stored, given: dict[str, Any]) -> Any:
+        """The stored result of a finished run. Raises `RunInputsError` if it was started with other inputs."""
+        self.check_same(stored.checkpoint, given)
+        self.show(stored)
+        return self.result
 
     async def _by_standing(
         self, run_id: str, stored: Stored | None, given: dict[str, Any], claim: Claim, begin_with: Any
