@@ -50,7 +50,8 @@ class FlowRunner:
     and wait for their turn, in order. `overload`: what `start` does when there are as many as that: "wait", or "raise" a
     `RunnerOverloadedError`.
     `grace`: seconds that its runs have to finish when it ends; then they stop at their next checkpoint, and what has not come to
-    one after `patience` seconds more is cancelled. Either way they can be resumed. For `patience` seconds it also waits, when it
+    one after `patience` seconds more is cancelled. Either way they can be resumed. Together they are 9 seconds unless you say
+    otherwise: Docker kills a container 10 seconds after it has asked it to stop. For `patience` seconds it also waits, when it
     is entered, for a storage that is away: `StorageUnreachableError`, `StorageBusyError`. See `enter` for one that serves meanwhile.
     `max_takeovers`: how often a run is taken over from dead processes without a checkpoint in between (None: no bound). It may be
     what ends them: from half of that on such runs are taken up one at a time, so that others are not ended with it; then it is
@@ -65,8 +66,8 @@ class FlowRunner:
         max_running: int = 1_000,
         max_waiting: int = 10_000,
         overload: Overload = "wait",
-        grace: float = 10.0,
-        patience: float = 10.0,
+        grace: float = 4.0,
+        patience: float = 5.0,
         recover_every: float | None = 0.5,
         max_takeovers: int | None = 10,
     ) -> None:

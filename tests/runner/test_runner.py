@@ -8,6 +8,8 @@ from typing import Any, Literal
 import anyio
 import anyio.lowlevel
 import pytest
+import trio
+import trio.testing
 from owned import STORES, Steps, Work, gate, gates, ran, until
 
 from asyncflow import (
@@ -325,6 +327,24 @@ async def test_what_comes_to_no_checkpoint_is_cancelled_and_can_be_resumed(stora
         with pytest.raises(errors.RunInterruptedError):
             await handle.result()
         assert await Steps.resume(handle.run_id, persistence=storage) == 2
+
+
+@pytest.mark.found("T15")
+def test_leaving_its_block_takes_less_than_the_ten_seconds_that_docker_waits() -> None:
+    class Endless(Flow):
+        @start()
+        async def wait(self) -> None:
+            await anyio.sleep_forever()
+
+    async def leave() -> float:
+        async with FlowRunner(MemoryFlowPersistence(), recover_every=None) as runner:
+            handle = await runner.start(Endless)
+            began = trio.current_time()
+        with pytest.raises(errors.RunInterruptedError):
+            await handle.result()
+        return trio.current_time() - began
+
+    assert 8 < trio.run(leave, clock=trio.testing.MockClock(autojump_threshold=0)) < 10
 
 
 async def test_an_error_in_its_block_passes_through_and_its_runs_can_be_resumed(storage: Any) -> None:
