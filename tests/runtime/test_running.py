@@ -861,7 +861,7 @@ async def test_the_values_of_a_typed_dict_state_are_validated_in_the_inputs() ->
             return self.state["a"]
 
     assert await Numbers().kickoff({"a": 3}) == 3
-    with pytest.raises(errors.RunInputsError, match="'b'"):
+    with pytest.raises(errors.RunInputsError, match="the state: b: "):
         await Numbers().kickoff({"b": "no number"})
 
 
