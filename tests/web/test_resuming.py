@@ -252,7 +252,7 @@ def test_the_schema_tells_of_it() -> None:
 
     told = app.openapi()["paths"]["/runs/{run_id}/resume"]["post"]
 
-    assert set(told["responses"]) == {"200", "202", "404", "409", "422", "503"}
+    assert set(told["responses"]) == {"200", "202", "404", "409", "422", "500", "503"}
 
 
 # ---- beside the runner -----------------------------------------------------------------------------------------------

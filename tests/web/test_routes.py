@@ -1,5 +1,6 @@
 """The routes of a flow: what starts a run and what is refused, what is told of it, and how it is cancelled."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -335,6 +336,51 @@ async def test_a_storage_that_keeps_silent_is_not_waited_for_ever(
         storage.how = "silent"
         assert is_told_to_come_back(await service.http.get("/readyz"))
         storage.how = ""
+
+
+class Slow(MemoryFlowPersistence):
+    """A storage that waits for its gate, if it has one."""
+
+    gate: anyio.Event | None = None
+
+    async def append(self, checkpoint: Checkpoint) -> None:
+        if self.gate is not None:
+            await self.gate.wait()
+        await super().append(checkpoint)
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        if self.gate is not None:
+            await self.gate.wait()
+        return await super().load(run_id, seq)
+
+
+@pytest.mark.found("R12")
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_a_request_that_is_cancelled_by_its_server_is_answered(
+    serve: Serve, key: str | None, is_trio: bool
+) -> None:
+    """As uvicorn does it: the task, and no scope. Where a scope is cancelled, its requests are."""
+    storage = Slow()
+    async with serve(storage, recover_every=None) as service:
+        where = (await service.order("?wait=60")).headers["location"]
+        storage.gate = anyio.Event()
+        if is_trio:
+            with anyio.move_on_after(0.01) as scope:
+                await service.order(key=key)
+            assert scope.cancelled_caught
+            storage.gate.set()
+            return
+        requests = [service.order(key=key), service.http.get(where)]
+        tasks = [asyncio.create_task(request) for request in requests]
+        while storage.gate.statistics().tasks_waiting < 2:  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.001)
+        for task in tasks:
+            task.cancel()
+        answers = [await task for task in tasks]
+        storage.gate.set()
+
+    assert all(map(is_told_to_come_back, answers))
+    assert answers[0].headers.get("location") == (key and f"/runs/{run_id_for('Order', key)}")
 
 
 # ---- looking ---------------------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ TOLD: Final = {
     409: "The run stands where this cannot be done, or has failed or was begun with other inputs under the same key.",
     401: "Refused by `authorize`.",
     403: "Refused by `authorize`.",
+    500: "A fault of the service, such as a run whose stored checkpoint is damaged; its log says which.",
     501: "The storage cannot do that.",
     503: "The service is overloaded, starting or ending, or its storage cannot be reached. Try again after `Retry-After` seconds.",
 }

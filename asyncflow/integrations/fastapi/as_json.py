@@ -45,6 +45,10 @@ def tree_of(value: Any, depth: int = 0) -> Any:
     """The value as dicts, lists, texts, finite numbers, booleans and None."""
     if depth > DEEPEST:
         return None
+    if value is None or type(value) in (bool, int):
+        return value
+    if type(value) in (str, float, bytes):  # thousands may stand in a list: no exception for each
+        return _parts(value, depth)
     try:
         return _finite(from_json(_written(value)))
     except Exception:  # as above; the parts are tried one by one
@@ -90,6 +94,8 @@ def _parts(value: Any, depth: int) -> Any:
     cls: Any = type(value)
     if isinstance(value, Enum):
         return tree_of(value.value, depth + 1)
+    if isinstance(value, float):
+        return _finite(value)
     if isinstance(value, str):
         return _readable(value)
     if isinstance(value, _BYTES):

@@ -168,7 +168,7 @@ def _add_runs(
 
     any_run: Any = runs[0] if len(runs) == 1 else Annotated[Union[tuple(runs)], Field(discriminator="flow")]  # noqa: UP007
     one = "/runs/{run_id:path}"
-    add, told = router.add_api_route, documented(404, 503)
+    add, told = router.add_api_route, documented(404, 500, 503)
     nothing_left: dict[int | str, dict[str, Any]] = {
         204: {"description": "The run has ended, and `Last-Event-ID` was its last event."}
     }

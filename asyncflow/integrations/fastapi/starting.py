@@ -50,8 +50,8 @@ def run_id_for(flow: str, key: str, principal: Principal = None) -> str:
     return str(uuid.uuid5(KEYS, f"{flow}\0{key}{whose}"))
 
 
-def nobody() -> None:
-    """Who asks, where nobody is asked who he is."""
+async def nobody() -> None:
+    """Who asks, where there is no `authorize`. FastAPI would run a plain function in a thread."""
 
 
 def add_start(
@@ -79,9 +79,9 @@ def add_start(
         until = anyio.current_time() + wait
         run_id = _run_id(known.name, idempotency_key, principal)
         given = _read(inputs, is_needed, ids)
-        ended = None if run_id is None else await _ended_badly(runner, run_id)
         asked = partial(_started, runner, flow, given, run_id, max(wait, PATIENCE))
         try:
+            ended = None if run_id is None else await _ended_badly(runner, run_id)
             handle, stored = await placed(runner, request, asked)
         except anyio.get_cancelled_exc_class():
             if not uncancelled():
