@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterator
-from typing import Final
+from typing import Any, Final
 
 from .errors import ArgumentsError
 
-__all__ = ["not_taken"]
+__all__ = ["not_taken", "one_of"]
 
 _OF_A_FLOW: Final = "belongs to the constructor of a flow, or to the class"
 _NO_COUNTERPART: Final = "has no counterpart here: leave it out"
@@ -72,3 +72,10 @@ def _told(call: str, unknown: Collection[str], known: Collection[str], is_of_a_f
             )
         else:
             yield f"{call} does not take {name}="
+
+
+def one_of(what: str, value: Any, allowed: tuple[str, ...]) -> Any:
+    """The value, if it is allowed. Raises `ValueError`."""
+    if value not in allowed:
+        raise ValueError(f"{what} is one of {', '.join(map(repr, allowed))}, not {value!r}")
+    return value

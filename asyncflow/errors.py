@@ -6,9 +6,10 @@ and `seq` are set where they exist. No message of ours holds a value of the user
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, Self
+
+from ._failure import Failure, portable
 
 __all__ = [
     "ArgumentsError",
@@ -29,6 +30,7 @@ __all__ = [
     "NoOutputError",
     "NotStorableError",
     "PersistenceLoopError",
+    "RecordedException",
     "ResultNotStorableError",
     "RunCancelledError",
     "RunError",
@@ -218,7 +220,7 @@ class MethodErrorGroup(MethodError, ExceptionGroup[Exception]):  # noqa: N818 - 
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         message, exceptions = self.args
-        return _blank, (type(self), (message, tuple(map(_portable, exceptions)))), self.__dict__
+        return _blank, (type(self), (message, tuple(map(portable, exceptions)))), self.__dict__
 
     def derive(self, excs: Sequence[Exception]) -> MethodErrorGroup:  # type: ignore[override]  # the stub is generic
         """Make the group of some of the failures, as `except*` and `split` ask for."""
@@ -227,31 +229,18 @@ class MethodErrorGroup(MethodError, ExceptionGroup[Exception]):  # noqa: N818 - 
         return MethodErrorGroup(self.message, excs, failures=left, run_id=self.run_id, method=self.method, seq=self.seq)
 
 
-class Failure:
-    """One method that raised: `method`, `invocation_id` and the `exception` itself."""
+class RecordedException(RunError):  # noqa: N818 - it stands for an exception of any kind
+    """What a method raised in another process, or before, as it is stored: the exception itself is gone.
 
-    __slots__ = ("exception", "invocation_id", "method")
+    Its text is the message. `recorded_type` names the type, with its module; `recorded_traceback` is the traceback's text, which
+    is printed with it as a note.
+    """
 
-    def __init__(self, method: str, invocation_id: str, exception: Exception) -> None:
-        self.method = method
-        self.invocation_id = invocation_id
-        self.exception = exception
-
-    def __repr__(self) -> str:
-        return f"Failure({self.invocation_id}: {type(self.exception).__name__})"
-
-    def __reduce__(self) -> tuple[type[Failure], tuple[str, str, Exception]]:
-        return Failure, (self.method, self.invocation_id, _portable(self.exception))
-
-
-def _portable(error: Exception) -> Exception:
-    """The exception, or, where it cannot be pickled and read again, a `RuntimeError` that names it."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception as reason:  # whatever a foreign exception does
-        kind = type(error)
-        return RuntimeError(f"{kind.__module__}.{kind.__qualname__}, which cannot be pickled ({type(reason).__name__})")
-    return error
+    def __init__(self, message: str, *, recorded_type: str, recorded_traceback: str, **where: Any) -> None:
+        super().__init__(message, **where)
+        self.recorded_type = recorded_type
+        self.recorded_traceback = recorded_traceback
+        self.add_note(f"It was a {recorded_type}, raised here:\n{recorded_traceback}".rstrip())
 
 
 class RunFencedError(RunError):

@@ -18,7 +18,7 @@ from ._definition.decorators import persist_mark_of
 from ._definition.definition import FlowDefinition
 from ._definition.identity import Identity, Origin
 from ._definition.names import Surroundings
-from ._keywords import not_taken
+from ._keywords import not_taken, one_of
 from ._runtime.edits import edit, fork, look
 from ._runtime.history import HistoryEntry, history_of
 from ._runtime.instance import Instance, RunStatus
@@ -26,7 +26,8 @@ from ._runtime.observe import log_events
 from ._runtime.recorder import Codecs
 from ._runtime.runs import Setup
 from ._runtime.settings import Settings
-from .errors import FlowDefinitionError, RunningLoopError
+from ._runtime.tracebacks import run_shortened, shortened
+from .errors import FlowDefinitionError, MethodError, RunningLoopError
 from .merge import Merge
 from .persistence.checks import check_backend
 from .persistence.protocol import FlowPersistence
@@ -175,10 +176,10 @@ class Flow(Uncached, Generic[S]):
             check_backend(where)
         settings = cls._settings(
             name,
-            _one_of("on_error", on_error or cls.on_error, ("finish", "cancel")),
+            one_of("on_error", on_error or cls.on_error, ("finish", "cancel")),
             cls.max_method_calls if max_method_calls is _UNSET else cast("int | None", max_method_calls),
         )
-        chosen = _one_of("durability", durability or cls.durability, ("full", "process"))
+        chosen = one_of("durability", durability or cls.durability, ("full", "process"))
         self._instance = Instance(self, cls._state_type, given, partial(_setup, cls, settings, where, chosen))
 
     @classmethod
@@ -248,6 +249,11 @@ class Flow(Uncached, Generic[S]):
         return self._instance.result
 
     @property
+    def method_error(self) -> MethodError | None:
+        """What a loaded run has failed with, if it has: with the texts of the exceptions and their tracebacks."""
+        return self._instance.error
+
+    @property
     def invocation_id(self) -> str:
         """Inside a method: run, pass, method and occurrence; the same over retries and resumes, so an idempotency key.
 
@@ -286,7 +292,7 @@ class Flow(Uncached, Generic[S]):
         if unknown:
             raise not_taken("kickoff", unknown, ("inputs", "restore_from_state_id", "wait", "once"), is_of_a_flow=True)
         source = None if restore_from_state_id is None else parse_run_id(restore_from_state_id)
-        return await self._instance.kickoff(inputs, source, wait, once=once)
+        return await shortened(self._instance.kickoff(inputs, source, wait, once=once))
 
     async def kickoff_async(
         self,
@@ -310,7 +316,7 @@ class Flow(Uncached, Generic[S]):
         """
         known = parse_run_id(run_id)
         flow = cls(**init)
-        return await flow._instance.resume(known, wait)
+        return await shortened(flow._instance.resume(known, wait))
 
     @classmethod
     async def load(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:
@@ -357,10 +363,12 @@ def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None, *, once: bool 
     try:
         anyio.get_current_task()
     except (RuntimeError, LookupError):
-        return anyio.run(partial(flow.kickoff, inputs, once=once))
-    raise RunningLoopError(
-        "asyncflow.run() was called inside a running event loop; write `await flow.kickoff(...)` there"
-    )
+        pass  # and run outside of this handler: its exception would be the context of whatever a method raises
+    else:
+        raise RunningLoopError(
+            "asyncflow.run() was called inside a running event loop; write `await flow.kickoff(...)` there"
+        )
+    return run_shortened(partial(flow.kickoff, inputs, once=once))
 
 
 # ---- where it is stored --------------------------------------------------------------------------------------------
@@ -399,9 +407,3 @@ def default_persistence(durability: Durability = "full") -> FlowPersistence:
     """SQLite at `$ASYNCFLOW_DB`, else `./asyncflow.db`."""
     path = os.path.abspath(os.environ.get("ASYNCFLOW_DB") or "asyncflow.db")
     return _defaults.made.setdefault((path, durability), SQLiteFlowPersistence(path, durability=durability))
-
-
-def _one_of(what: str, value: Any, allowed: tuple[str, ...]) -> Any:
-    if value not in allowed:
-        raise ValueError(f"{what} is one of {', '.join(map(repr, allowed))}, not {value!r}")
-    return value

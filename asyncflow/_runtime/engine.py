@@ -18,6 +18,7 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from .._definition.definition import MethodDefinition
+from .._failure import Failure
 from .._scheduling.advance import advance
 from .._scheduling.messages import (
     Command,
@@ -30,7 +31,7 @@ from .._scheduling.messages import (
 from .._scheduling.progress import Progress
 from .._values import ATOMS, copied, is_long
 from .._waiting import calls_user_code
-from ..errors import CheckpointWithdrawnError, Failure, RunCancelledError
+from ..errors import CheckpointWithdrawnError, RunCancelledError
 from ..persistence.checkpoint import Status
 from .contexts import apart, fresh_context
 from .crowd import CROWD, Crowd
@@ -46,6 +47,7 @@ from .recorder import Codecs, Recorder
 from .scope import Running, Scope, entered
 from .settings import Settings
 from .starts import begun, proven, started_in_thread
+from .tracebacks import trimmed
 from .versions import Encoded, Version, encoded_in_pieces, own, recorded
 
 __all__ = ["Engine"]
@@ -356,7 +358,7 @@ class Engine:
     def _raised(self, scope: Scope, error: Exception) -> Ended:
         transition, commands = advance(self.settings.definition, self.progress, MethodRaised(scope.key))
         self.progress.fold(transition)
-        self.failures.append(Failure(scope.method.name, scope.invocation_id, error))
+        self.failures.append(Failure(scope.method.name, scope.invocation_id, trimmed(error)))
         if self.recorder is None:
             return Ended(commands, self.newest, None)
         checkpoint = self.recorder.prepare(
@@ -365,7 +367,7 @@ class Engine:
             self.progress,
             transition=transition,
             method=scope.key,
-            outcome=failure_record(scope.method.name, error),
+            outcome=failure_record(self.failures, is_over=says(commands, Fail)),
             outcome_only=not self.settings.checkpoints_all,
         )
         return Ended(commands, self.newest, checkpoint)

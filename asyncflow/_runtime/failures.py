@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
-from pydantic_core import from_json
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
 
 from .._definition.definition import MethodDefinition
+from .._failure import Failure
 from ..errors import (
-    Failure,
+    AsyncflowError,
     LimitExceededError,
     MethodError,
     MethodErrorGroup,
+    RecordedException,
     StateConflictError,
     StateError,
     UnknownLabelError,
@@ -29,13 +31,21 @@ __all__ = [
     "method_error",
     "method_label_error",
     "stored_failure",
+    "stored_failures",
     "undeclared_label_error",
 ]
 
 
+NAMED: Final = 10
+"""Failures that are named in a message, at most."""
+
+EARLIER: Final = 20
+EARLIER_BYTES: Final = 64 * 1024
+"""Earlier failures of a pass that are stored again with its last one, at most; and their size."""
+
+
 def method_error(flow: str, run_id: str, failures: Sequence[Failure], is_stored: bool) -> MethodError:
     """The error for what methods raised: its cause is the first user exception, untouched."""
-    names = ", ".join(f"{flow}.{f.method} raised {type(f.exception).__name__}" for f in failures)
     if is_stored:
         advice = (
             f"What had completed is saved as run {run_id}: mend the cause, then `await {flow}.resume({run_id!r})` runs only "
@@ -43,27 +53,69 @@ def method_error(flow: str, run_id: str, failures: Sequence[Failure], is_stored:
         )
     else:
         advice = "The run has no persistence, so nothing is saved; with @persist it could be resumed"
-    where: dict[str, Any] = {"failures": failures, "run_id": run_id, "method": failures[0].method}
-    error = (
-        MethodError(f"{names}. {advice}", **where)
-        if len(failures) == 1
-        else MethodErrorGroup(f"{names}. {advice}", [f.exception for f in failures], **where)
-    )
-    error.__cause__ = failures[0].exception
-    return error
+    return _of_failures(f"{_named(flow, failures, _what)}. {advice}", failures, run_id=run_id)
 
 
 def stored_failure(flow: str, c: Checkpoint) -> MethodError:
-    """The error of a run that has failed elsewhere, or before: the exception itself is gone, its type and text are stored."""
-    told = {} if c.outcome is None else from_json(c.outcome)
-    what = f"{flow}.{told['method']} raised {told['type']}: {told['message']}" if "type" in told else "a method raised"
-    return MethodError(
+    """The error of a run that has failed elsewhere, or before: the exceptions themselves are gone, their texts are stored."""
+    failures = stored_failures(c)
+    what = _named(flow, failures, lambda f: f"{f.type}: {f.message}") if failures else "a method raised"
+    text = (
         f"run {c.run_id} has failed: {what}. What had completed is saved; `await {flow}.resume({c.run_id!r})` runs only what failed "
-        "or never started",
+        "or never started"
+    )
+    if not failures:
+        return MethodError(text, run_id=c.run_id, seq=c.seq)
+    return _of_failures(text, failures, run_id=c.run_id, seq=c.seq)
+
+
+def stored_failures(c: Checkpoint) -> list[Failure]:
+    """What a checkpoint tells of the exceptions of its pass, as far as they are stored in it."""
+    last = {} if c.outcome is None else from_json(c.outcome)
+    if "type" not in last:
+        return []
+    try:
+        earlier = _EARLIER.validate_json(last.get("earlier", "[]"))
+    except ValidationError:  # the newest is told all the same
+        earlier = []
+    return [_recorded(c, record) for record in (*earlier, last)]
+
+
+_EARLIER: Final = TypeAdapter(list[dict[str, str]])
+
+
+def _recorded(c: Checkpoint, record: dict[str, str]) -> Failure:
+    method = record.get("method", "")
+    exception = RecordedException(
+        record.get("message", ""),
+        recorded_type=record.get("type", ""),
+        recorded_traceback=record.get("traceback", ""),
         run_id=c.run_id,
-        method=told.get("method"),
+        method=method,
         seq=c.seq,
     )
+    return Failure(method, f"{c.run_id}/{c.number}/{record.get('invocation') or c.method or method}", exception)
+
+
+def _of_failures(text: str, failures: Sequence[Failure], **where: Any) -> MethodError:
+    where |= {"failures": failures, "method": failures[0].method}
+    exceptions = [failure.exception for failure in failures]
+    error = MethodError(text, **where) if len(failures) == 1 else MethodErrorGroup(text, exceptions, **where)
+    error.__cause__ = exceptions[0]
+    return error
+
+
+def _named(flow: str, failures: Sequence[Failure], what: Callable[[Failure], str]) -> str:
+    """Which methods raised what, and for which of their invocations."""
+    named = [f"{flow}.{f.method} raised {what(f)} ({f.invocation_id.rpartition('/')[2]})" for f in failures[:NAMED]]
+    more = len(failures) - len(named)
+    return ", ".join(named) + (f", and {more} more raised" if more else "")
+
+
+def _what(failure: Failure) -> str:
+    """The type of what was raised; the text as well where it is asyncflow's own, which holds none of the user's values."""
+    error = failure.exception
+    return f"{type(error).__name__}: {failure.message}" if isinstance(error, AsyncflowError) else type(error).__name__
 
 
 def conflict_error(
@@ -122,22 +174,28 @@ def method_label_error(flow: str, run_id: str, method: str) -> UnknownLabelError
     )
 
 
-def failure_record(method: str, error: Exception) -> dict[str, Any]:
-    """What is stored of an exception: texts that can be written, whatever the exception does."""
-    return {
-        "method": method,
-        "type": _readable(f"{type(error).__module__}.{type(error).__qualname__}"),
-        "message": _text(error),
-        "traceback": _readable("".join(traceback.format_exception(error))),
+def failure_record(failures: Sequence[Failure], *, is_over: bool) -> dict[str, str]:
+    """What is stored of the latest exception: texts that can be written, whatever the exception does.
+
+    Where the pass is over with it, what raised before it is stored again, so that one checkpoint tells all.
+    """
+    record = _record(failures[-1])
+    if is_over and len(failures) > 1:
+        earlier, size = [], 0
+        for each in map(_record, failures[:-1][:EARLIER]):
+            size += sum(map(len, each.values()))
+            if size <= EARLIER_BYTES:
+                earlier.append(each)
+        record["earlier"] = to_json(earlier).decode()
+    return record
+
+
+def _record(failure: Failure) -> dict[str, str]:
+    texts = {
+        "method": failure.method,
+        "invocation": failure.invocation_id.rpartition("/")[2],
+        "type": failure.type,
+        "message": failure.message,
+        "traceback": failure.traceback,
     }
-
-
-def _readable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
-
-
-def _text(error: Exception) -> str:
-    try:
-        return _readable(str(error))
-    except Exception:  # a foreign __str__ may raise anything; the failure is recorded all the same
-        return ""
+    return {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}

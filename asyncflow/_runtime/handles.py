@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import anyio
@@ -17,6 +17,7 @@ from ..persistence.protocol import Catalog, CheckpointHistory, FlowPersistence, 
 from . import refusals
 from .observe import told_by
 from .runs import is_driven_here
+from .tracebacks import from_here
 
 __all__ = ["Live", "RunFailure", "RunHandle", "RunView", "Standing"]
 
@@ -218,6 +219,9 @@ class RunFailure:
     type: str
     """With its module, such as `builtins.KeyError`."""
     message: str
+    invocation_id: str = ""
+    traceback: str = field(default="", repr=False, compare=False)
+    """As text. Not shown over HTTP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,7 +327,7 @@ class RunHandle:
             if live.error is None:
                 return live.result
             if isinstance(live.error, ENDED):
-                raise live.error
+                raise from_here(live.error) from live.error.__cause__
             if not isinstance(live.error, RunFencedError):
                 return await self._ended_since(live.error)
         return await self._outcome(await self._ended())

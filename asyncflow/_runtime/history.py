@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -36,6 +36,8 @@ class HistoryEntry:
     """The `or_` listeners that were not started again."""
     error: str = ""
     """The type and message of the exception, for a failure."""
+    traceback: str = field(default="", repr=False)
+    """Its traceback, as text."""
 
 
 async def history_of(persistence: FlowPersistence, run_id: str) -> list[HistoryEntry]:
@@ -75,7 +77,10 @@ def entries(rows: Sequence[Checkpoint]) -> list[HistoryEntry]:
         passed_over = () if row.changes is None else decode_transition(row.changes).passed_over
         error = f"{outcome['type']}: {outcome['message']}" if "type" in outcome else ""
         found.append(
-            HistoryEntry(row.seq, row.number, row.kind, row.status, row.method, row.at, changed, passed_over, error)
+            HistoryEntry(
+                *(row.seq, row.number, row.kind, row.status, row.method, row.at, changed, passed_over, error),
+                outcome.get("traceback", ""),
+            )
         )
     return found
 

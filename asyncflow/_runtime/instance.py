@@ -198,7 +198,7 @@ class Instance(Shown):
         return engine, commands
 
     async def _drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
-        self._engine, self._ended, self.status = engine, None, "running"
+        self._engine, self._ended, self.status, self.error = engine, None, "running", None
         self.outputs = engine.outputs
         try:
             if self.gate is not None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import anyio
 
 from .._values import copied, same
-from ..errors import InvalidRunIdError, RunInputsError, StateError
+from ..errors import InvalidRunIdError, MethodError, RunInputsError, StateError
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import FlowPersistence
 from ..state import StateType, new_run_id, parse_run_id
@@ -36,6 +36,8 @@ class Shown:
         self.initial = initial
         self.outputs = Outputs()
         self.result: Any = None
+        self.error: MethodError | None = None
+        """What a loaded run has failed with."""
         self.status: RunStatus = "new"
         self._pending: tuple[str, ...] = ()
         self._make_setup = setup
@@ -162,7 +164,7 @@ class Shown:
         """Be about this run. What is known of another one is not its own, and nothing of it begins with that."""
         if run_id != self._run_id and self.status != "new":
             self.status, self._state, self._number, self._digest = "new", None, 0, None
-            self.outputs, self.result, self._pending = Outputs(), None, ()
+            self.outputs, self.result, self._pending, self.error = Outputs(), None, (), None
         self._run_id = run_id
 
     def show(self, stored: Stored, written: Any = None) -> None:
@@ -175,6 +177,7 @@ class Shown:
         self.status = "interrupted" if c.status == "running" else c.status
         self._pending = tuple(stored.progress.pending)
         self.outputs, self.result = Outputs(), None
+        self.error = stored_failure(self._class, c) if c.status == "failed" else None
         outcome = outcome_of(c)
         if c.status == "finished" and outcome:
             recorder = recorder_of(self.setup, c.run_id, Claim(), c)

@@ -11,7 +11,7 @@ from ..persistence.checkpoint import Checkpoint
 from ..persistence.marks import TAGGED
 from ..persistence.tagged import untagged
 from . import refusals
-from .failures import stored_failure
+from .failures import stored_failure, stored_failures
 from .handles import RunFailure, RunView
 from .inputs import inputs_shown
 from .runs import outcome_of
@@ -43,7 +43,6 @@ def _view_of(c: Checkpoint, instance: Any) -> RunView:
     else:
         state = _untyped(c.state or b"{}")
         result = _untyped(outcome["result"].encode()) if "result" in outcome else None
-    error = RunFailure(**{key: outcome[key] for key in ("method", "type", "message")}) if "type" in outcome else None
     return RunView(
         run_id=c.run_id,
         flow=c.flow,
@@ -54,7 +53,18 @@ def _view_of(c: Checkpoint, instance: Any) -> RunView:
         inputs=inputs_shown(c.inputs),
         state=state,
         result=result,
-        error=error,
+        error=_failure_of(c),
+    )
+
+
+def _failure_of(c: Checkpoint) -> RunFailure | None:
+    """What the last method that raised has raised, if one did."""
+    known = stored_failures(c)
+    if not known:
+        return None
+    f = known[-1]
+    return RunFailure(
+        method=f.method, type=f.type, message=f.message, invocation_id=f.invocation_id, traceback=f.traceback
     )
 
 

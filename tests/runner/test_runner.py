@@ -806,7 +806,10 @@ async def test_a_failed_run_tells_what_it_failed_with(storage: Any) -> None:
         view = await handle.look()
 
     assert view.status == "failed"
-    assert view.error == RunFailure(method="second", type="builtins.LookupError", message="told to")
+    assert view.error == RunFailure(
+        method="second", type="builtins.LookupError", message="told to", invocation_id=f"{handle.run_id}/1/second:1"
+    )
+    assert view.error.traceback.startswith("Traceback")
 
 
 async def test_a_run_of_an_unknown_flow_is_looked_at_as_json(storage: Any) -> None:

@@ -1,0 +1,62 @@
+"""One method that raised: what `MethodError.failures` holds. It knows no other error of asyncflow's."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Callable
+
+__all__ = ["Failure", "portable", "type_of"]
+
+
+class Failure:
+    """One method that raised: `method`, `invocation_id` and the `exception` itself.
+
+    Of a run that failed in another process, or before, the exception is an `errors.RecordedException`.
+    """
+
+    __slots__ = ("exception", "invocation_id", "method")
+
+    def __init__(self, method: str, invocation_id: str, exception: Exception) -> None:
+        self.method = method
+        self.invocation_id = invocation_id
+        self.exception = exception
+
+    @property
+    def type(self) -> str:
+        """The type of what was raised, with its module, such as `builtins.KeyError`."""
+        return str(getattr(self.exception, "recorded_type", "")) or type_of(self.exception)
+
+    @property
+    def message(self) -> str:
+        """What was raised, as text: '' where it cannot be made one."""
+        try:
+            return str(self.exception)
+        except Exception:  # a foreign __str__ may raise anything
+            return ""
+
+    @property
+    def traceback(self) -> str:
+        """The traceback, as text: the frames of the user's code, and what that called."""
+        recorded = getattr(self.exception, "recorded_traceback", None)
+        return recorded if isinstance(recorded, str) else "".join(traceback.format_exception(self.exception))
+
+    def __repr__(self) -> str:
+        return f"Failure({self.invocation_id}: {self.type.rpartition('.')[2]})"
+
+    def __reduce__(self) -> tuple[Callable[..., Failure], tuple[str, str, Exception]]:
+        return Failure, (self.method, self.invocation_id, portable(self.exception))
+
+
+def type_of(error: Exception) -> str:
+    """The name of an exception's class, with its module."""
+    return f"{type(error).__module__}.{type(error).__qualname__}"
+
+
+def portable(error: Exception) -> Exception:
+    """The exception, or, where it cannot be pickled and read again, a `RuntimeError` that names it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception as reason:  # whatever a foreign exception does
+        return RuntimeError(f"{type_of(error)}, which cannot be pickled ({type(reason).__name__})")
+    return error

@@ -1,0 +1,66 @@
+"""Tracebacks that show the user's code: the engine's own frames around it say nothing about what went wrong.
+
+`ASYNCFLOW_FULL_TRACEBACKS=1` keeps them all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+import anyio
+
+from ..errors import AsyncflowError, MethodError
+
+__all__ = ["from_here", "run_shortened", "shortened", "trimmed"]
+
+T = TypeVar("T")
+E = TypeVar("E", bound=AsyncflowError)
+
+SETTING: Final = "ASYNCFLOW_FULL_TRACEBACKS"
+
+
+def trimmed(error: Exception) -> Exception:
+    """The exception of a method, whose traceback begins where the method does.
+
+    Where no frame is the user's the traceback stays, but for an error of asyncflow's own, which says in its text what is wrong.
+    """
+    if _is_full():
+        return error
+    found = error.__traceback__
+    while found is not None and _is_ours(found):
+        found = found.tb_next
+    if found is not None or isinstance(error, AsyncflowError):
+        BaseException.with_traceback(error, found)  # a foreign class may have one of its own
+    return error
+
+
+async def shortened(call: Coroutine[Any, Any, T]) -> T:
+    """Await a call of a flow's. A `MethodError` leaves without the frames in which it was put together."""
+    try:
+        return await call
+    except MethodError as error:
+        raise from_here(error) from error.__cause__
+
+
+def run_shortened(function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+    """Run it on asyncio. A `MethodError` leaves without the frames of that."""
+    try:
+        return anyio.run(function, *args)
+    except MethodError as error:
+        raise from_here(error) from error.__cause__
+
+
+def from_here(error: E) -> E:
+    """An error of asyncflow's own, whose traceback begins where it is raised next."""
+    return error if _is_full() else error.with_traceback(None)
+
+
+def _is_full() -> bool:
+    return os.environ.get(SETTING, "") not in ("", "0")
+
+
+def _is_ours(found: TracebackType) -> bool:
+    return str(found.tb_frame.f_globals.get("__name__", "")).startswith("asyncflow.")
