@@ -63,6 +63,8 @@ class Work(FlowState):
 
 
 class Typed(Flow[Work]):
+    name = "Typed"  # that of the one that fails, too
+
     @start()
     async def first(self) -> dict[str, Decimal]:
         self.state.count += 1
@@ -85,6 +87,7 @@ class Typed(Flow[Work]):
 class Plain(Flow[dict]):  # type: ignore[type-arg]
     """No annotation says what a value is: it says so itself, by one of a closed list of tags."""
 
+    name = "Plain"
     initial_state = {"count": 1, "at": datetime(2024, 1, 2), "set": {1, 2}, "by": {(1, "a"): b"\xff"}}  # noqa: RUF012
 
     @start()
