@@ -376,11 +376,12 @@ def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None, *, once: bool 
 
 def _setup(cls: type[Flow[Any]], settings: Settings, where: Any, durability: Durability) -> Setup:
     persisted = cls._persisted
+    named = next((mark.backend for mark in persisted.marks if mark.backend is not None), None)
+    is_declared = named is not None if where is _UNSET else where is not None
     if where is _UNSET:
-        named = next((mark.backend for mark in persisted.marks if mark.backend is not None), None)
         where = named if named is not None or not persisted.marks else default_persistence(durability)
     observe = log_events if any(mark.verbose for mark in persisted.marks) else None
-    return Setup(settings, cls._codecs, where, persisted.only is not None, observe)
+    return Setup(settings, cls._codecs, where, persisted.only is not None, observe, is_declared)
 
 
 def made_by(make: object) -> Flow[Any]:

@@ -20,7 +20,7 @@ from ._runtime.ending import cancel_stored
 from ._runtime.handles import SOON, Live, RunFailure, RunHandle, RunView
 from ._runtime.inputs import JsonInputs, told_once
 from ._runtime.json_inputs import JsonInputsError
-from ._runtime.known import KnownFlow, KnownFlows, MakeFlow, described
+from ._runtime.known import KnownFlow, KnownFlows, MakeFlow, described, warn_of_another_storage
 from ._runtime.opening import Opening
 from ._runtime.places import Overload, Places
 from ._runtime.recovery import Recovery
@@ -366,8 +366,9 @@ class FlowRunner:
         """A new flow, stored where the runner's runs are; its name is remembered."""
         flow = made_by(make)
         instance = flow._instance
+        if self._flows.add(instance.setup.settings.identity, make):
+            warn_of_another_storage(instance.setup, self.persistence)
         instance.store_in(self.persistence)
-        self._flows.add(instance.setup.settings.identity, make)
         return flow
 
     def _begun(self, make: MakeFlow, run_id: str | None, inputs: Given, *, again: bool = False) -> Live:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from inspect import Signature
@@ -11,8 +12,11 @@ from typing import Any
 from .._definition.identity import Identity
 from ..errors import FlowDefinitionError
 from ..persistence.checkpoint import Checkpoint
+from .runs import Setup, is_same_place
 
-__all__ = ["KnownFlow", "KnownFlows", "described"]
+__all__ = ["KnownFlow", "KnownFlows", "described", "warn_of_another_storage"]
+
+logger = logging.getLogger("asyncflow")
 
 MakeFlow = Callable[[], Any]
 """A flow class, or a function of no arguments that makes a flow."""
@@ -27,14 +31,15 @@ class KnownFlows:
         self.names: Mapping[str, str] = {}
         """The name of the flow by what its runs may be stored under: `RunEntry.identity`, `Checkpoint.known_by`."""
 
-    def add(self, identity: Identity, make: MakeFlow) -> None:
-        """Know a flow. Raises `FlowDefinitionError` for a second class of one identity or name."""
+    def add(self, identity: Identity, make: MakeFlow) -> bool:
+        """Know a flow; whether it is a new one. Raises `FlowDefinitionError` for a second class of one identity or name."""
         known = self._named.get(identity.name)
         if known is None:
             self._named[identity.name] = identity, make
             self._index()
         elif known[0].cls is not identity.cls and known[1] is not make:
             raise _same_name(known[0], identity)
+        return known is None
 
     def _index(self) -> None:
         """Each key leads to the flow that it fits best: by its identity, by a former one, by a bare name or another name of its file."""
@@ -99,3 +104,15 @@ def described(made: Any) -> KnownFlow:
         types.names_set(instance.initial),
         () if Signature.empty in results else results,
     )
+
+
+def warn_of_another_storage(setup: Setup, storage: object) -> None:
+    """Log that a flow's own storage is not the one where a runner stores its runs: the flow by itself looks in its own."""
+    if setup.is_declared and not is_same_place(setup.persistence, storage):
+        logger.warning(
+            "%s declares the persistence %r, and a runner stores its runs in %r: load(id) and resume(id) of the class look in the "
+            "first, unless they are given persistence=. Give the runner and the flow one storage",
+            setup.settings.name,
+            setup.persistence,
+            storage,
+        )

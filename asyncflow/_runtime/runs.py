@@ -44,6 +44,7 @@ __all__ = [
     "decoded",
     "give_back",
     "is_driven_here",
+    "is_same_place",
     "load",
     "load_owned",
     "owned",
@@ -67,6 +68,8 @@ class Setup:
     whole: bool
     """Whether every checkpoint is complete: where only some methods have one."""
     observe: Callable[[Checkpoint], object] | None = None
+    is_declared: bool = False
+    """Whether the flow names its persistence itself: it is not the default one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,11 @@ if hasattr(os, "register_at_fork"):
 def session(persistence: object) -> AbstractAsyncContextManager[object]:
     """The persistence, held open for as long as this lasts."""
     return persistence.session() if offers(persistence, Sessions) else nullcontext()
+
+
+def is_same_place(one: object, other: object) -> bool:
+    """Whether two persistences store in one place, so that the runs of one can be loaded from the other."""
+    return one is other or _place(one) == _place(other)
 
 
 def is_driven_here(persistence: FlowPersistence, run_id: str) -> bool:

@@ -113,7 +113,8 @@ def struck_at(
         except KeyboardInterrupt:
             pass
         except BaseExceptionGroup as group:
-            assert group.subgroup(KeyboardInterrupt) is not None, group
+            if group.subgroup(KeyboardInterrupt) is None:
+                raise
         finally:
             line.disarm()
     return line
