@@ -168,11 +168,11 @@ class _Tags:
             return [self.put(part, is_open) for part in schema]
         if isinstance(schema, tuple):
             return tuple(self.put(part, is_open) for part in schema)
-        if not isinstance(schema, dict) or "serialization" in schema:  # or its user says himself how it is written
+        if not isinstance(schema, dict):
             return schema
         kind = schema.get("type")
         if kind == "any" or (kind == "dict" and _takes_all(schema)):
-            return self._node(schema)
+            return schema if "serialization" in schema else self._node(schema)  # or its class says how it is written
         if kind in ("model", "typed-dict"):
             is_open = schema.get("config", {}).get("extra_fields_behavior") == "allow"
         new = {name: self._part(name, part, is_open) for name, part in schema.items()}
@@ -185,6 +185,8 @@ class _Tags:
         return new
 
     def _part(self, name: str, part: Any, is_open: bool) -> Any:
+        if name == "serialization" and "schema" in part:  # what is written around: the items of a sequence
+            return {**part, "schema": self.put(part["schema"], is_open)}
         if name in _BESIDE:
             return part
         if name in _MAPS and isinstance(part, dict):
