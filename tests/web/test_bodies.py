@@ -168,6 +168,19 @@ def test_a_field_that_cannot_be_described_is_named_and_can_be_given(caplog: pyte
     assert schema["OnlyInputs"]["properties"]["n"]["type"] == "integer"
 
 
+@pytest.mark.found("D6")
+def test_a_field_that_no_json_sets_and_that_need_not_be_given_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    class Kept(FlowState):
+        call: Callable[[], int] | None = Field(None, exclude=True)
+        n: int = 1
+
+    told, schema = answer_of(only(Kept, lambda state: state.n), {"n": 2})
+
+    assert told["result"] == 2
+    assert set(schema["OnlyInputs"]["properties"]) == {"n"}
+    assert caplog.text == ""
+
+
 # ---- as JSON ---------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import copy
 import logging
 import re
 import warnings
-from typing import Annotated, Any, Literal, Union, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_origin
 
 from pydantic import (
     AliasChoices,
@@ -30,6 +30,9 @@ from .models import Run
 __all__ = ["body_type", "ids_of", "inputs_type", "run_type"]
 
 logger = logging.getLogger("asyncflow")
+
+_NO_JSON: Final = ("CallableSchema", "IsInstanceSchema", "IsSubclassSchema")
+"""What pydantic says of fields that no JSON sets. One that need not be given is left out of the schema."""
 
 
 def run_type(flow: KnownFlow) -> type[Run]:
@@ -91,9 +94,11 @@ def inputs_type(flow: KnownFlow) -> tuple[Any, bool]:
         if name != "id" and (field.is_required() or _can_be_given(field.annotation)):
             fields[name] = _field(field, is_preset)
             problem = _problem_of(create_model("Described", __config__=config, **{name: fields[name]}), "validation")
-            if problem is not None:
+            needed = field.is_required() and not is_preset
+            if problem is not None and not needed and any(kind in str(problem) for kind in _NO_JSON):
+                del fields[name]
+            elif problem is not None:
                 _warn(f"the field {name} of {flow.name}", problem)
-                needed = field.is_required() and not is_preset
                 fields[name] = (Any, Field(alias=field.alias) if needed else Field(None, alias=field.alias))
     made = create_model(
         f"{_identifier(flow.name)}Inputs", __config__=config, __doc__=flow.description or None, **fields
@@ -152,7 +157,7 @@ def _problem_of(annotation: Any, mode: JsonSchemaMode) -> Exception | None:
 
 
 def _warn(where: str, problem: Exception) -> None:
-    logger.warning("%s cannot be described, and /docs shows it as anything: %s", where, problem)
+    logger.warning("%s cannot be described, and /docs shows it as anything: %s", where, str(problem).partition("\n")[0])
 
 
 def _identifier(name: str) -> str:
