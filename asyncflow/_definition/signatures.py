@@ -108,9 +108,9 @@ def return_annotation(function: Callable[..., Any], *names: Mapping[str, Any]) -
     parameters = {p.__name__: p for p in getattr(function, "__type_params__", ())}
     for local in names:
         try:
-            return typing.get_type_hints(
-                holder, getattr(function, "__globals__", {}), {**local, **parameters}, include_extras=True
-            )["return"]
+            within = {**local, **parameters} if parameters else local  # no copy for each of thousands of methods
+            hints = typing.get_type_hints(holder, getattr(function, "__globals__", {}), within, include_extras=True)
+            return hints["return"]
         except (NameError, AttributeError):
             continue
         except (TypeError, SyntaxError):

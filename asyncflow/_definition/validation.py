@@ -36,9 +36,12 @@ def _of_one(
             f"{method.name} listens to itself: '{method.name}' is its own name. If a label is meant, rename the method or the "
             "label; to repeat a method, let a router return a label, and listen to that"
         )
-    for label in sorted((method.labels or frozenset()) & methods.keys()):
+    for label in sorted(label for label in method.labels or () if label in methods):  # `&` walks through all methods
         yield f"{method.name} returns the label '{label}', which is also a method's name; rename the label"
-    for name in () if broken is None else sorted(method.names - methods.keys() - labels - broken):
+    lacking = (
+        () if broken is None else (n for n in method.names if n not in methods and n not in labels and n not in broken)
+    )
+    for name in sorted(lacking):
         yield _unknown(method, name, sorted(labels | methods.keys()))
     if (
         method.is_start
