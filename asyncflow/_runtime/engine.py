@@ -8,6 +8,7 @@ A method whose completion enables one listener goes on in the same task, so a cy
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ from .failures import (
 )
 from .outputs import Outputs
 from .recorder import Codecs, Recorder
-from .scope import Running, Scope, entered
+from .scope import Scope, entered
 from .settings import Settings
 from .starts import begun, proven, started_in_thread
 from .tracebacks import trimmed
@@ -80,7 +81,9 @@ class Engine:
     is_finished: bool = False
     is_cancelled: bool = False
     """Whether it was cancelled for good."""
-    running: Running = field(default_factory=Running)
+    running: dict[str, Scope] = field(default_factory=dict)
+    """The invocations whose methods are under way."""
+    thread: int = field(default_factory=threading.get_ident)
     _steps: int = 0
     _is_large: bool = field(init=False)
     """Whether the state is one that takes long to copy: asked of each draft, where nothing is stored."""
@@ -92,8 +95,8 @@ class Engine:
     _crowd: Crowd[Scope] | None = None
     """Where many run at once: they take turns."""
     _methods: Mapping[str, MethodDefinition] = field(init=False)
-    _recorded: int = field(init=False)
-    """The number of the version whose state was recorded last: some methods have no checkpoint."""
+    saved: Version = field(init=False)
+    """The version whose state was recorded last: some methods have no checkpoint."""
     _prefix: str = field(init=False)
     """What the names of its invocations begin with."""
     _writers: tuple[tuple[int, str], ...] = ()
@@ -102,7 +105,7 @@ class Engine:
     def __post_init__(self) -> None:
         self.committed = self.newest
         self._is_large = self.recorder is None and is_long(self.newest.state)
-        self._recorded = self.newest.number
+        self.saved = self.newest
         self._methods = self.settings.definition.methods
         self._prefix = f"{self.run_id}/{self.number}/"
 
@@ -263,7 +266,6 @@ class Engine:
     @calls_user_code
     async def _call(self, scope: Scope) -> Any:
         method, invocation, flow = scope.method, scope.invocation, self.flow
-        running = self.running.scopes
         limit = self.settings.max_method_calls
         if limit is not None and invocation.occurrence > limit:
             raise limit_error(self.settings.name, self.run_id, method.name, limit)
@@ -279,7 +281,7 @@ class Engine:
             await anyio.lowlevel.checkpoint()  # without commits to wait for, a cycle would starve the event loop
         token = entered.set(scope)
         context = copy_context()
-        running.append(scope)
+        self.running[scope.key] = scope
         try:
             if method.is_async:
                 recorder = self.recorder
@@ -292,7 +294,7 @@ class Engine:
                     result = await begun(self.recorder, result)
             is_changed = copy_context() != context  # takes no time where they are the same, which is the usual
         finally:
-            running.remove(scope)
+            del self.running[scope.key]
             entered.reset(token)
         if is_changed:
             await fresh_context()
@@ -333,7 +335,7 @@ class Engine:
         if recorder is None or not (has_checkpoint or is_last or says(commands, Fail)):
             return Ended(commands, version, None, True, is_last, mine)
         if has_checkpoint:
-            self._recorded = version.number
+            self.saved = version
         checkpoint = recorder.prepare(
             "finished" if is_last else "method",
             "finished" if is_last else self._status(commands),
@@ -395,7 +397,7 @@ class Engine:
             return recorded(newest.number + 1, held, recorder, name)
         else:
             version = Version(newest.number + 1, own(held[0]))  # whoever still holds the draft cannot reach the version
-        if recorder is None or version.number == self._recorded:
+        if recorder is None or version.number == self.saved.number:
             return None, version
         data, kept = recorder.state_bytes(version.state, name)
         return data, Version(version.number, kept)

@@ -223,7 +223,10 @@ class Instance(Shown):
 
     async def _look_back(self, engine: Engine, claim: Claim) -> None:
         """Know where the run stands now. Where it was stopped, that is looked up: a commit may have been under way."""
-        self._state = engine.committed.state
+        goes_back = (
+            self.setup.whole and engine.recorder is not None and not engine.is_finished
+        )  # to its last checkpoint
+        self._state = engine.saved.state if goes_back else engine.committed.state
         self._digest = None if engine.recorder is None else engine.recorder.digest
         self._number = engine.number
         self._pending = tuple(engine.progress.pending)
@@ -233,7 +236,7 @@ class Instance(Shown):
             self.status = "cancelled" if engine.recorder is None else "interrupted"
         else:
             self.status = "failed" if engine.failures and engine.stopped is None else "interrupted"
-        if engine.recorder is None or not (engine.stopped is not None or engine.is_cut_short):
+        if engine.recorder is None or not (engine.stopped is not None or engine.is_cut_short or goes_back):
             return
         if engine.is_cancelled:
             await to_its_end(lambda: self._cancelled_durably(claim))

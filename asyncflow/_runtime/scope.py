@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from .._scheduling.messages import Invocation
 from ..errors import DraftClosedError, StateError
 from .versions import Version
 
-__all__ = ["Running", "Scope", "current_scope", "entered"]
+__all__ = ["Scope", "current_scope", "entered", "scope_of_thread"]
 
 _PUBLISHING: Final = threading.Lock()
 """Held for a moment where a draft was made, as several threads of a method may look first at the same time."""
@@ -61,7 +62,8 @@ class Scope:
         """The invocation's own state. Raises `DraftClosedError` once the invocation has ended."""
         draft = self._draft  # read once: threads of the method may look at the same time, and it may end meanwhile
         if draft is None:
-            self._check_open()
+            if not self.is_open:
+                self._check_open()
             made = self.base.draft(is_alone=self.is_alone)
             with _PUBLISHING:
                 draft = self._draft = made if self._draft is None else self._draft
@@ -109,39 +111,31 @@ def _is_callback() -> bool:
         return False
 
 
-class Running:
-    """The invocations of one run whose methods are under way, and the thread of the event loop that drives them."""
+def scope_of_thread(running: Mapping[str, Scope], loop_thread: int) -> Scope | None:
+    """The scope of a thread that has none of its own: that of the one method that runs. None for code outside the methods.
 
-    __slots__ = ("_loop_thread", "scopes")
-
-    def __init__(self) -> None:
-        self.scopes: list[Scope] = []
-        self._loop_thread = threading.get_ident()
-
-    def scope_of_thread(self) -> Scope | None:
-        """The scope of a thread that has none of its own: that of the one method that runs. None for code outside the methods.
-
-        Outside are tasks of the event loop, the main thread, and the methods of other flows. Raises `StateError` where several
-        methods run, as nothing tells which one the thread belongs to, and `DraftClosedError` where none does.
-        """
-        here = threading.get_ident()
-        is_outside = not _is_callback() if here == self._loop_thread else here == threading.main_thread().ident
-        if is_outside or entered.get() is not None:
-            return None
-        scopes = tuple(self.scopes)
-        if len(scopes) == 1:
-            return scopes[0]
-        cure = (
-            "Write `state = self.state` in the method, and use that in the thread; or start it with the method's context "
-            "(asyncio.to_thread, anyio.to_thread.run_sync, contextvars.copy_context().run). To look at a run from outside, use "
-            "committed_state()"
+    `running`: the invocations of one run whose methods are under way; `loop_thread`: that of the event loop which drives them.
+    Outside are tasks of the event loop, the main thread, and the methods of other flows. Raises `StateError` where several
+    methods run, as nothing tells which one the thread belongs to, and `DraftClosedError` where none does.
+    """
+    here = threading.get_ident()
+    is_outside = not _is_callback() if here == loop_thread else here == threading.main_thread().ident
+    if is_outside or entered.get() is not None:
+        return None
+    scopes = tuple(running.values())
+    if len(scopes) == 1:
+        return scopes[0]
+    cure = (
+        "Write `state = self.state` in the method, and use that in the thread; or start it with the method's context "
+        "(asyncio.to_thread, anyio.to_thread.run_sync, contextvars.copy_context().run). To look at a run from outside, use "
+        "committed_state()"
+    )
+    if scopes:
+        names = ", ".join(sorted({scope.method.name for scope in scopes}))
+        raise StateError(
+            f"self.state was used in a thread of its own while several methods run ({names}): nothing tells which one it "
+            f"belongs to. {cure}"
         )
-        if scopes:
-            names = ", ".join(sorted({scope.method.name for scope in scopes}))
-            raise StateError(
-                f"self.state was used in a thread of its own while several methods run ({names}): nothing tells which one it "
-                f"belongs to. {cure}"
-            )
-        raise DraftClosedError(
-            f"self.state was used in a thread of its own while no method of the flow runs: the method it belongs to has ended. {cure}"
-        )
+    raise DraftClosedError(
+        f"self.state was used in a thread of its own while no method of the flow runs: the method it belongs to has ended. {cure}"
+    )

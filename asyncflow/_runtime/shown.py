@@ -19,7 +19,7 @@ from .engine import Engine
 from .failures import stored_failure
 from .outputs import Outputs
 from .runs import Claim, Setup, Stored, decoded, load, outcome_of, recorder_of
-from .scope import Scope, current_scope
+from .scope import Scope, current_scope, scope_of_thread
 
 __all__ = ["RunStatus", "Shown"]
 
@@ -105,7 +105,7 @@ class Shown:
         """The invocation that the caller belongs to: by its context, or as a thread of the one method that runs."""
         scope = current_scope(self._flow())
         engine = self._engine
-        return scope if scope is not None or engine is None else engine.running.scope_of_thread()
+        return scope if scope is not None or engine is None else scope_of_thread(engine.running, engine.thread)
 
     def state(self) -> Any:
         """The caller's draft inside a method; a copy of the committed state while it runs; else the state itself."""

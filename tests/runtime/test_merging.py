@@ -21,6 +21,7 @@ from asyncflow import (
     errors,
     listen,
     merge,
+    persist,
     start,
 )
 
@@ -241,6 +242,38 @@ async def test_what_an_instance_shows_after_a_failure_is_what_it_goes_on_with() 
 
     assert shown == ({"a": 1}, {"a": 1}, {"a": 1})
     assert hidden_of(flow.state) == ({"a": 1, "b": 1}, {"a": 1, "b": 1}, {"a": 1})
+
+
+@pytest.mark.found("B2")
+async def test_where_only_some_methods_have_a_checkpoint_an_instance_shows_what_it_goes_on_with() -> None:
+    class Some(Flow[Hidden]):
+        is_mended = False
+
+        @persist
+        @start()
+        async def first(self) -> None:
+            self.state.cache["a"] = 1
+            self.state.number += 1
+
+        @listen(first)
+        async def second(self) -> None:
+            self.state.cache["b"] = 1
+            self.state.number += 1
+
+        @listen(second)
+        async def third(self) -> None:
+            if not self.is_mended:
+                raise ValueError("not yet")
+
+    flow = Some(persistence=MemoryFlowPersistence())
+    with pytest.raises(MethodError):
+        await flow.kickoff()
+    shown = flow.state.number, dict(flow.state.cache), flow.pending
+    flow.is_mended = True
+    await flow.kickoff()
+
+    assert shown == (1, {"a": 1}, ("second:1",))
+    assert (flow.state.number, flow.state.cache) == (2, {"a": 1, "b": 1})
 
 
 @pytest.mark.found("B2")
