@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, Never, Protocol, TypeVar, overload
 
 from .._keywords import not_taken
 from ..errors import FlowDefinitionError
+from .signatures import declared_labels
 from .triggers import AllOf, AnyOf, Trigger
 
 __all__ = [
@@ -141,21 +142,21 @@ def listen(condition: Trigger | None = None, *more: Never, **unknown: Never) -> 
 
 
 @overload
-def router(*, emit: Sequence[Any] | None = None) -> _Decorator: ...
+def router(*, emit: Iterable[Any] | None = None) -> _Decorator: ...
 @overload
-def router(condition: Callable[..., Coroutine[Any, Any, R]], *, emit: Sequence[Any] | None = None) -> _Listening[R]: ...
+def router(condition: Callable[..., Coroutine[Any, Any, R]], *, emit: Iterable[Any] | None = None) -> _Listening[R]: ...
 @overload
-def router(condition: str | AnyOf | AllOf, *, emit: Sequence[Any] | None = None) -> _Decorator: ...
+def router(condition: str | AnyOf | AllOf, *, emit: Iterable[Any] | None = None) -> _Decorator: ...
 @overload
-def router(condition: Callable[..., R], *, emit: Sequence[Any] | None = None) -> _Listening[R]: ...
-def router(condition: Trigger | None = None, *more: Never, emit: Sequence[Any] | None = None, **unknown: Never) -> Any:
+def router(condition: Callable[..., R], *, emit: Iterable[Any] | None = None) -> _Listening[R]: ...
+def router(condition: Trigger | None = None, *more: Never, emit: Iterable[Any] | None = None, **unknown: Never) -> Any:
     """Run the method like a listener; the value that it returns becomes a label that others listen to.
 
     The labels are declared by the return annotation (`Literal` or an `Enum`) or by `emit`. Without a condition it is
     stacked under `@start(...)` or `@listen(...)`. None is no label.
     """
     _check("@router", ("condition", "emit"), more, unknown)
-    return Pending(Mark("router", condition, None if emit is None else tuple(emit)))
+    return Pending(Mark("router", condition, None if emit is None else _emitted(emit)))
 
 
 @overload
@@ -192,6 +193,19 @@ def persist(
         )
     target = persistence if target is None else target
     return lambda decorated: _persisted(decorated, PersistMark(target, verbose))
+
+
+def _emitted(emit: Any) -> tuple[Any, ...]:
+    """The labels that `emit=` names: a list of them, an Enum, or what can stand in a return annotation."""
+    labels = None if isinstance(emit, str | Sequence | Set) else declared_labels(emit)
+    if labels is not None:
+        return tuple(sorted(labels))
+    if isinstance(emit, str) or not isinstance(emit, Iterable):
+        example = repr(emit) if isinstance(emit, str) else "..."
+        raise not_taken(
+            "@router", (), (), places=1, takes=f"emit= takes a list of labels, an Enum or a Literal: emit=[{example}]"
+        )
+    return tuple(emit)
 
 
 def _check(call: str, known: Sequence[str], more: Sequence[object], unknown: Mapping[str, object]) -> None:

@@ -90,6 +90,34 @@ async def test_a_label_that_no_alias_declares_fails_the_router() -> None:
     assert isinstance(failed.value.__cause__, UnknownLabelError)
 
 
+EMITTED: dict[str, Any] = {
+    "a list": ["good", "bad"],
+    "a generator": (label for label in ("good", "bad")),
+    "an Enum": Verdict,
+    "a Literal": Literal["good", "bad"],
+    "an alias": Maybe[Plain],
+    "members": [Verdict.GOOD, Verdict.BAD],
+}
+
+
+@pytest.mark.found("P3")
+@pytest.mark.parametrize("emit", EMITTED.values(), ids=EMITTED)
+def test_labels_may_be_emitted_by_whatever_declares_them(emit: Any) -> None:
+    class Judge(Flow[dict]):
+        @start()
+        @router(emit=emit)
+        async def judge(self) -> Any: ...
+
+    assert Judge._definition.methods["judge"].labels == {"good", "bad"}
+
+
+@pytest.mark.found("C4")
+@pytest.mark.parametrize("emit", ["good", 3, Any])
+def test_what_is_no_list_of_labels_is_refused(emit: Any) -> None:
+    with pytest.raises(asyncflow.errors.ArgumentsError, match="emit= takes a list of labels, an Enum or a Literal"):
+        router(emit=emit)
+
+
 @pytest.mark.found("P3")
 def test_an_alias_without_an_end_is_left_alone() -> None:
     assert declared_labels(Endless) is None
