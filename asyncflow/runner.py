@@ -90,7 +90,13 @@ class FlowRunner:
         self._recover_every = recover_every
         self._live: dict[str, Live] = {}
         self._recovery = Recovery(
-            self.persistence, self._is_known, self._taken_up, self._live, self._look_after, max_takeovers
+            self.persistence,
+            self._is_known,
+            lambda: self._flows.identities,
+            self._taken_up,
+            self._live,
+            self._look_after,
+            max_takeovers,
         )
         self._group: TaskGroup | None = None
         self._is_ending = False

@@ -8,13 +8,14 @@ so often, from half of that on alone, and no more.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Set
+from collections.abc import Awaitable, Callable, Collection, Mapping, Set
+from contextlib import suppress
 from typing import Final
 
 import anyio
 
-from ..errors import MethodError, RunCancelledError, RunFencedError, RunLockedError, RunNotFoundError
-from ..persistence.protocol import Catalog, FlowPersistence, RunEntry, offers
+from ..errors import MethodError, RunCancelledError, RunFencedError, RunLockedError, RunNotFoundError, StaleCheckpoint
+from ..persistence.protocol import Catalog, Fencing, FlowPersistence, RunEntry, offers
 from .handles import Live
 
 __all__ = ["Recovery"]
@@ -32,6 +33,9 @@ AGAIN: Final = 0.5
 LATEST: Final = 60.0
 """Seconds until a run that stopped here is tried again: at first, and at most."""
 
+LIVED: Final = 60.0
+"""Seconds of a process with a run that was taken over, after which that run is not what ended the ones before."""
+
 ALONE: Final = 30.0
 """Seconds that a run which may be what ends processes is alone with it, if it has no checkpoint before: then comes the next."""
 
@@ -48,6 +52,7 @@ class Recovery:
         self,
         persistence: FlowPersistence,
         is_known: Callable[[RunEntry], bool],
+        identities: Callable[[], Collection[str]],
         take_up: Callable[[RunEntry], Awaitable[bool]],
         live: Mapping[str, Live],
         look_after: Callable[[set[str]], Awaitable[None]],
@@ -55,11 +60,13 @@ class Recovery:
     ) -> None:
         """What it asks, and whom it tells.
 
-        `is_known`: whether a run is of a known flow, and not driven here; `take_up`: whether it was taken up; `live`: those
+        `is_known`: whether a run is of a known flow, and not driven here; `identities`: what runs of known flows are stored under;
+        `take_up`: whether it was taken up; `live`: those
         that are driven here; `look_after`: told which of them were stored, and are not running by the storage.
         """
         self._persistence = persistence
         self._is_known = is_known
+        self._identities = identities
         self._take_up = take_up
         self._live = live
         self._look_after = look_after
@@ -69,6 +76,8 @@ class Recovery:
         self._given_up = set[str]()
         self._is_taking = False
         self._alone_until = 0.0
+        self._at_work: dict[str, float] = {}
+        """Since when each run is driven here that was taken over from a dead process, and has no checkpoint since."""
 
     def note(self, run_id: str, flow: str, error: BaseException | None) -> None:
         """What a run came to here, or that it could not be taken up."""
@@ -115,19 +124,37 @@ class Recovery:
         if not offers(persistence, Catalog):
             return []
         stored = {run_id for run_id, run in self._live.items() if run.known.is_set()}
-        running, before = dict[str, RunEntry](), None
-        while True:
-            page = await persistence.runs(status="running", before=before, limit=PAGE)
+        running, before, known = dict[str, RunEntry](), None, frozenset(self._identities())
+        while known:
+            page = await persistence.runs(status="running", identities=known, before=before, limit=PAGE)
             running.update((entry.run_id, entry) for entry in page)
             if len(page) < PAGE:
                 break
             before = page[-1].position
         self._forget_all_but(running.keys())
         await self._look_after(stored - running.keys())
+        await self._forgive([running[run_id] for run_id in self._live if run_id in running])
         free = [entry for entry in running.values() if self._is_free(entry)]
         if not is_patient:
             return free
         return self._chosen(free, [running[run_id] for run_id in self._live if run_id in running])
+
+    async def _forgive(self, at_work: list[RunEntry]) -> None:
+        """Forget how often a run was taken over, once its process has lived for a while with it: it is not what ends processes.
+
+        It may wait for days for a person or a message, and make no checkpoint.
+        """
+        now = anyio.current_time()
+        began = self._at_work
+        self._at_work = {entry.run_id: began.get(entry.run_id, now) for entry in at_work if entry.takeovers}
+        fence = self._persistence.fence() if offers(self._persistence, Fencing) else None
+        if fence is None:
+            return
+        for run_id, since in list(self._at_work.items()):
+            run = self._live.get(run_id)
+            if now - since >= LIVED and run is not None and run.epoch:
+                with suppress(StaleCheckpoint):  # another has it: that is found out elsewhere
+                    await fence.confirm(run_id, run.epoch)
 
     def _chosen(self, free: list[RunEntry], at_work: list[RunEntry]) -> list[RunEntry]:
         """Those that are to be taken up now: what may be what ends processes, alone, so that the others are not ended with it."""
@@ -156,11 +183,17 @@ class Recovery:
         if entry.run_id not in self._given_up:
             self._given_up.add(entry.run_id)
             logger.error(
-                "run %s of %s is not taken up any more: since its last checkpoint it was taken over from %d dead processes, "
-                "and may be what ends them. Look for the cause; then resume it, or cancel it",
+                "run %s of %s is not taken up any more: since its last checkpoint it was taken over from %d dead processes, none of which "
+                "had lived for %d seconds with it, so it may be what ends them (max_takeovers=%s). It is interrupted, and no runner resumes "
+                "it. Look for the cause, such as memory that runs out; then continue it with %s.resume(%r), or cancel it. A larger "
+                "max_takeovers, or None, makes runners resume it again",
                 entry.run_id,
                 entry.flow,
                 entry.takeovers,
+                LIVED,
+                self._max_takeovers,
+                entry.flow,
+                entry.run_id,
             )
         return True
 

@@ -54,7 +54,7 @@ SELECT_RUNS = (
 SELECT_ENDED = "SELECT run_id, flow, updated_at FROM {schema}.runs WHERE status IN ('finished', 'cancelled', 'failed') ORDER BY id DESC"
 SELECT_RUN_IDS = "SELECT run_id FROM {schema}.runs ORDER BY id"
 FORGET_TAKEOVERS = "UPDATE {schema}.runs SET taken_at = NULL WHERE run_id = %s AND taken_at IS NOT NULL"
-"""Where a run is given back in order, it has not ended its process."""
+"""Where a run is given back in order, or its process has driven it for a while, it is not what ends processes."""
 SELECT_CHECKPOINTS = f"SELECT {_COLUMNS} FROM {_OF_RUN} AND c.seq BETWEEN %s AND %s ORDER BY c.seq"
 SELECT_DIGEST = f"SELECT c.digest FROM {_OF_RUN} AND c.seq = %s"
 SELECT_BASE = f"SELECT c.base FROM {_OF_RUN} AND c.seq = %s"

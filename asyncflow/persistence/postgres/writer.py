@@ -258,6 +258,8 @@ class Writer:
             except AsyncflowError as error:
                 verdicts[job] = error
                 continue
+            if isinstance(job, Confirm) and job.is_ours:
+                await connection.execute(sql(rows.FORGET_TAKEOVERS), (job.run_id,))
             if new is None:
                 await connection.execute(sql(rows.DELETE_CHECKPOINTS), (job.run_id,))
                 await connection.execute(sql(rows.DELETE_RUN), (job.run_id,))

@@ -60,7 +60,7 @@ SELECT_RUN_IDS = "SELECT run_id FROM runs ORDER BY id"
 OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, digest = ? WHERE run_id = ?"
 COUNT_TAKEOVER = "UPDATE runs SET takeovers = CASE WHEN taken_at = head THEN takeovers ELSE 0 END + 1, taken_at = head WHERE run_id = ?"
 FORGET_TAKEOVERS = "UPDATE runs SET taken_at = NULL WHERE run_id = ? AND taken_at IS NOT NULL"
-"""Where a run is given back in order, it has not ended its process."""
+"""Where a run is given back in order, or its process has driven it for a while, it is not what ends processes."""
 SELECT_CHECKPOINTS = (
     f"SELECT {_COLUMNS} FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) "
     "AND seq BETWEEN ? AND ? ORDER BY seq"

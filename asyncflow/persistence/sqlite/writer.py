@@ -235,6 +235,8 @@ class Writer:
             await self._delete(job, head)
         elif isinstance(job, Confirm):
             job.is_ours = (head.owner, head.epoch) == (self._owner, job.epoch)
+            if job.is_ours:
+                await self._connection.execute(rows.FORGET_TAKEOVERS, (head.run_id,))
         elif isinstance(job, Release) and head.epoch == job.epoch and head.owner == self._owner:
             await self._connection.execute(rows.FORGET_TAKEOVERS, (head.run_id,))
             await self._set_owner(head._replace(owner=None))
