@@ -95,7 +95,6 @@ class FlowRunner:
             lambda: self._flows.identities,
             self._taken_up,
             self._live,
-            self._look_after,
             max_takeovers,
         )
         self._group: TaskGroup | None = None
@@ -331,16 +330,6 @@ class FlowRunner:
             self._recovery.note(entry.run_id, entry.flow, error)
         self._places.release()
         return False
-
-    async def _look_after(self, gone: set[str]) -> None:
-        """Stop the runs here that another owner has ended, or deleted: methods would go on to their end, and only then be refused."""
-        for run_id in gone:
-            run = self._live.get(run_id)
-            stored = None if run is None else await self.persistence.load(run_id)
-            if run is None or not run.epoch:
-                continue
-            if stored is None or stored.epoch > run.epoch or stored.status == "cancelled":
-                run.lose()
 
     # ---- one run -----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -15,9 +16,12 @@ from ..events import Event
 from ..persistence.checkpoint import Checkpoint, Status
 from ..persistence.protocol import Catalog, CheckpointHistory, FlowPersistence, offers
 from . import refusals
+from .flag import Flag
 from .observe import told_by
 from .runs import is_driven_here
 from .tracebacks import from_here
+
+logger = logging.getLogger("asyncflow")
 
 __all__ = ["Live", "RunFailure", "RunHandle", "RunView", "Standing"]
 
@@ -27,32 +31,6 @@ LATE: Final = 1.0
 
 ENDED: Final = (MethodError, RunCancelledError)
 """What a run has come to, and is no refusal to begin it."""
-
-
-class Flag:
-    """Something that happens once. An `anyio.Event` takes 0.9 KB; here it is made by the first who waits, if there is one."""
-
-    __slots__ = ("_event", "_is_set")
-
-    def __init__(self) -> None:
-        self._is_set = False
-        self._event: anyio.Event | None = None
-
-    def is_set(self) -> bool:
-        return self._is_set
-
-    def set(self) -> None:
-        self._is_set = True
-        if self._event is not None:
-            self._event.set()
-            self._event = None
-
-    async def wait(self) -> None:
-        if self._is_set:
-            await anyio.lowlevel.checkpoint()  # as an event does
-            return
-        event = self._event = self._event or anyio.Event()
-        await event.wait()
 
 
 class Live:
@@ -66,6 +44,7 @@ class Live:
         "_waiting",
         "_waits",
         "again",
+        "awaited",
         "ended",
         "error",
         "flow",
@@ -100,6 +79,8 @@ class Live:
         """Why it did not begin."""
         self.error: BaseException | None = None
         self.result: Any = None
+        self.awaited = 0
+        """How many handles await its result."""
         self.inputs = inputs
         """None for a run that is taken up: it is stored, or it is not to be."""
         self._turns = turns
@@ -134,6 +115,7 @@ class Live:
                 self.result = await instance.start(self.run_id, self.inputs)
         except Exception as error:  # a flow's error is its own, and ends nothing else
             self.error = error
+            self._log_unless_awaited(error)
             if not self.known.is_set() and not isinstance(error, ENDED):
                 self.refusal = error
         except BaseException as error:  # the runner's end, or the flow's own doing, which ends nothing else either
@@ -152,6 +134,12 @@ class Live:
             self.ended.set()
             self._tell(None)
             self._gone(self)
+
+    def _log_unless_awaited(self, error: Exception) -> None:
+        """Tell the log of a failure that nobody is told of otherwise."""
+        if isinstance(error, MethodError) and not self.awaited:
+            name = self.flow._instance.setup.settings.name
+            logger.error("run %s of %s has failed, and nobody awaits its result", self.run_id, name, exc_info=error)
 
     async def _turn(self) -> None:
         """It is stored: let its starter know, and wait for a turn."""
@@ -323,7 +311,11 @@ class RunHandle:
         """
         live = self._live
         if live is not None:
-            await live.ended.wait()
+            live.awaited += 1
+            try:
+                await live.ended.wait()
+            finally:
+                live.awaited -= 1
             if live.error is None:
                 return live.result
             if isinstance(live.error, ENDED):

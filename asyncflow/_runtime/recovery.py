@@ -55,21 +55,18 @@ class Recovery:
         identities: Callable[[], Collection[str]],
         take_up: Callable[[RunEntry], Awaitable[bool]],
         live: Mapping[str, Live],
-        look_after: Callable[[set[str]], Awaitable[None]],
         max_takeovers: int | None,
     ) -> None:
         """What it asks, and whom it tells.
 
         `is_known`: whether a run is of a known flow, and not driven here; `identities`: what runs of known flows are stored under;
-        `take_up`: whether it was taken up; `live`: those
-        that are driven here; `look_after`: told which of them were stored, and are not running by the storage.
+        `take_up`: whether it was taken up; `live`: those that are driven here.
         """
         self._persistence = persistence
         self._is_known = is_known
         self._identities = identities
         self._take_up = take_up
         self._live = live
-        self._look_after = look_after
         self._max_takeovers = max_takeovers
         self._stopped: dict[str, tuple[float, float]] = {}
         """When each that stopped here is to be tried again, and how long that was put off."""
@@ -139,6 +136,16 @@ class Recovery:
             return free
         return self._chosen(free, [running[run_id] for run_id in self._live if run_id in running])
 
+    async def _look_after(self, gone: set[str]) -> None:
+        """Stop the runs here that another owner has ended, or deleted: methods would go on to their end, and only then be refused."""
+        for run_id in gone:
+            run = self._live.get(run_id)
+            stored = None if run is None else await self._persistence.load(run_id)
+            if run is None or not run.epoch:
+                continue
+            if stored is None or stored.epoch > run.epoch or stored.status == "cancelled":
+                run.lose()
+
     async def _forgive(self, at_work: list[RunEntry]) -> None:
         """Forget how often a run was taken over, once its process has lived for a while with it: it is not what ends processes.
 
@@ -184,9 +191,9 @@ class Recovery:
             self._given_up.add(entry.run_id)
             logger.error(
                 "run %s of %s is not taken up any more: since its last checkpoint it was taken over from %d dead processes, none of which "
-                "had lived for %d seconds with it, so it may be what ends them (max_takeovers=%s). It is interrupted, and no runner resumes "
-                "it. Look for the cause, such as memory that runs out; then continue it with %s.resume(%r), or cancel it. A larger "
-                "max_takeovers, or None, makes runners resume it again",
+                "had lived for %d seconds with it, so it may be what ends them (max_takeovers=%s). It is interrupted, and no "
+                "runner resumes it. Look for the cause, such as memory that runs out; then continue it with %s.resume(%r), or "
+                "cancel it. A larger max_takeovers, or None, makes runners resume it again",
                 entry.run_id,
                 entry.flow,
                 entry.takeovers,

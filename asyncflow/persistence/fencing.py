@@ -89,7 +89,8 @@ class Fence(Protocol):
     async def confirm(self, run_id: str, epoch: int) -> object:
         """Renew the lease and see, in the same transaction, that the run is still owned under this epoch; the stretch of that.
 
-        Its process lives: that it was taken over from dead ones counts no more. Raises `StaleCheckpoint` if it is not: another owner has it, or it has ended or was deleted.
+        Its process lives: that it was taken over from dead ones counts no more.
+        Raises `StaleCheckpoint` if it is not: another owner has it, or it has ended or was deleted.
         """
         ...
 

@@ -79,7 +79,7 @@ async def test_a_run_that_waits_is_taken_over_as_often_as_its_processes_die(monk
             taken_over_from_the_dead(times=9)
             async with FlowRunner(storage, flows=[Waiting], recover_every=0.001, grace=0, patience=0) as runner:
                 assert (await storage.runs())[0].takeovers == 9
-                await until(lambda: runner.running)  # noqa: B023 - at once
+                await until(lambda: runner.running)
                 with anyio.fail_after(60):
                     while (await storage.runs())[0].takeovers:  # noqa: ASYNC110 - nobody tells
                         await anyio.sleep(0.001)

@@ -1,0 +1,90 @@
+"""Many runs, as a script and a service have them: started again, failing unseen, stored in one place, and left in time."""
+
+import logging
+from typing import Any
+
+import anyio
+import pytest
+from owned import Steps, gate, ran, until
+
+from asyncflow import (
+    FlowRunner,
+    MethodError,
+    errors,
+)
+
+# ---- once ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.found("T16")
+@pytest.mark.clauses("E2")
+async def test_a_script_that_is_started_again_repeats_nothing(storage: Any) -> None:
+    results = []
+    for _ in range(2):  # the second time everything has finished
+        for n in range(3):
+            results.append(await Steps(persistence=storage).kickoff({"id": f"item {n}", "n": n}, once=True))
+
+    assert results == [2, 3, 4] * 2
+    assert len(ran) == 6
+
+
+@pytest.mark.found("T16")
+async def test_once_goes_on_with_what_was_interrupted_or_failed(storage: Any) -> None:
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await Steps(persistence=storage).kickoff({"id": "interrupted"}, once=True)
+    assert await Steps(persistence=storage).kickoff({"id": "interrupted"}, once=True) == 2
+
+    with pytest.raises(MethodError):
+        await Steps(persistence=storage).kickoff({"id": "failed", "fails": True}, once=True)
+    with pytest.raises(MethodError):
+        await Steps(persistence=storage).kickoff({"id": "failed", "fails": True}, once=True)
+    assert ran.count("failed first") == 1
+    assert ran.count("failed second") == 2
+
+
+@pytest.mark.found("T16")
+async def test_once_refuses_other_inputs_than_a_finished_run_began_with(storage: Any) -> None:
+    await Steps(persistence=storage).kickoff({"id": "x", "n": 1}, once=True)
+
+    with pytest.raises(errors.RunInputsError):
+        await Steps(persistence=storage).kickoff({"id": "x", "n": 2}, once=True)
+    assert await Steps(persistence=storage).kickoff({"id": "x"}, once=True) == 3
+
+
+@pytest.mark.found("T16")
+async def test_once_without_a_storage_is_once_for_the_instance() -> None:
+    flow = Steps()
+    assert [await flow.kickoff(once=True) for _ in range(2)] == [2, 2]
+    assert len(ran) == 2
+
+
+# ---- failures that nobody awaits -------------------------------------------------------------------------------------
+
+
+@pytest.mark.found("T3")
+@pytest.mark.parametrize("is_awaited", [True, False])
+async def test_a_failure_is_logged_with_its_traceback_unless_somebody_awaits_it(
+    storage: Any, caplog: pytest.LogCaptureFixture, is_awaited: bool
+) -> None:
+    opened = gate("g")
+    async with FlowRunner(storage, recover_every=None) as runner, anyio.create_task_group() as group:
+        handle = await runner.start(Steps, {"fails": True, "gate": "g"})
+
+        async def awaits() -> None:
+            with pytest.raises(MethodError):
+                await handle.result()
+
+        if is_awaited:
+            group.start_soon(awaits)
+        await until(lambda: ran)
+        opened.set()
+        await until(lambda: not runner.running)
+
+    told = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(told) == (0 if is_awaited else 1)
+    if told:
+        assert handle.run_id in told[0].getMessage()
+        assert told[0].exc_info is not None
+        assert isinstance(told[0].exc_info[1], MethodError)
+        assert "LookupError" in caplog.text
