@@ -139,6 +139,7 @@ OLDER = ("schema.sql", "leases.sql", "takeovers.sql")
 def of_0_1(statement: str, *values: Any) -> list[Any]:
     """A statement that 0.1 sends, over a connection of its own."""
     with closing(sqlite3.connect("runs.db")) as connection, connection:
+        connection.execute("PRAGMA trusted_schema = OFF")
         return connection.execute(statement, values).fetchall()
 
 
