@@ -339,7 +339,10 @@ class CheckpointWithdrawnError(StorageWriteError):
 
 
 class StorageBusyError(StorageError):
-    """Another process held the database's lock for longer than the busy timeout."""
+    """The database cannot serve at this moment; try again later.
+
+    Another process held its lock for longer than the busy timeout, or the system has no file handles or threads left.
+    """
 
 
 class StorageReadOnlyError(StorageError):

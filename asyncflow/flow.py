@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import threading
 from collections.abc import Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, cast
@@ -30,11 +28,11 @@ from ._runtime.tracebacks import run_shortened, shortened
 from .errors import FlowDefinitionError, MethodError, RunningLoopError
 from .merge import Merge
 from .persistence.checks import check_backend
+from .persistence.default import default_persistence
 from .persistence.protocol import FlowPersistence
-from .persistence.sqlite import SQLiteFlowPersistence
 from .state import StateType, parse_run_id, state_type_of
 
-__all__ = ["Flow", "check_backend", "default_persistence", "made_by", "run"]
+__all__ = ["Flow", "check_backend", "made_by", "run"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -392,19 +390,3 @@ def made_by(make: object) -> Flow[Any]:
         advice = f"; write {what}, not {what}(...)" if isinstance(make, Flow) else ""
         raise TypeError(f"a runner takes a flow class, or a function that makes a flow, and {what} is neither{advice}")
     return made
-
-
-class _Defaults(threading.local):
-    """The default storages of a thread, so that two event loops in two threads have one each."""
-
-    def __init__(self) -> None:
-        self.made: dict[tuple[str, str], SQLiteFlowPersistence] = {}
-
-
-_defaults = _Defaults()
-
-
-def default_persistence(durability: Durability = "full") -> FlowPersistence:
-    """SQLite at `$ASYNCFLOW_DB`, else `./asyncflow.db`."""
-    path = os.path.abspath(os.environ.get("ASYNCFLOW_DB") or "asyncflow.db")
-    return _defaults.made.setdefault((path, durability), SQLiteFlowPersistence(path, durability=durability))

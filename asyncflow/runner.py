@@ -27,8 +27,9 @@ from ._runtime.recovery import Recovery
 from ._runtime.runs import is_driven_here
 from ._runtime.viewed import Viewed
 from .errors import RunLockedError, RunnerClosedError
-from .flow import Flow, check_backend, default_persistence, made_by
+from .flow import Flow, check_backend, made_by
 from .persistence.checkpoint import Checkpoint
+from .persistence.default import default_persistence
 from .persistence.protocol import FlowPersistence, RunEntry
 from .state import StateType, one_run_id, parse_run_id
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import anyio
 
 from ..errors import RunLockedError
 from .checkpoint import Checkpoint
 
-__all__ = ["Acquire", "Append", "Confirm", "Delete", "Job", "Release", "Renew", "locked"]
+__all__ = ["Acquire", "Append", "Confirm", "Delete", "Ended", "Job", "Prune", "Release", "Renew", "locked"]
 
 
 class Job:
@@ -92,6 +93,39 @@ class Confirm(Job):
     def __init__(self, run_id: str, epoch: int) -> None:
         super().__init__(run_id)
         self.epoch = epoch
+
+
+class Ended(NamedTuple):
+    """A run that has ended, as it was listed."""
+
+    id: int
+    """Its place in the catalog."""
+    head: int
+    head_digest: bytes
+
+
+class Prune(Job):
+    """Forget those of the `listed` runs that ended `older_than` seconds ago, stand where they stood, and are driven by nobody.
+
+    Of each flow, the `keep_last` newest that have ended are kept; `kept` remembers them for the next batch. `may_forget`: see `Delete`.
+    Then `gone` were forgotten, and `looked_at` of the list were looked at.
+    """
+
+    def __init__(
+        self,
+        listed: Sequence[Ended],
+        older_than: float,
+        keep_last: int,
+        kept: dict[tuple[str, str], list[int]],
+        may_forget: Callable[[str], bool],
+    ) -> None:
+        super().__init__(" prune")  # no id of a run: those begin with no space
+        self.listed = listed
+        self.older_than = older_than
+        self.keep_last = keep_last
+        self.kept = kept
+        self.may_forget = may_forget
+        self.gone = self.looked_at = 0
 
 
 class Renew(Job):

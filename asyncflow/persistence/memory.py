@@ -44,7 +44,7 @@ class MemoryFlowPersistence:
         self._runs = 0
 
     def __repr__(self) -> str:
-        return f"<MemoryFlowPersistence: {len(self._rows)} runs>"
+        return f"<MemoryFlowPersistence, runs: {len(self._rows)}>"
 
     async def save(self, checkpoint: Checkpoint) -> None:
         """Store a complete checkpoint after its predecessor."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import StorageWriteError
 from .head import Head
-from .jobs import Acquire, Append, Delete, Job, Release
+from .jobs import Acquire, Append, Delete, Job, Prune, Release
 
 __all__ = ["not_written", "shows"]
 
@@ -20,6 +20,13 @@ def shows(head: Head | None, job: Job, owner: str) -> bool:
 
 def not_written(error: Exception, job: Job, outcome: str, *, where: object, cure: str) -> StorageWriteError:
     """The error for a job that was "not saved", or of which the outcome is "unknown"."""
+    if isinstance(job, Prune):
+        told = StorageWriteError(
+            f"writing {where} failed ({error}): a batch of the runs that were to be forgotten may still be there. Prune again {cure}",
+            outcome=outcome,
+        )
+        told.__cause__ = error
+        return told
     seq = job.checkpoint.seq if isinstance(job, Append) else None
     what = f"run {job.run_id}" if seq is None else f"checkpoint {seq} of run {job.run_id}"
     is_known = outcome == "not saved"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from .._waiting import current_loop, is_closed
 from ..errors import (
     CheckpointCorruptError,
     PersistenceLoopError,
-    RunLockedError,
     RunNotFoundError,
     StorageCorruptError,
     StorageError,
@@ -22,9 +19,11 @@ from ..errors import (
 from .checkpoint import Checkpoint, Status, fold, verified
 from .commits import Commits
 from .fencing import Fence
+from .handles import no_handles_left
 from .home import Home
-from .jobs import Acquire, Append, Delete, Release
+from .jobs import Acquire, Append, Delete, Ended, Release
 from .protocol import RunEntry, check_retention
+from .pruning import forget
 from .shared import Shared
 
 __all__ = ["Opened", "QueuedPersistence", "Reads", "Unreleased", "checked_key", "checked_lease"]
@@ -57,8 +56,8 @@ class Reads(Protocol):
         """
         ...
 
-    async def ended(self) -> list[tuple[str, str, float]]:
-        """Run id, flow and time of every run that has ended, the newest first."""
+    async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:
+        """Runs that ended so many seconds ago, by the clock of the database, after a place in the catalog, in its order."""
         ...
 
     async def run_ids(self) -> list[str]:
@@ -94,6 +93,10 @@ class Opened(Protocol):
 
     def may_forget(self, owner: str) -> bool:
         """Whether the runs of an owner may be deleted, whatever its lease says."""
+        ...
+
+    def rest(self) -> float:
+        """What is left to other processes between two large transactions, as a part of the time that one takes."""
         ...
 
     def is_driving(self, owner: str, left: float | None) -> bool:
@@ -146,7 +149,7 @@ class QueuedPersistence(ABC, Generic[T]):
     """All capabilities, over what `_opened` opens, once for each event loop that uses it. Making one does no I/O."""
 
     def __init__(self) -> None:
-        self._shared: Shared[T] = Shared(self, self._opened, _closed, lambda opened: opened.abandon(), self._waits)
+        self._shared: Shared[T] = Shared(self, self._open, _closed, lambda opened: opened.abandon(), self._waits)
         self._entered: dict[object, list[AbstractAsyncContextManager[object]]] = {}
 
     @property
@@ -161,6 +164,14 @@ class QueuedPersistence(ABC, Generic[T]):
     def _waits(self) -> float:
         """For how many seconds an opening is tried again while the storage is away."""
         return 0.0
+
+    async def _open(self) -> T:
+        try:
+            return await self._opened()
+        except (OSError, RuntimeError) as error:
+            if told := no_handles_left(error, self._where):
+                raise told from error
+            raise
 
     # ---- open and close ----------------------------------------------------------------------------------------
 
@@ -262,17 +273,14 @@ class QueuedPersistence(ABC, Generic[T]):
             return job.is_done
 
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
-        """Forget runs that ended so long ago. See `Retention`."""
+        """Forget runs that ended so long ago, in batches that others can get between. See `Retention`.
+
+        Cancelled, it keeps what was done until then. How many runs are gone is logged at INFO, logger `asyncflow`, every 5 seconds
+        and at the end. The file, or the table, does not become smaller: its space is used again.
+        """
         check_retention(older_than, keep_last)
-        kept: Counter[str] = Counter()
-        gone = 0
         async with self._shared.use() as opened:
-            for run_id, flow, at in await opened.home.run(opened.reader.ended):
-                kept[flow] += 1
-                if kept[flow] > keep_last and at < time.time() - older_than:
-                    with suppress(RunLockedError):  # it is taken up at this moment
-                        gone += await self.delete(run_id)
-        return gone
+            return await forget(opened, self._where, older_than, keep_last)
 
     async def verify(self, run_id: str | None = None) -> list[StorageError]:
         """What is wrong with a run, or with the whole database: empty, if nothing is. Nothing is changed.

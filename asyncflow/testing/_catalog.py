@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import anyio
+import anyio.lowlevel
+
 from ..errors import RunLockedError
 from ..persistence.protocol import (
     Catalog,
@@ -228,6 +231,41 @@ class Forgotten(Promises):
                 assert (await persistence.load(name) is not None) == is_kept, (
                     f"`prune` must {'keep' if is_kept else 'forget'} the run that is {name!r}"
                 )
+
+    @in_time
+    async def test_a_run_that_goes_on_while_others_are_pruned_is_kept(self, persistence: FlowPersistence) -> None:
+        """Runs that have failed are resumed, and end, while `prune` is at work: what was listed a moment ago decides nothing."""
+        forgets, owners = needed(persistence, Retention), needed(persistence, Ownership)
+        chains = [Chain(f"run {n}") for n in range(60)]
+        went_on: list[Chain] = []
+
+        async def go_on() -> None:
+            for chain in reversed(chains):  # a list is worked off from one of its ends
+                for each in (chain, chains[len(went_on)]):
+                    epoch = await owners.acquire(each.run_id) if each not in went_on else 0
+                    if epoch:
+                        each.epoch = epoch
+                        await store(persistence, each.add(status="finished", at=time.time()))
+                        went_on.append(each)
+
+        async with session(persistence):
+            for chain in chains:
+                await store(persistence, chain.add(status="failed"))
+                await owners.release(chain.run_id, 1)
+            async with anyio.create_task_group() as group:
+                group.start_soon(go_on)
+                await anyio.lowlevel.checkpoint()
+                gone = await forgets.prune(older_than=3600.0)
+            for chain in went_on:
+                found = await persistence.load(chain.run_id)
+                assert (found and found.seq) == 1, (
+                    f"`prune` must keep {chain.run_id}, which was resumed and has ended just now: each deletion decides anew, in the "
+                    "transaction that deletes"
+                )
+            left = sum([await persistence.load(chain.run_id) is not None for chain in chains])
+        assert gone == len(chains) - left, (
+            f"`prune` must tell how many runs it has forgotten, {len(chains) - left}, not {gone}"
+        )
 
     @in_time
     async def test_the_newest_of_each_flow_are_kept(self, persistence: FlowPersistence) -> None:

@@ -222,7 +222,9 @@ REFUSED = {
     "a link to another program's": Case(linked("other.db", told(TABLE, path="other.db")), Foreign, ANOTHER),
     "a parent that is a file": Case(written(b"", "file"), NotFound, "is no folder", "file/runs.db"),
     "a parent that is a link to nothing": Case(linked("nowhere"), NotFound, "is no folder", PATH + "/runs.db"),
-    "a folder that cannot be made": Case(NOTHING, ReadOnly, "choose a folder that can be written", "/proc/no/runs.db"),
+    "a folder in which nothing can be made": Case(NOTHING, NotFound, "there is no folder", "/proc/no/runs.db"),
+    "a folder that is not there": Case(NOTHING, NotFound, "there is no folder", "a/b/runs.db"),
+    "a mistyped folder": Case(lambda: os.mkdir("data"), NotFound, "Make it, or correct the path", "dtaa/runs.db"),
     "one byte": Case(written(b"S"), NoDatabase, ANOTHER),
     "a text": Case(written(b"hello"), NoDatabase, ANOTHER),
     "garbage": Case(written(b"not a database, but long enough " * 500), NoDatabase, ANOTHER),
@@ -278,13 +280,14 @@ NAMES = (
         "a b.db",
         "\N{SNOWMAN}.db",
         "a?b#c%20d.db",
-        "file:x?mode=ro",
-        "file::memory:",
+        "./file:x?mode=ro",
+        "./file::memory:",
+        "./~",
         ":memory:.db",
         "./:memory:",
         "%00",
     ),
-    *("~", "-x", "a\nb", "x" * 247, "a/b/c/runs.db", os.fsdecode(b"\xff.db")),
+    *("-x", "a\nb", "x" * 247, os.fsdecode(b"\xff.db")),
 )
 """Where there is nothing yet; each is the plain name of a file."""
 

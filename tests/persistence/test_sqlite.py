@@ -17,6 +17,7 @@ import anyio.abc
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from here import Here
 from loops import on_asyncio
 
 import asyncflow
@@ -36,7 +37,7 @@ class Work(FlowState):
 
 class Steps(Flow[Work]):
     name = "Steps"
-    persistence = SQLiteFlowPersistence(PATH)
+    persistence = Here(PATH)
 
     @start()
     async def first(self) -> str:
@@ -155,13 +156,6 @@ async def test_the_durability_of_the_default_storage_is_the_flows(seen: Seen) ->
 def test_an_unknown_durability_is_refused() -> None:
     with pytest.raises(ValueError, match="durability"):
         SQLiteFlowPersistence(PATH, durability="maybe")
-
-
-async def test_missing_folders_are_made() -> None:
-    flow = Steps(persistence=SQLiteFlowPersistence("a/b/c/runs.db"))
-    await flow.kickoff()
-
-    assert os.listdir("a/b/c") == ["runs.db"]
 
 
 async def test_an_empty_file_becomes_a_database() -> None:
@@ -454,7 +448,7 @@ async def test_each_checkpoint_follows_its_predecessor() -> None:
 class Long(Flow[Work]):
     """Four hundred steps, with a state of which little changes in each."""
 
-    persistence = SQLiteFlowPersistence(PATH)
+    persistence = Here(PATH)
 
     @start()
     async def begin(self) -> None:
@@ -839,7 +833,7 @@ anyio.run(Steps().kickoff, {"id": "held"})
 
 class Held(Flow[dict]):
     name = "Steps"
-    persistence = SQLiteFlowPersistence(PATH)
+    persistence = Here(PATH)
 
     @start()
     async def first(self) -> str:

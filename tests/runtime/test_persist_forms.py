@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+from here import Here
 
 import asyncflow
 from asyncflow import (
@@ -302,6 +303,7 @@ async def test_the_default_is_read_from_the_environment_at_the_first_kickoff(mon
     class Bare(One): ...
 
     flow = Bare()
+    os.mkdir("elsewhere")
     monkeypatch.setenv("ASYNCFLOW_DB", "elsewhere/runs.db")
     await flow.kickoff()
 
@@ -495,7 +497,7 @@ async def test_concurrent_kickoffs_share_one_opening() -> None:
     assert os.listdir() == ["runs.db"]
 
 
-@pytest.mark.parametrize("backend", [None, SQLiteFlowPersistence("runs.db")], ids=["default", "named"])
+@pytest.mark.parametrize("backend", [None, Here("runs.db")], ids=["default", "named"])
 def test_two_event_loops_one_after_the_other_share_a_persistence(backend: Any, anyio_backend: Any) -> None:
     @persist(backend)
     class Bare(One): ...

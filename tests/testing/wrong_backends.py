@@ -6,7 +6,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -919,6 +919,37 @@ class PrunesByTheBeginning(Prunes):
 class KeepsWhatHasFailed(Prunes):
     def has_ended(self, entry: RunEntry, before: float) -> bool:
         return entry.status in ("finished", "cancelled") and entry.updated_at < before
+
+
+@caught_by("a_run_that_goes_on_while_others_are_pruned_is_kept")
+class ListsFirstAndDeletesLater(Right):
+    """Each deletion asks only whether somebody drives the run: it may have been resumed, and have ended, since it was listed."""
+
+    async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
+        before = time.time() - older_than
+        found = await self.runs(limit=10**6)
+        gone = 0
+        for entry in found:
+            if entry.status != "running" and entry.updated_at < before:
+                await anyio.lowlevel.checkpoint()
+                with suppress(errors.RunLockedError):
+                    gone += await self.delete(entry.run_id)
+        return gone
+
+
+@caught_by("a_run_that_goes_on_while_others_are_pruned_is_kept")
+class DeletesTheOldestFirstByAnOldList(Right):
+    """The same from the other end of the list."""
+
+    async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
+        before = time.time() - older_than
+        found = [e for e in await self.runs(limit=10**6) if e.status != "running" and e.updated_at < before]
+        gone = 0
+        for entry in reversed(found):
+            await anyio.lowlevel.checkpoint()
+            if entry.run_id not in self._driven:
+                gone += await self.delete(entry.run_id)
+        return gone
 
 
 @caught_by("a_run_that_is_driven_is_not_forgotten")

@@ -27,12 +27,13 @@ from ...errors import (
     StorageVersionError,
     StorageWriteError,
 )
+from ..handles import no_handles_left
 
 __all__ = ["BUSY_SECONDS", "Connection", "Target", "explain", "explained", "is_alive", "is_lost", "is_settled"]
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
-MIGRATIONS: Final = ("schema.sql", "takeovers.sql", "formats.sql")
+MIGRATIONS: Final = ("schema.sql", "takeovers.sql", "formats.sql", "retention.sql")
 """One file for each version, in order."""
 
 _NAMED: Final = 3
@@ -259,6 +260,8 @@ _NOT_IN_TIME = "query_wait_timeout"
 def _unreachable(error: Exception, target: Target) -> AsyncflowError:
     """Why there is no connection. libpq says so in words alone."""
     said = _last_line(error)
+    if told := no_handles_left(error, target):
+        return told
     if any(part in said for part in _BUSY):
         return StorageBusyError(f"{target} takes no connections now ({said}); nothing was saved. Try again")
     if any(part in said for part in _REFUSED):

@@ -74,8 +74,8 @@ BEGIN
   IF lease IS NOT NULL THEN
     INSERT INTO {schema}.owners VALUES (keeper, clock_timestamp() + make_interval(secs => lease))
       ON CONFLICT (owner) DO UPDATE SET expires = EXCLUDED.expires;
-    DELETE FROM {schema}.owners WHERE owner IN (
-      SELECT owner FROM {schema}.owners WHERE expires < clock_timestamp() - INTERVAL '1 day' FOR UPDATE SKIP LOCKED);
+    DELETE FROM {schema}.owners WHERE owner IN (  -- a lease that has run out says no more than one that is not there
+      SELECT owner FROM {schema}.owners WHERE expires < clock_timestamp() - INTERVAL '1 minute' FOR UPDATE SKIP LOCKED);
   END IF;
 END $$;
 

@@ -59,6 +59,9 @@ class _Open:
     def may_forget(self, owner: str) -> bool:
         return False
 
+    def rest(self) -> float:
+        return 0.0  # others wait for their own rows alone
+
     def is_driving(self, owner: str, left: float | None) -> bool:
         return left is not None and left > 0
 

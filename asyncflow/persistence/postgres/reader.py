@@ -12,8 +12,10 @@ import psycopg
 from ...errors import StorageUnreachableError
 from ..checkpoint import Checkpoint, Status
 from ..head import Head, checkpoint_of
+from ..jobs import Ended
 from . import rows
 from .database import Connection, Target, explained, is_alive, is_lost, is_settled, rows_of
+from .pruning import SELECT_ENDED
 from .writer import Writer
 
 __all__ = ["Reader"]
@@ -79,9 +81,9 @@ class Reader:
             chosen, bound = f"{chosen} AND {rows.FLOW} = ANY(%s::text[])", (*bound, known)
         return await self._found(rows.SELECT_RUNS.replace("{chosen}", chosen), (*bound, limit))
 
-    async def ended(self) -> list[tuple[str, str, float]]:
+    async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:
         """See `queued.Reads`."""
-        return [(run_id, flow, at) for run_id, flow, at in await self._found(rows.SELECT_ENDED)]
+        return [Ended._make(row) for row in await self._found(SELECT_ENDED, (after, older_than, limit))]
 
     async def run_ids(self) -> list[str]:
         """See `queued.Reads`."""

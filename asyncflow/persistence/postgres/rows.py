@@ -8,7 +8,7 @@ from ..head import Head
 _NAMES = ["pass_number" if name == "number" else name for name in Checkpoint._fields[2:] if name != "identity"]
 _COLUMNS = ", ".join(f"c.{name}" for name in _NAMES)
 _OF_RUN = "{schema}.checkpoints c JOIN {schema}.runs r ON r.id = c.run WHERE r.run_id = %s"
-_HEAD = ", ".join([*("pass_number" if name == "number" else name for name in Head._fields), "digest"])
+HEAD = ", ".join([*("pass_number" if name == "number" else name for name in Head._fields), "digest"])
 FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
 """What a run is found by (`Checkpoint.known_by`), as the index `running_by_flow` has it."""
 _LEFT = "extract(epoch FROM expires - clock_timestamp())::DOUBLE PRECISION"
@@ -33,8 +33,8 @@ FENCE = "SELECT {schema}.fence(%s::bigint)"
 AWAIT_END = "SELECT set_config('lock_timeout', %s::text, true), pg_advisory_xact_lock(%s::bigint)"
 """See lost.py."""
 
-SELECT_HEAD = f"SELECT {_HEAD} FROM {{schema}}.runs WHERE run_id = %s"
-LOCK_HEADS = f"SELECT {_HEAD} FROM {{schema}}.runs WHERE run_id = ANY(%s::text[]) ORDER BY run_id FOR UPDATE"
+SELECT_HEAD = f"SELECT {HEAD} FROM {{schema}}.runs WHERE run_id = %s"
+LOCK_HEADS = f"SELECT {HEAD} FROM {{schema}}.runs WHERE run_id = ANY(%s::text[]) ORDER BY run_id FOR UPDATE"
 """In an order that all keep to, so that no two wait for each other."""
 SELECT_LEASES = f"SELECT owner, {_LEFT} FROM {{schema}}.owners WHERE owner = ANY(%s::text[])"
 LEAVE = "DELETE FROM {schema}.owners WHERE owner = %s"
@@ -51,7 +51,6 @@ SELECT_RUNS = (
     "FROM {schema}.runs LEFT JOIN {schema}.owners ON owners.owner = runs.owner "
     "WHERE id < %s AND (%s::text IS NULL OR flow = %s::text) AND {chosen} ORDER BY id DESC LIMIT %s"
 )
-SELECT_ENDED = "SELECT run_id, flow, updated_at FROM {schema}.runs WHERE status IN ('finished', 'cancelled', 'failed') ORDER BY id DESC"
 SELECT_RUN_IDS = "SELECT run_id FROM {schema}.runs ORDER BY id"
 FORGET_TAKEOVERS = "UPDATE {schema}.runs SET taken_at = NULL WHERE run_id = %s AND taken_at IS NOT NULL"
 """Where a run is given back in order, or its process has driven it for a while, it is not what ends processes."""

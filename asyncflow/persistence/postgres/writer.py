@@ -17,12 +17,13 @@ from ...errors import (
 )
 from ..fencing import Lease, now
 from ..head import Head, values_of
-from ..jobs import Acquire, Append, Confirm, Delete, Job, Release, locked
+from ..jobs import Acquire, Append, Confirm, Delete, Job, Prune, Release, locked
 from ..outcomes import not_written, shows
 from ..shared import AWAY, PAUSE
 from . import rows
 from .database import BUSY_SECONDS, Connection, Target, explain, is_alive, is_lost, is_settled, rows_of
 from .lost import IDLE_SECONDS, fence, new_session
+from .pruning import PostgresBatch
 
 __all__ = ["Writer"]
 
@@ -163,8 +164,12 @@ class Writer:
         if owning or connection.isolation_level is not None:
             async with connection.transaction():
                 await rows_of(connection, self._target.sql(rows.BEGIN), (*begin, str(int(IDLE_SECONDS * 1000))))
-                if owning:
-                    await self._own(connection, owning, verdicts)
+                deciding = [job for job in owning if not isinstance(job, Prune)]
+                if deciding:
+                    await self._own(connection, deciding, verdicts)
+                for job in owning:
+                    if isinstance(job, Prune):
+                        await PostgresBatch(job, self._key, connection, self._target).run()
                 await self._store(connection, begin, appends, verdicts)
         else:
             await self._store(connection, begin, appends, verdicts)

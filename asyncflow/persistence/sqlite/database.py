@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from importlib import resources
 from pathlib import Path
@@ -16,9 +18,7 @@ import anyio.to_thread
 
 from ..._version import VERSION
 from ...errors import (
-    AsyncflowError,
     ForeignDatabaseError,
-    StorageBusyError,
     StorageCorruptError,
     StorageError,
     StorageNotADatabaseError,
@@ -26,20 +26,28 @@ from ...errors import (
     StorageReadOnlyError,
     StorageVersionError,
 )
-from .disk import has_content, make_folders, sync_folders, write_again
+from ..handles import no_handles_left
+from .disk import has_content, sync_folders, write_again
+from .explain import explain, primary_code
 
 __all__ = [
+    "BUSY_SECONDS",
+    "PAUSE",
     "as_daemon",
     "check_identity",
     "close_database",
     "connected",
-    "explain",
     "explained",
     "open_database",
-    "primary_code",
     "reading",
     "stop",
+    "waited_since",
 ]
+
+_driver = logging.getLogger("aiosqlite")
+if _driver.level == logging.NOTSET:
+    # at DEBUG it logs every statement with its values: states, inputs and results. Whoever wants that says so, to that logger
+    _driver.setLevel(logging.INFO)
 
 APPLICATION_ID: Final = 0x61666C77
 """'aflw': tells our databases from other programs'."""
@@ -51,6 +59,10 @@ _NAMED: Final = 4
 """The first version of the schema that says which asyncflow has made it."""
 
 BUSY_SECONDS: Final = 5.0
+"""How long a lock of another process is waited for."""
+
+PAUSE: Final = 0.02
+"""Seconds between two tries to open a database that others open, too."""
 
 LONGEST_PATH: Final = 504
 LONGEST_NAME: Final = 247
@@ -72,20 +84,23 @@ _SETTINGS: Final = (
 
 
 def prepare(path: Path) -> list[Path]:
-    """Make the folder, and the file with mode 0600, where they are missing. Raises the typed error if that fails.
+    """Make the file with mode 0600, where it is missing. Its folder has to be there. Raises the typed error if that fails.
 
     Returns the folders of which the names are to be made durable: SQLite does so beside its log only, and with its first commit.
     """
     try:
         _refuse_what_is_no_file(path)
-        folders = make_folders(path.parent)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        return folders if has_content(path) else [path.parent, *folders]
-    except (NotADirectoryError, FileExistsError) as error:
+        return [] if has_content(path) else [path.parent]
+    except FileNotFoundError as error:
+        raise StorageNotFoundError(
+            f"{path} cannot be made: there is no folder {path.parent}. Make it, or correct the path. Nothing was written"
+        ) from error
+    except NotADirectoryError as error:
         raise StorageNotFoundError(f"{path} cannot be: a part of it is no folder. Nothing was written") from error
     except OSError as error:
-        raise StorageReadOnlyError(
+        raise no_handles_left(error, path) or StorageReadOnlyError(
             f"{path} cannot be made ({error.strerror}); choose a folder that can be written. Nothing was written"
         ) from error
 
@@ -115,8 +130,9 @@ def _refuse_what_is_no_file(path: Path) -> None:
 async def open_database(path: Path, synchronous: str, after_error: bool) -> aiosqlite.Connection:
     """The one writing connection: checked, migrated, in WAL mode. After an error of the disk, what it finds is on the disk.
 
-    Raises `ForeignDatabaseError`, `StorageVersionError`, `StorageNotADatabaseError` and their kin; the file is then
-    as it was.
+    Where others open a fresh file at the same time, SQLite may refuse at once instead of waiting: then it is tried again, within
+    the time that any lock is waited for. Raises `ForeignDatabaseError`, `StorageVersionError`, `StorageNotADatabaseError` and
+    their kin; the file is then as it was.
     """
     folders = prepare(path)
     if folders:
@@ -125,28 +141,39 @@ async def open_database(path: Path, synchronous: str, after_error: bool) -> aios
         raise StorageReadOnlyError(
             f"{path} cannot be written; change its permissions, or name another. Nothing was written"
         )
+    until = time.monotonic() + BUSY_SECONDS
+    with explained(path):
+        while True:
+            try:
+                return await _opened(path, synchronous, after_error)
+            except sqlite3.OperationalError as error:
+                if primary_code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() >= until:
+                    raise
+            await anyio.sleep(PAUSE)
+
+
+async def _opened(path: Path, synchronous: str, after_error: bool) -> aiosqlite.Connection:
     connection = aiosqlite.connect(path, isolation_level="IMMEDIATE", timeout=BUSY_SECONDS)
     as_daemon(connection)
     log = _beside(path, "-wal")
-    with explained(path):
-        async with _looked_at(path, log), contextlib.AsyncExitStack() as undo:
-            await connected(connection)
-            undo.push_async_callback(connection.close)
-            await check_identity(connection, path)
-            ((mode,),) = await connection.execute_fetchall("PRAGMA journal_mode = WAL")
-            if mode != "wal":  # SQLite says so instead of raising; without the log, synchronous = FULL is not enough
-                raise StorageError(
-                    f"{path} cannot be switched to a write-ahead log (it is in mode {mode!r}); nothing was saved"
-                )
-            for setting in (*_SETTINGS, f"PRAGMA synchronous = {synchronous}"):
-                await connection.execute(setting)
-            if after_error:
-                await _settle_log(connection, log)
-            elif has_content(log):
-                await _settle_old_log(connection, log)
-            await _migrate(connection)
-            await _check_schema(connection, path)
-            undo.pop_all()
+    async with _looked_at(path, log), contextlib.AsyncExitStack() as undo:
+        await connected(connection)
+        undo.push_async_callback(connection.close)
+        await check_identity(connection, path)
+        ((mode,),) = await connection.execute_fetchall("PRAGMA journal_mode = WAL")
+        if mode != "wal":  # SQLite says so instead of raising; without the log, synchronous = FULL is not enough
+            raise StorageError(
+                f"{path} cannot be switched to a write-ahead log (it is in mode {mode!r}); nothing was saved"
+            )
+        for setting in (*_SETTINGS, f"PRAGMA synchronous = {synchronous}"):
+            await connection.execute(setting)
+        if after_error:
+            await _settle_log(connection, log)
+        elif has_content(log):
+            await _settle_old_log(connection, log)
+        await _migrate(connection)
+        await _check_schema(connection, path)
+        undo.pop_all()
     return connection
 
 
@@ -340,42 +367,14 @@ def stop(connection: aiosqlite.Connection | None) -> None:
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours."""
+    began = time.monotonic()
     try:
         yield
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise explain(error, path) from error
+        raise explain(error, path, waited_since(began)) from error
 
 
-def primary_code(error: Exception) -> int:
-    """SQLite's primary result code of an error; 0 where it has none."""
-    return int(getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-
-
-def explain(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> AsyncflowError:
-    """What an error of SQLite means to a user, and what to do. A message that quotes damaged text cannot be decoded."""
-    match sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else primary_code(error):
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return StorageBusyError(
-                f"{path} was locked by another process for {BUSY_SECONDS:g} seconds; nothing was saved. Try again, and "
-                "look for a program that keeps it open in a transaction"
-            )
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
-            return StorageReadOnlyError(
-                f"{path} or its folder cannot be written; nothing was saved. Change its permissions"
-            )
-        case sqlite3.SQLITE_CANTOPEN:
-            return StorageNotFoundError(
-                f"{path} cannot be opened; nothing was saved. Check that its folder can be written"
-            )
-        case sqlite3.SQLITE_NOTADB:
-            return StorageNotADatabaseError(f"{path} is not a SQLite database; name another file. It was not touched")
-        case sqlite3.SQLITE_CORRUPT:
-            return StorageCorruptError(
-                f"{path} is damaged ({error}); restore it from a backup. The file is kept as it is"
-            )
-        case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
-            return StorageError(
-                f"{path} cannot be used ({error}); nothing was saved. Try again once there is space and the disk is well"
-            )
-        case _:
-            return StorageError(f"{path}: SQLite says: {error}. Nothing was saved")
+def waited_since(began: float) -> float:
+    """The seconds that a lock was waited for: those that SQLite was told to wait, where it did."""
+    waited = time.monotonic() - began
+    return BUSY_SECONDS if BUSY_SECONDS <= waited < 1.5 * BUSY_SECONDS else waited

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import StorageError
+from ..handles import no_handles_left
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # `os.fsync` flushes the drive's cache there
 
-__all__ = ["has_content", "make_folders", "sync_folders", "write_again"]
+__all__ = ["has_content", "sync_folders", "write_again"]
 
 CHUNK: Final = 1 << 20
 """Bytes that are read and written at once."""
@@ -44,7 +45,7 @@ def write_again(log: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StorageError(
+        raise no_handles_left(error, log) or StorageError(
             f"{log} cannot be written ({error.strerror}), and may not be on the disk as it reads; nothing was saved. Try again "
             "once there is space and the disk is well"
         ) from error
@@ -57,13 +58,6 @@ def has_content(file: Path) -> bool:
     return False
 
 
-def make_folders(folder: Path) -> list[Path]:
-    """Make a folder where it is missing, and its parents; those that hold something new."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()] if not folder.is_dir() else []
-    folder.mkdir(parents=True, exist_ok=True)
-    return [path.parent for path in made]
-
-
 def sync_folders(folders: list[Path]) -> None:
     """Let the names in folders be durable, where that can be done: not on Windows, nor in each file system. Raises `StorageError`."""
     for folder in folders if fcntl is not None else ():
@@ -71,6 +65,8 @@ def sync_folders(folders: list[Path]) -> None:
             with _opened(folder, os.O_RDONLY) as file:
                 _sync(file)
         except OSError as error:
+            if told := no_handles_left(error, folder):
+                raise told from error
             if error.errno == errno.EIO:
                 raise StorageError(f"{folder} cannot be synced ({error.strerror}); nothing was saved") from error
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,9 +17,12 @@ import anyio
 from ...errors import StorageCorruptError, StorageError
 from ..checkpoint import Checkpoint, Status
 from ..head import Head, checkpoint_of
+from ..jobs import Ended
 from . import rows
-from .database import check_identity, connected, explained, primary_code, reading, stop
+from .database import check_identity, connected, explained, reading, stop
+from .explain import primary_code
 from .place import Place
+from .pruning import SELECT_ENDED
 
 __all__ = ["Reader"]
 
@@ -95,8 +100,8 @@ class Reader:
         """The connection, while nobody else uses it: not within another's older snapshot."""
         # made here: this, and not the callers' loop, is where it is used
         turn = self._turn = self._turn or anyio.Lock(fast_acquire=True)
-        with explained(self._path):
-            async with turn:
+        async with turn:
+            with explained(self._path):
                 self._connection = self._connection or await self._opened()
                 self._place.check()
                 try:
@@ -107,6 +112,12 @@ class Reader:
                     ):  # a newer asyncflow may have upgraded it since it was opened
                         await check_identity(self._connection, self._path)
                     raise
+
+    async def hold(self) -> None:
+        """Be one who has the database open, whatever can be read of it."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection = self._connection or await self._opened()
+            await self._connection.execute_fetchall("SELECT count(*) FROM sqlite_schema")
 
     async def close(self) -> None:
         """Close the connection."""
@@ -143,10 +154,11 @@ class Reader:
         sql = rows.SELECT_RUNS.format(chosen=chosen)
         return list(map(tuple, await self._in_snapshot(lambda c: c.execute_fetchall(sql, bound))))
 
-    async def ended(self) -> list[tuple[str, str, float]]:
-        """Run id, flow and time of every run that has ended, the newest first."""
-        found = await self._in_snapshot(lambda connection: connection.execute_fetchall(rows.SELECT_ENDED))
-        return [(run_id, flow, at) for run_id, flow, at in found]
+    async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:
+        """See `queued.Reads`."""
+        bound = (after, time.time() - older_than, limit)  # the file's host is this one
+        found = await self._in_snapshot(lambda connection: connection.execute_fetchall(SELECT_ENDED, bound))
+        return [Ended._make(row) for row in found]
 
     async def _select(
         self, connection: aiosqlite.Connection, run_id: str, seq: int | None, after: int | None

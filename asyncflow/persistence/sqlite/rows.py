@@ -30,18 +30,24 @@ COMMIT_ONE = f"WITH here AS (SELECT 1) {COMMIT}"
 CHANGES = 2
 """Rows that storing one checkpoint changes: its own, and its run's."""
 
-SELECT_HEAD = f"SELECT {', '.join(_HEAD)} FROM runs WHERE run_id = ?"
+HEAD = ", ".join(_HEAD)
+"""What `Head.read` takes."""
+
+NOW = "(julianday('now') - 2440587.5) * 86400.0"
+"""Seconds since the epoch, by the clock of the database's host."""
+
+SELECT_HEAD = f"SELECT {HEAD} FROM runs WHERE run_id = ?"
 SELECT_NEWEST = (
     "SELECT "
     + ", ".join([*(f"r.{name}" for name in _HEAD), *(f"c.{name}" for name in _NAMES)])
     + " FROM runs r LEFT JOIN checkpoints c ON c.run = r.id AND c.seq >= r.base WHERE r.run_id = ? ORDER BY c.seq"
 )
 """A run's head and, beside it, its rows from the last complete one on: one statement is one snapshot, and one hop."""
-SELECT_LEASE = "SELECT expires - (julianday('now') - 2440587.5) * 86400.0 FROM owners WHERE owner = ?"
+SELECT_LEASE = f"SELECT expires - {NOW} FROM owners WHERE owner = ?"
 """Seconds that are left of an owner's lease."""
-RENEW = "REPLACE INTO owners VALUES (?, (julianday('now') - 2440587.5) * 86400.0 + ?)"
+RENEW = f"REPLACE INTO owners VALUES (?, {NOW} + ?)"
 EXPEL = (
-    "DELETE FROM owners WHERE expires < (julianday('now') - 2440587.5) * 86400.0 - 86400.0 "
+    f"DELETE FROM owners WHERE expires < {NOW} - 86400.0 "
     "AND NOT EXISTS (SELECT 1 FROM runs WHERE status = 'running' AND runs.owner = owners.owner)"
 )
 """Clear old leases away. One that has run out says so of its owner's runs: without it a process that was stopped would live on."""
@@ -50,11 +56,8 @@ DELETE_RUN = "DELETE FROM runs WHERE run_id = ?"
 SELECT_RUNS = (
     "SELECT run_id, flow, status, pass_number, head, owner, created_at, updated_at, id, "
     f"CASE WHEN taken_at = head THEN takeovers ELSE 0 END, {FLOW}, "
-    "(SELECT expires - (julianday('now') - 2440587.5) * 86400.0 FROM owners WHERE owners.owner = runs.owner) FROM runs "
+    f"(SELECT expires - {NOW} FROM owners WHERE owners.owner = runs.owner) FROM runs "
     "WHERE id < ? AND (?2 IS NULL OR flow = ?2) AND {chosen} ORDER BY id DESC LIMIT ?3"
-)
-SELECT_ENDED = (
-    "SELECT run_id, flow, updated_at FROM runs WHERE status IN ('finished', 'cancelled', 'failed') ORDER BY id DESC"
 )
 SELECT_RUN_IDS = "SELECT run_id FROM runs ORDER BY id"
 OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, digest = ? WHERE run_id = ?"

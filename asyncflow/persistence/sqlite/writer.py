@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,15 +15,18 @@ from ...errors import (
     AsyncflowError,
     StaleCheckpoint,
     StorageCorruptError,
+    StorageNotFoundError,
     StorageWriteError,
 )
 from ..fencing import Lease, now
 from ..head import Head, values_of
-from ..jobs import Acquire, Append, Confirm, Delete, Job, Release, Renew, locked
+from ..jobs import Acquire, Append, Confirm, Delete, Job, Prune, Release, Renew, locked
 from ..outcomes import not_written, shows
 from . import rows
-from .database import check_identity, close_database, explain, primary_code, stop
+from .database import check_identity, close_database, stop, waited_since
+from .explain import explain, primary_code
 from .place import Place
+from .pruning import SqliteBatch, forget_dead
 
 __all__ = ["Writer"]
 
@@ -41,27 +45,38 @@ class Writer:
         lease: float,
         place: Place,
         opened: Callable[[bool], Coroutine[Any, Any, aiosqlite.Connection]],
+        kept: Callable[[], None],
+        holders: Callable[[], Sequence[str]],
+        is_dead: Callable[[str], bool],
     ) -> None:
-        """`opened`: told whether the disk has failed since it was last opened."""
+        """`opened`: told whether the disk has failed since it was last opened. `kept`: called when it was opened, and `place` kept.
+
+        `holders`: who may hold the lock of writers. `is_dead`: whether an owner provably is.
+        """
         self._path = path
         self._owner = owner
         self._key = key
         self.lease = Lease(lease)
         self._opened = opened
         self._held: aiosqlite.Connection | None = None
+        self._kept = kept
+        self._holders = holders
+        self._is_dead = is_dead
         self._place = place
+        self._began = 0.0
         self._has_failed = False
 
     async def open(self) -> None:
         """Open the connection. Raises what `open_database` raises."""
         self._held = await self._opened(self._has_failed)
         self._place.keep()
+        self._kept()
         self._has_failed = False
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
         if self._held is not None:
-            await close_database(self._held)
+            await (self._held.close() if self._place.is_cut_off else close_database(self._held))
 
     def abandon(self) -> None:
         """End the connection without its event loop."""
@@ -104,6 +119,7 @@ class Writer:
 
     async def _tried(self, batch: Sequence[Job]) -> Exception | None:
         is_committed = False
+        self._began = time.monotonic()
         try:
             if self._held is None:
                 await self.open()
@@ -144,12 +160,27 @@ class Writer:
             return self._not_written(error, job, "not saved")
         if not isinstance(error, sqlite3.Error | UnicodeDecodeError):
             return error
-        told = explain(error, self._path)
+        is_busy = primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        waited = waited_since(self._began)
+        told = explain(error, self._path, waited, self._holders() if is_busy else ())
         told.__cause__ = error
         return told
 
+    async def _fold_deleted_log(self) -> None:
+        """Put what is in a log that was deleted into the database, as long as nobody has begun another log."""
+        if not self._place.can_fold:
+            return
+        ((is_busy, frames, folded),) = await self._connection.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
+        if not is_busy and frames == folded:
+            self._place.fate = "What was saved before is in the database. Close the storage"
+            self._place.check()
+
     async def _transaction(self, batch: Sequence[Job]) -> None:
-        self._place.check()
+        try:
+            self._place.check()
+        except StorageNotFoundError:
+            await self._fold_deleted_log()
+            raise
         appends = [
             rows.bound(values_of(job.checkpoint, self._owner, self._key)) for job in batch if isinstance(job, Append)
         ]
@@ -169,6 +200,7 @@ class Writer:
         if is_due:
             await self._connection.execute(rows.RENEW, (self._owner, self.lease.seconds))
             await self._connection.execute(rows.EXPEL)
+            await forget_dead(self._connection, self._is_dead)
         await self._connection.commit()
         if is_due:
             self.lease.renewed(sent)
@@ -224,6 +256,9 @@ class Writer:
 
     async def _own(self, job: Job) -> None:
         if isinstance(job, Renew):
+            return
+        if isinstance(job, Prune):
+            await SqliteBatch(job, self._key, self._connection).run()
             return
         found = list(await self._connection.execute_fetchall(rows.SELECT_HEAD, (job.run_id,)))
         if not found:

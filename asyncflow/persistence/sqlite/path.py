@@ -1,0 +1,59 @@
+"""What a user may name as the file of a SQLite storage. Decides on the text alone: nothing is looked at on the disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+__all__ = ["DEFAULT", "VARIABLE", "database_path"]
+
+VARIABLE: Final = "ASYNCFLOW_DB"
+"""The environment variable that names the default storage."""
+
+DEFAULT: Final = "asyncflow.db"
+
+_URL: Final = re.compile(r"(file:|[A-Za-z][A-Za-z0-9+.-]+:/)")
+"""What begins as a URL does. A Windows drive has one letter, and a `Path` keeps one of the slashes."""
+
+_POSTGRES: Final = ("postgresql:/", "postgres:/")
+
+
+def database_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None) -> Path:
+    """The absolute path of a database, so that a later `chdir` changes nothing; "~" is the user's home.
+
+    None is the default: `$ASYNCFLOW_DB`, else `asyncflow.db` in the current folder. Raises `ValueError` for what names no file, and
+    `TypeError` for what is no path.
+    """
+    if path is None:
+        return database_path(os.environ.get(VARIABLE) or DEFAULT)
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise TypeError(f"the path of a SQLite file is a text, bytes or a Path, not {type(path).__name__}")
+    text = os.fsdecode(path)
+    if text == ":memory:":
+        raise ValueError("':memory:' is no file; for runs in memory there is MemoryFlowPersistence()")
+    if "\0" in text:
+        raise ValueError(f"{text!r} is no file: a path holds no NUL character")
+    if text.startswith(_POSTGRES):
+        raise ValueError(
+            "a PostgreSQL URL is no file; use asyncflow.persistence.postgres.PostgresFlowPersistence(conninfo), "
+            "which needs the extra: pip install 'asyncflow[postgres]'"
+        )
+    if _URL.match(text):
+        raise ValueError(
+            f"{text.partition(':')[0]}: begins a URL, and a SQLite storage takes a path: write the path alone, such as 'runs.db'; for a "
+            "file of that very name, put './' before it"
+        )
+    return Path(os.path.abspath(_expanded(text)))
+
+
+def _expanded(text: str) -> str:
+    if not text.startswith("~"):
+        return text
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise ValueError(
+            f"{text!r}: there is no home folder of that user; for a file of that very name, put './' before it"
+        )
+    return expanded

@@ -1,0 +1,72 @@
+"""A batch of runs to be forgotten, in SQLite."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import aiosqlite
+from pydantic_core import to_json
+
+from ..jobs import Prune
+from ..pruning import Batch
+from . import rows
+
+__all__ = ["SqliteBatch", "forget_dead"]
+
+_ENDED: Final = "status IN ('finished', 'cancelled', 'failed')"
+_THESE: Final = "IN (SELECT value FROM json_each(?1))"
+
+SELECT_ENDED: Final = (
+    f"SELECT id, head, head_digest FROM runs WHERE id > ? AND {_ENDED} AND updated_at < ? ORDER BY id LIMIT ?"
+)
+_SELECT: Final = f"SELECT id, {rows.HEAD} FROM runs WHERE id {_THESE} AND {_ENDED} AND updated_at < ?2"
+_NEWEST: Final = f"SELECT id FROM runs WHERE flow = ? AND identity = ? AND {_ENDED} ORDER BY id DESC LIMIT ?"
+_COUNT: Final = f"SELECT count(*) FROM runs WHERE id {_THESE} AND {_ENDED}"
+_DELETE: Final = (f"DELETE FROM checkpoints WHERE run {_THESE}", f"DELETE FROM runs WHERE id {_THESE}")
+"""What refers to a row goes first."""
+
+_EXPIRED: Final = f"SELECT owner FROM owners WHERE expires < {rows.NOW}"
+_FORGET_OWNER: Final = "DELETE FROM owners WHERE owner = ?"
+
+
+class SqliteBatch(Batch):
+    """On the writing connection, in its transaction."""
+
+    def __init__(self, job: Prune, key: bytes, connection: aiosqlite.Connection) -> None:
+        super().__init__(job, key)
+        self._connection = connection
+
+    async def _fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in await self._connection.execute_fetchall(sql, values)]
+
+    async def found(self, ids: Sequence[int], older_than: float) -> Iterable[tuple[Any, ...]]:
+        return await self._fetch(_SELECT, _json(ids), time.time() - older_than)  # the file's host is this one
+
+    async def newest(self, flow: str, identity: str, count: int) -> list[int]:
+        return [place for (place,) in await self._fetch(_NEWEST, flow, identity, count)]
+
+    async def have_ended(self, ids: Sequence[int]) -> bool:
+        return await self._fetch(_COUNT, _json(ids)) == [(len(ids),)]
+
+    async def is_free(self, owner: str) -> bool:
+        if self._job.may_forget(owner):
+            return True
+        left = await self._fetch(rows.SELECT_LEASE, owner)
+        return bool(left) and left[0][0] <= 0
+
+    async def delete(self, ids: Sequence[int]) -> None:
+        for sql in _DELETE:
+            await self._connection.execute(sql, (_json(ids),))
+
+
+async def forget_dead(connection: aiosqlite.Connection, is_dead: Callable[[str], bool]) -> None:
+    """Delete the leases of owners that are dead: they say nothing. One that lives, and has not renewed its own, keeps it."""
+    for (owner,) in await connection.execute_fetchall(_EXPIRED):
+        if is_dead(owner):
+            await connection.execute(_FORGET_OWNER, (owner,))
+
+
+def _json(ids: Sequence[int]) -> str:
+    return to_json(ids).decode()
