@@ -27,7 +27,7 @@ from typing_extensions import is_typeddict
 
 from ..merge import FUNCTIONS
 
-__all__ = ["is_plain"]
+__all__ = ["is_plain", "is_read_plainly"]
 
 _ATOMS: Final = (
     *(str, int, float, bool, bytes, complex, type(None), decimal.Decimal, uuid.UUID),
@@ -70,6 +70,11 @@ def is_plain(model: type[BaseModel]) -> bool:
     is_whole = not any(f.exclude or getattr(f, "exclude_if", None) for f in fields)
     is_closed = model.model_config.get("extra") != "allow" and not model.__private_attributes__
     return is_whole and is_closed and not _asks_code_itself(model) and all(map(_is_plain_field, fields))
+
+
+def is_read_plainly(annotation: Any) -> bool:
+    """Whether what an annotation allows is read by no code but pydantic's; but for models, whose instances tell."""
+    return _is_known(annotation, frozenset())
 
 
 def _asks_code_itself(model: type[BaseModel]) -> bool:

@@ -41,7 +41,8 @@ from ..persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec, 
 from ..persistence.fencing import Fence
 from ..persistence.patches import is_patch, patch_of
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
-from ..state import StateType
+from ..state import DictState, StateType
+from .plain import is_read_plainly
 
 __all__ = ["Codecs", "Recorder"]
 
@@ -70,6 +71,7 @@ class Codecs:
     def __init__(self, definition: FlowDefinition, state_type: StateType) -> None:
         self.definition = definition
         self.state = state_codec_for(state_type)
+        self.may_be_lent = not isinstance(state_type, DictState) or is_read_plainly(state_type.values)
         self._results: dict[str, Codec] = {}
 
     def result(self, method: str) -> Codec:

@@ -237,3 +237,60 @@ async def test_a_validator_that_comes_to_refuse_hurts_no_state(
     assert flow.state.turn == 1
     assert [each.number for each in flow.state.records] == list(range(400))
     assert flow.state.records[399].value == value
+
+
+@pytest.mark.clauses("E4")
+@pytest.mark.parametrize("stored", [False, True], ids=["unstored", "stored"])
+@pytest.mark.parametrize(("annotation", "value"), VALUES.values(), ids=VALUES)
+async def test_nor_does_one_of_the_values_of_a_dict_state(
+    annotation: Any, value: Any, stored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Flow[dict[str, annotation]]):
+        persistence = MemoryFlowPersistence() if stored else None
+
+        @start()
+        async def grown(self) -> None:
+            self.state.update({f"key{n}": value for n in range(1_000)})
+
+        @listen(grown)
+        async def turned(self) -> None:
+            self.state["last"] = value
+
+        @listen(turned)
+        async def fails(self) -> None:
+            self.state.clear()
+            monkeypatch.setattr(Book, "is_open", False)
+            raise KeyError("mine")
+
+    flow = Failing()
+    with pytest.raises(MethodError, match="fails raised KeyError"):
+        await flow.kickoff()
+
+    assert len(flow.state) == 1_002
+    assert flow.state["last"] == value
+
+
+@pytest.mark.clauses("E4")
+async def test_a_dict_state_of_plain_values_is_lent() -> None:
+    held: list[int] = []
+
+    class Lent(Flow[dict[str, UserId]]):
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def grown(self) -> None:
+            self.state.update({f"key{n}": UserId(n) for n in range(1_000)})
+            held.append(id(self.state))
+
+        @listen(grown)
+        async def turned(self) -> None:
+            self.state["last"] = UserId(1)
+            held.append(id(self.state))
+
+        @listen(turned)
+        async def again(self) -> None:
+            held.append(id(self.state))
+
+    await Lent().kickoff()
+
+    assert held[1] == held[2]
