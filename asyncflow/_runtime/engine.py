@@ -21,14 +21,7 @@ from anyio.abc import TaskGroup
 from .._definition.definition import MethodDefinition
 from .._failure import Failure
 from .._scheduling.advance import advance
-from .._scheduling.messages import (
-    Command,
-    Fail,
-    Finish,
-    MethodRaised,
-    MethodReturned,
-    RunMethod,
-)
+from .._scheduling.messages import Command, Fail, Finish, MethodRaised, MethodReturned, RunMethod
 from .._scheduling.progress import Progress
 from .._values import ATOMS, copied, is_long
 from .._waiting import calls_user_code
@@ -37,12 +30,7 @@ from ..persistence.checkpoint import Status
 from .contexts import apart, fresh_context
 from .crowd import CROWD, Crowd
 from .ended import Ended, first_leaf, label_returned, merged, says
-from .failures import (
-    changed_id_error,
-    failure_record,
-    limit_error,
-    method_error,
-)
+from .failures import changed_id_error, failure_record, limit_error, method_error
 from .outputs import Outputs
 from .recorder import Codecs, Recorder
 from .scope import Scope, entered

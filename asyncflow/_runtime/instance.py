@@ -57,18 +57,12 @@ class Instance(Shown):
         given = self._given(inputs)
         brought = one_run_id(*self.state_type.ids_taken(given))
         with self.driving():
-            run_id = self.run_id if brought is None else brought
-            if brought is None and from_run is not None and self.status != "new":
-                run_id = self.own_id = new_run_id()
-                self._may_be_stored = False
+            run_id = self._id_of(brought, from_run)
             begin_with = self._state if self.status == "new" or run_id == self._run_id else None
             if self.setup.persistence is None:
                 if from_run is not None:
                     raise refusals.not_stored(self._class, "restore_from_state_id")
-                if once and self.status == "finished" and run_id == self._run_id:
-                    return self.result
-                claim = Claim()
-                return await self._drive(*await self._by_standing(run_id, None, given, claim, begin_with), claim)
+                return await self._kickoff_unstored(run_id, given, begin_with, once)
             async with session(self.setup.persistence):
                 if from_run is not None:
                     begin_with = (await self.found(from_run)).state
@@ -80,6 +74,20 @@ class Instance(Shown):
                     if stored is not None and from_run is not None:
                         raise refusals.stored_already(run_id)
                     return await self._drive(*await self._by_standing(run_id, stored, given, claim, begin_with), claim)
+
+    def _id_of(self, brought: str | None, from_run: str | None) -> str:
+        """The id of the run that a kickoff is about: the one that it brings, a new one for another's state, or this one's."""
+        if brought is None and from_run is not None and self.status != "new":
+            self.own_id = new_run_id()
+            self._may_be_stored = False
+            return self.own_id
+        return self.run_id if brought is None else brought
+
+    async def _kickoff_unstored(self, run_id: str, given: dict[str, Any], begin_with: Any, once: bool) -> Any:
+        if once and self.status == "finished" and run_id == self._run_id:
+            return self.result
+        claim = Claim()
+        return await self._drive(*await self._by_standing(run_id, None, given, claim, begin_with), claim)
 
     def _finished(self, stored: Stored, given: dict[str, Any]) -> Any:
         """The stored result of a finished run. Raises `RunInputsError` if it was started with other inputs."""

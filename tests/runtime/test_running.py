@@ -955,3 +955,23 @@ async def test_run_inside_a_running_loop_is_refused() -> None:
 
     with pytest.raises(errors.RunningLoopError, match="await"):
         asyncflow.run(Any_())
+
+
+@pytest.mark.found("T17")
+async def test_the_output_of_parallel_last_methods_is_that_of_either_and_a_join_decides_it() -> None:
+    class Racing(Flow[dict[str, Any]]):
+        @start()
+        async def left(self) -> str:
+            return "left"
+
+        @start()
+        async def right(self) -> str:
+            return "right"
+
+    class Joined(Racing):
+        @listen(and_(Racing.left, Racing.right))
+        async def both(self) -> str:
+            return " and ".join(self.method_outputs[name] for name in ("left", "right"))
+
+    assert await Racing().kickoff() in ("left", "right")
+    assert [await Joined().kickoff() for _ in range(20)] == ["left and right"] * 20
