@@ -148,7 +148,12 @@ def difference(a: Any, b: Any, *, promoted: bool = False) -> Difference | None:
     With `promoted`, an int in `a` may stand where `b` has the equal float, as Python's typing allows; and a flow's state in `a`,
     whose model was given an `id`, where `b` has the model that was declared.
     """
-    found = _difference(a, b, promoted)
+    try:
+        found = _difference(a, b, promoted)
+    except RecursionError:
+        raise
+    except Exception as error:  # of foreign keys, members or attributes, where they are hashed, looked up or compared
+        return Difference("", _not_comparable(error), a, b)
     return found and Difference("".join(reversed(found[0])).lstrip("."), *found[1:])
 
 
@@ -204,9 +209,15 @@ def _difference_inside(a: Any, b: Any, cls: Any, promoted: bool) -> _Found | Non
 def _equal(a: Any, b: Any) -> _Found | None:
     try:
         how = changed(a, b, same)
+    except RecursionError:
+        raise
     except Exception as error:  # of a foreign comparison: what cannot be compared cannot be known to be kept
-        how = f"it cannot be compared with itself ({type(error).__name__})"
+        how = _not_comparable(error)
     return None if how is None else ([], how, a, b)
+
+
+def _not_comparable(error: Exception) -> str:
+    return f"it cannot be compared with itself ({type(error).__name__})"
 
 
 _EQUAL_IS_SAME = frozenset((str, int, bool, bytes, datetime.date, datetime.timedelta, uuid.UUID))

@@ -721,3 +721,35 @@ def test_a_flow_takes_one_state_and_a_class_with_a_state_takes_no_other() -> Non
 def test_the_marks_are_white_space_to_json() -> None:
     for mark in (TAGGED, SAME, TYPED, MIXED):
         assert from_json(mark + b'{"a":1}') == {"a": 1}
+
+
+@pytest.mark.found("C1")
+@pytest.mark.parametrize("annotation", [typing.List, typing.Optional[typing.List], list[typing.List]], ids=str)  # noqa: UP006, UP045
+async def test_flows_take_annotations_without_arguments(annotation: Any) -> None:
+    class State(FlowState):
+        held: annotation = []  # noqa: RUF012 - pydantic copies it
+        rows: typing.List = []  # noqa: RUF012, UP006
+
+    class Dicts(Flow[typing.Dict]):  # noqa: UP006
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def one(self) -> annotation:
+            self.state["held"] = [[1]]
+            return [[1]]
+
+    class Models(Flow[State]):
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def one(self) -> typing.Dict:  # noqa: UP006
+            self.state.held = [[1]]
+            self.state.rows = [{"n": n} for n in range(5_000)]
+            return {"a": 1}
+
+    for flow, result in ((Dicts(), [[1]]), (Models(), {"a": 1})):
+        output = await flow.kickoff()
+        loaded = await type(flow).load(flow.run_id)
+
+        assert output == loaded.result == result
+        assert loaded.state == flow.state

@@ -329,6 +329,27 @@ def test_arrays_of_the_same_values_are_the_same(a: Any, b: Any) -> None:
     assert same(a, b)
 
 
+class Key:
+    """Can be a key, and cannot be compared."""
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("no")
+
+
+@pytest.mark.found("D5")
+@pytest.mark.parametrize(
+    "made", [lambda: {Key()}, lambda: {Key(): 1}, lambda: [frozenset({Key()})]], ids=["set", "dict", "within"]
+)
+def test_keys_and_members_that_cannot_be_compared_are_not_the_same(made: Any) -> None:
+    found = difference(made(), made())
+
+    assert found is not None
+    assert "cannot be compared" in found.reason
+
+
 def through(write: Any, read: Any) -> Any:
     """The annotation of what is written and read by these two; None is None."""
     return Annotated[
