@@ -710,6 +710,25 @@ def test_which_type_a_text_loads_as_is_said_by_its_own_annotation_alone() -> Non
 
 
 @pytest.mark.found("D2")
+def test_a_field_is_tried_by_its_own_annotation_alone() -> None:
+    def holding(union: Any) -> Codec:
+        field = pydantic.Field(min_length=1, max_length=77)
+        return codec_for(pydantic.create_model("M", held=(list[union], field)))
+
+    texts, dates = holding(str | dt.datetime), holding(dt.datetime | str)
+    held = pydantic.create_model("M", held=(list[Any], ...))
+
+    for codec in (texts, dates):
+        model = codec._annotation  # type: ignore[attr-defined]  # of a model
+        value = model.model_construct(**held(held=[TEXT]).__dict__)
+        if codec is texts:
+            kept(codec, value)
+        else:
+            with pytest.raises(Refused):
+                codec.encode(value)
+
+
+@pytest.mark.found("D2")
 def test_a_flow_takes_one_state_and_a_class_with_a_state_takes_no_other() -> None:
     class Made(Flow[dict[str, int]]): ...
 
