@@ -65,6 +65,9 @@ def last(base: Any, ours: Any, theirs: Any) -> Any:
 
 def append(base: Any, ours: Any, theirs: Any) -> Any:
     """What the later committer appended comes after what is committed, whatever was done to that."""
+    if isinstance(ours, collections.deque):  # which cannot be sliced
+        start = [] if base is MISSING else list(base)
+        return theirs + collections.deque(append(start, list(ours), []))
     start = [] if base is MISSING else base
     if not same(ours[: len(start)], start):
         raise Conflict("", "the later method did more than append")

@@ -383,6 +383,7 @@ class Kinds(FlowState):
     pair: Pair = Pair()
     queue: deque[int] = Field(default_factory=lambda: deque([1, 2, 3]))
     latest: deque[int] = Field(default_factory=lambda: deque([1, 2, 3], maxlen=3), exclude=True)
+    log: Annotated[deque[int], merge.append] = Field(default_factory=lambda: deque([1, 2]))
     names: frozenset[str] = frozenset("ab")
     trail: tuple[int, ...] = (1,)
     items: list[int] = Field(default_factory=lambda: [1, 2, 3])
@@ -431,6 +432,7 @@ KINDS = {
     "deque, taken and appended": (do("s.queue.popleft()"), do("s.queue.append(5)"), "queue", deque([2, 3, 5])),
     "deque, both ends": (do("s.queue.appendleft(0)"), do("s.queue.append(4)"), "queue", deque([0, 1, 2, 3, 4])),
     "a full deque": (do("s.latest.append(4)"), do("s.latest.append(5)"), "latest", deque([3, 4, 5], 3)),
+    "a deque that says how": (do("s.log.popleft()"), do("s.log.append(3)"), "log", deque([2, 3])),
     "frozenset": (do("s.names |= {'c'}"), do("s.names -= {'a'}"), "names", frozenset("bc")),
     "tuple appended to": (do("s.trail += (2,)"), do("s.trail += (3,)"), "trail", (1, 2, 3)),
     "places of a list": (do("s.items[0] = 9"), do("s.items[2] = 8"), "items", [9, 2, 8]),
