@@ -10,7 +10,7 @@ from ..persistence.checkpoint import Status
 from ..state import one_run_id
 from .inputs import told_once
 from .instance import Instance
-from .runs import Stored, owned, session, write_whole
+from .runs import Stored, is_driven, owned, session, write_whole
 
 __all__ = ["edit", "fork", "look"]
 
@@ -19,6 +19,8 @@ async def look(instance: Instance, run_id: str, seq: int | None = None) -> None:
     """Show a stored run."""
     async with session(instance.storage("load")):
         instance.show(await instance.found(run_id, seq))
+        if seq is None and instance.status == "interrupted" and await is_driven(instance.storage("load"), run_id):
+            instance.status = "running"
 
 
 async def fork(instance: Instance, run_id: str, seq: int | None) -> None:

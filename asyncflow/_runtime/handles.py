@@ -14,11 +14,11 @@ from .._waiting import in_cancelled_scope
 from ..errors import CapabilityMissingError, MethodError, RunCancelledError, RunFencedError, StorageError
 from ..events import Event
 from ..persistence.checkpoint import Checkpoint, Status
-from ..persistence.protocol import Catalog, CheckpointHistory, FlowPersistence, offers
+from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
 from . import refusals
 from .flag import Flag
 from .observe import told_by
-from .runs import is_driven_here
+from .runs import is_driven
 from .tracebacks import from_here
 
 logger = logging.getLogger("asyncflow")
@@ -298,7 +298,7 @@ class RunHandle:
         stored = await self.stored()
         if stored.status in ("finished", "cancelled"):
             return stored.status, stored
-        if await self._is_driven():
+        if await is_driven(self._persistence, self.run_id):
             return "running", stored
         if stored.status == "running":
             stored = await self.stored()  # it may have ended in between
@@ -368,21 +368,15 @@ class RunHandle:
             else:
                 await anyio.sleep(pause)
 
-    async def _is_driven(self) -> bool:
-        """Whether somebody drives the run, as far as that can be told. A dead owner does not."""
-        persistence = self._persistence
-        if is_driven_here(persistence, self.run_id):
-            return True
-        known = await persistence.runs(run_id=self.run_id, limit=1) if offers(persistence, Catalog) else ()
-        return any(entry.is_driven for entry in known)
-
     async def _ended(self) -> Checkpoint:
         """The last checkpoint of a run that somebody else drives, when it has come. A failed one may be gone on with."""
         pause = SOON
         while True:
-            is_driven = self._is_elsewhere and await self._is_driven()  # asked first: else it may end in between
+            is_at_work = self._is_elsewhere and await is_driven(
+                self._persistence, self.run_id
+            )  # asked first: else it may end in between
             stored = await self.stored()
-            if stored.status != "running" and not (stored.status == "failed" and is_driven):
+            if stored.status != "running" and not (stored.status == "failed" and is_at_work):
                 return stored
             await anyio.sleep(pause)
             pause = min(pause * 1.5, LATE)

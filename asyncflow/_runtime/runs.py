@@ -29,7 +29,7 @@ from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decod
 from ..persistence.checks import to_be_awaited
 from ..persistence.codec import Misfit
 from ..persistence.fencing import Fence
-from ..persistence.protocol import Fencing, FlowPersistence, Ownership, Sessions, offers
+from ..persistence.protocol import Catalog, Fencing, FlowPersistence, Ownership, Sessions, offers
 from .engine import Engine
 from .matching import check_covers, check_flow, check_resumable
 from .recorder import Codecs, Recorder
@@ -43,6 +43,7 @@ __all__ = [
     "begin",
     "decoded",
     "give_back",
+    "is_driven",
     "is_driven_here",
     "is_same_place",
     "load",
@@ -131,6 +132,14 @@ def is_driven_here(persistence: FlowPersistence, run_id: str) -> bool:
     """Whether a run is driven in this process, by whichever persistence of its place."""
     loop = _DRIVEN.get((_place(persistence), run_id))
     return loop is not None and not is_closed(loop)
+
+
+async def is_driven(persistence: FlowPersistence, run_id: str) -> bool:
+    """Whether somebody drives a run, here or elsewhere, as far as the storage has a catalog that tells it. A dead owner does not."""
+    if is_driven_here(persistence, run_id):
+        return True
+    known = await persistence.runs(run_id=run_id, limit=1) if offers(persistence, Catalog) else ()
+    return any(entry.is_driven for entry in known)
 
 
 def _place(persistence: object) -> object:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Collection
 from itertools import islice
+from typing import Literal
 
 import anyio.lowlevel
 
@@ -108,19 +109,21 @@ class MemoryFlowPersistence:
         *,
         run_id: str | None = None,
         flow: str | None = None,
-        status: Status | None = None,
+        status: Status | Literal["interrupted"] | None = None,
         identities: Collection[str] | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
         """The runs, the newest first."""
-        asked = run_id, flow, status
+        is_interrupted = status == "interrupted"
+        asked = run_id, flow, "running" if is_interrupted else status
         with _changing:
             found = (
                 e
                 for e in reversed(self._entries.values())
                 if all(w in (None, h) for w, h in zip(asked, e, strict=False))
                 and (identities is None or e.identity in identities)
+                and not (is_interrupted and e.run_id in self._driven)
             )
             return list(islice((e for e in found if before is None or e.position < before), limit))
 

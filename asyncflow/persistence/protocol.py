@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 
 from .checkpoint import Checkpoint, Status
 from .fencing import Fence
@@ -132,12 +132,14 @@ class Catalog(Protocol):
         *,
         run_id: str | None = None,
         flow: str | None = None,
-        status: Status | None = None,
+        status: Status | Literal["interrupted"] | None = None,
         identities: Collection[str] | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
         """Runs, the newest first, at most `limit`: the one of an id, those of a flow's name, those in a status.
+
+        A status is one that is stored, where "running" is every run that has not ended; or "interrupted": those that nobody drives.
 
         `identities`: those of flows that are known by one of these, as `RunEntry.identity` has it. Of running runs they are
         found without a look at any other. For the next page, `before` a position.

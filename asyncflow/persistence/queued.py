@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 from .._waiting import current_loop, is_closed
 from ..errors import (
@@ -253,17 +253,34 @@ class QueuedPersistence(ABC, Generic[T]):
         *,
         run_id: str | None = None,
         flow: str | None = None,
-        status: Status | None = None,
+        status: Status | Literal["interrupted"] | None = None,
         identities: Collection[str] | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
         """Runs, the newest first. See `Catalog`."""
-        if status not in (None, "running", "failed", "finished", "cancelled"):
-            raise ValueError(f"status is 'running', 'failed', 'finished' or 'cancelled', not {status!r}")
+        if status not in (None, "running", "interrupted", "failed", "finished", "cancelled"):
+            raise ValueError(f"status is 'running', 'interrupted', 'failed', 'finished' or 'cancelled', not {status!r}")
+        if status == "interrupted":
+            return await self._interrupted(run_id, flow, identities, before, limit)
         async with self._shared.use() as opened:
             found = await opened.home.run(lambda: opened.reader.runs(run_id, flow, status, identities, before, limit))
             return [RunEntry._make((*r[:5], _is_driven(opened, r[5], r[11]), *r[6:11])) for r in found]
+
+    async def _interrupted(
+        self, run_id: str | None, flow: str | None, identities: Collection[str] | None, before: int | None, limit: int
+    ) -> list[RunEntry]:
+        """Running runs that nobody drives: whether an owner lives is known here, and not to the database."""
+        found: list[RunEntry] = []
+        while len(found) < limit:
+            page = await self.runs(
+                run_id=run_id, flow=flow, status="running", identities=identities, before=before, limit=limit
+            )
+            found += [entry for entry in page if not entry.is_driven]
+            if len(page) < limit:
+                break
+            before = page[-1].position
+        return found[:limit]
 
     async def delete(self, run_id: str) -> bool:
         """Forget a run that nobody drives. See `Retention`."""

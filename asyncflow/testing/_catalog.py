@@ -116,6 +116,25 @@ class Listed(Promises):
         assert driven == [], "`runs` must tell that nobody drives a run that was released: otherwise nobody takes it up"
 
     @in_time
+    async def test_the_catalog_lists_interrupted_runs_apart_from_those_that_are_driven(
+        self, persistence: FlowPersistence
+    ) -> None:
+        catalog = needed(persistence, Catalog)
+        owner = needed(persistence, Ownership)
+        async with session(persistence):
+            for n in range(6):
+                await store(persistence, Chain(f"run {n}").add())
+                if n % 2:
+                    await owner.release(f"run {n}", 1)
+            await store(persistence, Chain("done").add(kind="finished", status="finished"))
+            first = await catalog.runs(status="interrupted", limit=2)
+            rest = await catalog.runs(status="interrupted", limit=2, before=first[-1].position if first else None)
+        paged = [_ids(first), _ids(rest)]
+        assert paged == [["run 5", "run 3"], ["run 1"]], (
+            f"`runs` with status='interrupted' must list the running runs that nobody drives, in full pages, not {paged}"
+        )
+
+    @in_time
     async def test_the_catalog_is_read_page_by_page(self, persistence: FlowPersistence) -> None:
         catalog = needed(persistence, Catalog)
         seen: list[str] = []

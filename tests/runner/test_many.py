@@ -88,3 +88,27 @@ async def test_a_failure_is_logged_with_its_traceback_unless_somebody_awaits_it(
         assert told[0].exc_info is not None
         assert isinstance(told[0].exc_info[1], MethodError)
         assert "LookupError" in caplog.text
+
+
+# ---- one word each ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.found("T10")
+async def test_a_run_is_running_while_somebody_drives_it_and_interrupted_while_nobody_does(storage: Any) -> None:
+    opened = gate("g")
+    async with FlowRunner(storage, recover_every=None, grace=0, patience=0) as runner:
+        left = await runner.start(Steps, {"gate": "g"})
+        await until(lambda: ran)
+    async with FlowRunner(storage, recover_every=None) as runner:
+        driven = await runner.start(Steps, {"gate": "g"})
+        await until(lambda: len(ran) > 1)
+
+        for run_id, status in ((left.run_id, "interrupted"), (driven.run_id, "running")):
+            assert (await Steps.load(run_id, persistence=storage)).status == status
+            assert await (await runner.get(run_id)).status() == status
+        assert [entry.run_id for entry in await storage.runs(status="interrupted")] == [left.run_id]
+        assert {entry.run_id for entry in await storage.runs(status="running")} == {left.run_id, driven.run_id}
+        opened.set()
+        await driven.result()
+
+    assert (await Steps.load(driven.run_id, persistence=storage)).status == "finished"

@@ -814,6 +814,12 @@ class CutsBeforeItChooses(Right):
         ]
 
 
+@caught_by("the_catalog_lists_interrupted_runs_apart_from_those_that_are_driven")
+class CallsAllThatRunInterrupted(Right):
+    async def runs(self, *, status: Any = None, **options: Any) -> list[RunEntry]:
+        return await super().runs(status="running" if status == "interrupted" else status, **options)
+
+
 @caught_by("the_catalog_tells_flows_and_statuses_apart", "the_catalog_tells_that_a_released_run_is_driven_by_nobody")
 class TellsThatAllAreDriven(Lists):
     def listed(self, found: list[RunEntry]) -> list[RunEntry]:
