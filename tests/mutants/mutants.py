@@ -403,6 +403,22 @@ MUTANTS = (
         f"{GOING}::test_a_pending_method_that_is_gone_is_named_and_nothing_changes",
     ),
     Mutant(
+        "a join that could never run is not noticed",
+        ("V3",),
+        "_runtime/matching.py",
+        "    if problems := obstacles(settings.definition, progress):\n",
+        "    if problems := []:\n",
+        "runtime/test_changed_class.py::test_a_run_whose_join_gained_a_branch_is_refused_and_nothing_runs",
+    ),
+    Mutant(
+        "what a thread raised is thrown into its waiter",
+        ("X4",),
+        "_runtime/threads.py",
+        "            self.error = error\n",
+        "            raise\n",
+        "runtime/test_foreign_exceptions.py::test_what_is_no_exception_leaves_as_itself_and_the_run_is_resumable",
+    ),
+    Mutant(
         "digests are not checked",
         ("V4",),
         "persistence/checkpoint.py",
