@@ -83,10 +83,10 @@ async def test_a_condition_is_taken_by_its_name() -> None:
 async def test_a_sqlite_storage_has_a_default_place_and_takes_crewais_name_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert str(SQLiteFlowPersistence().path) == "asyncflow.db"
-    assert str(SQLiteFlowPersistence(db_path="runs.db").path) == "runs.db"
+    assert SQLiteFlowPersistence().path.name == "asyncflow.db"
+    assert SQLiteFlowPersistence(db_path="runs.db").path.name == "runs.db"
     monkeypatch.setenv("ASYNCFLOW_DB", "elsewhere.db")
-    assert str(SQLiteFlowPersistence().path) == "elsewhere.db"
+    assert SQLiteFlowPersistence().path.name == "elsewhere.db"
     assert await Count(persistence=SQLiteFlowPersistence()).kickoff() == 1
 
 
