@@ -40,8 +40,10 @@ _calling_users: Final[list[Any]] = []
 
 def in_trio() -> bool:
     """Whether the caller is a trio task. While another thread imports trio, the module is there, and has not all its names yet."""
-    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
-    asked = getattr(lowlevel, "in_trio_task", None)
+    trio = sys.modules.get("trio")
+    if trio is None:  # asked for each commit
+        return False
+    asked = getattr(getattr(trio, "lowlevel", None), "in_trio_task", None)
     return asked is not None and bool(asked())
 
 

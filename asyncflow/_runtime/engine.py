@@ -106,7 +106,9 @@ class Engine:
         cancellation, KeyboardInterrupt. All its tasks have ended then.
         """
         with anyio.CancelScope() as self._scope:
-            await apart(self._work_all(self._next(commands)))
+            scope = await apart(self._work(self._next(commands)))
+            if self._beside:
+                await apart(self._work_together(scope))
         if self._stopped is not None and not (self.is_cancelled and self.is_finished):
             raise self._stopped
         if self.failures:
@@ -139,11 +141,6 @@ class Engine:
         """Stop, for good: whatever else ends the run meanwhile, it was cancelled, unless it has finished by then."""
         self.is_cancelled = True
         self.stop(why)
-
-    async def _work_all(self, first: Scope | None) -> None:
-        rest = await self._work(first)
-        if self._beside:
-            await self._work_together(rest)
 
     async def _work_together(self, first: Scope | None) -> None:
         """Go on in a task group, from where there is more than one invocation to run. It costs half a step to open one."""

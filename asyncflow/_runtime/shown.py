@@ -109,7 +109,7 @@ class Shown:
 
     def state(self) -> Any:
         """The caller's draft inside a method; a copy of the committed state while it runs; else the state itself."""
-        scope = self.scope()
+        scope = current_scope(self._flow()) or self.scope()  # in a method, where it is asked most, the first is enough
         if scope is not None:
             return scope.draft()
         if self._engine is not None:
