@@ -48,8 +48,7 @@ class FlowRunner:
     `persistence`: where all its runs are stored; the default SQLite file, unless given. `flows`: classes, or functions that make
     a flow, whose interrupted runs are to be taken up: at the start, and every `recover_every` seconds, or less often where a look
     takes long (None: never). What is started is added to them. `max_running`: runs at the same time; `max_waiting` more are stored
-    and wait for their turn, in order. `overload`: what `start` does when there are as many as that: "wait", or "raise" a
-    `RunnerOverloadedError`.
+    and wait for their turn, in order. `overload`: what `start` does when there are more: "wait", or "raise" a `RunnerOverloadedError`.
     `grace`: seconds that its runs have to finish when it ends; then they stop at their next checkpoint, and what has not come to
     one after `patience` seconds more is cancelled. Either way they can be resumed. Together they are 9 seconds unless you say
     otherwise: Docker kills a container 10 seconds after it has asked it to stop. For `patience` seconds it also waits, when it
@@ -107,26 +106,24 @@ class FlowRunner:
 
     # ---- its own life ------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> Self:
-        return await self.enter()
-
     async def enter(self, *, waits: bool = True) -> Self:
         """What `async with` does at its beginning; `__aexit__` ends it.
 
-        `waits=False`: a storage that is away is not waited for. It is opened in the background, however long that takes; until then
-        `is_open` is False, and `start` raises `RunnerClosedError`. So a server can begin, and answer 503, while its database is away.
+        `waits=False`: a storage that is away is opened in the background, however long that takes. Until then `is_open` is False, and
+        `start` raises `RunnerClosedError`. So a server can begin, and answer 503, while its database is away.
         """
         if self._group is not None:
             raise RunnerClosedError("the runner is in use already; make another one")
         self._places = Places(*self._most, self._overload)
         async with AsyncExitStack() as stack:
-            self._opening = Opening(self.persistence)
-            await self._opening.begin(stack, self._patience, waits=waits)
+            self._opening = await Opening(self.persistence).begin(stack, self._patience, waits=waits)
             self._group = await stack.enter_async_context(anyio.create_task_group())
             self._stack = stack.pop_all()
         self._is_ending, self._idle = False, anyio.Event()
         self._group.start_soon(self._look_for_others)
         return self
+
+    __aenter__ = enter
 
     async def _look_for_others(self) -> None:
         await self._opening.finish()
@@ -339,8 +336,7 @@ class FlowRunner:
             raise RunnerClosedError(
                 "the runner has not been entered, or is ending: use it in `async with FlowRunner(...)`"
             )
-        if not self._opening.is_there:
-            raise RunnerClosedError("the runner's storage is away; try again in a while. Nothing was started")
+        self._opening.check()
         return self._group
 
     async def _placed(

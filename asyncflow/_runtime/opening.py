@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack
+from typing import Self
 
 import anyio
 
-from ..errors import StorageError
+from ..errors import RunnerClosedError, StorageError
 from ..persistence.shared import AWAY, PAUSE
 from .runs import session
 
@@ -24,19 +25,25 @@ class Opening:
         self._held = AsyncExitStack()
         self.is_there = False
 
-    async def begin(self, stack: AsyncExitStack, seconds: float, *, waits: bool) -> None:
+    async def begin(self, stack: AsyncExitStack, seconds: float, *, waits: bool) -> Self:
         """Open it. One that is away is tried again for so many seconds, and then it raises; unless it `waits`, it is left to `finish`."""
         await stack.enter_async_context(self._held)
         until = anyio.current_time() + seconds
         while True:
             try:
-                return await self._open()
+                await self._open()
+                return self
             except AWAY:
                 if not waits:
-                    return None
+                    return self
                 if anyio.current_time() >= until:
                     raise
             await anyio.sleep(PAUSE)
+
+    def check(self) -> None:
+        """Raise `RunnerClosedError` while it is not there."""
+        if not self.is_there:
+            raise RunnerClosedError("the runner's storage is away; try again in a while. Nothing was started")
 
     async def finish(self) -> None:
         """Open it, if it is not open, however long it is away. What is wrong with it is told to the log."""
