@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import enum
 import sys
+import sysconfig
 import types
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import chain
 from operator import attrgetter, itemgetter
@@ -25,7 +26,14 @@ from .plain import is_plain
 
 __all__ = ["is_held_once", "is_sole"]
 
-_COUNTS: Final = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
+_COUNTS: Final = (
+    sys.implementation.name == "cpython"
+    and hasattr(sys, "getrefcount")
+    and not sysconfig.get_config_var("Py_GIL_DISABLED")
+)
+"""Whether references are counted as they are made. A free-threaded build does not, even where it is asked to have its lock (GIL)."""
+
+_references: Final[Callable[[Any], int]] = getattr(sys, "getrefcount", lambda value: sys.maxsize)
 _dict_of, _extra_of = attrgetter("__dict__"), attrgetter("__pydantic_extra__")
 _private_of, _set_of = attrgetter("__pydantic_private__"), attrgetter("__pydantic_fields_set__")
 
@@ -46,7 +54,7 @@ def is_sole(held: list[Any], *, to_be_lent: bool = True) -> bool:
 
 def is_held_once(held: list[Any]) -> bool:
     """Whether nobody but this list holds what is first in it, whoever holds what that contains."""
-    return sys.getrefcount(held[0]) <= _ONCE
+    return _COUNTS and _references(held[0]) <= _ONCE
 
 
 def _inside(values: list[Any], to_be_lent: bool) -> list[Any] | None:
@@ -128,7 +136,7 @@ def _is_of_atoms(annotation: Any) -> bool:
 
 def _most(members: Sequence[Any]) -> int:
     """The most references that one of these has."""
-    return max(map(sys.getrefcount, members))
+    return max(map(_references, members))
 
 
 def _counted(values: list[Any]) -> int:
@@ -138,5 +146,5 @@ def _counted(values: list[Any]) -> int:
 
 
 _parent: list[list[Any]] = [[]]
-_ONCE: Final = sys.getrefcount(_parent[0])
+_ONCE: Final = _references(_parent[0])
 _ALONE: Final = _counted(list(_parent))

@@ -135,13 +135,22 @@ class Renew(Job):
         super().__init__("")
 
 
-def locked(job: Acquire | Delete, owner: str, left: float | None, *, is_ours: bool) -> RunLockedError:
-    """The error for a run whose owner lives. `left`: seconds of its lease, as far as there is one."""
+def locked(
+    job: Acquire | Delete, owner: str, left: float | None, *, is_ours: bool, is_proven: bool = True
+) -> RunLockedError:
+    """The error for a run whose owner lives. `left`: seconds of its lease, as far as there is one.
+
+    `is_proven`: whether it surely lives. Otherwise its lease alone says so: it may have died since it was renewed.
+    """
     whose = "this" if is_ours else "another"
     until = "" if left is None else f" Unless it is renewed, its lease ends in {left:.1f} seconds."
+    lives = (
+        "which is alive; await that, or try again when it has ended."
+        if is_proven or is_ours
+        else "which may have died since: that is known when its lease ends. Await that, or try again then."
+    )
     return RunLockedError(
-        f"run {job.run_id} is being driven by {whose} process (owner {owner}), which is alive; await that, or try again when it has "
-        f"ended.{until}",
+        f"run {job.run_id} is being driven by {whose} process (owner {owner}), {lives}{until}",
         run_id=job.run_id,
         owner=owner,
         seconds=left,

@@ -341,6 +341,7 @@ async def test_a_run_is_its_owners_until_the_lease_has_run_out_and_then_the_owne
         rest, _ = holder.communicate("go on\n", timeout=120)
 
     assert caught.value.owner == owner
+    assert "may have died" in str(caught.value), "its lease is all that is known of it"
     assert caught.value.seconds is not None
     assert 0 < caught.value.seconds <= persistence.lease
     assert is_driven == [True]
@@ -424,12 +425,13 @@ def test_what_a_closed_loop_has_left_open_is_let_go_and_its_runs_are_free(
 
 
 LEAKING = """
-import os, sys, anyio
+import os, sys, warnings, anyio
 from asyncflow.errors import ForkedProcessError
 from asyncflow.persistence.postgres import PostgresFlowPersistence
 from asyncflow.persistence.postgres.database import MIGRATIONS
 from asyncflow.testing._checkpoints import Chain
 
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # Python 3.12 says so; see the README
 persistence = PostgresFlowPersistence(sys.argv[1], schema=sys.argv[2])
 chain = Chain("run")
 
@@ -633,6 +635,21 @@ async def test_each_trouble_at_opening_is_told_as_what_it_is_and_without_the_pas
     assert str(changed.get("host", private_server.folder)) in str(caught.value)
     assert repr(changed.get("dbname", "postgres")) in str(caught.value)
     assert SECRET not in "".join(traceback.format_exception(caught.value)) + repr(persistence)
+
+
+@on_one_loop
+@pytest.mark.found("P6")
+async def test_an_event_loop_that_psycopg_cannot_use_is_told_as_that_and_at_once(
+    persistence: PostgresFlowPersistence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise psycopg.InterfaceError("Psycopg cannot use the 'ProactorEventLoop' to run in async mode.")
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "connect", refuse)
+    with pytest.raises(errors.StorageError, match="SelectorEventLoop") as caught:
+        await persistence.load("any")
+
+    assert type(caught.value) is errors.StorageError
 
 
 async def test_a_schema_that_is_dropped_meanwhile_is_told_of(

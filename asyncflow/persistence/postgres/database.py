@@ -262,6 +262,11 @@ def _unreachable(error: Exception, target: Target) -> AsyncflowError:
     said = _last_line(error)
     if told := no_handles_left(error, target):
         return told
+    if isinstance(error, psycopg.InterfaceError) and "EventLoop" in said:
+        return StorageError(
+            f"psycopg cannot use this event loop ({said}); nothing was saved. On Windows, run the program in "
+            "asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)"
+        )
     if any(part in said for part in _BUSY):
         return StorageBusyError(f"{target} takes no connections now ({said}); nothing was saved. Try again")
     if any(part in said for part in _REFUSED):

@@ -305,7 +305,7 @@ class Writer:
             return
         left = leases.get(head.owner, 0.0)
         if left > 0:
-            raise locked(job, head.owner, left, is_ours=head.owner == self._owner)
+            raise locked(job, head.owner, left, is_ours=head.owner == self._owner, is_proven=False)
 
 
 def _nameless(job: Job) -> Exception | None:

@@ -24,7 +24,10 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # see above
 
-__all__ = ["Owner"]
+__all__ = ["IS_PROVEN", "Owner"]
+
+IS_PROVEN = fcntl is not None
+"""Whether it is known of an owner of another process that it lives, or is dead."""
 
 TRIES = 50
 """Times that the folder of owners, or the file in it, may go while an owner enters, before that is taken for an error."""

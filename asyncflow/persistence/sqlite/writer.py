@@ -22,7 +22,7 @@ from ..fencing import Lease, now
 from ..head import Head, values_of
 from ..jobs import Acquire, Append, Confirm, Delete, Job, Prune, Release, Renew, locked
 from ..outcomes import not_written, shows
-from . import rows
+from . import owners, rows
 from .database import check_identity, close_database, stop, waited_since
 from .explain import explain, primary_code
 from .place import Place
@@ -301,4 +301,4 @@ class Writer:
         left = found[0][0] if found else None
         if left is not None and left <= 0:
             return  # it lives, but was stopped for so long that it may be taken for dead; it will be fenced
-        raise locked(job, head.owner, left, is_ours=head.owner == self._owner)
+        raise locked(job, head.owner, left, is_ours=head.owner == self._owner, is_proven=owners.IS_PROVEN)
