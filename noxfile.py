@@ -24,7 +24,7 @@ except ModuleNotFoundError:  # make a venv with nox in it, and go on there
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
-nox.options.error_on_missing_interpreters = False
+nox.options.error_on_missing_interpreters = True
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
@@ -33,11 +33,17 @@ os.environ.setdefault("UV_SYSTEM_CERTS", "1")  # trust what pip trusts: a compan
 CACHES = HERE / ".nox"
 PROJECT = nox.project.load_toml("pyproject.toml")
 
+sys.path.insert(0, str(HERE / "tests"))
+from pythons import link_pythons  # noqa: E402 - it is in a folder of its own
 
-def install(session: nox.Session, *groups: str) -> None:
+OTHERS, MISSING = link_pythons(CACHES / "pythons")
+"""The other supported Pythons that are here, and those that are not, with what has their name and does not start."""
+
+
+def install(session: nox.Session, *groups: str, resolution: str = "highest") -> None:
     """Install the project as it stands, and the tools of some groups."""
     tools = nox.project.dependency_groups(PROJECT, *groups) if groups else ()
-    session.install("-e", ".[trio]", *tools)
+    session.install("--resolution", resolution, "-e", ".[trio]", *tools)
     session.env["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
@@ -56,14 +62,35 @@ def tests(session: nox.Session) -> None:
     check_floors(session)
     check_types(session)
     run_tests(session)
-    session.notify("tests_on_newer")
+    if session.posargs:
+        return
+    for version, mute in MISSING.items():
+        if mute:
+            session.error(f"Python {version} is there, and does not start: {', '.join(map(str, mute))}")
+        session.warn(f"THERE IS NO PYTHON {version} HERE, SO NOTHING IS TESTED ON IT")
+    for version in OTHERS:
+        session.notify(f"tests_on-{version}")
+    session.notify("floors_of_dependencies")
 
 
-@nox.session(python="3.13")
-def tests_on_newer(session: nox.Session) -> None:
-    """The tests alone on Python 3.13, where there is one."""
+@nox.session(python=OTHERS)
+def tests_on(session: nox.Session) -> None:
+    """The short form of the tests, on each other supported Python that is found."""
     install(session, "tests")
-    run_tests(session)
+    run_tests(session, short=True)
+
+
+@nox.session
+def floors_of_dependencies(session: nox.Session) -> None:
+    """The short form of the tests, on the oldest version of each dependency that pyproject.toml allows."""
+    install(session, "tests", resolution="lowest-direct")
+    run_tests(session, short=True)
+
+
+@nox.session(venv_backend="none")
+def newest(session: nox.Session) -> None:
+    """The short form of the tests on a Python that only Debian testing has: `-s newest -- 3.14 [pytest arguments]`, as root."""
+    session.run("bash", "tests/newest.sh", *(session.posargs or ["3.14"]))
 
 
 @nox.session
@@ -117,8 +144,10 @@ def check_types(session: nox.Session) -> None:
     session.run("pyright", "--pythonpath", str(Path(session.bin) / "python"))
 
 
-def run_tests(session: nox.Session) -> None:
+def run_tests(session: nox.Session, *, short: bool = False) -> None:
     args = session.posargs or ["-n", "2"]
+    if short:
+        session.env["ASYNCFLOW_TESTS"] = "short"
     session.run("python", "-m", "pytest", "-o", f"cache_dir={CACHES / 'pytest'}", *args)
 
 

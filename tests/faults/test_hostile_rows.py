@@ -770,7 +770,7 @@ def audited(folder: Path, planted: bool) -> dict[str, int]:
     is_watched = False
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if not is_watched or (event == "compile" and is_in_a_traceback()):
+        if not is_watched or (event in ("compile", "open") and is_in_a_traceback()):
             return
         if event in RUNNING_CODE:
             events[f"{event} {args[0]!s:.50}" if event == "import" else event] += 1
@@ -799,7 +799,7 @@ def audited(folder: Path, planted: bool) -> dict[str, int]:
 
 
 def is_in_a_traceback() -> bool:
-    """Whether a traceback is being written: that parses lines of source, to underline what failed."""
+    """Whether a traceback is being written: that parses lines of source, to underline what failed, and opens "<unknown>" (3.13)."""
     frame: Any = sys._getframe()
     while frame is not None:
         if frame.f_globals.get("__name__") == "traceback":
