@@ -84,7 +84,7 @@ class FlowRunner:
         for make in flows:
             self._known(make)
         self._most = (max_running, max_waiting)
-        self._overload = overload
+        self._overload: Overload = overload
         self._grace = grace
         self._patience = patience
         self._recover_every = recover_every

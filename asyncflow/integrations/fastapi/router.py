@@ -102,7 +102,7 @@ def _add_catalog(router: APIRouter, runner: FlowRunner, names: frozenset[str]) -
 async def _listed(
     runner: FlowRunner, names: frozenset[str], status: Status | None, before: int | None, count: int
 ) -> list[tuple[RunEntry, Status]]:
-    """The newest runs of these flows, as many as asked for, page by page: there may be those of other flows between."""
+    """The newest runs of these flows, as many as asked for, page by page: the storage does not tell running from interrupted."""
     persistence = runner.persistence
     if not isinstance(persistence, Catalog):
         raise CapabilityMissingError("the storage has no catalog of runs", capability="Catalog")
@@ -111,8 +111,10 @@ async def _listed(
     found: list[tuple[RunEntry, Status]] = []
     while len(found) < count:
         page = await persistence.runs(status=stored, identities=identities, before=before, limit=PAGE)
-        all_of_it = [(entry, standing(entry.status, runner.is_driven(entry))) for entry in page]
-        found += [each for each in all_of_it if status in (None, each[1])]
+        for entry in page:
+            now = standing(entry.status, runner.is_driven(entry))
+            if status in (None, now):
+                found.append((entry, now))
         if len(page) < PAGE:
             break
         before = page[-1].position
