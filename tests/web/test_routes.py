@@ -567,7 +567,7 @@ async def test_a_run_that_has_failed_can_be_cancelled_and_one_that_has_finished_
 class Older(Flow):
     """Orders, as they were before there was an item."""
 
-    name = "Order"
+    __module__, __qualname__ = Order.__module__, Order.__qualname__
 
     @start()
     async def price(self) -> int:
