@@ -69,7 +69,7 @@ async def test_where_a_dead_owner_cannot_be_told_from_a_living_one_the_message_s
         @start()
         async def only(self) -> str:
             async with SQLiteFlowPersistence("runs.db") as other:
-                monkeypatch.setattr(owners, "_LIVING", set())  # as for another process
+                monkeypatch.setattr(owners, "_LIVING", {})  # as for another process
                 with pytest.raises(errors.RunLockedError) as caught:
                     await other.acquire(self.run_id)
             return str(caught.value)
