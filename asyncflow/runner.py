@@ -370,7 +370,7 @@ class FlowRunner:
         known = self._live.get(run_id or flow.run_id)
         if known is not None:
             return known
-        run = Live(flow, run_id, inputs, self._places.turns, self._gone, again=again)
+        run = Live(flow, run_id, inputs, self._places, self._gone, again=again)
         self._live[run.run_id] = run
         group.start_soon(run.drive)
         return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -18,6 +19,7 @@ from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
 from . import refusals
 from .flag import Flag
 from .observe import told_by
+from .places import Places
 from .runs import is_driven
 from .tracebacks import from_here
 
@@ -40,6 +42,7 @@ class Live:
         "_gone",
         "_has_turn",
         "_news",
+        "_parents",
         "_turns",
         "_waiting",
         "_waits",
@@ -62,7 +65,7 @@ class Live:
         flow: Any,
         run_id: str | None,
         inputs: dict[str, Any] | None,
-        turns: anyio.Semaphore,
+        places: Places,
         gone: Callable[[Live], None],
         *,
         again: bool = False,
@@ -83,7 +86,8 @@ class Live:
         """How many handles await its result."""
         self.inputs = inputs
         """None for a run that is taken up: it is stored, or it is not to be."""
-        self._turns = turns
+        self._turns = places.turns
+        self._parents = places.parents
         self._gone = gone
         self._news: anyio.Event | None = None
         self._waiting: anyio.CancelScope | None = None
@@ -160,6 +164,10 @@ class Live:
             await self._turns.acquire()
             self._has_turn = True
         self._waiting = None
+
+    def waited_for(self) -> AbstractContextManager[None]:
+        """The caller awaits its end; it may be a run of the same runner, which keeps its turn meanwhile."""
+        return self._parents.awaiting(lambda: not self._has_turn and not self.ended.is_set())
 
     def wind_down(self) -> None:
         """Stop it at its next checkpoints."""
@@ -313,7 +321,8 @@ class RunHandle:
         if live is not None:
             live.awaited += 1
             try:
-                await live.ended.wait()
+                with live.waited_for():
+                    await live.ended.wait()
             finally:
                 live.awaited -= 1
             if live.error is None:

@@ -7,6 +7,7 @@ from typing import Literal
 import anyio
 
 from ..errors import RunnerOverloadedError
+from .parents import Parents
 
 __all__ = ["Overload", "Places"]
 
@@ -19,6 +20,7 @@ class Places:
     def __init__(self, running: int, waiting: int, overload: Overload) -> None:
         self.turns = anyio.Semaphore(running)
         """For those at work."""
+        self.parents = Parents(running)
         self._places = anyio.Semaphore(running + waiting)
         self._most = running + waiting
         self._overload = overload

@@ -5,13 +5,9 @@ from typing import Any
 
 import anyio
 import pytest
-from owned import Steps, gate, ran, until
+from owned import Steps, gate, gates, ran, until
 
-from asyncflow import (
-    FlowRunner,
-    MethodError,
-    errors,
-)
+from asyncflow import Flow, FlowRunner, MethodError, errors, start
 
 # ---- once ------------------------------------------------------------------------------------------------------------
 
@@ -112,3 +108,42 @@ async def test_a_run_is_running_while_somebody_drives_it_and_interrupted_while_n
         await driven.result()
 
     assert (await Steps.load(driven.run_id, persistence=storage)).status == "finished"
+
+
+# ---- parents that wait for queued runs -------------------------------------------------------------------------------
+
+
+class Child(Flow[dict[str, int]]):
+    @start()
+    async def work(self) -> int:
+        return 1
+
+
+class Parent(Flow[dict[str, int]]):
+    @start()
+    async def work(self) -> Any:
+        await gates["all are at work"].wait()
+        return await runners[0].run(Child)
+
+
+runners: list[FlowRunner] = []
+
+
+@pytest.mark.found("T7")
+@pytest.mark.parametrize("parents", [1, 2])
+async def test_it_is_told_once_when_every_run_at_work_awaits_a_queued_one(
+    storage: Any, caplog: pytest.LogCaptureFixture, parents: int
+) -> None:
+    async with FlowRunner(storage, max_running=2, recover_every=None, grace=0, patience=0) as runner:
+        runners[:] = [runner]
+        opened = gate("all are at work")
+        handles = [await runner.start(Parent) for _ in range(parents)]
+        opened.set()
+        if parents == 1:
+            assert await handles[0].result() == 1
+        else:
+            await until(lambda: [record for record in caplog.records if record.name == "asyncflow"])
+            assert runner.running == 4
+
+    told = [record.getMessage() for record in caplog.records if "max_running" in record.getMessage()]
+    assert len(told) == (parents == 2), told
