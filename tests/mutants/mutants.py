@@ -36,9 +36,10 @@ MUTANTS = (
         "a listener starts before the commit",
         ("D1",),
         "_runtime/engine.py",
-        "            await self.recorder.commit(ended.checkpoint)\n",
+        "            await (commit if self._crowd is None else self._crowd.store(commit))\n",
         "            if not (ended.commands and type(ended.commands[0]) is RunMethod):\n"
-        "                await self.recorder.commit(ended.checkpoint)\n",
+        "                await (commit if self._crowd is None else self._crowd.store(commit))\n"
+        "            else:\n                commit.close()\n",
         f"{FAILURE}::test_a_save_that_fails_stops_the_run_and_nothing_follows",
     ),
     Mutant(
@@ -231,8 +232,8 @@ MUTANTS = (
         "a cancellation is swallowed",
         ("C1",),
         "_runtime/engine.py",
-        "            scope = await self._work(self._next(commands))\n",
-        "            try:\n                scope = await self._work(self._next(commands))\n"
+        "            scope = await apart(self._work(self._next(commands)))\n",
+        "            try:\n                scope = await apart(self._work(self._next(commands)))\n"
         "            except BaseException:\n                return None\n",
         f"{CANCEL}::test_a_task_that_was_cancelled_natively_gets_its_cancelled_error",
     ),
@@ -462,7 +463,7 @@ MUTANTS = (
         "the schema is not looked at",
         ("V4",),
         "persistence/sqlite/database.py",
-        "            await _check_schema(connection, path)\n",
+        "        await _check_schema(connection, path)\n",
         "",
         f"{SQLITE}::test_a_damaged_schema_is_found_and_what_others_added_is_theirs",
     ),
@@ -639,7 +640,7 @@ MUTANTS = (
     Mutant(
         "a lock that is held for too long is a raw error",
         ("S2",),
-        "persistence/sqlite/database.py",
+        "persistence/sqlite/explain.py",
         "        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:\n",
         "        case sqlite3.SQLITE_LOCKED:\n",
         "faults/test_busy.py::test_a_lock_held_for_longer_is_a_busy_error_that_says_how_long_it_waited_and_the_run_can_be_resumed",
@@ -656,8 +657,8 @@ MUTANTS = (
         "a child uses what its parent has open",
         ("S4",),
         "persistence/shared.py",
-        "        if self._process is not _process:\n",
-        "        if False:\n",
+        "        if self._process is not _process:\n            self._check_fork()\n        opening = self._openings",
+        "        opening = self._openings",
         "faults/test_leaving.py::test_a_run_that_goes_on_in_a_forked_process_is_refused_at_its_next_commit",
     ),
     Mutant(
@@ -673,8 +674,8 @@ MUTANTS = (
         "PostgreSQL: what was sent may be committed after it was looked for",
         ("D1",),
         "persistence/postgres/writer.py",
-        "        gone = await rows_of(connection, _END, (milliseconds, *backend))\n",
-        "        gone: list[Any] = []\n",
+        "                await fence(connection, self._target, lost)\n",
+        "",
         f"{CUTS}::test_what_became_of_a_checkpoint_is_known_wherever_the_connection_is_cut",
     ),
     Mutant(
