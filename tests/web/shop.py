@@ -14,6 +14,8 @@ from pydantic import BaseModel, Field, field_validator
 from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, listen, start
 from asyncflow.integrations.fastapi import flow_router, lifespan
 
+GOING_ON = ("running", "interrupted")
+
 ran: list[str] = []
 gates: dict[str, anyio.Event] = {}
 
@@ -99,7 +101,7 @@ class Service(NamedTuple):
     async def ended(self, where: str) -> dict[str, Any]:
         """A run, when it has ended."""
         with anyio.fail_after(120):
-            while (await self.http.get(where)).json()["status"] == "running":  # noqa: ASYNC110 - nobody tells
+            while (await self.http.get(where)).json()["status"] in GOING_ON:  # noqa: ASYNC110 - nobody tells
                 await anyio.sleep(0.001)
         told: dict[str, Any] = (await self.http.get(where)).json()
         return told

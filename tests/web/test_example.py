@@ -17,6 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 ROOT = Path(__file__).parents[2]
+GOING_ON = ("running", "interrupted")
 KEY = {"X-Key": "let-me-in"}
 
 
@@ -80,7 +81,7 @@ def asked(method: str, url: str, **options: Any) -> httpx2.Response:
 
 def result(url: str) -> Any:
     """What a run ends with."""
-    while (run := asked("GET", url).json())["status"] == "running":
+    while (run := asked("GET", url).json())["status"] in GOING_ON:
         time.sleep(0.05)
     return run["result"]
 
