@@ -737,9 +737,9 @@ MUTANTS = (
     Mutant(
         "PostgreSQL: a commit that the server does not wait for",
         ("D3",),
-        "persistence/postgres/schema.sql",
-        "PERFORM set_config('synchronous_commit', 'on', true);",
-        "NULL;",
+        "persistence/postgres/formats.sql",
+        "    PERFORM set_config('synchronous_commit', 'on', true);\n  END IF;\n  IF EXISTS",
+        "    NULL;\n  END IF;\n  IF EXISTS",
         f"{POSTGRES}::test_a_commit_is_durable_where_the_server_would_not_wait_for_it",
     ),
     Mutant(
