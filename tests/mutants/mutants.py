@@ -207,8 +207,8 @@ MUTANTS = (
         "threads that look first at the same time have a draft each",
         ("E4",),
         "_runtime/scope.py",
-        "                draft = self._draft = made if self._draft is None else self._draft\n",
-        "                draft = self._draft = made\n",
+        "            draft = self._draft\n            if not self.is_open:\n",
+        "            draft = made\n            if not self.is_open:\n",
         f"{THREADS}::test_threads_that_look_first_at_the_same_time_share_one_draft",
     ),
     Mutant(
