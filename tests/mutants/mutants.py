@@ -679,6 +679,14 @@ MUTANTS = (
         f"{CUTS}::test_what_became_of_a_checkpoint_is_known_wherever_the_connection_is_cut",
     ),
     Mutant(
+        "PostgreSQL: what is still under way is told as not saved",
+        ("S1",),
+        "persistence/postgres/lost.py",
+        "    await rows_of(connection, target.sql(rows.AWAIT_END), (str(int(_WAIT_SECONDS * 1000)), session))\n",
+        "    pass\n",
+        f"{CUTS}::test_a_commit_that_is_still_under_way_is_waited_for_when_its_connection_is_lost",
+    ),
+    Mutant(
         "PostgreSQL: a commit is tried again blindly",
         ("D1", "S1"),
         "persistence/postgres/writer.py",
