@@ -1,6 +1,7 @@
 """Every Python block of the README runs as printed. One that begins with `# continued` goes on from the block before it."""
 
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -34,3 +35,24 @@ def test_the_readme_runs_as_printed(story: list[Example], monkeypatch: pytest.Mo
     for block in story:
         lines_before = "\n" * (block.line + block.parsed.line_offset)  # so that a traceback names the README's line
         exec(compile(lines_before + block.parsed, README, "exec"), vars(script))
+
+
+@pytest.mark.found("D8", "P6")
+def test_the_readme_warns_of_what_others_do_and_says_what_is_proved() -> None:
+    text = " ".join(README.read_text().split())
+
+    assert "Hypercorn (as of 0.18.0) exits with 0" in text
+    assert "Windows are provided for, but nothing proves them" in text
+
+
+@pytest.mark.found("P7")
+def test_the_oldest_versions_that_are_allowed_are_those_that_work() -> None:
+    project = tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]
+    allowed = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+
+    assert "pydantic>=2.11.7,<3" in allowed  # before, a FieldInfo that is given twice has no end
+    assert "fastapi>=0.135.1" in allowed  # 0.135.0 breaks streams
+    assert "psycopg[binary]>=3.2.1" in allowed  # 3.2.0 cannot be installed

@@ -1,6 +1,7 @@
 """`prune` of a SQLite storage: each deletion decides in its own transaction, in batches that others get between."""
 
 import logging
+import os
 import sqlite3
 from contextlib import closing
 from typing import Any
@@ -84,3 +85,25 @@ async def test_no_value_is_logged_by_the_driver_where_the_root_logger_is_at_debu
 
     assert "hunter2" not in caplog.text
     assert logging.getLogger("aiosqlite").level == logging.INFO
+
+
+@pytest.mark.found("T13")
+async def test_the_space_of_pruned_runs_is_used_again_and_vacuum_gives_it_back(storage: Any) -> None:
+    async def store(begin: int) -> None:
+        for n in range(begin, begin + 100):
+            await retention.ended(storage, f"run {n}")
+
+    async with storage:
+        await store(0)
+        await storage.prune(older_than=0)
+        with closing(sqlite3.connect("runs.db")) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        before = os.path.getsize("runs.db")
+        await store(100)
+        await storage.prune(older_than=0)
+    again = os.path.getsize("runs.db")
+    with closing(sqlite3.connect("runs.db")) as connection:
+        connection.execute("VACUUM")
+
+    assert again <= 1.2 * before
+    assert os.path.getsize("runs.db") < before / 2
