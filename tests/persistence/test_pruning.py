@@ -93,17 +93,20 @@ async def test_the_space_of_pruned_runs_is_used_again_and_vacuum_gives_it_back(s
         for n in range(begin, begin + 100):
             await retention.ended(storage, f"run {n}")
 
+    def size() -> int:
+        return os.path.getsize("runs.db")
+
     async with storage:
         await store(0)
         await storage.prune(older_than=0)
         with closing(sqlite3.connect("runs.db")) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        before = os.path.getsize("runs.db")
+        before = size()
         await store(100)
         await storage.prune(older_than=0)
-    again = os.path.getsize("runs.db")
+    again = size()
     with closing(sqlite3.connect("runs.db")) as connection:
         connection.execute("VACUUM")
 
     assert again <= 1.2 * before
-    assert os.path.getsize("runs.db") < before / 2
+    assert size() < before / 2
