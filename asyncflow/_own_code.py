@@ -63,7 +63,7 @@ def _found(annotation: Any, is_it: IsIt, path: str, inside: tuple[Any, ...]) -> 
         yield from _found(annotation.__supertype__, is_it, path, inside)
     elif isinstance(annotation, type) and origin is None:
         yield from _found_in_class(annotation, is_it, path, (*inside, annotation))
-    if origin is Annotated and any(is_it(_code_of(part)) for part in annotation.__metadata__):
+    if origin is Annotated and any(is_it(_code_of(part)) for part in get_args(annotation)[1:]):
         yield path
     for arg in get_args(annotation):
         yield from _found(arg, is_it, path, inside)

@@ -329,7 +329,7 @@ def _dicts(a: dict[Any, Any], b: dict[Any, Any], promoted: bool) -> _Found | Non
     return None
 
 
-def _models(a: BaseModel, b: BaseModel, promoted: bool) -> _Found | None:
+def _models(a: Any, b: Any, promoted: bool) -> _Found | None:
     missing = object()
     mine, yours = a.__dict__, b.__dict__
     fields = type(b).__pydantic_fields__.items()

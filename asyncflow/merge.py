@@ -201,8 +201,10 @@ def _of_dicts(kind: Any, base: Any, ours: Any, theirs: Any, path: str) -> Any:
     if isinstance(new, collections.defaultdict):
         first = MISSING if base is MISSING else base.default_factory
         new.default_factory = _merged(first, ours.default_factory, theirs.default_factory, path)
+    put: Any = kind.__setitem__
+    target: Any = new
     for key, value in merged.items():
-        kind.__setitem__(new, key, value)
+        put(target, key, value)
     return new
 
 

@@ -34,7 +34,7 @@ async def main(runs: int, conninfo: str | None) -> None:
                     for n in range(first, min(first + AT_ONCE, runs)):
                         group.start_soon(_stored, storage, f"run {n}")
             before, began, waits = _memory(), time.perf_counter(), list[float]()
-            cpu = time.process_time()
+            cpu, gone, seconds = time.process_time(), 0, 0.0
             async with anyio.create_task_group() as group:
                 group.start_soon(_neighbour, storage, waits)
                 gone = await storage.prune(older_than=3600.0, keep_last=10)

@@ -32,7 +32,7 @@ async def cancel_stored(persistence: FlowPersistence, run_id: str) -> None:
             run_id=run_id,
         )
     async with session(persistence):
-        is_log = offers(persistence, CheckpointLog)
+        is_log = bool(offers(persistence, CheckpointLog))
         newest = await _found(persistence, run_id)
         number = newest.number
         while newest.status not in ("finished", "cancelled") and newest.number == number:

@@ -157,7 +157,7 @@ def _has_plain_classes(annotation: Any, inside: frozenset[Any]) -> bool:
     if isinstance(annotation, typing.NewType):
         return _has_plain_classes(annotation.__supertype__, inside)
     named = annotation if isinstance(annotation, _ALIASES) else get_origin(annotation)
-    if isinstance(named, _ALIASES) and not _has_plain_classes(named.__value__, inside):
+    if named is not None and isinstance(named, _ALIASES) and not _has_plain_classes(named.__value__, inside):
         return False  # what contains itself has been refused
     return get_origin(annotation) is Literal or all(_has_plain_classes(arg, inside) for arg in get_args(annotation))
 

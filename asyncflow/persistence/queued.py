@@ -74,9 +74,13 @@ class Opened(Protocol):
 
     home: Home
     commits: Commits
-    fence: Fence
     unreleased: Unreleased
     stop_renewing: Callable[[], object]
+
+    @property
+    def fence(self) -> Fence:
+        """Proves the owner's lease."""
+        ...
 
     @property
     def reader(self) -> Reads:

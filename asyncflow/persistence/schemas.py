@@ -58,7 +58,7 @@ def is_plain(schema: Mapping[str, Any]) -> tuple[bool, bool]:
     return True, has_any
 
 
-_ANY: Final[dict[str, Any]] = {"type": "any"}
+_ANY: Final[Any] = {"type": "any"}
 
 
 def _is_said(part: Mapping[str, Any]) -> bool:

@@ -271,6 +271,7 @@ class Forgotten(Promises):
             for chain in chains:
                 await store(persistence, chain.add(status="failed"))
                 await owners.release(chain.run_id, 1)
+            gone = 0
             async with anyio.create_task_group() as group:
                 group.start_soon(go_on)
                 await anyio.lowlevel.checkpoint()

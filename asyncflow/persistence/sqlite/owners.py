@@ -93,6 +93,7 @@ class Owner:
 
     def _is_held(self, file: int, path: Path) -> bool:
         """Lock the file. Whether it is still the one under its name."""
+        assert fcntl is not None, "asked only where files can be locked"
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return os.path.samestat(os.fstat(file), os.stat(path))

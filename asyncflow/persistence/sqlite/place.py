@@ -152,7 +152,7 @@ class Place:
     @property
     def writer(self) -> int | None:
         """The process that holds the lock of writers, if it is another one, and can be told."""
-        if sys.platform != "linux" or self._read_index() is None:
+        if sys.platform != "linux" or fcntl is None or self._read_index() is None:
             return None
         flock = struct.Struct("hhqqi4x")
         with contextlib.suppress(OSError):
