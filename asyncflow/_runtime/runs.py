@@ -18,13 +18,7 @@ from .._scheduling.advance import advance
 from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
 from .._waiting import current_loop, is_closed, to_its_end
-from ..errors import (
-    CheckpointCorruptError,
-    RunFencedError,
-    RunLockedError,
-    StateSchemaError,
-    StorageError,
-)
+from ..errors import CheckpointCorruptError, RunFencedError, RunLockedError, StateSchemaError, StorageError
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decode_progress
 from ..persistence.checks import to_be_awaited
 from ..persistence.codec import Misfit

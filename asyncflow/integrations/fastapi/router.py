@@ -156,12 +156,7 @@ def _add_runs(
     async def resume_run(
         run: Annotated[Found, Depends(found)], request: Request, wait: Annotated[float, seconds] = 0.0
     ) -> Response:
-        until, run_id = anyio.current_time() + wait, run.handle.run_id
-        handle = await placed(runner, request, partial(runner.resume, run_id, patience=max(wait, PATIENCE)))
-        base = request.scope["path"].removesuffix(f"/runs/{run_id}/resume")
-        left = until - anyio.current_time() if wait else 0.0
-        where = f"{base}/runs/{quote(run_id, safe='')}"
-        return await answered(handle, await handle.stored(), request, run.flow, where, left)
+        return await _resumed(runner, run, request, wait)
 
     async def get_run(run: Annotated[Found, Depends(found)]) -> Response:
         return Response(
@@ -197,6 +192,16 @@ def _add_runs(
         responses={200: {"model": any_run, "description": "It has ended within `wait`."}, **told, **documented(409)},
     )
     add(one, get_run, methods=["GET"], response_model=any_run, responses=told)
+
+
+async def _resumed(runner: FlowRunner, run: Found, request: Request, wait: float) -> Response:
+    """The run, resumed by the runner, as it stands when it has ended or the time to wait is over."""
+    until, run_id = anyio.current_time() + wait, run.handle.run_id
+    handle = await placed(runner, request, partial(runner.resume, run_id, patience=max(wait, PATIENCE)))
+    base = request.scope["path"].removesuffix(f"/runs/{run_id}/resume")
+    left = until - anyio.current_time() if wait else 0.0
+    where = f"{base}/runs/{quote(run_id, safe='')}"
+    return await answered(handle, await handle.stored(), request, run.flow, where, left)
 
 
 async def _cancelled(runner: FlowRunner, run: Found) -> Status:

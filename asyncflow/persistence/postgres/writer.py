@@ -164,12 +164,7 @@ class Writer:
         if owning or connection.isolation_level is not None:
             async with connection.transaction():
                 await rows_of(connection, self._target.sql(rows.BEGIN), (*begin, str(int(IDLE_SECONDS * 1000))))
-                deciding = [job for job in owning if not isinstance(job, Prune)]
-                if deciding:
-                    await self._own(connection, deciding, verdicts)
-                for job in owning:
-                    if isinstance(job, Prune):
-                        await PostgresBatch(job, self._key, connection, self._target).run()
+                await self._decide(connection, owning, verdicts)
                 await self._store(connection, begin, appends, verdicts)
         else:
             await self._store(connection, begin, appends, verdicts)
@@ -178,6 +173,15 @@ class Writer:
         for job in asked:
             job.stretch = self.lease.stretch
         return verdicts
+
+    async def _decide(self, connection: Connection, jobs: Sequence[Job], verdicts: Verdicts) -> None:
+        """Do the jobs that decide by what is stored: those about owners together, then each pruning."""
+        about_owners = [job for job in jobs if not isinstance(job, Prune)]
+        if about_owners:
+            await self._own(connection, about_owners, verdicts)
+        for job in jobs:
+            if isinstance(job, Prune):
+                await PostgresBatch(job, self._key, connection, self._target).run()
 
     async def _store(
         self, connection: Connection, begin: tuple[Any, ...], appends: Sequence[Append], verdicts: Verdicts
