@@ -87,7 +87,7 @@ PLAIN: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("annotation", PLAIN, ids=str)
+@pytest.mark.parametrize("annotation", PLAIN)
 def test_what_is_read_by_no_code_of_anybodys_is_plain(annotation: Any) -> None:
     assert is_plain(create_model("Model", value=(annotation, ...)))
 
@@ -164,7 +164,7 @@ CODE: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("annotation", CODE, ids=str)
+@pytest.mark.parametrize("annotation", CODE)
 def test_what_is_read_by_code_is_not_plain_by_whatever_name_it_goes(annotation: Any) -> None:
     model = create_model("Model", value=(annotation, ...), __config__=ConfigDict(arbitrary_types_allowed=True))
 
