@@ -70,8 +70,8 @@ MUTANTS = (
         "the head is not compared",
         ("D4", "L1"),
         "persistence/sqlite/formats.sql",
-        " AND epoch = NEW.epoch AND head = NEW.seq - 1 AND head_digest = NEW.previous",
-        "",
+        " AND epoch = NEW.epoch AND head = NEW.seq - 1 AND head_digest = NEW.previous\n    AND status = NEW.status",
+        " AND status = NEW.status",
         f"{SQLITE}::test_a_checkpoint_that_does_not_follow_is_stale_and_nothing_is_written",
     ),
     Mutant(
@@ -356,8 +356,8 @@ MUTANTS = (
         "a commit is refused when the lease has run out",
         ("L3",),
         "persistence/sqlite/formats.sql",
-        " AND head_digest = NEW.previous",
-        " AND head_digest = NEW.previous AND (owner IS NULL OR owner NOT IN (SELECT owner FROM owners WHERE expires < 1))",
+        " AND head_digest = NEW.previous\n    AND status = NEW.status",
+        " AND head_digest = NEW.previous AND status = NEW.status AND (owner IS NULL OR owner NOT IN (SELECT owner FROM owners WHERE expires < 1))",
         f"{SQLITE}::test_a_lease_that_has_run_out_spoils_no_commit_where_nobody_took_over",
     ),
     Mutant(

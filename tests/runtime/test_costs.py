@@ -278,6 +278,21 @@ async def test_many_runs_share_transactions_hops_and_statements(monkeypatch: pyt
     assert len(ran) <= 6 * RUNS * (STEPS + 1), "3,272: as for a lone one, and the transactions' own"
 
 
+@pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
+async def test_a_lone_step_writes_so_few_pages() -> None:
+    log = anyio.Path("runs.db-wal")
+    async with SQLiteFlowPersistence("runs.db", lease=LEASE) as persistence:
+        await many(persistence, 1)
+        before = (await log.stat()).st_size
+        for _ in range(RUNS // 10):
+            await many(persistence, 1)
+        grown = (await log.stat()).st_size - before
+
+    pages = grown / (4096 + 24) / (RUNS // 10) / (STEPS + 1)
+    print(f"{pages:.1f} pages a checkpoint")
+    assert 0 < pages <= 4, "3.6: of the runs, of the checkpoints, and of the index of these; at both ends two indexes of runs more"
+
+
 def stored(rows: list[Checkpoint]) -> list[int]:
     """Bytes that each checkpoint holds, without what is the same for all."""
     return [row.size - 300 for row in rows]

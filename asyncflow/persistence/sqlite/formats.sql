@@ -58,17 +58,25 @@ CREATE TRIGGER first INSTEAD OF INSERT ON appends WHEN NEW.seq = 0 BEGIN
     NEW.state, NEW.progress, NEW.changes, NEW.result, NEW.inputs, NEW.outcome, NEW.previous, NEW.digest);
 END;
 
+-- Two updates, of which one at most applies: one that sets no status leaves the indexes of running runs alone, a page each.
 CREATE TRIGGER following INSTEAD OF INSERT ON appends WHEN NEW.seq > 0 BEGIN
+  UPDATE runs SET
+    pass_number = NEW.pass_number, head = NEW.seq, head_digest = NEW.digest, base = NEW.base,
+    format = NEW.format, version = NEW.version, owner = NEW.owner, updated_at = NEW.at, digest = NEW.head_digest
+  WHERE run_id = NEW.run_id AND epoch = NEW.epoch AND head = NEW.seq - 1 AND head_digest = NEW.previous
+    AND status = NEW.status;
   UPDATE runs SET
     status = NEW.status, pass_number = NEW.pass_number, head = NEW.seq, head_digest = NEW.digest, base = NEW.base,
     format = NEW.format, version = NEW.version, owner = NEW.owner, updated_at = NEW.at, digest = NEW.head_digest
-  WHERE run_id = NEW.run_id AND epoch = NEW.epoch AND head = NEW.seq - 1 AND head_digest = NEW.previous;
-  SELECT RAISE(ABORT, 'it does not follow what is stored') WHERE changes() = 0;
+  WHERE run_id = NEW.run_id AND epoch = NEW.epoch AND head = NEW.seq - 1 AND head_digest = NEW.previous
+    AND status <> NEW.status;
   INSERT INTO checkpoints (run,
     seq, pass_number, kind, status, at, method, base, format, version, epoch, state, progress, changes, result, inputs,
     outcome, previous, digest)
-  SELECT id,
+  SELECT IFNULL(
+    (SELECT id FROM runs
+    WHERE run_id = NEW.run_id AND epoch = NEW.epoch AND head = NEW.seq AND head_digest = NEW.digest),
+    RAISE(ABORT, 'it does not follow what is stored')),
     NEW.seq, NEW.pass_number, NEW.kind, NEW.status, NEW.at, NEW.method, NEW.base, NEW.format, NEW.version, NEW.epoch,
-    NEW.state, NEW.progress, NEW.changes, NEW.result, NEW.inputs, NEW.outcome, NEW.previous, NEW.digest
-  FROM runs WHERE run_id = NEW.run_id;
+    NEW.state, NEW.progress, NEW.changes, NEW.result, NEW.inputs, NEW.outcome, NEW.previous, NEW.digest;
 END;
