@@ -357,7 +357,8 @@ MUTANTS = (
         ("L3",),
         "persistence/sqlite/formats.sql",
         " AND head_digest = NEW.previous\n    AND status = NEW.status",
-        " AND head_digest = NEW.previous AND status = NEW.status AND (owner IS NULL OR owner NOT IN (SELECT owner FROM owners WHERE expires < 1))",
+        " AND head_digest = NEW.previous AND status = NEW.status "
+        "AND (owner IS NULL OR owner NOT IN (SELECT owner FROM owners WHERE expires < 1))",
         f"{SQLITE}::test_a_lease_that_has_run_out_spoils_no_commit_where_nobody_took_over",
     ),
     Mutant(

@@ -290,7 +290,9 @@ async def test_a_lone_step_writes_so_few_pages() -> None:
 
     pages = grown / (4096 + 24) / (RUNS // 10) / (STEPS + 1)
     print(f"{pages:.1f} pages a checkpoint")
-    assert 0 < pages <= 4, "3.6: of the runs, of the checkpoints, and of the index of these; at both ends two indexes of runs more"
+    assert 0 < pages <= 4, (
+        "3.6: of the runs, of the checkpoints, and of the index of these; at both ends two indexes of runs more"
+    )
 
 
 def stored(rows: list[Checkpoint]) -> list[int]:
