@@ -123,7 +123,7 @@ class Recovery:
         stored = {run_id for run_id, run in self._live.items() if run.known.is_set()}
         running, before, known = dict[str, RunEntry](), None, frozenset(self._identities())
         while known:
-            page = await persistence.runs(status="running", identities=known, before=before, limit=PAGE)
+            page = await persistence.runs(status="unfinished", identities=known, before=before, limit=PAGE)
             running.update((entry.run_id, entry) for entry in page)
             if len(page) < PAGE:
                 break

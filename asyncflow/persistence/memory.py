@@ -13,8 +13,8 @@ from typing import Literal
 import anyio.lowlevel
 
 from ..errors import RunLockedError, StaleCheckpoint
-from .checkpoint import Checkpoint, Status, fold, verified
-from .protocol import RunEntry, check_retention
+from .checkpoint import Checkpoint, fold, verified
+from .protocol import RunEntry, RunStatus, check_retention
 
 __all__ = ["MemoryFlowPersistence"]
 
@@ -109,23 +109,28 @@ class MemoryFlowPersistence:
         *,
         run_id: str | None = None,
         flow: str | None = None,
-        status: Status | Literal["interrupted"] | None = None,
+        status: RunStatus | Literal["unfinished"] | None = None,
         identities: Collection[str] | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
         """The runs, the newest first."""
-        is_interrupted = status == "interrupted"
-        asked = run_id, flow, "running" if is_interrupted else status
+        statuses = ("running", "interrupted") if status == "unfinished" else (status,)
         with _changing:
             found = (
                 e
-                for e in reversed(self._entries.values())
-                if all(w in (None, h) for w, h in zip(asked, e, strict=False))
+                for e in map(self._standing, reversed(self._entries.values()))
+                if run_id in (None, e.run_id)
+                and flow in (None, e.flow)
+                and (status is None or e.status in statuses)
                 and (identities is None or e.identity in identities)
-                and not (is_interrupted and e.run_id in self._driven)
             )
             return list(islice((e for e in found if before is None or e.position < before), limit))
+
+    def _standing(self, entry: RunEntry) -> RunEntry:
+        """A line of the catalog, as it is shown: a running run that nobody drives is interrupted."""
+        is_interrupted = entry.status == "running" and entry.run_id not in self._driven
+        return entry._replace(status="interrupted") if is_interrupted else entry
 
     def _enter(self, c: Checkpoint) -> None:
         """Bring a run's line of the catalog up to date."""

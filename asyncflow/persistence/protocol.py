@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, NamedTuple, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 
-from .checkpoint import Checkpoint, Status
+from .checkpoint import Checkpoint
 from .fencing import Fence
 
 __all__ = [
@@ -99,13 +99,17 @@ class CheckpointHistory(Protocol):
         ...
 
 
+RunStatus = Literal["running", "interrupted", "failed", "finished", "cancelled"]
+"""How a run stands: "running" while its owner lives, "interrupted" while none does."""
+
+
 class RunEntry(NamedTuple):
     """A line of the catalog."""
 
     run_id: str
     flow: str
-    status: Status
-    """ "running" is also what an interrupted run is: then nobody drives it."""
+    status: RunStatus
+    """ "running" while an owner lives, "interrupted" while none does: both are stored as "running"."""
     number: int
     """Of the pass, from 1."""
     seq: int
@@ -132,14 +136,14 @@ class Catalog(Protocol):
         *,
         run_id: str | None = None,
         flow: str | None = None,
-        status: Status | Literal["interrupted"] | None = None,
+        status: RunStatus | Literal["unfinished"] | None = None,
         identities: Collection[str] | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
         """Runs, the newest first, at most `limit`: the one of an id, those of a flow's name, those in a status.
 
-        A status is one that is stored, where "running" is every run that has not ended; or "interrupted": those that nobody drives.
+        "unfinished": the running and the interrupted ones, without a look at who drives them.
 
         `identities`: those of flows that are known by one of these, as `RunEntry.identity` has it. Of running runs they are
         found without a look at any other. For the next page, `before` a position.

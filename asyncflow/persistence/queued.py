@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, get_args
 
 from .._waiting import current_loop, is_closed
 from ..errors import (
@@ -22,7 +22,7 @@ from .fencing import Fence
 from .handles import no_handles_left
 from .home import Home
 from .jobs import Acquire, Append, Delete, Ended, Release
-from .protocol import RunEntry, check_retention
+from .protocol import RunEntry, RunStatus, check_retention
 from .pruning import forget
 from .shared import Shared
 
@@ -257,30 +257,39 @@ class QueuedPersistence(ABC, Generic[T]):
         *,
         run_id: str | None = None,
         flow: str | None = None,
-        status: Status | Literal["interrupted"] | None = None,
+        status: RunStatus | Literal["unfinished"] | None = None,
         identities: Collection[str] | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
         """Runs, the newest first. See `Catalog`."""
-        if status not in (None, "running", "interrupted", "failed", "finished", "cancelled"):
-            raise ValueError(f"status is 'running', 'interrupted', 'failed', 'finished' or 'cancelled', not {status!r}")
-        if status == "interrupted":
-            return await self._interrupted(run_id, flow, identities, before, limit)
+        if status not in (None, "unfinished", *get_args(RunStatus)):
+            raise ValueError(
+                f"status is 'running', 'interrupted', 'failed', 'finished', 'cancelled' or 'unfinished', not {status!r}"
+            )
+        if status in ("running", "interrupted"):
+            return await self._standing(status, run_id, flow, identities, before, limit)
+        stored: Any = "running" if status == "unfinished" else status
         async with self._shared.use() as opened:
-            found = await opened.home.run(lambda: opened.reader.runs(run_id, flow, status, identities, before, limit))
-            return [RunEntry._make((*r[:5], _is_driven(opened, r[5], r[11]), *r[6:11])) for r in found]
+            found = await opened.home.run(lambda: opened.reader.runs(run_id, flow, stored, identities, before, limit))
+            return [_entry(row, _is_driven(opened, row[5], row[11])) for row in found]
 
-    async def _interrupted(
-        self, run_id: str | None, flow: str | None, identities: Collection[str] | None, before: int | None, limit: int
+    async def _standing(
+        self,
+        status: str,
+        run_id: str | None,
+        flow: str | None,
+        identities: Collection[str] | None,
+        before: int | None,
+        limit: int,
     ) -> list[RunEntry]:
-        """Running runs that nobody drives: whether an owner lives is known here, and not to the database."""
+        """Running or interrupted runs: whether an owner lives is known here, and not to the database."""
         found: list[RunEntry] = []
         while len(found) < limit:
             page = await self.runs(
-                run_id=run_id, flow=flow, status="running", identities=identities, before=before, limit=limit
+                run_id=run_id, flow=flow, status="unfinished", identities=identities, before=before, limit=limit
             )
-            found += [entry for entry in page if not entry.is_driven]
+            found += [entry for entry in page if entry.status == status]
             if len(page) < limit:
                 break
             before = page[-1].position
@@ -366,6 +375,12 @@ def checked_lease(lease: float) -> float:
     if lease <= 0:
         raise ValueError(f"a lease is a number of seconds above 0, not {lease!r}")
     return lease
+
+
+def _entry(row: tuple[Any, ...], is_driven: bool) -> RunEntry:
+    run_id, flow, stored, number, seq = row[:5]
+    status = "interrupted" if stored == "running" and not is_driven else stored
+    return RunEntry._make((run_id, flow, status, number, seq, is_driven, *row[6:11]))
 
 
 def _is_driven(opened: Opened, owner: str | None, left: float | None) -> bool:

@@ -56,7 +56,7 @@ class Listed(Promises):
             none = _ids(await catalog.runs(flow="unknown"))
             one = [_ids(await catalog.runs(run_id=run_id)) for run_id in ("F finished", "f", "unknown")]
             neither = _ids(await catalog.runs(run_id="F finished", status="failed"))
-            limited = _ids(await catalog.runs(status="running", limit=1))
+            limited = _ids(await catalog.runs(status="unfinished", limit=1))
             newest = await catalog.runs(flow="F", limit=2)
             rest = await catalog.runs(flow="F", limit=2, before=newest[-1].position if newest else None)
             driven = [e.run_id for e in await catalog.runs() if e.is_driven and e.status in ("finished", "cancelled")]
@@ -92,7 +92,7 @@ class Listed(Promises):
                 status = "finished" if run_id == "done" else "running"
                 await store(persistence, Chain(run_id).add(flow="F", identity=identity, status=status))
             told = {entry.run_id: entry.identity for entry in await catalog.runs()}
-            ours = _ids(await catalog.runs(identities=["m.F", ":F", "unknown"], status="running"))
+            ours = _ids(await catalog.runs(identities=["m.F", ":F", "unknown"], status="unfinished"))
             first = await catalog.runs(identities=["m.F", ":F"], limit=2)
             rest = await catalog.runs(identities=["m.F", ":F"], limit=2, before=first[-1].position if first else None)
             none = _ids(await catalog.runs(identities=[]))
@@ -127,8 +127,17 @@ class Listed(Promises):
                 if n % 2:
                     await owner.release(f"run {n}", 1)
             await store(persistence, Chain("done").add(kind="finished", status="finished"))
+            words = {entry.run_id: entry.status for entry in await catalog.runs()}
+            driven = _ids(await catalog.runs(status="running"))
             first = await catalog.runs(status="interrupted", limit=2)
             rest = await catalog.runs(status="interrupted", limit=2, before=first[-1].position if first else None)
+        expected = {f"run {n}": "interrupted" if n % 2 else "running" for n in range(6)} | {"done": "finished"}
+        assert words == expected, (
+            f"`RunEntry.status` must be running while an owner lives, else interrupted: {expected}, not {words}"
+        )
+        assert driven == ["run 4", "run 2", "run 0"], (
+            f"`runs` with status='running' must list those that are driven, not {driven}"
+        )
         paged = [_ids(first), _ids(rest)]
         assert paged == [["run 5", "run 3"], ["run 1"]], (
             f"`runs` with status='interrupted' must list the running runs that nobody drives, in full pages, not {paged}"
@@ -307,7 +316,8 @@ class Forgotten(Promises):
 
 def _check(entry: RunEntry, chain: Chain) -> None:
     newest = chain.rows[-1]
-    told = entry.run_id, entry.flow, entry.status, entry.number, entry.seq, entry.created_at, entry.updated_at
+    status = "running" if entry.status == "interrupted" else entry.status  # who drives it is asked elsewhere
+    told = entry.run_id, entry.flow, status, entry.number, entry.seq, entry.created_at, entry.updated_at
     right = newest.run_id, newest.flow, newest.status, newest.number, newest.seq, chain.rows[0].at, newest.at
     assert told == right, (
         f"`runs` must tell id, flow, status, pass, seq, and the times of the first and the last checkpoint: {right}, not {told}"

@@ -247,7 +247,7 @@ class Crew:
         storage = self.work.storage()
         with anyio.fail_after(seconds):
             async with storage:
-                while await storage.runs(status="running", limit=1) or await _count(storage) < runs:
+                while await storage.runs(status="unfinished", limit=1) or await _count(storage) < runs:
                     assert all(worker.poll() is None for worker in self.workers.values()), "a worker has ended"
                     await anyio.sleep(0.05)
 

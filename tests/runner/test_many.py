@@ -103,7 +103,9 @@ async def test_a_run_is_running_while_somebody_drives_it_and_interrupted_while_n
             assert (await Steps.load(run_id, persistence=storage)).status == status
             assert await (await runner.get(run_id)).status() == status
         assert [entry.run_id for entry in await storage.runs(status="interrupted")] == [left.run_id]
-        assert {entry.run_id for entry in await storage.runs(status="running")} == {left.run_id, driven.run_id}
+        assert [entry.run_id for entry in await storage.runs(status="running")] == [driven.run_id]
+        words = {entry.run_id: entry.status for entry in await storage.runs(status="unfinished")}
+        assert words == {left.run_id: "interrupted", driven.run_id: "running"}
         opened.set()
         await driven.result()
 

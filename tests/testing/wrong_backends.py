@@ -817,7 +817,7 @@ class CutsBeforeItChooses(Right):
 @caught_by("the_catalog_lists_interrupted_runs_apart_from_those_that_are_driven")
 class CallsAllThatRunInterrupted(Right):
     async def runs(self, *, status: Any = None, **options: Any) -> list[RunEntry]:
-        return await super().runs(status="running" if status == "interrupted" else status, **options)
+        return await super().runs(status="unfinished" if status == "interrupted" else status, **options)
 
 
 @caught_by("the_catalog_tells_flows_and_statuses_apart", "the_catalog_tells_that_a_released_run_is_driven_by_nobody")

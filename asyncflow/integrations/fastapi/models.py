@@ -15,7 +15,6 @@ __all__ = ["Accepted", "Problem", "Ready", "Run", "RunLine", "RunPage", "Status"
 
 logger = logging.getLogger("asyncflow")
 
-StoredStatus = Literal["running", "failed", "finished", "cancelled"]
 
 Status = Literal["running", "interrupted", "failed", "finished", "cancelled"]
 
@@ -127,11 +126,9 @@ class Run(BaseModel):
         return b'%b,"state":%b,"result":%b}' % (told[:-1], json_of(self.state), json_of(self.result))
 
 
-def standing(stored: StoredStatus, is_driven: bool) -> Status:
+def standing(stored: Status, is_driven: bool) -> Status:
     """The status of a run in a list. One that has failed, and is driven, is being resumed."""
-    if is_driven and stored in ("running", "failed"):
-        return "running"
-    return "interrupted" if stored == "running" else stored
+    return "running" if is_driven and stored in ("interrupted", "failed") else stored
 
 
 def _time(seconds: float) -> datetime:

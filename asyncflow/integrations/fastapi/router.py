@@ -102,12 +102,12 @@ def _add_catalog(router: APIRouter, runner: FlowRunner, names: frozenset[str]) -
 async def _listed(
     runner: FlowRunner, names: frozenset[str], status: Status | None, before: int | None, count: int
 ) -> list[tuple[RunEntry, Status]]:
-    """The newest runs of these flows, as many as asked for, page by page: the storage does not tell running from interrupted."""
+    """The newest runs of these flows, as many as asked for, page by page: a run that waits for its turn here runs, too."""
     persistence = runner.persistence
     if not isinstance(persistence, Catalog):
         raise CapabilityMissingError("the storage has no catalog of runs", capability="Catalog")
     identities = {identity for identity, name in runner.names.items() if name in names}
-    stored: Any = "running" if status == "interrupted" else status
+    stored: Any = "unfinished" if status in ("running", "interrupted") else status
     found: list[tuple[RunEntry, Status]] = []
     while len(found) < count:
         page = await persistence.runs(status=stored, identities=identities, before=before, limit=PAGE)
