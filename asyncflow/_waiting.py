@@ -91,7 +91,9 @@ def interruptions() -> tuple[type[BaseException], ...]:
 
 def current_loop() -> object:
     """What tells one running event loop from another."""
-    return sys.modules["trio"].lowlevel.current_trio_token() if in_trio() else asyncio.get_running_loop()
+    if "trio" in sys.modules and in_trio():
+        return sys.modules["trio"].lowlevel.current_trio_token()
+    return asyncio.get_running_loop()
 
 
 def is_closed(loop: object) -> bool:

@@ -24,7 +24,7 @@ from ._runtime.observe import log_events
 from ._runtime.recorder import Codecs
 from ._runtime.runs import Setup
 from ._runtime.settings import Settings
-from ._runtime.tracebacks import run_shortened, shortened
+from ._runtime.tracebacks import from_here, run_shortened
 from .errors import FlowDefinitionError, MethodError, RunningLoopError
 from .merge import Merge
 from .persistence.checks import check_backend
@@ -290,7 +290,10 @@ class Flow(Uncached, Generic[S]):
         if unknown:
             raise not_taken("kickoff", unknown, ("inputs", "restore_from_state_id", "wait", "once"), is_of_a_flow=True)
         source = None if restore_from_state_id is None else parse_run_id(restore_from_state_id)
-        return await shortened(self._instance.kickoff(inputs, source, wait, once=once))
+        try:
+            return await self._instance.kickoff(inputs, source, wait, once=once)
+        except MethodError as error:
+            raise from_here(error) from error.__cause__
 
     async def kickoff_async(
         self,
@@ -314,7 +317,10 @@ class Flow(Uncached, Generic[S]):
         """
         known = parse_run_id(run_id)
         flow = cls(**init)
-        return await shortened(flow._instance.resume(known, wait))
+        try:
+            return await flow._instance.resume(known, wait)
+        except MethodError as error:
+            raise from_here(error) from error.__cause__
 
     @classmethod
     async def load(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:

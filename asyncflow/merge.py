@@ -111,7 +111,8 @@ def _structural(base: Any, ours: Any, theirs: Any, path: str) -> Any:
     kind = type(theirs)
     if type(ours) is kind:
         start = base if type(base) is kind else MISSING
-        merged = _of_one_kind(kind, start, ours, theirs, path)
+        is_replaced = start is not base and kind in _SERIES  # None, say, for which both have put a new list
+        merged = None if is_replaced else _of_one_kind(kind, start, ours, theirs, path)
         if merged is not None:
             return merged
         if wholly_same(ours, theirs) and not _is_number(ours):
@@ -136,9 +137,12 @@ def _of_one_kind(kind: type, base: Any, ours: Any, theirs: Any, path: str) -> An
     if base is not MISSING and issubclass(kind, tuple) and hasattr(kind, "_fields"):
         parts = _dicts(base._asdict(), ours._asdict(), theirs._asdict(), path, declared_in(kind))
         return kind(**parts)
-    if kind in (list, tuple, collections.deque):
+    if kind in _SERIES:
         return _series.merged([] if base is MISSING else base, ours, theirs)
     return None
+
+
+_SERIES: Final = (list, tuple, collections.deque)
 
 
 def _like(model: Any, members: Any) -> Any:

@@ -306,8 +306,8 @@ class Engine:
         method, key, recorder = scope.method, scope.key, self.recorder
         label = label_returned(self.settings, self.run_id, method, result) if method.is_router else None
         transition, commands = advance(self.settings.definition, self.progress, MethodReturned(key, label))
-        is_last = says(commands, Finish)
-        has_checkpoint = self.settings.checkpoints(method)
+        is_last = len(commands) == 1 and type(commands[0]) is Finish
+        has_checkpoint = self.settings.checkpoints_all or self.settings.checkpoints(method)
         state, version = self._version(scope, held, recorder if has_checkpoint else None, encoded)
         is_waited_for = transition.keeps_result
         kept, result = self._kept(method, result, is_waited_for or is_last)
@@ -323,7 +323,7 @@ class Engine:
             self.saved = version
         checkpoint = recorder.prepare(
             "finished" if is_last else "method",
-            "finished" if is_last else self._status(commands),
+            "finished" if is_last else self._status(commands) if self.failures else "running",
             self.progress,
             transition=transition,
             state=state,

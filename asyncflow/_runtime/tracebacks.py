@@ -14,7 +14,7 @@ import anyio
 
 from ..errors import AsyncflowError, MethodError
 
-__all__ = ["from_here", "run_shortened", "shortened", "trimmed"]
+__all__ = ["from_here", "run_shortened", "trimmed"]
 
 T = TypeVar("T")
 E = TypeVar("E", bound=AsyncflowError)
@@ -35,14 +35,6 @@ def trimmed(error: Exception) -> Exception:
     if found is not None or isinstance(error, AsyncflowError):
         BaseException.with_traceback(error, found)  # a foreign class may have one of its own
     return error
-
-
-async def shortened(call: Coroutine[Any, Any, T]) -> T:
-    """Await a call of a flow's. A `MethodError` leaves without the frames in which it was put together."""
-    try:
-        return await call
-    except MethodError as error:
-        raise from_here(error) from error.__cause__
 
 
 def run_shortened(function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:

@@ -46,7 +46,7 @@ def advance(
     The caller makes the transition durable, applies it with `Progress.fold`, and then acts on the commands.
     Raises `KeyError` for a key that is not pending.
     """
-    if isinstance(happening, MethodReturned):  # a pattern takes longer, for each step
+    if type(happening) is MethodReturned:  # a pattern takes longer, for each step
         transition = _completed(definition, progress, happening.key, happening.label)
     elif isinstance(happening, MethodRaised):
         transition = Transition(failed=progress.pending[happening.key].key)
@@ -57,7 +57,7 @@ def advance(
     elif isinstance(happening, Resumed):
         return Transition(resumed=True), tuple(map(RunMethod, progress.pending.values()))
     else:
-        assert_never(happening)
+        assert_never(happening)  # type: ignore[arg-type]  # a subclass of the first: there is none
     return transition, _commands(progress, transition)
 
 
@@ -87,7 +87,7 @@ def _completed(definition: FlowDefinition, progress: Progress, key: str, label: 
         if m.once_a_cycle and m.name in progress.fired.get(cycle, ()):
             passed_over.append(m.name)
             continue
-        if isinstance(m.condition, str):
+        if type(m.condition) is str:
             enabled.append(_invocation(progress, m, key, cycle, ancestry, None))
             continue
         source = key if m.receives is Receives.NAMED else ""

@@ -157,7 +157,12 @@ COUNTED = 1.0 if sys.version_info[:2] == (3, 11) else 1.3
 
 @pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
 @pytest.mark.parametrize(
-    ("is_stored", "python", "in_c"), [(False, 77, 65), (True, 147, 107)], ids=["forgets", "durable"]
+    ("is_stored", "python", "in_c"),
+    [
+        (False, 77, 65),
+        (True, 147, 115),
+    ],  # 107 before the lease was looked at for each start, and the log for each commit
+    ids=["forgets", "durable"],
 )
 async def test_the_calls_of_a_step_are_so_many(
     monkeypatch: pytest.MonkeyPatch, is_stored: bool, python: int, in_c: int
@@ -187,7 +192,10 @@ async def test_the_calls_of_a_step_are_so_many(
 @pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
 @pytest.mark.parametrize(
     ("store", "most_lines", "most_bytes"),
-    [(None, 515, 17_000), (MemoryFlowPersistence, 1_250, 42_000)],
+    [
+        (None, 515, 17_000),
+        (MemoryFlowPersistence, 1_300, 46_000),
+    ],  # 1,250 and 42,000 before checkpoints told their format
     ids=["forgets", "stored"],
 )
 async def test_the_lines_of_a_step_and_what_they_allocate_are_so_many(
