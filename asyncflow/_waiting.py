@@ -133,7 +133,11 @@ async def _in_system_task(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         finally:
             ended.set()
 
-    sys.modules["trio"].lowlevel.spawn_system_task(run, context=contextvars.copy_context())
+    try:
+        sys.modules["trio"].lowlevel.spawn_system_task(run, context=contextvars.copy_context())
+    except RuntimeError:  # the loop is ending, and closes what was left open: no interrupt comes any more
+        with anyio.CancelScope(shield=True):
+            return await work()
     await outlast(ended)
     if errors:
         raise errors[0]

@@ -600,6 +600,8 @@ class Tally(FlowState):
 
 
 class Chain(Flow[Tally]):
+    name = "Chain"
+
     @start()
     async def first(self) -> str:
         self.state.steps += 1
@@ -618,6 +620,8 @@ class Chain(Flow[Tally]):
 
 class FanOut(Flow[Tally]):
     """Branches side by side, joined."""
+
+    name = "FanOut"
 
     @start()
     async def begin(self) -> int:
@@ -645,6 +649,8 @@ class FanOut(Flow[Tally]):
 class Loop(Flow[Tally]):
     """A router that leads back, five times."""
 
+    name = "Loop"
+
     @start()
     async def begin(self) -> None:
         self.state.text = "x" * 100
@@ -661,6 +667,8 @@ class Loop(Flow[Tally]):
 
 class Choice(Flow[Tally]):
     """A router between two branches, of which one is taken."""
+
+    name = "Choice"
 
     @start()
     async def begin(self) -> int:
@@ -687,6 +695,8 @@ class Choice(Flow[Tally]):
 
 class Large(Flow[Tally]):
     """A state of many pages, another one in each step."""
+
+    name = "Large"
 
     @start()
     async def first(self) -> None:
