@@ -289,7 +289,10 @@ def is_told_of_damage(error: Exception, run_id: str, asked: str) -> bool:
 def is_a_halt(told: Told, run_id: str, asked: str, way: str, undamaged: Whole) -> bool:
     """Whether a run, with which one could not go on, stands where it stood at one of its checkpoints."""
     stopped = asked == "load again" and isinstance(told.get((run_id, way)), Exception)
-    return stopped and told[run_id, asked] in undamaged.standings[way, run_id]
+    now = told[run_id, asked]
+    if isinstance(now, Standing) and now.status == "running":  # its owner could not give it back, and lives
+        now = now._replace(status="interrupted")
+    return stopped and now in undamaged.standings[way, run_id]
 
 
 @dataclass
