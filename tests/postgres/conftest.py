@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import psycopg
 import pytest
-from pooler import Pooler, PoolMode, found
+from pooler import MakePooler, Pooler, PoolMode, found
 from server import Server, installed
 
 from asyncflow.persistence.postgres import PostgresFlowPersistence
@@ -63,9 +63,6 @@ def pgbouncer() -> str:
     if program is None:
         pytest.skip("PgBouncer is not installed; on Debian: apt-get install pgbouncer")
     return program
-
-
-MakePooler = Callable[..., Pooler]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,3 +125,6 @@ class Pooler:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self.folder)
+
+
+MakePooler = Callable[..., Pooler]

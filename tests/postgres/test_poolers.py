@@ -11,10 +11,9 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
-from conftest import MakePooler
 from figures import FACTOR, SEED
 from loops import LOOPS
-from pooler import PoolMode
+from pooler import MakePooler, PoolMode
 from proxy import PLACES, Proxy
 from waiting import until
 
