@@ -15,18 +15,40 @@ settings.register_profile("long", settings.get_profile("every run"), max_example
 settings.register_profile("short", settings.get_profile("every run"), max_examples=20)
 
 IS_SHORT = os.environ.get("ASYNCFLOW_TESTS") == "short"
-"""For another Python, or other versions of dependencies: what depends on them. Without uvloop, and without what tests the tests."""
+"""For another Python, or other versions of dependencies: what depends on them. Most of it on asyncio alone."""
 
 settings.load_profile(os.environ.get("ASYNCFLOW_HYPOTHESIS", "short" if IS_SHORT else "every run"))
 collect_ignore = (
     [
         *("mutants", "typing", "testing/test_conformance.py", "test_benchmarks.py"),
         *("faults/test_bit_rot.py", "faults/test_io_errors.py", "faults/test_killed.py", "faults/test_machine.py"),
+        *("faults/test_busy.py", "faults/test_hostile_rows.py", "faults/test_lost_logs.py", "faults/test_owners.py"),
+        *("faults/test_starts.py", "postgres/test_cuts.py", "postgres/test_leases.py", "postgres/test_processes.py"),
+        *("postgres/test_restarts.py", "postgres/test_workers.py", "testing/test_simulation.py", "web/test_servers.py"),
         *("faults/test_power_loss.py", "faults/test_schedules.py", "faults/test_soak.py", "faults/test_takeover.py"),
     ]
     if IS_SHORT
     else []
 )
+
+ON_TRIO = (
+    "test_running.py",
+    "test_cancellation.py",
+    "test_leaving.py",
+    "test_interrupts.py",
+    "test_loops.py",
+    "test_threads.py",
+)
+"""The files that the short form runs on trio, too."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave most files to asyncio alone, in the short form."""
+    left = [i for i in items if IS_SHORT and "[trio" in i.name and i.path.name not in ON_TRIO]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [i for i in items if i not in set(left)]
+
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # what a shell starts in the background ignores it, and so would every program that the tests start and interrupt
