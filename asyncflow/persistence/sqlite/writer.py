@@ -186,7 +186,7 @@ class Writer:
         ]
         owning = [job for job in batch if not isinstance(job, Append)]
         sent = now()
-        asked = [job for job in owning if isinstance(job, Confirm)] if owning else owning
+        asked = [job for job in owning if isinstance(job, Confirm)] if owning else []
         is_due = bool(asked) or self.lease.is_due(sent)
         if len(appends) == 1 and not owning and not is_due:
             await self._store(rows.COMMIT_ONE, appends)
