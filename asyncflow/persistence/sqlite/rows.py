@@ -86,21 +86,12 @@ def bound(values: tuple[Any, ...]) -> tuple[Any, ...]:
         known: tuple[Any, ...] = (run_id, 0, seq, number, kind, status, at, method, base, 0, form, version, epoch)
     else:
         known = values[:_NEVER_NULL]
-    state, progress, changes, result, inputs, outcome, previous, digest, owner, head = values[_NEVER_NULL:]
+    *parts, previous, digest, owner, head = values[_NEVER_NULL:]
     return (
         *known,
-        0 if state is None else _bindable(state),
-        0 if progress is None else _bindable(progress),
-        0 if changes is None else _bindable(changes),
-        0 if result is None else _bindable(result),
-        0 if inputs is None else _bindable(inputs),
-        0 if outcome is None else _bindable(outcome),
+        *[0 if v is None else bytearray(v) if type(v) is bytes and len(v) < _LARGE else v for v in parts],
         bytearray(previous),
         bytearray(digest),
         owner or 0,
         bytearray(head),
     )
-
-
-def _bindable(value: Any) -> Any:
-    return bytearray(value) if type(value) is bytes and len(value) < _LARGE else value
