@@ -170,7 +170,7 @@ def _refuse_unknown(row: Checkpoint) -> None:
 def _refuse_version(what: str, version: object, **about: Any) -> NoReturn:
     writer = f"asyncflow {version}" if isinstance(version, str) and version else "another version of asyncflow"
     raise StorageVersionError(
-        f"{what}; {writer} wrote it, and this is {VERSION}. Update asyncflow here. Nothing was changed", **about
+        f"{what}; {writer} wrote it, and this is {VERSION}; update asyncflow here. Nothing was changed", **about
     )
 
 

@@ -128,7 +128,7 @@ def struck_at(
 def test_an_interrupt_at_any_line_leaves_nothing_held_and_a_run_that_goes_on(
     loop: str, main: Callable[[str], Coroutine[Any, Any, None]]
 ) -> None:
-    at, struck = 1 + SEED % STRIDE, 0
+    at, struck, before = 1 + SEED % STRIDE, 0, dict(_DRIVEN)
     LOOPS[loop](lambda: main("a first one"))
     threads = threading.active_count()
     while True:
@@ -136,7 +136,7 @@ def test_an_interrupt_at_any_line_leaves_nothing_held_and_a_run_that_goes_on(
         line = struck_at(at, LOOPS[loop], main, run_id)
         if not line.has_struck:
             break
-        assert not _DRIVEN, line.where
+        assert before == _DRIVEN, line.where
         assert threading.active_count() <= threads + 10, line.where
         with noticed_if_it_hangs():
             assert anyio.run(goes_on, run_id) == 5, line.where

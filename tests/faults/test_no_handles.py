@@ -48,6 +48,7 @@ PROGRAM = """
 import sys
 import anyio
 sys.path[:0] = [{tests!r}, {tests!r} + "/faults"]
+from asyncflow import SQLiteFlowPersistence
 from test_no_handles import *
 
 async def main():

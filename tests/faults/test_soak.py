@@ -144,6 +144,7 @@ def ours() -> Counter[str]:
 async def test_a_round_of_runs_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that finish, that fail, that are cancelled, that are watched, and that nobody awaits."""
     monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", True)  # pytest would keep what the debug mode says
+    monkeypatch.setattr(logging.getLogger("asyncflow"), "disabled", True)  # and the exceptions of runs that failed
     rounds, runs = (20, 1_000) if MINUTES else (6, 100)
     found: list[tuple[int, ...]] = []
     known: list[Counter[str]] = [Counter()]

@@ -139,8 +139,8 @@ class Target:
         if version > len(MIGRATIONS):
             raise StorageVersionError(
                 f"schema {self.schema!r} of {self} was upgraded by asyncflow {await self._upgraded_by(connection)} to version "
-                f"{version}; this is asyncflow {VERSION}, which reads versions up to {len(MIGRATIONS)}. Update asyncflow here. "
-                "Nothing was changed"
+                f"{version}; this is asyncflow {VERSION}, which reads versions up to {len(MIGRATIONS)}; update asyncflow here. "
+                "It was not touched"
             )
         return int(version)
 

@@ -238,7 +238,7 @@ async def check_identity(connection: aiosqlite.Connection, path: Path) -> None:
             writer = "a newer version"
         raise StorageVersionError(
             f"{path} was upgraded by asyncflow {writer} to schema {version}; this is asyncflow {VERSION}, which reads schemas up to "
-            f"{len(MIGRATIONS)}. Update asyncflow here. Nothing was changed"
+            f"{len(MIGRATIONS)}; update asyncflow here. It was not touched"
         )
 
 
