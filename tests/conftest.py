@@ -22,7 +22,14 @@ collect_ignore = (
     [
         *("mutants", "typing", "testing/test_conformance.py", "test_benchmarks.py"),
         *("faults/test_bit_rot.py", "faults/test_io_errors.py", "faults/test_killed.py", "faults/test_machine.py"),
-        *("faults/test_busy.py", "faults/test_hostile_rows.py", "faults/test_lost_logs.py", "faults/test_owners.py"),
+        *(
+            "faults/test_interrupts.py",
+            "faults/test_no_handles.py",
+            "faults/test_busy.py",
+            "faults/test_hostile_rows.py",
+            "faults/test_lost_logs.py",
+            "faults/test_owners.py",
+        ),
         *("faults/test_starts.py", "postgres/test_cuts.py", "postgres/test_leases.py", "postgres/test_processes.py"),
         *("postgres/test_restarts.py", "postgres/test_workers.py", "testing/test_simulation.py", "web/test_servers.py"),
         *("faults/test_power_loss.py", "faults/test_schedules.py", "faults/test_soak.py", "faults/test_takeover.py"),
@@ -35,7 +42,6 @@ ON_TRIO = (
     "test_running.py",
     "test_cancellation.py",
     "test_leaving.py",
-    "test_interrupts.py",
     "test_loops.py",
     "test_threads.py",
 )
