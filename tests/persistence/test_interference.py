@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Optional, Self
 
 import pytest
 from pydantic import (
+    VERSION,
     AliasGenerator,
     BaseModel,
     ConfigDict,
@@ -354,8 +355,13 @@ def test_where_a_users_code_makes_an_instance_it_is_asked(model: type[FlowState]
     assert plan.asks
 
 
+OF_FIELDS = pytest.param(
+    MadeOfFields, marks=pytest.mark.skipif(VERSION < "2.12", reason="pydantic makes none of other fields")
+)
+
+
 @pytest.mark.clauses("V1")
-@pytest.mark.parametrize("model", [MadeOfFields, MadeAfter, MadeAfterBoth, MadeAfterAll])
+@pytest.mark.parametrize("model", [OF_FIELDS, MadeAfter, MadeAfterBoth, MadeAfterAll])
 def test_what_a_hook_changes_on_loading_is_not_storable(model: type[FlowState]) -> None:
     state, pieces = model(id="x"), pieces_for(model)
     if isinstance(state, MadeOfFields):
