@@ -285,12 +285,12 @@ def _last_line(error: Exception) -> str:
 def explain(error: Exception, target: Target) -> AsyncflowError:
     """What an error of the server means to a user, and what to do."""
     said, state = _last_line(error), getattr(error, "sqlstate", None) or ""
-    if state == "08P01" and "statement pooling" in said:
+    if is_lost(error) and "statement pooling" in said:  # psycopg 3.2.1 tells no SQLSTATE of it
         return StorageError(
             f"{target} is reached through a connection pooler that pools statements ({said}), so that there are no transactions. "
             "Nothing was saved; let it pool transactions or sessions (PgBouncer: pool_mode = transaction)"
         )
-    if state == "08P01" and _NOT_IN_TIME in said:
+    if is_lost(error) and _NOT_IN_TIME in said:
         return StorageBusyError(
             f"{target}: the connection pooler had no connection to the server free in time ({said}). Nothing was saved; try again, or "
             "let it hold more: a process uses 1 + `readers` of them"
