@@ -472,7 +472,8 @@ def test_root_without_its_powers_is_told_as_anybody_is() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-rp", "-p", "no:cacheprovider", __file__]
     root = Path(__file__).parents[2]
     env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
-    env.pop("PYTEST_XDIST_WORKER", None)
+    for name in ("PYTEST_XDIST_WORKER", "ASYNCFLOW_TESTS"):
+        env.pop(name, None)
     signal.alarm(0)  # each of the tests in there has an alarm of its own
     done = subprocess.run(command, cwd=root, env=env, preexec_fn=give_up, capture_output=True, text=True, timeout=900)
 
