@@ -314,6 +314,7 @@ def test_a_full_disk_is_a_write_error_and_the_run_ends_once_there_is_space(
     _, ends = undisturbed(flow, memory / "undisturbed")
     told: Counter[str] = Counter()
     for pages in range(10, 1000):
+        (memory / str(pages)).mkdir()
         persistence = SQLiteFlowPersistence(memory / str(pages) / "runs.db")
         with no_hang(SECONDS), monkeypatch.context() as patch:
             connecting_with(patch, "PRAGMA page_size = 512", f"PRAGMA max_page_count = {pages}")
