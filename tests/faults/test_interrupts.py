@@ -172,11 +172,12 @@ def test_a_method_that_never_waits_can_be_interrupted_on_trio() -> None:
 
 
 @pytest.mark.found("B19")
+@pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"]
+)  # a loop of trio's has imported it
 async def test_a_trio_that_another_thread_is_importing_is_not_taken_for_the_loop(
     monkeypatch: pytest.MonkeyPatch, anyio_backend: Any
 ) -> None:
-    if anyio_backend[0] == "trio":
-        pytest.skip("it is imported")
     for module in (types.ModuleType("trio"), with_half_a_lowlevel()):
         monkeypatch.setitem(sys.modules, "trio", module)
         async with SQLiteFlowPersistence("runs.db", durability="process") as storage:
