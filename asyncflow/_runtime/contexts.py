@@ -1,4 +1,4 @@
-"""Context variables: each method begins with those of the caller of the run, and what it sets is seen by nobody after it.
+"""Context variables: each method begins with those of the caller of the run, and no later method sees what it sets.
 
 A plain method has that from its thread. For an async one a task, or a context of its own, would cost a tenth of a step. So a run's
 methods share a copy of the caller's context, which the engine replaces by a fresh copy once a method has set anything in it.

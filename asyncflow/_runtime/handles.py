@@ -140,10 +140,10 @@ class Live:
             self._gone(self)
 
     def _log_unless_awaited(self, error: Exception) -> None:
-        """Tell the log of a failure that nobody is told of otherwise."""
+        """Log a failure that no caller awaits."""
         if isinstance(error, MethodError) and not self.awaited:
             name = self.flow._instance.setup.settings.name
-            logger.error("run %s of %s has failed, and nobody awaits its result", self.run_id, name, exc_info=error)
+            logger.error("run %s of %s failed, and no caller awaits its result", self.run_id, name, exc_info=error)
 
     async def _turn(self) -> None:
         """It is stored: let its starter know, and wait for a turn."""
@@ -243,7 +243,7 @@ class RunView:
 
 
 Standing = Literal["running", "interrupted", "failed", "finished", "cancelled"]
-"""The status of a stored run: "running" while somebody drives it."""
+"""The status of a stored run: "running" while it has a living owner."""
 
 
 class RunHandle:
@@ -296,7 +296,7 @@ class RunHandle:
     async def status(self) -> Standing:
         """ "running", "interrupted", "failed", "finished" or "cancelled", by what is stored now.
 
-        A run is running while somebody drives it: here, or elsewhere, as far as the storage has a catalog that tells it. One that
+        A run is running while it has an owner, here or elsewhere, as far as the storage has a catalog that tells it. One that
         has failed is stored as failed until the first method of its resumption has ended; it is running meanwhile.
         """
         return (await self.standing())[0]

@@ -70,7 +70,7 @@ def _same_name(known: Identity, other: Identity) -> FlowDefinitionError:
     same = known.stored == other.stored
     which = f"two different classes known as {known.stored}" if same else f"{known.stored} and {other.stored}"
     return FlowDefinitionError(
-        f"two flows are named {known.name}: {which}. Declare name = ... in one of them (formerly = {other.stored!r} beside it keeps "
+        f"two flows are named {known.name}: {which}. Declare name = ... in one of them (there, formerly = {other.stored!r} keeps "
         "the runs that it has stored), so that each run is resumed by its own class",
         problems=["two flows of one name"],
     )

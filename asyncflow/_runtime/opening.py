@@ -46,7 +46,7 @@ class Opening:
             raise RunnerClosedError("the runner's storage is away; try again in a while. Nothing was started")
 
     async def finish(self) -> None:
-        """Open it, if it is not open, however long it is away. What is wrong with it is told to the log."""
+        """Open it, if it is not open, however long it is away. Logs why it cannot be opened yet."""
         logged = ""
         while not self.is_there:
             try:

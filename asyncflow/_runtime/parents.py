@@ -14,7 +14,7 @@ logger = logging.getLogger("asyncflow")
 
 
 class Parents:
-    """Who awaits a run that waits for its turn. It is told to the log, once, when that is every run at work."""
+    """Who awaits a run that waits for its turn. Logs once when every run at work waits."""
 
     __slots__ = ("_awaited", "_has_told", "_most")
 

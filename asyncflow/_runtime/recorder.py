@@ -289,7 +289,7 @@ class Recorder:
         except StaleCheckpoint as stale:
             raise RunFencedError(
                 f"run {self.run_id} has been taken over by another owner: checkpoint {checkpoint.seq} was not saved, and "
-                "nothing more is started here. The other owner goes on with it",
+                "nothing more is started here. The other owner resumes it",
                 run_id=self.run_id,
                 seq=checkpoint.seq,
             ) from stale

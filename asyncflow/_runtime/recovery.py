@@ -190,8 +190,8 @@ class Recovery:
         if entry.run_id not in self._given_up:
             self._given_up.add(entry.run_id)
             logger.error(
-                "run %s of %s is not taken up any more: since its last checkpoint it was taken over from %d dead processes, none of which "
-                "had lived for %d seconds with it, so it may be what ends them (max_takeovers=%s). It is interrupted, and no "
+                "run %s of %s is quarantined: since its last checkpoint it was taken over from %d dead processes, none of which "
+                "had lived for %d seconds with it, so it may be what kills them (max_takeovers=%s). It is interrupted, and no "
                 "runner resumes it. Look for the cause, such as memory that runs out; then continue it with %s.resume(%r), or "
                 "cancel it. A larger max_takeovers, or None, makes runners resume it again",
                 entry.run_id,

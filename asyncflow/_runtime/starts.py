@@ -35,7 +35,7 @@ async def proven(recorder: Recorder) -> None:
     except StaleCheckpoint as stale:
         recorder.refusal = RunFencedError(
             f"run {recorder.run_id} has been taken over by another owner, because this process was held up for longer than its lease. "
-            "Nothing was started here after that, and nothing is stored here any more; the other owner goes on with the run",
+            "Nothing was started here after that, and nothing is stored here any more; the other owner resumes the run",
             run_id=recorder.run_id,
         )
         raise recorder.refusal from stale

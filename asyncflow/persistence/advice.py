@@ -19,7 +19,7 @@ from .refused import MAX_DEPTH, Refused
 
 __all__ = ["changed", "deep", "foreign", "is_written", "placed", "raised", "unfit", "unreadable", "unwritable"]
 
-_UTC: Final = "use datetime.timezone.utc, and store the zone's name beside it"
+_UTC: Final = "use datetime.timezone.utc, and store the zone's name in a field of its own"
 
 
 # ---- how a value is refused --------------------------------------------------------------------------------------------

@@ -104,10 +104,15 @@ def _check_exact(value: Any, path: str) -> None:
     if zone is not None and type(zone) not in (datetime.timezone, TzInfo):
         reason = f"its time zone is a {type(zone).__name__}, of which only the offset would be kept"
         raise Refused(
-            path, type(value).__name__, reason, "use datetime.timezone.utc, and store the zone's name beside it"
+            path,
+            type(value).__name__,
+            reason,
+            "use datetime.timezone.utc, and store the zone's name in a field of its own",
         )
     if zone_name(zone) not in (None, "UTC" if zone == datetime.UTC else None):
-        raise Refused(path, type(value).__name__, "the name of its time zone would be lost", "store that beside it")
+        raise Refused(
+            path, type(value).__name__, "the name of its time zone would be lost", "store that in a field of its own"
+        )
     if getattr(value, "fold", 0):
         raise Refused(path, type(value).__name__, "its fold would be lost", "store it in UTC")
     offset = value.utcoffset() if zone is not None else None

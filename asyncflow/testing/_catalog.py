@@ -140,7 +140,7 @@ class Listed(Promises):
         )
         paged = [_ids(first), _ids(rest)]
         assert paged == [["run 5", "run 3"], ["run 1"]], (
-            f"`runs` with status='interrupted' must list the running runs that nobody drives, in full pages, not {paged}"
+            f"`runs` with status='interrupted' must list the unfinished runs without an owner, in full pages, not {paged}"
         )
 
     @in_time
@@ -288,7 +288,7 @@ class Forgotten(Promises):
             for chain in went_on:
                 found = await persistence.load(chain.run_id)
                 assert (found and found.seq) == 1, (
-                    f"`prune` must keep {chain.run_id}, which was resumed and has ended just now: each deletion decides anew, in the "
+                    f"`prune` must keep {chain.run_id}, which was resumed and has ended just now: each deletion decides again, in the "
                     "transaction that deletes"
                 )
             left = sum([await persistence.load(chain.run_id) is not None for chain in chains])

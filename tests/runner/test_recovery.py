@@ -388,7 +388,7 @@ async def test_a_run_that_ends_its_processes_is_taken_over_so_often_and_no_more(
         assert await runner.run(Deadly, run_id="x") == "three", "who asks for it goes on with it"
     (told,) = (record for record in caplog.records if record.name == "asyncflow")
     assert told.levelno == logging.ERROR
-    assert "run x of Deadly is not taken up any more" in told.getMessage()
+    assert "run x of Deadly is quarantined" in told.getMessage()
     assert "from 1 dead processes" in told.getMessage()
 
 

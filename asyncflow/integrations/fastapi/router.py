@@ -188,7 +188,7 @@ def _add_runs(
         methods=["POST"],
         status_code=202,
         response_model=Accepted,
-        response_description="It goes on.",
+        response_description="It is resumed.",
         responses={200: {"model": any_run, "description": "It has ended within `wait`."}, **told, **documented(409)},
     )
     add(one, get_run, methods=["GET"], response_model=any_run, responses=told)

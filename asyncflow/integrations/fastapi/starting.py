@@ -230,9 +230,7 @@ def _location(request: Request, run_id: str) -> str:
 
 def _refused(where: str, stored: Checkpoint) -> Response:
     """The same key again, whose run has failed or was cancelled: it is not begun again, and no success."""
-    way_on = (
-        "was cancelled for good" if stored.status == "cancelled" else f"has failed; POST {where}/resume goes on with it"
-    )
+    way_on = "was cancelled for good" if stored.status == "cancelled" else f"has failed; POST {where}/resume resumes it"
     problem = Problem(
         detail=f"The run of this Idempotency-Key {way_on}. Another key begins another run.",
         run_id=stored.run_id,

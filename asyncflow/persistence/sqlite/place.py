@@ -102,7 +102,7 @@ class Place:
             if not is_kept:
                 raise StorageNotFoundError(
                     f"{path}, the {name} of {self._path}, was moved, deleted or replaced while it was in use; nothing more was "
-                    f"saved. {self.fate}. Then open it again, and leave the files beside a database alone"
+                    f"saved. {self.fate}. Then open it again, and do not touch the files that belong to a database"
                 )
         if self.is_cut_off:
             raise StorageCorruptError(
