@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar, get_args
+from functools import partial
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 from .._waiting import current_loop, is_closed
 from ..errors import (
@@ -16,12 +17,13 @@ from ..errors import (
     StorageError,
     StorageVersionError,
 )
-from .checkpoint import Checkpoint, Status, fold, verified
+from .checkpoint import Checkpoint, fold, verified
 from .commits import Commits
 from .fencing import Fence
 from .handles import no_handles_left
 from .home import Home
 from .jobs import Acquire, Append, Delete, Ended, Release
+from .listing import Query, entry_of, query_of
 from .protocol import RunEntry, RunStatus, check_retention
 from .pruning import forget
 from .shared import Shared
@@ -41,19 +43,8 @@ class Reads(Protocol):
         """
         ...
 
-    async def runs(
-        self,
-        run_id: str | None,
-        flow: str | None,
-        status: Status | None,
-        identities: Collection[str] | None,
-        before: int | None,
-        limit: int,
-    ) -> list[tuple[Any, ...]]:
-        """Lines of the catalog, the newest first.
-
-        Run id, flow, status, pass, seq, owner, times, position, takeovers, identity, seconds of its lease.
-        """
+    async def runs(self, query: Query) -> list[tuple[Any, ...]]:
+        """A page of the catalog, the newest run first: rows as `listing.entry_of` takes them."""
         ...
 
     async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:
@@ -263,36 +254,16 @@ class QueuedPersistence(ABC, Generic[T]):
         limit: int = 100,
     ) -> list[RunEntry]:
         """Runs, the newest first. See `Catalog`."""
-        if status not in (None, "unfinished", *get_args(RunStatus)):
-            raise ValueError(
-                f"status is 'running', 'interrupted', 'failed', 'finished', 'cancelled' or 'unfinished', not {status!r}"
-            )
-        if status in ("running", "interrupted"):
-            return await self._standing(status, run_id, flow, identities, before, limit)
-        stored: Any = "running" if status == "unfinished" else status
-        async with self._shared.use() as opened:
-            found = await opened.home.run(lambda: opened.reader.runs(run_id, flow, stored, identities, before, limit))
-            return [_entry(row, _is_driven(opened, row[5], row[11])) for row in found]
-
-    async def _standing(
-        self,
-        status: str,
-        run_id: str | None,
-        flow: str | None,
-        identities: Collection[str] | None,
-        before: int | None,
-        limit: int,
-    ) -> list[RunEntry]:
-        """Running or interrupted runs: whether an owner lives is known here, and not to the database."""
+        query, chosen = query_of(status, run_id=run_id, flow=flow, identities=identities, before=before, limit=limit)
         found: list[RunEntry] = []
-        while len(found) < limit:
-            page = await self.runs(
-                run_id=run_id, flow=flow, status="unfinished", identities=identities, before=before, limit=limit
-            )
-            found += [entry for entry in page if entry.status == status]
-            if len(page) < limit:
-                break
-            before = page[-1].position
+        async with self._shared.use() as opened:
+            while len(found) < limit:
+                rows = await opened.home.run(partial(opened.reader.runs, query))
+                page = [entry_of(row, _is_driven(opened, row[5], row[11])) for row in rows]
+                found += [entry for entry in page if chosen in (None, entry.status)]
+                if len(page) < limit:
+                    break
+                query = query._replace(before=page[-1].position)
         return found[:limit]
 
     async def delete(self, run_id: str) -> bool:
@@ -375,12 +346,6 @@ def checked_lease(lease: float) -> float:
     if lease <= 0:
         raise ValueError(f"a lease is a number of seconds above 0, not {lease!r}")
     return lease
-
-
-def _entry(row: tuple[Any, ...], is_driven: bool) -> RunEntry:
-    run_id, flow, stored, number, seq = row[:5]
-    status = "interrupted" if stored == "running" and not is_driven else stored
-    return RunEntry._make((run_id, flow, status, number, seq, is_driven, *row[6:11]))
 
 
 def _is_driven(opened: Opened, owner: str | None, left: float | None) -> bool:

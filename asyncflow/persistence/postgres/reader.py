@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -10,9 +10,10 @@ import anyio
 import psycopg
 
 from ...errors import StorageUnreachableError
-from ..checkpoint import Checkpoint, Status
+from ..checkpoint import Checkpoint
 from ..head import Head, checkpoint_of
 from ..jobs import Ended
+from ..listing import Query
 from . import rows
 from .database import Connection, Target, explained, is_alive, is_lost, is_settled, rows_of
 from .pruning import SELECT_ENDED
@@ -60,16 +61,9 @@ class Reader:
             lambda connection: self._select(connection, run_id, seq, after if whole else None)
         )
 
-    async def runs(
-        self,
-        run_id: str | None,
-        flow: str | None,
-        status: Status | None,
-        identities: Collection[str] | None,
-        before: int | None,
-        limit: int,
-    ) -> list[tuple[Any, ...]]:
+    async def runs(self, query: Query) -> list[tuple[Any, ...]]:
         """See `queued.Reads`."""
+        run_id, flow, status, identities, before, limit = query
         if not all(rows.is_text(name) for name in (run_id, flow) if name is not None):
             return []
         chosen = f"status = '{status}'" if status else "TRUE"  # spelt out, for the partial index

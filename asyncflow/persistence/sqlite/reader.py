@@ -6,7 +6,7 @@ import contextlib
 import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -15,9 +15,10 @@ import aiosqlite
 import anyio
 
 from ...errors import StorageCorruptError, StorageError
-from ..checkpoint import Checkpoint, Status
+from ..checkpoint import Checkpoint
 from ..head import Head, checkpoint_of
 from ..jobs import Ended
+from ..listing import Query
 from . import rows
 from .database import check_identity, connected, explained, reading, stop
 from .explain import primary_code
@@ -134,16 +135,9 @@ class Reader:
         connection.text_factory = _any_text
         return connection
 
-    async def runs(
-        self,
-        run_id: str | None,
-        flow: str | None,
-        status: Status | None,
-        identities: Collection[str] | None,
-        before: int | None,
-        limit: int,
-    ) -> list[tuple[Any, ...]]:
+    async def runs(self, query: Query) -> list[tuple[Any, ...]]:
         """See `queued.Reads`."""
+        run_id, flow, status, identities, before, limit = query
         chosen = f"status = '{status}'" if status else "1"  # spelt out, for the partial index
         bound: tuple[Any, ...] = (_ALL if before is None else before, flow, limit)
         if run_id is not None:
