@@ -10,10 +10,10 @@ import psycopg
 import pytest
 from figures import FACTOR, SEED, tell
 from proxy import PLACES, Proxy
+from saved import Saved
 from waiting import until
 
 from asyncflow import Flow, FlowState, errors, listen, start
-from asyncflow.persistence import Checkpoint
 from asyncflow.persistence.postgres import PostgresFlowPersistence
 from asyncflow.testing._checkpoints import Chain
 
@@ -32,27 +32,6 @@ def proxy(conninfo: str) -> Iterator[Proxy]:
 def cut_off(proxy: Proxy, persistence: PostgresFlowPersistence) -> PostgresFlowPersistence:
     """The same storage, through the proxy."""
     return PostgresFlowPersistence(proxy.conninfo, schema=persistence._target.schema)
-
-
-class Saved:
-    """Saves checkpoints of many runs at once, and keeps what it was told of each."""
-
-    def __init__(self, persistence: PostgresFlowPersistence) -> None:
-        self.persistence = persistence
-        self.told: dict[str, str] = {}
-
-    async def save(self, *checkpoints: Checkpoint) -> None:
-        self.told.clear()
-        async with anyio.create_task_group() as group:
-            for checkpoint in checkpoints:
-                group.start_soon(self._save, checkpoint)
-
-    async def _save(self, checkpoint: Checkpoint) -> None:
-        try:
-            await self.persistence.append(checkpoint)
-            self.told[checkpoint.run_id] = "saved"
-        except errors.StorageWriteError as error:
-            self.told[checkpoint.run_id] = error.outcome
 
 
 @pytest.mark.clauses("D1", "C2", "S1")

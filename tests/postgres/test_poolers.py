@@ -15,10 +15,10 @@ from figures import FACTOR, SEED
 from loops import LOOPS
 from pooler import MakePooler, PoolMode
 from proxy import PLACES, Proxy
+from saved import Saved
 from waiting import until
 
 from asyncflow import Flow, FlowPersistence, FlowRunner, FlowState, errors, listen, start
-from asyncflow.persistence import Checkpoint
 from asyncflow.persistence.postgres import PostgresFlowPersistence
 from asyncflow.persistence.postgres.database import BUSY_SECONDS
 from asyncflow.testing._checkpoints import Chain
@@ -136,27 +136,6 @@ async def test_a_session_that_a_pooler_has_handed_on_is_not_ended(
     assert neighbour.pids == ours, "the session of the lost connection was handed on"
     assert neighbour.error is None
     assert proxy.cuts == 1
-
-
-class Saved:
-    """Saves checkpoints of many runs at once, and keeps what it was told of each."""
-
-    def __init__(self, persistence: PostgresFlowPersistence) -> None:
-        self.persistence = persistence
-        self.told: dict[str, str] = {}
-
-    async def save(self, *checkpoints: Checkpoint) -> None:
-        self.told.clear()
-        async with anyio.create_task_group() as group:
-            for checkpoint in checkpoints:
-                group.start_soon(self._save, checkpoint)
-
-    async def _save(self, checkpoint: Checkpoint) -> None:
-        try:
-            await self.persistence.append(checkpoint)
-            self.told[checkpoint.run_id] = "saved"
-        except errors.StorageWriteError as error:
-            self.told[checkpoint.run_id] = error.outcome
 
 
 @pytest.mark.found("D3")
