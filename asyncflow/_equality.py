@@ -26,19 +26,24 @@ def changed(a: Any, b: Any, same: Same) -> str | None:
     elif isinstance(a, complex):
         is_same = changed(a.real, b.real, same) is None and changed(a.imag, b.imag, same) is None
     elif isinstance(a, datetime.datetime | datetime.time):
-        is_same = bool(a == b and a.utcoffset() == b.utcoffset() and a.fold == b.fold)
-        if is_same and not (
-            type(a.tzinfo) is type(b.tzinfo) or {type(a.tzinfo), type(b.tzinfo)} <= {datetime.timezone, TzInfo}
-        ):
-            return f"its time zone, {named_class(type(a.tzinfo))}, becomes a fixed offset"
-        if is_same and zone_name(a.tzinfo) not in (None, zone_name(b.tzinfo), b.tzname()):
-            return "the name of its time zone is lost"
+        return _changed_time(a, b)
     elif isinstance(a, decimal.Decimal):
         is_same = bool(a.as_tuple() == b.as_tuple())
     else:
         is_array = isinstance(getattr(a, "shape", None), tuple)
         return _changed_array(a, b, same) if is_array else _changed_object(a, b, same)
     return None if is_same else "its value changes"
+
+
+def _changed_time(a: Any, b: Any) -> str | None:
+    if not (a == b and a.utcoffset() == b.utcoffset() and a.fold == b.fold):
+        return "its value changes"
+    zones = type(a.tzinfo), type(b.tzinfo)
+    if zones[0] is not zones[1] and not set(zones) <= {datetime.timezone, TzInfo}:
+        return f"its time zone, {named_class(zones[0])}, becomes a fixed offset"
+    if zone_name(a.tzinfo) not in (None, zone_name(b.tzinfo), b.tzname()):
+        return "the name of its time zone is lost"
+    return None
 
 
 def zone_name(zone: datetime.tzinfo | None) -> str | None:

@@ -154,24 +154,13 @@ def _method(
     def problem(text: str) -> None:
         problems.append(f"{name} {text}")
 
-    if not note.marks:
-        problem("has @persist but no @start, @listen or @router; add one, or remove @persist")
+    trigger_mark = _trigger_mark(note.marks) if note.marks else None
+    misuse = _misuse(function, note, trigger_mark)
+    if misuse is not None:
+        problem(misuse)
         return None
-    if _is_generator(function) or (
-        _is_generator(inspect.unwrap(function)) and function.__code__.co_filename == _CONTEXTLIB
-    ):
-        problem("is a generator; a flow method returns one result, so collect into a list")
-        return None
+    assert trigger_mark is not None, "its lack is a misuse"
     kinds = [mark.kind for mark in note.marks]
-    trigger_mark = _trigger_mark(note.marks)
-    if kinds == ["listen"] and note.marks[0].trigger is None:
-        problem("waits for nothing; give @listen a condition: a method, a label, or_(...) or and_(...)")
-        return None
-    if trigger_mark is None:
-        problem(
-            f"is decorated with {', '.join('@' + k for k in reversed(kinds))}; use one of them (or @router() below one)"
-        )
-        return None
     try:
         condition = None if trigger_mark.trigger is None else _checked(trigger_mark.trigger, known)
     except TypeError as error:
@@ -205,6 +194,23 @@ def _method(
         returns=inspect.Signature.empty if is_unresolved else returns,
         is_unresolved=is_unresolved,
     )
+
+
+def _misuse(function: Callable[..., Any], note: Note, trigger: Mark | None) -> str | None:
+    """What is wrong with how a method is decorated, or None."""
+    if not note.marks:
+        return "has @persist but no @start, @listen or @router; add one, or remove @persist"
+    is_wrapped = function.__code__.co_filename == _CONTEXTLIB and _is_generator(inspect.unwrap(function))
+    if is_wrapped or _is_generator(function):
+        return "is a generator; a flow method returns one result, so collect into a list"
+    kinds = [mark.kind for mark in note.marks]
+    if kinds == ["listen"] and note.marks[0].trigger is None:
+        return "waits for nothing; give @listen a condition: a method, a label, or_(...) or and_(...)"
+    if trigger is None:
+        return (
+            f"is decorated with {', '.join('@' + k for k in reversed(kinds))}; use one of them (or @router() below one)"
+        )
+    return None
 
 
 def _is_generator(function: Callable[..., Any]) -> bool:

@@ -192,20 +192,28 @@ class Writer:
             await self._store(rows.COMMIT_ONE, appends)
             return
         if owning:
-            await self._connection.execute("BEGIN IMMEDIATE")  # to read what nobody changes until the commit
-        for job in owning:
-            await self._own(job)
+            await self._decide(owning)
         if appends:
             await self._store(rows.COMMIT, appends)
         if is_due:
-            await self._connection.execute(rows.RENEW, (self._owner, self.lease.seconds))
-            await self._connection.execute(rows.EXPEL)
-            await forget_dead(self._connection, self._is_dead)
+            await self._renew()
         await self._connection.commit()
         if is_due:
             self.lease.renewed(sent)
         for job in asked:
             job.stretch = self.lease.stretch
+
+    async def _decide(self, jobs: Sequence[Job]) -> None:
+        """Do the jobs that decide by what is stored, on rows that no other process changes until the commit."""
+        await self._connection.execute("BEGIN IMMEDIATE")
+        for job in jobs:
+            await self._own(job)
+
+    async def _renew(self) -> None:
+        """Renew the lease, and delete those of dead owners."""
+        await self._connection.execute(rows.RENEW, (self._owner, self.lease.seconds))
+        await self._connection.execute(rows.EXPEL)
+        await forget_dead(self._connection, self._is_dead)
 
     async def _store(self, sql: str, appends: Sequence[tuple[Any, ...]]) -> None:
         before = self._connection.total_changes
