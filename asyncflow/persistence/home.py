@@ -10,7 +10,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Protocol, TypeVar
 
 import anyio
@@ -108,7 +108,7 @@ class _ThisLoop:
         return lambda: timers[0].cancel()
 
     def wake(self, waiter: Any) -> None:
-        if not waiter.done():
+        with suppress(asyncio.InvalidStateError):  # asked before, a Ctrl-C in between could still cancel it
             waiter.set_result(None)
 
     def close(self) -> None:

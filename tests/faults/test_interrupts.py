@@ -20,6 +20,7 @@ from held_up import AtLine
 
 from asyncflow import Flow, FlowRunner, SQLiteFlowPersistence, and_, listen, start
 from asyncflow._runtime.runs import _DRIVEN
+from asyncflow.persistence.home import home_here
 
 STRIDE = max(1, int(43 / FACTOR))
 """Every so many lines are struck; the long form strikes each of them."""
@@ -123,9 +124,7 @@ def struck_at(
 @pytest.mark.found("D1")
 @pytest.mark.clauses("X4")
 @pytest.mark.parametrize("main", [kicked_off, entered, run_by_a_runner])
-@pytest.mark.parametrize(
-    "loop", ["trio"]
-)  # on asyncio an interrupt within the loop's own step may still hang the clean-up
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
 def test_an_interrupt_at_any_line_leaves_nothing_held_and_a_run_that_goes_on(
     loop: str, main: Callable[[str], Coroutine[Any, Any, None]]
@@ -153,6 +152,26 @@ async def goes_on(run_id: str) -> Any:
     async with SQLiteFlowPersistence("runs.db", durability="process") as storage:
         with anyio.fail_after(60):
             return await Steps(persistence=storage)._instance.start(run_id, {})
+
+
+class CancelledWhenAsked(asyncio.Future[None]):
+    """A Ctrl-C cancels the main task, and what it waits for, right after somebody asked whether the future is done."""
+
+    def done(self) -> bool:
+        was_done = super().done()
+        self.cancel()
+        return was_done
+
+
+@pytest.mark.found("D1")
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_interrupt_while_a_commit_wakes_its_waiters_stops_no_other_waiter() -> None:
+    home = await home_here()
+    cancelled = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    for waiter in (CancelledWhenAsked(), cancelled):
+        home.wake(waiter)
+    home.close()
 
 
 @pytest.mark.found("D1")

@@ -16,12 +16,12 @@ from . import rows
 __all__ = ["SqliteBatch", "forget_dead"]
 
 _ENDED: Final = "status IN ('finished', 'cancelled', 'failed')"
-_THESE: Final = "IN (SELECT value FROM json_each(?1))"
+_THESE: Final = "IN (SELECT value FROM json_each(?))"
 
 SELECT_ENDED: Final = (
     f"SELECT id, head, head_digest FROM runs WHERE id > ? AND {_ENDED} AND updated_at < ? ORDER BY id LIMIT ?"
 )
-_SELECT: Final = f"SELECT id, {rows.HEAD} FROM runs WHERE id {_THESE} AND {_ENDED} AND updated_at < ?2"
+_SELECT: Final = f"SELECT id, {rows.HEAD} FROM runs WHERE id {_THESE} AND {_ENDED} AND updated_at < ?"
 _NEWEST: Final = f"SELECT id FROM runs WHERE flow = ? AND identity = ? AND {_ENDED} ORDER BY id DESC LIMIT ?"
 _COUNT: Final = f"SELECT count(*) FROM runs WHERE id {_THESE} AND {_ENDED}"
 _DELETE: Final = (f"DELETE FROM checkpoints WHERE run {_THESE}", f"DELETE FROM runs WHERE id {_THESE}")

@@ -138,14 +138,19 @@ class Reader:
     async def runs(self, query: Query) -> list[tuple[Any, ...]]:
         """See `queued.Reads`."""
         run_id, flow, status, identities, before, limit = query
-        chosen = f"status = '{status}'" if status else "1"  # spelt out, for the partial index
-        bound: tuple[Any, ...] = (_ALL if before is None else before, flow, limit)
+        chosen = [f"status = '{status}'" if status else "1"]  # spelt out, for the partial index
+        bound: list[Any] = [_ALL if before is None else before]
+        if flow is not None:
+            chosen.append("flow = ?")
+            bound.append(flow)
         if run_id is not None:
-            chosen, bound = f"{chosen} AND run_id = ?4", (*bound, run_id)
+            chosen.append("run_id = ?")
+            bound.append(run_id)
         if identities is not None:
-            places = ", ".join(f"?{len(bound) + n}" for n in range(1, len(identities) + 1))
-            chosen, bound = f"{chosen} AND {rows.FLOW} IN ({places})", (*bound, *identities)
-        sql = rows.SELECT_RUNS.format(chosen=chosen)
+            chosen.append(f"{rows.FLOW} IN ({', '.join('?' * len(identities))})")
+            bound.extend(identities)
+        sql = rows.SELECT_RUNS.format(chosen=" AND ".join(chosen))
+        bound.append(limit)
         return list(map(tuple, await self._in_snapshot(lambda c: c.execute_fetchall(sql, bound))))
 
     async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:

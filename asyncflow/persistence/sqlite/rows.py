@@ -59,7 +59,7 @@ SELECT_RUNS = (
     "SELECT run_id, flow, status, pass_number, head, owner, created_at, updated_at, id, "
     f"CASE WHEN taken_at = head THEN takeovers ELSE 0 END, {FLOW}, "
     f"(SELECT expires - {NOW} FROM owners WHERE owners.owner = runs.owner) FROM runs "
-    "WHERE id < ? AND (?2 IS NULL OR flow = ?2) AND {chosen} ORDER BY id DESC LIMIT ?3"
+    "WHERE id < ? AND {chosen} ORDER BY id DESC LIMIT ?"
 )
 SELECT_RUN_IDS = "SELECT run_id FROM runs ORDER BY id"
 OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, digest = ? WHERE run_id = ?"
