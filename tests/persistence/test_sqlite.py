@@ -32,7 +32,9 @@ PATH = Path("runs.db")
 PACKAGE = Path(asyncflow.persistence.sqlite.__file__).parent
 
 
-@pytest.mark.parametrize("module", sorted(p for p in PACKAGE.iterdir() if p.suffix in (".py", ".sql")), ids=lambda module: module.name)
+@pytest.mark.parametrize(
+    "module", sorted(p for p in PACKAGE.iterdir() if p.suffix in (".py", ".sql")), ids=lambda module: module.name
+)
 def test_no_statement_numbers_its_parameters(module: Path) -> None:
     """Python 3.12.0 to 3.12.3 take `?1` for a named parameter and warn of it, which a strict program makes an error."""
     assert not re.findall(r"\?[0-9]", module.read_text())
