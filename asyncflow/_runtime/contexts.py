@@ -24,27 +24,30 @@ def apart(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
 
     What the work waits for goes to the event loop as it is, and so does what comes back: cancellations, too.
     """
-    run, send, throw = copy_context().run, work.send, work.throw
-    answer: Any = None
-    thrown: BaseException | None = None
-    while True:
-        try:
-            waits_for = run(send, answer) if thrown is None else run(throw, thrown)
-        except StopIteration as ended:  # how a coroutine returns
-            result: T = ended.value
-            return result
-        finally:
-            answer = thrown = None  # an exception's traceback holds this frame
-        if waits_for is _FRESH:
-            run = copy_context().run  # the current one is the caller's, which nobody has changed: it waits for this
-            continue
-        try:
-            answer = yield waits_for
-        except GeneratorExit:
-            run(work.close)
-            raise
-        except BaseException as error:
-            thrown = error  # thrown outside of this handler: else it would be the context of what the work raises
+    run, go_on = copy_context().run, work.send
+    given: Any = None
+    try:
+        while True:
+            waits_for = run(go_on, given)
+            go_on, given = work.send, None
+            if waits_for is _FRESH:
+                run = copy_context().run  # the current one is the caller's, which nobody has changed: it waits for this
+                continue
+            try:
+                given = yield waits_for
+            except GeneratorExit:
+                run(work.close)
+                raise
+            except BaseException as error:
+                go_on, given = (
+                    work.throw,
+                    error,
+                )  # not within this handler: it would be the context of what the work raises
+    except StopIteration as ended:  # how a coroutine returns
+        result: T = ended.value
+        return result
+    finally:
+        given = None  # an exception's traceback holds this frame
 
 
 @types.coroutine

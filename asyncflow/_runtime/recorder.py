@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 from pydantic_core import to_json
@@ -104,7 +104,8 @@ class Recorder:
         stretch: object = None,
     ) -> None:
         self.persistence = persistence
-        self.codecs = codecs
+        self.codecs = cast("Codecs", codecs)
+        """How values become bytes. None where it is asked for none."""
         self.flow = flow
         self.identity = identity
         self.run_id = run_id
@@ -142,27 +143,21 @@ class Recorder:
         """Whether the newest state is so large that it should not be copied."""
         return len(self._state) >= LARGE
 
-    @property
-    def known(self) -> Codecs:
-        """How values become bytes."""
-        assert self.codecs is not None, "asked for values, by whoever has a class for them"
-        return self.codecs
-
     # ---- values ------------------------------------------------------------------------------------------------
 
     def state_bytes(self, state: Any, method: str | None = None) -> tuple[bytes, Any]:
         """A state as it is stored, and as it will load. Raises `StateNotStorableError`, `LimitExceededError`."""
         try:
-            return self.known.state.encode(state)
+            return self.codecs.state.encode(state)
         except Refused as refused:
             raise _not_storable(StateNotStorableError, "the state", refused, self.run_id, method) from None
 
     def result_bytes(self, method: str, value: Any) -> tuple[bytes, Any]:
         """A result as it is stored, and as it will load. Raises `ResultNotStorableError`, `LimitExceededError`."""
         try:
-            encoded = self.known.result(method).encode(value)
+            encoded = self.codecs.result(method).encode(value)
         except Refused as refused:
-            if (known := self.known.definition.methods.get(method)) is not None and known.is_unresolved:
+            if (known := self.codecs.definition.methods.get(method)) is not None and known.is_unresolved:
                 refused.cure = f"import what the return annotation of {method} names outside of `if TYPE_CHECKING`"
             raise _not_storable(
                 ResultNotStorableError, f"what {method} returned", refused, self.run_id, method
@@ -177,7 +172,7 @@ class Recorder:
         if data is kept and method == latest:  # both: Python has one b"1" for all
             return value
         try:
-            return self.known.result(method).decode(data)
+            return self.codecs.result(method).decode(data)
         except Misfit as misfit:
             raise StateSchemaError(
                 f"the stored result of {method} was written under a return annotation that {method} no longer has. Nothing was "

@@ -11,7 +11,7 @@ import asyncio
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any
 
 from .._definition.definition import MethodDefinition
 from .._scheduling.messages import Invocation
@@ -20,17 +20,12 @@ from .versions import Version
 
 __all__ = ["Scope", "current_scope", "entered", "scope_of_thread"]
 
-_DRAFTS: Final[dict[Scope, Any]] = {}
-"""The drafts of open scopes. Several threads of a method may look first at the same time: the first draft stands for all, as
-`setdefault` is one step. (A lock takes 4 % of a step.)
-"""
-
 
 class Scope:
     """One invocation, made at its launch: its base is the version of that moment; its draft is made at the first look."""
 
     __slots__ = (
-        *("_draft", "_prefix", "base", "flow", "invocation", "is_alone", "is_open", "key", "method", "parent"),
+        *("_drafts", "_prefix", "base", "flow", "invocation", "is_alone", "is_open", "key", "method", "parent"),
     )
 
     def __init__(
@@ -53,7 +48,8 @@ class Scope:
         self.is_open = True
         self.is_alone = is_alone and method.is_async
         self.parent = entered.get()
-        self._draft: Any = None
+        self._drafts: list[Any] = []
+        """The first one is the draft. Several threads of the method may look first at the same time, and appending is one step."""
 
     @property
     def invocation_id(self) -> str:
@@ -62,32 +58,24 @@ class Scope:
 
     def draft(self) -> Any:
         """The invocation's own state. Raises `DraftClosedError` once the invocation has ended."""
-        draft = self._draft  # read once: threads of the method may look at the same time, and it may end meanwhile
-        if draft is None:
+        drafts = self._drafts  # read once: it may end meanwhile
+        if not drafts:
+            if self.is_open:
+                drafts.append(self.base.draft(is_alone=self.is_alone))
             if not self.is_open:
                 self._check_open()
-            made = self.base.draft(is_alone=self.is_alone)
-            first = _DRAFTS.setdefault(self, made)
-            if self._draft is None:
-                self._draft = first
-            draft = self._draft
-            if not self.is_open:
-                self._draft = None
-                _DRAFTS.pop(self, None)
-                self._check_open()
-        return draft
+        return drafts[0]
 
     def replace(self, state: Any) -> None:
         """Put another state in the place of the draft."""
         self._check_open()
-        self._draft = state
+        self._drafts = [state]
 
     def close(self) -> Any:
         """End the scope, and return the draft, or None if nobody looked at the state."""
         self.is_open = False  # first: a thread that makes a draft at this moment looks afterwards
-        draft, self._draft = self._draft, None
-        _DRAFTS.pop(self, None)
-        return draft
+        drafts, self._drafts = self._drafts, []
+        return drafts[0] if drafts else None
 
     def _check_open(self) -> None:
         if not self.is_open:

@@ -63,10 +63,10 @@ def recorded(
     if not is_mine:
         held[0] = own(held[0])
     data, kept = recorder.state_bytes(held[0], method)
-    if kept is held[0] and len(data) >= LARGE and recorder.known.may_be_lent:
+    if kept is held[0] and len(data) >= LARGE and recorder.codecs.may_be_lent:
         del kept
         if is_sole(held):  # again: who was asked to write it may have kept a part
-            return data, lendable(number, held[0], recorder.known, data)
+            return data, lendable(number, held[0], recorder.codecs, data)
         kept = held[0]
     if is_mine and not is_copy:
         data, kept = recorder.state_bytes(own(held[0]), method)

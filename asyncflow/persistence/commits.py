@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final
 
 import anyio
@@ -87,15 +87,17 @@ class Commits:
                     outcome="not saved",
                     run_id=other.run_id,
                 )
-                self._settle(other)
+                self._settle((other,))
 
-    def _settle(self, job: Job) -> None:
-        """It is known what became of it: tell those who wait."""
-        job.is_settled = True
-        if job.waiter is not None:
-            self._home.wake(job.waiter)
-        if job.late is not None:
-            job.late.set()
+    def _settle(self, jobs: Iterable[Job]) -> None:
+        """It is known what became of them: wake those who wait."""
+        wake = self._home.wake
+        for job in jobs:
+            job.is_settled = True
+            if job.waiter is not None:
+                wake(job.waiter)
+            if job.late is not None:
+                job.late.set()
 
     def _begin(self) -> None:
         """Start the next commit with what is queued."""
@@ -121,8 +123,7 @@ class Commits:
     def _wake(self, batch: list[Job], start: int) -> None:
         """Wake a portion, and the next when those have had their turn: as many as the event loop can bear."""
         end = start + max(1, int(self._portion))
-        for job in batch[start:end]:
-            self._settle(job)
+        self._settle(batch[start:end])
         began = time.perf_counter()
 
         def after() -> None:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from pydantic_core import to_json
 
 from ..errors import CheckpointCorruptError
-from .checkpoint import Checkpoint, refuse_newer
+from .checkpoint import Checkpoint, origin_digest, refuse_newer
 
-__all__ = ["Head", "checkpoint_of", "values_of"]
+__all__ = ["Head", "checkpoint_of", "head_after", "values_of"]
 
 
 class Head(NamedTuple):
@@ -73,31 +73,31 @@ class Head(NamedTuple):
         """BLAKE2b over the row, 16 bytes; keyed, if there is a key."""
         known = self.head_digest if isinstance(self.head_digest, bytes) else b""
         run_id, flow, identity, status, number, head, _, base, form, version, owner, epoch = self
-        return _digest(known, (run_id, flow, status, number, head, base, owner, epoch), (identity, form, version), key)
+        fields = (run_id, flow, status, number, head, base, owner, epoch)
+        return _digest(known, fields, origin_digest(identity, form, version), key)
 
 
 _TYPES: Any = (str, str, str, str, int, int, bytes, int, int, str, (str, type(None)), int)
 
 
 def values_of(c: Checkpoint, owner: str, key: bytes) -> tuple[Any, ...]:
-    """What is stored for a checkpoint: the checkpoint, who drives its run, and the digest of the run's head after it.
+    """What is stored for a checkpoint: the checkpoint, who drives its run, and the digest of the run's head after it."""
+    return (*c, *head_after(c, owner, key))
 
-    A run that is over is nobody's. One that has failed is still its driver's: siblings of the failed method may be at work.
+
+def head_after(c: Checkpoint, owner: str, key: bytes) -> tuple[str | None, bytes]:
+    """The owner of the run after this checkpoint of the owner's, and the digest of the run's head.
+
+    A run that has ended has no owner. One that has failed keeps it: siblings of the failed method may still run.
     """
     driver = owner if c.status in ("running", "failed") else None
     fields = (c.run_id, c.flow, c.status, c.number, c.seq, c.base, driver, c.epoch)
-    head = _digest(c.digest, fields, (c.identity, c.format, c.version), key)
-    return (*c, driver, head)
+    return driver, _digest(c.digest, fields, origin_digest(c.identity, c.format, c.version), key)
 
 
-def _digest(head_digest: bytes, fields: tuple[Any, ...], since_2: tuple[str, int, str], key: bytes) -> bytes:
-    """`since_2`: what format 1 does not cover, as it has none of it."""
-    if since_2 != _FORMAT_1:
-        fields += since_2
-    return hashlib.blake2b(head_digest + to_json(fields, bytes_mode="hex"), digest_size=16, key=key).digest()
-
-
-_FORMAT_1 = ("", 1, "")
+def _digest(head_digest: bytes, fields: tuple[Any, ...], origin: bytes, key: bytes) -> bytes:
+    content = head_digest + to_json(fields, bytes_mode="hex")
+    return hashlib.blake2b(content, digest_size=16, key=key, person=origin).digest()
 
 
 def checkpoint_of(head: Head, row: tuple[Any, ...]) -> Checkpoint:

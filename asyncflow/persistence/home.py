@@ -10,7 +10,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any, Protocol, TypeVar
 
 import anyio
@@ -88,10 +88,13 @@ class _ThisLoop:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Work[T], done: Callable[[Future[T] | asyncio.Future[T]], None]) -> None:
+        def ended(task: asyncio.Task[T]) -> None:
+            self._tasks.discard(task)
+            done(task)
+
         task = self.loop.create_task(work())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(done)
+        task.add_done_callback(ended)  # one callback: the loop makes a handle for each
 
     async def run(self, work: Work[T]) -> T:
         return await to_its_end(work)
@@ -108,8 +111,10 @@ class _ThisLoop:
         return lambda: timers[0].cancel()
 
     def wake(self, waiter: Any) -> None:
-        with suppress(asyncio.InvalidStateError):  # asked before, a Ctrl-C in between could still cancel it
+        try:  # noqa: SIM105 - called for each checkpoint
             waiter.set_result(None)
+        except asyncio.InvalidStateError:  # cancelled; if that was asked before, a Ctrl-C could still come in between
+            pass
 
     def close(self) -> None:
         """Nothing is held."""

@@ -25,7 +25,8 @@ import asyncflow
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, errors, listen, or_, router, start
 from asyncflow.persistence import Checkpoint
 from asyncflow.persistence.head import Head
-from asyncflow.persistence.sqlite import rows
+from asyncflow.persistence.jobs import Append
+from asyncflow.persistence.sqlite import appends, rows
 from asyncflow.persistence.sqlite.database import MIGRATIONS
 
 PATH = Path("runs.db")
@@ -641,16 +642,73 @@ async def test_a_save_that_fails_does_not_fail_its_neighbours_in_the_batch() -> 
     [{"seq": 0}, {"seq": 2}, {"previous": b"another"}, {"epoch": 2}, {"epoch": 0}],
     ids=["seq again", "seq gap", "previous", "epoch above", "epoch below"],
 )
-async def test_a_checkpoint_that_does_not_follow_is_stale_and_nothing_is_written(fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize("status", ["running", "failed", "finished"])
+async def test_a_checkpoint_that_does_not_follow_is_stale_and_nothing_is_written(
+    status: str, fields: dict[str, Any]
+) -> None:
     backend = SQLiteFlowPersistence(PATH)
     async with backend:
         head = made("a")
         await backend.save(head)
         with pytest.raises(errors.StaleCheckpoint):
-            await backend.save(made("a", head, **fields))
+            await backend.save(made("a", head, status=status, **fields))
         loaded = await backend.load("a")
 
     assert loaded == head
+
+
+@pytest.mark.clauses("D4", "L1")
+@pytest.mark.parametrize("left", ["running", "failed"])
+@pytest.mark.parametrize("tries", [(), ("running", "failed", "finished")], ids=["unnoticed", "refused"])
+async def test_an_owner_that_lost_a_run_and_has_it_again_stores_what_follows(tries: tuple[str, ...], left: str) -> None:
+    """What a writer knows of a run's status may be out of date: then it is fenced, or stores after what is stored now."""
+    mine, other = SQLiteFlowPersistence(PATH), SQLiteFlowPersistence(PATH)
+    async with mine, other:
+        newest = made("a")
+        for _ in range(3):
+            await mine.save(newest)
+            newest = made("a", newest)
+        epoch = await other.acquire("a", force=True)
+        newest = newest._replace(epoch=epoch, status=left).sealed()  # type: ignore[arg-type]  # one of them
+        await other.append(newest)
+
+        for status in tries:
+            with pytest.raises(errors.StaleCheckpoint):
+                await mine.append(made("a", newest, status=status, epoch=epoch - 1))
+        epoch = await mine.acquire("a", force=True)
+        for status in ("running", "running", "failed", "failed", "running", "running", "finished"):
+            newest = made("a", newest, status=status, epoch=epoch)
+            await mine.append(newest)
+            assert await other.load("a") == newest
+            ((shown, owner),) = sql("SELECT status, owner IS NOT NULL FROM runs")
+            assert (shown, bool(owner)) == (status, status != "finished")
+
+        assert await mine.verify() == []
+
+
+@pytest.mark.clauses("D4")
+@pytest.mark.parametrize("many", [1, 7])
+async def test_checkpoints_of_a_run_in_one_transaction_are_stored_in_their_order(many: int) -> None:
+    """Also where its status changes among them, so that different statements store them."""
+    statuses = ["running"] * 3 + ["failed", "failed"]
+    async with SQLiteFlowPersistence(PATH) as storage:
+        rows: dict[str, list[Checkpoint]] = {}
+        for name in "abcdefg"[:many]:
+            rows[name] = [made(name)]
+            for status in statuses:
+                rows[name].append(made(name, rows[name][-1], status=status))
+        opened = storage._shared.held
+        assert opened is not None, "entered"
+        for rows_of_all in zip(*rows.values(), strict=True):
+            for row in rows_of_all:
+                opened.commits.put(
+                    Append(row)
+                )  # the first is committed alone, the others wait for that, and come into one
+        await storage.save(made("the last"))
+
+        assert await storage.verify() == []
+        for name, chain in rows.items():
+            assert await storage.history(name) == chain
 
 
 @pytest.mark.clauses("L4")
@@ -1240,8 +1298,9 @@ def test_a_key_has_16_to_64_bytes(size: int) -> None:
         ("runs", "UNIQUE", "UNIQUe"),
         ("checkpoints", "REFERENCES", "REFERENCEs"),
         ("commits", "NULL AS at", "NULL as at"),
-        ("first", "BEGIN", "BEGIn"),
-        ("following", "NEW.seq - 1", "NEW.seq - 3"),
+        ("append_first", "BEGIN", "BEGIn"),
+        ("append_running", "NEW.seq - 1", "NEW.seq - 3"),
+        ("append_other", "NEW.epoch", "OLD.epoch"),
     ],
 )
 async def test_a_damaged_schema_is_found_and_what_others_added_is_theirs(name: str, text: str, damaged: str) -> None:
@@ -1258,7 +1317,7 @@ async def test_a_damaged_schema_is_found_and_what_others_added_is_theirs(name: s
         await Steps.resume(flow.run_id)
 
 
-@pytest.mark.parametrize("size", [0, 1, rows._LARGE - 3, rows._LARGE, 3 * rows._LARGE])
+@pytest.mark.parametrize("size", [0, 1, appends._LARGE - 3, appends._LARGE, 3 * appends._LARGE])
 async def test_parts_of_any_size_are_stored_as_they_are(size: int) -> None:
     state = b'"' + b"\0" * size + b'"'
     given = made("x", state=state, progress=b"", changes=None, outcome=b"''")

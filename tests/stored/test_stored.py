@@ -164,7 +164,7 @@ async def test_a_process_of_0_1_on_an_upgraded_file_is_refused_with_the_reason_a
 def upgraded_by(version: str) -> None:
     """Make of the database one of a newer version: its statements are others."""
     with closing(sqlite3.connect("runs.db")) as connection, connection:
-        connection.execute("DROP VIEW appends")
+        connection.execute("DROP VIEW first_appends")
         connection.execute("ALTER TABLE runs RENAME COLUMN head TO newest")
         connection.execute("INSERT INTO upgrades VALUES (99, ?)", (version,))
         connection.execute("PRAGMA user_version = 99")

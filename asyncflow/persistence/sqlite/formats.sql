@@ -36,14 +36,15 @@ CREATE TRIGGER outdated INSTEAD OF INSERT ON commits BEGIN
   SELECT NEW.seq = NEW.number COLLATE "this database was upgraded by a newer asyncflow: update asyncflow in this process";
 END;
 
--- A checkpoint is stored by inserting it here: into its table and, compared and set, into the head of its run.
-CREATE VIEW appends AS SELECT
+-- A checkpoint is stored by inserting it into one of three views: its trigger stores it, and compares and sets the head of its run.
+-- This one takes the first of a run.
+CREATE VIEW first_appends AS SELECT
   NULL AS run_id, NULL AS flow, NULL AS seq, NULL AS pass_number, NULL AS kind, NULL AS status,
   NULL AS at, NULL AS method, NULL AS base, NULL AS identity, NULL AS format, NULL AS version, NULL AS epoch, NULL AS state,
   NULL AS progress, NULL AS changes, NULL AS result, NULL AS inputs, NULL AS outcome, NULL AS previous, NULL AS digest,
   NULL AS owner, NULL AS head_digest;
 
-CREATE TRIGGER first INSTEAD OF INSERT ON appends WHEN NEW.seq = 0 BEGIN
+CREATE TRIGGER append_first INSTEAD OF INSERT ON first_appends BEGIN
   INSERT INTO runs
     (run_id, flow, identity, status, pass_number, head, head_digest, base, format, version, owner, epoch, created_at,
     updated_at, digest)
@@ -54,29 +55,49 @@ CREATE TRIGGER first INSTEAD OF INSERT ON appends WHEN NEW.seq = 0 BEGIN
     seq, pass_number, kind, status, at, method, base, format, version, epoch, state, progress, changes, result, inputs,
     outcome, previous, digest)
   VALUES (last_insert_rowid(),
-    NEW.seq, NEW.pass_number, NEW.kind, NEW.status, NEW.at, NEW.method, NEW.base, NEW.format, NEW.version, NEW.epoch,
+    0, NEW.pass_number, NEW.kind, NEW.status, NEW.at, NEW.method, NEW.base, NEW.format, NEW.version, NEW.epoch,
     NEW.state, NEW.progress, NEW.changes, NEW.result, NEW.inputs, NEW.outcome, NEW.previous, NEW.digest);
 END;
 
--- Two updates, of which one at most applies: one that sets no status leaves the indexes of running runs alone, a page each.
-CREATE TRIGGER following INSTEAD OF INSERT ON appends WHEN NEW.seq > 0 BEGIN
+-- The next of a run that is running and goes on. Most are of this kind; the update leaves the indexes of running runs alone, a page each.
+CREATE VIEW running_appends AS SELECT
+  NULL AS run_id, NULL AS seq, NULL AS pass_number, NULL AS kind, NULL AS at, NULL AS method, NULL AS base,
+  NULL AS format, NULL AS version, NULL AS epoch, NULL AS state, NULL AS progress, NULL AS changes, NULL AS result,
+  NULL AS inputs, NULL AS outcome, NULL AS previous, NULL AS digest, NULL AS head_digest;
+
+CREATE TRIGGER append_running INSTEAD OF INSERT ON running_appends BEGIN
   UPDATE runs SET
-    pass_number = NEW.pass_number, head = NEW.seq, head_digest = NEW.digest, base = NEW.base,
-    format = NEW.format, version = NEW.version, owner = NEW.owner, updated_at = NEW.at, digest = NEW.head_digest
+    pass_number = NEW.pass_number, head = NEW.seq, head_digest = NEW.digest, base = NEW.base, format = NEW.format,
+    version = NEW.version, updated_at = NEW.at, digest = NEW.head_digest
   WHERE run_id = NEW.run_id AND epoch = NEW.epoch AND head = NEW.seq - 1 AND head_digest = NEW.previous
-    AND status = NEW.status;
-  UPDATE runs SET
-    status = NEW.status, pass_number = NEW.pass_number, head = NEW.seq, head_digest = NEW.digest, base = NEW.base,
-    format = NEW.format, version = NEW.version, owner = NEW.owner, updated_at = NEW.at, digest = NEW.head_digest
-  WHERE run_id = NEW.run_id AND epoch = NEW.epoch AND head = NEW.seq - 1 AND head_digest = NEW.previous
-    AND status <> NEW.status;
+    AND status = 'running';
+  SELECT RAISE(ABORT, 'it does not follow what is stored') WHERE changes() = 0;
   INSERT INTO checkpoints (run,
     seq, pass_number, kind, status, at, method, base, format, version, epoch, state, progress, changes, result, inputs,
     outcome, previous, digest)
-  SELECT IFNULL(
-    (SELECT id FROM runs
-    WHERE run_id = NEW.run_id AND epoch = NEW.epoch AND head = NEW.seq AND head_digest = NEW.digest),
-    RAISE(ABORT, 'it does not follow what is stored')),
+  SELECT id,
+    NEW.seq, NEW.pass_number, NEW.kind, 'running', NEW.at, NEW.method, NEW.base, NEW.format, NEW.version, NEW.epoch,
+    NEW.state, NEW.progress, NEW.changes, NEW.result, NEW.inputs, NEW.outcome, NEW.previous, NEW.digest
+  FROM runs WHERE run_id = NEW.run_id;
+END;
+
+-- Any other.
+CREATE VIEW other_appends AS SELECT
+  NULL AS run_id, NULL AS seq, NULL AS pass_number, NULL AS kind, NULL AS status, NULL AS at, NULL AS method,
+  NULL AS base, NULL AS format, NULL AS version, NULL AS epoch, NULL AS state, NULL AS progress, NULL AS changes,
+  NULL AS result, NULL AS inputs, NULL AS outcome, NULL AS previous, NULL AS digest, NULL AS owner, NULL AS head_digest;
+
+CREATE TRIGGER append_other INSTEAD OF INSERT ON other_appends BEGIN
+  UPDATE runs SET
+    status = NEW.status, pass_number = NEW.pass_number, head = NEW.seq, head_digest = NEW.digest, base = NEW.base,
+    format = NEW.format, version = NEW.version, owner = NEW.owner, updated_at = NEW.at, digest = NEW.head_digest
+  WHERE run_id = NEW.run_id AND epoch = NEW.epoch AND head = NEW.seq - 1 AND head_digest = NEW.previous;
+  SELECT RAISE(ABORT, 'it does not follow what is stored') WHERE changes() = 0;
+  INSERT INTO checkpoints (run,
+    seq, pass_number, kind, status, at, method, base, format, version, epoch, state, progress, changes, result, inputs,
+    outcome, previous, digest)
+  SELECT id,
     NEW.seq, NEW.pass_number, NEW.kind, NEW.status, NEW.at, NEW.method, NEW.base, NEW.format, NEW.version, NEW.epoch,
-    NEW.state, NEW.progress, NEW.changes, NEW.result, NEW.inputs, NEW.outcome, NEW.previous, NEW.digest;
+    NEW.state, NEW.progress, NEW.changes, NEW.result, NEW.inputs, NEW.outcome, NEW.previous, NEW.digest
+  FROM runs WHERE run_id = NEW.run_id;
 END;

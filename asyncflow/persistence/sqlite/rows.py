@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
 from ..checkpoint import Checkpoint
 from ..head import Head
 
@@ -12,25 +10,6 @@ _COLUMNS = ", ".join(_NAMES)
 _HEAD = [*("pass_number" if name == "number" else name for name in Head._fields), "digest"]
 FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
 """What a run is found by (`Checkpoint.known_by`), as the index `running_by_flow` has it."""
-
-_NEVER_NULL = 13
-"""So many columns of a commit, at its beginning, are texts and numbers."""
-
-_SEQ: Final = Checkpoint._fields.index("seq")
-
-_LARGE = 1 << 16
-"""Bytes that cost more to copy than an adapter does to look for."""
-
-_PLACES = ("?",) * _NEVER_NULL + ("NULLIF(?, 0)",) * 6 + ("?", "?", "NULLIF(?, 0)", "?")
-
-COMMIT = f"INSERT INTO appends VALUES ({', '.join(_PLACES)})"
-"""See `bound`. The view's triggers compare and set the run's head; what does not follow is an IntegrityError."""
-
-COMMIT_ONE = f"WITH here AS (SELECT 1) {COMMIT}"
-"""The same as a transaction of its own: Python's sqlite3 begins one for what starts with INSERT, and would be asked to end it."""
-
-CHANGES = 2
-"""Rows that storing one checkpoint changes: its own, and its run's."""
 
 HEAD = ", ".join(_HEAD)
 """What `Head.read` takes."""
@@ -72,26 +51,3 @@ SELECT_CHECKPOINTS = (
 )
 SELECT_DIGEST = "SELECT digest FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) AND seq = ?"
 SELECT_BASE = "SELECT base FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) AND seq = ?"
-
-
-def bound(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The values of a commit (`head.values_of`) as `COMMIT` takes them.
-
-    Python's sqlite3 binds numbers, texts and bytearrays as they are. For bytes and None it looks for an adapter first, and
-    drops an AttributeError for each: a third of its time. Large ones are not copied for that. None is bound as 0, which costs a
-    fourth of what a text does. The flow's name and identity are in the run's row since its first checkpoint, and are not bound again.
-    """
-    if values[_SEQ]:
-        run_id, _, seq, number, kind, status, at, method, base, _, form, version, epoch = values[:_NEVER_NULL]
-        known: tuple[Any, ...] = (run_id, 0, seq, number, kind, status, at, method, base, 0, form, version, epoch)
-    else:
-        known = values[:_NEVER_NULL]
-    *parts, previous, digest, owner, head = values[_NEVER_NULL:]
-    return (
-        *known,
-        *[0 if v is None else bytearray(v) if type(v) is bytes and len(v) < _LARGE else v for v in parts],
-        bytearray(previous),
-        bytearray(digest),
-        owner or 0,
-        bytearray(head),
-    )

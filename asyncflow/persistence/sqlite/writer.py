@@ -19,10 +19,11 @@ from ...errors import (
     StorageWriteError,
 )
 from ..fencing import Lease, now
-from ..head import Head, values_of
+from ..head import Head
 from ..jobs import Acquire, Append, Confirm, Delete, Job, Prune, Release, Renew, locked
 from ..outcomes import not_written, shows
 from . import owners, rows
+from .appends import CHANGES, Appends
 from .database import check_identity, close_database, stop, waited_since
 from .explain import explain, primary_code
 from .place import Place
@@ -57,6 +58,7 @@ class Writer:
         self._owner = owner
         self._key = key
         self.lease = Lease(lease)
+        self._appends = Appends(owner, key)
         self._opened = opened
         self._held: aiosqlite.Connection | None = None
         self._kept = kept
@@ -129,6 +131,7 @@ class Writer:
             return error
         finally:
             if not is_committed:  # also where the event loop is being closed around the commit
+                self._appends.forget_all()
                 await self._roll_back()
         return None
 
@@ -181,23 +184,23 @@ class Writer:
         except StorageNotFoundError:
             await self._fold_deleted_log()
             raise
-        appends = [
-            rows.bound(values_of(job.checkpoint, self._owner, self._key)) for job in batch if isinstance(job, Append)
-        ]
+        appended = [job for job in batch if isinstance(job, Append)]
         owning = [job for job in batch if not isinstance(job, Append)]
         sent = now()
         asked = [job for job in owning if isinstance(job, Confirm)] if owning else []
         is_due = bool(asked) or self.lease.is_due(sent)
-        if len(appends) == 1 and not owning and not is_due:
-            await self._store(rows.COMMIT_ONE, appends)
+        if len(appended) == 1 and not owning and not is_due:
+            await self._append(appended, is_alone=True)
+            self._appends.committed()
             return
         if owning:
             await self._decide(owning)
-        if appends:
-            await self._store(rows.COMMIT, appends)
+        if appended:
+            await self._append(appended)
         if is_due:
             await self._renew()
         await self._connection.commit()
+        self._appends.committed()
         if is_due:
             self.lease.renewed(sent)
         for job in asked:
@@ -207,6 +210,7 @@ class Writer:
         """Do the jobs that decide by what is stored, on rows that no other process changes until the commit."""
         await self._connection.execute("BEGIN IMMEDIATE")
         for job in jobs:
+            self._appends.forget(job.run_id)
             await self._own(job)
 
     async def _renew(self) -> None:
@@ -215,13 +219,16 @@ class Writer:
         await self._connection.execute(rows.EXPEL)
         await forget_dead(self._connection, self._is_dead)
 
-    async def _store(self, sql: str, appends: Sequence[tuple[Any, ...]]) -> None:
+    async def _append(self, jobs: Sequence[Append], *, is_alone: bool = False) -> None:
+        """Store them; `is_alone`: a single one, and nothing else in the transaction, which is committed then."""
         before = self._connection.total_changes
-        if sql is rows.COMMIT_ONE:
-            await self._connection.execute(sql, appends[0])
+        if is_alone:
+            insert, values = self._appends.insert(jobs[0])
+            await self._connection.execute(insert.one, values)
         else:
-            await self._connection.executemany(sql, appends)
-        if self._connection.total_changes != before + rows.CHANGES * len(appends):
+            for insert, rows_of_it in self._appends.inserts(jobs):
+                await self._connection.executemany(insert.many, rows_of_it)
+        if self._connection.total_changes != before + CHANGES * len(jobs):
             raise StorageCorruptError(f"the schema of {self._path} is damaged: it does not store what it is given")
 
     # ---- outcomes that nobody knows ------------------------------------------------------------------------------
