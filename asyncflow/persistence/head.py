@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
@@ -32,7 +33,7 @@ class Head(NamedTuple):
     epoch: int
 
     @classmethod
-    def read(cls, run_id: str, row: tuple[Any, ...], key: bytes) -> Head:
+    def read(cls, run_id: str, row: Sequence[Any], key: bytes) -> Head:
         """The row that was found for a run, with its digest.
 
         Raises `CheckpointCorruptError` if it fails that, or is another run's; `StorageVersionError` if a newer asyncflow wrote it.

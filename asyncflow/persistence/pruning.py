@@ -131,9 +131,14 @@ class Batch(ABC):
         until = time.monotonic() + PORTION
         while job.looked_at < len(job.listed) and (not job.looked_at or time.monotonic() < until):
             listed = {each.id: each for each in self._next()}
-            chosen = [
-                row[0] for row in await self.found(list(listed), job.older_than) if await self._may_go(row, listed)
-            ]
+            heads = self._unchanged(await self.found(list(listed), job.older_than), listed)
+            for owner in {head.owner for head in heads.values()} - self._free.keys():
+                assert owner is not None, "free"
+                self._free[owner] = await self.is_free(owner)
+            if job.keep_last:
+                for flow, identity in {(head.flow, head.identity) for head in heads.values()} - self._bounds.keys():
+                    self._bounds[flow, identity] = await self._bound(flow, identity)
+            chosen = [place for place, head in heads.items() if self._may_go(place, head)]
             if chosen:
                 await self.delete(chosen)
             job.looked_at += len(listed)
@@ -148,27 +153,25 @@ class Batch(ABC):
                 return following[:count]
         return following
 
-    async def _may_go(self, row: tuple[Any, ...], listed: dict[int, Ended]) -> bool:
-        place, run_id, *_ = row
-        try:
-            head = Head.read(run_id, row[1:], self._key)
-        except CheckpointCorruptError:
-            return False  # it is kept as it is: `verify` tells of it
-        if (head.head, head.head_digest) != listed[place][1:]:
-            return False  # it went on since
-        if self._job.keep_last and place >= await self._bound(head.flow, head.identity):
-            return False
-        if head.owner not in self._free:
-            assert head.owner is not None, "free"
-            self._free[head.owner] = await self.is_free(head.owner)
-        return self._free[head.owner]
+    def _unchanged(self, rows: Iterable[tuple[Any, ...]], listed: dict[int, Ended]) -> dict[int, Head]:
+        """The heads, by their place in the catalog, of those that are undamaged and had no checkpoint since they were listed."""
+        heads: dict[int, Head] = {}
+        for place, *row in rows:
+            try:
+                head = Head.read(row[0], row, self._key)
+            except CheckpointCorruptError:
+                continue  # it is kept as it is: `verify` reports it
+            if (head.head, head.head_digest) == listed[place][1:]:
+                heads[place] = head
+        return heads
+
+    def _may_go(self, place: int, head: Head) -> bool:
+        is_old = not self._job.keep_last or place < self._bounds[head.flow, head.identity]
+        return is_old and self._free[head.owner]
 
     async def _bound(self, flow: str, identity: str) -> int:
         """The place of the oldest run of a flow that is kept as one of its newest: those before it may go. 0: none may."""
-        name = flow, identity
-        if name not in self._bounds:
-            kept, most = self._job.kept, self._job.keep_last
-            if name not in kept or not await self.have_ended(kept[name]):
-                kept[name] = await self.newest(flow, identity, most)
-            self._bounds[name] = kept[name][-1] if len(kept[name]) == most else 0
-        return self._bounds[name]
+        name, kept, most = (flow, identity), self._job.kept, self._job.keep_last
+        if name not in kept or not await self.have_ended(kept[name]):
+            kept[name] = await self.newest(flow, identity, most)
+        return kept[name][-1] if len(kept[name]) == most else 0

@@ -98,7 +98,7 @@ class _Open:
 
     def rest(self) -> float:
         """Whoever waits for SQLite's lock asks now and then, so it has to be free for long enough."""
-        return 0.5 if self.owner.others() else 0.1
+        return 0.5 if self.owner.others() else 0.05
 
     def is_driving(self, owner: str, left: float | None) -> bool:
         """Whether an owner lives and its lease, if it has one, has not run out."""

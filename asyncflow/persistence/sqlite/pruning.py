@@ -24,7 +24,7 @@ SELECT_ENDED: Final = (
 _SELECT: Final = f"SELECT id, {rows.HEAD} FROM runs WHERE id {_THESE} AND {_ENDED} AND updated_at < ?"
 _NEWEST: Final = f"SELECT id FROM runs WHERE flow = ? AND identity = ? AND {_ENDED} ORDER BY id DESC LIMIT ?"
 _COUNT: Final = f"SELECT count(*) FROM runs WHERE id {_THESE} AND {_ENDED}"
-_DELETE: Final = (f"DELETE FROM checkpoints WHERE run {_THESE}", f"DELETE FROM runs WHERE id {_THESE}")
+_DELETE: Final = ("DELETE FROM checkpoints WHERE run ", "DELETE FROM runs WHERE id ")
 """What refers to a row goes first."""
 
 _EXPIRED: Final = f"SELECT owner FROM owners WHERE expires < {rows.NOW}"
@@ -57,8 +57,11 @@ class SqliteBatch(Batch):
         return bool(left) and left[0][0] <= 0
 
     async def delete(self, ids: Sequence[int]) -> None:
+        first, last = min(ids), max(ids)
+        is_range = last - first == len(ids) - 1  # the usual, and deleted in less time
+        these, values = ("BETWEEN ? AND ?", (first, last)) if is_range else (_THESE, (_json(ids),))
         for sql in _DELETE:
-            await self._connection.execute(sql, (_json(ids),))
+            await self._connection.execute(sql + these, values)
 
 
 async def forget_dead(connection: aiosqlite.Connection, is_dead: Callable[[str], bool]) -> None:
