@@ -14,7 +14,7 @@ from ._definition.build import define, persist_marks
 from ._definition.declared import Persisted, Uncached, declared_state
 from ._definition.decorators import persist_mark_of
 from ._definition.definition import FlowDefinition
-from ._definition.identity import Identity, Origin
+from ._definition.identity import Identity, Origin, checked_former_names, checked_name
 from ._definition.names import Surroundings
 from ._keywords import not_taken, one_of
 from ._runtime.edits import edit, fork, look
@@ -104,7 +104,9 @@ class Flow(Uncached, Generic[S]):
         if name is not None:
             cls.name = name
         if formerly is not None:
-            cls.formerly = (formerly,) if isinstance(formerly, str) else tuple(formerly)
+            cls.formerly = checked_former_names(formerly, cls)
+        checked_name(cls.name, cls)
+        checked_former_names(cls.formerly, cls)
         frame = sys._getframe(1)
         cls._origin = Origin.of(cls, frame.f_globals)
         cls._surroundings = Surroundings(cls, frame)
@@ -163,8 +165,9 @@ class Flow(Uncached, Generic[S]):
         if misplaced or unknown:
             takes = f"{cls.__name__} takes keywords only, such as persistence=; inputs are given to kickoff"
             raise not_taken(cls.__name__, unknown, _KEYWORDS, places=len(misplaced), takes=takes, is_of_a_flow=True)
-        if not cls._definition.methods:
-            raise FlowDefinitionError(f"{cls.__name__} has no methods; decorate the first with @start()")
+        if cls is Flow or not cls._definition.methods:
+            cure = "subclass it, and decorate" if cls is Flow else "decorate"
+            raise FlowDefinitionError(f"{cls.__name__} has no methods; {cure} the first with @start()")
         if cls._definition.unresolved:
             cls._look_again()
         given = cls.initial_state if initial_state is _UNSET else initial_state
@@ -185,9 +188,8 @@ class Flow(Uncached, Generic[S]):
         """Those of this class, one for all its instances that say the same."""
         known = cls._known_settings.get((name, on_error, max_method_calls))
         if known is None:
-            former: str | tuple[str, ...] = vars(cls).get("formerly", ())  # a subclass is another flow
-            formerly = (former,) if isinstance(former, str) else tuple(former)
-            identity = Identity(cls, cls._origin, name or cls.name, formerly)
+            formerly = checked_former_names(vars(cls).get("formerly", ()), cls)  # a subclass is another flow
+            identity = Identity(cls, cls._origin, checked_name(name, cls) or cls.name, formerly)
             known = Settings(
                 identity, cls._definition, cls._state_type, on_error, max_method_calls, cls._persisted.checkpoints
             )
@@ -393,6 +395,7 @@ def made_by(make: object) -> Flow[Any]:
     made = make() if callable(make) and make is not Flow else None
     if not isinstance(made, Flow):
         what = type(make).__name__ if made is None else getattr(make, "__name__", type(make).__name__)
+        what = "Flow itself" if make is Flow else what
         advice = f"; write {what}, not {what}(...)" if isinstance(make, Flow) else ""
         raise TypeError(f"a runner takes a flow class, or a function that makes a flow, and {what} is neither{advice}")
     return made

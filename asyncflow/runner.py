@@ -73,6 +73,8 @@ class FlowRunner:
     ) -> None:
         if max_running < 1 or max_waiting < 0:
             raise ValueError("max_running is at least 1, and max_waiting at least 0")
+        if not (grace >= 0 and patience >= 0):
+            raise ValueError("grace and patience are numbers of seconds, 0 or more")
         if max_takeovers is not None and max_takeovers < 1:
             raise ValueError("max_takeovers is at least 1, or None: no bound")
         if overload not in ("wait", "raise"):

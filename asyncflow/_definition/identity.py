@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-__all__ = ["Identity", "Origin"]
+from ..errors import FlowDefinitionError
+
+__all__ = ["Identity", "Origin", "checked_former_names", "checked_name"]
 
 _SCRIPTS = ("__main__", "__mp_main__")
 """What the module of a script is called: in its own process, and in one that `multiprocessing` has spawned.
@@ -39,6 +41,31 @@ class Origin(NamedTuple):
         if name in _SCRIPTS:
             name = "" if spec is None or spec.name in _SCRIPTS else spec.name  # `python -m package.module` has one
         return cls("" if name.startswith("<") else name, os.path.abspath(file) if file else "")
+
+
+def checked_name(name: object, cls: type) -> str | None:
+    """A flow's declared name. Raises `FlowDefinitionError` for one that cannot be stored."""
+    if name is None or (isinstance(name, str) and _is_storable(name)):
+        return name
+    raise FlowDefinitionError(
+        f"{cls.__name__}: name is a string that can be written as UTF-8 and holds no NUL, not {name!r}",
+        problems=["a name that cannot be stored"],
+    )
+
+
+def checked_former_names(names: object, cls: type) -> tuple[str, ...]:
+    """What `formerly` says: one name, or several. Raises `FlowDefinitionError` for anything else."""
+    found = (names,) if isinstance(names, str) else tuple(names) if isinstance(names, Iterable) else (names,)
+    if all(isinstance(name, str) and _is_storable(name) for name in found):
+        return found
+    raise FlowDefinitionError(
+        f'{cls.__name__}: formerly is a string such as "old.module.Report", or several of them, not {names!r}',
+        problems=["formerly is no name"],
+    )
+
+
+def _is_storable(name: str) -> bool:
+    return "\0" not in name and name == name.encode(errors="ignore").decode()
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import types
 from collections.abc import Coroutine, Generator
-from contextvars import copy_context
+from contextvars import Context, copy_context
+from gc import get_referents
+from operator import is_
 from typing import Any, Final, TypeVar
 
-__all__ = ["apart", "fresh_context"]
+__all__ = ["apart", "fresh_context", "is_same_context"]
 
 T = TypeVar("T")
 
@@ -48,6 +50,17 @@ def apart(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
         return result
     finally:
         given = None  # an exception's traceback holds this frame
+
+
+def is_same_context(a: Context, b: Context) -> bool:
+    """Whether each variable holds the same object in both. Values are not compared: `==` is their own code, and may raise.
+
+    What a context refers to is its table of variables; copies share it until one of them sets a variable, which most methods never do.
+    """
+    tables = get_referents(a, b)
+    return (bool(tables) and tables[0] is tables[-1]) or (
+        len(a) == len(b) and all(map(is_, a.keys(), b.keys())) and all(map(is_, a.values(), b.values()))
+    )
 
 
 @types.coroutine

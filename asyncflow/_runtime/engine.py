@@ -27,7 +27,7 @@ from .._values import ATOMS, copied, is_long
 from .._waiting import calls_user_code
 from ..errors import CheckpointWithdrawnError, RunCancelledError
 from ..persistence.checkpoint import Status
-from .contexts import apart, fresh_context
+from .contexts import apart, fresh_context, is_same_context
 from .crowd import CROWD, Crowd
 from .ended import Ended, first_leaf, label_returned, merged, says
 from .failures import changed_id_error, failure_record, limit_error, method_error
@@ -277,7 +277,7 @@ class Engine:
                 result = await started_in_thread(self.recorder, lambda: method.function(flow, *args, **named))
                 if inspect.iscoroutine(result):  # a plain wrapper around an async function
                     result = await begun(self.recorder, result)
-            is_changed = copy_context() != context  # takes no time where they are the same, which is the usual
+            is_changed = not is_same_context(copy_context(), context)
         finally:
             del self.running[scope.key]
             entered.reset(token)

@@ -140,8 +140,8 @@ class Live:
             self._gone(self)
 
     def _log_unless_awaited(self, error: Exception) -> None:
-        """Log a failure that no caller awaits."""
-        if isinstance(error, MethodError) and not self.awaited:
+        """Log a failure of this run, not one that was only read from the storage, if no caller awaits its result."""
+        if isinstance(error, MethodError) and self._has_turn and not self.awaited:
             name = self.flow._instance.setup.settings.name
             logger.error("run %s of %s failed, and no caller awaits its result", self.run_id, name, exc_info=error)
 

@@ -35,11 +35,21 @@ class KnownFlows:
         """Know a flow; whether it is a new one. Raises `FlowDefinitionError` for a second class of one identity or name."""
         known = self._named.get(identity.name)
         if known is None:
+            self._refuse_former_names_of_two(identity)
             self._named[identity.name] = identity, make
             self._index()
         elif known[0].cls is not identity.cls and known[1] is not make:
             raise _same_name(known[0], identity)
         return known is None
+
+    def _refuse_former_names_of_two(self, identity: Identity) -> None:
+        for other, _ in self._named.values():
+            if shared := sorted(set(identity.formerly) & set(other.formerly)):
+                raise FlowDefinitionError(
+                    f"{other.stored} and {identity.stored} both say that they were formerly {shared[0]!r}; only one of them can resume "
+                    "its runs. Leave it in that one",
+                    problems=["two flows were formerly one"],
+                )
 
     def _index(self) -> None:
         """Each key leads to the flow that it fits best: by its identity, by a former one, by a bare name or another name of its file."""

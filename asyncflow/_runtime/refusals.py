@@ -82,8 +82,9 @@ def mismatch(identity: Identity, c: Checkpoint, missing: Sequence[str] = ()) -> 
 def unknown_flow(c: Checkpoint) -> RunFlowMismatchError:
     """A run that a runner is to go on with, of a flow that it does not know."""
     return RunFlowMismatchError(
-        f"run {c.run_id} is of the flow {c.flow}, which this runner does not know; nothing was run. Name the flow's class in "
-        "FlowRunner(flows=[...]), or with runner.add(...)",
+        f"run {c.run_id} belongs to the flow {c.known_by.lstrip(':')}, which this runner does not know; nothing was run. Name the "
+        "flow's class in FlowRunner(flows=[...]), or with runner.add(...). If it is a class of this runner that was moved or renamed, "
+        f"write formerly = {c.known_by.lstrip(':')!r} in it",
         run_id=c.run_id,
         seq=c.seq,
     )

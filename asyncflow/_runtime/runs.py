@@ -241,6 +241,12 @@ async def load(setup: Setup, run_id: str, seq: int | None = None) -> Stored | No
     checkpoint = await to_be_awaited(setup.persistence.load(run_id, seq), setup.persistence, "load")
     if checkpoint is None:
         return None
+    if not isinstance(checkpoint, Checkpoint):
+        raise StorageError(
+            f"load of {type(setup.persistence).__name__} returned a {type(checkpoint).__name__}; it returns a Checkpoint, or None for "
+            "an unknown run (Checkpoint.from_bytes reads what to_bytes has written). Nothing was changed",
+            run_id=run_id,
+        )
     if checkpoint.run_id != run_id:
         raise CheckpointCorruptError(
             f"what is stored for run {run_id} is another run's; nothing was changed, restore the storage from a backup",

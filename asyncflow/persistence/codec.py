@@ -280,6 +280,7 @@ class DictStateCodec(Codec):
         self._values = codec_for(dict[str, values])
 
     def encode(self, value: Any) -> tuple[bytes, Any]:
+        _refuse_keys(value)
         values = {key: inner for key, inner in value.items() if key != "id"}
         data, kept = self._values.encode(values)
         if data.startswith(TAGGED):
@@ -302,8 +303,21 @@ class DictStateCodec(Codec):
 class PlainDictStateCodec(PlainCodec):
     """The states of a `Flow[dict]`."""
 
+    def encode(self, value: Any) -> tuple[bytes, Any]:
+        _refuse_keys(value)
+        return super().encode(value)
+
     def decode(self, data: bytes) -> Any:
         return _state_dict(super().decode(data))
+
+
+def _refuse_keys(state: dict[Any, Any]) -> None:
+    """Raise `Refused` for a state with a key that is not a string: its keys are names, as inputs and patches give them."""
+    for key in state:
+        if not isinstance(key, str):
+            what = type(key).__name__
+            reason = f"a key of the state is a string, and one is of type {what}"
+            raise Refused("", "dict", reason, "use strings as keys of the state, or store that dict under one of them")
 
 
 def _state_dict(value: Any) -> Any:

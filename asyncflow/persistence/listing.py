@@ -26,8 +26,10 @@ def query_of(status: RunStatus | Literal["unfinished"] | None, **asked: Any) -> 
     """The query for `Catalog.runs`, and the status to choose by among what it finds, where the database does not know that.
 
     The database stores one status for running and interrupted runs: whether an owner lives is known to the process alone.
-    Raises `ValueError` for an unknown status.
+    Raises `ValueError` for an unknown status, and for a limit below 0.
     """
+    if asked["limit"] < 0:
+        raise ValueError(f"limit is a number of runs, 0 or more, not {asked['limit']!r}")
     known = (*get_args(RunStatus), "unfinished")
     if status not in (None, *known):
         raise ValueError(f"status is one of {', '.join(map(repr, known))}, not {status!r}")

@@ -14,6 +14,7 @@ import anyio.lowlevel
 
 from ..errors import RunLockedError, StaleCheckpoint
 from .checkpoint import Checkpoint, fold, verified
+from .listing import query_of
 from .protocol import RunEntry, RunStatus, check_retention
 
 __all__ = ["MemoryFlowPersistence"]
@@ -115,6 +116,9 @@ class MemoryFlowPersistence:
         limit: int = 100,
     ) -> list[RunEntry]:
         """The runs, the newest first."""
+        query_of(
+            status, run_id=run_id, flow=flow, identities=identities, before=before, limit=limit
+        )  # it refuses what is wrong
         statuses = ("running", "interrupted") if status == "unfinished" else (status,)
         with _changing:
             found = (

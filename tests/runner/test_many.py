@@ -86,7 +86,32 @@ async def test_a_failure_is_logged_with_its_traceback_unless_somebody_awaits_it(
         assert "LookupError" in caplog.text
 
 
+@pytest.mark.found("T3")
+async def test_a_failure_that_is_stored_is_not_logged_again_by_who_looks_at_it(
+    storage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate("g").set()
+    async with FlowRunner(storage, recover_every=None) as runner:
+        with pytest.raises(MethodError):
+            await (await runner.start(Steps, {"fails": True, "gate": "g"}, run_id="x")).result()
+        caplog.clear()
+        for _ in range(2):
+            await runner.start(Steps, {"fails": True, "gate": "g"}, run_id="x")
+            await until(lambda: not runner.running)
+
+    assert [record for record in caplog.records if record.levelno == logging.ERROR] == []
+
+
 # ---- one word each ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.found("T10")
+async def test_every_backend_refuses_an_unknown_status_and_a_negative_limit(storage: Any) -> None:
+    with pytest.raises(ValueError, match="status is one of"):
+        await storage.runs(status="runing")
+    with pytest.raises(ValueError, match="limit is a number of runs"):
+        await storage.runs(limit=-1)
+    assert await storage.runs(limit=0) == []
 
 
 @pytest.mark.found("T10")

@@ -201,3 +201,50 @@ async def test_a_runner_gives_a_run_the_variables_of_who_started_it() -> None:
         assert told((await first.look()).state) == {"nobody, by the first"}
         assert told((await second.look()).state) == {"nobody, by the second"}
     assert (tenant.get("nobody"), given.get()) == ("nobody", "by the second")
+
+
+class Incomparable:
+    """Such as an array, of which `==` says nothing true or false."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("the truth of an array is ambiguous")
+
+    __hash__ = object.__hash__
+
+
+held: ContextVar[Any] = ContextVar("held", default=None)
+
+
+@pytest.mark.found("B13")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_values_of_context_variables_are_not_compared(backend: str) -> None:
+    mine: list[str] = []
+
+    class Sets(Flow):
+        @start()
+        async def first(self) -> str:
+            held.set(Incomparable())
+            return "first"
+
+        @listen(first)
+        async def second(self) -> None:
+            assert held.get() is mine
+            held.set([])  # equal to the caller's, and another one
+
+        @listen(second)
+        async def third(self) -> None:
+            assert held.get() is mine
+
+    async def main() -> None:
+        held.set(mine)
+        await Sets().kickoff()
+        held.set(Incomparable())
+        await Flowing().kickoff()
+
+    class Flowing(Flow):
+        @start()
+        async def first(self) -> None:
+            held.set(Incomparable())
+
+    anyio.run(main, backend=backend)
+    assert mine == []

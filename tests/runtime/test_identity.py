@@ -359,3 +359,77 @@ async def test_a_declared_name_is_no_bare_name_of_0_1(storage: Any) -> None:
 
     with pytest.raises(errors.RunFlowMismatchError):
         await module("shipping").resume("parcel-7", persistence=storage)
+
+
+NO_NAMES = [3, b"x", "\ud800", "a\0b", ("a", "b")]
+
+
+@pytest.mark.found("B1")
+@pytest.mark.parametrize("name", NO_NAMES, ids=ascii)
+def test_a_name_that_cannot_be_stored_is_refused_when_the_class_is_made(name: Any) -> None:
+    with pytest.raises(errors.FlowDefinitionError, match="name is a string"):
+        type("Named", (Flow,), {"name": name})
+    with pytest.raises(errors.FlowDefinitionError, match="name is a string"):
+
+        class Keyword(Flow, name=name):
+            @start()
+            async def first(self) -> None: ...
+
+    class Fine(Flow):
+        @start()
+        async def first(self) -> None: ...
+
+    with pytest.raises(errors.FlowDefinitionError, match="name is a string"):
+        Fine(name=name)
+
+
+@pytest.mark.found("B1")
+@pytest.mark.parametrize("formerly", [3, b"x", [3], ["a", "\ud800"]], ids=ascii)
+def test_former_names_are_strings(formerly: Any) -> None:
+    with pytest.raises(errors.FlowDefinitionError, match="formerly is a string"):
+        type("Named", (Flow,), {"formerly": formerly})
+    with pytest.raises(errors.FlowDefinitionError, match="formerly is a string"):
+
+        class Keyword(Flow, formerly=formerly):
+            pass
+
+
+@pytest.mark.found("B1")
+def test_a_runner_refuses_two_classes_that_were_formerly_the_same() -> None:
+    class A(Flow, name="a", formerly="old.P"):
+        @start()
+        async def first(self) -> None: ...
+
+    class B(Flow, name="b", formerly=("older.P", "old.P")):
+        @start()
+        async def first(self) -> None: ...
+
+    with pytest.raises(errors.FlowDefinitionError, match=r"a and b both say that they were formerly 'old\.P'"):
+        FlowRunner(flows=[A, B])
+
+
+@pytest.mark.found("B1")
+async def test_a_runner_that_does_not_know_the_flow_of_a_run_names_it_and_says_what_to_write(storage: Any) -> None:
+    class Billed(Flow, name="billing.Process"):
+        @start()
+        async def first(self) -> None:
+            raise RuntimeError
+
+    class Other(Flow):
+        @start()
+        async def first(self) -> None: ...
+
+    with pytest.raises(errors.MethodError):
+        await Billed(persistence=storage).kickoff({"id": "x"})
+    async with FlowRunner(storage, flows=[Other]) as runner:
+        with pytest.raises(
+            errors.RunFlowMismatchError, match=r"flow billing\.Process, .* formerly = 'billing\.Process'"
+        ):
+            await runner.resume("x")
+
+
+def test_the_base_class_itself_is_refused_where_a_flow_is_expected() -> None:
+    with pytest.raises(errors.FlowDefinitionError, match="Flow has no methods; subclass it"):
+        Flow()
+    with pytest.raises(TypeError, match="Flow itself is neither"):
+        FlowRunner(flows=[Flow])

@@ -676,6 +676,23 @@ async def test_a_plain_method_that_returns_what_can_be_awaited_is_taken() -> Non
 
 
 @pytest.mark.found("T9")
+async def test_a_load_that_returns_no_checkpoint_is_an_error_that_says_what_to_return() -> None:
+    class Bytes:
+        async def save(self, checkpoint: Any) -> None:
+            """Keep nothing."""
+
+        async def load(self, run_id: str, seq: int | None = None) -> Any:
+            return b"{}"
+
+    class One(Flow[dict]):
+        @start()
+        async def a(self) -> None: ...
+
+    with pytest.raises(errors.StorageError, match=r"load of Bytes returned a bytes; it returns a Checkpoint, or None"):
+        await One.resume("x", persistence=Bytes())
+
+
+@pytest.mark.found("T9")
 @pytest.mark.parametrize("verb", ["save", "load"])
 async def test_a_plain_method_that_only_shows_when_it_is_called_is_told_before_a_method_runs(verb: str) -> None:
     inner, ran = MemoryFlowPersistence(), []

@@ -975,3 +975,40 @@ async def test_dataclasses_in_the_state_are_copied_for_each_draft() -> None:
     await flow.kickoff()
 
     assert flow.state.point == Point(0, ["a", "b"])
+
+
+# ---- keys of a dict state --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.found("B5")
+@pytest.mark.clauses("V1")
+@pytest.mark.parametrize("key", [5, b"x", (1, 2), None, 1.5, True], ids=repr)
+@pytest.mark.parametrize("annotation", [dict, dict[str, Any], dict[str, int]], ids=str)
+async def test_a_key_of_the_state_that_is_no_string_is_refused_before_anything_is_stored(
+    annotation: Any, key: Any
+) -> None:
+    storage = MemoryFlowPersistence()
+
+    class Keys(Flow[annotation]):
+        fails = True
+
+        @start()
+        async def first(self) -> None:
+            self.state["count"] = 1
+
+        @listen(first)
+        async def second(self) -> str:
+            if self.fails:
+                self.state[key] = 5
+            return "done"
+
+    with pytest.raises(MethodError) as failed:
+        await Keys(persistence=storage).kickoff({"id": "x"})
+    refused = failed.value.failures[0].exception
+    assert isinstance(refused, errors.StateNotStorableError)
+    assert f"one is of type {type(key).__name__}" in str(refused)
+    assert "use strings as keys of the state" in str(refused)
+
+    Keys.fails = False
+    assert await Keys.resume("x", persistence=storage) == "done"
+    assert (await Keys.load("x", persistence=storage)).state == {"id": "x", "count": 1}

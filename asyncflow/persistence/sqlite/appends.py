@@ -51,7 +51,8 @@ _OTHER: Final = _insert("other_appends", "flow", "identity", has_owner=True)
 class Appends:
     """Knows which runs this owner has left running, so that the next checkpoint of each is stored at the least cost.
 
-    The triggers compare all the same. Where this were wrong, a checkpoint would be refused and, once it is forgotten, stored.
+    The triggers compare all the same: if this is out of date, a checkpoint is refused, never stored wrongly. It is forgotten with
+    each job that may change a run's owner, and after each error.
     """
 
     def __init__(self, owner: str, key: bytes) -> None:
@@ -76,11 +77,8 @@ class Appends:
             self._stored.append(c)
         content: Any = c[_STATE:_PREVIOUS]
         parts = [0 if v is None else bytearray(v) if type(v) is bytes and len(v) < _LARGE else v for v in content]
-        values = [*insert.about(c), *parts, bytearray(c.previous), bytearray(c.digest)]
-        if insert.has_owner:
-            values.append(owner or 0)
-        values.append(bytearray(head))
-        return insert, values
+        owned = (owner or 0,) if insert.has_owner else ()
+        return insert, [*insert.about(c), *parts, bytearray(c.previous), bytearray(c.digest), *owned, bytearray(head)]
 
     def inserts(self, jobs: Iterable[Append]) -> list[tuple[Insert, list[list[Any]]]]:
         """The statements that store these. In their order each checkpoint comes after the earlier ones of its run."""

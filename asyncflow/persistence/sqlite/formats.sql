@@ -19,7 +19,8 @@ ALTER TABLE checkpoints ADD COLUMN version TEXT NOT NULL DEFAULT '';
 -- An index for the running runs of one flow. What 0.1 has stored is known by its flow's name alone.
 CREATE INDEX running_by_flow ON runs (CASE identity WHEN '' THEN ':' || flow ELSE identity END, id) WHERE status = 'running';
 
--- A process of 0.1 that has the file open reads and writes by the old names: it is refused, with the reason, and loses nothing.
+-- A process of 0.1 that has the file open reads and writes by the old names: its writes are refused with the reason, its reads with
+-- "no such column: number". It loses nothing.
 -- (An unknown collation is what fails with words of ours, and is neither a conflict nor in the way of later migrations.)
 DROP VIEW commits;
 
