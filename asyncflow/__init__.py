@@ -12,6 +12,7 @@ from . import errors, events, merge, persistence
 from ._definition.decorators import listen, persist, router, start
 from ._definition.triggers import and_, or_
 from ._runtime.history import HistoryEntry
+from ._version import VERSION as __version__  # noqa: N811 - the name that tools look for
 from .errors import AsyncflowError, MethodError
 from .flow import Flow, run
 from .persistence import FlowPersistence, MemoryFlowPersistence, SQLiteFlowPersistence
@@ -29,6 +30,7 @@ __all__ = [
     "MethodError",
     "RunHandle",
     "SQLiteFlowPersistence",
+    "__version__",
     "and_",
     "errors",
     "events",

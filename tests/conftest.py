@@ -20,7 +20,7 @@ IS_SHORT = os.environ.get("ASYNCFLOW_TESTS") == "short"
 settings.load_profile(os.environ.get("ASYNCFLOW_HYPOTHESIS", "short" if IS_SHORT else "every run"))
 collect_ignore = (
     [
-        *("mutants", "typing", "testing/test_conformance.py", "test_benchmarks.py"),
+        *("mutants", "packaging", "typing", "testing/test_conformance.py", "test_benchmarks.py"),
         *("faults/test_bit_rot.py", "faults/test_io_errors.py", "faults/test_killed.py", "faults/test_machine.py"),
         *(
             "faults/test_interrupts.py",

@@ -134,7 +134,9 @@ def _on_trio(main: Callable[[], Awaitable[T]], seed: int) -> T:
         import trio
         import trio.testing
     except ImportError as error:
-        raise ImportError("a loop of trio needs trio; install the extra: pip install 'asyncflow[trio]'") from error
+        raise ImportError(
+            "a loop of trio needs trio; install the extra, in a checkout of asyncflow: pip install '.[trio]'"
+        ) from error
 
     scheduler: Any = trio._core._run  # private: what hypothesis-trio sets, too
     is_deterministic, state = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()

@@ -28,4 +28,4 @@ def test_an_extra_that_is_missing_is_named_with_the_command_for_it(extra: str, m
     error = subprocess.run(program, capture_output=True, text=True, check=False).stderr.splitlines()[-1]
 
     assert error.startswith("ImportError: ")
-    assert f"pip install 'asyncflow[{extra}]'" in error
+    assert f"pip install '.[{extra}]'" in error

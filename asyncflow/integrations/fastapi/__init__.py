@@ -8,7 +8,8 @@ try:
     import fastapi.sse  # noqa: F401 - since 0.135
 except ImportError as error:
     raise ImportError(
-        "asyncflow.integrations.fastapi needs FastAPI 0.135.1 or newer; install the extra: pip install 'asyncflow[fastapi]'"
+        "asyncflow.integrations.fastapi needs FastAPI 0.135.1 or newer; install the extra "
+        "in a checkout of asyncflow: pip install '.[fastapi]'"
     ) from error
 
 from .lifespan import lifespan

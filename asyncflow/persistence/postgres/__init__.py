@@ -1,10 +1,10 @@
-"""PostgreSQL through psycopg 3, with group commit. Needs the extra: `pip install asyncflow[postgres]`."""
+"""PostgreSQL through psycopg 3, with group commit. Needs the extra `postgres`."""
 
 try:
     import psycopg  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "asyncflow.persistence.postgres needs psycopg 3; install the extra: pip install 'asyncflow[postgres]'"
+        "asyncflow.persistence.postgres needs psycopg 3; install the extra, in a checkout of asyncflow: pip install '.[postgres]'"
     ) from error
 
 from .persistence import PostgresFlowPersistence

@@ -38,7 +38,7 @@ def database_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | No
     if text.startswith(_POSTGRES):
         raise ValueError(
             "a PostgreSQL URL is no file; use asyncflow.persistence.postgres.PostgresFlowPersistence(conninfo), "
-            "which needs the extra: pip install 'asyncflow[postgres]'"
+            "which needs the extra postgres, in a checkout of asyncflow: pip install '.[postgres]'"
         )
     if _URL.match(text):
         raise ValueError(
