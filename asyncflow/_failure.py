@@ -1,4 +1,4 @@
-"""One method that raised: what `MethodError.failures` holds. It knows no other error of asyncflow's."""
+"""One method that raised: what `MethodError.failures` holds. This module knows no other exception of asyncflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Failure", "portable", "type_of"]
 class Failure:
     """One method that raised: `method`, `invocation_id` and the `exception` itself.
 
-    Of a run that failed in another process, or before, the exception is an `errors.RecordedException`.
+    If the run failed in another process, or earlier, the exception is an `errors.RecordedException`.
     """
 
     __slots__ = ("exception", "invocation_id", "method")
@@ -24,20 +24,20 @@ class Failure:
 
     @property
     def type(self) -> str:
-        """The type of what was raised, with its module, such as `builtins.KeyError`."""
+        """The type of the exception, with its module, such as `builtins.KeyError`."""
         return str(getattr(self.exception, "recorded_type", "")) or type_of(self.exception)
 
     @property
     def message(self) -> str:
-        """What was raised, as text: '' where it cannot be made one."""
+        """The exception as text; '' if it cannot be converted to text."""
         try:
             return str(self.exception)
-        except Exception:  # a foreign __str__ may raise anything
+        except Exception:  # a third-party __str__ may raise anything
             return ""
 
     @property
     def traceback(self) -> str:
-        """The traceback, as text: the frames of the user's code, and what that called."""
+        """The traceback as text: the frames of the user's code, and those that it called."""
         recorded = getattr(self.exception, "recorded_traceback", None)
         return recorded if isinstance(recorded, str) else "".join(traceback.format_exception(self.exception))
 
@@ -49,14 +49,14 @@ class Failure:
 
 
 def type_of(error: Exception) -> str:
-    """The name of an exception's class, with its module."""
+    """Return the name of an exception's class, with its module."""
     return f"{type(error).__module__}.{type(error).__qualname__}"
 
 
 def portable(error: Exception) -> Exception:
-    """The exception, or, where it cannot be pickled and read again, a `RuntimeError` that names it."""
+    """Return the exception, or, if it cannot be pickled and unpickled, a `RuntimeError` that names it."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception as reason:  # whatever a foreign exception does
+    except Exception as reason:  # whatever a third-party exception raises
         return RuntimeError(f"{type_of(error)}, which cannot be pickled ({type(reason).__name__})")
     return error

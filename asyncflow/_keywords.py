@@ -1,4 +1,4 @@
-"""Arguments that a call does not take: which ones it takes, and where those that were given belong. Names only, no values."""
+"""Report arguments that a call does not take: which ones it takes, and where the given ones belong. Names only, no values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BELONGS: Final = {
     "input_files": f"{_NO_COUNTERPART}; give the paths as inputs",
     "memory": f"{_NO_COUNTERPART}; keep it in the state",
 }
-"""What is given to another call here, and what CrewAI's flows take besides."""
+"""Arguments that belong to another call here, and further ones that CrewAI's flows take."""
 
 
 def not_taken(
@@ -47,9 +47,9 @@ def not_taken(
     takes: str = "",
     is_of_a_flow: bool = False,
 ) -> ArgumentsError:
-    """The error for keywords that `call` does not take, and for as many arguments without a name as it has no `places` for.
+    """Return the error for keywords that `call` does not take, and for `places` positional arguments too many.
 
-    `takes` says what it takes without a name. `is_of_a_flow`: a keyword may have been meant for the state.
+    `takes` states what it takes as positional arguments. `is_of_a_flow`: a keyword may have been meant for the state.
     """
     told = list(_told(call, unknown, known, is_of_a_flow))
     if places:
@@ -75,7 +75,7 @@ def _told(call: str, unknown: Collection[str], known: Collection[str], is_of_a_f
 
 
 def one_of(what: str, value: Any, allowed: tuple[str, ...]) -> Any:
-    """The value, if it is allowed. Raises `ValueError`."""
+    """Return the value if it is allowed. Raises `ValueError` otherwise."""
     if value not in allowed:
         raise ValueError(f"{what} is one of {', '.join(map(repr, allowed))}, not {value!r}")
     return value

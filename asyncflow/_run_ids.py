@@ -1,4 +1,4 @@
-"""The ids of runs: made, and taken from callers."""
+"""Create run ids, and validate the ids that callers pass."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import uuid
 
 from .errors import InvalidRunIdError, RunInputsError
 
-__all__ = ["new_run_id", "one_run_id", "parse_run_id"]
+__all__ = ["new_run_id", "parse_run_id", "reconcile_run_ids"]
 
 
 def new_run_id() -> str:
-    """A new random UUID, in canonical lower case."""
+    """Return a new random UUID, in canonical lower case."""
     return str(uuid.uuid4())
 
 
 def parse_run_id(value: object) -> str:
-    """The run id for a UUID, its text in any case, or any other text of 1 to 128 printable characters.
+    """Return the run id for a UUID, its text in any case, or any other text of 1 to 128 printable characters.
 
     Raises `InvalidRunIdError`, before any I/O, for anything else.
     """
@@ -28,7 +28,7 @@ def parse_run_id(value: object) -> str:
             canonical = str(uuid.UUID(value))
         except ValueError:
             canonical = ""
-        if canonical == value.lower():  # `UUID` takes other spellings, too; those are texts
+        if canonical == value.lower():  # `UUID` accepts other spellings, too; those are plain text here
             return canonical
     if not 1 <= len(value) <= 128 or not value.isprintable() or value != value.strip():
         raise InvalidRunIdError(
@@ -37,8 +37,8 @@ def parse_run_id(value: object) -> str:
     return value
 
 
-def one_run_id(*brought: object | None) -> str | None:
-    """The run id that was brought in one way or another, if any was. Raises `RunInputsError` for two, `InvalidRunIdError`."""
+def reconcile_run_ids(*brought: object | None) -> str | None:
+    """Return the run id that was passed in one way or another, or None. Raises `RunInputsError` for two, `InvalidRunIdError`."""
     ids = {parse_run_id(each) for each in brought if each is not None}
     if len(ids) > 1:
         raise RunInputsError(f"two ids for one run: {' and '.join(sorted(ids))}. Nothing was started")

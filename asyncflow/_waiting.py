@@ -1,8 +1,9 @@
-"""Waiting that cannot be cut short.
+"""Waits that a cancellation cannot cut short.
 
-A shield alone is not enough: native asyncio cancellation (`Task.cancel`, `asyncio.timeout`) passes through it. This module
-names asyncio because of that. On trio, Ctrl-C is raised between any two lines of any task, and ends every wait of the main task, a
-shielded one, too. So what of this package runs on trio is protected from the first, and counts the second as a cancellation.
+A shield alone is not enough: native asyncio cancellation (`Task.cancel`, `asyncio.timeout`) passes through it. This is why the
+module uses asyncio directly. On trio, Ctrl-C is raised between any two lines of any task, and ends every wait of the main task,
+even a shielded one. So this package's code on trio is protected from Ctrl-C between lines, and treats Ctrl-C in a wait as a
+cancellation.
 """
 
 from __future__ import annotations
@@ -39,25 +40,25 @@ _calling_users: Final[list[Any]] = []
 
 
 def in_trio() -> bool:
-    """Whether the caller is a trio task. While another thread imports trio, the module is there, and has not all its names yet."""
+    """Whether the caller is a trio task. While another thread imports trio, the module exists, but does not have all its names yet."""
     trio = sys.modules.get("trio")
-    if trio is None:  # asked for each commit
+    if trio is None:  # this runs at each commit
         return False
     asked = getattr(getattr(trio, "lowlevel", None), "in_trio_task", None)
     return asked is not None and bool(asked())
 
 
 def calls_user_code(function: F) -> F:
-    """Mark a function that calls methods of flows: on trio, Ctrl-C interrupts them between two lines as it does elsewhere."""
+    """Mark a function that calls methods of flows: on trio, Ctrl-C interrupts them between two lines, as it does elsewhere."""
     _calling_users.append(function)
     return function
 
 
 def protect_from_interrupts() -> None:
-    """On trio, raise KeyboardInterrupt in none of this package's functions, except where they wait or call a flow's methods.
+    """Keep KeyboardInterrupt on trio out of this package's functions, except where they wait or call a flow's methods.
 
-    Raised between two lines it would leave promises unkept: a queue that nobody empties, a run that nobody gives back. It is
-    delivered at the main task's next wait. Elsewhere this does nothing.
+    Raised between two lines it would break invariants: a queue that is never emptied, a run that is never released. It is
+    delivered at the main task's next wait. Outside trio this does nothing.
     """
     if not in_trio():
         return
@@ -72,7 +73,7 @@ def protect_from_interrupts() -> None:
 
 
 def _functions_of(module: Any) -> Iterator[Any]:
-    """The functions that a module defines, those of its classes included."""
+    """Yield the functions that a module defines, those of its classes included."""
     for defined in list(vars(module).values()):
         if getattr(defined, "__module__", None) != module.__name__:
             continue
@@ -85,29 +86,29 @@ def _functions_of(module: Any) -> Iterator[Any]:
 
 
 def interruptions() -> tuple[type[BaseException], ...]:
-    """What ends a wait from outside: a cancellation, and, in trio's main task, Ctrl-C."""
+    """Return the exceptions that end a wait from outside: a cancellation, and, in trio's main task, Ctrl-C."""
     return anyio.get_cancelled_exc_class(), KeyboardInterrupt
 
 
 def current_loop() -> object:
-    """What tells one running event loop from another."""
+    """Return an object that identifies the running event loop."""
     if "trio" in sys.modules and in_trio():
         return sys.modules["trio"].lowlevel.current_trio_token()
     return asyncio.get_running_loop()
 
 
 def is_closed(loop: object) -> bool:
-    """Whether an event loop has ended for good, as far as that can be told."""
+    """Whether an event loop has closed permanently, as far as that can be known."""
     return bool(getattr(loop, "is_closed", bool)())
 
 
 def in_cancelled_scope() -> bool:
-    """Whether a scope around the current task was cancelled. A cancellation may also be its own work's, and of that task alone."""
+    """Whether a scope around the current task was cancelled. A cancellation may also come from its own work and affect that task alone."""
     return anyio.current_effective_deadline() == -math.inf
 
 
 async def outlast(event: anyio.Event) -> None:
-    """Wait for the event however often the waiter is cancelled, and deliver the cancellation then."""
+    """Wait for the event even if the waiter is cancelled, however often, and deliver the cancellation afterwards."""
     cancelled: BaseException | None = None
     while not event.is_set():
         try:
@@ -120,7 +121,7 @@ async def outlast(event: anyio.Event) -> None:
 
 
 async def _in_system_task(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run it in a task of its own on trio, where neither a cancellation of the caller's nor Ctrl-C ends what it waits for."""
+    """Run the work in its own task on trio, where neither the caller's cancellation nor Ctrl-C ends its waits."""
     ended = anyio.Event()
     results: list[T] = []
     errors: list[BaseException] = []
@@ -128,14 +129,14 @@ async def _in_system_task(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     async def run() -> None:
         try:
             results.append(await work())
-        except BaseException as error:  # whatever it is, it is the caller's
+        except BaseException as error:  # whatever it is, it is raised in the caller
             errors.append(error)
         finally:
             ended.set()
 
     try:
         sys.modules["trio"].lowlevel.spawn_system_task(run, context=contextvars.copy_context())
-    except RuntimeError:  # the loop is ending, and closes what was left open: no interrupt comes any more
+    except RuntimeError:  # the loop is shutting down, and closes what was left open: no interrupt arrives any more
         with anyio.CancelScope(shield=True):
             return await work()
     await outlast(ended)
@@ -145,9 +146,9 @@ async def _in_system_task(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 async def to_its_end(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run it to its end and return what it returns, however often the caller is cancelled.
+    """Run the work to completion and return its result, however often the caller is cancelled.
 
-    A native cancellation is delivered then, and what the work returned or raised is dropped; that of a scope is
+    A native cancellation is delivered afterwards, and the work's result or exception is dropped; the cancellation of a scope is
     delivered at the caller's next await.
     """
     if in_trio():
@@ -163,5 +164,5 @@ async def to_its_end(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     if cancelled is None:
         return task.result()
     if not task.cancelled():
-        task.exception()  # looked at, so that nobody reports it as forgotten
+        task.exception()  # retrieved, so that asyncio does not log it as never retrieved
     raise cancelled

@@ -1,7 +1,7 @@
-"""Every exception of asyncflow, in one tree, in families by whose fault it is.
+"""All exceptions of asyncflow, in one hierarchy, grouped by where the fault lies.
 
-Each message says what happened, what was and was not saved, and what to do next. The fields `run_id`, `method`
-and `seq` are set where they exist. No message of ours holds a value of the user's state.
+Each message states what happened, what was and was not saved, and what to do next. The fields `run_id`, `method`
+and `seq` are set where they exist. No message of asyncflow contains a value of the user's state.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ __all__ = [
 
 
 class AsyncflowError(Exception):
-    """The base of all errors of asyncflow."""
+    """The base class of all exceptions of asyncflow."""
 
     def __init__(
         self, message: str, *, run_id: str | None = None, method: str | None = None, seq: int | None = None
@@ -76,7 +76,7 @@ class AsyncflowError(Exception):
 
 
 def _blank(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """Make an exception as unpickling does: without its constructor, whose keywords `args` does not hold."""
+    """Create an exception as unpickling does: without its constructor, whose keywords `args` does not hold."""
     error = cls.__new__(cls, *args)
     error.args = args
     return error
@@ -86,9 +86,9 @@ def _blank(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
 
 
 class FlowDefinitionError(AsyncflowError):
-    """A flow class is wrong, or no longer holds a method that a stored run is waiting for.
+    """A flow class is invalid, or no longer has a method that a stored run is waiting for.
 
-    `problems` lists every mistake found, each with its cure.
+    `problems` lists every mistake found, each with its fix.
     """
 
     def __init__(self, message: str, *, problems: Sequence[str] = (), **where: Any) -> None:
@@ -97,18 +97,18 @@ class FlowDefinitionError(AsyncflowError):
 
 
 class UnknownLabelError(AsyncflowError):
-    """A router returned a label that it does not declare, or that is the name of a method."""
+    """A router returned a label that it does not declare, or a label that is the name of a method."""
 
 
 # ---- the call --------------------------------------------------------------------------------------------------
 
 
 class CallError(AsyncflowError):
-    """A call that cannot be served as made; nothing was run and nothing was written."""
+    """A call cannot be served as made; nothing was run and nothing was written."""
 
 
 class ArgumentsError(CallError, TypeError):
-    """A call with arguments that it does not take. `unknown` holds the keywords; the message says where they belong."""
+    """A call received arguments that it does not accept. `unknown` holds the keywords; the message states where they belong."""
 
     def __init__(self, message: str, *, unknown: Sequence[str] = (), **where: Any) -> None:
         super().__init__(message, **where)
@@ -116,15 +116,15 @@ class ArgumentsError(CallError, TypeError):
 
 
 class InvalidRunIdError(CallError, ValueError):
-    """A run id that is neither a UUID nor 1 to 128 printable characters without surrounding spaces."""
+    """A run id is neither a UUID nor 1 to 128 printable characters without surrounding spaces."""
 
 
 class RunNotFoundError(CallError, LookupError):
-    """No run is stored under this id (or no checkpoint of this seq)."""
+    """No run is stored under this id (or the run has no checkpoint with this seq)."""
 
 
 class NoOutputError(CallError, KeyError):
-    """`method_outputs` was asked for a method that has not completed here, or for a place, as if it were a list."""
+    """`method_outputs` has no output of a method that has not completed here; or it was indexed by position, as if it were a list."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -137,7 +137,7 @@ class RunFlowMismatchError(CallError):
 class RunInputsError(CallError, ValueError):
     """The inputs do not fit the state's model, or differ from those that an interrupted run was started with.
 
-    `places`: where the model finds them wrong, as pydantic names places.
+    `places` lists where the model rejects them, as pydantic names locations (`loc`).
     """
 
     def __init__(self, message: str, *, places: Sequence[tuple[str | int, ...]] = (), **where: Any) -> None:
@@ -146,11 +146,11 @@ class RunInputsError(CallError, ValueError):
 
 
 class RunCancelledError(CallError):
-    """The run was cancelled for good, with `cancel()`."""
+    """The run was cancelled permanently, with `cancel()`."""
 
 
 class RunLockedError(CallError):
-    """Somebody else who is alive drives this run. `owner` names it; its lease ends in `seconds`, if it is not renewed."""
+    """Another live owner is executing this run. `owner` names it; its lease expires in `seconds` unless it is renewed."""
 
     def __init__(self, message: str, *, owner: str | None = None, seconds: float | None = None, **where: Any) -> None:
         super().__init__(message, **where)
@@ -159,7 +159,7 @@ class RunLockedError(CallError):
 
 
 class FlowBusyError(CallError):
-    """This instance drives a run already; one instance drives one run at a time."""
+    """This flow instance is already executing a run; one instance executes one run at a time."""
 
 
 class RunningLoopError(CallError, RuntimeError):
@@ -167,15 +167,15 @@ class RunningLoopError(CallError, RuntimeError):
 
 
 class RunnerClosedError(CallError, RuntimeError):
-    """The runner has not been entered, or is ending: it starts nothing."""
+    """The runner has not been entered, or is shutting down: it starts nothing."""
 
 
 class RunnerOverloadedError(CallError):
-    """The runner has as many runs as it takes. Try again in a while; nothing was started."""
+    """Backpressure: the runner has as many runs as it accepts. Nothing was started; retry later."""
 
 
 class CapabilityMissingError(CallError):
-    """The persistence does not offer what this call needs. `capability` names the protocol."""
+    """The backend lacks a capability that this call needs. `capability` names the protocol."""
 
     def __init__(self, message: str, *, capability: str, **where: Any) -> None:
         super().__init__(message, **where)
@@ -183,9 +183,9 @@ class CapabilityMissingError(CallError):
 
 
 class PersistenceLoopError(CallError, RuntimeError):
-    """A session of a persistence is left on another event loop than it was entered on. It is still open there.
+    """A session of a backend was exited on a different event loop than it was entered on. It is still open there.
 
-    Using one object on several event loops at the same time is fine: it is opened once for each.
+    Using one backend on several event loops at the same time is fine: it is opened once for each.
     """
 
 
@@ -193,14 +193,14 @@ class PersistenceLoopError(CallError, RuntimeError):
 
 
 class RunError(AsyncflowError):
-    """A run could not go on."""
+    """A run could not continue."""
 
 
 class MethodError(RunError):
-    """One or more methods of a run raised.
+    """One or more methods of a run raised an exception.
 
-    `failures` holds one `Failure` (method, invocation_id, exception) each; `__cause__` is the first user exception.
-    What had completed is saved, and `resume` runs only what failed or never started.
+    `failures` holds one `Failure` (method, invocation_id, exception) for each; `__cause__` is the first user exception.
+    Completed methods are saved, and `resume` runs only methods that failed or never started.
     """
 
     def __init__(self, message: str, *, failures: Sequence[Failure] = (), **where: Any) -> None:
@@ -209,9 +209,9 @@ class MethodError(RunError):
 
 
 class MethodErrorGroup(MethodError, ExceptionGroup[Exception]):  # noqa: N818 - the contract's name
-    """Several methods of one run raised: a `MethodError` and an `ExceptionGroup` of the user's exceptions."""
+    """Several methods of one run raised: both a `MethodError` and an `ExceptionGroup` of the user's exceptions."""
 
-    def __new__(cls, message: str, exceptions: Sequence[Exception], **_: Any) -> Self:  # noqa: D102 - the class says it
+    def __new__(cls, message: str, exceptions: Sequence[Exception], **_: Any) -> Self:  # noqa: D102 - see the docstring of the class
         return ExceptionGroup.__new__(cls, message, exceptions)
 
     def __init__(self, message: str, exceptions: Sequence[Exception], **fields: Any) -> None:
@@ -223,17 +223,17 @@ class MethodErrorGroup(MethodError, ExceptionGroup[Exception]):  # noqa: N818 - 
         return _blank, (type(self), (message, tuple(map(portable, exceptions)))), self.__dict__
 
     def derive(self, excs: Sequence[Exception]) -> MethodErrorGroup:  # type: ignore[override]  # the stub is generic
-        """Make the group of some of the failures, as `except*` and `split` ask for."""
+        """Return the group of some of the failures, as `except*` and `split` require."""
         kept = {id(e) for e in excs}
         left = [f for f in self.failures if id(f.exception) in kept]
         return MethodErrorGroup(self.message, excs, failures=left, run_id=self.run_id, method=self.method, seq=self.seq)
 
 
-class RecordedException(RunError):  # noqa: N818 - it stands for an exception of any kind
-    """What a method raised in another process, or before, as it is stored: the exception itself is gone.
+class RecordedException(RunError):  # noqa: N818 - it represents an exception of any kind
+    """The stored record of an exception that a method raised in another process, or earlier: the exception object itself is gone.
 
-    Its text is the message. `recorded_type` names the type, with its module; `recorded_traceback` is the traceback's text, which
-    is printed with it as a note.
+    Its message is the text of the exception. `recorded_type` names the type, with its module; `recorded_traceback` is the text of the
+    traceback, which is printed with it as a note.
     """
 
     def __init__(self, message: str, *, recorded_type: str, recorded_traceback: str, **where: Any) -> None:
@@ -244,28 +244,28 @@ class RecordedException(RunError):  # noqa: N818 - it stands for an exception of
 
 
 class RunFencedError(RunError):
-    """Another owner has taken over the run. Nothing was written since, and nothing more was started here."""
+    """The run is fenced: another owner has taken it over. Nothing has been written or started here since."""
 
 
 class RunInterruptedError(RunError):
-    """The run was stopped at a checkpoint, because what drives it is ending. It can be resumed, here or elsewhere."""
+    """The run was interrupted at a checkpoint, because what executes it is shutting down. It can be resumed, here or elsewhere."""
 
 
 class LimitExceededError(RunError):
-    """A limit was passed: calls of one method in a pass, or the size or depth of what is stored."""
+    """A limit was exceeded: the calls of one method in a pass, or the size or depth of a stored value."""
 
 
 # ---- the state -------------------------------------------------------------------------------------------------
 
 
 class StateError(AsyncflowError):
-    """Something about the state of a flow."""
+    """An error concerning the state of a flow."""
 
 
 class StateConflictError(StateError):
-    """Two methods that ran at the same time changed the same thing in two ways.
+    """Merge conflict: two methods that ran at the same time changed the same part of the state in different ways.
 
-    `path` is where, `method` the later committer (whose changes were dropped) and `other` the earlier one.
+    `path` is the part, `method` the method that committed later (its changes were dropped) and `other` the one that committed earlier.
     """
 
     def __init__(self, message: str, *, path: str = "", other: str | None = None, **where: Any) -> None:
@@ -275,11 +275,11 @@ class StateConflictError(StateError):
 
 
 class DraftClosedError(StateError, RuntimeError):
-    """`self.state` was used by code that outlived its method: the draft had been committed or dropped."""
+    """Code that outlived its method used `self.state`: the draft had already been committed or dropped."""
 
 
 class NotStorableError(StateError, TypeError):
-    """A value does not load back equal and of the same type. `path`, `type_name` and `reason` say what and why."""
+    """A value does not load back equal and of the same type. `path`, `type_name` and `reason` state which value and why."""
 
     def __init__(
         self, message: str, *, path: str = "", type_name: str = "", reason: str = "", cure: str = "", **where: Any
@@ -292,15 +292,15 @@ class NotStorableError(StateError, TypeError):
 
 
 class StateNotStorableError(NotStorableError):
-    """The state holds something that cannot be stored. Nothing was written."""
+    """The state holds a value that cannot be stored. Nothing was written."""
 
 
 class ResultNotStorableError(NotStorableError):
-    """A method returned something that cannot be stored. Nothing was written."""
+    """A method returned a value that cannot be stored. Nothing was written."""
 
 
 class StateSchemaError(StateError):
-    """The stored state does not fit the model of the flow; nothing was changed. `paths` names the fields."""
+    """The stored state does not fit the flow's model; nothing was changed. `paths` names the fields."""
 
     def __init__(self, message: str, *, paths: Sequence[str] = (), **where: Any) -> None:
         super().__init__(message, **where)
@@ -311,11 +311,11 @@ class StateSchemaError(StateError):
 
 
 class StorageError(AsyncflowError):
-    """The storage could not do what was asked."""
+    """The storage could not perform an operation."""
 
 
-class StaleCheckpoint(StorageError):  # noqa: N818 - the protocol's word: a verdict of a backend, not a fault
-    """Raised by a backend: the checkpoint does not follow the one that is stored. Nothing was written."""
+class StaleCheckpoint(StorageError):  # noqa: N818 - the protocol's term: an answer of a backend, not a fault
+    """Raised by a backend: the checkpoint does not follow the stored one (compare and set failed). Nothing was written."""
 
 
 class CheckpointCorruptError(StorageError):
@@ -323,11 +323,11 @@ class CheckpointCorruptError(StorageError):
 
 
 class StorageCorruptError(StorageError):
-    """The database itself is damaged."""
+    """The database itself is corrupt."""
 
 
 class StorageWriteError(StorageError):
-    """A commit failed. `outcome` says whether the checkpoint was saved: 'not saved' or 'unknown'."""
+    """A commit failed. `outcome` states whether the checkpoint was saved: 'not saved' or 'unknown'."""
 
     def __init__(self, message: str, *, outcome: str = "unknown", **where: Any) -> None:
         super().__init__(message, **where)
@@ -335,29 +335,29 @@ class StorageWriteError(StorageError):
 
 
 class CheckpointWithdrawnError(StorageWriteError):
-    """A checkpoint was not saved because the one before it, in the same run, was withdrawn by a cancellation."""
+    """A checkpoint was not saved because a cancellation withdrew the one before it, in the same run."""
 
 
 class StorageBusyError(StorageError):
-    """The database cannot serve at this moment; try again later.
+    """The database cannot respond at this moment; retry later.
 
     Another process held its lock for longer than the busy timeout, or the system has no file handles or threads left.
     """
 
 
 class StorageReadOnlyError(StorageError):
-    """The database, or its folder, cannot be written."""
+    """The database, or its folder, is not writable."""
 
 
 class StorageNotFoundError(StorageError):
-    """The database is not there: its server cannot be reached, its folder cannot be made, or the path is a folder.
+    """The database was not found: its server cannot be reached, its folder cannot be created, or the path is a folder.
 
-    Or its file was moved, deleted or replaced while it was in use.
+    Also raised if its file was moved, deleted or replaced while it was in use.
     """
 
 
 class StorageUnreachableError(StorageNotFoundError):
-    """The database's server cannot be reached at this moment, or has ended the connection: it may be starting. Try again."""
+    """The database server cannot be reached at this moment, or has closed the connection: it may be starting. Retry later."""
 
 
 class StorageNotADatabaseError(StorageError):
@@ -365,12 +365,12 @@ class StorageNotADatabaseError(StorageError):
 
 
 class ForeignDatabaseError(StorageError):
-    """The file is a database of another program. It was not touched."""
+    """The file is a database of another program. It was not changed."""
 
 
 class StorageVersionError(StorageError):
-    """The database was written by a newer asyncflow. It was not touched."""
+    """A newer version of asyncflow wrote the database. It was not changed."""
 
 
 class ForkedProcessError(StorageError):
-    """A persistence that was opened before a fork is used after it."""
+    """A backend that was opened before a fork was used after it."""

@@ -1,4 +1,4 @@
-"""What a run says happened. Frozen, of plain values, and derived from its checkpoints: nothing is told that is not stored.
+"""The events of a run. Frozen, with plain values, and derived from its checkpoints: every event that is reported is stored.
 
 An event's id is (run id, seq of the checkpoint, n within it).
 """
@@ -25,49 +25,49 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened in a run."""
+    """One event in the history of a run."""
 
     run_id: str
     flow: str
     seq: int
     n: int
     at: float
-    """Seconds since the epoch."""
+    """The time, in seconds since the epoch."""
 
     @property
     def id(self) -> tuple[str, int, int]:
-        """(run id, seq, n): unique, and in order within a run."""
+        """(run id, seq, n): unique, and ordered within a run."""
         return self.run_id, self.seq, self.n
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
-    """A pass began: its state and inputs are stored."""
+    """A pass started: its state and inputs are stored."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodFinished(Event):
-    """An invocation ended well."""
+    """An invocation completed successfully."""
 
     invocation: str
     enabled: tuple[str, ...] = ()
-    """The invocations that its end started."""
+    """The invocations that its completion started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodPassedOver(Event):
-    """A listener of an `or_` was not started again: it had fired in this cycle."""
+    """A listener of an `or_` was not started again: it had already fired in this cycle."""
 
     method: str
     invocation: str
-    """The one whose end passed it over."""
+    """The invocation whose completion passed it over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodFailed(Event):
-    """An invocation raised."""
+    """An invocation raised an exception."""
 
     invocation: str
     type: str
@@ -75,17 +75,17 @@ class MethodFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished(Event):
-    """Nothing was left to run."""
+    """The run finished: nothing was left to run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded(Event):
-    """A method had raised, and all that ran beside it has ended."""
+    """The run failed: a method had raised, and all methods that ran at the same time have ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCancelled(Event):
-    """The run was cancelled for good."""
+    """The run was cancelled permanently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ Kind = Literal["started", "method", "failed", "cancelled", "finished", "edited"]
 def events_of(
     checkpoint: Mapping[str, Any], *, enabled: Sequence[str] = (), passed_over: Sequence[str] = (), failure: str = ""
 ) -> list[Event]:
-    """The events of one checkpoint, in order, from its fields (kind, run_id, flow, seq, at, number, method, status)."""
+    """Return the events of one checkpoint, in order, from its fields (kind, run_id, flow, seq, at, number, method, status)."""
     kind, invocation = checkpoint["kind"], checkpoint["method"]
     found: list[tuple[type[Event], dict[str, Any]]] = []
     match kind:

@@ -1,4 +1,4 @@
-"""`Flow`: what users subclass. It collects what the class says and delegates; it holds no engine logic."""
+"""`Flow`: the base class of user flows. It collects the class's declarations and delegates; it contains no engine logic."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ._definition.definition import FlowDefinition
 from ._definition.identity import Identity, Origin, checked_former_names, checked_name
 from ._definition.names import Surroundings
 from ._keywords import not_taken, one_of
-from ._runtime.edits import edit, fork, look
-from ._runtime.history import HistoryEntry, history_of
-from ._runtime.instance import Instance, RunStatus
+from ._runs.edits import edit, fork, look
+from ._runs.history import HistoryEntry, history_of
+from ._runs.instance import Instance, RunStatus
+from ._runs.runs import Setup
 from ._runtime.observe import log_events
 from ._runtime.recorder import Codecs
-from ._runtime.runs import Setup
 from ._runtime.settings import Settings
 from ._runtime.tracebacks import from_here, run_shortened
 from .errors import FlowDefinitionError, MethodError, RunningLoopError
@@ -32,7 +32,7 @@ from .persistence.default import default_persistence
 from .persistence.protocol import FlowPersistence
 from .state import StateType, parse_run_id, state_type_of
 
-__all__ = ["Flow", "check_backend", "made_by", "run"]
+__all__ = ["Flow", "check_backend", "instantiate", "run"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -44,7 +44,7 @@ OnError = Literal["finish", "cancel"]
 
 
 class _Unset:
-    """Not given: the class attribute holds."""
+    """Marks a keyword that was not given: the class attribute applies."""
 
 
 _UNSET: Final = _Unset()
@@ -53,7 +53,7 @@ _KEYWORDS: Final = ("persistence", "initial_state", "name", "durability", "on_er
 
 
 class _Missing:
-    """Where a flow's instance would be if its constructor had made one."""
+    """Placeholder for the instance of a flow until its constructor has created one. Raises `FlowDefinitionError` on access."""
 
     def __get__(self, flow: object, cls: type) -> Instance:
         raise FlowDefinitionError(
@@ -62,18 +62,18 @@ class _Missing:
 
 
 class Flow(Uncached, Generic[S]):
-    """A flow: a class whose `@start`, `@listen` and `@router` methods run concurrently, over a state that is a transaction.
+    """A flow: a class with `@start`, `@listen` and `@router` methods that run concurrently over a transactional state.
 
-    `Flow[Model]`, `Flow[dict[str, X]]` or plain `Flow`. The keywords of the constructor are class attributes as well:
+    Write `Flow[Model]`, `Flow[dict[str, X]]` or plain `Flow`. The keywords of the constructor are class attributes as well:
 
-    - `persistence`: a backend, or None for none. Without one, `@persist` says it.
+    - `persistence`: the backend that stores the runs; None: runs are not stored. If it is not set, `@persist` decides.
     - `initial_state`: a model class, an instance or a dict; it is copied.
-    - `name`: what stored runs are known by, and what people read. Without one, runs are known by the module and the qualified
-      name of the class (of a script: its file), and people read the class's name. Subclasses inherit it.
-    - `formerly`: what runs of this flow were known by before it was moved or renamed, such as "old.module.Report"; one or several.
+    - `name`: identifies stored runs, and is the name shown to people. Without it, the module and the qualified name of the class
+      (for a script: its file) identify stored runs, and people see the class's name. Subclasses inherit it.
+    - `formerly`: the identity of this flow's runs before it was moved or renamed, such as "old.module.Report"; one or several.
     - `durability`: of the default SQLite storage: "full" survives power loss, "process" the death of the process.
-    - `on_error`: "finish" lets the siblings of a failed method end, "cancel" cancels them.
-    - `max_method_calls`: calls of one method in a pass, at most; None for no limit.
+    - `on_error`: "finish" lets the siblings of a failed method finish, "cancel" cancels them.
+    - `max_method_calls`: the maximum number of calls of one method in a pass; None for no limit.
     """
 
     persistence: ClassVar[Any] = _UNSET
@@ -97,7 +97,7 @@ class Flow(Uncached, Generic[S]):
     def __init_subclass__(
         cls, *, name: str | None = None, formerly: str | Iterable[str] | None = None, **kwargs: Any
     ) -> None:
-        """`name` and `formerly`: as the class attributes; `class Report(Flow[State], name="report")`."""
+        """Accept `name` and `formerly` as the class attributes of these names: `class Report(Flow[State], name="report")`."""
         if kwargs and not any("__init_subclass__" in vars(base) for base in cls.__mro__ if base not in Flow.__mro__):
             raise not_taken(f"class {cls.__name__}", kwargs, ("name", "formerly"))
         super().__init_subclass__(**kwargs)
@@ -114,7 +114,7 @@ class Flow(Uncached, Generic[S]):
 
     @classmethod
     def _define(cls) -> None:
-        """Read what the class says; read again where an annotation names what was not defined yet."""
+        """Read the declarations of the class. Called again if an annotation names something that was not yet defined."""
         names = cls._surroundings.names()
         cls._definition = define(cls, Flow, names)
         cls._surroundings.keep(cls._definition)
@@ -124,7 +124,7 @@ class Flow(Uncached, Generic[S]):
 
     @classmethod
     def _look_again(cls) -> None:
-        """Define the class again, if names have been added since; log once which labels stay unknown."""
+        """Define the class again if names have been added since. Log once which methods have labels that cannot be checked."""
         if cls._surroundings.has_grown:
             cls._define()
         for method in cls._surroundings.not_logged(cls._definition):
@@ -137,7 +137,7 @@ class Flow(Uncached, Generic[S]):
 
     @classmethod
     def _persistence_marked(cls) -> None:
-        """Read what the class's `@persist` say; called again by one that decorates the class."""
+        """Read the `@persist` marks of the class. A `@persist` that decorates the class calls this again."""
         cls._persisted = Persisted.of(persist_mark_of(cls), persist_marks(cls))
         cls._known_settings = {}
         for mark in cls._persisted.marks:
@@ -185,30 +185,32 @@ class Flow(Uncached, Generic[S]):
 
     @classmethod
     def _settings(cls, name: str | None, on_error: OnError, max_method_calls: int | None) -> Settings:
-        """Those of this class, one for all its instances that say the same."""
+        """Return the settings of this class; all its instances with the same arguments share one object."""
         known = cls._known_settings.get((name, on_error, max_method_calls))
         if known is None:
-            formerly = checked_former_names(vars(cls).get("formerly", ()), cls)  # a subclass is another flow
+            formerly = checked_former_names(
+                vars(cls).get("formerly", ()), cls
+            )  # not inherited: a subclass is another flow
             identity = Identity(cls, cls._origin, checked_name(name, cls) or cls.name, formerly)
             known = Settings(
                 identity, cls._definition, cls._state_type, on_error, max_method_calls, cls._persisted.checkpoints
             )
-            if len(cls._known_settings) < 16:  # names may be made up for each run
+            if len(cls._known_settings) < 16:  # names may be generated for each run
                 cls._known_settings[name, on_error, max_method_calls] = known
         return known
 
     def __repr__(self) -> str:
-        instance = vars(self).get("_instance")  # a constructor may fail before it made one
+        instance = vars(self).get("_instance")  # a constructor may fail before it has created one
         return object.__repr__(self) if instance is None else f"<{instance!r}>"
 
-    # ---- what a run says about itself --------------------------------------------------------------------------
+    # ---- what a run reports about itself -----------------------------------------------------------------------
 
     @property
     def state(self) -> S:
-        """The state. In a method: its own draft, committed when it ends. Before a run: the object you may change.
+        """The state. In a method: the method's own draft, committed when the method ends. Before a run: the object you may change.
 
-        While it runs, from outside: a copy of what is committed. Raises `DraftClosedError` to code that outlived its method, and
-        `StateError` in a thread that a method has started, while others run.
+        From outside, while the flow runs: a copy of the committed state. Raises `DraftClosedError` in code that still runs after its
+        method has ended, and `StateError` in a thread that a method has started, while other methods run.
         """
         held: S = self._instance.state()
         return held
@@ -219,45 +221,46 @@ class Flow(Uncached, Generic[S]):
 
     @property
     def run_id(self) -> str:
-        """The id of the run: a UUID unless the caller brought another."""
+        """The id of the run: a UUID unless the caller supplied another id."""
         return self._instance.run_id
 
     @property
     def status(self) -> RunStatus:
-        """ "new", "running", "interrupted", "failed", "finished" or "cancelled", as far as this instance knows."""
+        """The status as far as this instance knows: "new", "running", "interrupted", "failed", "finished" or "cancelled"."""
         return self._instance.status
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """The invocations that are still to be completed, such as `fetch:1`.
+        """The invocations that are not yet completed, such as `fetch:1`.
 
-        While it runs: as of now, where one whose checkpoint is being written is completed. After it: as it is stored.
+        While the run is running, this is the current set: an invocation counts as completed while its checkpoint is still being written.
+        After the run, this is the stored set.
         """
         return self._instance.pending
 
     @property
     def method_outputs(self) -> Mapping[str, Any]:
-        """The latest result of each method that completed in this process, by its name; of a loaded finished run, the output's.
+        """The latest result of each method that completed in this process, by method name. For a loaded finished run: only its output.
 
-        Raises `NoOutputError`, a `KeyError`, for another name.
+        Raises `NoOutputError`, a `KeyError`, for any other name.
         """
         return self._instance.outputs
 
     @property
     def result(self) -> Any:
-        """The output of the last pass: that of the method that completed last."""
+        """The output of the last pass: the result of the method that completed last."""
         return self._instance.result
 
     @property
     def method_error(self) -> MethodError | None:
-        """What a loaded run has failed with, if it has: with the texts of the exceptions and their tracebacks."""
+        """The error that a loaded run failed with, or None. It includes the texts of the exceptions and their tracebacks."""
         return self._instance.error
 
     @property
     def invocation_id(self) -> str:
-        """Inside a method: run, pass, method and occurrence; the same over retries and resumes, so an idempotency key.
+        """The id of the current invocation: run, pass, method and occurrence. Usable as an idempotency key.
 
-        Raises `LookupError` outside.
+        It stays the same over retries and resumes. Raises `LookupError` outside of a method.
         """
         scope = self._instance.scope()
         if scope is None:
@@ -265,7 +268,7 @@ class Flow(Uncached, Generic[S]):
         return scope.invocation_id
 
     def committed_state(self) -> S:
-        """A copy of the newest committed state, which a method's draft does not show."""
+        """Return a copy of the newest committed state, which a method's draft does not show."""
         return cast(S, self._instance.committed_state())
 
     # ---- running -----------------------------------------------------------------------------------------------
@@ -279,14 +282,15 @@ class Flow(Uncached, Generic[S]):
         once: bool = False,
         **unknown: Never,
     ) -> Any:
-        """Run until nothing is left to run, and return the output of the method that completed last.
+        """Run until no method is left to run, and return the output of the method that completed last.
 
-        `inputs` set fields of the state. With an `id` of a stored run: an interrupted or failed one goes on where it
-        stopped; a finished one begins a new pass over its saved state; an unknown id is a new run's.
-        `once`: a finished run gives its stored result instead, and nothing is run, so that a script may be started again.
-        `restore_from_state_id`: a new run over the saved state of another. `wait`: seconds to wait for whoever drives the run.
+        `inputs` set fields of the state. With the `id` of a stored run, an interrupted or failed run resumes where it stopped, and a
+        finished run starts a new pass over its saved state; an unknown id starts a new run with that id.
+        `once`: for a finished run, return its stored result and run nothing, so that a script can be started again.
+        `restore_from_state_id`: start a new run over the saved state of another run.
+        `wait`: seconds to wait until the current owner of the run no longer drives it.
 
-        Cancelled, the run can be resumed. Raises `MethodError` when a method raised, `FlowBusyError`, `RunLockedError`,
+        If the call is cancelled, the run can be resumed. Raises `MethodError` when a method raised, `FlowBusyError`, `RunLockedError`,
         `RunCancelledError`, `RunInputsError`, `InvalidRunIdError`, and `StorageError`s.
         """
         if unknown:
@@ -306,14 +310,14 @@ class Flow(Uncached, Generic[S]):
         once: bool = False,
         **unknown: Never,
     ) -> Any:
-        """`kickoff`, under CrewAI's name."""
+        """Alias of `kickoff`, under CrewAI's name."""
         return await self.kickoff(inputs, restore_from_state_id=restore_from_state_id, wait=wait, once=once, **unknown)
 
     @classmethod
     async def resume(cls, run_id: object, /, *, wait: float = 0.0, **init: Any) -> Any:
-        """Go on with an interrupted or failed run: only what failed or never ended is run. A finished one gives its result.
+        """Resume an interrupted or failed run: run only what failed or never ended. Return the result; of a finished run, the stored one.
 
-        `init` goes to the constructor. `wait`: seconds to wait for whoever drives it.
+        `init` is passed to the constructor. `wait`: seconds to wait until the current owner of the run no longer drives it.
         Raises `RunNotFoundError`, `RunLockedError`, `RunCancelledError`, `MethodError`,
         `StateSchemaError`, `FlowDefinitionError`, and `StorageError`s.
         """
@@ -326,7 +330,7 @@ class Flow(Uncached, Generic[S]):
 
     @classmethod
     async def load(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:
-        """The instance of a stored run: state, status, result; runs nothing. `seq`: as of an older checkpoint."""
+        """Load a stored run into a new instance: state, status, result. Run nothing. `seq`: load an older checkpoint."""
         known = parse_run_id(run_id)
         flow = cls(**init)
         await look(flow._instance, known, seq)
@@ -334,30 +338,30 @@ class Flow(Uncached, Generic[S]):
 
     @classmethod
     async def fork(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:
-        """A copy of a run, as of a checkpoint, stored under a new id; `kickoff()` on it goes on from there."""
+        """Copy a run, as of a checkpoint, and store the copy under a new id. `kickoff()` on the copy continues from there."""
         known = parse_run_id(run_id)
         flow = cls(**init)
         await fork(flow._instance, known, seq)
         return flow
 
     async def cancel(self) -> None:
-        """End the run for good, durably: it cannot be resumed. Its kickoff, if one is awaited, raises `RunCancelledError`.
+        """Cancel the run permanently and durably: it cannot be resumed. Its kickoff, if one is awaited, raises `RunCancelledError`.
 
-        A run that has finished stays finished, also if it does so at this moment: its kickoff returns the result then.
+        A finished run stays finished, also if it finishes at this moment: its kickoff then returns the result.
         """
         await self._instance.cancel()
 
     async def history(self) -> list[HistoryEntry]:
-        """The checkpoints of the run, oldest first. Raises `CapabilityMissingError` where the backend keeps none."""
+        """Return the checkpoints of the run, oldest first. Raises `CapabilityMissingError` if the backend keeps no history."""
         return await history_of(self._instance.storage("history"), self.run_id)
 
     async def update_state(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
-        """Edit the stored state of a run that is not running, as a checkpoint of its own."""
+        """Edit the stored state of a run that is not running. The edit is stored as a checkpoint of its own."""
         await edit(self._instance, changes, fields)
 
 
 def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None, *, once: bool = False) -> Any:
-    """Drive a flow from synchronous code, on asyncio, and return its output. `once`: as in `kickoff`.
+    """Run a flow from synchronous code, on asyncio, and return its output. `once`: as in `kickoff`.
 
     Raises `RunningLoopError` inside a running event loop: await `flow.kickoff()` there.
     """
@@ -369,7 +373,7 @@ def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None, *, once: bool 
     try:
         anyio.get_current_task()
     except (RuntimeError, LookupError):
-        pass  # and run outside of this handler: its exception would be the context of whatever a method raises
+        pass  # run outside of this handler: otherwise its exception would be the context of any exception that a method raises
     else:
         raise RunningLoopError(
             "asyncflow.run() was called inside a running event loop; write `await flow.kickoff(...)` there"
@@ -377,7 +381,7 @@ def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None, *, once: bool 
     return run_shortened(partial(flow.kickoff, inputs, once=once))
 
 
-# ---- where it is stored --------------------------------------------------------------------------------------------
+# ---- where runs are stored -----------------------------------------------------------------------------------------
 
 
 def _setup(cls: type[Flow[Any]], settings: Settings, where: Any, durability: Durability) -> Setup:
@@ -390,8 +394,8 @@ def _setup(cls: type[Flow[Any]], settings: Settings, where: Any, durability: Dur
     return Setup(settings, cls._codecs, where, persisted.only is not None, observe, is_declared)
 
 
-def made_by(make: object) -> Flow[Any]:
-    """What a flow class, or a function that makes a flow, makes. Raises `TypeError` for what is neither."""
+def instantiate(make: object) -> Flow[Any]:
+    """Create a flow from a flow class, or from a function that returns a flow. Raises `TypeError` for anything else."""
     made = make() if callable(make) and make is not Flow else None
     if not isinstance(made, Flow):
         what = type(make).__name__ if made is None else getattr(make, "__name__", type(make).__name__)

@@ -1,7 +1,8 @@
-"""The three-way merge of states, and the ways in which a field can say how it is merged.
+"""Three-way merge of states, and the merge functions that a field can declare.
 
-`total: Annotated[int, merge.add]` in a model, `merges = {"total": merge.add}` on a flow with dict state, or any function
-`(base, ours, theirs) -> value`: `base` is what both began with, `ours` the later committer's, `theirs` the committed one.
+Declare `total: Annotated[int, merge.add]` in a model, or `merges = {"total": merge.add}` on a flow with dict state. Any function
+`(base, ours, theirs) -> value` can be used: `base` is the value that both methods started with, `ours` the value of the method
+that commits later, `theirs` the committed value.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ from typing import Any, Final, Self, cast
 
 from pydantic import BaseModel
 
-from . import _series
-from ._sameness import wholly_same
-from ._values import attributes_of, copied, same, told_key
+from ._values import series as _series
+from ._values.copying import attributes_of, copied, same, told_key
+from ._values.sameness import wholly_same
 
 __all__ = ["Conflict", "Merge", "add", "append", "last", "three_way"]
 
 Merge = Callable[[Any, Any, Any], Any]
-"""`(base, ours, theirs) -> value`."""
+"""A merge function: `(base, ours, theirs) -> value`."""
 
 
 FUNCTIONS: Final = (types.FunctionType, types.BuiltinFunctionType, functools.partial)
-"""What, in a field's metadata, says how it is merged; pydantic makes nothing of these."""
+"""Types of field metadata that declare how the field is merged; pydantic ignores them."""
 
 
 class _Missing:
-    """A key that is not there."""
+    """Marks a key that does not exist."""
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
@@ -42,8 +43,8 @@ class _Missing:
 MISSING: Final = _Missing()
 
 
-class Conflict(Exception):  # noqa: N818 - not for users: they get StateConflictError, which names the methods too
-    """Both sides changed `path`, in ways that cannot both stand; `reason` says how."""
+class Conflict(Exception):  # noqa: N818 - users get StateConflictError, which names the methods too
+    """Both sides changed `path` in incompatible ways; `reason` states how."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -52,20 +53,20 @@ class Conflict(Exception):  # noqa: N818 - not for users: they get StateConflict
 
 
 def add(base: Any, ours: Any, theirs: Any) -> Any:
-    """Both sides' differences count: for numbers that are added to."""
+    """Add up both sides' differences from `base`: for numbers that methods add to."""
     if base is MISSING:
         return ours + theirs
     return theirs + (ours - base)
 
 
 def last(base: Any, ours: Any, theirs: Any) -> Any:
-    """The later committer wins."""
+    """Return the value of the method that commits later: the last write wins."""
     return ours
 
 
 def append(base: Any, ours: Any, theirs: Any) -> Any:
-    """What the later committer appended comes after what is committed, whatever was done to that."""
-    if isinstance(ours, collections.deque):  # which cannot be sliced
+    """Append to the committed value the items that the later committer appended, whatever was done to the committed value."""
+    if isinstance(ours, collections.deque):  # a deque cannot be sliced
         start = [] if base is MISSING else list(base)
         return theirs + collections.deque(append(start, list(ours), []))
     start = [] if base is MISSING else base
@@ -75,11 +76,11 @@ def append(base: Any, ours: Any, theirs: Any) -> Any:
 
 
 def three_way(base: Any, ours: Any, theirs: Any, merges: Mapping[str, Merge]) -> Any:
-    """Merge two states that began with `base`, field by field and key by key.
+    """Merge two states that started from `base`, field by field and key by key.
 
-    `merges` says how the top-level keys of a dict are merged; a model's fields say it themselves. Raises `Conflict`.
+    `merges` holds the merge functions of a dict's top-level keys; a model's fields declare their own. Raises `Conflict`.
     The result may share structure with all three, so none of them may be changed afterwards. The time depends on the size of `base`
-    and `ours`: of `theirs`, which many may have extended, a shallow copy is made.
+    and `ours`: `theirs`, which many methods may have extended, is copied only shallowly.
     """
     if isinstance(theirs, BaseModel):
         return _models(base, ours, theirs, "")
@@ -102,7 +103,7 @@ def _merged(base: Any, ours: Any, theirs: Any, path: str, how: Merge | None = No
 
 def _declared(how: Merge, base: Any, ours: Any, theirs: Any, path: str) -> Any:
     try:
-        return copied(how(copied(base), copied(ours), copied(theirs)))  # whatever it does to them, and keeps of them
+        return copied(how(copied(base), copied(ours), copied(theirs)))  # it may change them or keep references
     except Conflict as conflict:
         raise Conflict(path, conflict.reason) from None
 
@@ -111,7 +112,7 @@ def _structural(base: Any, ours: Any, theirs: Any, path: str) -> Any:
     kind = type(theirs)
     if type(ours) is kind:
         start = base if type(base) is kind else MISSING
-        is_replaced = start is not base and kind in _SERIES  # None, say, for which both have put a new list
+        is_replaced = start is not base and kind in _SERIES  # for example None, which both sides replaced by a new list
         merged = None if is_replaced else _of_one_kind(kind, start, ours, theirs, path)
         if merged is not None:
             return merged
@@ -121,9 +122,9 @@ def _structural(base: Any, ours: Any, theirs: Any, path: str) -> Any:
 
 
 def _of_one_kind(kind: type, base: Any, ours: Any, theirs: Any, path: str) -> Any:
-    """Two values of a kind, merged part by part; None where they are not made of parts, or those cannot both stand.
+    """Merge two values of one type part by part; None if they have no parts, or if the changes are incompatible.
 
-    `base` is of that kind, too, or missing.
+    `base` is of that type, too, or missing.
     """
     if issubclass(kind, dict):
         return _of_dicts(kind, base, ours, theirs, path)
@@ -146,7 +147,7 @@ _SERIES: Final = (list, tuple, collections.deque)
 
 
 def _like(model: Any, members: Any) -> Any:
-    """A set of the kind and with the attributes of another."""
+    """Return a set of the type and with the attributes of another."""
     if type(model) in (set, frozenset):
         return type(model)(members)
     if isinstance(model, frozenset):
@@ -176,7 +177,7 @@ def _dicts(
 
 
 def _touched(base: Mapping[Any, Any], ours: Mapping[Any, Any]) -> list[Any]:
-    """The keys that may have changed: their values are not the very same objects on both sides."""
+    """Return the keys that may have changed: their values are not the same objects on both sides."""
     touched = [key for key, value in ours.items() if base.get(key, MISSING) is not value]
     return touched + [key for key in base if key not in ours]
 
@@ -186,7 +187,7 @@ _KNOWN_DICTS: Final = (dict, collections.OrderedDict, collections.defaultdict, c
 
 
 def _of_dicts(kind: Any, base: Any, ours: Any, theirs: Any, path: str) -> Any:
-    """Dicts of one class, key by key. None for a class that keeps its items in a way of its own, and for two new orders."""
+    """Merge dicts of one class, key by key. None for a class that stores its items in its own way, and if both sides changed the order."""
     start: Any = {} if base is MISSING else base
     if kind is dict:
         return _dicts(start, ours, theirs, path, {})
@@ -213,7 +214,7 @@ def _of_dicts(kind: Any, base: Any, ours: Any, theirs: Any, path: str) -> Any:
 
 
 def _in_order(base: dict[Any, Any], ours: dict[Any, Any], theirs: dict[Any, Any]) -> list[Any] | None:
-    """The keys of both, in the order of the one that moved any of them; None where both did."""
+    """Return the keys of both sides, in the order of the side that moved any of them; None if both did."""
     have_moved = [[k for k in side if k in base] != [k for k in base if k in side] for side in (ours, theirs)]
     if all(have_moved):
         return None
@@ -232,7 +233,7 @@ def _dataclasses(base: Any, ours: Any, theirs: Any, path: str) -> Any:
     for name in attributes_of(new).keys() - merged.keys():
         object.__delattr__(new, name)
     held = getattr(new, "__dict__", {})
-    for name in held.keys() - merged.keys():  # cached properties are found out anew
+    for name in held.keys() - merged.keys():  # drop cached properties: they are computed again
         del held[name]
     for name, value in merged.items():
         object.__setattr__(new, name, value)
@@ -240,7 +241,7 @@ def _dataclasses(base: Any, ours: Any, theirs: Any, path: str) -> Any:
 
 
 def _models(base: BaseModel, ours: BaseModel, theirs: BaseModel, path: str) -> BaseModel:
-    """Field by field; what is private or excluded as well: nobody but the methods has it."""
+    """Merge field by field, private attributes and excluded fields included: only the methods have those."""
     cls = type(theirs)
     fields = cls.model_fields
     values = dict(theirs.__dict__)
@@ -268,10 +269,10 @@ def _declared_on(metadata: Any) -> Merge | None:
 
 @functools.cache
 def declared_in(cls: type) -> Mapping[str, Merge]:
-    """How the attributes of a class say that they are merged, in their annotations: a dataclass's, or private ones."""
+    """Return the merge functions that a class declares in the annotations of its attributes: a dataclass's, or private ones."""
     try:
         hints = typing.get_type_hints(cls, include_extras=True)
-    except Exception:  # a name that is not known where the class was declared: nothing can be said by it
+    except Exception:  # it uses a name that is unknown where the class was declared: it declares nothing
         return {}
     found = {name: _declared_on(getattr(hint, "__metadata__", ())) for name, hint in hints.items()}
     return {name: how for name, how in found.items() if how is not None}

@@ -1,4 +1,4 @@
-"""The state of a flow: a pydantic model or a dict, always with an `id`. Made, validated, replaced and merged here."""
+"""Create, validate, replace and merge the state of a flow: a pydantic model or a dict, always with an `id`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ErrorType
 
-from . import _own_code, merge
-from ._run_ids import new_run_id, one_run_id, parse_run_id
-from ._values import WITHOUT_ID, copied, told_path
+from . import merge
+from ._run_ids import new_run_id, parse_run_id, reconcile_run_ids
+from ._values import own_code as _own_code
+from ._values.copying import WITHOUT_ID, copied, told_path
 from .errors import FlowDefinitionError, InvalidRunIdError, RunInputsError, StateError
 
 __all__ = [
@@ -25,25 +26,25 @@ __all__ = [
     "StateType",
     "explained",
     "new_run_id",
-    "one_run_id",
     "parse_run_id",
+    "reconcile_run_ids",
     "state_type_of",
 ]
 
 
 class FlowState(BaseModel):
-    """A ready base for the state of a flow: a model with an `id`."""
+    """A base model for the state of a flow, with an `id` field."""
 
     id: str = Field(default_factory=new_run_id)
 
 
 def explained(errors: list[ErrorDetails], whole: str = "the state") -> str:
-    """What pydantic found, told from location and kind: without the user's values."""
+    """Describe pydantic's validation errors by location and error type, without the user's values."""
     return "; ".join(f"{told_path(e['loc']) or whole}: {e['msg'] if _is_ours(e) else e['type']}" for e in errors)
 
 
 def _is_ours(error: ErrorDetails) -> bool:
-    """Whether a message is pydantic's own and tells of nothing but the schema: no custom error, no part of an input."""
+    """Whether an error message is pydantic's own and depends only on the schema: no custom error, and no part of the input in it."""
     return error["type"] in _KNOWN_ERRORS and all(isinstance(v, (int, float)) for v in error.get("ctx", {}).values())
 
 
@@ -51,72 +52,72 @@ _KNOWN_ERRORS = frozenset(get_args(ErrorType)) - {"value_error", "assertion_erro
 
 
 class StateType(ABC):
-    """What a flow's states are. States come in and go out; nothing is kept here."""
+    """Operations on the states of one flow. States are passed in and returned; this object keeps none."""
 
     merges: Mapping[str, merge.Merge] = {}
     annotation: Any = Any
-    """What is stored and read back: a model, or Any for a dict."""
+    """The type that is stored and loaded: a model, or Any for a dict."""
     id_names: tuple[str, ...] = ("id",)
-    """The names under which inputs bring an id."""
+    """The names under which inputs can pass an id."""
 
     @property
     @abstractmethod
     def declaration(self) -> Any:
-        """What a state is, as a type: a model with an `id`, or a dict."""
+        """The type of a state: a model with an `id`, or a dict."""
 
     @abstractmethod
     def names_set(self, initial: Any) -> frozenset[str]:
-        """The fields that the flow's initial state sets."""
+        """Return the fields that the flow's initial state sets."""
 
     @abstractmethod
     def create(self, initial: Any, inputs: Mapping[str, Any], run_id: str) -> Any:
-        """A new state from the flow's initial one and the caller's inputs. Raises `RunInputsError`."""
+        """Create a new state from the flow's initial state and the caller's inputs. Raises `RunInputsError`."""
 
     @abstractmethod
     def updated(self, state: Any, changes: Mapping[str, Any]) -> Any:
-        """A validated copy of the state with some fields changed. Raises `RunInputsError`."""
+        """Return a validated copy of the state with some fields changed. Raises `RunInputsError`."""
 
     @abstractmethod
     def replacement(self, value: Any, run_id: str) -> Any:
-        """The state that `self.state = value` means. Raises `StateError` if it is not of this flow's type."""
+        """Return the state that the assignment `self.state = value` sets. Raises `StateError` if the value is not of this flow's type."""
 
     @abstractmethod
     def id_of(self, state: Any) -> str | None:
-        """The id that a state holds, as text, or None where that was lost."""
+        """Return the id of a state as text, or None if the state has lost its id."""
 
     @abstractmethod
     def check_initial(self, initial: Any) -> None:
-        """Raises `FlowDefinitionError` for an `initial_state` that is none of this flow's."""
+        """Raise `FlowDefinitionError` if an `initial_state` is not valid for this flow."""
 
     def given_id(self, initial: Any) -> object:
-        """The id that a flow's initial state, or the one before its first run, brings, whatever it is; None where it brings none."""
+        """Return the id, of any type, that a flow's initial state or its state before the first run sets; None if it sets none."""
         if not isinstance(initial, Mapping):
             return None
-        return one_run_id(*[initial[name] for name in self.id_names if name in initial])
+        return reconcile_run_ids(*[initial[name] for name in self.id_names if name in initial])
 
     def ids_taken(self, given: dict[str, Any]) -> list[Any]:
-        """The ids that inputs bring, under whichever name, and take them out."""
+        """Remove the ids from the inputs, under whichever name they are passed, and return them."""
         return [given.pop(name) for name in self.id_names if name in given]
 
     def inputs_of(self, inputs: Any) -> dict[str, Any] | None:
-        """The inputs that a value means which is no mapping; None if it means none."""
+        """Return the inputs that a value other than a mapping represents, or None if it represents none."""
         return None
 
     @abstractmethod
     def with_id(self, state: Any, run_id: str) -> Any:
-        """The state, changed in place to be that of another run. Raises `InvalidRunIdError`."""
+        """Set the state's id, in place, to that of another run, and return the state. Raises `InvalidRunIdError`."""
 
     def names_of(self, inputs: Mapping[str, Any]) -> list[str]:
-        """The names of the fields that the inputs set. Raises `RunInputsError` for one that is not known."""
+        """Return the names of the fields that the inputs set. Raises `RunInputsError` for an unknown field."""
         return list(inputs)
 
     @abstractmethod
     def merged(self, base: Any, ours: Any, theirs: Any) -> Any:
-        """The three-way merge, validated as a whole. It shares structure with `base` and `theirs`. Raises `merge.Conflict`."""
+        """Return the three-way merge, validated as a whole. It shares structure with `base` and `theirs`. Raises `merge.Conflict`."""
 
 
 class ModelState(StateType):
-    """States that are instances of a pydantic model. A model without `id` gets one, in a subclass made once."""
+    """States that are instances of a pydantic model. A model without an `id` gets one, in a subclass that is created once."""
 
     def __init__(self, model: type[BaseModel]) -> None:
         self.declared = model
@@ -132,7 +133,7 @@ class ModelState(StateType):
         self._names = aliases | {name: name for name in fields}
         self.id_names = tuple(alias for alias, name in self._names.items() if name == "id")
         paths = {first: name for name, field in fields.items() for first in _aliased_paths(field)}
-        # an alias that is another field's name: values are told by names alone then
+        # if an alias is another field's name, values are identified by field names alone
         self._by_alias = fields.keys().isdisjoint((*aliases, *paths))
         self._paths = paths.keys() - self._names.keys() if self._by_alias else frozenset[str]()
 
@@ -153,7 +154,7 @@ class ModelState(StateType):
         else:
             return self.updated(self.with_id(self.replacement(copied(initial), run_id), run_id), inputs)
         named = self._named(inputs)
-        if "id" in named:  # by an alias, of a flow that was not known where the id was looked for
+        if "id" in named:  # passed under an alias: the code that extracted the id did not know the flow
             raise RunInputsError("bring the id of a run as `id`, or as run_id; nothing was run and nothing was written")
         return self._validated({**copied(values), **named, "id": self._given_id(run_id)})
 
@@ -221,7 +222,7 @@ class ModelState(StateType):
         except ValidationError as error:
             detail = explained(error.errors(include_url=False, include_input=False))
             raise merge.Conflict("", f"what both changed together breaks the model: {detail}") from None
-        except Exception as error:  # of the class's own code
+        except Exception as error:  # raised by the class's own code
             detail = _own_code.told(error, self.model, "the state")
             raise merge.Conflict("", f"what both changed together breaks the model: {detail}") from error
         return new
@@ -235,7 +236,7 @@ class ModelState(StateType):
             ) from None
 
     def _named(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values by field name, each known. Raises `RunInputsError` for a name that the model lacks."""
+        """Return the values by field name; every field is known. Raises `RunInputsError` for a name that the model lacks."""
         unknown = [key for key in values if key not in self._names and key not in self._paths]
         if unknown and self.model.model_config.get("extra") != "allow":
             near = difflib.get_close_matches(str(unknown[0]), self._names, 1)
@@ -252,7 +253,7 @@ class ModelState(StateType):
         except ValidationError as error:
             problems = error.errors(include_url=False, include_input=False)
             detail, places, cause = explained(problems), [problem["loc"] for problem in problems], None
-        except Exception as error:  # of the class's own code
+        except Exception as error:  # raised by the class's own code
             detail, cause = _own_code.told(error, self.model, "the state"), error
             places = [tuple(place.split(".")) for place in _own_code.places_of(error, self.model) if place]
         text = f"the inputs do not fit {self.declared.__name__}: {detail}. Nothing was run and nothing was written"
@@ -266,14 +267,14 @@ def _aliases(field: FieldInfo) -> list[str]:
 
 
 def _aliased_paths(field: FieldInfo) -> list[str]:
-    """The names under which a part of a value is looked for."""
+    """Return the first keys of a field's alias paths (`AliasPath`): the names under which pydantic looks for a part of a value."""
     given = field.validation_alias
     choices = given.choices if isinstance(given, AliasChoices) else [given]
     return [str(path.path[0]) for path in choices if isinstance(path, AliasPath)]
 
 
 class DictState(StateType):
-    """States that are dicts with text keys. The values are validated where the flow says what they are."""
+    """States that are dicts with string keys. The values are validated if the flow annotates them."""
 
     def __init__(self, values: Any = Any, merges: Mapping[str, merge.Merge] | None = None) -> None:
         self.values = values
@@ -289,7 +290,7 @@ class DictState(StateType):
 
     @property
     def declaration(self) -> Any:
-        return dict[str, self.values]  # type: ignore[name-defined]  # known when the flow is declared
+        return dict[str, self.values]  # type: ignore[name-defined]  # the value type is known when the flow is declared
 
     def names_set(self, initial: Any) -> frozenset[str]:
         return frozenset(initial) if isinstance(initial, Mapping) else frozenset()
@@ -333,7 +334,7 @@ class DictState(StateType):
                 problems = error.errors(include_url=False, include_input=False)
                 located: list[ErrorDetails] = [{**problem, "loc": (key, *problem["loc"])} for problem in problems]
                 raise _unfit(explained(located), [problem["loc"] for problem in located]) from None
-            except Exception as error:  # of the class's own code
+            except Exception as error:  # raised by the class's own code
                 raise _unfit(_own_code.told(error, self.values, key), [(key,)]) from error
         return checked
 
@@ -354,7 +355,7 @@ _WITH_ID: dict[type[BaseModel], type[BaseModel]] = {}
 
 
 def _with_id(model: type[BaseModel]) -> type[BaseModel]:
-    """The model itself if it has an `id`, else its subclass with one, made once."""
+    """Return the model itself if it has an `id`, else its subclass with an `id`, which is created once."""
     if "id" in model.model_fields:
         return model
     made = _WITH_ID.get(model)
@@ -364,7 +365,7 @@ def _with_id(model: type[BaseModel]) -> type[BaseModel]:
         )
         made.__qualname__ = model.__qualname__
         setattr(made, WITHOUT_ID, model)
-        made.__reduce__ = _reduce  # type: ignore[assignment,method-assign]  # pickled by what can be imported
+        made.__reduce__ = _reduce  # type: ignore[assignment,method-assign]  # pickle it as the declared model, which can be imported
         _WITH_ID[model] = made
     return made
 
@@ -382,7 +383,7 @@ def _restored(base: type[BaseModel], state: dict[Any, Any]) -> BaseModel:
 
 
 def state_type_of(annotation: Any, merges: Mapping[str, merge.Merge]) -> StateType:
-    """The state type for `Flow[annotation]`. Raises `FlowDefinitionError` for what cannot be a state."""
+    """Return the state type for `Flow[annotation]`. Raises `FlowDefinitionError` if the annotation cannot be a state."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if merges:
             raise FlowDefinitionError("`merges` is for dict states; a model's field says it: Annotated[int, merge.add]")

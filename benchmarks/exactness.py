@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from asyncflow.persistence.codec import TypedCodec
+from asyncflow._codec.codec import TypedCodec
 
 from .__main__ import machine
 from .contestants import CONTESTANTS

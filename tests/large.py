@@ -2,8 +2,9 @@
 
 import pytest
 
+from asyncflow._codec import chunked as pieces
+from asyncflow._codec import patches
 from asyncflow._runtime import recorder, versions
-from asyncflow.persistence import patches, pieces
 
 
 def treat_as_large(monkeypatch: pytest.MonkeyPatch) -> None:

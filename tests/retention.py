@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from asyncflow import errors
-from asyncflow.persistence import pruning
+from asyncflow.persistence._database import pruning
 from asyncflow.testing._checkpoints import Chain
 
 HOUR = 3600.0

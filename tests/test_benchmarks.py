@@ -231,7 +231,7 @@ def test_a_build_is_measured_from_its_own_folder(tmp_path: Path) -> None:
 
 def test_every_file_of_a_step_has_its_group() -> None:
     assert profile._group("/x/site-packages/asyncflow/_scheduling/advance.py").startswith("decide")
-    assert profile._group("/x/asyncflow/asyncflow/persistence/commits.py").startswith("commit")
+    assert profile._group("/x/asyncflow/asyncflow/persistence/_database/group_commit.py").startswith("commit")
     assert profile._group("/x/asyncflow/.nox/lib/anyio/_core/_tasks.py") == "anyio"
     assert profile._group("/x/benchmarks/peers/asyncflow.py") == "the flow's own methods"
     assert profile._group("/x/lib/python3.11/asyncio/events.py") == "the event loop"

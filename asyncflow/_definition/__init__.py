@@ -1,1 +1,1 @@
-"""DECLARE: code becomes data. Decorators leave notes, a class becomes a `FlowDefinition`; nothing runs here."""
+"""DECLARE: turn code into data. Decorators leave notes, a class becomes a `FlowDefinition`; nothing runs here."""

@@ -1,4 +1,4 @@
-"""What stands behind a name for a type: `type` statements, `TypeAliasType`, `NewType` and `Annotated`, generic ones as well."""
+"""Resolve names for types: `type` statements, `TypeAliasType`, `NewType` and `Annotated`, generic ones included."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _ALIASES: Final = tuple(
 )
 
 _DEEP: Final = 100
-"""Names for names that are followed: more are a cycle (`type A = A`)."""
+"""Maximum number of aliases that are followed in a row: more are a cycle (`type A = A`)."""
 
 
 def unaliased(annotation: Any) -> Any:
-    """The type that an annotation stands for; its arguments are left as they are.
+    """Return the type that an annotation refers to; its arguments are left as they are.
 
-    Raises `NameError` where an alias names what is not defined yet.
+    Raises `NameError` if an alias uses a name that is not defined yet.
     """
     for _ in range(_DEEP):
         origin = get_origin(annotation)
@@ -44,7 +44,7 @@ def unaliased(annotation: Any) -> Any:
 
 
 def _filled_in(value: Any, arguments: dict[Any, Any]) -> Any:
-    """The value of a generic alias, with the arguments for its parameters."""
+    """Return the value of a generic alias, with the arguments in place of its parameters."""
     if isinstance(value, TypeVar):
         return arguments.get(value, value)
     parameters = getattr(value, "__parameters__", ())
@@ -52,7 +52,7 @@ def _filled_in(value: Any, arguments: dict[Any, Any]) -> Any:
 
 
 def resolved(annotation: Any, names: Mapping[str, Any]) -> Any:
-    """The type that an annotation stands for, which may be written as a text: `Flow["State"]`.
+    """Return the type that an annotation refers to. The annotation may be a string: `Flow["State"]`.
 
     Raises `FlowDefinitionError` for a name that is not defined there.
     """

@@ -1,4 +1,4 @@
-"""From a class's functions and their notes to a `FlowDefinition`, finding every mistake the class can have."""
+"""Build a `FlowDefinition` from a class's functions and their notes, and find every mistake that the class can have."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _HOLDERS: Final = (
     *(staticmethod, classmethod, property),
     *(functools.cached_property, functools.partialmethod, functools.singledispatchmethod),
 )
-"""What a function can be within, in a class."""
+"""Types that can wrap a function in a class."""
 
 _CONTEXTLIB: Final = contextlib.contextmanager.__code__.co_filename
-"""Where functions come from that make context managers of generators."""
+"""The source file of the functions that turn generators into context managers."""
 
 
 def define(cls: type, api: type, local: Mapping[str, Any]) -> FlowDefinition:
-    """The definition of a flow class. `api` is the base whose names a method may not take; `local` resolves annotations.
+    """Return the definition of a flow class. `api` is the base whose names a method may not use; `local` resolves annotations.
 
-    An annotation that names what is not defined yet is marked (`FlowDefinition.unresolved`); define the class again later.
-    Raises `FlowDefinitionError` with every mistake of the class and its cure.
+    An annotation that uses a name not defined yet is marked (`FlowDefinition.unresolved`); define the class again later.
+    Raises `FlowDefinitionError` with every mistake of the class and its fix.
     """
     problems: list[str] = []
     broken: dict[str, set[str]] = {}
@@ -54,7 +54,7 @@ def define(cls: type, api: type, local: Mapping[str, Any]) -> FlowDefinition:
 
 
 def _inherited(cls: type, name: str, function: Callable[..., Any]) -> Any:
-    """The return annotation of a method as a base class has resolved it, where it was defined."""
+    """Return a method's return annotation as a base class resolved it, where the method was defined; else `UNRESOLVED`."""
     for base in cls.__mro__[1:]:
         definition = vars(base).get("_definition")
         known = definition.methods.get(name) if isinstance(definition, FlowDefinition) else None
@@ -64,21 +64,21 @@ def _inherited(cls: type, name: str, function: Callable[..., Any]) -> Any:
 
 
 def _names_within(cls: type) -> dict[str, Any]:
-    """What the class itself and its bases define, as a type checker looks there first; a method may be named like a type."""
+    """Return the names that the class and its bases define: a type checker looks there first. A method may be named like a type."""
     return {name: value for base in reversed(cls.__mro__[:-1]) for name, value in vars(base).items()}
 
 
 def persist_marks(cls: type) -> dict[str, PersistMark]:
-    """The method-level `@persist` of each method that has one."""
+    """Return the method-level `@persist` of each method that has one."""
     return {name: note.persist[-1] for name, _, note in _noted(cls, [], {}) if note.persist}
 
 
 def _noted(
     cls: type, problems: list[str], broken: dict[str, set[str]]
 ) -> Iterator[tuple[str, Callable[..., Any], Note]]:
-    """Name, function and note of each decorated method, base classes first. An override keeps its base's trigger.
+    """Yield name, function and note of each decorated method, base classes first. An override keeps its base's trigger.
 
-    What cannot be a method goes into `problems`, and with the kinds of its decorators into `broken`.
+    Invalid methods are added to `problems`, and to `broken` with the kinds of their decorators.
     """
     names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
     for name in names:
@@ -108,24 +108,24 @@ def _noted(
 
 
 def _notes_on(layers: list[Any]) -> list[Note]:
-    """The notes on what the classes have under one name; a static method or a property may bear it itself, or wrap what does."""
+    """Return the notes that the classes have under one name. A static method or a property may carry one itself, or wrap its carrier."""
     found = (note_of(layer) or next(filter(None, map(note_of, _within(layer))), None) for layer in layers)
     return [note for note in found if note is not None]
 
 
 def _within(value: Any) -> Iterator[Any]:
-    """What a static method, a class method, a property or a cached property is made of."""
+    """Yield the functions that a static method, a class method, a property or a cached property wraps."""
     if isinstance(value, _HOLDERS):
         for name in ("__func__", "fget", "func"):
             yield getattr(value, name, None)
 
 
 def _is_hidden(name: str, value: Any) -> bool:
-    """Whether a function has a decorated one of this name inside: a decorator without `functools.wraps` has hidden it."""
+    """Whether a function encloses a decorated one of this name: a decorator without `functools.wraps` has hidden it."""
     for cell in getattr(value, "__closure__", None) or ():
         try:
             inner = cell.cell_contents
-        except ValueError:  # still empty
+        except ValueError:  # the cell is still empty
             continue
         if inspect.isfunction(inner) and inner.__name__ == name and note_of(inner) is not None:
             return True
@@ -133,7 +133,7 @@ def _is_hidden(name: str, value: Any) -> bool:
 
 
 def _names_of(cls: type) -> dict[int, str]:
-    """The names under which a class and its bases have functions: a lambda, or a decorator's wrapper, has another of its own."""
+    """Return the names under which a class and its bases define functions that have another `__name__`: lambdas, decorators' wrappers."""
     return {
         id(value): name
         for base in reversed(cls.__mro__)
@@ -179,7 +179,7 @@ def _method(
     labels: frozenset[str] | None = None
     try:
         labels = _labels(note.marks, returns) if "router" in kinds else None
-    except NameError:  # of an alias
+    except NameError:  # raised by an alias
         is_unresolved = True
     return MethodDefinition.make(
         name=name,
@@ -197,7 +197,7 @@ def _method(
 
 
 def _misuse(function: Callable[..., Any], note: Note, trigger: Mark | None) -> str | None:
-    """What is wrong with how a method is decorated, or None."""
+    """Return the mistake in how a method is decorated, or None."""
     if not note.marks:
         return "has @persist but no @start, @listen or @router; add one, or remove @persist"
     is_wrapped = function.__code__.co_filename == _CONTEXTLIB and _is_generator(inspect.unwrap(function))
@@ -218,7 +218,7 @@ def _is_generator(function: Callable[..., Any]) -> bool:
 
 
 def _trigger_mark(marks: list[Mark]) -> Mark | None:
-    """The mark that says what the method waits for, or None where the marks contradict each other."""
+    """Return the mark that holds the method's trigger, or None if the marks contradict each other."""
     others = [mark for mark in marks if mark.kind != "router"]
     routers = [mark for mark in marks if mark.kind == "router"]
     if len(others) > 1 or len(routers) > 1:

@@ -1,4 +1,4 @@
-"""What a flow class says besides its methods: its state, and where its methods have a checkpoint."""
+"""What a flow class declares besides its methods: its state, and which of its methods have a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ __all__ = ["Persisted", "Uncached", "declared_state"]
 
 
 class Uncached:
-    """A base of generic classes that take each subscript by itself.
+    """A base of generic classes that keep each subscript separate.
 
-    What `typing` makes is one for all equal annotations, and to it `A | B` is equal to `B | A`, which pydantic reads otherwise.
+    `typing` creates one object for all equal annotations, and `A | B` is equal to `B | A` for it, which pydantic reads differently.
     """
 
     if not TYPE_CHECKING:
 
         def __class_getitem__(cls, parameter: Any) -> Any:
-            super().__class_getitem__(parameter)  # raises for what is no parameter
+            super().__class_getitem__(parameter)  # raises if this is no valid parameter
             return types.GenericAlias(cls, parameter)
 
 
 @dataclass(frozen=True, slots=True)
 class Persisted:
-    """What the `@persist` of a class say together. `only`: the methods that have a checkpoint; None for all."""
+    """What the `@persist` marks of a class declare together. `only`: the methods that have a checkpoint; None for all."""
 
     marks: tuple[PersistMark, ...]
     only: frozenset[str] | None
 
     @classmethod
     def of(cls, on_class: PersistMark | None, on_methods: Mapping[str, PersistMark]) -> Persisted:
-        """The class's own mark, if any, and those of its methods."""
+        """Combine the class's own mark, if any, and those of its methods."""
         marks = (*([on_class] if on_class is not None else []), *on_methods.values())
         return cls(marks, frozenset(on_methods) if on_class is None and on_methods else None)
 
     def checkpoints(self, method: MethodDefinition) -> bool:
-        """Whether the end of this method is a checkpoint."""
+        """Whether the completion of this method is a checkpoint."""
         return self.only is None or method.name in self.only
 
 
 def declared_state(cls: Any, api: type, names: Mapping[str, Any]) -> Any:
-    """The annotation of a flow's state: that of `Flow[State]`, or of its `initial_state`. `api` is `Flow`; `names` resolves texts.
+    """Return the annotation of a flow's state: of `Flow[State]`, or of its `initial_state`. `api` is `Flow`; `names` resolves strings.
 
     Raises `FlowDefinitionError` for a name that is not defined.
     """

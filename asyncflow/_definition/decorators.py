@@ -1,4 +1,4 @@
-"""Decorators that leave a note on a function and give the function back. They never judge: the class's creation does."""
+"""Decorators that leave a note on a function and return the function. They never validate: that happens when the class is created."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One `@start`, `@listen` or `@router` as written. `trigger` is None where none was given."""
+    """One `@start`, `@listen` or `@router` as written. `trigger` is None if none was given."""
 
     kind: Literal["start", "listen", "router"]
     trigger: Trigger | None = None
@@ -45,7 +45,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class PersistMark:
-    """One `@persist` as written; `backend` is None for the default one."""
+    """One `@persist` as written; `backend` is None for the default backend."""
 
     backend: Any = None
     verbose: bool = False
@@ -53,25 +53,25 @@ class PersistMark:
 
 @dataclass(slots=True)
 class Note:
-    """What the decorators of one function said."""
+    """What the decorators of one function declared."""
 
     marks: list[Mark] = field(default_factory=list)
     persist: list[PersistMark] = field(default_factory=list)
 
 
 def note_of(function: object) -> Note | None:
-    """The note on a function, or None."""
+    """Return the note on a function, or None."""
     note = getattr(function, _NOTE, None)
     return note if isinstance(note, Note) else None
 
 
 def persist_mark_of(cls: type) -> PersistMark | None:
-    """The class-level `@persist` of a class or of the nearest base that has one."""
+    """Return the class-level `@persist` of a class or of the nearest base that has one."""
     return getattr(cls, _PERSIST, None)
 
 
 class Pending:
-    """A decorator that waits for its function. Found as a class attribute, it was written without parentheses."""
+    """A decorator that waits for its function. If it is found as a class attribute, it was written without parentheses."""
 
     def __init__(self, mark: Mark) -> None:
         self.mark = mark
@@ -83,7 +83,7 @@ class Pending:
 
 
 class _Listening(Protocol[R]):
-    """What `listen(method)` is to a type checker: its function takes nothing, or what `method` returns."""
+    """The type of `listen(method)` for a type checker: its function takes nothing, or what `method` returns."""
 
     @overload
     def __call__(self, function: Callable[[S], T], /) -> Callable[[S], T]: ...
@@ -96,7 +96,7 @@ class _Decorator(Protocol):
 
 
 def _note_on(function: Any) -> Note:
-    """The function's own note, made where there is none. (`functools.wraps` carries it along, which is what users mean.)"""
+    """Return the function's own note; create it if there is none. (`functools.wraps` copies it, which is what users mean.)"""
     note = note_of(function)
     if note is None:
         note = Note()
@@ -120,7 +120,7 @@ def start(condition: str | AnyOf | AllOf) -> _Decorator: ...
 @overload
 def start(condition: Callable[..., R]) -> _Listening[R]: ...
 def start(condition: Trigger | None = None, *more: Never, **unknown: Never) -> Any:
-    """Run the method when the flow starts, or, with a condition, whenever that comes."""
+    """Run the method when the flow starts, or, with a condition, each time the condition is satisfied."""
     _check("@start", ("condition",), more, unknown)
     return Pending(Mark("start", condition))
 
@@ -132,10 +132,10 @@ def listen(condition: str | AnyOf | AllOf) -> _Decorator: ...
 @overload
 def listen(condition: Callable[..., R]) -> _Listening[R]: ...
 def listen(condition: Trigger | None = None, *more: Never, **unknown: Never) -> Any:
-    """Run the method whenever the condition comes: a method, a label, or a tree of `or_` and `and_`.
+    """Run the method each time the condition is satisfied. A condition is a method, a label, or a tree of `or_` and `and_`.
 
-    A method with one positional parameter gets its trigger's result (a label's: the router's value). One that waits
-    for `and_` and whose parameters are all names of its triggers gets each by name.
+    A method with one positional parameter receives its trigger's result (for a label: the router's value). A method that waits
+    for `and_` and whose parameters are all names of its triggers receives each result by name.
     """
     _check("@listen", ("condition",), more, unknown)
     return Pending(Mark("listen", condition))
@@ -150,7 +150,7 @@ def router(condition: str | AnyOf | AllOf, *, emit: Iterable[Any] | None = None)
 @overload
 def router(condition: Callable[..., R], *, emit: Iterable[Any] | None = None) -> _Listening[R]: ...
 def router(condition: Trigger | None = None, *more: Never, emit: Iterable[Any] | None = None, **unknown: Never) -> Any:
-    """Run the method like a listener; the value that it returns becomes a label that others listen to.
+    """Run the method like a listener; the value that it returns becomes a label that other methods listen to.
 
     The labels are declared by the return annotation (`Literal` or an `Enum`) or by `emit`. Without a condition it is
     stacked under `@start(...)` or `@listen(...)`. None is no label.
@@ -178,10 +178,10 @@ def persist(
     verbose: bool = False,
     **unknown: Never,
 ) -> Any:
-    """Checkpoint every method of a class, or this one method, in any order with the other decorators.
+    """Checkpoint every method of a class, or this one method. The order of the decorators does not matter.
 
-    `@persist`, `@persist()`, `@persist(backend)`, `@persist(persistence=backend, verbose=True)`. Without a backend it is the default
-    one: SQLite at `$ASYNCFLOW_DB`, else `./asyncflow.db`. `verbose` logs what happens at INFO, logger `asyncflow`.
+    `@persist`, `@persist()`, `@persist(backend)`, `@persist(persistence=backend, verbose=True)`. Without a backend, the default
+    backend is used: SQLite at `$ASYNCFLOW_DB`, else `./asyncflow.db`. `verbose` logs what happens at INFO, logger `asyncflow`.
     """
     _check("@persist", ("persistence", "verbose"), more, unknown)
     verbose = verbose or is_verbose
@@ -196,7 +196,7 @@ def persist(
 
 
 def _emitted(emit: Any) -> tuple[Any, ...]:
-    """The labels that `emit=` names: a list of them, an Enum, or what can stand in a return annotation."""
+    """Return the labels that `emit=` names: a list of labels, an Enum, or another valid return annotation."""
     labels = None if isinstance(emit, str | Sequence | Set) else declared_labels(emit)
     if labels is not None:
         return tuple(sorted(labels))
@@ -209,7 +209,7 @@ def _emitted(emit: Any) -> tuple[Any, ...]:
 
 
 def _check(call: str, known: Sequence[str], more: Sequence[object], unknown: Mapping[str, object]) -> None:
-    """Raises `ArgumentsError` for what a decorator does not take."""
+    """Raise `ArgumentsError` for arguments that a decorator does not take."""
     if more or unknown:
         what = "backend" if call == "@persist" else "condition, such as or_(a, b) or and_(a, b)"
         raise not_taken(call, unknown, known, places=len(more), takes=f"{call} takes one {what}")

@@ -1,4 +1,4 @@
-"""What a flow class is, as frozen data: its methods, what each waits for and receives, who listens to what."""
+"""A flow class as frozen data: its methods, what each waits for and receives, which method listens to what."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["FlowDefinition", "MethodDefinition", "Reached", "Receives", "label_o
 
 
 class Receives(Enum):
-    """What a method is called with."""
+    """The arguments that a method is called with."""
 
     NOTHING = "nothing"
     LAST = "last"
-    """The result of the trigger that completed its condition, as the one positional argument."""
+    """The result of the trigger that satisfied its condition, as the only positional argument."""
     NAMED = "named"
     """The result of each trigger, by the name of the trigger."""
 
@@ -33,24 +33,24 @@ class MethodDefinition:
     is_router: bool = False
     is_async: bool = True
     labels: frozenset[str] | None = None
-    """The labels that a router declares; None where they are not known."""
+    """The labels that a router declares; None if they are unknown."""
     receives: Receives = Receives.NOTHING
     parameters: tuple[str, ...] = ()
-    """The names of the triggers it receives (`Receives.NAMED`)."""
+    """The names of the triggers whose results it receives (`Receives.NAMED`)."""
     returns: Any = None
-    """The return annotation, resolved; `inspect.Signature.empty` where there is none, or `is_unresolved`."""
+    """The return annotation, resolved; `inspect.Signature.empty` if there is none, or if `is_unresolved`."""
     is_unresolved: bool = False
-    """Whether the return annotation names what was not defined when it was read."""
+    """Whether the return annotation uses a name that was not defined when it was read."""
     names: frozenset[str] = frozenset()
     """Every name that its condition mentions."""
     once_a_cycle: bool = False
-    """Whether its outermost condition is an `or_` of two or more."""
+    """Whether its outermost condition is an `or_` of two or more parts."""
     fewest: int = 0
-    """How many names must have come, at least, before its condition can be satisfied."""
+    """The minimum number of names that must have arrived before its condition can be satisfied."""
 
     @classmethod
     def make(cls, **fields: Any) -> MethodDefinition:
-        """Make one with what follows from the condition filled in."""
+        """Create a definition, with the fields that follow from the condition filled in."""
         condition = fields.get("condition")
         names = frozenset(() if condition is None else names_in(condition))
         fewest = len(frozenset(() if condition is None else required_names(condition)))
@@ -71,12 +71,12 @@ class FlowDefinition:
     name: str
     methods: Mapping[str, MethodDefinition]
     starts: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
-    """What a pass begins with: the unconditional starts, or all of them where none is unconditional."""
+    """The methods that a pass starts with: the unconditional starts, or all of them if none is unconditional."""
     unresolved: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
-    """The methods whose return annotation names what was not defined when it was read."""
+    """The methods whose return annotation uses a name that was not defined when it was read."""
     _in_order: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     _mentioned: dict[str, list[int]] = field(default_factory=dict, init=False, compare=False, repr=False)
-    """For each name, the places of the methods whose condition mentions it."""
+    """For each name, the positions of the methods whose condition mentions it."""
     _reached: dict[tuple[str, ...], Reached] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class FlowDefinition:
                 self._mentioned.setdefault(name, []).append(place)
 
     def reached_by(self, names: tuple[str, ...]) -> Reached:
-        """The methods whose condition mentions one of the names of an event: routers first, each in order of definition."""
+        """Return the methods whose condition mentions one of an event's names: routers first, each group in order of definition."""
         found = self._reached.get(names)
         if found is None:
             hit = _routers_first(self.mentioning(names))
@@ -100,20 +100,20 @@ class FlowDefinition:
         return found
 
     def mentioning(self, names: Iterable[str]) -> list[MethodDefinition]:
-        """The methods whose condition mentions one of the names, in order of definition."""
+        """Return the methods whose condition mentions one of the names, in order of definition."""
         places = sorted({place for name in names for place in self._mentioned.get(name, ())})
         return [self._in_order[place] for place in places]
 
     @property
     def last(self) -> tuple[MethodDefinition, ...]:
-        """The methods that a pass may end with: those that are not sure to be followed by another."""
+        """The methods that a pass may end with: those that are not certain to be followed by another."""
         followed = {m.condition for m in self.methods.values() if isinstance(m.condition, str)}
         return tuple(
             m for m in self.methods.values() if m.name not in followed and not (m.labels and m.labels <= followed)
         )
 
     def is_known(self, name: str) -> bool:
-        """Whether it is a method, or something that a method listens to: what keeps the cache bounded."""
+        """Whether the name is a method, or a name that a method listens to. This bounds the cache."""
         return name in self.methods or name in self._mentioned
 
 
@@ -122,7 +122,7 @@ def _routers_first(methods: list[MethodDefinition]) -> list[MethodDefinition]:
 
 
 def label_of(value: object) -> str | None:
-    """The label that a router's value stands for: `str()` of it, an Enum by its value; None is no label."""
+    """Return the label for a router's value: `str()` of it, an Enum by its value; None is no label."""
     if value is None:
         return None
     return str(value.value) if isinstance(value, Enum) else str(value)

@@ -1,7 +1,8 @@
-"""What a flow's stored runs are known by, so that no other class resumes them.
+"""The identity of a flow, under which its runs are stored, so that no other class resumes them.
 
-A declared `name`, else the module and the qualified name. A script is known by its file, as its module is `__main__` in every
-program. The same file imported as a module is the same flow, and so is a flow under a name that it says it had `formerly`.
+It is a declared `name`, else the module and the qualified name. A script is identified by its file, because its module is
+`__main__` in every program. The same file imported as a module is the same flow, and so is a flow under a name that it declares as
+`formerly`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..errors import FlowDefinitionError
 __all__ = ["Identity", "Origin", "checked_former_names", "checked_name"]
 
 _SCRIPTS = ("__main__", "__mp_main__")
-"""What the module of a script is called: in its own process, and in one that `multiprocessing` has spawned.
+"""The name of a script's module: in its own process, and in one that `multiprocessing` has spawned.
 
 `runpy` calls it `<run_path>`.
 """
@@ -28,13 +29,13 @@ class Origin(NamedTuple):
     """Where a class is defined."""
 
     module: str
-    """'' where the module has no name of its own: a script's."""
+    """'' if the module has no name of its own: a script's."""
     file: str
-    """Absolute; '' where there is none."""
+    """The absolute path; '' if there is none."""
 
     @classmethod
     def of(cls, defined: type, scope: Mapping[str, Any]) -> Origin:
-        """The origin of a class. `scope`: the global names where its statement ran, if those are its module's."""
+        """Return the origin of a class. `scope`: the global names where the class statement ran, if those are its module's."""
         if scope.get("__name__") != defined.__module__:
             scope = vars(sys.modules.get(defined.__module__, object))
         name, spec, file = defined.__module__, scope.get("__spec__"), scope.get("__file__")
@@ -70,7 +71,7 @@ def _is_storable(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Identity:
-    """What one flow class is known by, under its own name or under one that was given to an instance."""
+    """The identity of one flow class, under its own name or under one that was given to an instance."""
 
     cls: type
     origin: Origin
@@ -84,7 +85,7 @@ class Identity:
 
     @cached_property
     def stored(self) -> str:
-        """What new runs are stored under."""
+        """The name under which new runs are stored."""
         if self.declared:
             return self.declared
         module, file = self.origin
@@ -92,18 +93,18 @@ class Identity:
 
     @cached_property
     def known(self) -> frozenset[str]:
-        """All that its runs may be stored under (`Checkpoint.known_by`): the identity, former ones, bare names of 0.1."""
+        """All names under which its runs may be stored (`Checkpoint.known_by`): the identity, former ones, bare names of 0.1."""
         return frozenset((self.stored, *self._same_file(), *self._bare(), *self.formerly))
 
     def _bare(self) -> Iterable[str]:
-        """The bare names under which 0.1 has stored runs, each after a colon."""
+        """Yield the bare names under which 0.1 stored runs, each after a colon."""
         yield f":{self.name}"
         for former in self.formerly:
             yield f":{former}"
             yield ":" + former.rpartition(":")[2].rpartition(".")[2]
 
     def _same_file(self) -> Iterable[str]:
-        """What the same file is called when it is run as a script, or else imported as a module."""
+        """Yield the names of the same file when it is run as a script, or else imported as a module."""
         if self.declared:
             return
         module, file = self.origin

@@ -1,4 +1,4 @@
-"""What the annotations of a class may name: what its module and the function around it define, now or later."""
+"""The names that annotations of a class may use: those that its module and the function around it define, now or later."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _HOOKS = ("__init_subclass__", "__new__", "__init__")
 
 
 class Surroundings:
-    """Where a class statement stands. The frame of a function is kept only while a name is missing."""
+    """The scope of a class statement. The frame of a function is kept only while a name is missing."""
 
     def __init__(self, cls: type, frame: FrameType) -> None:
-        while frame.f_code.co_name in _HOOKS and frame.f_back is not None:  # of a base, or of a metaclass
+        while frame.f_code.co_name in _HOOKS and frame.f_back is not None:  # the hook of a base, or of a metaclass
             frame = frame.f_back
         self._cls = cls
         self._frame: FrameType | None = frame
@@ -25,7 +25,7 @@ class Surroundings:
         self._is_logged = False
 
     def names(self) -> dict[str, Any]:
-        """All names by now; those of the function around the class come first."""
+        """Return all names that are defined by now; those of the function around the class take precedence."""
         names: dict[str, Any] = {}
         for base in reversed(self._cls.__mro__):
             around = vars(base).get("_surroundings")
@@ -40,7 +40,7 @@ class Surroundings:
         }
 
     def keep(self, definition: FlowDefinition) -> None:
-        """Keep what is needed to look again for what the definition has not found."""
+        """Keep what is needed to look again for the names that the definition has not found."""
         if definition.unresolved:
             self._size = len(self.names())
         if not definition.unresolved or (self._frame is not None and self._frame.f_locals is self._frame.f_globals):
@@ -48,12 +48,12 @@ class Surroundings:
 
     @property
     def has_grown(self) -> bool:
-        """Whether names have been added since it was asked last, so that it is worth looking again."""
+        """Whether names have been added since the last call, so that it is worth looking again."""
         before, self._size = self._size, len(self.names())
         return self._size != before
 
     def not_logged(self, definition: FlowDefinition) -> list[str]:
-        """The routers whose labels are still unknown because of a missing name; the first time only."""
+        """Return the routers whose labels are still unknown because of a missing name; only the first time."""
         if self._is_logged:
             return []
         self._is_logged = True

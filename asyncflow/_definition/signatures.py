@@ -1,4 +1,4 @@
-"""Reading a method's signature: what it receives, what it returns, which labels it declares."""
+"""Read a method's signature: what it receives, what it returns, which labels it declares."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ _AWAITED: Final = (collections.abc.Awaitable, collections.abc.Coroutine)
 
 
 class _Unresolved:
-    """The return annotation of a method that names what is not defined yet."""
+    """Marks a return annotation that uses a name not defined yet."""
 
 
 UNRESOLVED: Final = _Unresolved()
 
 
 def signature(function: Callable[..., Any]) -> inspect.Signature:
-    """The signature of a function, whose annotations may name what is not defined yet."""
-    if sys.version_info >= (3, 14):  # where they are evaluated when they are asked for
+    """Return the signature of a function, whose annotations may use names that are not defined yet."""
+    if sys.version_info >= (3, 14):  # annotations are evaluated lazily there
         return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
     return inspect.signature(function)
 
 
 def annotations_of(function: Callable[..., Any]) -> Mapping[str, Any]:
-    """The annotations of a function, which may name what is not defined yet."""
+    """Return the annotations of a function, which may use names that are not defined yet."""
     if sys.version_info >= (3, 14):
         return annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF)
     return getattr(function, "__annotations__", None) or {}
 
 
 def received(function: Callable[..., Any], condition: Condition | None) -> tuple[Receives, tuple[str, ...]]:
-    """What the method is called with under this condition.
+    """Return what the method is called with under this condition.
 
-    Raises `ValueError`, saying the cure, for a signature that no trigger can serve.
+    Raises `ValueError`, with the fix, for a signature that no trigger can fill.
     """
     parameters = list(signature(function).parameters.values())[1:]
     _refuse_unfilled(parameters)
@@ -96,9 +96,9 @@ def requires_a_value(function: Callable[..., Any]) -> bool:
 
 
 def return_annotation(function: Callable[..., Any], *names: Mapping[str, Any]) -> Any:
-    """The return annotation with its names resolved, in the first of these namespaces that has them all.
+    """Return the return annotation with its names resolved, in the first of these namespaces that has them all.
 
-    `Signature.empty` where there is none; `UNRESOLVED` where it names what is not defined, or not yet.
+    `Signature.empty` if there is none; `UNRESOLVED` if it uses a name that is not defined, or not yet.
     """
     function = inspect.unwrap(function)
     annotation = annotations_of(function).get("return", inspect.Signature.empty)
@@ -108,7 +108,7 @@ def return_annotation(function: Callable[..., Any], *names: Mapping[str, Any]) -
     parameters = {p.__name__: p for p in getattr(function, "__type_params__", ())}
     for local in names:
         try:
-            within = {**local, **parameters} if parameters else local  # no copy for each of thousands of methods
+            within = {**local, **parameters} if parameters else local  # do not copy for each of thousands of methods
             hints = typing.get_type_hints(holder, getattr(function, "__globals__", {}), within, include_extras=True)
             return hints["return"]
         except (NameError, AttributeError):
@@ -119,9 +119,9 @@ def return_annotation(function: Callable[..., Any], *names: Mapping[str, Any]) -
 
 
 def declared_labels(annotation: Any) -> frozenset[str] | None:
-    """The labels that a return annotation declares (`Literal`, `Enum`, None, unions and aliases of them), or None.
+    """Return the labels that a return annotation declares (`Literal`, `Enum`, None, unions and aliases of them), or None.
 
-    Raises `NameError` where an alias names what is not defined yet.
+    Raises `NameError` if an alias uses a name that is not defined yet.
     """
     annotation = unaliased(annotation)
     origin = get_origin(annotation)

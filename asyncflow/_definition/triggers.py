@@ -1,4 +1,4 @@
-"""Conditions: what a method waits for. A name, or a tree of `or_` and `and_` over names; data, no behaviour."""
+"""Conditions: what a method waits for. A name, or a tree of `or_` and `and_` over names; data without behaviour."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class AnyOf:
-    """Satisfied when one of its parts is."""
+    """Satisfied if one of its parts is."""
 
     parts: tuple[Trigger, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AllOf:
-    """Satisfied when all of its parts are."""
+    """Satisfied if all of its parts are."""
 
     parts: tuple[Trigger, ...]
 
@@ -47,22 +47,22 @@ _NO_NAMES: Mapping[int, str] = {}
 def or_(*conditions: Trigger) -> AnyOf:
     """Wait for any of the conditions: `@listen(or_(fetch, "retry"))`.
 
-    As the outermost condition of two or more it fires once in a cycle; inside `and_` it only latches.
+    As the outermost condition with two or more parts it fires once per cycle; inside `and_` it only latches.
     """
     return AnyOf(conditions)
 
 
 def and_(*conditions: Trigger) -> AllOf:
-    """Wait for all of the conditions: `@listen(and_(fetch, parse))`. It fires each time all have come since it last fired."""
+    """Wait for all of the conditions: `@listen(and_(fetch, parse))`. It fires each time all have arrived since it last fired."""
     return AllOf(conditions)
 
 
 def normalised(trigger: Trigger, names: Mapping[int, str] = _NO_NAMES) -> Condition:
-    """The tree with methods as names, equal neighbours joined, and a single part in place of a tree of one.
+    """Return the tree with methods as names, nodes of the same kind and equal parts joined, and a single part in place of its node.
 
-    `names`: those under which a class has functions, by the function's `id`; others are taken by their own.
+    `names` maps a function's `id` to the name under which a class has it; other functions are known by their own name.
 
-    Raises `TypeError` for a leaf that is neither a text nor a function, and for an empty `or_` or `and_`.
+    Raises `TypeError` for a leaf that is neither a string nor a function, and for an empty `or_` or `and_`.
     """
     if isinstance(trigger, str):
         return trigger
@@ -85,7 +85,7 @@ def _name_of(leaf: object) -> str:
 
 
 def names_in(condition: Condition) -> Iterator[str]:
-    """Every name of the tree, in order; a name that stands twice comes twice."""
+    """Yield every name of the tree, in order; a name that occurs twice is yielded twice."""
     if isinstance(condition, str):
         yield condition
     else:
@@ -94,7 +94,7 @@ def names_in(condition: Condition) -> Iterator[str]:
 
 
 def required_names(condition: Condition) -> Iterator[str]:
-    """The names that have surely come when the condition is satisfied."""
+    """Yield the names that have certainly arrived when the condition is satisfied."""
     if isinstance(condition, str):
         yield condition
     elif isinstance(condition, AllOf):
@@ -103,7 +103,7 @@ def required_names(condition: Condition) -> Iterator[str]:
 
 
 def satisfied(condition: Condition, seen: Collection[str]) -> bool:
-    """Whether the names that were seen fulfil the condition."""
+    """Whether the names that were seen satisfy the condition."""
     if isinstance(condition, str):
         return condition in seen
     test = any if isinstance(condition, AnyOf) else all

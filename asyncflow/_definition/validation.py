@@ -1,4 +1,4 @@
-"""Every mistake that a set of methods can have together, each as a sentence that says the cure."""
+"""Find every mistake that a set of methods can have together, each as a sentence with its fix."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ __all__ = ["problems_of"]
 
 
 def problems_of(methods: Mapping[str, MethodDefinition], broken: Mapping[str, Set[str]]) -> list[str]:
-    """The mistakes of a class, in order of definition.
+    """Return the mistakes of a class, in order of definition.
 
-    `broken`: methods with a mistake of their own, by the kinds of their decorators; what follows from it is no other mistake.
+    `broken` holds the methods that have a mistake of their own, with the kinds of their decorators; its consequences are not reported
+    as further mistakes.
     """
     if not methods:
         return []
@@ -30,13 +31,13 @@ def problems_of(methods: Mapping[str, MethodDefinition], broken: Mapping[str, Se
 def _of_one(
     method: MethodDefinition, methods: Mapping[str, MethodDefinition], labels: Set[str], broken: Set[str] | None
 ) -> Iterator[str]:
-    """The mistakes of one method. `labels`: all that are declared; `broken` is None where a router may return any other."""
+    """Yield the mistakes of one method. `labels`: all that are declared; `broken` is None if a router may return any other label."""
     if method.name in method.names and method.name not in labels:
         yield (
             f"{method.name} listens to itself: '{method.name}' is its own name. If a label is meant, rename the method or the "
             "label; to repeat a method, let a router return a label, and listen to that"
         )
-    for label in sorted(label for label in method.labels or () if label in methods):  # `&` walks through all methods
+    for label in sorted(label for label in method.labels or () if label in methods):  # `&` iterates over all methods
         yield f"{method.name} returns the label '{label}', which is also a method's name; rename the label"
     lacking = (
         () if broken is None else (n for n in method.names if n not in methods and n not in labels and n not in broken)
@@ -57,7 +58,7 @@ def _begins(method: MethodDefinition, methods: Mapping[str, MethodDefinition]) -
 
 
 def _labels(methods: Mapping[str, MethodDefinition]) -> tuple[frozenset[str], bool]:
-    """Every declared label, and whether all routers declare theirs."""
+    """Return every declared label, and whether all routers declare theirs."""
     declared = [m.labels for m in methods.values() if m.is_router]
     known = [labels for labels in declared if labels is not None]
     return frozenset().union(*known), len(known) == len(declared)
@@ -80,7 +81,7 @@ def _unreachable(methods: Mapping[str, MethodDefinition]) -> Iterator[str]:
 
 
 def _reached(methods: Mapping[str, MethodDefinition]) -> set[str]:
-    """The methods that can run, wave by wave from the starts; a label that is not declared may come at any time."""
+    """Return the methods that can run, wave by wave from the starts; an undeclared label may arrive at any time."""
     _, all_known = _labels(methods)
     came: set[str] = set() if all_known else {n for m in methods.values() for n in m.names - methods.keys()}
     definition = FlowDefinition("", methods)
@@ -88,7 +89,7 @@ def _reached(methods: Mapping[str, MethodDefinition]) -> set[str]:
     wave, others = (
         definition.starts,
         tuple(methods.values()),
-    )  # at first all others: what is not declared may come to any
+    )  # at first all others: an undeclared label may trigger any
     while wave:
         new = {name for m in wave for name in (m.name, *(m.labels or ()))} - came
         reached.update(m.name for m in wave)

@@ -1,1 +1,1 @@
-"""DRIVE: the only place that awaits. The engine asks the scheduler, records what it decides, and acts on it."""
+"""DRIVE: one pass of one run. The engine asks the scheduler, records its decisions, and acts on them."""

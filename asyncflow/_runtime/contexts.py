@@ -1,7 +1,8 @@
-"""Context variables: each method begins with those of the caller of the run, and no later method sees what it sets.
+"""Context variables: each method starts with those of the run's caller, and no later method sees what it sets.
 
-A plain method has that from its thread. For an async one a task, or a context of its own, would cost a tenth of a step. So a run's
-methods share a copy of the caller's context, which the engine replaces by a fresh copy once a method has set anything in it.
+A plain method gets this isolation from its thread. For an async method, a task or a context of its own would cost a tenth of a
+step. So a run's methods share a copy of the caller's context. The engine replaces it with a fresh copy once a method has set
+anything in it.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _FRESH: Final = object()
 
 @types.coroutine
 def apart(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """Await this in a copy of the current context; from each `fresh_context` on, in another one.
+    """Await `work` in a copy of the current context; from each `fresh_context` on, in another copy.
 
-    What the work waits for goes to the event loop as it is, and so does what comes back: cancellations, too.
+    What the work waits for is passed to the event loop unchanged, and so is what returns from there, cancellations included.
     """
     run, go_on = copy_context().run, work.send
     given: Any = None
@@ -33,7 +34,7 @@ def apart(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
             waits_for = run(go_on, given)
             go_on, given = work.send, None
             if waits_for is _FRESH:
-                run = copy_context().run  # the current one is the caller's, which nobody has changed: it waits for this
+                run = copy_context().run  # the current context is the caller's, unchanged, as the caller waits for this
                 continue
             try:
                 given = yield waits_for
@@ -41,11 +42,9 @@ def apart(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
                 run(work.close)
                 raise
             except BaseException as error:
-                go_on, given = (
-                    work.throw,
-                    error,
-                )  # not within this handler: it would be the context of what the work raises
-    except StopIteration as ended:  # how a coroutine returns
+                # Thrown outside this handler: inside, it would be the context of whatever the work raises.
+                go_on, given = work.throw, error
+    except StopIteration as ended:  # a coroutine returns like this
         result: T = ended.value
         return result
     finally:
@@ -65,5 +64,5 @@ def is_same_context(a: Context, b: Context) -> bool:
 
 @types.coroutine
 def fresh_context() -> Generator[Any, Any, None]:
-    """Go on in another copy of the context that the work around was begun in. It takes no turn of the event loop."""
+    """Continue in another copy of the context in which the enclosing work was started. It does not yield to the event loop."""
     yield _FRESH

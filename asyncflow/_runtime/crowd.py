@@ -1,7 +1,7 @@
-"""Turns for the many invocations of one pass: a few at a time are started, or have their end recorded, and the event loop runs in between.
+"""Turns for the many invocations of one pass: each turn starts a few, or records their ends, and the event loop runs in between.
 
-Without it a fan-out of thousands holds the event loop for as long as all of them take together. A pass with few invocations at
-once has no crowd.
+Without turns, a fan-out of thousands blocks the event loop for as long as all of them take together. A pass with few invocations
+at once has no crowd.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ __all__ = ["CROWD", "Crowd"]
 T = TypeVar("T")
 
 CROWD: Final = 16
-"""Invocations at once from which on they take turns."""
+"""The number of concurrent invocations above which they take turns."""
 
 HOLD: Final = 0.004
-"""Seconds that one turn may keep the event loop, about."""
+"""About how many seconds one turn may hold the event loop."""
 
 MOST: Final = 64
-"""Invocations in one turn, at most."""
+"""The maximum number of invocations in one turn."""
 
 
 STORING: Final = 128
-"""Ends on their way to the storage, at most, before others have their turn: each holds a version of the state."""
+"""The maximum number of ends that are being stored before others get a turn: each holds a version of the state."""
 
 
 class Crowd(Generic[T]):
-    """Who waits for a turn, in order: ends first, as they free what their methods hold.
+    """The invocations that wait for a turn, in order. Ends are first, as they free what their methods hold.
 
-    One task of the pass's task group gives the turns, and ends when nobody waits. It measures each turn, and adapts the next.
+    One task of the pass's task group gives the turns, and ends when none waits. It measures each turn and adapts the next.
     """
 
     def __init__(self, group: TaskGroup, work: Callable[[T, int], Coroutine[Any, Any, object]]) -> None:
@@ -52,7 +52,7 @@ class Crowd(Generic[T]):
         """The number of the current turn."""
 
     def start(self, invocation: T) -> None:
-        """Start an invocation's work in the task group when its turn comes; it is given the number of that turn."""
+        """Start an invocation's work in the task group when its turn arrives. The work receives the number of that turn."""
         self._starts.append(partial(self._started, invocation))
         self._wanted()
 
@@ -60,7 +60,7 @@ class Crowd(Generic[T]):
         self._group.start_soon(self._work, invocation, self.turn)
 
     async def wait(self, turn: int, many: int) -> None:
-        """Wait until an end may be recorded, where so many run. One that was started in the current turn need not wait."""
+        """Wait until an end may be recorded, while `many` invocations run. One that started in the current turn need not wait."""
         if turn == self.turn or many <= CROWD:
             return
         came = anyio.Event()
@@ -69,7 +69,7 @@ class Crowd(Generic[T]):
         await came.wait()
 
     async def store(self, commit: Awaitable[None]) -> None:
-        """Await this commit, and count it meanwhile."""
+        """Await this commit, and count it as being stored meanwhile."""
         self._storing += 1
         try:
             await commit
@@ -89,10 +89,10 @@ class Crowd(Generic[T]):
                 if self._storing >= STORING:
                     self._has_room = anyio.Event()
                     await self._has_room.wait()
-                began = anyio.current_time()  # virtual where schedules are to be repeated
+                began = anyio.current_time()  # virtual time if the schedule has to be repeatable
                 for _ in range(int(self._portion)):
                     self._next()
-                await anyio.lowlevel.checkpoint()  # they run, and all others that are ready
+                await anyio.lowlevel.checkpoint()  # they run, and so do all other ready tasks
                 took = anyio.current_time() - began
                 self._portion = min(max(1.0, self._portion * min(2.0, HOLD / max(took, 1e-6))), MOST)
                 self.turn += 1

@@ -1,4 +1,4 @@
-"""The end of one invocation: what it amounts to, and whether it is the pass's."""
+"""The end of one invocation: its effects, and whether it ends the pass."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Ended", "first_leaf", "label_returned", "merged", "says"]
 
 @dataclass(slots=True)
 class Ended:
-    """What the end of one invocation amounts to, before it is durable."""
+    """The effects of one invocation's end, before it is durable."""
 
     commands: tuple[Command, ...]
     version: Version
@@ -32,12 +32,12 @@ class Ended:
 
 
 def says(commands: tuple[Command, ...], kind: type[Finish | Fail]) -> bool:
-    """Whether the pass is over in this way: then it is the only command."""
+    """Whether the pass is over in this way: then a command of this kind is the only one."""
     return len(commands) == 1 and type(commands[0]) is kind
 
 
 def label_returned(settings: Settings, run_id: str, method: MethodDefinition, result: Any) -> str | None:
-    """The label that a router's result stands for. Raises `UnknownLabelError`."""
+    """Return the label for a router's result. Raises `UnknownLabelError`."""
     label = label_of(result)
     if label is not None and method.labels is not None and label not in method.labels:
         raise undeclared_label_error(settings.name, run_id, method)
@@ -49,7 +49,7 @@ def label_returned(settings: Settings, run_id: str, method: MethodDefinition, re
 def merged(
     settings: Settings, run_id: str, scope: Scope, draft: Any, newest: Version, writers: Sequence[tuple[int, str]]
 ) -> Version:
-    """The three-way merge of a draft with what others have committed since its launch. Raises `StateConflictError`."""
+    """Merge a draft, three-way, with what others have committed since its launch. Raises `StateConflictError`."""
     base, method = scope.base, scope.method.name
     try:
         return Version(newest.number + 1, settings.state_type.merged(base.state, draft, newest.state))
@@ -59,6 +59,6 @@ def merged(
 
 
 def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first exception in a group, or in a group within it, that is none itself."""
+    """Return the first exception in a group, or in a group within it, that is not a group itself."""
     first = group.exceptions[0]
     return first_leaf(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,8 +1,9 @@
-"""The engine of one pass: happenings to the scheduler, what it decides to the recorder, its commands to the task group.
+"""Drive one pass: report to the scheduler what happened, record its decisions, and run its commands in the task group.
 
-    method ends -> advance -> state merged, checkpoint prepared, progress folded (one step, no await) -> committed -> act
+    method ends -> advance -> merge state, prepare checkpoint, fold progress (one step, no await) -> commit -> act
 
-A method whose completion enables one listener goes on in the same task, so a cycle neither nests nor spawns.
+When a method's completion enables exactly one listener, that listener runs in the same task. So a cycle neither nests calls nor
+spawns tasks.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .._failure import Failure
 from .._scheduling.advance import advance
 from .._scheduling.messages import Command, Fail, Finish, MethodRaised, MethodReturned, RunMethod
 from .._scheduling.progress import Progress
-from .._values import ATOMS, copied, is_long
+from .._values.copying import ATOMS, copied, is_long
 from .._waiting import calls_user_code
 from ..errors import CheckpointWithdrawnError, RunCancelledError
 from ..persistence.checkpoint import Status
@@ -42,15 +43,15 @@ from .versions import Encoded, Version, encoded_in_pieces, own, recorded
 __all__ = ["Engine"]
 
 BREATHE: Final = 16
-"""Methods that are run, where nothing is stored and the state is no large one, before other tasks get a turn: some 0.3 ms."""
+"""Without persistence and with a small state: methods that run before the engine yields to other tasks, about every 0.3 ms."""
 
 WRITERS: Final = 32
-"""Methods whose names are remembered for a conflict."""
+"""How many earlier writers the engine remembers, to name them in a conflict error."""
 
 
 @dataclass(slots=True)
 class Engine:
-    """Drives one pass of one run. `recorder` is None where nothing is stored."""
+    """Drives one pass of one run. `recorder` is None without persistence."""
 
     flow: Any
     settings: Settings
@@ -61,34 +62,34 @@ class Engine:
     progress: Progress
     newest: Version
     committed: Version = field(init=False)
-    """The newest version that is known to be durable: the base of what is launched, and what others see."""
+    """The newest version that is known to be durable: the base of new invocations, and the state that readers outside the methods see."""
     outputs: Outputs = field(default_factory=Outputs)
     """The latest result of each method."""
     output: Any = None
     failures: list[Failure] = field(default_factory=list)
     is_finished: bool = False
     is_cancelled: bool = False
-    """Whether it was cancelled for good."""
+    """Whether the run was cancelled permanently."""
     running: dict[str, Scope] = field(default_factory=dict)
-    """The invocations whose methods are under way."""
+    """The invocations whose methods are running, by invocation key."""
     thread: int = field(default_factory=threading.get_ident)
     _steps: int = 0
     _is_large: bool = field(init=False)
-    """Whether the state is one that takes long to copy: asked of each draft, where nothing is stored."""
+    """Whether the state takes long to copy. Without persistence, the engine checks this on each draft."""
     _stopped: BaseException | None = None
     _scope: anyio.CancelScope | None = None
     _group: TaskGroup | None = None
     _beside: list[Scope] = field(default_factory=list)
-    """What is to run beside the first, until there is a task group for it."""
+    """Invocations that have to run concurrently with the first one, and wait until a task group is open."""
     _crowd: Crowd[Scope] | None = None
-    """Where many run at once: they take turns."""
+    """Set when many invocations run at once: they take turns."""
     _methods: Mapping[str, MethodDefinition] = field(init=False)
     saved: Version = field(init=False)
-    """The version whose state was recorded last: some methods have no checkpoint."""
+    """The version whose state was recorded last. It may be older than `newest`, as some methods have no checkpoint."""
     _prefix: str = field(init=False)
-    """What the names of its invocations begin with."""
+    """The prefix of the ids of this pass's invocations: run id and pass number."""
     _writers: tuple[tuple[int, str], ...] = ()
-    """Who committed the newest versions while others ran, to name them in a conflict."""
+    """Version number and method of the newest commits that were made while other invocations ran, to name them in a conflict error."""
 
     def __post_init__(self) -> None:
         self.committed = self.newest
@@ -100,10 +101,10 @@ class Engine:
     # ---- driving -----------------------------------------------------------------------------------------------
 
     async def drive(self, commands: tuple[Command, ...]) -> Any:
-        """Act on the commands and on all that follow from them, until nothing is left to run; the pass's output.
+        """Act on the commands, and on all that follow from them, until nothing is left to run. Return the pass's output.
 
-        Raises `MethodError` when a method raised, and, as itself, whatever else ends a run: a storage's error, a
-        cancellation, KeyboardInterrupt. All its tasks have ended then.
+        Raises `MethodError` when a method raised. Raises unchanged whatever else ends a run: a backend's error, a cancellation,
+        KeyboardInterrupt. All tasks of the pass have ended by then.
         """
         with anyio.CancelScope() as self._scope:
             scope = await apart(self._work(self._next(commands)))
@@ -117,33 +118,33 @@ class Engine:
 
     @property
     def stopped(self) -> BaseException | None:
-        """What ended the run from outside, or its storage's error; None where its methods have."""
+        """The error that ended the run from outside, or a backend's error; None if its methods ended it."""
         return self._stopped
 
     @property
     def is_cut_short(self) -> bool:
-        """Whether what ran was cancelled: a commit may have been withdrawn then, after it was folded."""
+        """Whether the engine cancelled its running tasks: a commit may then have been withdrawn after it was folded into the progress."""
         return self._scope is not None and self._scope.cancel_called
 
     def stop(self, why: BaseException) -> None:
-        """End the run here with this error; what runs is cancelled, and nothing more is started or stored."""
+        """End the run now with this error: cancel everything that runs, and start and store nothing more."""
         if self._stopped is None:
             self._stopped = why
         if self._scope is not None:
             self._scope.cancel()
 
     def wind_down(self, why: BaseException) -> None:
-        """End the run at its next checkpoints: what runs goes on to its end and is stored, and nothing more is started."""
+        """End the run at its next checkpoints: let running methods finish and store their ends, but start nothing more."""
         if self._stopped is None:
             self._stopped = why
 
     def cancel(self, why: RunCancelledError) -> None:
-        """Stop, for good: whatever else ends the run meanwhile, it was cancelled, unless it has finished by then."""
+        """Stop the run permanently: whatever else ends it meanwhile, it counts as cancelled, unless it has finished by then."""
         self.is_cancelled = True
         self.stop(why)
 
     async def _work_together(self, first: Scope | None) -> None:
-        """Go on in a task group, from where there is more than one invocation to run. It costs half a step to open one."""
+        """Continue in a task group once more than one invocation has to run. Opening a task group costs half a step."""
         try:
             async with anyio.create_task_group() as group:
                 self._group = group
@@ -151,14 +152,14 @@ class Engine:
                 for scope in beside:
                     self._launch(group, scope)
                 await self._work(first)
-        except BaseExceptionGroup as raised:  # trio raises KeyboardInterrupt where it waits for the tasks
+        except BaseExceptionGroup as raised:  # trio raises KeyboardInterrupt while it waits for the tasks
             crashes, others = raised.split((KeyboardInterrupt, SystemExit))
             if crashes is None or others is not None:
                 raise
             self.stop(first_leaf(crashes))
 
     def _launch(self, group: TaskGroup, scope: Scope) -> None:
-        """Start an invocation in a task of its own; where there are many, in its turn."""
+        """Start an invocation in a task of its own; if many invocations run, start it in its turn."""
         if self._crowd is None and len(self.progress.pending) > CROWD:
             self._crowd = Crowd(group, self._work_apart)
         if self._crowd is None:
@@ -170,9 +171,10 @@ class Engine:
         await apart(self._work(scope, turn))
 
     async def _work(self, scope: Scope | None, turn: int = 0) -> Scope | None:
-        """Run an invocation and, one after the other, those that its completion leads to. `turn`: the one that it was started in.
+        """Run an invocation, then, one after another, those that its completion leads to. `turn`: the turn in which it was started.
 
-        Ends early where the first of others that are to run beside it have come, and gives back what is to be run in this task.
+        Return early when the first invocations that have to run concurrently with it appear and no task group is open. The return
+        value is the invocation that has to run next in this task.
         """
         try:
             while scope is not None and self._stopped is None and not self._beside:
@@ -180,27 +182,25 @@ class Engine:
                 turn = 0
         except anyio.get_cancelled_exc_class() as cancelled:
             if self._scope is not None and not self._scope.cancel_called:
-                self.stop(cancelled)  # raised by the method itself, or meant for this task alone: the run ends with it
+                self.stop(cancelled)  # the method raised it, or it is meant for this task alone: end the run with it
             raise
         except CheckpointWithdrawnError as error:
-            if (
-                self._scope is not None and not self._scope.cancel_called
-            ):  # else it is a consequence of what ended the run
+            # If the scope is cancelled, the error only follows from what ended the run.
+            if self._scope is not None and not self._scope.cancel_called:
                 self.stop(error)
         except BaseException as error:
-            self.stop(error)  # storage errors, KeyboardInterrupt, SystemExit: they leave `drive` as themselves
+            self.stop(error)  # backend errors, KeyboardInterrupt, SystemExit: `drive` raises them unchanged
         return scope
 
     def _next(self, commands: tuple[Command, ...]) -> Scope | None:
-        """Launch what is to be started, in order; the first is given back, to go on with in this task."""
+        """Launch the invocations that the commands start, in order. Return the first one instead, to run it in this task."""
         first: Scope | None = None
         for command in commands:
-            if type(command) is RunMethod:  # a pattern takes six times as long, for each step
+            if type(command) is RunMethod:  # `match` takes six times as long, at each step
                 invocation = command.invocation
                 method = self._methods[invocation.method]
-                is_alone = (
-                    len(self.progress.pending) == 1 and self.committed is self.newest
-                )  # a merge shares with older ones
+                # A merged version shares values with older versions.
+                is_alone = len(self.progress.pending) == 1 and self.committed is self.newest
                 scope = Scope(self.flow, method, invocation, self._prefix, self.committed, is_alone=is_alone)
                 if first is None:
                     first = scope
@@ -210,23 +210,23 @@ class Engine:
                     self._launch(self._group, scope)
             elif type(command) is Finish:
                 self.is_finished = True
-            # else Fail: every task has ended, so the task group does, and `drive` raises
+            # else Fail: every task has ended, so the task group ends too, and `drive` raises
         return first
 
     async def _step(self, scope: Scope, turn: int) -> tuple[Command, ...]:
-        """Run one invocation, and see its end committed; what to do next."""
+        """Run one invocation, commit its end, and return the commands that follow from it."""
         try:
             result = await self._call(scope)
-            held = [scope.close()]  # the draft, and no other reference to it
+            held = [scope.close()]  # the list holds the only reference to the draft
             if self._crowd is not None:
                 await self._crowd.wait(turn, len(self.progress.pending))
-            is_cut = held[0] is not None and self._can_be_cut(scope, held[0])
+            is_cut = held[0] is not None and self._should_chunk(scope, held[0])
             is_stored = self.recorder is not None
             encoded = await encoded_in_pieces(held, self.codecs, is_stored=is_stored) if is_cut else None
             ended = self._returned(scope, held, result, encoded)
-        except Exception as error:  # whatever a user's method may raise
+        except Exception as error:  # a user's method may raise anything
             if self.recorder is not None and error is self.recorder.refusal:
-                raise  # it has not begun
+                raise  # the method has not started
             if self._crowd is not None:
                 await self._crowd.wait(turn, len(self.progress.pending))
             ended = self._raised(scope, error)
@@ -240,10 +240,10 @@ class Engine:
             self.committed = ended.version
         if ended.is_well:
             self.outputs[scope.method.name] = ended.result
-            if ended.is_last:  # not simply the last to come here: a storage may answer in any order
+            if ended.is_last:  # not simply the last to get here: a backend may answer in any order
                 self.output = ended.result
         if not ended.is_well and self.settings.on_error == "cancel" and self._scope is not None:
-            self._scope.cancel()  # not before: what it would withdraw might be the record of this failure
+            self._scope.cancel()  # not earlier: that could withdraw the commit that records this failure
         return ended.commands
 
     # ---- one invocation ----------------------------------------------------------------------------------------
@@ -286,23 +286,26 @@ class Engine:
         return result
 
     def _received(self, source: str) -> Any:
-        """The result of an invocation, for one that receives it: a value of its own, the same whether the run was resumed or not."""
+        """Return an invocation's result for one that receives it: a separate value, the same whether the run was resumed or not."""
         kept = self.progress.results.get(source)
         if self.recorder is None:
             return copied(kept)
         return None if kept is None else self.recorder.result(source.rpartition(":")[0], kept)
 
-    # ---- its end: one step, with no await ----------------------------------------------------------------------
+    # ---- the end of an invocation: one step, with no await -----------------------------------------------------
 
-    def _can_be_cut(self, scope: Scope, draft: Any) -> bool:
-        """Whether a draft is to be encoded piece by piece: a large one, while nobody else can come in between."""
+    def _should_chunk(self, scope: Scope, draft: Any) -> bool:
+        """Whether to encode a draft piece by piece: it is large, and no other invocation can run in between."""
         if self.recorder is None:
             self._is_large = is_long(draft)
             return self._is_large and scope.is_alone
         return self.recorder.is_large and scope.is_alone and self.settings.checkpoints(scope.method)
 
     def _returned(self, scope: Scope, held: list[Any], result: Any, encoded: Encoded | None) -> Ended:
-        """Merge, encode, and only then change anything. Raises what makes the invocation a failed one instead."""
+        """Record the end of a method that returned: merge and encode first, and only then change anything.
+
+        Raises the error that makes the invocation a failed one instead.
+        """
         method, key, recorder = scope.method, scope.key, self.recorder
         label = label_returned(self.settings, self.run_id, method, result) if method.is_router else None
         transition, commands = advance(self.settings.definition, self.progress, MethodReturned(key, label))
@@ -335,7 +338,7 @@ class Engine:
         return Ended(commands, version, checkpoint, True, is_last, mine)
 
     def _kept(self, method: MethodDefinition, result: Any, is_kept: bool) -> tuple[Any, Any]:
-        """What is kept of a result for those who wait for it, if anybody does, and the result as they will get it."""
+        """Return what to keep of a result for the invocations that wait for it, if any, and the result as they will receive it."""
         if not is_kept:
             return None, result
         if self.recorder is None:
@@ -360,7 +363,7 @@ class Engine:
         return Ended(commands, self.newest, checkpoint)
 
     def _status(self, commands: tuple[Command, ...]) -> Status:
-        """What a run that goes on is once this end is stored. Where siblings are cancelled, it has failed with the first failure."""
+        """Return the status of an unfinished run once this end is stored. If siblings are cancelled, the first failure fails the run."""
         if not self.failures:
             return "running"
         return "failed" if says(commands, Fail) or self.settings.on_error == "cancel" else "running"
@@ -368,7 +371,7 @@ class Engine:
     def _version(
         self, scope: Scope, held: list[Any], recorder: Recorder | None, encoded: Encoded | None
     ) -> tuple[bytes | None, Version]:
-        """The version that an invocation leaves, and its bytes, if it is to be recorded."""
+        """Return the version that an invocation leaves, and its bytes if it has to be recorded."""
         name, base, newest = scope.method.name, scope.base, self.newest
         if held[0] is None:
             version = newest
@@ -381,7 +384,8 @@ class Engine:
         elif recorder is not None and recorder.is_large:
             return recorded(newest.number + 1, held, recorder, name)
         else:
-            version = Version(newest.number + 1, own(held[0]))  # whoever still holds the draft cannot reach the version
+            # A copy: code that still holds the draft cannot reach the version.
+            version = Version(newest.number + 1, own(held[0]))
         if recorder is None or version.number == self.saved.number:
             return None, version
         data, kept = recorder.state_bytes(version.state, name)

@@ -1,4 +1,4 @@
-"""What went wrong in a run, told from what happened: the errors that a method fails with, and the one that a run ends with."""
+"""The errors of a run, built from what happened: those that a method fails with, and the one that the run ends with."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ __all__ = [
 
 
 NAMED: Final = 10
-"""Failures that are named in a message, at most."""
+"""The maximum number of failures that a message names."""
 
 EARLIER: Final = 20
 EARLIER_BYTES: Final = 64 * 1024
-"""Earlier failures of a pass that are stored again with its last one, at most; and their size."""
+"""The maximum number and total size of a pass's earlier failures that are stored again with its last one."""
 
 
 def method_error(flow: str, run_id: str, failures: Sequence[Failure], is_stored: bool) -> MethodError:
-    """The error for what methods raised: its cause is the first user exception, untouched."""
+    """Return the error for what methods raised. Its cause is the first user exception, unchanged."""
     if is_stored:
         advice = (
             f"What had completed is saved as run {run_id}: mend the cause, then `await {flow}.resume({run_id!r})` runs only "
@@ -57,7 +57,7 @@ def method_error(flow: str, run_id: str, failures: Sequence[Failure], is_stored:
 
 
 def stored_failure(flow: str, c: Checkpoint) -> MethodError:
-    """The error of a run that has failed elsewhere, or before: the exceptions themselves are gone, their texts are stored."""
+    """Return the error of a run that failed elsewhere or earlier. The exceptions themselves are gone; their texts are stored."""
     failures = stored_failures(c)
     what = _named(flow, failures, lambda f: f"{f.type}: {f.message}") if failures else "a method raised"
     text = (
@@ -70,13 +70,13 @@ def stored_failure(flow: str, c: Checkpoint) -> MethodError:
 
 
 def stored_failures(c: Checkpoint) -> list[Failure]:
-    """What a checkpoint tells of the exceptions of its pass, as far as they are stored in it."""
+    """Return the exceptions of a pass, as far as a checkpoint stores them."""
     last = {} if c.outcome is None else from_json(c.outcome)
     if "type" not in last:
         return []
     try:
         earlier = _EARLIER.validate_json(last.get("earlier", "[]"))
-    except ValidationError:  # the newest is told all the same
+    except ValidationError:  # still return the newest one
         earlier = []
     return [_recorded(c, record) for record in (*earlier, last)]
 
@@ -106,14 +106,14 @@ def _of_failures(text: str, failures: Sequence[Failure], **where: Any) -> Method
 
 
 def _named(flow: str, failures: Sequence[Failure], what: Callable[[Failure], str]) -> str:
-    """Which methods raised what, and for which of their invocations."""
+    """Return a text that names which methods raised what, and in which of their invocations."""
     named = [f"{flow}.{f.method} raised {what(f)} ({f.invocation_id.rpartition('/')[2]})" for f in failures[:NAMED]]
     more = len(failures) - len(named)
     return ", ".join(named) + (f", and {more} more raised" if more else "")
 
 
 def _what(failure: Failure) -> str:
-    """The type of what was raised; the text as well where it is asyncflow's own, which holds none of the user's values."""
+    """Return the type of an exception; for asyncflow's own errors also the message, which contains none of the user's values."""
     error = failure.exception
     return f"{type(error).__name__}: {failure.message}" if isinstance(error, AsyncflowError) else type(error).__name__
 
@@ -121,7 +121,7 @@ def _what(failure: Failure) -> str:
 def conflict_error(
     flow: str, run_id: str, method: str, others: Sequence[str], conflict: Conflict
 ) -> StateConflictError:
-    """The error for the later committer of two that changed the same thing."""
+    """Return the error for the later of two committers that changed the same thing."""
     other = " or ".join(dict.fromkeys(others)) or None
     return StateConflictError(
         f"{flow}.{method} and {other or 'another method'} ran at the same time, and {conflict.reason}: '{conflict.path or 'state'}'. "
@@ -135,7 +135,7 @@ def conflict_error(
 
 
 def changed_id_error(flow: str, run_id: str, method: str) -> StateError:
-    """The error for a method that changed the run's id."""
+    """Return the error for a method that changed the run's id."""
     return StateError(
         f"{flow}.{method} changed the id of the state, which is the run's; its changes were dropped. Keep `id` as it is",
         run_id=run_id,
@@ -144,7 +144,7 @@ def changed_id_error(flow: str, run_id: str, method: str) -> StateError:
 
 
 def limit_error(flow: str, run_id: str, method: str, limit: int) -> LimitExceededError:
-    """The error for a cycle that turned too often."""
+    """Return the error for a cycle that called a method too often."""
     return LimitExceededError(
         f"{flow}.{method} was about to be called more than {limit} times in one pass; if the cycle is meant to go on, raise "
         "max_method_calls (None: no limit) and resume",
@@ -154,7 +154,7 @@ def limit_error(flow: str, run_id: str, method: str, limit: int) -> LimitExceede
 
 
 def undeclared_label_error(flow: str, run_id: str, method: MethodDefinition) -> UnknownLabelError:
-    """The error for a router that returned a label which it does not declare."""
+    """Return the error for a router that returned a label that it does not declare."""
     known = ", ".join(sorted(method.labels or ())) or "none"
     return UnknownLabelError(
         f"the router {flow}.{method.name} returned a label that it does not declare; declared: {known}. Add it to the return "
@@ -165,7 +165,7 @@ def undeclared_label_error(flow: str, run_id: str, method: MethodDefinition) -> 
 
 
 def method_label_error(flow: str, run_id: str, method: str) -> UnknownLabelError:
-    """The error for a router whose label would trigger a method by its name."""
+    """Return the error for a router that returned a label that is a method's name, and would trigger by that name."""
     return UnknownLabelError(
         f"the router {flow}.{method} returned a label that is the name of a method; rename the label. Nothing of this call was "
         "saved",
@@ -175,9 +175,9 @@ def method_label_error(flow: str, run_id: str, method: str) -> UnknownLabelError
 
 
 def failure_record(failures: Sequence[Failure], *, is_over: bool) -> dict[str, str]:
-    """What is stored of the latest exception: texts that can be written, whatever the exception does.
+    """Return what to store of the latest exception: texts that can always be encoded, whatever the exception does.
 
-    Where the pass is over with it, what raised before it is stored again, so that one checkpoint tells all.
+    If the pass ends with it, include the exceptions before it, so that one checkpoint contains all.
     """
     record = _record(failures[-1])
     if is_over and len(failures) > 1:

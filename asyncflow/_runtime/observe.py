@@ -1,4 +1,4 @@
-"""Telling what is stored of a run to whoever listens."""
+"""Report the stored checkpoints of a run to observers, as events."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic_core import from_json
 from ..events import Event, events_of
 from ..persistence.checkpoint import Checkpoint, decode_transition
 
-__all__ = ["log_events", "told_by"]
+__all__ = ["events_from", "log_events"]
 
 logger = logging.getLogger("asyncflow")
 
 
-def told_by(checkpoint: Checkpoint) -> list[Event]:
-    """The events of a checkpoint."""
+def events_from(checkpoint: Checkpoint) -> list[Event]:
+    """Return the events of a checkpoint."""
     failure = "" if checkpoint.outcome is None else str(from_json(checkpoint.outcome).get("type", ""))
     if checkpoint.changes is None:
         return events_of(checkpoint._asdict(), failure=failure)
@@ -25,6 +25,6 @@ def told_by(checkpoint: Checkpoint) -> list[Event]:
 
 
 def log_events(checkpoint: Checkpoint) -> None:
-    """Log the events of a checkpoint at INFO: what `@persist(verbose=True)` asks for."""
-    for event in told_by(checkpoint):
+    """Log the events of a checkpoint at INFO, for `@persist(verbose=True)`."""
+    for event in events_from(checkpoint):
         logger.info("%s %s: %s", event.flow, event.run_id, event)

@@ -1,4 +1,4 @@
-"""The latest result of each method, by its name: a dict that says what it is where a key is missing."""
+"""The latest result of each method, by its name: a dict that explains itself if a key is missing."""
 
 from __future__ import annotations
 

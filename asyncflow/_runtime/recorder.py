@@ -1,4 +1,4 @@
-"""The recorder of one run: makes its checkpoints, in order, and sees them committed."""
+"""The recorder of one run: it makes the run's checkpoints in order, and commits them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any, Final, cast
 import anyio
 from pydantic_core import to_json
 
+from .._codec.codec import Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
+from .._codec.patches import is_patch, patch_of
+from .._codec.plain_models import is_read_plainly
 from .._definition.definition import FlowDefinition
 from .._scheduling.messages import Transition
 from .._scheduling.progress import Progress
@@ -37,36 +40,36 @@ from ..persistence.checkpoint import (
     seal,
 )
 from ..persistence.checks import to_be_awaited
-from ..persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
-from ..persistence.fencing import Fence
-from ..persistence.patches import is_patch, patch_of
+from ..persistence.fence import Fence
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
 from ..state import DictState, StateType
-from .plain import is_read_plainly
 
 __all__ = ["Codecs", "Recorder"]
 
 logger = logging.getLogger("asyncflow")
 
 COMPLETE_AFTER: Final = 16 * 1024
-"""Bytes of deltas after which a complete checkpoint is stored, or as many as that one is large: loading folds from it."""
+"""Bytes of deltas after which the next checkpoint is a snapshot, or the size of the last snapshot if that is larger.
+
+Loading starts at the snapshot and folds the deltas.
+"""
 
 PATCHES: Final = 128
-"""Patches of the state after which that is stored as a whole: they are put together on loading, 0.2 ms a megabyte each."""
+"""Patches of the state after which it is stored as a whole: loading applies them all, at 0.2 ms per megabyte each."""
 
 END_AT_MOST: Final = 4 * 1024
-"""Bytes of a last checkpoint that is complete though it need not be: what is over is looked at most, and is then one row."""
+"""Bytes up to which a run's last checkpoint is a snapshot even if none is due: ended runs are read most, and are then one row."""
 
 LARGE: Final = 4 * 1024
-"""Bytes of a state from which on to find out whose it is costs less than to copy it."""
+"""Bytes of a state from which on it costs less to find out who holds the state than to copy it."""
 
 
 AS_LOADED: Final = frozenset((str, int, float, bool, type(None)))
-"""Types whose values are all that they were when they have been stored and loaded; a datetime has another class of zone."""
+"""Types whose values are unchanged after storing and loading. `datetime` is not one: its time zone is loaded as another class."""
 
 
 class Codecs:
-    """How one flow's states and results become bytes. Made once for a class."""
+    """Encodes and decodes the states and results of one flow. Made once per class."""
 
     def __init__(self, definition: FlowDefinition, state_type: StateType) -> None:
         self.definition = definition
@@ -75,7 +78,7 @@ class Codecs:
         self._results: dict[str, Codec] = {}
 
     def result(self, method: str) -> Codec:
-        """The codec of a method's result, by its return annotation."""
+        """Return the codec of a method's result, by its return annotation."""
         codec = self._results.get(method)
         if codec is None:
             known = self.definition.methods.get(method)
@@ -84,7 +87,7 @@ class Codecs:
 
 
 class Recorder:
-    """Knows where the chain of a run's checkpoints stands."""
+    """Makes and commits the checkpoints of a run, and knows the newest one of the chain."""
 
     def __init__(
         self,
@@ -105,7 +108,7 @@ class Recorder:
     ) -> None:
         self.persistence = persistence
         self.codecs = cast("Codecs", codecs)
-        """How values become bytes. None where it is asked for none."""
+        """Encode and decode values. None if this recorder needs none."""
         self.flow = flow
         self.identity = identity
         self.run_id = run_id
@@ -117,9 +120,9 @@ class Recorder:
         self._observe = observe
         self.fence = fence
         self.stretch = stretch
-        """Of the owner's lease, in which the run was last known to be its own."""
+        """The period of the owner's lease (see `Fence.stretch`) in which the run was last known to be this owner's."""
         self.refusal: Exception | None = None
-        """Why nothing more may start."""
+        """The error because of which nothing more may start."""
         self._turn: anyio.Lock | None = None
         self._seq = -1 if after is None else after.seq
         self._digest = self._saved = b"" if after is None else after.digest
@@ -131,29 +134,29 @@ class Recorder:
         self._patches = 0
         self._complete_size = 0
         self._latest: tuple[str, bytes | None, Any] = ("", None, None)
-        """The method, the bytes and the value of the latest result of such a type."""
+        """The method, the bytes and the value of the latest result whose type is in `AS_LOADED`."""
 
     @property
     def digest(self) -> bytes:
-        """Of the newest checkpoint that was prepared."""
+        """The digest of the newest prepared checkpoint."""
         return self._digest
 
     @property
     def is_large(self) -> bool:
-        """Whether the newest state is so large that it should not be copied."""
+        """Whether the newest state is so large that copying should be avoided."""
         return len(self._state) >= LARGE
 
     # ---- values ------------------------------------------------------------------------------------------------
 
     def state_bytes(self, state: Any, method: str | None = None) -> tuple[bytes, Any]:
-        """A state as it is stored, and as it will load. Raises `StateNotStorableError`, `LimitExceededError`."""
+        """Encode a state. Return its bytes, and the state as it will load. Raises `StateNotStorableError`, `LimitExceededError`."""
         try:
             return self.codecs.state.encode(state)
         except Refused as refused:
             raise _not_storable(StateNotStorableError, "the state", refused, self.run_id, method) from None
 
     def result_bytes(self, method: str, value: Any) -> tuple[bytes, Any]:
-        """A result as it is stored, and as it will load. Raises `ResultNotStorableError`, `LimitExceededError`."""
+        """Encode a result. Return its bytes, and the result as it will load. Raises `ResultNotStorableError`, `LimitExceededError`."""
         try:
             encoded = self.codecs.result(method).encode(value)
         except Refused as refused:
@@ -167,9 +170,12 @@ class Recorder:
         return encoded
 
     def result(self, method: str, data: bytes) -> Any:
-        """A result from what was stored. Raises `StateSchemaError` if the method's return type has changed since."""
+        """Decode a stored result.
+
+        Raises `StateSchemaError` if the method's return type has changed since, and `CheckpointCorruptError` if the bytes are unreadable.
+        """
         latest, kept, value = self._latest
-        if data is kept and method == latest:  # both: Python has one b"1" for all
+        if data is kept and method == latest:  # check both: Python shares one b"1" between all methods
             return value
         try:
             return self.codecs.result(method).decode(data)
@@ -208,10 +214,10 @@ class Recorder:
         complete: bool = False,
         outcome_only: bool = False,
     ) -> Checkpoint:
-        """The next checkpoint: complete, or a delta where that is enough. From now on it has its place in the chain.
+        """Return the next checkpoint: a snapshot, or a delta if that is enough. This fixes its place in the chain.
 
-        `state` is the whole state after it, or None where it did not change. `outcome_only`: it says nothing new of state and
-        progress; a backend of two verbs, which keeps one checkpoint, is given those of the last one again.
+        `state` is the whole state after it, or None if the state did not change. `outcome_only`: the checkpoint changes neither state
+        nor progress. A backend with only `save` and `load` keeps one checkpoint, so it gets the last state and progress again.
         """
         if state is not None:
             self._state = state
@@ -250,12 +256,12 @@ class Recorder:
         return checkpoint
 
     def _state_change(self) -> bytes | None:
-        """What a delta holds of the state: nothing where it is the same, else a patch, or all of it where that is no more."""
+        """Return what a delta stores of the state: None if it is unchanged, else a patch, or the whole state if a patch saves little."""
         state = self._state
         if state == self._last_written:
             return None
         patch = patch_of(self._last_written or b"", state)
-        if patch is None and is_patch(state):  # a model may write itself as an array: not to be taken for a patch
+        if patch is None and is_patch(state):  # a model may serialize to an array, which must not be read as a patch
             patch = to_json([state.decode()])
         if patch is None:
             return state
@@ -263,7 +269,7 @@ class Recorder:
         return patch
 
     def _is_due(self, status: Status, progress: Progress) -> bool:
-        """Whether the next checkpoint is to be complete: always, after enough of deltas, or at a small end of the pass."""
+        """Whether the next checkpoint has to be a snapshot: always (`whole`), after enough deltas, or at a small end of the pass."""
         deltas = self._deltas
         if self._whole or (deltas >= COMPLETE_AFTER and deltas >= self._complete_size) or self._patches >= PATCHES:
             return True
@@ -272,9 +278,9 @@ class Recorder:
         return len(self._state) + len(encode_progress(progress)) + len(self.inputs or b"") < END_AT_MOST
 
     async def commit(self, checkpoint: Checkpoint) -> None:
-        """See a prepared checkpoint committed. Called in the order of `prepare`, with no await between.
+        """Commit a prepared checkpoint. Call it in the order of `prepare`, with no await in between.
 
-        Raises `RunFencedError` if somebody else has taken the run over, and what the backend raises.
+        Raises `RunFencedError` if another owner has taken the run over, and what the backend raises.
         """
         try:
             if self._append is not None:
@@ -292,11 +298,11 @@ class Recorder:
             self._tell(checkpoint)
 
     def _tell(self, checkpoint: Checkpoint) -> None:
-        """Tell the observer what is stored now. One that raises is told nothing more, and cannot hurt the run."""
+        """Notify the observer of a stored checkpoint. An observer that raises is not notified again, and cannot harm the run."""
         assert self._observe is not None, "asked only where there is one"
         try:
             self._observe(checkpoint)
-        except Exception:  # whatever a foreign handler raises
+        except Exception:  # a user's observer may raise anything
             self._observe = None
             logger.exception("an observer of run %s has failed, and is told nothing more", self.run_id)
 
@@ -306,7 +312,7 @@ class Recorder:
             self._saved = checkpoint.digest
 
         turn = self._turn = self._turn or anyio.Lock()
-        async with turn:  # a backend of two verbs is asked one thing at a time
+        async with turn:  # a backend with only `save` and `load` gets one call at a time
             if self._saved != checkpoint.previous:
                 raise StorageWriteError(
                     f"checkpoint {checkpoint.seq} of run {self.run_id} was not saved, because the one before it was not; the "

@@ -1,8 +1,8 @@
-"""An invocation's scope: which flow it belongs to, and its draft of the state. Found through a context variable.
+"""The scope of an invocation: its flow, and its draft of the state. Found through a context variable.
 
-Threads that a method starts itself do not have the context of their method (before Python 3.14, and by default after it). Where
-one method of the flow runs, theirs is the scope of that. So it is with what such a thread hands to asyncio's loop, which runs it
-in no task; hence asyncio is named here.
+Threads that a method starts itself do not have the method's context (before Python 3.14, and by default in later versions). If
+exactly one method of the flow is running, such a thread gets that method's scope. The same holds for callbacks that such a thread
+passes to asyncio's event loop, which runs them in no task. For this reason the module uses asyncio directly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Scope", "current_scope", "entered", "scope_of_thread"]
 
 
 class Scope:
-    """One invocation, made at its launch: its base is the version of that moment; its draft is made at the first look."""
+    """One invocation, made when it is launched. Its base is the version of that moment. Its draft is made at the first access."""
 
     __slots__ = (
         *("_drafts", "_prefix", "base", "flow", "invocation", "is_alone", "is_open", "key", "method", "parent"),
@@ -38,7 +38,7 @@ class Scope:
         *,
         is_alone: bool = False,
     ) -> None:
-        """`is_alone`: no other invocation runs, or will be started, before this one has ended."""
+        """`is_alone`: no other invocation is running, or will start, before this one has ended."""
         self.flow = flow
         self.method = method
         self.invocation = invocation
@@ -49,16 +49,16 @@ class Scope:
         self.is_alone = is_alone and method.is_async
         self.parent = entered.get()
         self._drafts: list[Any] = []
-        """The first one is the draft. Several threads of the method may look first at the same time, and appending is one step."""
+        """The first item is the draft. Several threads of the method may access it first at the same time, and appending is atomic."""
 
     @property
     def invocation_id(self) -> str:
-        """The invocation's name, stable over retries and resumes: run, pass, method, occurrence."""
+        """The invocation's id, stable over retries and resumes: run, pass, method, occurrence."""
         return self._prefix + self.key
 
     def draft(self) -> Any:
-        """The invocation's own state. Raises `DraftClosedError` once the invocation has ended."""
-        drafts = self._drafts  # read once: it may end meanwhile
+        """Return the invocation's own state. Raises `DraftClosedError` once the invocation has ended."""
+        drafts = self._drafts  # read once: the invocation may end meanwhile
         if not drafts:
             if self.is_open:
                 drafts.append(self.base.draft(is_alone=self.is_alone))
@@ -67,13 +67,13 @@ class Scope:
         return drafts[0]
 
     def replace(self, state: Any) -> None:
-        """Put another state in the place of the draft."""
+        """Replace the draft with another state."""
         self._check_open()
         self._drafts = [state]
 
     def close(self) -> Any:
-        """End the scope, and return the draft, or None if nobody looked at the state."""
-        self.is_open = False  # first: a thread that makes a draft at this moment looks afterwards
+        """End the scope. Return the draft, or None if the state was never accessed."""
+        self.is_open = False  # set first: a thread that makes a draft now checks it afterwards
         drafts, self._drafts = self._drafts, []
         return drafts[0] if drafts else None
 
@@ -90,7 +90,7 @@ entered: ContextVar[Scope | None] = ContextVar("asyncflow_scope", default=None)
 
 
 def current_scope(flow: object) -> Scope | None:
-    """The innermost scope of this flow around the caller; flows inside flows find their own."""
+    """Return the innermost scope of this flow around the caller. Nested flows find their own."""
     scope = entered.get()
     while scope is not None and scope.flow is not flow:
         scope = scope.parent
@@ -98,19 +98,19 @@ def current_scope(flow: object) -> Scope | None:
 
 
 def _is_callback() -> bool:
-    """Whether asyncio's loop runs this in no task, as what a thread hands to it with `call_soon_threadsafe`."""
+    """Whether asyncio's event loop runs this code in no task, such as a callback that a thread passed to `call_soon_threadsafe`."""
     try:
         return asyncio.current_task() is None
-    except RuntimeError:  # no loop of asyncio's
+    except RuntimeError:  # no asyncio event loop
         return False
 
 
 def scope_of_thread(running: Mapping[str, Scope], loop_thread: int) -> Scope | None:
-    """The scope of a thread that has none of its own: that of the one method that runs. None for code outside the methods.
+    """Return the scope for a thread that has none: that of the one method that is running. Return None for code outside the methods.
 
-    `running`: the invocations of one run whose methods are under way; `loop_thread`: that of the event loop which drives them.
-    Outside are tasks of the event loop, the main thread, and the methods of other flows. Raises `StateError` where several
-    methods run, as nothing tells which one the thread belongs to, and `DraftClosedError` where none does.
+    `running`: the invocations of one run whose methods are running. `loop_thread`: the thread of the event loop that drives them.
+    Code outside the methods: tasks of the event loop, the main thread, and the methods of other flows. Raises `StateError` if several
+    methods are running, as nothing shows which one the thread belongs to, and `DraftClosedError` if none is.
     """
     here = threading.get_ident()
     is_outside = not _is_callback() if here == loop_thread else here == threading.main_thread().ident

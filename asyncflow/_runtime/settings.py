@@ -1,4 +1,4 @@
-"""What a flow says about how it is run."""
+"""How a flow is run, as the flow declares it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a flow says about how it is run."""
+    """How a flow is run, as the flow declares it."""
 
     identity: Identity
-    """What its stored runs are known by."""
+    """Identifies the flow's stored runs."""
     definition: FlowDefinition
     state_type: StateType
     on_error: Literal["finish", "cancel"] = "finish"
     max_method_calls: int | None = 10_000
     checkpoints: Callable[[MethodDefinition], bool] = lambda method: True
-    """Whether a method's end is a checkpoint."""
+    """Whether the end of this method is a checkpoint."""
     checkpoints_all: bool = field(init=False)
-    """Whether the end of every method is."""
+    """Whether the end of every method is a checkpoint."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "checkpoints_all", all(map(self.checkpoints, self.definition.methods.values())))
 
     @property
     def name(self) -> str:
-        """The flow's name, for people."""
+        """The flow's name, as shown to people."""
         return self.identity.name

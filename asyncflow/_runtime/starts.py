@@ -1,7 +1,7 @@
-"""Starting a method's body: never once the run may have been taken over by another owner.
+"""Start a method's body, but never once another owner may have taken the run over.
 
 A process that was held up for as long as its lease (a blocked event loop, SIGSTOP, a suspended machine) is replaced, and does not
-notice. So the lease is looked at right before each body, which costs two readings of a clock; where it may have run out since it was
+notice. So the lease is checked right before each body, which costs two readings of a clock. If it may have expired since it was
 last renewed, the database is asked first.
 """
 
@@ -20,17 +20,17 @@ T = TypeVar("T")
 
 
 class _NotProvenError(Exception):
-    """A body did not begin: by the time that a thread was free for it the lease may have run out."""
+    """Raised if a body did not start, because the lease may have expired by the time a thread was free for it."""
 
 
 async def proven(recorder: Recorder) -> None:
-    """Ask the database whether the run is still its owner's, until that is known of this very moment.
+    """Ask the database whether the run still belongs to its owner, until that is known for the present moment.
 
-    Raises `RunFencedError`, and what the backend raises; nothing may start then, and `recorder.refusal` says so.
+    Raises `RunFencedError`, and what the backend raises. Then nothing may start, and `recorder.refusal` holds the error.
     """
     assert recorder.fence is not None, "asked where a fence may be down"
     try:
-        while not recorder.fence.holds(recorder.stretch):  # the process may be held up again while it is answered
+        while not recorder.fence.holds(recorder.stretch):  # the process may be held up again before the answer arrives
             recorder.stretch = await recorder.fence.confirm(recorder.run_id, recorder.epoch)
     except StaleCheckpoint as stale:
         recorder.refusal = RunFencedError(
@@ -39,13 +39,13 @@ async def proven(recorder: Recorder) -> None:
             run_id=recorder.run_id,
         )
         raise recorder.refusal from stale
-    except Exception as error:  # whatever a backend raises
+    except Exception as error:  # a backend may raise anything
         recorder.refusal = error
         raise
 
 
 async def started_in_thread(recorder: Recorder | None, call: Callable[[], T]) -> T:
-    """Call a plain method in a worker thread. It may wait for a free one, so the lease is looked at in the thread itself."""
+    """Call a plain method in a worker thread. The call may wait for a free thread, so the lease is checked in the thread itself."""
     if recorder is None or recorder.fence is None:
         return await in_thread(call)
     fence = recorder.fence
@@ -64,7 +64,7 @@ async def started_in_thread(recorder: Recorder | None, call: Callable[[], T]) ->
 
 
 async def begun(recorder: Recorder | None, body: Coroutine[Any, Any, T]) -> T:
-    """Await what a plain wrapper around an async function has made: its body has not begun yet."""
+    """Check the lease and await the coroutine that a plain wrapper around an async function made: its body has not started yet."""
     try:
         if recorder is not None and recorder.fence is not None:
             await proven(recorder)

@@ -1,9 +1,9 @@
-"""Plain methods in worker threads: under capacity limiters of our own, and always waited for.
+"""Run plain methods in worker threads, under asyncflow's own capacity limiters, and always wait for them.
 
-A plain method may wait, in its thread, for other flows of the same event loop. Their plain methods have a limiter of their own, or all
-threads could be held by methods that wait for a thread.
+A plain method may wait, in its thread, for other flows of the same event loop. Those flows' plain methods have a limiter of their
+own. Otherwise methods that wait for a thread could hold all threads.
 
-Native asyncio cancellation leaves `anyio.to_thread.run_sync` while the thread goes on, so the waiter waits again.
+Native asyncio cancellation leaves `anyio.to_thread.run_sync` while the thread is still running, so the caller waits for it again.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ __all__ = ["in_thread", "instead"]
 T = TypeVar("T")
 
 THREADS: Final = 40
-"""Plain methods that run at once in one event loop, at each depth of flows within plain methods.
+"""The maximum number of plain methods that run at once in one event loop, at each depth of flows within plain methods.
 
-It is anyio's own default, which a web framework's handlers share.
+It is the size of anyio's own default limiter, which a web framework's handlers share.
 """
 
 instead: ContextVar[Callable[[Callable[[], Any]], Awaitable[Any]] | None] = ContextVar(
     "asyncflow_instead", default=None
 )
-"""What calls a plain function instead of a thread, where schedules are to be repeated."""
+"""If set, calls a plain function in place of a worker thread, to make schedules repeatable."""
 
 _limiters: RunVar[list[anyio.CapacityLimiter]] = RunVar("asyncflow_limiters")
 
 
 def _own_limiter() -> anyio.CapacityLimiter:
-    """The limiter of this event loop for a plain method, by how many plain methods wait for the flow that it is one of."""
+    """Return this event loop's limiter for a plain method, by how many plain methods wait for its flow."""
     try:
         limiters = _limiters.get()
     except LookupError:
@@ -53,7 +53,7 @@ def _own_limiter() -> anyio.CapacityLimiter:
 
 
 def _depth() -> int:
-    """How many plain methods are under way around the one that is about to start."""
+    """Return how many plain methods are running around the one that is about to start."""
     scope, depth = entered.get(), 0
     while scope is not None and scope.parent is not None:
         scope = scope.parent
@@ -62,7 +62,7 @@ def _depth() -> int:
 
 
 class _Call:
-    """One call on its way to a thread: either it is begun, and then waited for, or it is given up and never begins."""
+    """One call on its way to a worker thread. Either it starts, and is then waited for, or it is given up and never starts."""
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._function = function
@@ -80,29 +80,28 @@ class _Call:
                 return
             self._begun = True
         try:
-            self.result = self._function(*self._args)  # kept here: trio takes a returned coroutine for a mistake
-        except (
-            BaseException
-        ) as error:  # kept here: GeneratorExit cannot be thrown into who waits, nor a frozen one be given on
+            self.result = self._function(*self._args)  # kept here: trio treats a returned coroutine as a mistake
+        except BaseException as error:
+            # Kept here: GeneratorExit cannot be thrown into the waiter, and a frozen exception cannot be passed on.
             self.error = error
         finally:
             anyio.from_thread.run_sync(self.ended.set)
 
     def take_error(self) -> BaseException:
-        """What the function raised, kept no longer: it holds the frame that holds this."""
+        """Return what the function raised, and drop the reference to it: the error holds the frame that holds this object."""
         error, self.error = self.error, None
         assert error is not None, "asked only where there is one"
         return error
 
     def give_up(self) -> bool:
-        """Keep it from beginning. False if it has begun."""
+        """Prevent the call from starting. Return False if it has started."""
         with self._lock:
             self._given_up = not self._begun
             return self._given_up
 
 
 async def in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call a plain function in a worker thread. A cancellation is delivered when the thread has returned."""
+    """Call a plain function in a worker thread. Deliver a cancellation once the thread has returned."""
     simulated = instead.get()
     if simulated is not None:
         return cast(T, await simulated(lambda: function(*args)))
@@ -111,7 +110,8 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
         await anyio.to_thread.run_sync(call, limiter=_own_limiter())
         if call.error is not None:
             raise call.take_error()
-        await anyio.lowlevel.checkpoint_if_cancelled()  # the thread was shielded: whoever cancelled meant this call too
+        # The thread was shielded: a cancellation that arrived meanwhile also meant this call.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         return cast(T, call.result)
     except anyio.get_cancelled_exc_class():
         if not call.give_up():

@@ -1,6 +1,6 @@
-"""Tracebacks that show the user's code: the engine's own frames around it say nothing about what went wrong.
+"""Tracebacks that show the user's code: the engine's own frames around it do not show what went wrong.
 
-`ASYNCFLOW_FULL_TRACEBACKS=1` keeps them all.
+`ASYNCFLOW_FULL_TRACEBACKS=1` keeps all frames.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ SETTING: Final = "ASYNCFLOW_FULL_TRACEBACKS"
 
 
 def trimmed(error: Exception) -> Exception:
-    """The exception of a method, whose traceback begins where the method does.
+    """Cut the traceback of a method's exception, so that it starts at the method, and return the exception.
 
-    Where no frame is the user's the traceback stays, but for an error of asyncflow's own, which says in its text what is wrong.
+    If no frame is the user's, the traceback stays, except for asyncflow's own errors, whose text explains the problem.
     """
     if _is_full():
         return error
@@ -33,12 +33,12 @@ def trimmed(error: Exception) -> Exception:
     while found is not None and _is_ours(found):
         found = found.tb_next
     if found is not None or isinstance(error, AsyncflowError):
-        BaseException.with_traceback(error, found)  # a foreign class may have one of its own
+        BaseException.with_traceback(error, found)  # a foreign class may override it
     return error
 
 
 def run_shortened(function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-    """Run it on asyncio. A `MethodError` leaves without the frames of that."""
+    """Run an async function on asyncio. If it raises a `MethodError`, drop the frames of that call."""
     try:
         return anyio.run(function, *args)
     except MethodError as error:
@@ -46,7 +46,7 @@ def run_shortened(function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -
 
 
 def from_here(error: E) -> E:
-    """An error of asyncflow's own, whose traceback begins where it is raised next."""
+    """Return an asyncflow error whose traceback starts where it is raised next."""
     return error if _is_full() else error.with_traceback(None)
 
 

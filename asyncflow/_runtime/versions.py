@@ -1,7 +1,7 @@
-"""The versions of a run's state. None is ever changed: a commit makes a new one.
+"""The versions of a run's state. A version never changes: a commit makes a new one.
 
-An invocation that runs alone may be lent the state of a large version, and change it in place, where that would otherwise be
-copied for it: the version is made anew from its bytes, should anybody look at it meanwhile, or the invocation not end well.
+An invocation that runs alone may borrow the state of a large version and change it in place, while others would get a copy. If
+anything reads that version meanwhile, or the invocation fails, the version's state is decoded again from its bytes.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple
 
 import anyio.lowlevel
 
-from .._values import copied, is_long
+from .._codec.codec import MAX_BYTES
+from .._values.copying import copied, is_long
 from ..errors import LimitExceededError
-from ..persistence.codec import MAX_BYTES
 from .recorder import LARGE, Codecs, Recorder
-from .sole import is_held_once, is_sole
+from .uniqueness import is_exclusively_owned, is_held_once
 
 __all__ = ["Encoded", "Version", "encoded_in_pieces", "lendable", "own", "recorded", "taken"]
 
@@ -24,7 +24,7 @@ _LENT: Final = object()
 
 
 class Version:
-    """A committed state and its number. `again`: makes the state anew; given where it may be lent, being nobody else's."""
+    """A committed state and its number. `again` makes the state again; it is set if the state may be lent, as no other object holds it."""
 
     __slots__ = ("_again", "_state", "number")
 
@@ -35,15 +35,15 @@ class Version:
 
     @property
     def state(self) -> Any:
-        """The state, which is not to be changed."""
-        state = self._state  # looked at once: another thread may ask while it is lent
+        """The state, which must not be changed."""
+        state = self._state  # read once: another thread may read it while it is lent
         if state is _LENT:
             assert self._again is not None, "lent only where it can be made anew"
             state = self._state = self._again()
         return state
 
     def draft(self, *, is_alone: bool) -> Any:
-        """A state to be changed: a copy, or the version's own one for an invocation that runs alone."""
+        """Return a state that may be changed: a copy or, for an invocation that runs alone, the version's own state."""
         if self._again is None:
             return copied(self._state)
         if not is_alone:
@@ -55,17 +55,17 @@ class Version:
 def recorded(
     number: int, held: list[Any], recorder: Recorder, method: str | None = None, *, is_copy: bool = False
 ) -> tuple[bytes, Version]:
-    """The bytes and the version of a state, the only one in a list. It is taken as it is where nobody else holds any of it.
+    """Return the bytes and the version of a state, the only item of `held`. Use it without a copy if no other object holds any of it.
 
-    `is_copy`: nobody does, as far as the caller knows. Raises `StateNotStorableError`, `LimitExceededError`.
+    `is_copy`: no other object does, as far as the caller knows. Raises `StateNotStorableError`, `LimitExceededError`.
     """
-    is_mine = is_copy or is_sole(held)  # asked first: what has to be copied is encoded once
+    is_mine = is_copy or is_exclusively_owned(held)  # checked first: a state that has to be copied is encoded once
     if not is_mine:
         held[0] = own(held[0])
     data, kept = recorder.state_bytes(held[0], method)
     if kept is held[0] and len(data) >= LARGE and recorder.codecs.may_be_lent:
         del kept
-        if is_sole(held):  # again: who was asked to write it may have kept a part
+        if is_exclusively_owned(held):  # again: code that encoded it may have kept a part
             return data, lendable(number, held[0], recorder.codecs, data)
         kept = held[0]
     if is_mine and not is_copy:
@@ -74,12 +74,12 @@ def recorded(
 
 
 def lendable(number: int, state: Any, codecs: Codecs, data: bytes) -> Version:
-    """The version of a state that nobody else holds, and of its bytes."""
+    """Return a version that may be lent, from a state that no other object holds, and its bytes."""
     return Version(number, state, partial(codecs.state.decode, data))
 
 
 class Encoded(NamedTuple):
-    """The bytes of a large state, and whether it can be made anew from them, being nobody else's."""
+    """The bytes of a large state, and whether it may be lent: no other object holds it, and it can be decoded again from the bytes."""
 
     data: bytes
     is_lendable: bool
@@ -91,17 +91,17 @@ class Encoded(NamedTuple):
 async def encoded_in_pieces(
     held: list[Any], codecs: Codecs, *, is_stored: bool, is_copy: bool = False
 ) -> Encoded | None:
-    """The bytes of a large state, the only one in a list, while other tasks have their turns.
+    """Encode a large state, the only item of `held`, in pieces, and let other tasks run in between. Return its bytes.
 
-    If somebody else holds a part of it, a copy takes its place, made at once, so that it is of one moment. None where JSON may
-    not keep it as it is; and where it is not stored, if it cannot be lent: then its bytes are of no use.
+    If another object holds a part of it, a copy replaces it. The copy is made in one step, so that it is consistent. Return None if
+    JSON may not preserve the state. Without persistence, also return None if it cannot be lent: its bytes are then of no use.
     """
-    pieces, is_lendable = codecs.state.pieces, is_sole(held)
+    pieces, is_lendable = codecs.state.pieces, is_exclusively_owned(held)
     if pieces is None or not (is_lendable or is_stored):
         return None
-    if not (is_lendable or is_copy or is_sole(held, to_be_lent=False)):
+    if not (is_lendable or is_copy or is_exclusively_owned(held, to_be_lent=False)):
         held[0] = own(held[0])
-        is_lendable = is_sole(held)
+        is_lendable = is_exclusively_owned(held)
     data = await _exhausted(pieces.encode(held[0]))
     return Encoded(data, is_lendable) if data is not None and len(data) <= MAX_BYTES else None
 
@@ -117,12 +117,12 @@ async def _exhausted(encoding: Generator[None, None, bytes | None]) -> bytes | N
 
 
 async def taken(held: list[Any], codecs: Codecs, *, is_stored: bool) -> Encoded | None:
-    """The bytes of a state that begins a pass, the only one in a list, if it is a large one.
+    """Encode the state that starts a pass, the only item of `held`, if it is large.
 
-    It stays the one that is given, if nobody else holds any of it; else a copy takes its place.
+    A large state stays the given one if no other object holds any of it; otherwise a copy replaces it.
     """
     if is_long(held[0]):
-        is_copy = not is_sole(held)
+        is_copy = not is_exclusively_owned(held)
         if is_copy:
             held[0] = own(held[0])
         encoded = await encoded_in_pieces(held, codecs, is_stored=is_stored, is_copy=is_copy)
@@ -133,7 +133,7 @@ async def taken(held: list[Any], codecs: Codecs, *, is_stored: bool) -> Encoded 
 
 
 def own(value: Any) -> Any:
-    """A copy of what a method leaves behind, which nobody else can reach."""
+    """Return a copy of what a method leaves, which no other code can reach."""
     try:
         return copied(value)
     except RecursionError:

@@ -1,1 +1,1 @@
-"""DECIDE: what has happened in, what to do next out. No await, no clock, no I/O, no randomness."""
+"""DECIDE: from what has happened, decide what to do next. No await, no clock, no I/O, no randomness."""

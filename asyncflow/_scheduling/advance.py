@@ -1,14 +1,14 @@
-"""The scheduler: what has happened in, what to do next out.
+"""The scheduler: from what has happened, it decides what to do next.
 
 The rules, in the order in which `_completed` applies them:
 
 1. A completion is one event. It carries the method's name and, from a router, the label.
-2. It closes a loop when it reaches any method of its ancestry. Then it opens one new cycle, named by it, for all the
-   listeners it reaches; otherwise they take over its cycle.
+2. It closes a loop if it reaches any method of its ancestry. Then it opens one new cycle, named after it, for all the
+   listeners that it reaches; otherwise they inherit its cycle.
 3. A single trigger fires its listener every time.
-4. A listener whose outermost condition is an `or_` fires once a cycle; later events of that cycle pass it over, and
+4. A listener whose outermost condition is an `or_` fires once per cycle; later events of that cycle pass it over, and
    are not latched.
-5. Any other condition latches what comes, fires when it is satisfied, and then forgets everything it has seen.
+5. Any other condition latches what arrives, fires when it is satisfied, and then forgets everything that it has seen.
 6. A fired join belongs to the cycle of the completing event; its ancestry is the union over its parts of that cycle.
 """
 
@@ -43,10 +43,10 @@ def advance(
 ) -> tuple[Transition, tuple[Command, ...]]:
     """Decide what a happening changes and what to do next. Pure: `progress` is read, never changed.
 
-    The caller makes the transition durable, applies it with `Progress.fold`, and then acts on the commands.
+    The caller makes the transition durable, applies it with `Progress.fold`, and then executes the commands.
     Raises `KeyError` for a key that is not pending.
     """
-    if type(happening) is MethodReturned:  # a pattern takes longer, for each step
+    if type(happening) is MethodReturned:  # a pattern is slower, and this runs at each step
         transition = _completed(definition, progress, happening.key, happening.label)
     elif isinstance(happening, MethodRaised):
         transition = Transition(failed=progress.pending[happening.key].key)
@@ -57,12 +57,12 @@ def advance(
     elif isinstance(happening, Resumed):
         return Transition(resumed=True), tuple(map(RunMethod, progress.pending.values()))
     else:
-        assert_never(happening)  # type: ignore[arg-type]  # a subclass of the first: there is none
+        assert_never(happening)  # type: ignore[arg-type]  # a subclass of the first: it has none
     return transition, _commands(progress, transition)
 
 
 def _commands(progress: Progress, transition: Transition) -> tuple[Command, ...]:
-    """What to do once the transition is durable. After a failure nothing new starts, and the last to end says Fail."""
+    """Return the commands to execute once the transition is durable. After a failure nothing new starts; the last end returns Fail."""
     if progress.failed or transition.failed:
         return (Fail(),) if progress.running == 1 else ()
     enabled = transition.enabled
@@ -101,7 +101,7 @@ def _completed(definition: FlowDefinition, progress: Progress, key: str, label: 
 
 
 def _all_seen(method: MethodDefinition, before: dict[str, Seen], came: dict[str, Seen]) -> dict[str, Seen] | None:
-    """All that has come, if it fulfils the method's condition. Where it cannot yet, it is not looked at: joins may be wide."""
+    """Return all that has arrived if it satisfies the method's condition. Skip the check while that is impossible: joins may be wide."""
     assert method.condition is not None, "only a method with a condition is reached"
     if len(before) + len(came) < method.fewest:
         return None
@@ -117,7 +117,7 @@ def _invocation(
     ancestry: frozenset[str],
     seen: dict[str, Seen] | None,
 ) -> Invocation:
-    """The invocation that an event enables: one more occurrence, with its ancestry and its arguments."""
+    """Return the invocation that an event enables: one more occurrence, with its ancestry and its arguments."""
     arguments: tuple[tuple[str, str], ...] = ()
     if method.receives is Receives.LAST:
         arguments = (("", source),)

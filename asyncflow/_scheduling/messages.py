@@ -1,4 +1,4 @@
-"""The vocabulary of a run: happenings in the past tense go in, commands in the imperative come out."""
+"""The scheduler's messages: happenings in the past tense go in, commands in the imperative come out."""
 
 from __future__ import annotations
 
@@ -28,45 +28,45 @@ class Invocation(NamedTuple):
     cycle: str
     """The cycle it belongs to: '' is the run's own, others are named by the key of the completion that opened them."""
     ancestry: frozenset[str]
-    """The methods that it descends from within its cycle, itself included."""
+    """The methods that it descends from within its cycle, its own method included."""
     arguments: tuple[tuple[str, str], ...] = ()
     """(parameter, key of the invocation whose result fills it); the parameter '' is the positional one."""
 
     @property
     def key(self) -> str:
-        """Its name within the pass, such as `fetch:3`."""
+        """The key within the pass, such as `fetch:3`."""
         return f"{self.method}:{self.occurrence}"
 
 
 class Seen(NamedTuple):
-    """One part of a join that has come."""
+    """One part of a join that has arrived."""
 
     cycle: str
     ancestry: frozenset[str]
     source: str
-    """The key of the invocation whose result it brought; '' where nobody will ask for that."""
+    """The key of the invocation whose result it carries; '' if that result will not be needed."""
 
 
 # ---- happenings ------------------------------------------------------------------------------------------------
 
 
 class Started(NamedTuple):
-    """A pass began."""
+    """A pass started."""
 
 
 class Resumed(NamedTuple):
-    """A pass was taken up again, from what was stored."""
+    """A pass was resumed from storage."""
 
 
 class MethodReturned(NamedTuple):
-    """An invocation ended well; a router's also brought a label."""
+    """An invocation completed successfully; a router's completion also carries a label."""
 
     key: str
     label: str | None = None
 
 
 class MethodRaised(NamedTuple):
-    """An invocation ended with an exception."""
+    """An invocation raised an exception."""
 
     key: str
 
@@ -90,7 +90,7 @@ class Finish(NamedTuple):
 
 
 class Fail(NamedTuple):
-    """A method raised, and all that ran beside it has ended."""
+    """A method raised, and all methods that ran at the same time have ended."""
 
 
 Command = RunMethod | Finish | Fail
@@ -100,20 +100,20 @@ Command = RunMethod | Finish | Fail
 
 
 class Transition(NamedTuple):
-    """What one happening changes in a `Progress`: the delta that a checkpoint stores, and `Progress.fold` applies."""
+    """What one happening changes in a `Progress`: the delta that a checkpoint stores, and that `Progress.fold` applies."""
 
     completed: str = ""
     failed: str = ""
     resumed: bool = False
     enabled: tuple[Invocation, ...] = ()
     latched: tuple[tuple[str, str, Seen], ...] = ()
-    """(listener, the name that came, how it came)."""
+    """(listener, the name that arrived, how it arrived)."""
     passed_over: tuple[str, ...] = ()
-    """The `or_` listeners that had fired in this cycle already."""
+    """The `or_` listeners that had already fired in this cycle."""
 
     @property
     def keeps_result(self) -> bool:
-        """Whether some invocation or join now waits with the result of the completed one."""
+        """Whether an invocation or a join now needs the result of the completed invocation."""
         key = self.completed
         for invocation in self.enabled:
             for _, source in invocation.arguments:

@@ -1,4 +1,4 @@
-"""Where a pass stands: the scheduler's own state, which is what a checkpoint stores."""
+"""The progress of a pass: the scheduler's own state, which a checkpoint stores."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ __all__ = ["Progress"]
 
 @dataclass(slots=True)
 class Progress:
-    """What is in flight, what is half full, what has fired. Changed by `fold` alone, live and on loading alike.
+    """What is in flight, which joins are partly satisfied, what has fired. Only `fold` changes it, both live and on loading.
 
-    Its size is bounded by what is in flight, never by what ever ran.
+    Its size is bounded by what is in flight, not by all that ever ran.
     """
 
     pending: dict[str, Invocation] = field(default_factory=dict)
-    """Invocations to be completed, by key, in the order in which they were enabled."""
+    """Invocations that are to be completed, by key, in the order in which they were enabled."""
     failed: frozenset[str] = frozenset()
-    """The pending ones that raised."""
+    """The pending invocations that raised."""
     held: frozenset[str] = frozenset()
-    """The pending ones that were enabled after a failure, and not started."""
+    """The pending invocations that were enabled after a failure, and not started."""
     counts: dict[str, int] = field(default_factory=dict)
     """How often each method was enabled in this pass."""
     latches: dict[str, dict[str, Seen]] = field(default_factory=dict)
-    """For each listener that waits for more, what has come."""
+    """For each listener that waits for more, what has arrived."""
     fired: dict[str, set[str]] = field(default_factory=dict)
-    """For each living cycle, the methods that it has fired."""
+    """For each live cycle, the methods that it has fired."""
     alive: dict[str, int] = field(default_factory=dict)
-    """For each living cycle, how many of its invocations are pending."""
+    """For each live cycle, the number of its pending invocations."""
     results: dict[str, Any] = field(default_factory=dict)
     """The results that pending invocations and latches refer to, by key; opaque here."""
     uses: dict[str, int] = field(default_factory=dict)
-    """How many refer to each of `results`."""
+    """The reference count of each of `results`."""
 
     @property
     def running(self) -> int:
-        """How many invocations run."""
+        """The number of invocations that are running."""
         return len(self.pending) - len(self.failed) - len(self.held)
 
     def fold(self, transition: Transition, result: Any = None) -> None:
@@ -57,7 +57,7 @@ class Progress:
             self._complete(transition.completed)
 
     def recount(self) -> None:
-        """Fill in what follows from the rest: `alive` and `uses`. For a progress that was read from storage."""
+        """Compute `alive` and `uses` from the other fields, for a progress that was read from storage."""
         self.alive.clear()
         self.uses.clear()
         for invocation in self.pending.values():

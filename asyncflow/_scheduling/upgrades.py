@@ -1,11 +1,11 @@
-"""Whether a stored pass can continue under a definition that may have changed since. Pure, and read only.
+"""Decide whether a stored pass can continue under a definition that may have changed since. Pure, and read-only.
 
-What is stored names no definition, so a change is recognised by what the current definition rules out: a start that
-never ran, a listener whose trigger completed and that never ran, a part of a join that came and was not latched. For an
-unchanged definition there is nothing of that kind (`tests/scheduling/test_upgrades.py` proves it on random graphs).
+The stored data names no definition, so a change is detected by what the current definition rules out: a start that never ran, a
+listener whose trigger completed and that never ran, a part of a join that arrived and was not latched. An unchanged definition
+never produces any of these (`tests/scheduling/test_upgrades.py` proves it on random graphs).
 
-Methods that were added simply do not run for what has completed. A join is different: where it combines what the pass
-still brings with what it will never bring, it would silently not run, so that is an obstacle.
+Methods that were added simply do not run for what has completed. A join is different: if it combines what the pass
+will still produce with what it will never produce, it would silently not run, so that is an obstacle.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NONE: Set[str] = frozenset()
 
 
 def obstacles(definition: FlowDefinition, progress: Progress) -> list[str]:
-    """Why the pass cannot continue under this definition, each with its cure; nothing for an unchanged one."""
+    """Return why the pass cannot continue under this definition, each reason with its fix; an empty list for an unchanged one."""
     came = _came(definition, progress)
     passed, unlatched = _missed(definition, progress, came)
     latches = {name: progress.latches[name].keys() for name in progress.latches if name in definition.methods}
@@ -39,11 +39,11 @@ def obstacles(definition: FlowDefinition, progress: Progress) -> list[str]:
     return list(_starved(definition, progress, passed, unlatched, latches))
 
 
-# ---- what has come ---------------------------------------------------------------------------------------------
+# ---- what has arrived ------------------------------------------------------------------------------------------
 
 
 def _came(definition: FlowDefinition, progress: Progress) -> set[str]:
-    """The names that have surely come in this pass: of methods that completed, and labels that left a trace."""
+    """Return the names that have surely arrived in this pass: completed methods, and labels that left a trace."""
     pending = Counter(invocation.method for invocation in progress.pending.values())
     came = {name for name, count in progress.counts.items() if count > pending[name]}
     came.update(name for latch in progress.latches.values() for name in latch if name not in definition.methods)
@@ -55,7 +55,7 @@ def _came(definition: FlowDefinition, progress: Progress) -> set[str]:
 
 
 def _missed(definition: FlowDefinition, progress: Progress, came: Set[str]) -> tuple[set[str], dict[str, set[str]]]:
-    """The methods that should have run by now and did not, and, by join, the names that should be latched and are not."""
+    """Return the methods that should have run by now and did not, and, by join, the names that should be latched and are not."""
     began = {m.name for m in definition.starts}
     passed: set[str] = set()
     unlatched: dict[str, set[str]] = {}
@@ -73,7 +73,7 @@ def _missed(definition: FlowDefinition, progress: Progress, came: Set[str]) -> t
 
 
 def _calls(definition: FlowDefinition, progress: Progress) -> Iterator[str]:
-    """The pending methods that cannot be called any more with what their triggers left for them."""
+    """Report the pending methods that can no longer be called with the arguments that their triggers left for them."""
     for name in dict.fromkeys(i.method for i in progress.pending.values() if not _fits(definition, i)):
         yield (
             f"{name} is waiting to run with the arguments that its earlier signature asked for, which it does not take now; put "
@@ -91,13 +91,13 @@ def _fits(definition: FlowDefinition, invocation: Invocation) -> bool:
         signature(m.function).bind(None, *("" for name in given if not name), **{n: "" for n in given if n})
     except TypeError:
         return False
-    except ValueError:  # no signature to be read
+    except ValueError:  # the function has no readable signature
         return True
     return True
 
 
 def _latched(definition: FlowDefinition, progress: Progress, came: Set[str]) -> Iterator[str]:
-    """The joins whose stored parts do not mean the same any more."""
+    """Report the joins whose stored parts no longer mean the same."""
     for name, latch in progress.latches.items():
         m = definition.methods[name]
         if m.condition is None or satisfied(m.condition, latch):
@@ -121,7 +121,7 @@ def _starved(
     unlatched: _Names,
     latches: _Names,
 ) -> Iterator[str]:
-    """The joins of which a part is still to come, or has come, and another never will, because the definition changed."""
+    """Report the joins that never fire because the definition changed: one part has arrived or will, another never will."""
     pending = list(dict.fromkeys(i.method for i in progress.pending.values()))
     to_come = _brought(definition, pending, latches)
     all_latches = {name: latches.get(name, _NONE) | unlatched.get(name, _NONE) for name in {*latches, *unlatched}}
@@ -154,7 +154,7 @@ def _told(name: str, lacking: list[str], came_before: Set[str], pending: list[st
 
 
 def _brought(definition: FlowDefinition, begun: Iterable[str], latches: _Names) -> set[str]:
-    """Every name that can come from these methods and from what follows them, wave by wave; rather too many than too few."""
+    """Return every name that can come from these methods and their successors, wave by wave; an over-approximation."""
     names: set[str] = set()
     enabled = set(begun)
     wave = enabled
@@ -172,7 +172,7 @@ def _can_run(method: MethodDefinition, names: Set[str], latch: Set[str]) -> bool
 
 
 def _names_of(definition: FlowDefinition, method: str) -> Set[str]:
-    """What the end of a method may bring: its own name, and a router's labels; where those are not known, all that are waited for."""
+    """Return the names that a method's end may produce: its own, and a router's labels (if unknown, all labels that are waited for)."""
     m = definition.methods[method]
     if not m.is_router:
         return {method}

@@ -1,4 +1,4 @@
-"""asyncflow in other programs. Each integration is an extra of its own, and uses the public API only.
+"""Integrations of asyncflow with other libraries. Each integration is a separate extra, and uses the public API only.
 
 Nothing in asyncflow imports these: `asyncflow.integrations.fastapi` needs the extra `fastapi`.
 """

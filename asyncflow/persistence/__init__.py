@@ -1,7 +1,7 @@
-"""REMEMBER: one small protocol, many backends. Public: the protocol, its capabilities, the checkpoint, and two backends."""
+"""Persistence: one small protocol, many backends. Public: the protocol, its capabilities, the checkpoint, and two backends."""
 
 from .checkpoint import Checkpoint
-from .fencing import Fence
+from .fence import Fence
 from .memory import MemoryFlowPersistence
 from .protocol import (
     Catalog,

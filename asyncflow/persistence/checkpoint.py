@@ -1,4 +1,4 @@
-"""A checkpoint: what one transaction stores of a run. Bytes and plain values only, so that any backend can keep it."""
+"""Checkpoints: what one transaction stores of a run. They hold only bytes and plain values, so that any backend can store them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn, get_args
 
 from pydantic_core import from_json, to_json
 
+from .._codec.patches import is_patch, patched
 from .._version import VERSION
 from ..errors import CheckpointCorruptError, StorageVersionError
 from .encoding import decode_progress, decode_transition, encode_progress, encode_transition
-from .patches import is_patch, patched
 
 __all__ = [
     "FORMAT",
@@ -35,91 +35,93 @@ Kind = Literal["started", "method", "failed", "cancelled", "finished", "edited"]
 Status = Literal["running", "failed", "finished", "cancelled"]
 
 FORMAT: Final = 2
-"""The newest format of stored checkpoints, which this version writes. It reads all older ones; a newer one is a `StorageVersionError`.
+"""The newest checkpoint format, which this version writes. It reads all older formats; a newer one is a `StorageVersionError`.
 
-1: asyncflow 0.1. 2: the digest covers the format, the writer's version and the flow's identity; the first byte of a value says
-which codec wrote it. To add a field to a transition or an invocation, put it last, with a default, and raise this number.
+Format 1: asyncflow 0.1. Format 2: the digest covers the format, the writer's version and the flow's identity; the first byte of a
+value names the codec that wrote it. To add a field to a transition or an invocation, append it with a default and increase this
+number.
 """
 
 NOTHING = b""
-"""The digest before the first checkpoint."""
+"""The `previous` digest of a run's first checkpoint."""
 
 
 class Checkpoint(NamedTuple):
-    """One checkpoint of a run, complete or a delta. Fields are given by name; their order may change.
+    """A checkpoint of a run, either complete or a delta. Pass fields by keyword; their order may change.
 
-    A complete one holds the whole `state` and `progress`; a delta holds `changes` and, where it changed, the state, or, where
-    that is large, a patch of the one before it. `FlowPersistence.save` is given complete ones, and `load` returns them. All bytes are JSON.
+    A complete checkpoint holds the whole `state` and `progress`. A delta holds `changes` and, if it changed, the state; if the
+    state is large, a patch of the previous state instead. `FlowPersistence.save` receives complete checkpoints, and `load` returns
+    them. All bytes are JSON.
     """
 
     run_id: str
     flow: str
-    """The name of the flow, for people."""
+    """The name of the flow, for human readers."""
     seq: int
-    """0, 1, 2, ... without gaps, over all passes."""
+    """The sequence number: 0, 1, 2, ... without gaps, across all passes."""
     number: int
-    """The number of the pass (one kickoff each), from 1."""
+    """The number of the pass (one pass for each kickoff), from 1."""
     kind: Kind
     status: Status
     at: float
-    """Seconds since the epoch."""
+    """The time of the checkpoint, in seconds since the epoch."""
     method: str = ""
-    """The invocation that ended, such as `fetch:3`; '' where none did."""
+    """The invocation that ended, such as `fetch:3`; '' if none did."""
     base: int = 0
-    """The seq of the newest complete checkpoint, itself included."""
+    """The seq of the newest complete checkpoint, which may be this one."""
     identity: str = ""
-    """What the flow is known by: its declared name, or its module and qualified name. '' in runs of 0.1, which know `flow` alone."""
+    """The identity of the flow: its declared name, or its module and qualified name. '' in runs of 0.1, which store only `flow`."""
     format: int = FORMAT
     version: str = VERSION
     """The version of asyncflow that wrote it; '' in format 1."""
     epoch: int = 1
-    """How many owners the run has had: a commit of an older one is refused."""
+    """The fencing epoch: how many owners the run has had. A commit with an older epoch is refused."""
     state: bytes | None = None
     progress: bytes | None = None
     changes: bytes | None = None
     result: bytes | None = None
-    """The ended method's result, where something waits for it."""
+    """The result of the invocation that ended, if another method waits for it."""
     inputs: bytes | None = None
-    """The inputs of the pass, in its first checkpoint."""
+    """The inputs of the pass; only in its first checkpoint."""
     outcome: bytes | None = None
-    """The output or the failures of the pass, in its last one."""
+    """The output or the failures of the pass; only in its last checkpoint."""
     previous: bytes = NOTHING
-    """The digest of the checkpoint before."""
+    """The digest of the previous checkpoint."""
     digest: bytes = NOTHING
 
     @property
     def is_complete(self) -> bool:
-        """Whether it holds the whole state and progress."""
+        """Whether the checkpoint is complete: it holds the whole state and progress."""
         return self.progress is not None
 
     @property
     def known_by(self) -> str:
-        """What its flow is known by: the identity, or, of a run that 0.1 has stored, ':' and the flow's bare name."""
+        """The key by which its flow is found: the identity or, for a run stored by 0.1, ':' and the flow's bare name."""
         return self.identity or f":{self.flow}"
 
     @property
     def size(self) -> int:
-        """Bytes of what it holds, and some for the rest."""
+        """The approximate size in bytes: its parts plus a constant for the other fields."""
         parts: Any = self[_PARTS]
         return 300 + sum(map(len, filter(None, parts)))
 
     def sealed(self) -> Checkpoint:
-        """The same with its digest; for whoever has just made it."""
+        """Return a copy with its digest computed, for newly created checkpoints."""
         return seal(self[:-1])
 
     def expected_digest(self) -> bytes:
-        """The digest that belongs to this content, after its predecessor's: BLAKE2b, 16 bytes."""
+        """Return the digest of this content and its predecessor's digest: BLAKE2b, 16 bytes."""
         return _digest(self)
 
     def to_bytes(self) -> bytes:
-        """The whole of it, with a checksum, as JSON in UTF-8."""
+        """Encode the whole checkpoint as JSON in UTF-8, preceded by a checksum."""
         digests = {"previous": self.previous.hex(), "digest": self.digest.hex()}
         body = to_json({**{name: _text(getattr(self, name)) for name in _FIELDS if name not in _DIGESTS}, **digests})
         return hashlib.blake2b(body, digest_size=16).hexdigest().encode() + b"\n" + body
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Checkpoint:
-        """What `to_bytes` wrote. Raises `CheckpointCorruptError` if it was changed since."""
+        """Decode what `to_bytes` wrote. Raises `CheckpointCorruptError` if the bytes were changed since."""
         checksum, _, body = bytes(data).partition(b"\n")
         if hashlib.blake2b(body, digest_size=16).hexdigest().encode() != checksum:
             raise CheckpointCorruptError(
@@ -140,7 +142,7 @@ class Checkpoint(NamedTuple):
 
 
 def _from_fields(fields: dict[str, Any]) -> Checkpoint:
-    """A checkpoint from a JSON object of its fields. Raises `StorageVersionError` for one of a newer version."""
+    """Build a checkpoint from a JSON object of its fields. Raises `StorageVersionError` if a newer version wrote it."""
     if type(fields.get("format")) is int:
         refuse_newer(fields["format"], fields.get("version"), "a stored checkpoint", run_id=fields.get("run_id"))
     unknown = sorted(fields.keys() - set(_FIELDS))
@@ -151,16 +153,16 @@ def _from_fields(fields: dict[str, Any]) -> Checkpoint:
 
 
 def refuse_newer(number: int, version: object, what: str, **about: Any) -> None:
-    """Raise `StorageVersionError` for a format that a newer asyncflow has written.
+    """Raise `StorageVersionError` if a newer asyncflow wrote this format.
 
-    Not where this version claims to have written it: that is damage, which the digest finds.
+    It does not raise if the writer is given as this very version: that is corruption, which the digest detects.
     """
     if number > FORMAT and version != VERSION:
         _refuse_version(f"{what} has format {number} (this version reads formats up to {FORMAT})", version, **about)
 
 
 def _refuse_unknown(row: Checkpoint) -> None:
-    """Raise `StorageVersionError` for a sound checkpoint of a kind or status that this version does not know."""
+    """Raise `StorageVersionError` if an undamaged checkpoint has a kind or status that this version does not know."""
     for what, word, known in (("kind", row.kind, _KINDS), ("status", row.status, _STATUSES)):
         if word not in known:
             about = {"run_id": row.run_id, "seq": row.seq}
@@ -177,7 +179,7 @@ def _refuse_version(what: str, version: object, **about: Any) -> NoReturn:
 
 
 def seal(fields: tuple[Any, ...]) -> Checkpoint:
-    """The checkpoint of these fields, which are all but the digest, in order; with its digest."""
+    """Return the checkpoint with these fields (all but the digest, in order) and its digest."""
     return Checkpoint._make((*fields, _digest(fields)))
 
 
@@ -187,7 +189,7 @@ def _digest(fields: tuple[Any, ...]) -> bytes:
         (
             previous,
             to_json(fields[_HEAD], bytes_mode="hex"),
-            b"-" if state is None else state,  # no JSON is a dash, and none holds a NUL
+            b"-" if state is None else state,  # JSON is never a single dash and never contains a NUL
             b"-" if progress is None else progress,
             b"-" if changes is None else changes,
             b"-" if result is None else result,
@@ -200,9 +202,10 @@ def _digest(fields: tuple[Any, ...]) -> bytes:
 
 @lru_cache(maxsize=1024)
 def origin_digest(identity: str, form: int, version: str) -> bytes:
-    """What digests of checkpoints and heads cover since format 2, as their personalization, 16 bytes; none in format 1.
+    """Return the 16-byte BLAKE2b personalization of the digests of checkpoints and heads since format 2; empty in format 1.
 
-    See RFC 7693, 2.8, and `hashlib`. As a part of the content it would cost a block more of each digest. Few are in use at a time.
+    It covers identity, format and version. See RFC 7693, 2.8, and `hashlib`. As a part of the content, these would cost each digest
+    one more block. The cache suffices, as few of them are in use at a time.
     """
     origin = (identity, form, version)
     return b"" if origin == ("", 1, "") else hashlib.blake2b(to_json(origin), digest_size=16).digest()
@@ -211,18 +214,21 @@ def origin_digest(identity: str, form: int, version: str) -> bytes:
 _FIELDS = Checkpoint._fields
 _HEAD = slice(_FIELDS.index("identity"))
 _ORIGIN = slice(_HEAD.stop, _FIELDS.index("epoch"))
-"""A digest covers these and the parts. It does not cover the epoch, which says who stores a checkpoint and not what it is."""
+"""A digest covers these fields and the parts. It does not cover the epoch.
+
+The epoch belongs to the owner that stores a checkpoint, not to the checkpoint's content.
+"""
 _PARTS = slice(_FIELDS.index("state"), _FIELDS.index("previous"))
 _COVERED = slice(_PARTS.start, _PARTS.stop + 1)
-"""The parts, and the digest of the checkpoint before."""
+"""The parts, and the digest of the previous checkpoint."""
 _DIGESTS = frozenset(("previous", "digest"))
 _BYTES = frozenset(_FIELDS[_PARTS])
 _FORMAT_1: Final = {"identity": "", "format": 1, "version": ""}
-"""The fields that format 1 lacks."""
+"""The fields that format 1 does not have, with their values."""
 
 
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-"""What reading raises where something else stands than what was written."""
+"""The exceptions that decoding raises for data other than what was written."""
 
 _KINDS, _STATUSES = frozenset(get_args(Kind)), frozenset(get_args(Status))
 _TEXT, _NUMBER, _PART = (str,), (int,), (bytes, type(None))
@@ -266,7 +272,7 @@ def _bytes(name: str, value: Any) -> Any:
 
 
 def fold(rows: Iterable[Checkpoint]) -> Checkpoint:
-    """The complete checkpoint that a complete one and the deltas after it amount to; digests and order are checked.
+    """Fold a complete checkpoint and the deltas after it into one complete checkpoint, after checking their digests and order.
 
     Raises `CheckpointCorruptError`.
     """
@@ -297,16 +303,16 @@ def fold(rows: Iterable[Checkpoint]) -> Checkpoint:
 
 
 def state_after(before: bytes | None, row: Checkpoint) -> bytes | None:
-    """The whole state after a checkpoint, from the whole one before it. Raises `ValueError` where they do not belong together."""
+    """Return the whole state after a checkpoint, given the whole state before it. Raises `ValueError` if the two do not belong together."""
     if row.state is None:
         return before
     return patched(before or b"", row.state) if not row.is_complete and is_patch(row.state) else row.state
 
 
 def verified(rows: Iterable[Checkpoint], *, whole: bool = False, part: bool = False) -> list[Checkpoint]:
-    """The rows, the first of them complete, each with its digest and following the one before it.
+    """Return the rows after checking that the first is complete, and that each fits its digest and follows the previous one.
 
-    `whole`: all of a run's. `part`: some in the middle, of which the first may be a delta.
+    `whole`: the rows are all of a run's checkpoints. `part`: they are from the middle of a run, so the first may be a delta.
 
     Raises `CheckpointCorruptError`.
     """
@@ -335,7 +341,7 @@ def _check_link(before: Checkpoint | None, row: Checkpoint, part: bool) -> None:
 def _fits_digest(row: Checkpoint) -> bool:
     try:
         return _is_well_typed(row) and row.expected_digest() == row.digest
-    except (TypeError, ValueError):  # what stands there is not even of its type
+    except (TypeError, ValueError):  # a field does not even have the right type
         return False
 
 

@@ -1,4 +1,4 @@
-"""Whether an object can be a persistence, as far as that shows before it is used."""
+"""Check whether an object can be a backend, as far as that can be detected before it is used."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _AWAITED: Final = ("Awaitable", "Coroutine", "Future", "Task", "Any", "object")
 
 
 _FINE: Final[set[type]] = set()
-"""Classes of backends whose methods have been looked at: each flow that is made asks."""
+"""Backend classes that have passed the check. Each new flow object runs the check."""
 
 
 def check_backend(backend: object) -> None:
-    """Whether this can be a persistence. Raises `FlowDefinitionError`."""
+    """Raise `FlowDefinitionError` if this object cannot be a backend."""
     if isinstance(backend, type):
         name = backend.__name__
         raise FlowDefinitionError(
@@ -54,7 +54,7 @@ def check_backend(backend: object) -> None:
 
 
 def to_be_awaited(made: Awaitable[T], backend: object, verb: str) -> Awaitable[T]:
-    """What a backend's method has returned, if it can be awaited. Raises `FlowDefinitionError`."""
+    """Return the result of a backend's method. Raises `FlowDefinitionError` if it cannot be awaited."""
     if type(made) is not CoroutineType and not inspect.isawaitable(made):
         raise _not_async(backend, verb)
     return made
@@ -70,7 +70,7 @@ def _not_async(backend: object, verbs: str) -> FlowDefinitionError:
 
 
 def _is_surely_plain(verb: Any) -> bool:
-    """Whether what a method returns cannot be awaited: by its return annotation, or because it returns nothing."""
+    """Whether the result of a method cannot be awaited: by its return annotation, or because it returns nothing."""
     function = inspect.unwrap(getattr(verb, "__func__", verb))
     if not isinstance(function, FunctionType) or inspect.iscoroutinefunction(function):
         return False
@@ -82,7 +82,7 @@ def _is_surely_plain(verb: Any) -> bool:
 
 @lru_cache(256)
 def _returns_nothing(code: CodeType) -> bool:
-    """Whether each return of a function is of None; a generator returns itself."""
+    """Whether each return of a function returns None. A generator counts, because its call returns the generator itself."""
     if code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
         return True
     before: dis.Instruction | None = None

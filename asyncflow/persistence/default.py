@@ -1,4 +1,4 @@
-"""The storage of those who name none: `$ASYNCFLOW_DB`, a file or a PostgreSQL URL; else SQLite at `./asyncflow.db`."""
+"""The default storage: `$ASYNCFLOW_DB`, a file or a PostgreSQL URL; else SQLite at `./asyncflow.db`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["default_persistence"]
 _POSTGRES: Final = ("postgresql://", "postgres://")
 
 _made: Final[dict[tuple[str, str], FlowPersistence]] = {}
-"""One for each place, as it opens itself once for each event loop."""
+"""One backend for each place and durability. It opens itself once for each event loop."""
 
 
 def default_persistence(durability: Literal["full", "process"] = "full") -> FlowPersistence:
-    """The default storage. Raises `ValueError` if `$ASYNCFLOW_DB` names no storage, `ImportError` if it needs an extra."""
+    """Return the default storage. Raises `ValueError` if `$ASYNCFLOW_DB` names no storage, `ImportError` if it needs an extra."""
     named = os.environ.get(VARIABLE) or DEFAULT
     if named.startswith(_POSTGRES):
         place = named
@@ -37,6 +37,6 @@ def default_persistence(durability: Literal["full", "process"] = "full") -> Flow
 def _of(place: str, durability: Literal["full", "process"]) -> FlowPersistence:
     if not place.startswith(_POSTGRES):
         return SQLiteFlowPersistence(place, durability=durability)
-    postgres = importlib.import_module("asyncflow.persistence.postgres")  # an extra, for those who ask for it
+    postgres = importlib.import_module("asyncflow.persistence.postgres")  # an extra, imported on use
     made: FlowPersistence = postgres.PostgresFlowPersistence(place)
     return made

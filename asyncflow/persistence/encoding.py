@@ -1,7 +1,7 @@
-"""What the scheduler stores of itself, as JSON: what each happening changed, and all that it knows of a pass.
+"""JSON encoding of the scheduler's data: what each transition changed, and the whole progress of a pass.
 
-Arrays are in the order of the named tuples' fields. An older format may have written a shorter one: a field that was added since
-then has its default.
+Arrays are in the order of the named tuples' fields. An older format may have written shorter arrays: fields that were added since
+then get their defaults.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["decode_progress", "decode_transition", "encode_progress", "encode_tr
 
 
 class _OrNone:
-    """A field that an older format may lack: it is the empty tuple then."""
+    """An annotation for a field that an older format may not have; its default is the empty tuple."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_default_schema(handler(source), default=())
@@ -48,12 +48,12 @@ _write_transition, _read_transition = _transitions.serializer.to_json, _transiti
 
 
 def encode_transition(transition: Transition) -> bytes:
-    """A transition as JSON: named tuples as arrays, in the order of their fields."""
+    """Encode a transition as JSON: named tuples become arrays, in the order of their fields."""
     return _write_transition(transition, warnings=False)
 
 
 def decode_transition(data: bytes) -> Transition:
-    """What `encode_transition` wrote. Raises `ValueError`."""
+    """Decode what `encode_transition` wrote. Raises `ValueError`."""
     completed, failed, resumed, enabled, latched, passed_over = _read_transition(data, strict=True)
     return Transition(
         completed,
@@ -66,7 +66,7 @@ def decode_transition(data: bytes) -> Transition:
 
 
 def encode_progress(progress: Progress) -> bytes:
-    """The whole progress as JSON; what follows from the rest is left out. Its results must be JSON bytes."""
+    """Encode the whole progress as JSON, without values that follow from the rest. Its results must be JSON bytes."""
     stored = {
         "pending": list(map(tuple, progress.pending.values())),
         "failed": progress.failed,
@@ -76,11 +76,11 @@ def encode_progress(progress: Progress) -> bytes:
         "fired": progress.fired,
         "results": {key: data.decode() for key, data in progress.results.items()},
     }
-    return to_json(stored)  # not by its types: that would replace a lone surrogate in a name silently
+    return to_json(stored)  # not by its types: that would silently replace a lone surrogate in a name
 
 
 def decode_progress(data: bytes) -> Progress:
-    """What `encode_progress` wrote. Raises `ValueError`."""
+    """Decode what `encode_progress` wrote. Raises `ValueError`."""
     stored = _progresses.validate_json(data, strict=True)
     progress = Progress(
         pending={invocation.key: invocation for invocation in map(Invocation._make, stored["pending"])},

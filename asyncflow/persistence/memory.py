@@ -1,4 +1,4 @@
-"""Runs remembered in memory: the readable reference of what a persistence does. Gone with the process."""
+"""The in-memory backend: a readable reference implementation of the backend interface. Its runs are lost when the process ends."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import anyio.lowlevel
 
 from ..errors import RunLockedError, StaleCheckpoint
 from .checkpoint import Checkpoint, fold, verified
-from .listing import query_of
-from .protocol import RunEntry, RunStatus, check_retention
+from .protocol import RunEntry, RunStatus, check_query, check_retention
 
 __all__ = ["MemoryFlowPersistence"]
 
 _changing = threading.Lock()
-"""Held while anything is changed, or all of it is read: event loops in several threads may use one object. Never held over an await."""
+"""A lock held while anything is changed or all entries are read, because event loops in several threads can use one object.
+
+Never held over an await.
+"""
 
 
 def _forked() -> None:
@@ -33,7 +35,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class MemoryFlowPersistence:
-    """Keeps every checkpoint of every run in this process's memory, as bytes. For tests, and for reading.
+    """Keeps every checkpoint of every run in this process's memory, as bytes. For tests, and for reading the code.
 
     One object serves any number of event loops and threads.
     """
@@ -53,11 +55,11 @@ class MemoryFlowPersistence:
         await self.append(checkpoint)
 
     async def append(self, checkpoint: Checkpoint) -> None:
-        """Store a checkpoint after its predecessor. Raises `StaleCheckpoint` if it is not that of the newest one."""
+        """Store a checkpoint after its predecessor. Raises `StaleCheckpoint` if its predecessor is not the newest stored one."""
         with _changing:
             self._add(checkpoint)
-        await anyio.lowlevel.cancel_shielded_checkpoint()  # nothing was waited for: let others run
-        await anyio.lowlevel.checkpoint_if_cancelled()  # the outcome is known
+        await anyio.lowlevel.cancel_shielded_checkpoint()  # nothing was awaited so far: let other tasks run
+        await anyio.lowlevel.checkpoint_if_cancelled()  # the outcome is known, so a cancellation may be delivered now
 
     def _add(self, checkpoint: Checkpoint) -> None:
         rows = self._rows.get(checkpoint.run_id, [])
@@ -75,23 +77,23 @@ class MemoryFlowPersistence:
         self._enter(checkpoint)
 
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
-        """The newest checkpoint of a run, or the one at `seq`."""
+        """Return the newest checkpoint of a run, or the one at `seq`, or None."""
         rows = await self.history(run_id)
         if seq is not None:
             rows = rows[: seq + 1] if 0 <= seq < len(rows) else []
         return fold(rows[rows[-1].base :]) if rows else None
 
     async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
-        """The checkpoints of a run, in order."""
+        """Return the checkpoints of a run with a seq above `after`, in order."""
         return verified((Checkpoint.from_bytes(row) for row in self._rows.get(run_id, [])), whole=True)[after + 1 :]
 
     @property
     def place(self) -> object:
-        """This object itself: nobody else knows its runs."""
+        """The id of this object: no other object knows its runs."""
         return id(self)
 
     async def acquire(self, run_id: str, *, force: bool = False) -> int:
-        """Become the owner of a run; whoever was it before is fenced off."""
+        """Become the owner of a run. Its previous owner is fenced off."""
         with _changing:
             if run_id not in self._rows:
                 return 0
@@ -100,7 +102,7 @@ class MemoryFlowPersistence:
             return self._epochs[run_id]
 
     async def release(self, run_id: str, epoch: int) -> None:
-        """Be the owner no longer. Another one is kept away by the runtime, as all are in this process."""
+        """Release a run. All owners are in this process, and its runtime prevents two drivers of a run."""
         with _changing:
             if epoch == self._epochs.get(run_id, 1):
                 self._driven.discard(run_id)
@@ -115,10 +117,8 @@ class MemoryFlowPersistence:
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
-        """The runs, the newest first."""
-        query_of(
-            status, run_id=run_id, flow=flow, identities=identities, before=before, limit=limit
-        )  # it refuses what is wrong
+        """Return catalog entries, newest run first. See `Catalog.runs`."""
+        check_query(status, limit)
         statuses = ("running", "interrupted") if status == "unfinished" else (status,)
         with _changing:
             found = (
@@ -132,12 +132,12 @@ class MemoryFlowPersistence:
             return list(islice((e for e in found if before is None or e.position < before), limit))
 
     def _standing(self, entry: RunEntry) -> RunEntry:
-        """A line of the catalog, as it is shown: a running run that nobody drives is interrupted."""
+        """Return a catalog entry as it is shown: a running run without an owner is "interrupted"."""
         is_interrupted = entry.status == "running" and entry.run_id not in self._driven
         return entry._replace(status="interrupted") if is_interrupted else entry
 
     def _enter(self, c: Checkpoint) -> None:
-        """Bring a run's line of the catalog up to date."""
+        """Update the catalog entry of a run."""
         known = self._entries.get(c.run_id)
         self._runs += known is None
         created, position = (c.at, self._runs) if known is None else (known.created_at, known.position)
@@ -146,7 +146,7 @@ class MemoryFlowPersistence:
         )
 
     async def delete(self, run_id: str) -> bool:
-        """Forget a run that nobody drives. Whoever drove it is refused: what it stores next follows nothing."""
+        """Delete a run that has no living owner. Its former owner is fenced off: its next checkpoint follows nothing that is stored."""
         with _changing:
             if run_id in self._driven:
                 raise RunLockedError(
@@ -161,7 +161,7 @@ class MemoryFlowPersistence:
         return self._rows.pop(run_id, None) is not None
 
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
-        """Forget runs that ended so long ago. Nothing happens in between: what is listed is what is forgotten."""
+        """Delete runs that ended more than `older_than` seconds ago. It is atomic: nothing changes between listing and deleting."""
         check_retention(older_than, keep_last)
         before = time.time() - older_than
         kept: Counter[str] = Counter()

@@ -1,13 +1,13 @@
-"""What a backend must do, and what it may do besides. Two verbs are enough; each capability is a protocol of its own."""
+"""The backend interface: two required methods, and one protocol for each optional capability."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, NamedTuple, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeGuard, TypeVar, cast, get_args, runtime_checkable
 
 from .checkpoint import Checkpoint
-from .fencing import Fence
+from .fence import Fence
 
 __all__ = [
     "Catalog",
@@ -19,6 +19,7 @@ __all__ = [
     "Retention",
     "RunEntry",
     "Sessions",
+    "check_query",
     "check_retention",
     "offers",
 ]
@@ -26,110 +27,111 @@ __all__ = [
 
 @runtime_checkable
 class FlowPersistence(Protocol):
-    """A backend that remembers runs. `Checkpoint.to_bytes()` and `from_bytes()` are all the format it needs."""
+    """A backend that stores runs. `Checkpoint.to_bytes()` and `from_bytes()` are the only format it needs."""
 
     async def save(self, checkpoint: Checkpoint) -> None:
-        """Store a complete checkpoint, atomically, so that it is durable on return.
+        """Store a complete checkpoint atomically. It is durable on return.
 
-        Raises `StaleCheckpoint`, if it can compare, when `checkpoint.seq` is not the stored seq plus one.
+        Raises `StaleCheckpoint`, if the backend can compare, when `checkpoint.seq` is not the stored seq plus one.
         """
         ...
 
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
-        """The newest checkpoint of a run, or the one at `seq`; None if there is none. It is complete."""
+        """Return the newest checkpoint of a run, or the one at `seq`, as a complete one; None if there is none."""
         ...
 
 
 @runtime_checkable
 class CheckpointLog(Protocol):
-    """Takes deltas, and takes the next while one is still being written, keeping their order."""
+    """Stores deltas. It accepts the next checkpoint while one is still being written, and keeps their order."""
 
     async def append(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint, complete or a delta, after its predecessor. It is queued before the first await.
 
-        Raises `StaleCheckpoint` if `previous` or `epoch` is not what is stored. A call that is cancelled while queued
-        is withdrawn with all that follow it in its run (`CheckpointWithdrawnError` for those); once its commit is under
-        way the outcome is waited for.
+        Raises `StaleCheckpoint` if `previous` or `epoch` does not match the stored one (compare and set). Cancelling a queued call
+        withdraws its checkpoint and all later queued ones of its run, which raise `CheckpointWithdrawnError`. Once its commit has
+        started, the call waits for the outcome even if it is cancelled.
         """
         ...
 
 
 @runtime_checkable
 class Ownership(Protocol):
-    """Knows who drives a run, and fences off whoever did before. Storing the first checkpoint of a run makes its owner, too."""
+    """Knows the owner of each run, and fences off the previous owner. Storing the first checkpoint of a run also makes its owner."""
 
     @property
     def place(self) -> object:
-        """Tells storages apart: two persistences of one place know the same runs. Hashable."""
+        """A hashable key of the storage: two backend objects with equal places store the same runs."""
         ...
 
     async def acquire(self, run_id: str, *, force: bool = False) -> int:
-        """Become the owner of a run, and return its new epoch; 0, and no owner, where nothing is stored under this id yet.
+        """Become the owner of a run and return its new epoch. Return 0, without becoming the owner, if nothing is stored under this id yet.
 
-        Raises `RunLockedError` while another owner lives, unless by `force`. (Within one process the runtime sees to it by itself.)
+        Raises `RunLockedError` while another owner is alive, unless `force` is set. (Within one process, the runtime itself
+        prevents two drivers of a run.)
         """
         ...
 
     async def release(self, run_id: str, epoch: int) -> None:
-        """Be the owner no longer, if one still is. Never raises for a run that somebody else has taken over.
+        """Release a run, if this is still its owner. Never raises for a run that another owner has taken over.
 
-        Not called where the run's last checkpoint said so already: one whose status is 'finished' or 'cancelled'.
+        Not called if the run's last checkpoint has already released it: one with status 'finished' or 'cancelled'.
         """
         ...
 
 
 @runtime_checkable
 class Fencing(Protocol):
-    """Proves, before each method starts, that its run cannot have been taken over: for owners whose lease may run out.
+    """Proves, before each method starts, that no other owner can have taken over the run. For backends with leases that can expire.
 
-    A backend whose owners cannot be replaced while they live does not need it.
+    A backend whose living owners cannot be replaced does not need this capability.
     """
 
     def fence(self) -> Fence | None:
-        """The fence of this owner, for as long as the session that is open lasts; None where none is open."""
+        """Return the fence of this owner, valid while the current session is open; None if no session is open."""
         ...
 
 
 @runtime_checkable
 class CheckpointHistory(Protocol):
-    """Keeps every checkpoint, not only the newest."""
+    """Keeps every checkpoint, not only the newest one."""
 
     async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
-        """The checkpoints of a run after this seq, in order, as they are stored: complete ones and deltas."""
+        """Return the checkpoints of a run with a seq above `after`, in order, as they are stored: complete ones and deltas."""
         ...
 
 
 RunStatus = Literal["running", "interrupted", "failed", "finished", "cancelled"]
-"""How a run stands: "running" while its owner lives, "interrupted" while none does."""
+"""The status of a run: "running" while its owner is alive, "interrupted" if no living owner exists."""
 
 
 class RunEntry(NamedTuple):
-    """A line of the catalog."""
+    """An entry of the catalog."""
 
     run_id: str
     flow: str
     status: RunStatus
-    """ "running" while an owner lives, "interrupted" while none does: both are stored as "running"."""
+    """ "running" while an owner is alive, "interrupted" if none is. Both are stored as "running"."""
     number: int
-    """Of the pass, from 1."""
+    """The number of the pass, from 1."""
     seq: int
-    """Of the newest checkpoint."""
+    """The seq of the newest checkpoint."""
     is_driven: bool
-    """Whether its owner lives, as far as this process can tell."""
+    """Whether its owner is alive, as far as this process knows."""
     created_at: float
-    """Seconds since the epoch."""
+    """In seconds since the epoch, as is `updated_at`."""
     updated_at: float
     position: int
-    """Its place in the catalog: larger for what was begun later."""
+    """Its position in the catalog: larger for runs that started later."""
     takeovers: int = 0
-    """How often it was taken over from a dead owner since its newest checkpoint: what ends its processes has many."""
+    """How often the run was taken over from a dead owner since its newest checkpoint. A poison run, which kills its processes, has many."""
     identity: str = ""
-    """What its flow is known by: `Checkpoint.known_by`."""
+    """The key by which its flow is found: `Checkpoint.known_by`."""
 
 
 @runtime_checkable
 class Catalog(Protocol):
-    """Knows all its runs."""
+    """Lists all its runs."""
 
     async def runs(
         self,
@@ -141,38 +143,47 @@ class Catalog(Protocol):
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
-        """Runs, the newest first, at most `limit`: the one of an id, those of a flow's name, those in a status.
+        """Return at most `limit` runs, newest first, filtered by run id, flow name or status.
 
-        "unfinished": the running and the interrupted ones, without a look at who drives them.
+        The status "unfinished" selects running and interrupted runs, without checking whether their owners are alive.
 
-        `identities`: those of flows that are known by one of these, as `RunEntry.identity` has it. Of running runs they are
-        found without a look at any other. For the next page, `before` a position.
+        `identities`: only runs whose `RunEntry.identity` is one of these; among running runs, they are found without reading any
+        other run. `before`: a position; for the next page.
         """
         ...
 
 
 @runtime_checkable
 class Retention(Protocol):
-    """Forgets runs. None is forgotten that somebody drives."""
+    """Deletes runs, except those with a living owner."""
 
     async def delete(self, run_id: str) -> bool:
-        """Forget a run for good: whoever drove it cannot bring it back. Whether there was one.
+        """Delete a run permanently: its former owner cannot bring it back. Return whether it existed.
 
-        Raises `RunLockedError` while its owner lives.
+        Raises `RunLockedError` while its owner is alive.
         """
         ...
 
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
-        """Forget runs that ended more than `older_than` seconds ago; how many.
+        """Delete runs that ended more than `older_than` seconds ago. Return how many were deleted.
 
-        Finished, failed and cancelled ones have ended. Of those, the `keep_last` newest of each flow are kept.
-        Raises `ValueError` for numbers below 0, which would forget all.
+        Finished, failed and cancelled runs have ended. Of those, the `keep_last` newest of each flow are kept. Raises `ValueError`
+        for numbers below 0, which would delete all runs.
         """
         ...
 
 
+def check_query(status: object, limit: int) -> None:
+    """Raise `ValueError` for a status that no run has, and for a negative limit: arguments of `Catalog.runs`."""
+    known = (*get_args(RunStatus), "unfinished")
+    if status not in (None, *known):
+        raise ValueError(f"status is one of {', '.join(map(repr, known))}, not {status!r}")
+    if limit < 0:
+        raise ValueError(f"limit is a number of runs, 0 or more, not {limit!r}")
+
+
 def check_retention(older_than: float, keep_last: int) -> None:
-    """Whether `prune` can be meant so. Raises `ValueError`."""
+    """Validate the arguments of `prune`. Raises `ValueError`."""
     if not (older_than >= 0 and keep_last >= 0):
         raise ValueError(
             f"older_than is a number of seconds and keep_last one of runs, at least 0, not {older_than!r} and {keep_last!r}"
@@ -181,10 +192,10 @@ def check_retention(older_than: float, keep_last: int) -> None:
 
 @runtime_checkable
 class Sessions(Protocol):
-    """Holds something open, such as a connection, while it is in use."""
+    """Keeps a resource, such as a connection, open while it is in use."""
 
     def session(self) -> AbstractAsyncContextManager[object]:
-        """Opened by the first that enters, closed by the last that leaves."""
+        """Return a context manager: the first user to enter opens the resource, the last one to exit closes it."""
         ...
 
 
@@ -192,7 +203,7 @@ P = TypeVar("P")
 
 
 def offers(persistence: object, capability: Callable[..., P]) -> TypeGuard[P]:
-    """Whether a backend has a capability. Like `isinstance`, which takes 10 us for a protocol, but asked once a class."""
+    """Whether a backend has a capability. Like `isinstance`, which takes 10 us for a protocol, but checked only once for each class."""
     key = type(persistence), capability
     known = _offers.get(key)
     if known is None:

@@ -1,9 +1,9 @@
-"""PROVE: what asyncflow is tested with, for one's own flows and backends. Its core needs no pytest.
+"""PROVE: test tools for asyncflow, usable for your own flows and backends. The core needs no pytest.
 
-conformance    what every persistence must do, as tests to inherit with one fixture
-faults         a persistence that fails, is late, hangs, loses the reply, or kills the process at its n-th operation
-cancelling     work, cancelled at its n-th await, or 2 ms later
-simulation     a flow crashed at every commit and resumed, under seeded schedules in virtual time
+conformance    the tests that every backend must pass, to inherit with one fixture
+faults         a backend that fails, delays, hangs, loses the reply, or kills the process at its n-th operation
+cancelling     cancel work at its n-th await, or 2 ms later
+simulation     crash a flow at every commit and resume it, under seeded schedules in virtual time
 loops          the seeded event loops themselves
 """
 

@@ -1,4 +1,4 @@
-"""What a backend must do besides, if it says that it does: the history, owners, sessions."""
+"""The requirements for backends that offer these capabilities: history, owners, fences, sessions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import anyio.lowlevel
 
 from ..errors import StaleCheckpoint
 from ..persistence.checkpoint import Checkpoint
-from ..persistence.fencing import Fence
+from ..persistence.fence import Fence
 from ..persistence.protocol import CheckpointHistory, CheckpointLog, Fencing, FlowPersistence, Ownership, Sessions
 from ._checkpoints import Chain, differences
 from ._promises import Promises, expect, has, in_time, moments, must, needed, session, store, together
@@ -19,7 +19,7 @@ __all__ = ["Fences", "History", "Owners", "SessionsOpenAndClose"]
 
 
 class History(Promises):
-    """`CheckpointHistory`: `history`."""
+    """The tests of `CheckpointHistory`: `history`."""
 
     @in_time
     async def test_a_history_holds_every_checkpoint_in_order(self, persistence: FlowPersistence) -> None:
@@ -43,7 +43,7 @@ class History(Promises):
 
 
 class Owners(Promises):
-    """`Ownership`: `acquire`, `release` and `place`."""
+    """The tests of `Ownership`: `acquire`, `release` and `place`."""
 
     @in_time
     async def test_nobody_owns_a_run_that_is_unknown(self, persistence: FlowPersistence) -> None:
@@ -137,7 +137,7 @@ class Owners(Promises):
     @in_time
     async def test_an_acquiring_cancelled_at_any_await_can_be_repeated(self, persistence: FlowPersistence) -> None:
         owner = needed(persistence, Ownership)
-        # the runtime runs it to its end, however its caller is cancelled natively
+        # the runtime runs `acquire` to its end (shielded), even if its caller is cancelled natively
         for moment in moments(persistence, "an acquire", natively=False):
             chain = moment.chain
             async with session(persistence):
@@ -182,7 +182,7 @@ class Owners(Promises):
 
 
 class Fences(Promises):
-    """`Fencing`: `fence`."""
+    """The tests of `Fencing`: `fence`."""
 
     @in_time
     async def test_a_fence_holds_for_the_owner_of_a_run(self, persistence: FlowPersistence) -> None:
@@ -232,7 +232,7 @@ async def _not_confirmed(fence: Fence, run_id: str, epoch: int, what: str) -> No
 
 
 class SessionsOpenAndClose(Promises):
-    """`Sessions`: `session`."""
+    """The tests of `Sessions`: `session`."""
 
     @in_time
     async def test_sessions_are_nested_and_used_again(self, persistence: FlowPersistence) -> None:
@@ -242,7 +242,7 @@ class SessionsOpenAndClose(Promises):
             async with opener.session():
                 async with opener.session():
                     await store(persistence, chain.add())
-                await store(persistence, chain.add())  # the outer one is still open
+                await store(persistence, chain.add())  # the outer session is still open
                 expect(
                     await persistence.load("a"),
                     chain.rows[-1],
@@ -290,7 +290,7 @@ class SessionsOpenAndClose(Promises):
             async with opener.session():
                 await store(persistence, chain.add())
                 raise raised
-        except Exception as error:  # whatever a session makes of it
+        except Exception as error:  # any exception that the session turns it into
             passed = error
         assert passed is raised, (
             f"a session must let pass what was raised within it, as it is, and came out with {passed!r}"

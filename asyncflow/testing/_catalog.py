@@ -1,4 +1,4 @@
-"""What a backend must do that lists its runs, or forgets them."""
+"""The requirements for backends that list their runs (catalog), or delete them (retention)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Forgotten", "Listed"]
 
 
 class Listed(Promises):
-    """`Catalog`: `runs`."""
+    """The tests of `Catalog`: `runs`."""
 
     @in_time
     async def test_the_catalog_lists_runs_the_newest_first(self, persistence: FlowPersistence) -> None:
@@ -177,7 +177,7 @@ class Listed(Promises):
 
 
 class Forgotten(Promises):
-    """`Retention`: `delete` and `prune`."""
+    """The tests of `Retention`: `delete` and `prune`."""
 
     @in_time
     async def test_a_deleted_run_stays_unknown(self, persistence: FlowPersistence) -> None:
@@ -262,13 +262,13 @@ class Forgotten(Promises):
 
     @in_time
     async def test_a_run_that_goes_on_while_others_are_pruned_is_kept(self, persistence: FlowPersistence) -> None:
-        """Runs that have failed are resumed, and end, while `prune` is at work: what was listed a moment ago decides nothing."""
+        """Failed runs are resumed, and finish, while `prune` is running: it must not delete a run because of an outdated list."""
         forgets, owners = needed(persistence, Retention), needed(persistence, Ownership)
         chains = [Chain(f"run {n}") for n in range(60)]
         went_on: list[Chain] = []
 
         async def go_on() -> None:
-            for chain in reversed(chains):  # a list is worked off from one of its ends
+            for chain in reversed(chains):  # from both ends: a backend deletes from one of them
                 for each in (chain, chains[len(went_on)]):
                     epoch = await owners.acquire(each.run_id) if each not in went_on else 0
                     if epoch:
@@ -316,7 +316,7 @@ class Forgotten(Promises):
 
 def _check(entry: RunEntry, chain: Chain) -> None:
     newest = chain.rows[-1]
-    status = "running" if entry.status == "interrupted" else entry.status  # who drives it is asked elsewhere
+    status = "running" if entry.status == "interrupted" else entry.status  # other tests check for a living owner
     told = entry.run_id, entry.flow, status, entry.number, entry.seq, entry.created_at, entry.updated_at
     right = newest.run_id, newest.flow, newest.status, newest.number, newest.seq, chain.rows[0].at, newest.at
     assert told == right, (

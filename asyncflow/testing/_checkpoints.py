@@ -1,4 +1,4 @@
-"""Real checkpoints for tests of backends: chained and sealed, of a run that goes round in one method and half fills a join."""
+"""Real checkpoints for tests of backends: chained and sealed, of a run with a method that triggers itself and a half-filled join."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from ..persistence.checkpoint import Checkpoint, Kind, Status, encode_progress, 
 __all__ = ["AWKWARD", "IDS", "NOT_IDS", "Chain", "differences"]
 
 AT: Final = 1_763_900_000.123457
-"""A time that a backend with milliseconds, or with single precision, does not give back."""
+"""A time that a backend with milliseconds, or with single precision, does not return unchanged."""
 
 _STEP: Final = frozenset(("step",))
 
 
 class Chain:
-    """The checkpoints of one run, each following the last. Nothing is stored: that is up to whoever asks for them."""
+    """The checkpoints of one run, each following the last. It stores nothing: that is up to its caller."""
 
     def __init__(self, run_id: str, *, epoch: int = 1) -> None:
         self.run_id = run_id
         self.epoch = epoch
         self.rows: list[Checkpoint] = []
-        """As they are to be stored: complete ones and deltas."""
+        """The checkpoints as they are to be stored: complete ones (snapshots) and deltas."""
         self.complete: list[Checkpoint] = []
-        """As `load` is to return them."""
+        """The checkpoints as `load` has to return them."""
         self._progress = Progress()
         self._state = b"{}"
         self._inputs = b'{"a":1}'
 
     def add(self, *, whole: bool = True, **fields: Any) -> Checkpoint:
-        """Make the next checkpoint, and return it as it is to be stored: complete, or else a delta."""
+        """Create the next checkpoint, and return it as it is to be stored: complete, or else a delta."""
         seq = len(self.rows)
         transition, result = self._step(seq)
         changed = None if not whole and seq % 3 == 0 else b'{"n":%d,"log":"%s"}' % (seq, b"x" * (seq % 7))
@@ -63,15 +63,15 @@ class Chain:
         return row
 
     def extend(self, count: int, *, whole: bool = False) -> list[Checkpoint]:
-        """Make so many more, and return them."""
+        """Create the next `count` checkpoints, and return them."""
         return [self.add(whole=whole) for _ in range(count)]
 
     def instead(self, *, whole: bool = True, **fields: Any) -> Checkpoint:
-        """A checkpoint of these fields in the place of the next one; the chain stays as it is."""
+        """Return a checkpoint with these fields in place of the next one; the chain does not change."""
         return copy.deepcopy(self).add(whole=whole, **fields)
 
     def _step(self, seq: int) -> tuple[Transition, bytes | None]:
-        """One method ends and starts itself again with what it returned; every other time a join keeps that, too."""
+        """Complete one method, which triggers itself again with its result; at every other step a join latches the result, too."""
         done = f"step:{seq}" if seq else ""
         arguments = (("", done),) if seq else ()
         enabled = (Invocation("step", seq + 1, "", _STEP, arguments),)
@@ -86,7 +86,7 @@ class Chain:
 
 
 def differences(found: Checkpoint, expected: Checkpoint) -> list[str]:
-    """The names of the fields in which two checkpoints differ, in value or in type."""
+    """Return the names of the fields in which two checkpoints differ, in value or in type."""
     pairs = [(name, getattr(found, name), getattr(expected, name)) for name in Checkpoint._fields]
     return [name for name, is_, should in pairs if type(is_) is not type(should) or is_ != should]
 
@@ -108,7 +108,7 @@ AWKWARD: Final[dict[str, dict[str, Any]]] = {
     "a megabyte": {"state": b'{"a":"' + "ä".encode() * 500_000 + b'"}', "result": b'"' + b"x" * 1_000_000 + b'"'},
     **{f"{kind}, {status}": {"kind": kind, "status": status} for kind in get_args(Kind) for status in get_args(Status)},
 }
-"""What the fields of a checkpoint may hold, all of it JSON."""
+"""Values that the fields of a checkpoint may have, all of them JSON."""
 
 IDS: Final = (
     *("a", "A", "ä", "a\u0308", "ß", "ss", "SS", "İ", "i", "I", "\u0131"),
@@ -152,7 +152,7 @@ IDS: Final = (
     ),
     *("'", '"', "`", "''", "' OR 1=1 --", "$1", ":id", "?1", "\\", "<a>", "|", "e3b0c442-98fc-4c14-9afb-f4c8996fb924"),
 )
-"""Ids, each of a run of its own: 1 to 128 printable characters without surrounding spaces."""
+"""Ids of distinct runs, all valid: 1 to 128 printable characters without surrounding spaces."""
 
 NOT_IDS: Final = (
     "a_",
@@ -167,4 +167,4 @@ NOT_IDS: Final = (
     "a/",
     "./a",
 )
-"""Ids under which nothing is stored, however many of the others there are."""
+"""Ids under which nothing is stored, although they are similar to ids in `IDS`."""

@@ -1,4 +1,4 @@
-"""What a backend that takes deltas must do: compare and set, keep the order, withdraw what cannot follow."""
+"""The requirements for backends that store deltas: compare and set, keep the order, withdraw appends that cannot follow."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ._two_verbs import is_well, is_whole
 __all__ = ["Log"]
 
 QUEUED: Final = 8
-"""Appends of one run that are started without waiting for one another."""
+"""The number of appends of one run that are started without waiting for one another."""
 
 LARGE: Final = b'{"a":"' + b"x" * 400_000 + b'"}'
-"""Takes so long to be written that whoever does not wait for it is found out."""
+"""A state that takes so long to write that a backend which does not wait for the write is detected."""
 
 
 class Log(Promises):
-    """`CheckpointLog`: `append`."""
+    """The tests of `CheckpointLog`: `append`."""
 
     @in_time
     async def test_deltas_are_folded_on_load(self, persistence: FlowPersistence) -> None:
@@ -72,7 +72,7 @@ class Log(Promises):
         left = iter(chain.rows)
 
         async def append() -> None:
-            checkpoint = next(left)  # whoever comes first has the first: tasks may be started in any order
+            checkpoint = next(left)  # the first task to run gets the first one: tasks may start in any order
             try:
                 await log.append(checkpoint)
             except StaleCheckpoint as stale:
@@ -220,7 +220,7 @@ class Log(Promises):
 
 
 async def _begun(persistence: FlowPersistence) -> Chain:
-    """A run of three checkpoints, stored."""
+    """Store a run of three checkpoints, and return its chain."""
     log = needed(persistence, CheckpointLog)
     chain = Chain("a")
     for checkpoint in (chain.add(), chain.add(whole=False), chain.add(whole=False)):
@@ -238,7 +238,7 @@ async def _goes_on(persistence: FlowPersistence, chain: Chain) -> None:
     )
 
 
-# ---- withdrawing ---------------------------------------------------------------------------------------------------
+# ---- withdrawn appends ---------------------------------------------------------------------------------------------
 
 
 def _each_of(appends: int, turns: int) -> Iterator[tuple[int, int]]:
@@ -246,14 +246,14 @@ def _each_of(appends: int, turns: int) -> Iterator[tuple[int, int]]:
 
 
 async def _cut(persistence: FlowPersistence, rows: list[Checkpoint], cancelled: int, turns: int) -> dict[int, str]:
-    """Start all appends, cancel one after some turns of the loop; what became of each seq."""
+    """Start all appends, cancel one after some turns of the event loop, and return the outcome of each seq."""
     log = needed(persistence, CheckpointLog)
     ended: dict[int, str] = {}
     scopes = [anyio.CancelScope() for _ in rows]
     left = iter(zip(rows, scopes, strict=True))
 
     async def append() -> None:
-        checkpoint, scope = next(left)  # whoever comes first has the first: tasks may be started in any order
+        checkpoint, scope = next(left)  # the first task to run gets the first one: tasks may start in any order
         with scope:
             try:
                 await log.append(checkpoint)
@@ -277,7 +277,7 @@ async def _cut(persistence: FlowPersistence, rows: list[Checkpoint], cancelled: 
 
 
 async def _is_prefix(persistence: FlowPersistence, chain: Chain, ended: dict[int, str], cancelled: int) -> None:
-    """That what is stored has no gap, and everybody was told the truth."""
+    """Check that the stored run has no gap, and that each append reported its true outcome."""
     found = await persistence.load(chain.run_id)
     head = -1 if found is None else found.seq
     expect(

@@ -1,4 +1,4 @@
-"""What the tests of backends share: skipping, time limits, running together, and telling an author what is wrong."""
+"""Helpers for the tests of backends: skipping, time limits, concurrent calls, and error messages for the author."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import anyio
 
-from .._runtime.runs import session
+from .._runs.runs import session
 from ..errors import StaleCheckpoint
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import CheckpointLog, FlowPersistence, Sessions, offers
@@ -40,24 +40,24 @@ S = TypeVar("S", bound="Promises")
 Params = ParamSpec("Params")
 
 MOST_AWAITS: Final = 200
-"""A call that lets go of the loop more often waits for something by asking again and again."""
+"""The maximum number of awaits in a call. A call that yields to the event loop more often is polling."""
 
 
 class Promises:
-    """A set of tests that somebody inherits."""
+    """A set of tests to inherit."""
 
     patience: float = 60
-    """Seconds after which a test is taken to hang."""
+    """Seconds after which a test counts as hanging."""
 
     def another(self, persistence: FlowPersistence) -> FlowPersistence | None:
-        """Another view of the same storage, as a second process has it. Override it, if there can be one."""
+        """Return another view of the same storage, as a second process has it, or None. Override it if a second view is possible."""
         return None
 
 
 def in_time(
     test: Callable[Concatenate[S, Params], Awaitable[None]],
 ) -> Callable[Concatenate[S, Params], Coroutine[Any, Any, None]]:
-    """Fail, instead of hanging, where a backend does not answer."""
+    """Fail the test, instead of hanging, if the backend does not answer."""
 
     @functools.wraps(test)
     async def timed(self: S, /, *args: Params.args, **kwargs: Params.kwargs) -> None:
@@ -72,7 +72,7 @@ def in_time(
 
 
 def needed(persistence: object, capability: Callable[..., P]) -> P:
-    """The backend, as what offers a capability. Otherwise the test is skipped."""
+    """Return the backend, typed with a capability that it offers. Skip the test if it does not offer it."""
     if offers(persistence, capability):
         return persistence
     name = getattr(capability, "__name__", capability)
@@ -80,12 +80,12 @@ def needed(persistence: object, capability: Callable[..., P]) -> P:
 
 
 def has(persistence: object, capability: Callable[..., object]) -> bool:
-    """Whether a backend offers a capability, for those who go on using it as what it is besides."""
+    """Whether a backend offers a capability. Unlike `needed`, this does not narrow the backend's type for the caller."""
     return offers(persistence, capability)
 
 
 async def store(persistence: FlowPersistence, checkpoint: Checkpoint) -> None:
-    """Store a checkpoint in the way in which the runtime does: by `append` where there is one."""
+    """Store a checkpoint as the runtime does: by `append` if the backend has it."""
     if offers(persistence, CheckpointLog):
         await persistence.append(checkpoint)
     else:
@@ -93,7 +93,7 @@ async def store(persistence: FlowPersistence, checkpoint: Checkpoint) -> None:
 
 
 def expect(found: Checkpoint | None, expected: Checkpoint, why: str) -> None:
-    """That what was loaded is what was to be, in every field."""
+    """Check that the loaded checkpoint equals the expected one, in every field."""
     where = f"checkpoint {expected.seq} of run {expected.run_id!r}"
     assert found is not None, f"{why}: `load` must return {where}, and returned None"
     assert isinstance(found, Checkpoint), (
@@ -108,7 +108,7 @@ def expect(found: Checkpoint | None, expected: Checkpoint, why: str) -> None:
 
 
 async def refused(persistence: FlowPersistence, wrong: Checkpoint, what: str) -> None:
-    """That `append` raises `StaleCheckpoint`, and nothing is written."""
+    """Check that `append` raises `StaleCheckpoint`, and writes nothing."""
     log = needed(persistence, CheckpointLog)
     before = await persistence.load(wrong.run_id)
     try:
@@ -125,17 +125,17 @@ async def refused(persistence: FlowPersistence, wrong: Checkpoint, what: str) ->
 
 @contextmanager
 def must(why: str) -> Iterator[None]:
-    """Tell what a backend must do, where it raises instead."""
+    """Raise an `AssertionError` that states the requirement, if the backend raises instead of meeting it."""
     try:
         yield
     except AssertionError:
         raise
-    except Exception as error:  # whatever a backend raises
+    except Exception as error:  # any exception of a backend
         raise AssertionError(f"{why}; and {type(error).__name__} was raised: {error}") from error
 
 
 async def together(calls: Iterable[Callable[[], Coroutine[Any, Any, object]]]) -> None:
-    """Make all calls at the same time; the first error of any comes as itself."""
+    """Make all calls concurrently. Raises the first error itself, not in an exception group."""
     try:
         async with anyio.create_task_group() as group:
             for call in calls:
@@ -158,22 +158,22 @@ _WAYS: Final[dict[Way, str]] = {
 
 @dataclass(slots=True)
 class Moment:
-    """One await of a call, and one way of cancelling it there."""
+    """One await of a call, and one way to cancel the call there."""
 
     told: str
-    """What happens, to begin a message with."""
+    """A description of the cancellation, to start a message with."""
     chain: Chain
-    """A run of its own."""
+    """A run used only here."""
     held: Callable[[], AbstractAsyncContextManager[object]]
-    """To be entered around the call and the look at what it left: a session, or nothing. Closing it would end what is under way."""
+    """The context around the call and the check after it: a session, or nothing. Closing a session would end operations in progress."""
     _cancelled_at: Callable[[Callable[[], Coroutine[Any, Any, object]]], Awaitable[bool]]
     _must_raise: bool
-    """Whether a call that is cancelled so must not return: a task is told once, a scope asks again at its next await."""
+    """Whether the cancelled call must raise: a task's cancellation is delivered once, a scope's again at the next await."""
     is_last: bool = False
-    """Whether the call has no such await any more: it has run undisturbed."""
+    """Whether the call had no such await, and so ran undisturbed."""
 
     async def strike(self, call: Callable[[], Coroutine[Any, Any, object]]) -> bool:
-        """Make the call, and cancel it at this moment. Whether it has returned: what it was to do is done, then."""
+        """Make the call, and cancel it at this moment. Return whether the call returned: then its work must be done."""
         has_returned = False
 
         async def watched() -> None:
@@ -192,7 +192,7 @@ class Moment:
 
 
 def moments(persistence: FlowPersistence, what: str, *, natively: bool = True) -> Iterator[Moment]:
-    """Every await of a call, in every way, at once and 2 ms later, without a session and in one."""
+    """Iterate over every await of a call: each way of cancelling, at once and 2 ms later, without a session and in one."""
     held: dict[str, Callable[[], AbstractAsyncContextManager[object]]] = {"": nullcontext}
     if offers(persistence, Sessions):
         held[" in a session"] = persistence.session

@@ -1,4 +1,4 @@
-"""What every backend must do: save and load."""
+"""The requirements for every backend: save and load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["TwoVerbs", "is_whole"]
 
 
 class TwoVerbs(Promises):
-    """`save` and `load`."""
+    """The tests of `save` and `load`."""
 
     @in_time
     async def test_every_field_comes_back_as_it_was_saved(self, persistence: FlowPersistence) -> None:
@@ -126,7 +126,7 @@ class TwoVerbs(Promises):
             for n in range(16):
                 checkpoint = chain.add(state=b'{"a":"%s"}' % (b"x" * (1 if n % 2 else 40_000)))
                 await persistence.save(checkpoint)
-                for _ in range(n % 5):  # what a load had begun before may be kept by now
+                for _ in range(n % 5):  # a load that started before the save may have filled a cache by now
                     await anyio.lowlevel.checkpoint()
                 await is_whole(persistence, chain, checkpoint.seq)
                 saved = checkpoint.seq
@@ -166,7 +166,7 @@ class TwoVerbs(Promises):
 
     @in_time
     async def test_a_save_cancelled_at_any_await_leaves_the_old_or_the_new(self, persistence: FlowPersistence) -> None:
-        # the runtime runs a plain `save` to its end, however its caller is cancelled natively, and cancels `append` alone
+        # the runtime runs a plain `save` to its end (shielded), even if its caller is cancelled natively; it cancels only `append`
         for moment in moments(persistence, "a save", natively=False):
             first, second = moment.chain.extend(2, whole=True)
             async with session(persistence):
@@ -190,7 +190,7 @@ class TwoVerbs(Promises):
 
 
 async def is_whole(persistence: FlowPersistence, chain: Chain, least: int) -> None:
-    """That a load sees some checkpoint of a chain, as it was given, and none older than was acknowledged before."""
+    """Check that a load returns a checkpoint of the chain unchanged, and none older than the last acknowledged one."""
     found = await persistence.load(chain.run_id)
     if found is None:
         assert least < 0, f"`load` returned None, after checkpoint {least} was acknowledged"
@@ -203,7 +203,7 @@ async def is_whole(persistence: FlowPersistence, chain: Chain, least: int) -> No
 
 
 async def is_well(persistence: FlowPersistence, moment: Moment, *, is_stored: bool) -> None:
-    """That the second of two checkpoints was stored whole or not at all, that this is final, and that the run goes on."""
+    """Check that the second of two checkpoints was stored whole or not at all, that this is final, and that the run can continue."""
     chain, told = moment.chain, moment.told
     old, new = chain.complete
     found = await persistence.load(chain.run_id)
@@ -211,7 +211,7 @@ async def is_well(persistence: FlowPersistence, moment: Moment, *, is_stored: bo
         expect(found, new, f"{told}, and it returned" if is_stored else f"{told}: the old or the new is stored, whole")
     else:
         expect(found, old, f"{told}: the old or the new is stored, whole")
-    await store(persistence, Chain(f"after {chain.run_id}").add())  # what was still under way has had its turn
+    await store(persistence, Chain(f"after {chain.run_id}").add())  # operations in progress have had their turn
     again = await persistence.load(chain.run_id)
     assert again == found, (
         f"{told}: when the cancellation comes out the outcome must be final, and it has changed since"

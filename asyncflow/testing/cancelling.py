@@ -1,7 +1,7 @@
-"""Cancel work at its n-th await: at once or a little later, by a scope or natively, once or again while it cleans up.
+"""Cancels work at its n-th await: at once or a little later, by a scope or natively, once or again during its clean-up.
 
-A bug that a cancellation meets is found by sweeping the await, not by timing it; and some show only 2 ms later, when a
-thread has answered. This module names asyncio because only there a task can be cancelled by itself.
+A sweep over all awaits finds cancellation bugs without depending on timing. Some bugs show only 2 ms later, when a worker thread has
+answered. This module imports asyncio because only asyncio can cancel a single task.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from .._waiting import in_trio
 __all__ = ["MOMENTS", "Way", "cancel_everywhere", "cancelled_at", "ways"]
 
 Way = Literal["scope", "task", "repeatedly"]
-"""By an anyio scope; by `Task.cancel`, on asyncio alone; or by that, and again at each of the three awaits that follow."""
+"""By an anyio scope; by `Task.cancel`, on asyncio only; or by `Task.cancel`, and again at each of the next three awaits."""
 
 Work = Callable[[], Coroutine[Any, Any, Any]]
 
 MOMENTS: Final = (0.0, 0.002)
-"""Seconds after the await: at once, and when a thread has answered."""
+"""Seconds after the await: at once, and when a worker thread has answered."""
 
 
 def ways() -> tuple[Way, ...]:
-    """The ways of the event loop that runs here."""
+    """Return the ways to cancel that the running event loop supports."""
     return ("scope",) if in_trio() else ("scope", "task", "repeatedly")
 
 
 async def cancelled_at(work: Work, at: int, way: Way = "scope", *, later: float = 0.0) -> bool:
-    """Await `work()`, and cancel it at its `at`-th await (from 1), or `later` seconds after. Whether it came to that.
+    """Await `work()`, and cancel it at its `at`-th await (from 1), or `later` seconds after. Return whether it reached that await.
 
-    The cancellation ends here; whatever else the work raises is raised. Raises `ValueError` for an `at` below 1.
+    The cancellation ends here; any other exception of the work is raised. Raises `ValueError` for an `at` below 1.
     """
     if at < 1:
         raise ValueError(f"awaits are counted from 1, so at={at} would cancel nothing")
@@ -49,10 +49,10 @@ async def cancel_everywhere(
     moments: tuple[float, ...] = MOMENTS,
     most: int = 1_000,
 ) -> int:
-    """Cancel `work()` at each of its awaits, in each way and moment; `then` looks at what is left, after each time.
+    """Cancel `work()` at each of its awaits, in each way and at each moment. Call `then` after each time, to check the effects.
 
-    Work that swallows the cancellation, and does something else instead, passes unless `then` looks at that.
-    Returns the number of times. Raises `AssertionError` if the work has not ended after `most` awaits.
+    Work that swallows the cancellation, and does something else instead, passes unless `then` checks for that.
+    Returns the number of cancellations. Raises `AssertionError` if the work has not ended after `most` awaits.
     """
     struck = 0
     for way in ways():
@@ -81,7 +81,7 @@ async def _by_scope(work: Work, at: int, later: float) -> bool:
 
 
 async def _cut_later(counted: _Counted, reached: anyio.Event, later: float) -> None:
-    """Cancelled from beside: a timer needs a task."""
+    """Cancel from another task: a delay needs a task."""
 
     async def strike() -> None:
         await reached.wait()
@@ -117,7 +117,7 @@ async def _by_task(work: Work, at: int, later: float, times: int) -> bool:
 
 
 class _Counted:
-    """Awaits a coroutine, counts how often it lets go of the event loop, and strikes at some of those times."""
+    """Awaits a coroutine, counts how often it yields to the event loop, and calls `strike` at some of those times."""
 
     def __init__(
         self, coroutine: Coroutine[Any, Any, Any], at: int, strike: Callable[[], object], times: int = 1
@@ -141,5 +141,5 @@ class _Counted:
             try:
                 what = yield yielded
                 go_on = self.coroutine.send
-            except BaseException as error:  # whatever is thrown in is the coroutine's
+            except BaseException as error:  # any exception that is thrown in belongs to the coroutine
                 go_on, what = self.coroutine.throw, error

@@ -1,4 +1,4 @@
-"""What every backend must do, as tests that its author inherits, or runs without pytest by `check`.
+"""The requirements for every backend, as tests to inherit, or to run without pytest by `check`.
 
     import pytest
     from asyncflow.testing.conformance import PersistenceConformance
@@ -6,23 +6,23 @@
     class TestMyBackend(PersistenceConformance):
         @pytest.fixture
         def persistence(self):
-            return MyBackend(...)  # a new one, with nothing in it
+            return MyBackend(...)  # a new, empty one
 
 The tests are `async def`: they run under anyio's plugin (`anyio_mode = "auto"`, or the mark `anyio` on the class), on
-asyncio and trio, and under pytest-asyncio. What a backend does not offer is skipped. The levels, by what it offers:
+asyncio and trio, and under pytest-asyncio. Tests of capabilities that a backend does not offer are skipped. The levels, by capability:
 
 | level | a backend offers | it must |
 |---|---|---|
-| two verbs | `save`, `load` | give back what it was given; store all of a checkpoint or nothing, also when cancelled |
+| two verbs | `save`, `load` | load what was saved; store all of a checkpoint or nothing, also when cancelled |
 | log | `CheckpointLog` | compare and set; fold deltas; keep the order of appends that do not wait for one another |
 | history | `CheckpointHistory` | keep every checkpoint |
-| owners | `Ownership` | raise the epoch with every owner, and refuse the commits of older ones |
+| owners | `Ownership` | raise the fencing epoch with every owner, and refuse the commits of older owners |
 | fences | `Fencing` | confirm the runs that its owner still has, and no other |
-| sessions | `Sessions` | open with the first, close with the last, and open again |
-| catalog | `Catalog` | list its runs, the newest first, page by page |
-| retention | `Retention` | forget a run for good, and those that ended long ago |
+| sessions | `Sessions` | open with the first session, close with the last, and open again |
+| catalog | `Catalog` | list its runs, newest first, page by page |
+| retention | `Retention` | delete a run permanently, and prune runs that ended long ago |
 
-At every level a flow runs on it, fails, is cancelled, and goes on.
+At every level a flow runs on the backend, fails, is cancelled, and resumes.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _Tally(FlowState):
 
 
 class _Errand(Flow[_Tally]):
-    """A fan-out, a join, and a loop of three turns; `trouble` is called in the second turn."""
+    """A flow with a fan-out, a join, and a loop of three turns; it calls `trouble` in the second turn."""
 
     name = "asyncflow.testing.Errand"
 
@@ -121,7 +121,7 @@ _OUTPUT = "11 and 12, turn 1, turn 2, turn 3"
 
 
 class EndToEnd(Promises):
-    """A real flow."""
+    """The tests with a real flow."""
 
     @in_time
     async def test_a_flow_that_failed_goes_on_and_runs_each_method_once(self, persistence: FlowPersistence) -> None:
@@ -169,24 +169,24 @@ async def _goes_on(persistence: FlowPersistence, flow: _Errand, ran: Counter[str
     assert (loaded.status, loaded.state.turns) == ("finished", 3), "the last checkpoint of a run must be loaded"
 
 
-# ---- all of it --------------------------------------------------------------------------------------------------
+# ---- the complete suite ------------------------------------------------------------------------------------------
 
 
 class PersistenceConformance(TwoVerbs, Log, History, Owners, Fences, SessionsOpenAndClose, Listed, Forgotten, EndToEnd):
-    """Everything that a backend must do. Inherit it, and give it the fixture `persistence`: a new, empty backend.
+    """All requirements for a backend. Inherit it, and define the fixture `persistence`: a new, empty backend.
 
-    `patience` says after how many seconds a backend is taken to hang. `another(persistence)` returns a second view of the
-    same storage, or None.
+    `patience`: seconds after which a backend counts as hanging. `another(persistence)` returns a second view of the same storage,
+    or None.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What each test came to, by its name."""
+    """The outcome of each test, by its name."""
 
     outcomes: Mapping[str, Literal["passed", "skipped", "failed"]]
     reasons: Mapping[str, str] = field(default_factory=dict)
-    """Why a test was skipped, or what is wrong."""
+    """Why a test was skipped, or its error."""
 
     def __str__(self) -> str:
         return "\n".join(
@@ -195,9 +195,9 @@ class Report:
 
 
 class ConformanceError(ExceptionGroup[Exception]):
-    """A backend does not do what it must: one exception for each test that failed. `report` tells of all tests."""
+    """A backend violates requirements: one exception for each test that failed. `report` covers all tests."""
 
-    def __new__(cls, message: str, exceptions: Sequence[Exception], report: Report) -> Self:  # noqa: D102 - the class says it
+    def __new__(cls, message: str, exceptions: Sequence[Exception], report: Report) -> Self:  # noqa: D102 - documented by the class
         return super().__new__(cls, message, exceptions)
 
     def __init__(self, message: str, exceptions: Sequence[Exception], report: Report) -> None:
@@ -205,7 +205,7 @@ class ConformanceError(ExceptionGroup[Exception]):
         self.report = report
 
     def derive(self, excs: Sequence[Exception]) -> ConformanceError:  # type: ignore[override]  # the stub is generic
-        """Make the group of some of them, as `except*` and `split` ask for."""
+        """Create the group of some of the exceptions, as `except*` and `split` require."""
         return ConformanceError(self.message, excs, self.report)
 
 
@@ -215,9 +215,9 @@ async def check(
     suite: type[PersistenceConformance] = PersistenceConformance,
     only: Iterable[str] = (),
 ) -> Report:
-    """Run every test (or `only` some) on a backend of its own, which `make` makes: a new one, with nothing in it.
+    """Run every test (or some: `only`), each on a backend of its own that `make` creates: a new, empty one.
 
-    Returns what each came to. Raises `ConformanceError` when all have run and any has failed.
+    Returns the outcome of each test. Raises `ConformanceError` after all tests have run, if any has failed.
     """
     if not __debug__:
         raise RuntimeError("the tests are assertions, and `python -O` leaves those out; run them without it")
@@ -230,7 +230,7 @@ async def check(
             outcomes[name] = "passed"
         except unittest.SkipTest as skipped:
             outcomes[name], reasons[name] = "skipped", str(skipped)
-        except Exception as error:  # whatever a backend raises
+        except Exception as error:  # any exception of a backend
             error.add_note(name)
             failed.append(error)
             outcomes[name], reasons[name] = "failed", f"{type(error).__name__}: {error}"
@@ -241,6 +241,6 @@ async def check(
 
 
 def _tests(suite: type) -> list[str]:
-    """The names of the tests, in the order of their levels."""
+    """Return the names of the tests, in the order of their levels."""
     found = (name for base in suite.__mro__ for name in vars(base) if name.startswith("test_"))
     return list(dict.fromkeys(found))

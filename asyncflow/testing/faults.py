@@ -1,4 +1,4 @@
-"""A backend that misbehaves at its n-th operation: fails, is late, hangs, loses the reply, or kills the process.
+"""A backend that injects a fault at its n-th operation: it fails, delays, hangs, loses the reply, or kills the process.
 
     storage = FaultyPersistence(SQLiteFlowPersistence("runs.db"), Fail(at=3))
 
@@ -22,7 +22,7 @@ import anyio.lowlevel
 from .._waiting import to_its_end
 from ..errors import StorageWriteError
 from ..persistence.checkpoint import Checkpoint
-from ..persistence.fencing import Fence
+from ..persistence.fence import Fence
 from ..persistence.protocol import (
     Catalog,
     CheckpointHistory,
@@ -47,14 +47,14 @@ WRITING: Final[tuple[Operation, ...]] = ("save", "append")
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Which operations it strikes: the `at`-th (from 1) of those named, and those that follow, `times` in all (None: for ever)."""
+    """The operations that a fault hits: the `at`-th (from 1) of the named ones, and those that follow, `times` in all (None: no limit)."""
 
     at: int = 1
     operations: tuple[Operation, ...] = WRITING
     times: int | None = 1
 
     def __post_init__(self) -> None:
-        """Refuse what would never strike: a test with it would prove nothing."""
+        """Raise `ValueError` for a fault that would never strike: a test with it would prove nothing."""
         unknown = [name for name in self.operations if name not in get_args(Operation)]
         if unknown or not self.operations:
             raise ValueError(
@@ -64,50 +64,50 @@ class Fault:
             raise ValueError(f"at and times are at least 1, not {self.at} and {self.times}: it would never strike")
 
     def strikes(self, nth: int) -> bool:
-        """Whether it strikes the n-th of its operations."""
+        """Whether the fault strikes the n-th of its operations."""
         return self.at <= nth and (self.times is None or nth < self.at + self.times)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fail(Fault):
-    """It raises, and nothing was done. `error` makes what is raised; by default a `StorageWriteError` "not saved"."""
+    """The operation raises, and does nothing. `error` creates the exception; by default a `StorageWriteError` "not saved"."""
 
     error: Callable[[], BaseException] = lambda: _error("not saved", "fails, as it was told to")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoseReply(Fault):
-    """It is done, and raises all the same: by default a `StorageWriteError` "unknown"."""
+    """The operation is done, but raises: by default a `StorageWriteError` "unknown"."""
 
     error: Callable[[], BaseException] = lambda: _error("unknown", "is done, and its reply lost, as it was told to")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delay(Fault):
-    """It is done, and its reply comes `seconds` late; a cancellation is delivered then."""
+    """The operation is done, and its reply is `seconds` late; a cancellation is delivered only then."""
 
     seconds: float = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hang(Fault):
-    """It waits until it is cancelled, or until `let_go()`: then it raises a `StorageWriteError` "not saved". Nothing is done."""
+    """The operation does nothing: it waits until it is cancelled, or until `let_go()`, then raises a `StorageWriteError` "not saved"."""
 
     times: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kill(Fault):
-    """It kills the process with SIGKILL, which runs no clean-up: before it is done, or `after`."""
+    """The operation kills the process with SIGKILL, which runs no clean-up: before it is done, or `after`."""
 
     after: bool = False
 
 
 class FaultyPersistence:
-    """Another persistence, with faults. It offers what that one offers, and no more."""
+    """Wraps a backend and injects faults. It offers exactly the capabilities of that backend."""
 
     def __new__(cls, inner: FlowPersistence, *faults: Fault) -> Self:
-        """Make one of a class that has the methods of the inner one's capabilities."""
+        """Create an instance of a class that has the methods of the inner backend's capabilities."""
         offered = tuple(part for capability, part in _PARTS.items() if offers(inner, capability))
         return cast(Self, object.__new__(_with(cast(Any, cls), offered)))
 
@@ -117,7 +117,7 @@ class FaultyPersistence:
         self.asked: list[Operation] = []
         """Every operation, in order."""
         self.hits = 0
-        """Operations that were struck."""
+        """The number of operations that were hit by a fault."""
         self._let_go = anyio.Event()
 
     async def save(self, checkpoint: Checkpoint) -> None:
@@ -130,12 +130,12 @@ class FaultyPersistence:
         return f"{type(self).__name__}({self.inner!r})"
 
     def heal(self) -> None:
-        """No more faults from now on; what hangs is let go."""
+        """Remove all faults, and let hanging operations fail."""
         self.faults = ()
         self.let_go()
 
     def let_go(self) -> None:
-        """Let what hangs fail."""
+        """Let hanging operations fail."""
         self._let_go.set()
         self._let_go = anyio.Event()
 
@@ -169,7 +169,7 @@ class FaultyPersistence:
         return None
 
 
-# ---- what a persistence may offer besides ------------------------------------------------------------------------
+# ---- optional capabilities of a backend --------------------------------------------------------------------------
 
 
 class _Log(FaultyPersistence):
@@ -243,5 +243,5 @@ def _kill() -> None:
     if sys.platform == "win32":
         os._exit(9)
     os.kill(os.getpid(), signal.SIGKILL)
-    while True:  # the signal is on its way
+    while True:  # the signal is not delivered yet
         signal.pause()

@@ -1,10 +1,10 @@
-"""Event loops for tests: the order of what is ready is drawn from a seed, and the clock is virtual.
+"""Deterministic event loops for tests: a seed decides the order of ready tasks, and the clock is virtual.
 
-The same seed gives the same schedule. Time passes at once when nothing is ready, so a flow that sleeps for an hour takes none.
-Plain methods run in the loop's own thread, after and before a virtual pause: real threads cannot be repeated.
+The same seed gives the same schedule. The clock advances at once when nothing is ready, so a flow that sleeps for an hour takes no
+time. Plain methods run in the event loop's own thread, with a virtual pause before and after: real threads are not reproducible.
 
-Real sockets and threads are not seen by the clock: a test that waits for them should give them real time, on a real loop.
-This module names asyncio and trio, because it takes their schedulers into its own hands.
+The clock does not see real sockets and threads: a test that waits for them needs real time, on a real event loop.
+This module imports asyncio and trio, because it controls their schedulers.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ T = TypeVar("T")
 Loop = Literal["asyncio", "trio"]
 
 PAUSE: Final = 0.01
-"""Virtual seconds of a pause, at most."""
+"""The longest pause, in virtual seconds."""
 
 _chance: ContextVar[random.Random | None] = ContextVar("asyncflow_chance", default=None)
 
 
 def simulated(main: Callable[[], Awaitable[T]], *, seed: int, loop: Loop = "asyncio") -> T:
-    """Run `main()` on an event loop of its own, scheduled by the seed, in virtual time; what it returns.
+    """Run `main()` on an event loop of its own, scheduled by the seed, in virtual time. Return its result.
 
-    Python's own `random` is seeded meanwhile. Not to be called inside a running event loop, but in a thread of its own
-    there: `anyio.to_thread.run_sync`.
+    Python's own `random` is seeded meanwhile. Do not call it inside a running event loop: call it there in a thread of its own, by
+    `anyio.to_thread.run_sync`.
     """
 
     async def seeded() -> T:
@@ -58,12 +58,12 @@ def simulated(main: Callable[[], Awaitable[T]], *, seed: int, loop: Loop = "asyn
 
 
 def running_loop() -> Loop:
-    """The kind of the event loop that runs here."""
+    """Return the kind of the running event loop."""
     return "trio" if in_trio() else "asyncio"
 
 
 async def pause() -> None:
-    """Let some virtual time pass: none, or up to 10 ms, as the seed says."""
+    """Pause for a virtual time that the seed decides: none, or up to 10 ms."""
     chance = _chance.get()
     if chance is not None:
         await anyio.sleep(chance.choice((0.0, chance.uniform(0, PAUSE))))
@@ -71,7 +71,7 @@ async def pause() -> None:
 
 async def _in_this_thread(function: Callable[[], Any]) -> Any:
     await pause()
-    result = copy_context().run(function)  # as in a thread
+    result = copy_context().run(function)  # as in a worker thread
     await pause()
     return result
 
@@ -80,9 +80,9 @@ async def _in_this_thread(function: Callable[[], Any]) -> Any:
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """asyncio's own loop, but: tasks that are ready take their turns in an order drawn from the seed, and time is virtual.
+    """asyncio's own event loop, except that the seed decides the order of ready tasks, and time is virtual.
 
-    Callbacks that are no task's step keep their places, as asyncio promises them.
+    Callbacks that are not steps of a task keep their order, as asyncio guarantees it.
     """
 
     _ready: deque[asyncio.Handle]
@@ -93,11 +93,11 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._order = random.Random(seed)
 
     def time(self) -> float:
-        """Virtual seconds since the loop was made."""
+        """Return the virtual seconds since the loop was created."""
         return self._clock.now
 
     def _run_once(self) -> None:
-        """One turn of the loop. (Private to asyncio, the same from Python 3.11 to 3.14.)"""
+        """Run one turn of the loop. (Private to asyncio, the same from Python 3.11 to 3.14.)"""
         ready = self._ready
         places = [n for n, handle in enumerate(ready) if _is_step(handle)]
         if len(places) > 1:
@@ -109,7 +109,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
 
 class _Clock(selectors.DefaultSelector):
-    """Where asyncio waits for its next timer, the time passes at once."""
+    """Advances the virtual time at once when asyncio waits for its next timer."""
 
     now = 0.0
 
@@ -121,7 +121,7 @@ class _Clock(selectors.DefaultSelector):
 
 
 def _is_step(handle: asyncio.Handle) -> bool:
-    callback = getattr(handle, "_callback", None)  # None where it was cancelled
+    callback = getattr(handle, "_callback", None)  # None if it was cancelled
     return isinstance(getattr(callback, "__self__", None), asyncio.Task)
 
 
@@ -129,7 +129,7 @@ def _is_step(handle: asyncio.Handle) -> bool:
 
 
 def _on_trio(main: Callable[[], Awaitable[T]], seed: int) -> T:
-    """trio with its own virtual clock. Its order is drawn from a module's random numbers, which are seeded, and given back."""
+    """Run on trio with its own virtual clock. trio's scheduler draws its order from a module's random state: seed it, and restore it."""
     try:
         import trio
         import trio.testing
@@ -138,7 +138,7 @@ def _on_trio(main: Callable[[], Awaitable[T]], seed: int) -> T:
             "a loop of trio needs trio; install the extra, in a checkout of asyncflow: pip install '.[trio]'"
         ) from error
 
-    scheduler: Any = trio._core._run  # private: what hypothesis-trio sets, too
+    scheduler: Any = trio._core._run  # private to trio; hypothesis-trio sets the same attributes
     is_deterministic, state = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()
     scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
     scheduler._r.seed(seed)

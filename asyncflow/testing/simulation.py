@@ -1,11 +1,11 @@
-"""Crash a flow at every commit, resume it, and compare its end with the undisturbed one. For tests of one's own flows.
+"""Crashes a flow at every commit, resumes it, and compares the end with that of an undisturbed run. For tests of your own flows.
 
     for each schedule:  undisturbed -> its end
-    for each commit:    crash before it is stored, or stored but never acknowledged -> a new object goes on -> the same end?
+    for each commit:    crash before it is stored, or stored but never acknowledged -> a new object resumes -> the same end?
 
-A crash here ends a run as the death of its process would: nothing is stored from then on, what the flow's object knows is
-gone, and its class is as it was. It finds what a flow keeps there and not in its state. Unlike in a real one, `finally` blocks
-of methods are run, and whatever else is in the process lives on: modules, and what was made before.
+A crash here ends a run as the death of its process would: nothing is stored from then on, the flow object's attributes are
+lost, and the attributes of its class are reset. It finds what a flow keeps there and not in its state. Unlike in a real crash,
+`finally` blocks of methods run, and everything else in the process survives: modules, and objects that were created before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 from pydantic_core import to_jsonable_python
 
-from .._values import copied
+from .._values.copying import copied
 from ..errors import MethodError, RunNotFoundError
 from ..flow import Flow
 from ..persistence.checkpoint import Checkpoint, decode_progress
@@ -29,47 +29,47 @@ from .loops import Loop, pause, running_loop, simulated
 __all__ = ["Crash", "CrashReport", "End", "SimulatedStorage", "crash_everywhere"]
 
 RUN_ID: Final = "00000000-0000-4000-8000-000000000000"
-"""Of a simulated run, unless its inputs bring another."""
+"""The id of a simulated run, unless its inputs have another id."""
 
 LIMIT: Final = 86_400.0
-"""Virtual seconds that a run may take, by default."""
+"""The default limit of a run, in virtual seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What a run came to."""
+    """The end of a run."""
 
     status: str
-    """ "finished", "failed" or "cancelled"."""
+    """The status: "finished", "failed" or "cancelled"."""
     result: Any
-    """What kickoff returned; where it failed, the types of the exceptions by method."""
+    """The result of kickoff; of a failed run, the types of the exceptions by method."""
     state: Any
     outside: Any = None
-    """What `outside` had made; it is compared by your `compare` alone."""
+    """What `outside` returned; only your own `compare` compares it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """The death of the process at the `at`-th commit (from 1): before it is stored, or stored and never acknowledged."""
+    """The death of the process at the `at`-th commit (from 1): before it is stored, or after it is stored and never acknowledged."""
 
     at: int
     is_stored: bool
 
     @property
     def when(self) -> str:
-        """ "before" or "after"."""
+        """When the process dies, relative to storing the commit: "before" or "after"."""
         return "after" if self.is_stored else "before"
 
 
 @dataclass(frozen=True, slots=True)
 class CrashReport:
-    """How much was tried."""
+    """The number of schedules, commits and crashes that were tried."""
 
     schedules: int
     commits: int
     """In all undisturbed runs."""
     crashes: int
-    """Each was resumed, and came to the undisturbed end."""
+    """Each was resumed, and reached the undisturbed end."""
 
 
 class Crashed(BaseException):
@@ -77,7 +77,7 @@ class Crashed(BaseException):
 
 
 class SimulatedStorage(MemoryFlowPersistence):
-    """Memory that answers after virtual pauses, and where the process may die at a commit."""
+    """A memory backend that answers after virtual pauses, and simulates the death of the process at a commit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class SimulatedStorage(MemoryFlowPersistence):
         self._live()
 
     async def is_parallel(self) -> bool:
-        """Whether two invocations of a run were ever to be run at the same time: then the order of their ends is chance."""
+        """Whether two invocations of a run were ever pending at the same time: then the order in which they end is random."""
         for run_id, rows in self._rows.items():
             for seq in range(len(rows)):
                 checkpoint = await super().load(run_id, seq)
@@ -120,7 +120,7 @@ class SimulatedStorage(MemoryFlowPersistence):
         return False
 
     def restarted(self) -> None:
-        """Another process: it finds what is stored."""
+        """Simulate a new process, which finds the stored checkpoints."""
         self.crash, self.died_at = None, None
 
     def _live(self) -> None:
@@ -138,16 +138,16 @@ async def crash_everywhere(
     compare: Callable[[End], Any] | None = None,
     limit: float = LIMIT,
 ) -> CrashReport:
-    """Run `flow()` with the inputs under some schedules, crash it at each commit of each, resume it, and compare the ends.
+    """Run `flow()` under several schedules, crash it at each commit of each schedule, resume it, and compare the ends.
 
-    `flow` makes a new flow each time: the class itself, or a function. It is stored in memory, whatever the class says, and
-    runs on an event loop of its own, of the kind that this is called on, in virtual time. `outside` makes what a crash does
-    not take, such as a fake bank: anew for each run, and the same when that is resumed; the flow is `flow(outside())` then.
-    `schedules`, from 1: the seeds are `seed`, `seed + 1`, ... `compare`: what of an end is to be the same; by default
-    state, result and status, with lists in any order where methods run in parallel. `limit`: virtual seconds.
+    `flow` creates a new flow each time: the class itself, or a function. The flow is stored in memory, whatever its class declares, and
+    runs on an event loop of its own, in virtual time, of the same kind as the calling loop. `outside` creates what survives a crash,
+    such as a fake bank: a new one for each run, and the same one when that run is resumed; the flow is then `flow(outside())`.
+    `schedules`, from 1: the seeds are `seed`, `seed + 1`, ... `compare`: selects the parts of an end that must be equal; by default
+    state, result and status, with lists in any order if methods run in parallel. `limit`: virtual seconds.
 
-    Raises `AssertionError` where a resumed run ends otherwise, with the schedule and commit that replay it; where the undisturbed
-    runs end in different ways; and where one waits for something that never comes. Python's `random` is seeded, too.
+    Raises `AssertionError` if a resumed run ends differently, with the schedule and commit that reproduce it; if the undisturbed
+    runs end differently from each other; and if a run waits for something that never happens. Python's `random` is seeded, too.
     """
     if schedules < 1:
         raise ValueError(f"schedules is at least 1, not {schedules}")
@@ -162,7 +162,7 @@ async def crash_everywhere(
 def _crash_everywhere(trial: _Trial, seeds: range, compare: Callable[[End], Any] | None) -> CrashReport:
     undisturbed = [
         trial.undisturbed(seed) for seed in (*seeds, seeds[0])
-    ]  # the first once more: not all chance is seeded
+    ]  # the first seed twice: not all randomness is seeded
     compare = compare or (in_any_order if any(one.is_parallel for one in undisturbed) else as_plain)
     expected = compare(undisturbed[0].end)
     for one in undisturbed[1:]:
@@ -194,7 +194,7 @@ def _check(how: str, expected: Any, found: Any, cure: str) -> None:
 
 
 def _difference(a: Any, b: Any, path: str = "") -> tuple[str, Any, Any]:
-    """Where two plain values first differ, and what stands there."""
+    """Return the path where two plain values first differ, and the two values at that path."""
     pairs: list[tuple[str, Any, Any]] = []
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         pairs = [(f"{path}.{key}" if path else str(key), a[key], b[key]) for key in a]
@@ -204,13 +204,13 @@ def _difference(a: Any, b: Any, path: str = "") -> tuple[str, Any, Any]:
 
 
 def as_plain(end: End) -> Any:
-    """An end as values of JSON: what is stored of it, and nothing else of it, can be compared."""
+    """Return an end as JSON values: only its stored form can be compared."""
     told = {"status": end.status, "result": end.result, "state": end.state}
     return to_jsonable_python(told, inf_nan_mode="strings", bytes_mode="hex", fallback=repr)
 
 
 def in_any_order(end: End) -> Any:
-    """The same, with all lists sorted: for what is appended in the order in which parallel methods end."""
+    """Return the same as `as_plain`, with all lists sorted: parallel methods may append in any order."""
     return _sorted(as_plain(end))
 
 
@@ -236,7 +236,7 @@ class _Undisturbed:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What is run, again and again."""
+    """The flow under test, and how to run it repeatedly."""
 
     flow: Callable[..., Flow[Any]]
     inputs: dict[str, Any]
@@ -244,14 +244,14 @@ class _Trial:
     limit: float
     outside: Callable[[], Any] | None
     classes: dict[type, dict[str, Any]] = field(default_factory=dict)
-    """What stood in the flow's classes before the first was made; where a function makes it, after that."""
+    """The attributes of the flow's classes before the first flow was created; if a function creates it, right after that."""
 
     def __post_init__(self) -> None:
         if isinstance(self.flow, type):
             self._keep(self.flow)
 
     def undisturbed(self, seed: int) -> _Undisturbed:
-        """How it goes if nothing is in its way."""
+        """Run without a crash, and return the end."""
         storage, around = SimulatedStorage(), self._around()
 
         async def run() -> _Undisturbed:
@@ -261,7 +261,7 @@ class _Trial:
         return simulated(run, seed=seed, loop=self.loop)
 
     def crashed(self, seed: int, crash: Crash) -> tuple[End, str]:
-        """How it ends if it is crashed, and goes on in another process; and what the commit was about."""
+        """Crash the run, and resume it as in another process. Return its end, and the method or kind of the crashed commit."""
         storage, around = SimulatedStorage(), self._around()
         storage.crash = crash
         try:
@@ -279,11 +279,11 @@ class _Trial:
         self.classes.update({cls: _kept_in(cls) for cls in _own_classes(flow)})
 
     def _around(self) -> tuple[Any, ...]:
-        """What the flow is made with."""
+        """Return the arguments to create the flow with."""
         return () if self.outside is None else (self.outside(),)
 
     async def _run(self, storage: SimulatedStorage, around: tuple[Any, ...]) -> End:
-        """To its end, from where it stands in the storage."""
+        """Run or resume the flow from its stored checkpoint, and return its end."""
         for cls, before in self.classes.items():
             _restore(cls, before)
         flow = self.flow(*around)
@@ -315,21 +315,21 @@ class _Trial:
         return getattr(self.flow, "__qualname__", repr(self.flow))
 
 
-# ---- what a class keeps --------------------------------------------------------------------------------------------
+# ---- the attributes of a class -------------------------------------------------------------------------------------
 
 
 def _own_classes(cls: type) -> list[type]:
-    """A flow's class and its bases, below `Flow`."""
+    """Return a flow's class and its base classes, below `Flow`."""
     return [base for base in cls.__mro__ if issubclass(base, Flow) and base is not Flow]
 
 
 def _kept_in(cls: type) -> dict[str, Any]:
-    """What a class holds that is data: containers as copies."""
+    """Return the data attributes of a class; containers as copies."""
     return {name: _copied(value) for name, value in vars(cls).items() if _is_data(name, value)}
 
 
 def _restore(cls: type, before: dict[str, Any]) -> None:
-    """Let a class hold what it did when the process began."""
+    """Restore the data attributes that a class had when the simulated process started."""
     for name, value in list(vars(cls).items()):
         if name not in before and _is_data(name, value):
             delattr(cls, name)
@@ -338,7 +338,7 @@ def _restore(cls: type, before: dict[str, Any]) -> None:
 
 
 def _is_data(name: str, value: Any) -> bool:
-    is_ours = name in vars(Flow) or name in Flow.__annotations__  # what a class sets of those is no memory of a run
+    is_ours = name in vars(Flow) or name in Flow.__annotations__  # those declare the flow, and are not data of a run
     return not (is_ours or name.startswith("__") or callable(value) or hasattr(type(value), "__get__"))
 
 

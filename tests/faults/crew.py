@@ -24,8 +24,8 @@ import anyio.to_thread
 
 import asyncflow
 from asyncflow import Flow, FlowRunner, FlowState, SQLiteFlowPersistence, router, start
+from asyncflow.persistence._database.base import DatabasePersistence
 from asyncflow.persistence.checkpoint import Checkpoint
-from asyncflow.persistence.queued import QueuedPersistence
 
 AT_ONCE = 200
 """Starts on their way at once."""
@@ -52,7 +52,7 @@ class Work:
     sample_every: float = 0.0
     """Seconds between two lines that say what the worker holds; 0 for none."""
 
-    def storage(self) -> QueuedPersistence[Any]:
+    def storage(self) -> DatabasePersistence[Any]:
         """What keeps the runs."""
         if self.schema:
             from asyncflow.persistence.postgres import PostgresFlowPersistence
@@ -94,7 +94,7 @@ def log(word: str, *what: object) -> None:
     os.write(_file, (" ".join(map(str, (word, os.getpid(), *what))) + "\n").encode())
 
 
-def _witness(storage: QueuedPersistence[Any]) -> None:
+def _witness(storage: DatabasePersistence[Any]) -> None:
     """Log each acknowledgement of a step, before anybody can act on it."""
     append = storage.append
 
@@ -286,7 +286,7 @@ class Crew:
         return sum(count > 1 for count in counts.values())
 
 
-async def _count(storage: QueuedPersistence[Any]) -> int:
+async def _count(storage: DatabasePersistence[Any]) -> int:
     count, before = 0, None
     while page := await storage.runs(before=before, limit=1000):
         count, before = count + len(page), page[-1].position

@@ -22,7 +22,7 @@ import anyio
 
 import asyncflow
 from asyncflow import Flow, listen, persist, start
-from asyncflow.persistence import fencing
+from asyncflow.persistence._database import lease as fencing
 
 PACKAGE = os.path.dirname(asyncflow.__file__) + os.sep
 

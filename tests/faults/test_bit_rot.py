@@ -23,7 +23,7 @@ from vfs import Chain, FanOut, Large, Tally
 from asyncflow import Flow, SQLiteFlowPersistence, errors, listen, or_, router, start
 from asyncflow.errors import AsyncflowError, CheckpointCorruptError, MethodError, RunFencedError, RunNotFoundError
 from asyncflow.persistence import Checkpoint
-from asyncflow.persistence.head import Head
+from asyncflow.persistence._database.run_head import Head
 
 SIDE_BY_SIDE = 4
 """Damaged files that are looked at together: each waits for its threads much of the time."""
@@ -144,7 +144,7 @@ class Standing(NamedTuple):
     outputs: dict[str, Any]
 
 
-async def told_by(path: Path, way: str) -> Told:
+async def events_from(path: Path, way: str) -> Told:
     """Ask for every run and its history; go on with each, by `resume` or by `kickoff`; and ask for it again."""
     told: Told = {}
     persistence = SQLiteFlowPersistence(path)
@@ -217,7 +217,7 @@ async def whole(folder: Path) -> Whole:
     found = Whole(path.read_bytes(), killed)
     for way in WAYS:
         copy = put(found.data, folder / way)
-        found.told[way] = await told_by(copy, way)
+        found.told[way] = await events_from(copy, way)
         async with SQLiteFlowPersistence(copy) as persistence:
             for run_id, (flow, _) in RUNS.items():
                 seqs = range(len(await persistence.history(run_id)))
@@ -347,7 +347,7 @@ def looked_at(cases: Iterable[Case], memory: Path, undamaged: Whole) -> Figures:
             path = put(case.data, memory / f"case {n}")
             try:
                 with anyio.fail_after(HANGS):
-                    told = await told_by(path, way)
+                    told = await events_from(path, way)
             except Exception as error:  # of no type that is ours: whatever it is, it is wrong
                 raise AssertionError(f"{replay}: {error!r}") from error
             assert wrongs(told, way, undamaged) == [], replay

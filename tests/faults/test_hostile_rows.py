@@ -34,9 +34,10 @@ from pydantic import BaseModel
 
 import asyncflow
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, and_, listen, start
+from asyncflow._codec import codec
 from asyncflow.errors import AsyncflowError, MethodError
-from asyncflow.persistence import Checkpoint, codec
-from asyncflow.persistence.head import Head
+from asyncflow.persistence import Checkpoint
+from asyncflow.persistence._database.run_head import Head
 
 CPU = 2.0
 """Seconds of work that a row may cost: a hundred times what one costs, and no matter how busy the machine is."""

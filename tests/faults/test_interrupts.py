@@ -19,8 +19,8 @@ from figures import FACTOR, SEED, tell
 from held_up import AtLine
 
 from asyncflow import Flow, FlowRunner, SQLiteFlowPersistence, and_, listen, start
-from asyncflow._runtime.runs import _DRIVEN
-from asyncflow.persistence.home import home_here
+from asyncflow._runs.runs import _DRIVEN
+from asyncflow.persistence._database.loop_host import current_loop_host
 
 STRIDE = max(1, int(43 / FACTOR))
 """Every so many lines are struck; the long form strikes each of them."""
@@ -166,7 +166,7 @@ class CancelledWhenAsked(asyncio.Future[None]):
 @pytest.mark.found("D1")
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_an_interrupt_while_a_commit_wakes_its_waiters_stops_no_other_waiter() -> None:
-    home = await home_here()
+    home = await current_loop_host()
     cancelled = asyncio.get_running_loop().create_future()
     cancelled.cancel()
     for waiter in (CancelledWhenAsked(), cancelled):

@@ -387,7 +387,7 @@ def test_a_daemon_thread_with_a_loop_of_its_own_keeps_no_process() -> None:
 
 MAY_FORK = """
 import warnings
-warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # Python 3.12 says so; see the README
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # Python 3.12 says so; see the guide
 """
 
 FORKED = """

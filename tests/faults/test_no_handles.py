@@ -14,7 +14,7 @@ from loops import LOOPS
 
 import asyncflow
 from asyncflow import Flow, errors, start
-from asyncflow.persistence.handles import no_handles_left
+from asyncflow.persistence._database.handle_limit import no_handles_left
 
 
 class Echo(Flow[dict[str, Any]]):

@@ -16,10 +16,10 @@ from held_up import AtLine, Clock, clock, finished_while_it_was_stopped
 
 from asyncflow import Flow, SQLiteFlowPersistence, errors, listen, start
 from asyncflow._runtime import starts
-from asyncflow.persistence import fencing
-from asyncflow.persistence.fencing import Lease
-from asyncflow.persistence.head import Head
-from asyncflow.persistence.jobs import Renew
+from asyncflow.persistence._database import lease as fencing
+from asyncflow.persistence._database.jobs import Renew
+from asyncflow.persistence._database.lease import Lease
+from asyncflow.persistence._database.run_head import Head
 from asyncflow.persistence.sqlite import rows
 
 LEASE = 600.0

@@ -45,7 +45,7 @@ MUTANTS = (
     Mutant(
         "the first method starts before the inputs are stored",
         ("D2",),
-        "_runtime/instance.py",
+        "_runs/instance.py",
         "            await commit_start(engine, checkpoint)\n",
         "            pass\n",
         f"{FAILURE}::test_a_save_that_fails_stops_the_run_and_nothing_follows",
@@ -101,7 +101,7 @@ MUTANTS = (
     Mutant(
         "a start that is not fenced",
         ("L1", "E2"),
-        "persistence/fencing.py",
+        "persistence/_database/lease.py",
         "        return (uptime < until[0] and time.time() < until[1] and stretch == self.stretch) or self.seconds < SHORTEST\n",
         "        return uptime < float('inf') and until[1] < float('inf')\n",
         "faults/test_starts.py::test_no_method_starts_once_the_owner_was_replaced_between_any_two_lines",
@@ -109,7 +109,7 @@ MUTANTS = (
     Mutant(
         "a lease that had a gap is taken for one that held",
         ("L1", "E2"),
-        "persistence/fencing.py",
+        "persistence/_database/lease.py",
         " and stretch == self.stretch)",
         ")",
         "faults/test_starts.py::test_a_plain_method_starts_only_while_the_lease_holds_when_a_thread_is_free",
@@ -125,7 +125,7 @@ MUTANTS = (
     Mutant(
         "a cancel undoes an end",
         ("C4",),
-        "_runtime/instance.py",
+        "_runs/instance.py",
         'if stored.checkpoint.status not in ("finished", "cancelled"):',
         'if stored.checkpoint.status != "cancelled":',
         "runtime/test_endings.py::test_a_run_that_is_cancelled_around_its_last_commit_has_one_ending",
@@ -182,7 +182,7 @@ MUTANTS = (
     Mutant(
         "a state that others still hold, taken as it is",
         ("E4",),
-        "_runtime/sole.py",
+        "_runtime/uniqueness.py",
         "    return values is not None\n",
         "    return True\n",
         f"{LARGE}::test_what_is_held_of_a_draft_cannot_reach_the_state",
@@ -190,7 +190,7 @@ MUTANTS = (
     Mutant(
         "a patch of any document",
         ("V4",),
-        "persistence/patches.py",
+        "_codec/patches.py",
         " if at <= start <= end <= len(old):",
         " if start <= end:",
         "persistence/test_patches.py::test_what_is_no_patch_of_a_document_is_refused",
@@ -214,7 +214,7 @@ MUTANTS = (
     Mutant(
         "a change of what is not stored is none",
         ("E4",),
-        "_sameness.py",
+        "_values/sameness.py",
         "        return difference(a, b) is None and _is_rest_same(a, b)\n",
         "        return difference(a, b) is None\n",
         f"{MERGING}::test_private_attributes_and_excluded_fields_are_merged",
@@ -230,7 +230,7 @@ MUTANTS = (
     Mutant(
         "a validator behind a name is not seen",
         ("E4",),
-        "_runtime/plain.py",
+        "_codec/plain_models.py",
         "    if isinstance(annotation, typing.NewType):\n        return _is_known(",
         "    if isinstance(annotation, typing.NewType):\n        return True or _is_known(",
         f"{PLAIN}::test_a_validator_that_comes_to_refuse_hurts_no_state",
@@ -264,7 +264,7 @@ MUTANTS = (
     Mutant(
         "a cancelled waiter does not wait for its commit",
         ("C2",),
-        "persistence/commits.py",
+        "persistence/_database/group_commit.py",
         "                await outlast(job.late)\n",
         "",
         f"{SQLITE}::test_a_save_that_is_cancelled_while_queued_is_withdrawn_and_during_its_commit_waited_for",
@@ -280,7 +280,7 @@ MUTANTS = (
     Mutant(
         "a cancelled save stays in the queue",
         ("C3",),
-        "persistence/commits.py",
+        "persistence/_database/group_commit.py",
         "                self._withdraw(job)\n",
         "                pass\n",
         f"{SQLITE}::test_a_save_that_is_cancelled_while_queued_is_withdrawn_and_during_its_commit_waited_for",
@@ -288,7 +288,7 @@ MUTANTS = (
     Mutant(
         "cancel() is not stored",
         ("C4",),
-        "_runtime/instance.py",
+        "_runs/instance.py",
         "            await to_its_end(lambda: self._cancelled_durably(claim))\n",
         "            pass\n",
         f"{CANCEL}::test_cancel_is_durable_and_final",
@@ -339,8 +339,8 @@ MUTANTS = (
         "KeyboardInterrupt is taken for a failure",
         ("X4",),
         "_runtime/engine.py",
-        "        except Exception as error:  # whatever",
-        "        except (Exception, KeyboardInterrupt) as error:  # whatever",
+        "        except Exception as error:  # a user",
+        "        except (Exception, KeyboardInterrupt) as error:  # a user",
         f"{FAILURE}::test_a_crash_leaves_as_itself_and_the_run_is_resumable",
     ),
     # ---- owners
@@ -363,7 +363,7 @@ MUTANTS = (
     Mutant(
         "one process drives a run twice",
         ("L2",),
-        "_runtime/runs.py",
+        "_runs/runs.py",
         "    if driven in _DRIVEN and not is_closed(_DRIVEN[driven]):\n",
         "    if False:\n",
         f"{GOING}::test_kickoff_of_a_run_that_is_running_elsewhere_is_refused",
@@ -389,7 +389,7 @@ MUTANTS = (
     Mutant(
         "a value is stored without being looked at",
         ("V1",),
-        "persistence/codec.py",
+        "_codec/codec.py",
         "        found = difference(value, loaded, promoted=True)\n",
         "        found = None\n",
         f"{CODEC}::test_a_value_that_would_change_is_refused_with_path_type_and_reason",
@@ -405,7 +405,7 @@ MUTANTS = (
     Mutant(
         "stored fields that the model lacks are dropped",
         ("V2",),
-        "persistence/codec.py",
+        "_codec/codec.py",
         "    if lost:\n        raise Misfit",
         "    if False:\n        raise Misfit",
         f"{GOING}::test_a_stored_field_that_the_model_lacks_is_named_and_nothing_is_lost",
@@ -413,7 +413,7 @@ MUTANTS = (
     Mutant(
         "a pending method that is gone is skipped",
         ("V3",),
-        "_runtime/matching.py",
+        "_runs/matching.py",
         "    if missing := _missing(settings, progress):\n        raise FlowDefinitionError",
         "    for name in _missing(settings, progress):\n"
         "        for key in [k for k, i in progress.pending.items() if i.method == name]:\n"
@@ -423,7 +423,7 @@ MUTANTS = (
     Mutant(
         "a join that could never run is not noticed",
         ("V3",),
-        "_runtime/matching.py",
+        "_runs/matching.py",
         "    if problems := obstacles(settings.definition, progress):\n",
         "    if problems := []:\n",
         "runtime/test_changed_class.py::test_a_run_whose_join_gained_a_branch_is_refused_and_nothing_runs",
@@ -447,7 +447,7 @@ MUTANTS = (
     Mutant(
         "the head is not checked",
         ("V4", "D4"),
-        "persistence/head.py",
+        "persistence/_database/run_head.py",
         " or head.digest(key) != row[-1]:\n",
         ":\n",
         f"{SQLITE}::test_a_changed_bit_in_the_head_of_a_run_is_found_and_hurts_that_run_only",
@@ -487,7 +487,7 @@ MUTANTS = (
     Mutant(
         "a history may lack its beginning",
         ("V4", "D4"),
-        "persistence/head.py",
+        "persistence/_database/run_head.py",
         "        if stored[0].seq != base:\n",
         "        if False:\n",
         "faults/test_bit_rot.py::test_a_row_that_is_not_where_it_was_is_told_of_its_run_alone",
@@ -503,7 +503,7 @@ MUTANTS = (
     Mutant(
         "a plan looks at the first of many",
         ("V1",),
-        "persistence/exact.py",
+        "_codec/round_trip.py",
         "        lambda values: set(map(type, values)) <= only and holds(values),\n",
         "        lambda values: set(map(type, values[:1])) <= only and holds(values[:1]),\n",
         "persistence/test_exact.py::test_what_the_types_let_pass_is_kept",
@@ -511,7 +511,7 @@ MUTANTS = (
     Mutant(
         "a field is tried without the settings of its model",
         ("V1",),
-        "persistence/exact.py",
+        "_codec/round_trip.py",
         ', config={**config, "defer_build": False})',
         ")",
         f"{INTERFERENCE}::test_a_field_is_tried_under_the_settings_of_its_model",
@@ -519,7 +519,7 @@ MUTANTS = (
     Mutant(
         "a hook of the user's taken for pydantic's own",
         ("V1",),
-        "persistence/interference.py",
+        "_codec/model_hooks.py",
         "    return hook in _MAKERS\n",
         '    return hook in _MAKERS or hasattr(hook, "__wrapped__")\n',
         f"{INTERFERENCE}::test_where_a_users_code_makes_an_instance_it_is_asked",
@@ -527,7 +527,7 @@ MUTANTS = (
     Mutant(
         "an optional of what may be null itself is not tried",
         ("V1",),
-        "persistence/exact.py",
+        "_codec/round_trip.py",
         " and not _is_root(others[0]) else None",
         " else None",
         "persistence/test_exact.py::test_an_optional_of_what_may_be_null_itself_is_tried",
@@ -535,7 +535,7 @@ MUTANTS = (
     Mutant(
         "what was read is not compared where validators have a say",
         ("V1",),
-        "persistence/pieces.py",
+        "_codec/chunked.py",
         "        return data if again == data else None",
         "        return data",
         f"{INTERFERENCE}::test_what_is_read_as_something_else_is_not_storable",
@@ -543,7 +543,7 @@ MUTANTS = (
     Mutant(
         "the types of what was read are not looked at",
         ("V1",),
-        "persistence/codec.py",
+        "_codec/codec.py",
         "            return plan.one(read) and self.write(read) == data",
         "            return self.write(read) == data",
         f"{INTERFERENCE}::test_what_is_read_as_an_equal_value_of_another_type_is_not_storable",
@@ -559,7 +559,7 @@ MUTANTS = (
     Mutant(
         "a part of what is cut is not looked at",
         ("V1",),
-        "persistence/pieces.py",
+        "_codec/chunked.py",
         "            if not field.plan.one(part):\n",
         "            if type(part) is dict and not field.plan.one(part):\n",
         f"{INTERFERENCE}::test_what_is_cut_is_looked_at_to_its_end",
@@ -567,7 +567,7 @@ MUTANTS = (
     Mutant(
         "private attributes that others hold are not looked for",
         ("E4",),
-        "_runtime/sole.py",
+        "_runtime/uniqueness.py",
         " if inner is None or is_plain(cls) else",
         " if True else",
         "runtime/test_large_checked.py::test_what_is_held_cannot_reach_it",
@@ -575,7 +575,7 @@ MUTANTS = (
     Mutant(
         "a setting that changes values called harmless",
         ("V1",),
-        "persistence/interference.py",
+        "_codec/model_hooks.py",
         '*("cache_strings", ',
         '*("cache_strings", "use_enum_values", ',
         f"{INTERFERENCE}::test_under_a_setting_that_changes_what_is_written_all_is_tried",
@@ -591,7 +591,7 @@ MUTANTS = (
     Mutant(
         "a forger needs no key",
         ("V4",),
-        "persistence/head.py",
+        "persistence/_database/run_head.py",
         "digest_size=16, key=key, person=origin).digest()",
         "digest_size=16, person=origin).digest()",
         f"{SQLITE}::test_what_was_made_up_is_found_where_there_is_a_key",
@@ -599,7 +599,7 @@ MUTANTS = (
     Mutant(
         "verifying begins where loading does",
         ("V4",),
-        "persistence/queued.py",
+        "persistence/_database/base.py",
         "            stored = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True))\n            if",
         "            stored = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=False))\n            if",
         f"{SQLITE}::test_damage_that_loading_does_not_meet_is_found_by_verifying",
@@ -607,7 +607,7 @@ MUTANTS = (
     Mutant(
         "any size is stored",
         ("V5",),
-        "persistence/codec.py",
+        "_codec/codec.py",
         "    if len(data) > MAX_BYTES:\n",
         "    if False:\n",
         f"{CODEC}::test_what_is_too_large_is_a_limit",
@@ -615,7 +615,7 @@ MUTANTS = (
     Mutant(
         "any depth is stored",
         ("V5",),
-        "persistence/codec.py",
+        "_codec/codec.py",
         "        if not _fits(value):\n",
         "        if False:\n",
         f"{CODEC}::test_what_is_nested_too_deeply_is_a_limit",
@@ -673,7 +673,7 @@ MUTANTS = (
     Mutant(
         "a child uses what its parent has open",
         ("S4",),
-        "persistence/shared.py",
+        "persistence/_database/shared_resource.py",
         "        if self._process is not _process:\n            self._check_fork()\n        opening = self._openings",
         "        opening = self._openings",
         "faults/test_leaving.py::test_a_run_that_goes_on_in_a_forked_process_is_refused_at_its_next_commit",
@@ -786,7 +786,7 @@ MUTANTS = (
     Mutant(
         "a class resumes the runs of another of its name",
         ("L5",),
-        "_runtime/matching.py",
+        "_runs/matching.py",
         "    if c.known_by not in identity.known:\n",
         "    if c.flow != identity.name:\n",
         "runtime/test_identity.py::test_a_run_of_another_module_s_class_of_the_same_name_is_refused_and_left_as_it_was",

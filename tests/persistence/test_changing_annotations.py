@@ -16,10 +16,10 @@ from pydantic_core import from_json
 from typing_extensions import TypedDict
 
 from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, MethodError, and_, errors, listen, start
-from asyncflow._values import difference
-from asyncflow.persistence.codec import Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
-from asyncflow.persistence.exact import plan_for
-from asyncflow.persistence.marks import MIXED, SAME, TAGGED, TYPED
+from asyncflow._codec.codec import Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
+from asyncflow._codec.marks import MIXED, SAME, TAGGED, TYPED
+from asyncflow._codec.round_trip import plan_for
+from asyncflow._values.copying import difference
 from asyncflow.state import state_type_of
 
 D = decimal.Decimal

@@ -839,7 +839,7 @@ async def test_a_value_that_contains_itself_is_a_limit() -> None:
 
 @pytest.mark.clauses("V5")
 async def test_what_is_too_large_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyncflow.persistence.codec.MAX_BYTES", 10_000)
+    monkeypatch.setattr("asyncflow._codec.codec.MAX_BYTES", 10_000)
     for trying in (in_a_dict("x" * 10_001), in_a_model(str, "x" * 10_001), returned(str, "x" * 10_001)):
         error = await refusal(trying)
 

@@ -13,10 +13,10 @@ from pydantic import BaseModel, Field, RootModel, create_model
 from pydantic_core import TzInfo
 
 from asyncflow import FlowState, merge
-from asyncflow._values import difference
-from asyncflow.persistence import exact
-from asyncflow.persistence.codec import Refused, TypedCodec
-from asyncflow.persistence.exact import is_json, plan_for
+from asyncflow._codec import round_trip as exact
+from asyncflow._codec.codec import Refused, TypedCodec
+from asyncflow._codec.round_trip import is_json, plan_for
+from asyncflow._values.copying import difference
 
 
 class Colour(enum.Enum):

@@ -25,12 +25,12 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from asyncflow import FlowState
-from asyncflow._values import difference
-from asyncflow.persistence import marks
-from asyncflow.persistence.codec import Refused, TypedCodec
-from asyncflow.persistence.exact import plan_for
-from asyncflow.persistence.interference import HARMLESS, READING
-from asyncflow.persistence.pieces import Pieces, pieces_for
+from asyncflow._codec import marks
+from asyncflow._codec.chunked import Pieces, pieces_for
+from asyncflow._codec.codec import Refused, TypedCodec
+from asyncflow._codec.model_hooks import HARMLESS, READING
+from asyncflow._codec.round_trip import plan_for
+from asyncflow._values.copying import difference
 
 
 class Colour(enum.Enum):
@@ -422,8 +422,8 @@ def test_what_validators_leave_alone_is_not_compared_value_by_value(
     state = model(id="x", rows=rows(*range(50)), by_name={str(n): row for n, row in enumerate(rows(*range(50)))})
     codec, pieces = TypedCodec(model), pieces_for(model)
     assert pieces is not None
-    monkeypatch.setattr("asyncflow.persistence.codec.difference", never)
-    monkeypatch.setattr("asyncflow.persistence.exact.difference", never)
+    monkeypatch.setattr("asyncflow._codec.codec.difference", never)
+    monkeypatch.setattr("asyncflow._codec.round_trip.difference", never)
 
     data, kept = codec.encode(state)
 

@@ -10,10 +10,10 @@ from pydantic import model_serializer, model_validator
 from pydantic_core import from_json, to_json
 
 from asyncflow import Flow, FlowState, MemoryFlowPersistence, SQLiteFlowPersistence, listen, or_, router, start
+from asyncflow._codec.patches import is_patch, patch_of, patched
 from asyncflow.errors import CheckpointCorruptError
 from asyncflow.persistence import Checkpoint
 from asyncflow.persistence.checkpoint import fold
-from asyncflow.persistence.patches import is_patch, patch_of, patched
 
 
 def record(n: int) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from loops import on_asyncio
 import asyncflow
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, errors, listen, or_, router, start
 from asyncflow.persistence import Checkpoint
-from asyncflow.persistence.head import Head
-from asyncflow.persistence.jobs import Append
+from asyncflow.persistence._database.jobs import Append
+from asyncflow.persistence._database.run_head import Head
 from asyncflow.persistence.sqlite import appends, rows
 from asyncflow.persistence.sqlite.database import MIGRATIONS
 

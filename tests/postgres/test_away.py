@@ -21,7 +21,7 @@ from asyncflow.integrations.fastapi import flow_router, lifespan
 from asyncflow.persistence.postgres import PostgresFlowPersistence
 from asyncflow.persistence.postgres.database import _LOCK
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "examples" / "guide" / "postgresql.md"
 BUSY = "asyncflow.persistence.postgres.persistence.BUSY_SECONDS"
 
 
@@ -230,7 +230,7 @@ async def test_a_run_that_has_ended_gives_its_outcome_where_nothing_can_be_writt
 
 
 @pytest.mark.found("R13")
-async def test_a_role_with_the_rights_that_the_readme_grants_does_all_but_make_the_tables(
+async def test_a_role_with_the_rights_that_the_guide_grants_does_all_but_make_the_tables(
     persistence: PostgresFlowPersistence, sql: psycopg.Connection, role: str
 ) -> None:
     schema = persistence._target.schema
@@ -243,7 +243,7 @@ async def test_a_role_with_the_rights_that_the_readme_grants_does_all_but_make_t
         pass  # its owner makes the tables
     with pytest.raises(errors.StorageReadOnlyError):
         await storage.load("any")
-    statements = re.findall("^GRANT .*;$", README.read_text("utf-8"), re.MULTILINE)
+    statements = re.findall("^GRANT .*;$", PAGE.read_text("utf-8"), re.MULTILINE)
     for statement in statements:
         sql.execute(statement.replace("SCHEMA asyncflow TO app", f"SCHEMA {schema} TO {role}").encode())
 

@@ -431,7 +431,7 @@ from asyncflow.persistence.postgres import PostgresFlowPersistence
 from asyncflow.persistence.postgres.database import MIGRATIONS
 from asyncflow.testing._checkpoints import Chain
 
-warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # Python 3.12 says so; see the README
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # Python 3.12 says so; see the guide
 persistence = PostgresFlowPersistence(sys.argv[1], schema=sys.argv[2])
 chain = Chain("run")
 

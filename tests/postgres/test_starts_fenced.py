@@ -11,7 +11,7 @@ import pytest
 from held_up import clock, finished_while_it_was_stopped
 
 from asyncflow import Flow, errors, listen, start
-from asyncflow.persistence.head import Head
+from asyncflow.persistence._database.run_head import Head
 from asyncflow.persistence.postgres import PostgresFlowPersistence, rows
 
 

@@ -8,8 +8,8 @@ import pytest
 from owned import until
 
 from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, SQLiteFlowPersistence, start
-from asyncflow._runtime import recovery
 from asyncflow.persistence import RunEntry
+from asyncflow.runner import recovery
 
 
 class Unknown(Flow[dict[str, int]]):

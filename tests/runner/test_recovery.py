@@ -15,8 +15,8 @@ from owned import STORES, Steps, Work, gate, gates, ran, until
 
 import asyncflow
 from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, SQLiteFlowPersistence, errors, listen, start
-from asyncflow._runtime.recovery import AGAIN
 from asyncflow.persistence import Checkpoint
+from asyncflow.runner.recovery import AGAIN
 
 
 class NoError(BaseException):

@@ -29,8 +29,9 @@ from asyncflow import (
     router,
     start,
 )
-from asyncflow._values import copied
-from asyncflow.persistence import Checkpoint, commits
+from asyncflow._values.copying import copied
+from asyncflow.persistence import Checkpoint
+from asyncflow.persistence._database import group_commit as commits
 
 STEPS, RUNS = 10, 50
 ASYNCIO = [pytest.param(("asyncio", {"debug": False}), id="asyncio")]

@@ -9,7 +9,7 @@ import anyio.lowlevel
 import pytest
 
 from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, SQLiteFlowPersistence, errors, listen, start
-from asyncflow._runtime.ending import cancel_stored
+from asyncflow._runs.cancelling import cancel_stored
 from asyncflow.events import RunCancelled, RunFinished
 from asyncflow.persistence import Checkpoint
 

@@ -33,8 +33,8 @@ from asyncflow import (
     persist,
     start,
 )
-from asyncflow._runtime import instance as driving
-from asyncflow._runtime.ending import cancel_stored
+from asyncflow._runs import instance as driving
+from asyncflow._runs.cancelling import cancel_stored
 from asyncflow.testing.loops import pause, simulated
 from asyncflow.testing.simulation import SimulatedStorage
 
@@ -67,7 +67,7 @@ async def test_a_run_that_came_to_be_between_acquiring_and_loading_is_not_driven
     async def late(setup: Any, run_id: str, claim: Any) -> Any:
         if not came:  # another process, which this one's registry knows nothing of, makes the run at this moment
             came.append(run_id)
-            monkeypatch.setattr("asyncflow._runtime.runs._DRIVEN", {})
+            monkeypatch.setattr("asyncflow._runs.runs._DRIVEN", {})
             group.start_soon(first.kickoff, {"id": "x"})
             await first.inside.wait()
             monkeypatch.setattr("asyncflow.persistence.sqlite.owners.Owner.may_replace", lambda owner, other: False)

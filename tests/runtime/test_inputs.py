@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, errors, start
-from asyncflow._runtime.inputs import are_inputs, inputs_bytes
+from asyncflow._runs.inputs import inputs_bytes, inputs_match
 
 ONE, OTHER = {0, 8}, {8, 0}
 assert list(ONE) != list(OTHER), "equal sets that tell their members in another order"
@@ -100,23 +100,23 @@ OTHERS: dict[str, tuple[Any, Any]] = {
 def test_the_same_inputs_are_known_again(name: str) -> None:
     one, other = SAME[name]
 
-    assert are_inputs(inputs_bytes({"n": 1, "it": one}), {"it": other, "n": 1})
-    assert are_inputs(inputs_bytes({"n": 1, "it": other}), {"it": one, "n": 1})
+    assert inputs_match(inputs_bytes({"n": 1, "it": one}), {"it": other, "n": 1})
+    assert inputs_match(inputs_bytes({"n": 1, "it": other}), {"it": one, "n": 1})
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_inputs_are_told_apart(name: str) -> None:
     one, other = OTHERS[name]
 
-    assert not are_inputs(inputs_bytes({"it": one}), {"it": other})
-    assert not are_inputs(inputs_bytes({"it": other}), {"it": one})
+    assert not inputs_match(inputs_bytes({"it": one}), {"it": other})
+    assert not inputs_match(inputs_bytes({"it": other}), {"it": one})
 
 
 def test_what_cannot_be_written_is_compared_by_its_text() -> None:
     stored = inputs_bytes({"it": [object]})
 
-    assert are_inputs(stored, {"it": [object]})
-    assert not are_inputs(stored, {"it": [int]})
+    assert inputs_match(stored, {"it": [object]})
+    assert not inputs_match(stored, {"it": [int]})
 
 
 class Table:
@@ -142,10 +142,10 @@ def test_arrays_are_told_apart_by_all_that_they_hold() -> None:
     table = {"t": Table([1.0, 2.0, 3.0], "f8")}
     stored = inputs_bytes(table)
 
-    assert are_inputs(stored, {"t": Table([1.0, 2.0, 3.0], "f8")})
-    assert not are_inputs(stored, {"t": Table([1.0, 2.5, 3.0], "f8")})
-    assert not are_inputs(stored, {"t": Table([1.0, 2.0, 3.0], "f4")})
-    assert are_inputs(b'{"t":"[1.0 ... 3.0]"}', table)  # as 0.1 wrote it
+    assert inputs_match(stored, {"t": Table([1.0, 2.0, 3.0], "f8")})
+    assert not inputs_match(stored, {"t": Table([1.0, 2.5, 3.0], "f8")})
+    assert not inputs_match(stored, {"t": Table([1.0, 2.0, 3.0], "f4")})
+    assert inputs_match(b'{"t":"[1.0 ... 3.0]"}', table)  # as 0.1 wrote it
 
 
 def test_what_is_too_deep_to_be_read_is_compared_as_it_is_written() -> None:
@@ -153,15 +153,15 @@ def test_what_is_too_deep_to_be_read_is_compared_as_it_is_written() -> None:
     for _ in range(220):
         deep = [deep]
 
-    assert are_inputs(inputs_bytes({"a": deep, "b": ONE}), {"a": deep, "b": ONE})
+    assert inputs_match(inputs_bytes({"a": deep, "b": ONE}), {"a": deep, "b": ONE})
 
 
 def test_what_holds_itself_is_no_other() -> None:
     ring: list[Any] = []
     ring.append(ring)
 
-    assert not are_inputs(inputs_bytes({"it": [1]}), {"it": ring})
-    assert are_inputs(inputs_bytes({"it": ring}), {"it": ring})
+    assert not inputs_match(inputs_bytes({"it": [1]}), {"it": ring})
+    assert inputs_match(inputs_bytes({"it": ring}), {"it": ring})
 
 
 class Work(FlowState):

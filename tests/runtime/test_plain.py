@@ -40,7 +40,7 @@ from pydantic import (
 from typing_extensions import TypeAliasType, TypedDict
 
 from asyncflow import Flow, FlowState, MemoryFlowPersistence, MethodError, listen, merge, start
-from asyncflow._runtime.plain import is_plain
+from asyncflow._codec.plain_models import is_plain
 
 pytestmark = pytest.mark.found("P1")
 

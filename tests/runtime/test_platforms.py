@@ -12,7 +12,7 @@ import pytest
 import asyncflow
 from asyncflow import Flow, errors, start
 from asyncflow.persistence import SQLiteFlowPersistence
-from asyncflow.persistence.jobs import Acquire, locked
+from asyncflow.persistence._database.jobs import Acquire, locked
 from asyncflow.persistence.sqlite import owners
 
 ENV = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
@@ -28,7 +28,7 @@ import sys, sysconfig
 {change}
 import asyncflow
 from asyncflow import Flow, FlowState, listen, start
-from asyncflow._runtime.sole import is_held_once, is_sole
+from asyncflow._runtime.uniqueness import is_held_once, is_exclusively_owned
 
 class Many(FlowState):
     items: list[list[int]] = []
@@ -46,7 +46,7 @@ class Grows(Flow[Many]):
         Grows.kept[0].append(7)  # what one method has kept is no longer the state's
         return len(self.state.items), self.state.items[0]
 
-assert not is_sole([[[1]]]) and not is_held_once([[1]])
+assert not is_exclusively_owned([[[1]]]) and not is_held_once([[1]])
 assert asyncflow.run(Grows()) == (5_000, [0])
 print("well")
 """

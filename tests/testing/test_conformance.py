@@ -61,10 +61,10 @@ class TestSQLite(PersistenceConformance):
         return SQLiteFlowPersistence(persistence.path.parent / "there" / ".." / "runs.db")
 
 
-class TestTheReadmesFolder(PersistenceConformance):
+class TestThePagesFolder(PersistenceConformance):
     @pytest.fixture
     def persistence(self, folder: Path) -> FlowPersistence:
-        return class_of_the_readme("FolderPersistence")(folder)
+        return class_of_the_page("FolderPersistence")(folder)
 
 
 class TestTheExamplesFolder(PersistenceConformance):
@@ -80,17 +80,17 @@ class TestCrewAIsBackend(PersistenceConformance):
         return module.FromCrewAI(module.StatesInSQLite(folder / "crewai.db"))
 
 
-def class_of_the_readme(name: str) -> Any:
-    """A class of the section on custom backends, with the imports of its block, and nothing of the block besides."""
-    section = (ROOT / "README.md").read_text().partition("\n### Custom backends\n")[2]
-    block = next(code for code in re.findall(r"```python\n(.*?)```", section, re.S) if f"class {name}" in code)
+def class_of_the_page(name: str) -> Any:
+    """Return a class of BACKENDS.md, with the imports of its block, and nothing else of the block."""
+    page = ROOT / "asyncflow" / "persistence" / "BACKENDS.md"
+    block = next(code for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.S) if f"class {name}" in code)
     kept = [
         node
         for node in ast.parse(block).body
         if isinstance(node, ast.Import | ast.ImportFrom) or (isinstance(node, ast.ClassDef) and node.name == name)
     ]
-    module = ModuleType("readme")
-    exec(compile(ast.Module(kept, []), "README.md", "exec"), vars(module))
+    module = ModuleType("page")
+    exec(compile(ast.Module(kept, []), page, "exec"), vars(module))
     return getattr(module, name)
 
 

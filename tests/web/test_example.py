@@ -41,7 +41,7 @@ def test_an_order_is_priced_paid_and_shipped_or_asked_about(monkeypatch: pytest.
 UVICORN = (
     "uvicorn examples.fastapi_app:app --workers 2 --timeout-graceful-shutdown 1 --log-level critical --port {port}"
 )
-"""The command of the README, on a free port."""
+"""The command of the guide's page on FastAPI, on a free port."""
 HYPERCORN = "hypercorn examples.fastapi_app:app --worker-class trio --graceful-timeout 1 --bind 127.0.0.1:{port}"
 
 

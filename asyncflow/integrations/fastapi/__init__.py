@@ -1,7 +1,7 @@
-"""Flows as a web service: routes that start runs, tell of them and cancel them, over a `FlowRunner`.
+"""Flows as a web service: FastAPI routes that start, resume, show and cancel runs of a `FlowRunner`.
 
-The runner owns the runs; a request starts or watches one, and may go away. A run id is a name and no permission:
-whoever may ask for what is decided by the `authorize` dependency.
+The runner owns the runs; a request starts or watches a run, and its client may disconnect. A run id is a name and not a
+permission: the `authorize` dependency decides which requests are allowed.
 """
 
 try:

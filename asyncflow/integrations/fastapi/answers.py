@@ -1,6 +1,6 @@
-"""What each error of asyncflow is in HTTP: whose fault it is, and whether trying again helps.
+"""Maps each error of asyncflow to an HTTP response: client error or server error, and whether a retry helps.
 
-It names asyncio: a server there that ends cancels the tasks of its requests, and what they answer then is a 500 of its own.
+It imports asyncio: a server on asyncio that shuts down cancels the tasks of its requests, which then answer with a plain 500.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ __all__ = ["FlowRoute", "Unread", "answer", "documented", "misfit", "unavailable
 logger = logging.getLogger("asyncflow")
 
 RETRY_AFTER: Final = "2"
-"""Seconds: about what an overload, a restart, or the lock of a database takes."""
+"""Seconds until a client should retry: about as long as an overload, a restart, or the lock of a database lasts."""
 
 UNAVAILABLE: Final[tuple[tuple[type[AsyncflowError], str], ...]] = (
     (errors.RunnerOverloadedError, "The service has as many runs as it takes; nothing was started."),
@@ -35,10 +35,10 @@ UNAVAILABLE: Final[tuple[tuple[type[AsyncflowError], str], ...]] = (
     (errors.RunFencedError, "Somebody else drives the run."),
     (errors.StorageError, "The storage cannot be reached, or could not do it now."),
 )
-"""Not now, but perhaps later, or in another process. What else an error says is for the log."""
+"""Errors that a retry may fix, later or in another process, and the text of the response. The rest of an error is for the log."""
 
 DAMAGED: Final = (errors.CheckpointCorruptError, errors.StorageCorruptError)
-"""Storage errors that trying again does not mend."""
+"""Storage errors that a retry does not fix."""
 
 STATUS: Final[tuple[tuple[type[AsyncflowError], int, str], ...]] = (
     (errors.RunNotFoundError, 404, "There is no such run."),
@@ -62,9 +62,9 @@ TOLD: Final = {
 
 
 def uncancelled() -> bool:
-    """Whether the cancellation that was just caught is a native one, of this task alone; then it is taken back.
+    """Whether the cancellation that was just caught is a native one, of this task alone; if so, undo it.
 
-    That of a scope goes on, and has to be let through.
+    A cancellation by a cancel scope stays in effect, and the caller has to re-raise it.
     """
     task = None if anyio.current_effective_deadline() == -math.inf else asyncio.current_task()
     if task is None:
@@ -74,13 +74,13 @@ def uncancelled() -> bool:
 
 
 class Unread(NamedTuple):
-    """A body that is still to be read: by whoever asks for it, once it is known that the sender may."""
+    """A request body that is not parsed yet: a route parses it only after the client has been authorized."""
 
     data: bytes
 
 
 class _UnreadRequest(Request):
-    """Gives its body unread to FastAPI, which asks first, and as ever to dependencies, which may want to look at it."""
+    """Returns its body unparsed to FastAPI, which asks first, and parsed, as usual, to dependencies, which may want to read it."""
 
     _was_asked = False
 
@@ -90,16 +90,16 @@ class _UnreadRequest(Request):
         return Unread(data) if data and self._says_json() and not was_asked else await super().json()
 
     def _says_json(self) -> bool:
-        """As FastAPI finds it out: it asks for nothing else."""
+        """Whether the content type is JSON, by the same check as FastAPI's: FastAPI asks for nothing else."""
         kind, _, subtype = self.headers.get("content-type", "").partition(";")[0].strip().lower().partition("/")
         return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
 class FlowRoute(APIRoute):
-    """A route that answers errors of asyncflow as HTTP has them, and leaves JSON bodies unread."""
+    """A route that answers errors of asyncflow with HTTP responses, and leaves JSON bodies unparsed."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, with errors answered."""
+        """Return the handler, wrapped so that it answers errors."""
         handle, has_body = super().get_route_handler(), self.body_field is not None
 
         async def answered(request: Request) -> Response:
@@ -122,12 +122,12 @@ class FlowRoute(APIRoute):
 
 
 def answer(error: AsyncflowError) -> Exception | None:
-    """What a request is told that met this error; None where it is the server's own fault."""
+    """Return the exception that answers a request which met this error; None if it is the server's own fault."""
     if isinstance(error, JsonInputsError):
         return RequestValidationError(
             [{**fault, "loc": ("body", *fault["loc"]), "input": None} for fault in error.found]
         )
-    if isinstance(error, errors.RunInputsError) and error.run_id is None:  # else: a run has others
+    if isinstance(error, errors.RunInputsError) and error.run_id is None:  # else: a run conflicts
         return misfit(str(error), *error.places)
     if isinstance(error, errors.NotStorableError | errors.LimitExceededError):
         return misfit(str(error))
@@ -141,7 +141,7 @@ def answer(error: AsyncflowError) -> Exception | None:
 
 
 def _writable(error: RequestValidationError) -> RequestValidationError:
-    """The same without what JSON cannot hold: FastAPI tells a client what it sent, and fails at a NaN."""
+    """Return the error without values that JSON cannot hold: FastAPI echoes the client's input, and fails at a NaN."""
     found = [_without(e) for e in error.errors()]
     return RequestValidationError(found, body=error.body)
 
@@ -155,17 +155,17 @@ def _without(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def misfit(message: str, *places: tuple[str | int, ...], kind: str = "value_error") -> RequestValidationError:
-    """A body that does not fit, in these places or as a whole, in FastAPI's own shape."""
+    """Return a validation error in FastAPI's own shape: the body does not fit, at these places or as a whole."""
     told = {"type": kind, "msg": message, "input": None}
     return RequestValidationError([{**told, "loc": ("body", *place)} for place in places or ((),)])
 
 
 def unavailable(why: str, location: str | None = None) -> HTTPException:
-    """Not now."""
+    """Return a 503 response with `Retry-After`."""
     where = {} if location is None else {"Location": location}
     return HTTPException(503, why, {"Retry-After": RETRY_AFTER, **where})
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These answers, for the schema."""
+    """Return the documentation of these statuses, for the OpenAPI schema."""
     return {status: {"model": Problem, "description": TOLD[status]} for status in statuses}

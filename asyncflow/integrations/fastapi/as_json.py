@@ -1,9 +1,9 @@
-"""Stored values as JSON that every parser reads, whatever the values are.
+"""Encodes stored values as JSON that every parser reads, whatever the values are.
 
-Each value is written as its own type says. Where that fails, or is not JSON, only the part concerned is replaced: bytes that
-are not UTF-8 become base64, a number that is not finite becomes null, a lone surrogate "?", and an object without a JSON form
-its text. What a serializer or a computed field of the user's was to write and did not becomes null, and never the raw value:
-such code may be there to hide it.
+Each value is serialized as its own type defines. If that fails, or the result is not JSON, only the part concerned is replaced:
+bytes that are not UTF-8 become base64, a number that is not finite becomes null, a lone surrogate "?", and an object without a JSON
+form its text. If a serializer or a computed field of the user fails, its part becomes null, and never the raw value: such code may
+exist to hide it.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ __all__ = ["json_of", "text_of", "tree_of"]
 logger = logging.getLogger("asyncflow")
 
 DEEPEST: Final = 200
-"""Levels that are followed; a value is stored with 100 at most, and what a serializer makes of it may have more."""
+"""Levels of nesting that are followed. A stored value has 100 at most; a serializer's output may have more."""
 
 _MEMBERS: Final = (list, tuple, deque, Set)
 _BYTES: Final = (bytes, bytearray, memoryview)
 
 
 def json_of(value: Any) -> bytes:
-    """The value as JSON."""
+    """Encode the value as JSON."""
     try:
         data = _written(value)
-    except Exception:  # pydantic's errors, and whatever a serializer of the user's raises
+    except Exception:  # pydantic's errors, and any exception of a user's serializer
         return to_json(tree_of(value))
     return data if _is_surely_json(data) else to_json(tree_of(value))
 
 
 def tree_of(value: Any, depth: int = 0) -> Any:
-    """The value as dicts, lists, texts, finite numbers, booleans and None."""
+    """Return the value as dicts, lists, strings, finite numbers, booleans and None."""
     if depth > DEEPEST:
         return None
     if value is None or type(value) in (bool, int):
         return value
-    if type(value) in (str, float, bytes):  # thousands may stand in a list: no exception for each
+    if type(value) in (str, float, bytes):  # a list may hold thousands of them: avoid an exception for each
         return _parts(value, depth)
     try:
         return _finite(from_json(_written(value)))
@@ -56,10 +56,10 @@ def tree_of(value: Any, depth: int = 0) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """The text of an object: for what JSON has no form for."""
+    """Return the text of an object that has no JSON form."""
     try:
         return _readable(str(value))
-    except Exception:  # a foreign __str__ may raise anything
+    except Exception:  # a user's __str__ may raise any exception
         return f"<{type(value).__name__}>"
 
 
@@ -73,7 +73,7 @@ def _written(value: Any) -> bytes:
 
 
 def _is_surely_json(data: bytes) -> bool:
-    """Whether nothing in it can be a constant that JSON lacks. A text may hold such a word, too."""
+    """Whether the data surely contains no constant that JSON lacks. False if a string contains such a word, too."""
     return b"NaN" not in data and b"Infinity" not in data
 
 
@@ -90,7 +90,7 @@ def _readable(text: str) -> str:
 
 
 def _parts(value: Any, depth: int) -> Any:
-    """A value that could not be written as a whole."""
+    """Convert a value that could not be serialized as a whole, part by part."""
     cls: Any = type(value)
     if isinstance(value, Enum):
         return tree_of(value.value, depth + 1)
@@ -115,7 +115,7 @@ def _text_of_bytes(value: bytes) -> str:
 
 
 def _key(key: Any) -> str:
-    """The text of a dict's key: as pydantic writes it, or else as a value is shown."""
+    """Return the text of a dict's key: as pydantic serializes it, or else as `tree_of` shows it."""
     try:
         (text,) = from_json(to_json({key: None}, fallback=text_of))
     except Exception:  # as above
@@ -129,23 +129,23 @@ def _key(key: Any) -> str:
 
 @lru_cache(maxsize=1024)
 def _serializer_of(cls: type) -> Any:
-    """What writes a model or a dataclass; None for other types."""
+    """Return the serializer of a model or a dataclass; None for other types."""
     if issubclass(cls, BaseModel):
         return cls.__pydantic_serializer__
     if not dataclasses.is_dataclass(cls):
         return None
     try:
         return TypeAdapter(cls).serializer
-    except Exception:  # of types that pydantic does not know, or that cannot be found any more
+    except Exception:  # a type that pydantic does not know, or that cannot be resolved any more
         return None
 
 
 def _fields(value: Any, depth: int) -> Any:
-    """A model or a dataclass, field by field: each as its class writes it, or else by its value."""
+    """Convert a model or a dataclass field by field: each as its class serializes it, or else by its value."""
     cls: Any = type(value)
     try:
         form = _form_of(cls)
-    except Exception:  # a class that pydantic has made otherwise than those it is known to make
+    except Exception:  # a class that pydantic builds in an unknown way
         return _unwritten(cls, "")
     if form.is_written_by_code:
         return _unwritten(cls, "")
@@ -169,21 +169,21 @@ def _names_of(value: Any, form: _Form) -> Iterable[str]:
     return dict.fromkeys((*form.names, *(getattr(value, "__pydantic_extra__", None) or ())))
 
 
-@lru_cache(maxsize=1024)  # so it is logged once
+@lru_cache(maxsize=1024)  # cached, so that it is logged once
 def _unwritten(cls: type, name: str) -> None:
-    """What code of the user's did not write: only they can mend that, and the log says where."""
+    """Return None for what the user's code failed to serialize, and log where: only the users can fix it."""
     where = f"{cls.__qualname__}.{name}" if name else cls.__qualname__
     logger.warning("%s is shown as null: what is to write it as JSON fails", where)
 
 
 class _Form(NamedTuple):
-    """How a class writes its instances."""
+    """How a class serializes its instances."""
 
     names: tuple[str, ...]
-    """Of its fields and computed fields."""
+    """The names of its fields and computed fields."""
     aliases: Mapping[str, str]
     coded: frozenset[str]
-    """Those that code of the user's writes."""
+    """The fields that the user's code serializes."""
     is_written_by_code: bool
     is_root: bool
 
@@ -209,7 +209,7 @@ def _form_of(cls: type) -> _Form:
     )
 
 
-# ---- what pydantic has made of a class -------------------------------------------------------------------------------
+# ---- the schema that pydantic has built for a class ------------------------------------------------------------------
 
 
 def _definitions(schema: Any) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def _definitions(schema: Any) -> dict[str, Any]:
 
 
 def _fields_schema(schema: Any, root: str) -> dict[str, Any]:
-    """The schemas of the fields of a class, by their names. `root`: that of the one field of a model that is only this."""
+    """Return the schemas of a class's fields by name. `root`: the name of the one field of a root model."""
     definitions = _definitions(schema)
     while schema["type"] not in ("model-fields", "dataclass-args"):
         if root and schema["type"] == "model":
@@ -228,7 +228,7 @@ def _fields_schema(schema: Any, root: str) -> dict[str, Any]:
 
 
 def _has_code(schema: Any, definitions: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> bool:
-    """Whether code of the user's writes any part of what this describes. Models and dataclasses in it speak for themselves."""
+    """Whether the user's code serializes any part of this schema. Nested models and dataclasses are left out: each is checked alone."""
     if isinstance(schema, list | tuple):
         return any(_has_code(each, definitions, seen) for each in schema)
     if not isinstance(schema, dict):

@@ -1,7 +1,7 @@
-"""What one flow takes and gives, as types, for the schema of the service: made from its state and its results.
+"""Builds the types that describe one flow's inputs and outputs in the OpenAPI schema, from its state and its results.
 
-Nothing is validated by them: the state's own model does that, once. A part that cannot be described is described as anything,
-and the log names it; it must not take the schema of the whole service with it.
+They validate nothing: the state's own model does that, once. A part that cannot be described is described as `Any`, and a log
+message names it: it must not break the schema of the whole service.
 """
 
 import copy
@@ -32,11 +32,11 @@ __all__ = ["body_type", "ids_of", "inputs_type", "run_type"]
 logger = logging.getLogger("asyncflow")
 
 _NO_JSON: Final = ("CallableSchema", "IsInstanceSchema", "IsSubclassSchema")
-"""What pydantic says of fields that no JSON sets. One that need not be given is left out of the schema."""
+"""The names in pydantic's errors for fields that no JSON can set. Such a field is left out of the schema unless it is required."""
 
 
 def run_type(flow: KnownFlow) -> type[Run]:
-    """`Run` of this flow."""
+    """Return the `Run` model of this flow."""
     results = [_documented(annotation, f"what {flow.name} returns") for annotation in flow.results]
     result: Any = Any if not results or Any in results else Union[(*results, None)]
     fields: dict[str, Any] = {
@@ -48,7 +48,7 @@ def run_type(flow: KnownFlow) -> type[Run]:
 
 
 class _WithId:
-    """Of a dict, in a schema: that it holds the run's id, whatever else it holds."""
+    """Annotates a dict in a schema: it contains the run's id, whatever else it contains."""
 
     def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         schema = handler.resolve_ref_schema(handler(core))
@@ -61,9 +61,9 @@ def _state_type(flow: KnownFlow) -> Any:
 
 
 def body_type(flow: KnownFlow) -> tuple[Any, bool]:
-    """What a request that starts a run has for a body: described as the flow's inputs, and taken as it is.
+    """Return the type of the body of a request that starts a run, and whether a body is required.
 
-    And whether there must be one.
+    The type is described as the flow's inputs, and accepts any value unchanged.
     """
     inputs, are_needed = inputs_type(flow)
     described = inputs if are_needed else inputs | None
@@ -71,7 +71,7 @@ def body_type(flow: KnownFlow) -> tuple[Any, bool]:
 
 
 def ids_of(flow: KnownFlow) -> frozenset[str]:
-    """The names that inputs may call a run's id by."""
+    """Return the names that inputs may use for a run's id."""
     field = getattr(flow.state, "model_fields", {}).get("id")
     aliases: list[Any] = [] if field is None else [field.alias, field.validation_alias]
     for alias in tuple(aliases):
@@ -80,7 +80,7 @@ def ids_of(flow: KnownFlow) -> frozenset[str]:
 
 
 def inputs_type(flow: KnownFlow) -> tuple[Any, bool]:
-    """What starts a run of this flow, as a type, and whether there must be any: its state without the id."""
+    """Return the type of the inputs that start a run of this flow, and whether any are required: its state without the id."""
     model = flow.state
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         documented = _documented(model, f"the state of {flow.name}", "validation")
@@ -107,9 +107,9 @@ def inputs_type(flow: KnownFlow) -> tuple[Any, bool]:
 
 
 def _field(field: FieldInfo, is_preset: bool) -> tuple[Any, FieldInfo]:
-    """A field as `create_model` takes it. What describes it is given once: some of it cannot be given twice."""
+    """Return a field as `create_model` accepts it. Pass its description only once: parts of it cannot be passed twice."""
     given = copy.copy(field)
-    if is_preset:  # it need not be given, and what stands in its place is not told
+    if is_preset:  # it is not required, and its preset value is not shown
         names = ("alias", "alias_priority", "validation_alias", "title", "description", "examples", "discriminator")
         given = Field(default_factory=_preset, **{name: getattr(field, name) for name in names})
     given.metadata = list(field.metadata)
@@ -117,7 +117,7 @@ def _field(field: FieldInfo, is_preset: bool) -> tuple[Any, FieldInfo]:
 
 
 def _preset() -> Any:
-    """Stands for what the flow's initial state sets."""
+    """Placeholder for a value that the flow's initial state sets."""
     return None
 
 
@@ -126,18 +126,18 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _can_be_given(annotation: Any) -> bool:
-    """Whether there is any JSON for it: there is none for a class that pydantic does not know."""
+    """Whether any JSON can set it: not for a class that pydantic does not know."""
     try:
         TypeAdapter(annotation)
     except PydanticSchemaGenerationError:
         return False
-    except Exception:  # it may name what is defined elsewhere; the model knows where
+    except Exception:  # it may name something that is defined elsewhere; the model can resolve it
         return True
     return True
 
 
 def _documented(annotation: Any, where: str, mode: JsonSchemaMode = "serialization") -> Any:
-    """The type, or Any where it has no schema."""
+    """Return the type, or `Any` if it has no schema."""
     problem = _problem_of(annotation, mode)
     if problem is None:
         return annotation
@@ -146,12 +146,12 @@ def _documented(annotation: Any, where: str, mode: JsonSchemaMode = "serializati
 
 
 def _problem_of(annotation: Any, mode: JsonSchemaMode) -> Exception | None:
-    """Why a type has no schema, if it has none."""
+    """Return the error that prevents the schema of a type; None if it has one."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are told when the schema itself is made
+            warnings.simplefilter("ignore")  # they are shown when the schema itself is built
             TypeAdapter(annotation).json_schema(mode=mode)
-    except Exception as error:  # whatever a type of the user's raises
+    except Exception as error:  # any exception of a user's type
         return error
     return None
 

@@ -1,4 +1,4 @@
-"""The runner's life as the application's."""
+"""Ties the runner's lifetime to that of the application."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -15,17 +15,17 @@ PlainLifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def lifespan(runner: FlowRunner, inner: Lifespan | PlainLifespan | None = None) -> Lifespan:
-    """A lifespan for `FastAPI(lifespan=...)` in which the runner is entered; it drains when the application shuts down.
+    """Return a lifespan for `FastAPI(lifespan=...)` that enters the runner; the runner drains when the application shuts down.
 
-    Where the storage is away at the start (`StorageUnreachableError`, `StorageBusyError`), the application begins all the same: the
-    storage is opened as soon as it is there, and until then `/readyz` and whatever needs the runner answer 503. So a database that
-    restarts keeps no worker from starting. Any other error of the storage ends the start.
+    If the storage is unavailable at the start (`StorageUnreachableError`, `StorageBusyError`), the application starts nevertheless: the
+    storage is opened as soon as it is available, and until then `/readyz` and every route that needs the runner answer 503. So a
+    database that restarts prevents no worker from starting. Any other error of the storage aborts the start.
 
-    `inner`: the application's own one, within which the runner lives: what it opens is there until the last run has ended.
+    `inner`: the application's own lifespan, which encloses the runner: its resources stay open until the last run has ended.
     """
 
     @asynccontextmanager
-    async def both(app: FastAPI) -> AsyncIterator[Any]:  # None where there is no state: not each server takes one
+    async def both(app: FastAPI) -> AsyncIterator[Any]:  # None without a lifespan state: not every server accepts one
         async with AsyncExitStack() as stack:
             state = None if inner is None else await stack.enter_async_context(inner(app))
             await runner.enter(waits=False)

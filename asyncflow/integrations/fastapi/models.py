@@ -1,4 +1,4 @@
-"""What comes out, as types. What is of one flow alone is made in `describing`."""
+"""The response models. Parts that depend on one flow are built in `describing`."""
 
 import logging
 from datetime import UTC, datetime
@@ -20,14 +20,14 @@ Status = Literal["running", "interrupted", "failed", "finished", "cancelled"]
 
 
 class Accepted(BaseModel):
-    """A run that is stored, and goes on by itself."""
+    """A run that is stored, and runs in the background."""
 
     run_id: str
     status: Status
 
 
 class Problem(BaseModel):
-    """Why a request was not served. `run_id` and `status`: of the run that stands in its way, if there is one."""
+    """Why a request was not served. `run_id` and `status`: of the run that conflicts with the request, if there is one."""
 
     detail: str
     run_id: str | None = None
@@ -35,13 +35,13 @@ class Problem(BaseModel):
 
 
 class Ready(BaseModel):
-    """The service takes runs."""
+    """The service accepts runs."""
 
     status: Literal["ready"] = "ready"
 
 
 class RunFailure(BaseModel):
-    """What a run failed with."""
+    """The error that a run failed with."""
 
     method: str
     type: str
@@ -49,7 +49,7 @@ class RunFailure(BaseModel):
 
 
 class RunLine(BaseModel):
-    """A run among others."""
+    """A run in a list."""
 
     run_id: str
     flow: str
@@ -61,7 +61,7 @@ class RunLine(BaseModel):
 
     @classmethod
     def of(cls, entry: RunEntry, flow: str, status: Status) -> "RunLine":
-        """The line of a catalog's entry."""
+        """Return the line of a catalog entry."""
         told = {name: getattr(entry, name) for name in ("run_id", "number", "seq")}
         return cls(
             **told,
@@ -73,7 +73,7 @@ class RunLine(BaseModel):
 
 
 class RunPage(BaseModel):
-    """Some runs, the newest first. `next`: the cursor of those that follow."""
+    """A page of runs, newest first. `next`: the cursor of the next page."""
 
     runs: list[RunLine]
     next: str | None = None
@@ -98,7 +98,7 @@ class Run(BaseModel):
 
     @classmethod
     def shown(cls, handle: RunHandle, stored: Checkpoint, flow: str, status: Status) -> "Run":
-        """A run as of a checkpoint. What does not fit the flow's types any more is shown as it is stored."""
+        """Return a run as of a checkpoint. Values that no longer fit the flow's types are shown as they are stored."""
         try:
             return cls.of(handle.view(stored), flow, status)
         except StateSchemaError as error:
@@ -112,22 +112,22 @@ class Run(BaseModel):
 
     @classmethod
     def of(cls, view: RunView, flow: str, status: Status, problem: str | None = None) -> "Run":
-        """What is told of a run. `flow`: its name now; it may have been stored under another."""
+        """Return the public fields of a run. `flow`: its current name; the run may have been stored under another."""
         told = {name: getattr(view, name) for name in ("run_id", "number", "seq", "state", "result")}
         error = view.error and RunFailure(method=view.error.method, type=view.error.type, message=view.error.message)
         return cls.model_construct(
             **told, flow=flow, status=status, updated_at=_time(view.at), error=error, problem=problem
-        )  # values as they are: no copies of them
+        )  # the values themselves: no copies
 
     def to_json(self) -> bytes:
-        """Its JSON, whatever its values are."""
+        """Encode it as JSON, whatever its values are."""
         left_out = {"state", "result"} if self.problem else {"state", "result", "problem"}
         told = self.__pydantic_serializer__.to_json(self, by_alias=True, exclude=left_out)
         return b'%b,"state":%b,"result":%b}' % (told[:-1], json_of(self.state), json_of(self.result))
 
 
 def standing(stored: Status, is_driven: bool) -> Status:
-    """The status of a run in a list. One that has failed, and is driven, is being resumed."""
+    """Return the status of a run in a list. A failed run with a living owner is being resumed."""
     return "running" if is_driven and stored in ("interrupted", "failed") else stored
 
 

@@ -1,4 +1,4 @@
-"""The routes, put together: one that starts runs for each flow, and those that look at runs and cancel them."""
+"""Builds the router: one route per flow that starts runs, and the routes that list, show, stream, resume and cancel runs."""
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
@@ -23,18 +23,18 @@ from .streaming import LastEventId, Named, Position, events_after, position_of
 __all__ = ["flow_router"]
 
 SOON: Final = 5.0
-"""Seconds that a storage has to answer, and a run to end that is cancelled."""
+"""Timeout in seconds for an answer of the storage, and for the end of a run that is cancelled."""
 
 PAGE: Final = 200
-"""Runs at most in an answer, and that are looked through together."""
+"""The maximum number of runs in a response, and in one query of the catalog."""
 
 
 LARGEST: Final = (1 << 63) - 1
-"""The largest place in a catalog: what databases count with."""
+"""The largest position in a catalog: the largest 64-bit integer of databases."""
 
 
 class Found(NamedTuple):
-    """The run that a request is about, and where it stood then: its state is read by those alone who tell it."""
+    """The run of a request, with its status at that time. Only routes that show its state decode it."""
 
     handle: RunHandle
     stored: Checkpoint
@@ -50,12 +50,12 @@ def flow_router(
     prefix: str = "",
     longest_wait: float = 60.0,
 ) -> APIRouter:
-    """Routes for these flows, to be included in an application.
+    """Return an `APIRouter` with routes for these flows, to include in an application.
 
-    `authorize`: a dependency of every route but `/readyz`; it raises an `HTTPException` to refuse. What it returns, if not None,
-    is who asks: a str, int or UUID, for whom Idempotency-Keys are his own. `longest_wait`: seconds that a request may ask to wait
-    for the end of its run; where the runner is full and its `overload` is "wait", a request waits for a place for as long, or
-    some seconds. Runs of other flows in the same storage are not told of.
+    `authorize`: a dependency of every route but `/readyz`; it raises an `HTTPException` to refuse a request. Its return value, if not
+    None, identifies the client: a str, int or UUID. Each client has Idempotency-Keys of its own. `longest_wait`: maximum seconds that
+    a request may ask to wait for the end of its run; if the runner is full and its `overload` is "wait", a request waits as long for
+    a place, or for some seconds. Runs of other flows in the same storage are not shown.
     """
     known = [(flow, runner.add(flow)) for flow in flows]
     names = frozenset(flow.name for _, flow in known)
@@ -95,14 +95,14 @@ def _add_catalog(router: APIRouter, runner: FlowRunner, names: frozenset[str]) -
         lines = [RunLine.of(entry, runner.names[entry.identity], found_as) for entry, found_as in found[:limit]]
         return RunPage(runs=lines, next=more)
 
-    list_runs.__annotations__["flow"] = Optional[Literal[tuple(sorted(names))]]  # noqa: UP045 - made of what there is
+    list_runs.__annotations__["flow"] = Optional[Literal[tuple(sorted(names))]]  # noqa: UP045 - built at run time
     router.add_api_route("/runs", list_runs, methods=["GET"], responses=documented(501, 503))
 
 
 async def _listed(
     runner: FlowRunner, names: frozenset[str], status: Status | None, before: int | None, count: int
 ) -> list[tuple[RunEntry, Status]]:
-    """The newest runs of these flows, as many as asked for, page by page: a run that waits for its turn here runs, too."""
+    """Return the newest `count` runs of these flows, read page by page. A run that waits for its turn here counts as running, too."""
     persistence = runner.persistence
     if not isinstance(persistence, Catalog):
         raise CapabilityMissingError("the storage has no catalog of runs", capability="Catalog")
@@ -124,13 +124,13 @@ async def _listed(
 def _add_runs(
     router: APIRouter, runner: FlowRunner, names: frozenset[str], runs: list[type[Run]], longest_wait: float
 ) -> None:
-    """Add the routes of one run. Its id may be any text, a slash in it too: the ones with more behind it come first."""
+    """Add the routes of one run. Its id may be any text, even with a slash, so routes with a suffix after the id are added first."""
 
     async def found(run_id: str) -> Found:
         handle = await runner.get(run_id)
         status, stored = await handle.standing()
         flow = runner.names.get(stored.known_by)
-        if flow not in names:  # to this service there is no such run: it tells nothing of others
+        if flow not in names:  # do not reveal a run of another flow: answer as if it did not exist
             raise RunNotFoundError("the run is of another flow", run_id=run_id)
         return Found(handle, stored, status, flow)
 
@@ -195,7 +195,7 @@ def _add_runs(
 
 
 async def _resumed(runner: FlowRunner, run: Found, request: Request, wait: float) -> Response:
-    """The run, resumed by the runner, as it stands when it has ended or the time to wait is over."""
+    """Resume the run with the runner. Answer with its status when it has ended, or when the time to wait is over."""
     until, run_id = anyio.current_time() + wait, run.handle.run_id
     handle = await placed(runner, request, partial(runner.resume, run_id, patience=max(wait, PATIENCE)))
     base = request.scope["path"].removesuffix(f"/runs/{run_id}/resume")
@@ -205,7 +205,7 @@ async def _resumed(runner: FlowRunner, run: Found, request: Request, wait: float
 
 
 async def _cancelled(runner: FlowRunner, run: Found) -> Status:
-    """The status of the run, cancelled for good, or about to be: a method in a worker thread is waited for a while only."""
+    """Cancel the run permanently, and return its status. A method in a worker thread may not end in time: the run is then about to end."""
     status = run.stored.status
     if status not in ("cancelled", "finished"):
         with anyio.move_on_after(SOON):
@@ -217,7 +217,7 @@ async def _cancelled(runner: FlowRunner, run: Found) -> Status:
 
 
 def _add_ready(router: APIRouter, runner: FlowRunner) -> None:
-    """Add the route that says whether the service takes runs. Nobody needs leave to ask that."""
+    """Add the route that reports whether the service accepts runs. It needs no authorization."""
 
     async def readyz() -> Ready:
         if not runner.is_open:
@@ -227,7 +227,7 @@ def _add_ready(router: APIRouter, runner: FlowRunner) -> None:
             try:
                 await runner.persistence.load("readyz")
                 is_there = True
-            except Exception as error:  # whatever a backend raises: it does not answer
+            except Exception as error:  # any exception of a backend means that it does not answer
                 raise unavailable("The storage does not answer.") from error
         if not is_there:
             raise unavailable("The storage does not answer in time.")

@@ -23,7 +23,7 @@ from .models import Accepted, Problem, Run, Status
 __all__ = ["PATIENCE", "add_start", "answered", "placed", "run_id_for"]
 
 KEYS: Final = uuid.UUID("5f3d4a83-7f0b-5c1e-9d5e-0c6f5f1a7c11")
-"""The namespace of the runs that an Idempotency-Key names. It must never change: keys would name other runs."""
+"""The UUID namespace of runs that have an Idempotency-Key. It must never change: existing keys would name other runs."""
 
 Key = Annotated[
     str | None,
@@ -36,22 +36,22 @@ Key = Annotated[
 
 
 Principal = str | int | uuid.UUID | None
-"""Who asks: what `authorize` returns."""
+"""The client of a request: the return value of `authorize`."""
 
 PATIENCE: Final = 5.0
-"""Seconds that a request waits for a place, where it does not ask to wait longer."""
+"""Seconds that a request waits for a place, unless it asks to wait longer."""
 
 T = TypeVar("T")
 
 
 def run_id_for(flow: str, key: str, principal: Principal = None) -> str:
-    """The id of the run of a flow that an `Idempotency-Key` names, for whoever sends it: a UUID, made of them."""
+    """Return the run id of an `Idempotency-Key`: a UUID, derived from the flow, the key and the client (`principal`)."""
     whose = "" if principal is None else f"\0{principal}"
     return str(uuid.uuid5(KEYS, f"{flow}\0{key}{whose}"))
 
 
 async def nobody() -> None:
-    """Who asks, where there is no `authorize`. FastAPI would run a plain function in a thread."""
+    """Return None as the client, if there is no `authorize`. It is async because FastAPI would run a plain function in a thread."""
 
 
 def add_start(
@@ -111,14 +111,14 @@ def add_start(
 
 
 def _read(inputs: Any, is_needed: bool, ids: frozenset[str]) -> JsonInputs:
-    """The inputs that a request has brought. Raises what is answered where there are none, or they are no JSON."""
+    """Parse the inputs of a request. Raises the validation error to answer with if they are missing, or are not JSON."""
     if isinstance(inputs, bytes):
         raise misfit("the inputs come as JSON, with `Content-Type: application/json`", kind="content_type")
     read = inputs
     try:
         if isinstance(inputs, Unread):
             read = from_json(inputs.data.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
-    except ValueError as error:  # which tells what is wrong, and where, and no more
+    except ValueError as error:  # its message has the error and its position, and no more
         raise misfit(f"the body is no JSON: {error}", kind="json_invalid") from None
     if read is None and is_needed:
         raise misfit("Field required", kind="missing")
@@ -140,7 +140,7 @@ def _is_finite(tree: Any) -> bool:
 
 
 async def _ended_badly(runner: FlowRunner, run_id: str) -> Checkpoint | None:
-    """The end of a run that has failed or was cancelled before it was asked for."""
+    """Return the last checkpoint of a run that had failed or was cancelled before this request; None for any other run."""
     stored = await runner.persistence.load(run_id) if runner.is_open else None
     if stored is None or stored.status not in ("failed", "cancelled"):
         return None
@@ -150,7 +150,7 @@ async def _ended_badly(runner: FlowRunner, run_id: str) -> Checkpoint | None:
 async def _started(
     runner: FlowRunner, flow: MakeFlow, given: JsonInputs, run_id: str | None, patience: float
 ) -> tuple[RunHandle, Checkpoint]:
-    """The run that a request asks for. The same key with other inputs is refused, and with none, too, if there were some."""
+    """Start the run of a request. Refuse a known key with other inputs, also with no inputs if the run has some."""
     handle = await runner.start(flow, given, run_id=run_id, patience=patience)
     stored = await handle.stored()
     if not given and stored.inputs not in (None, b"{}"):
@@ -167,25 +167,25 @@ def _run_id(flow: str, key: str | None, principal: object) -> str | None:
 
 
 async def placed(runner: FlowRunner, request: Request, work: Callable[[], Awaitable[T]]) -> T:
-    """What some work comes to that may have to wait for a place: only as long as its client is there."""
+    """Do some work that may have to wait for a place, but only while the client is connected; return its result."""
     return await (_while_present(request, math.inf, work) if runner.is_full else work())
 
 
 async def answered(
     handle: RunHandle, stored: Checkpoint, request: Request, flow: str, where: str, seconds: float
 ) -> Response:
-    """The whole run, when it has ended, or else where it is: at the end of its client's patience or presence, or of the server."""
-    status: Status = stored.status  # it was begun, or attached to, at this moment: it is driven
+    """Answer with the whole run if it ends in time, else with its status: when the time is over, the client is gone or the server ends."""
+    status: Status = stored.status  # the request has just started the run or attached to it, so it is driven
     if stored.status == "failed":
         status, stored = await handle.standing()
     if status == "running" and seconds > 0:
         try:
-            with suppress(Exception):  # however it ended: that is looked up
+            with suppress(Exception):  # its outcome, whatever it is, is loaded below
                 await _while_present(request, seconds, handle.result)
             status, stored = await handle.standing()
         except anyio.get_cancelled_exc_class():
             if not uncancelled():
-                raise  # else it goes on, here or elsewhere, and its client is told where to look
+                raise  # else the run continues, here or elsewhere, and the response says where to find it
     headers = {"Location": where}
     if seconds > 0 and status not in ("running", "interrupted"):
         return Response(Run.shown(handle, stored, flow, status).to_json(), 200, headers, "application/json")
@@ -194,7 +194,7 @@ async def answered(
 
 
 async def _while_present(request: Request, seconds: float, work: Callable[[], Awaitable[T]]) -> T:
-    """What some work comes to. Raises `RunnerClosedError` at the end of its client's patience or presence."""
+    """Do some work and return its result. Raises `RunnerClosedError` when the time is over, or the client has disconnected."""
     done: list[T] = []
     failed: Exception | None = None
     with anyio.move_on_after(seconds):
@@ -202,7 +202,7 @@ async def _while_present(request: Request, seconds: float, work: Callable[[], Aw
             group.start_soon(_cancelled_by, lambda: _gone(request), group.cancel_scope)
             try:
                 done.append(await work())
-            except Exception as error:  # on its way as it is, and not in a group
+            except Exception as error:  # raised below as it is, and not in an exception group
                 failed = error
             group.cancel_scope.cancel()
     if failed is not None:
@@ -218,7 +218,7 @@ async def _cancelled_by(event: Callable[[], Awaitable[None]], scope: anyio.Cance
 
 
 async def _gone(request: Request) -> None:
-    """Returns when the client has gone."""
+    """Wait until the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -229,7 +229,7 @@ def _location(request: Request, run_id: str) -> str:
 
 
 def _refused(where: str, stored: Checkpoint) -> Response:
-    """The same key again, whose run has failed or was cancelled: it is not begun again, and no success."""
+    """Refuse a known key if its run has failed or was cancelled: the run is not started again, and the answer is no success."""
     way_on = "was cancelled for good" if stored.status == "cancelled" else f"has failed; POST {where}/resume resumes it"
     problem = Problem(
         detail=f"The run of this Idempotency-Key {way_on}. Another key begins another run.",
@@ -240,7 +240,7 @@ def _refused(where: str, stored: Checkpoint) -> Response:
 
 
 def _ending(request: Request, run_id: str | None) -> HTTPException:
-    """The server ends before it is known whether the run was begun."""
+    """Return a 503 for a server that shuts down before it is known whether the run was started."""
     if run_id is None:
         return unavailable(
             "The service is ending. Whether a run was begun is not known: an Idempotency-Key would name it."

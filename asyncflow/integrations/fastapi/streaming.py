@@ -1,7 +1,7 @@
-"""What happens in a run, as server-sent events: ids are `seq.n`, so that a client which comes back goes on after the last.
+"""Streams the events of a run as server-sent events. Their ids are `seq.n`, so a client that reconnects continues after the last one.
 
-What happened is named in the data, as `event`. It is named for the protocol too, in an `event:` line, for those alone who ask
-for that: a browser's `onmessage` hears only events without one.
+The data names each event, as `event`. The SSE field `event:` names it only if the client asks for that: a browser's `onmessage`
+receives only events without this field.
 """
 
 import logging
@@ -36,7 +36,7 @@ LastEventId = Annotated[
 
 
 async def position_of(handle: RunHandle, status: Status, last: str | None) -> Position:
-    """Where a stream begins. A client that has seen all of a run that has ended gets a 204, which ends its coming back."""
+    """Return the position where a stream starts. A client that has seen all events of an ended run gets a 204: it stops reconnecting."""
     if last is None:
         return -1, 0
     seq, n = map(int, last.split("."))
@@ -53,7 +53,7 @@ async def _has_more(handle: RunHandle, after: Position) -> bool:
 
 
 async def events_after(handle: RunHandle, after: Position, *, are_named: bool) -> AsyncGenerator[ServerSentEvent, None]:
-    """The events of a run, until it has ended. Where the storage fails, the stream ends, and its client comes back."""
+    """Stream the events of a run until it has ended. If the storage fails, the stream ends, and the client reconnects."""
     try:
         async with aclosing(handle.events(after=after)) as events:
             async for event in events:

@@ -1,4 +1,4 @@
-"""PostgreSQL through psycopg 3, with group commit. Needs the extra `postgres`."""
+"""The PostgreSQL backend: psycopg 3, with group commit. Needs the extra `postgres`."""
 
 try:
     import psycopg  # noqa: F401

@@ -1,4 +1,4 @@
-"""Connections to the server: how they are made, what the schema must be, and what each of its errors means to a user."""
+"""Connect to the PostgreSQL server: check and migrate the schema, and translate the server's errors into asyncflow's errors."""
 
 from __future__ import annotations
 
@@ -27,29 +27,32 @@ from ...errors import (
     StorageVersionError,
     StorageWriteError,
 )
-from ..handles import no_handles_left
+from .._database.handle_limit import no_handles_left
 
 __all__ = ["BUSY_SECONDS", "Connection", "Target", "explain", "explained", "is_alive", "is_lost", "is_settled"]
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
 MIGRATIONS: Final = ("schema.sql", "takeovers.sql", "formats.sql", "retention.sql")
-"""One file for each version, in order."""
+"""The schema migrations, one file for each schema version, in order."""
 
 _NAMED: Final = 3
-"""The first version of the schema that says which asyncflow has made it."""
+"""The first schema version that records which version of asyncflow created it."""
 
 BUSY_SECONDS: Final = 5.0
-"""How long a transaction waits for another's lock, and a reader or writer for a server that is restarting."""
+"""How many seconds a transaction waits for another's lock, and a reader or writer for a server that is restarting."""
 
 CONNECT_SECONDS: Final = 10
-"""How long connecting may take, unless the conninfo says otherwise."""
+"""The connection timeout in seconds, unless the conninfo sets one."""
 
 _LOCK: Final = 0x61666C77
-"""'aflw': the advisory lock under which a schema is made."""
+"""'aflw' in ASCII: the key of the advisory lock under which a schema is created or migrated."""
 
 _OUTDATED: Final = ("42703", "42883", "42P01", "P0001")
-"""What the server says to a statement of an older version: an unknown column, function or table, or in our own words."""
+"""SQLSTATEs that a statement of an older asyncflow gets from a newer schema.
+
+They mean an unknown column, function or table, or come from the exception that the newer schema itself raises.
+"""
 
 _IDENTITY: Final = (
     "SELECT (SELECT count(*) FROM pg_catalog.pg_namespace WHERE nspname = %(name)s), "
@@ -62,7 +65,7 @@ _ABOUT: Final = b"SELECT pg_backend_pid(), current_setting('default_transaction_
 
 @dataclass(frozen=True)
 class Target:
-    """A schema of a database of a server. `conninfo` holds the password, and is never told to anybody."""
+    """A schema in a database on a server. `conninfo` contains the password and is never shown."""
 
     conninfo: str
     schema: str
@@ -72,14 +75,14 @@ class Target:
 
     @classmethod
     def of(cls, conninfo: str, schema: str) -> Target:
-        """What a connection string names. Raises `ValueError`, without the string, which may hold a password."""
+        """Parse a connection string. Raises `ValueError` without quoting the string, which may contain a password."""
         if re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,62}", schema) is None or schema.startswith("pg_"):
             raise ValueError(f"a schema is named by letters, digits and _, at most 63, not {schema!r}")
         try:
             given = conninfo_to_dict(conninfo)
         except (psycopg.Error, UnicodeError, ValueError, TypeError):
             given = None
-        if given is None:  # not from the error: it quotes what it cannot read
+        if given is None:  # not raised from the original error, which quotes the string
             raise ValueError("the conninfo cannot be read; write postgresql://user@host:port/database")
         known = {option.keyword.decode(): option.val for option in Conninfo.get_defaults()}
 
@@ -97,11 +100,11 @@ class Target:
         return f"Target({self.database!r}, {self.host!r}, {self.port!r}, {self.schema!r})"
 
     def sql(self, text: str) -> bytes:
-        """A statement for this schema."""
+        """Return a statement for this schema, encoded."""
         return text.replace("{schema}", f'"{self.schema}"').encode()
 
     async def connected(self) -> Connection:
-        """A new connection. Raises what `explain` makes of it."""
+        """Return a new connection. Raises `explain`'s translation of an error."""
         given = conninfo_to_dict(self.conninfo)
         given.setdefault("connect_timeout", CONNECT_SECONDS)
         given.setdefault("application_name", "asyncflow")
@@ -112,9 +115,9 @@ class Target:
             raise _unreachable(error, self) from error
 
     async def opened(self) -> Connection:
-        """A connection, with the schema as it must be. Raises the typed error if it is not; the schema is then as it was.
+        """Return a connection after checking and migrating the schema. Raises a typed storage error; the schema is unchanged then.
 
-        Behind a pooler its `prepare_threshold` is None: see `_adapted`.
+        Behind a connection pooler, its `prepare_threshold` is None: see `_adapted`.
         """
         connection = await self.connected()
         async with contextlib.AsyncExitStack() as undo:
@@ -145,16 +148,19 @@ class Target:
         return int(version)
 
     async def _upgraded_by(self, connection: Connection) -> str:
-        """The version of asyncflow that made the newest version of the schema."""
-        text = self.sql("SELECT made_by FROM {schema}.asyncflow ORDER BY version DESC LIMIT 1")
+        """Return the version of asyncflow that created the newest version of the schema."""
+        text = self.sql("SELECT instantiate FROM {schema}.asyncflow ORDER BY version DESC LIMIT 1")
         try:
-            ((made_by,),) = await rows_of(connection, text)
+            ((instantiate,),) = await rows_of(connection, text)
         except (psycopg.Error, ValueError):
             return "a newer version"
-        return str(made_by)
+        return str(instantiate)
 
     async def newer(self, connection: Connection, error: Exception) -> AsyncflowError | None:
-        """The error for a schema that a newer asyncflow has upgraded since it was opened, if that is why a statement failed."""
+        """Return the error for a schema that a newer asyncflow has upgraded since it was opened, else None.
+
+        It is None, too, if that is not why the statement failed.
+        """
         if getattr(error, "sqlstate", None) not in _OUTDATED or not is_settled(connection):
             return None
         try:
@@ -166,26 +172,26 @@ class Target:
         return None
 
     async def _migrate(self, connection: Connection) -> None:
-        """Apply the migrations that are missing, all in one transaction."""
+        """Apply the missing migrations, all in one transaction."""
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK, self.schema))
-            version = await self._version(connection)  # again, under the lock: another process may have been first
+            version = await self._version(connection)  # again under the lock: another process may have been first
             if version < 0:
                 await connection.execute(self.sql("CREATE SCHEMA {schema}"))
             for name in MIGRATIONS[max(version, 0) :]:
                 text = resources.files("asyncflow.persistence.postgres").joinpath(name).read_text("utf-8")
                 await connection.execute(self.sql(text))
             if len(MIGRATIONS) >= _NAMED:
-                newest = self.sql("UPDATE {schema}.asyncflow SET made_by = %s WHERE version = %s")
+                newest = self.sql("UPDATE {schema}.asyncflow SET instantiate = %s WHERE version = %s")
                 await connection.execute(newest, (VERSION, len(MIGRATIONS)))
 
 
 async def _adapted(connection: Connection) -> None:
-    """Adapt a connection to what lies between it and the server, and to how the server isolates transactions.
+    """Adapt a connection to a connection pooler, and to the server's default isolation level.
 
-    A pooler answers with a process id of its own making. One that pools transactions gives each transaction whichever session is free,
-    so nothing may depend on the session: there are no prepared statements then (another program's may have the same name).
-    One that pools statements ends the first transaction. A fence (lost.py) needs READ COMMITTED.
+    A pooler reports a backend process id of its own. One that pools transactions gives each transaction any free session, so
+    nothing may depend on the session, and prepared statements are disabled (another program's may have the same name). One that
+    pools statements aborts the first transaction. Fences (lost.py) need READ COMMITTED.
     """
     ((pid, isolation),) = await rows_of(connection, _ABOUT)
     if isolation != "read committed":
@@ -197,18 +203,18 @@ async def _adapted(connection: Connection) -> None:
 
 
 async def rows_of(connection: Connection, statement: bytes, values: Any = None) -> list[tuple[Any, ...]]:
-    """What a statement finds; bytes and numbers in their binary form."""
+    """Return the rows of a statement, fetched in binary format."""
     async with connection.cursor(binary=True) as cursor:
         await cursor.execute(statement, values)
         return await cursor.fetchall()
 
 
 def is_alive(connection: Connection) -> bool:
-    """Whether the server has not hung up, as far as this side of the wire knows. Asks nothing of the server."""
+    """Whether the connection is still open, as far as the client side knows. It sends nothing to the server."""
     if connection.closed:
         return False
     try:
-        for _ in range(2):  # the server's last words, and then the end of what it says
+        for _ in range(2):  # first the server's last message, then the end of the stream
             connection.pgconn.consume_input()
     except psycopg.Error:
         return False
@@ -216,7 +222,7 @@ def is_alive(connection: Connection) -> bool:
 
 
 def is_settled(connection: Connection) -> bool:
-    """Whether the connection is whole and no transaction is open on it: what failed on it has surely been rolled back."""
+    """Whether the connection is intact and has no open transaction, so that whatever failed on it was certainly rolled back."""
     return connection.info.transaction_status == TransactionStatus.IDLE
 
 
@@ -225,7 +231,7 @@ def is_settled(connection: Connection) -> bool:
 
 @contextlib.contextmanager
 def explained(target: Target) -> Iterator[None]:
-    """Turn psycopg's errors into ours."""
+    """Translate psycopg's errors into asyncflow's errors."""
     try:
         yield
     except (psycopg.Error, OSError) as error:
@@ -233,7 +239,7 @@ def explained(target: Target) -> Iterator[None]:
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether an error says that the connection was lost, or was ended by the server or a pooler."""
+    """Whether an error means that the connection was lost, or was ended by the server or a pooler."""
     state = getattr(error, "sqlstate", None)
     return isinstance(error, psycopg.OperationalError) and (
         state is None or state.startswith("08") or state in ("57P01", "57P02", "57P05")
@@ -252,13 +258,13 @@ _BUSY = (
     "max_client_conn",
 )
 _MISSING = ("does not exist", "no such database", "unsupported startup parameter")
-"""What waiting does not change."""
+"""Parts of messages about errors that waiting does not resolve."""
 _NOT_IN_TIME = "query_wait_timeout"
-"""PgBouncer: no connection to the server was free for so long."""
+"""PgBouncer's error when no server connection became free in time."""
 
 
 def _unreachable(error: Exception, target: Target) -> AsyncflowError:
-    """Why there is no connection. libpq says so in words alone."""
+    """Return the error for a failed connection attempt. libpq reports the reason only in its message."""
     said = _last_line(error)
     if told := no_handles_left(error, target):
         return told
@@ -283,9 +289,9 @@ def _last_line(error: Exception) -> str:
 
 
 def explain(error: Exception, target: Target) -> AsyncflowError:
-    """What an error of the server means to a user, and what to do."""
+    """Translate an error of the server into asyncflow's error, whose message says what it means and what to do."""
     said, state = _last_line(error), getattr(error, "sqlstate", None) or ""
-    if is_lost(error) and "statement pooling" in said:  # psycopg 3.2.1 tells no SQLSTATE of it
+    if is_lost(error) and "statement pooling" in said:  # psycopg 3.2.1 reports no SQLSTATE for it
         return StorageError(
             f"{target} is reached through a connection pooler that pools statements ({said}), so that there are no transactions. "
             "Nothing was saved; let it pool transactions or sessions (PgBouncer: pool_mode = transaction)"

@@ -1,8 +1,8 @@
--- Version 3. The format of each row and the version that wrote it; the identity of a run's flow, by which interrupted runs are found;
+-- Version 3. The format of each row and the version that wrote it; the identity of a run's flow, used to find interrupted runs;
 -- and fences for lost connections.
 
--- Which version of asyncflow has made each version of this schema: an older one names it.
-ALTER TABLE {schema}.asyncflow ADD COLUMN made_by TEXT COLLATE "C" NOT NULL DEFAULT '';
+-- Which version of asyncflow created each version of this schema, for the error message of an older asyncflow.
+ALTER TABLE {schema}.asyncflow ADD COLUMN instantiate TEXT COLLATE "C" NOT NULL DEFAULT '';
 
 ALTER TABLE {schema}.runs
   ADD COLUMN identity TEXT COLLATE "C" NOT NULL DEFAULT '',
@@ -13,11 +13,11 @@ ALTER TABLE {schema}.checkpoints
   ADD COLUMN format BIGINT NOT NULL DEFAULT 1,
   ADD COLUMN version TEXT COLLATE "C" NOT NULL DEFAULT '';
 
--- For the running runs of one flow. What 0.1 has stored is known by its flow's name alone.
+-- An index of the running runs of each flow. Runs that 0.1 stored have only the flow's name.
 CREATE INDEX running_by_flow ON {schema}.runs ((CASE identity WHEN '' THEN ':' || flow ELSE identity END), id)
   WHERE status = 'running';
 
--- A process of 0.1 that is connected reads and writes by the old names: it is refused, with the reason, and loses nothing.
+-- A connected process of 0.1 uses the old names: its statements fail with the reason, and it loses nothing.
 ALTER TABLE {schema}.runs RENAME COLUMN number TO pass_number;
 ALTER TABLE {schema}.checkpoints RENAME COLUMN number TO pass_number;
 
@@ -37,13 +37,13 @@ BEGIN
   RAISE EXCEPTION 'this schema was upgraded by a newer asyncflow: update asyncflow in this process';
 END $$;
 
--- Fences: what was sent over a connection that was lost in a commit must not commit later. See lost.py.
+-- Fences: what was sent over a connection that was lost during a commit must not commit later. See lost.py.
 CREATE TABLE {schema}.fences (
   session BIGINT PRIMARY KEY,       -- the number of the lost connection
   at TIMESTAMPTZ NOT NULL
 );
 
--- Commits a fence, durably. Fences are kept for a month: what a proxy delivers later than that is not expected.
+-- Commit a fence durably. Fences are kept for a month: no proxy is expected to deliver anything later than that.
 CREATE FUNCTION {schema}.fence(lost BIGINT) RETURNS VOID LANGUAGE plpgsql AS $$
 BEGIN
   IF current_setting('synchronous_commit') = 'off' THEN
@@ -54,8 +54,8 @@ BEGIN
   INSERT INTO {schema}.fences VALUES (lost, clock_timestamp()) ON CONFLICT DO NOTHING;
 END $$;
 
--- Begins a transaction: how long it waits for others' locks, that its commit is durable, that its connection is not fenced, and the
--- owner's lease, if it is due. `connection`: the number of the connection, see lost.py.
+-- Begin a transaction: set its lock timeout, make its commit durable, check that its connection is not fenced, and renew the
+-- owner's lease if it is due. `connection`: the number of the connection, see lost.py.
 CREATE FUNCTION {schema}.begin(connection BIGINT, milliseconds BIGINT, keeper TEXT, lease DOUBLE PRECISION)
 RETURNS VOID LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -79,8 +79,8 @@ BEGIN
   END IF;
 END $$;
 
--- Stores checkpoints, one after the other: each into its table and, compared and set, into the head of its run. Returns the
--- places, from 1, of those that do not follow what is stored; they change nothing.
+-- Store checkpoints one after the other: each in its table and, by compare and set, in the head of its run. Return the positions,
+-- from 1, of those that do not follow what is stored; these change nothing.
 CREATE FUNCTION {schema}.store(
   connection BIGINT, milliseconds BIGINT, keeper TEXT, lease DOUBLE PRECISION,
   run_ids TEXT[], flows TEXT[], seqs BIGINT[], pass_numbers BIGINT[], kinds TEXT[], statuses TEXT[],

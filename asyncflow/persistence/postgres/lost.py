@@ -1,9 +1,9 @@
-"""Fencing of lost connections: after it, nothing that was sent over one can commit, however late the server gets it.
+"""Fencing of lost connections: after it, nothing that was sent over a lost connection can commit, however late the server gets it.
 
-Each connection of a writer has a random number, its *session*. Every transaction that writes locks that number (an advisory
-lock, which ends with the transaction) and then looks for it among the fences. So whoever commits a fence, and then has had the lock,
-knows: a transaction that came first has ended, and any later one is refused. The server's process is not ended, and need not
-be known: behind a pooler it may serve somebody else by now.
+Each connection of a writer has a random number, its *session*. Every transaction that writes locks that number (with an advisory
+lock, which ends with the transaction) and then looks for it among the fences. So a client that commits a fence and then gets the
+lock knows that any earlier transaction of the session has ended, and that any later one will be refused. The server process is not
+terminated, and need not be known: behind a pooler, it may serve another client by now.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from .database import BUSY_SECONDS, Connection, Target, rows_of
 __all__ = ["IDLE_SECONDS", "fence", "new_session"]
 
 IDLE_SECONDS: Final = 2 * BUSY_SECONDS
-"""How long the server keeps a transaction of several statements whose client says nothing more: then it ends it by itself."""
+"""Seconds after which the server ends a transaction of several statements if its client is idle (idle_in_transaction_session_timeout)."""
 
 _WAIT_SECONDS: Final = IDLE_SECONDS + 1
-"""How long the end of a lost transaction is waited for."""
+"""How many seconds to wait for the end of a lost transaction."""
 
 
 def new_session() -> int:
-    """A number for a connection that no other one has: 63 random bits, a positive BIGINT."""
+    """Return a unique number for a connection: 63 random bits, a positive BIGINT."""
     return secrets.randbits(63)
 
 
 async def fence(connection: Connection, target: Target, session: int) -> None:
-    """Keep what was sent over a lost connection from committing, or wait for the end of its transaction; on another connection.
+    """Prevent what was sent over a lost connection from committing, or wait until its transaction ends. Uses another connection.
 
-    Raises psycopg's `LockNotAvailable` if that transaction is still open after some seconds.
+    Raises psycopg's `LockNotAvailable` if that transaction is still open after the waiting time.
     """
     await rows_of(connection, target.sql(rows.FENCE), (session,))
     await rows_of(connection, target.sql(rows.AWAIT_END), (str(int(_WAIT_SECONDS * 1000)), session))

@@ -1,4 +1,4 @@
-"""`PostgresFlowPersistence`: for programs on several hosts, on asyncio and trio alike."""
+"""`PostgresFlowPersistence`: the PostgreSQL backend, for programs on several hosts. It supports both asyncio and trio."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
-from ..commits import Commits
-from ..fencing import LeaseFence
-from ..home import Home, home_here
-from ..jobs import Renew
-from ..queued import QueuedPersistence, Unreleased, checked_key, checked_lease
+from .._database.base import DatabasePersistence, Unreleased, checked_key, checked_lease
+from .._database.group_commit import GroupCommit
+from .._database.jobs import Renew
+from .._database.lease import LeaseFence
+from .._database.loop_host import LoopHost, current_loop_host
 from .database import BUSY_SECONDS, Target
 from .reader import Reader
 from .writer import Writer
@@ -20,21 +20,21 @@ from .writer import Writer
 __all__ = ["PostgresFlowPersistence"]
 
 _OURS: Final[dict[str, object]] = {}
-"""The owners of this process, and where: which runs it drives it knows better than any lease."""
+"""The owners of this process, with their places. This process knows which runs it drives better than any lease does."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_OURS.clear)  # the parent's owners are not the child's
 
 
 class _Open:
-    """What is open while a persistence is in use."""
+    """The resources that are open while a backend is in use."""
 
-    def __init__(self, home: Home, target: Target, place: object, key: bytes, lease: float, readers: int) -> None:
+    def __init__(self, home: LoopHost, target: Target, place: object, key: bytes, lease: float, readers: int) -> None:
         self.home = home
         self.owner = uuid.uuid4().hex
         self.place = place
         self.writer = Writer(target, self.owner, key, lease)
-        self.commits = Commits(home, self.writer.write if readers else self.writer.write_in_turn)
+        self.commits = GroupCommit(home, self.writer.write if readers else self.writer.write_in_turn)
         self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)
         self.reader = Reader(target, key, readers, self.writer)
@@ -45,7 +45,7 @@ class _Open:
         _OURS[self.owner] = self.place
 
     def renew(self) -> None:
-        """Renew the lease, if there is one: between commits, as long methods run."""
+        """Renew the lease, if there is one. It is renewed between commits as well, because methods can run for long."""
         if self.writer.has_lease:
             self.commits.put(Renew())
             self.unreleased.try_again()
@@ -60,41 +60,42 @@ class _Open:
         return False
 
     def rest(self) -> float:
-        return 0.0  # others wait for their own rows alone
+        return 0.0  # other transactions wait for their own rows only
 
     def is_driving(self, owner: str, left: float | None) -> bool:
         return left is not None and left > 0
 
     async def close(self) -> None:
-        """Close the connections; on the event loop that they live on."""
+        """Close the connections. Runs on the event loop that they use."""
         try:
             await self.reader.close()
         finally:
             self.has_left = await self.writer.close()
 
     def leave(self) -> None:
-        """An owner whose lease is still stored stays one of this process: its runs are free to whoever comes next here."""
+        """Stop being an owner. If its lease is still stored, it remains an owner of this process, which may take over its runs at once."""
         if self.has_left:
             _OURS.pop(self.owner, None)
 
     def abandon(self) -> None:
-        """Let go of what a closed event loop has left open."""
+        """Release what a closed event loop has left open."""
         self.reader.abandon()
         self.writer.abandon()
 
 
-class PostgresFlowPersistence(QueuedPersistence[_Open]):
-    """Runs in a PostgreSQL database: group commit, every checkpoint in one transaction that is durable when it is told.
+class PostgresFlowPersistence(DatabasePersistence[_Open]):
+    """Stores runs in a PostgreSQL database: group commit, every checkpoint in one transaction that is durable when it is acknowledged.
 
-    Making one does no I/O. Entered with `async with`, it stays open until that ends; otherwise the first operation opens it and
-    the last one to end closes it. One object serves any number of event loops and threads, with connections of their own for each
-    loop: one that writes, and at most `readers` that read. PostgreSQL 14 or later;
-    through a pooler only if that keeps a server's connection for a client's (pgbouncer: session pooling).
+    Creating an object does no I/O. Entered with `async with`, it stays open until that block ends. Otherwise the first operation
+    opens it, and the last one to end closes it. One object serves any number of event loops and threads, with separate connections
+    for each loop: one that writes, and at most `readers` that read. It needs PostgreSQL 14 or later. A connection pooler is
+    supported only if it keeps one server connection for each client connection (pgbouncer: session pooling).
 
-    `conninfo`: where the server is, such as "postgresql://user@host/database"; what it leaves out comes from libpq's
-    environment variables. `schema`: made where it is missing, with its tables; give each program its own. `lease`: seconds after which
-    the runs of a process that has not been heard of may be taken up by another; a clean end gives them up at once. `key`: 16
-    to 64 secret bytes, for those who distrust the server, as in `SQLiteFlowPersistence`.
+    `conninfo`: where the server is, such as "postgresql://user@host/database"; missing parts come from libpq's environment
+    variables. `schema`: the database schema; it and its tables are created if they are missing. Use a separate one for each
+    program. `lease`: seconds after which another process may take over the runs of a process that no longer renews its lease; a
+    clean shutdown releases them at once. `key`: 16 to 64 secret bytes, for users who do not trust the server, as in
+    `SQLiteFlowPersistence`.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class PostgresFlowPersistence(QueuedPersistence[_Open]):
 
     async def _opened(self) -> _Open:
         async with AsyncExitStack() as undo:
-            home = await home_here()
+            home = await current_loop_host()
             undo.callback(home.close)
             opened = _Open(home, self._target, self.place, self._key, self.lease, self.readers)
             undo.callback(opened.leave)
@@ -140,6 +141,6 @@ class PostgresFlowPersistence(QueuedPersistence[_Open]):
 
     @property
     def place(self) -> object:
-        """The schema, as it is named: a server that is named in two ways is two places, kept apart by leases alone."""
+        """A key of the schema by its name. A server that is named in two ways gives two places, which only leases keep apart."""
         t = self._target
         return ("postgresql", t.host, t.port, t.database, t.schema)

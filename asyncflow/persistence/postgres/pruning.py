@@ -1,12 +1,12 @@
-"""A batch of runs to be forgotten, in PostgreSQL. Its clock decides how long ago a run ended."""
+"""Deletion of a batch of ended runs, for PostgreSQL. The server's clock decides how long ago a run ended."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from ..jobs import Prune
-from ..pruning import Batch
+from .._database.jobs import Prune
+from .._database.pruning import Batch
 from . import rows
 from .database import Connection, Target, rows_of
 
@@ -17,8 +17,11 @@ _AGE: Final = (
     "extract(epoch FROM clock_timestamp())::DOUBLE PRECISION - "
     "CASE WHEN abs(ended_at - updated_at) < 86400 THEN ended_at ELSE updated_at END"
 )
-"""Seconds since a run ended. `updated_at` is by its writer's clock, `ended_at` by the server's, which counts. Where they differ by
-more than a day, the run was copied from elsewhere, and is as old as it says."""
+"""Seconds since a run ended.
+
+`updated_at` is by its writer's clock, `ended_at` by the server's, which is used. If they differ by more than a day, the run was
+copied from another database, and `updated_at` is used.
+"""
 
 SELECT_ENDED: Final = (
     f"SELECT id, head, head_digest FROM {{schema}}.runs WHERE id > %s AND {_ENDED} AND {_AGE} > %s ORDER BY id LIMIT %s"
@@ -27,7 +30,7 @@ _LOCK: Final = (
     f"SELECT id, {rows.HEAD} FROM {{schema}}.runs WHERE id = ANY(%s::bigint[]) AND {_ENDED} AND {_AGE} > %s "
     "ORDER BY id FOR UPDATE SKIP LOCKED"
 )
-"""What somebody else has locked is not over."""
+"""Rows that another transaction has locked are skipped: their runs are still in use."""
 _NEWEST: Final = (
     f"SELECT id FROM {{schema}}.runs WHERE flow = %s AND identity = %s AND {_ENDED} ORDER BY id DESC LIMIT %s"
 )
@@ -36,11 +39,11 @@ _DELETE: Final = (
     "DELETE FROM {schema}.checkpoints WHERE run = ANY(%s::bigint[])",
     "DELETE FROM {schema}.runs WHERE id = ANY(%s::bigint[])",
 )
-"""What refers to a row goes first."""
+"""In this order, because checkpoints refer to runs."""
 
 
 class PostgresBatch(Batch):
-    """On the writing connection, in its transaction."""
+    """A batch of pruning, on the writing connection, in its transaction."""
 
     def __init__(self, job: Prune, key: bytes, connection: Connection, target: Target) -> None:
         super().__init__(job, key)

@@ -1,4 +1,4 @@
-"""Reading: a few connections of its own, so that loading never queues behind a commit, nor sees half of one."""
+"""The reader: uses a few connections of its own, so that a load never queues behind a commit and never sees half of one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import anyio
 import psycopg
 
 from ...errors import StorageUnreachableError
+from .._database.jobs import Ended
+from .._database.listing import Query
+from .._database.run_head import Head, checkpoint_of
 from ..checkpoint import Checkpoint
-from ..head import Head, checkpoint_of
-from ..jobs import Ended
-from ..listing import Query
 from . import rows
 from .database import Connection, Target, explained, is_alive, is_lost, is_settled, rows_of
 from .pruning import SELECT_ENDED
@@ -27,19 +27,19 @@ _ALL: Final = (1 << 63) - 1
 """PostgreSQL's largest BIGINT."""
 
 TRIES: Final = 2
-"""A connection may be found dead only when it is used. Reading changes nothing, so it may be done again."""
+"""Attempts to read. A dead connection may be detected only when it is used. Reading changes nothing, so it can be retried."""
 
 
 async def _for_reading(connection: Connection) -> None:
-    """Let each of its transactions be a snapshot. Asks nothing of the server."""
+    """Make each transaction of a connection a read-only snapshot. It sends nothing to the server."""
     await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
     await connection.set_read_only(True)
 
 
 class Reader:
-    """Reads runs, over at most `most` connections, each opened when it is needed. Lives on the home's event loop.
+    """Reads runs on at most `most` connections, each opened when it is needed. Runs on the loop host's event loop.
 
-    `most` is 0: over the writer's connection, in turns with it.
+    If `most` is 0, it uses the writer's connection, in turns with the writer.
     """
 
     def __init__(self, target: Target, key: bytes, most: int, writer: Writer) -> None:
@@ -54,7 +54,7 @@ class Reader:
     async def checkpoints(
         self, run_id: str, seq: int | None, *, whole: bool, after: int = -1
     ) -> list[Checkpoint] | None:
-        """See `queued.Reads`."""
+        """See `base.Reads`."""
         if not rows.is_text(run_id):
             return None
         return await self._in_snapshot(
@@ -62,11 +62,11 @@ class Reader:
         )
 
     async def runs(self, query: Query) -> list[tuple[Any, ...]]:
-        """See `queued.Reads`."""
+        """See `base.Reads`."""
         run_id, flow, status, identities, before, limit = query
         if not all(rows.is_text(name) for name in (run_id, flow) if name is not None):
             return []
-        chosen = f"status = '{status}'" if status else "TRUE"  # spelt out, for the partial index
+        chosen = f"status = '{status}'" if status else "TRUE"  # a literal, so that PostgreSQL can use the partial index
         bound: tuple[Any, ...] = (_ALL if before is None else before, flow, flow)
         if run_id is not None:
             chosen, bound = f"{chosen} AND run_id = %s", (*bound, run_id)
@@ -76,15 +76,15 @@ class Reader:
         return await self._found(rows.SELECT_RUNS.replace("{chosen}", chosen), (*bound, limit))
 
     async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:
-        """See `queued.Reads`."""
+        """See `base.Reads`."""
         return [Ended._make(row) for row in await self._found(SELECT_ENDED, (after, older_than, limit))]
 
     async def run_ids(self) -> list[str]:
-        """See `queued.Reads`."""
+        """See `base.Reads`."""
         return [str(run_id) for (run_id,) in await self._found(rows.SELECT_RUN_IDS)]
 
     async def damage(self) -> list[str]:
-        """Nothing: PostgreSQL checks its pages itself, if it was told to, and its keys always."""
+        """Return an empty list: PostgreSQL checks its pages itself, if checksums are enabled, and always enforces its keys."""
         return []
 
     async def close(self) -> None:
@@ -94,7 +94,7 @@ class Reader:
         self._all.clear()
 
     def abandon(self) -> None:
-        """End the connections without their event loop."""
+        """Close the connections without their event loop."""
         for connection in self._all:
             connection.pgconn.finish()
 
@@ -104,7 +104,7 @@ class Reader:
         return await self._in_snapshot(lambda connection: rows_of(connection, self._target.sql(text), values or None))
 
     async def _in_snapshot(self, read: Callable[[Connection], Awaitable[T]]) -> T:
-        """What is read in one transaction."""
+        """Call `read` in one transaction, and return its result."""
         with explained(self._target):
             for left in reversed(range(TRIES)):
                 try:
@@ -181,7 +181,7 @@ class Reader:
             return None
         base = head.base if seq is None else await self._base(connection, run_id, seq)
         base = base if after is None else after + 1
-        until = _ALL if seq is None else seq  # what stands behind the head is to be found, too
+        until = _ALL if seq is None else seq  # rows behind the head must be detected, too
         stored = await rows_of(connection, sql(rows.SELECT_CHECKPOINTS), (run_id, base, until))
         checkpoints = [checkpoint_of(head, row) for row in stored]
         if base <= last:

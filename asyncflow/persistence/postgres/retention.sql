@@ -1,6 +1,6 @@
--- Version 4. When a run ended, by the server's clock: what is old enough to be forgotten is no matter of the writers' clocks.
+-- Version 4. When a run ended, by the server's clock, so that pruning does not depend on the writers' clocks.
 
-ALTER TABLE {schema}.runs ADD COLUMN ended_at DOUBLE PRECISION;  -- seconds since the epoch; NULL for what ended before version 4
+ALTER TABLE {schema}.runs ADD COLUMN ended_at DOUBLE PRECISION;  -- seconds since the epoch; NULL for runs that ended before version 4
 
 CREATE FUNCTION {schema}.ended() RETURNS TRIGGER LANGUAGE plpgsql AS $$
 BEGIN

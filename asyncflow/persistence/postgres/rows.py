@@ -1,22 +1,22 @@
-"""The SQL that the writer and the readers use. `{schema}` is the schema's quoted name."""
+"""The SQL statements of the writer and the readers. `{schema}` is the schema's quoted name."""
 
 from __future__ import annotations
 
+from .._database.run_head import Head
 from ..checkpoint import Checkpoint
-from ..head import Head
 
 _NAMES = ["pass_number" if name == "number" else name for name in Checkpoint._fields[2:] if name != "identity"]
 _COLUMNS = ", ".join(f"c.{name}" for name in _NAMES)
 _OF_RUN = "{schema}.checkpoints c JOIN {schema}.runs r ON r.id = c.run WHERE r.run_id = %s"
 HEAD = ", ".join([*("pass_number" if name == "number" else name for name in Head._fields), "digest"])
 FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
-"""What a run is found by (`Checkpoint.known_by`), as the index `running_by_flow` has it."""
+"""The key by which a run's flow is found (`Checkpoint.known_by`), as in the index `running_by_flow`."""
 _LEFT = "extract(epoch FROM expires - clock_timestamp())::DOUBLE PRECISION"
-"""Seconds that are left of a lease."""
+"""The remaining seconds of a lease."""
 
 _HEAD_TYPES = "text text bigint bigint text text float8 text bigint text bigint text bigint"
 _ARRAYS = (*_HEAD_TYPES.split(), *["bytea"] * 8, "text", "bytea")
-"""The types of `head.values_of`."""
+"""The types of `run_head.values_of`."""
 
 BEGIN = (
     "SELECT {schema}.begin(%s::bigint, %s::bigint, %s::text, %s::float8), "
@@ -27,7 +27,7 @@ STORE = (
     + ", ".join(f"%b::{each}[]" for each in _ARRAYS)
     + ")"
 )
-"""What begins a transaction, and a list of each of the values. See schema.sql."""
+"""Parameters: those of `begin`, then one array for each value. See formats.sql."""
 
 FENCE = "SELECT {schema}.fence(%s::bigint)"
 AWAIT_END = "SELECT set_config('lock_timeout', %s::text, true), pg_advisory_xact_lock(%s::bigint)"
@@ -35,7 +35,7 @@ AWAIT_END = "SELECT set_config('lock_timeout', %s::text, true), pg_advisory_xact
 
 SELECT_HEAD = f"SELECT {HEAD} FROM {{schema}}.runs WHERE run_id = %s"
 LOCK_HEADS = f"SELECT {HEAD} FROM {{schema}}.runs WHERE run_id = ANY(%s::text[]) ORDER BY run_id FOR UPDATE"
-"""In an order that all keep to, so that no two wait for each other."""
+"""In run id order, which all transactions use, so that no deadlock can occur."""
 SELECT_LEASES = f"SELECT owner, {_LEFT} FROM {{schema}}.owners WHERE owner = ANY(%s::text[])"
 LEAVE = "DELETE FROM {schema}.owners WHERE owner = %s"
 OWN_RUN = "UPDATE {schema}.runs SET owner = %s, epoch = %s, digest = %s WHERE run_id = %s"
@@ -53,14 +53,14 @@ SELECT_RUNS = (
 )
 SELECT_RUN_IDS = "SELECT run_id FROM {schema}.runs ORDER BY id"
 FORGET_TAKEOVERS = "UPDATE {schema}.runs SET taken_at = NULL WHERE run_id = %s AND taken_at IS NOT NULL"
-"""Where a run is given back in order, or its process has driven it for a while, it is not what ends processes."""
+"""Reset the take-over count: a run that is released normally, or that its process has driven for a while, is not a poison run."""
 SELECT_CHECKPOINTS = f"SELECT {_COLUMNS} FROM {_OF_RUN} AND c.seq BETWEEN %s AND %s ORDER BY c.seq"
 SELECT_DIGEST = f"SELECT c.digest FROM {_OF_RUN} AND c.seq = %s"
 SELECT_BASE = f"SELECT c.base FROM {_OF_RUN} AND c.seq = %s"
 
 
 def is_text(value: str) -> bool:
-    """Whether PostgreSQL can hold it: no NUL, and nothing that is no UTF-8."""
+    """Whether PostgreSQL can store a text: it contains no NUL, and can be encoded as UTF-8."""
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -41,13 +41,13 @@ CREATE TABLE {schema}.checkpoints (
   PRIMARY KEY (run, seq)
 );
 
--- A lease for each owner, renewed once for all its runs.
+-- One lease for each owner, renewed once for all its runs.
 CREATE TABLE {schema}.owners (
   owner TEXT COLLATE "C" PRIMARY KEY,
   expires TIMESTAMPTZ NOT NULL      -- by the server's clock
 );
 
--- Begins a transaction: how long it waits for others' locks, that its commit is durable, and the owner's lease, if it is due.
+-- Begin a transaction: set its lock timeout, make its commit durable, and renew the owner's lease if it is due.
 CREATE FUNCTION {schema}.begin(milliseconds BIGINT, keeper TEXT, lease DOUBLE PRECISION) RETURNS VOID LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
@@ -63,8 +63,8 @@ BEGIN
   END IF;
 END $$;
 
--- Stores checkpoints, one after the other: each into its table and, compared and set, into the head of its run. Returns the
--- places, from 1, of those that do not follow what is stored; they change nothing.
+-- Store checkpoints one after the other: each in its table and, by compare and set, in the head of its run. Return the positions,
+-- from 1, of those that do not follow what is stored; these change nothing.
 CREATE FUNCTION {schema}.store(
   milliseconds BIGINT, keeper TEXT, lease DOUBLE PRECISION,
   run_ids TEXT[], flows TEXT[], seqs BIGINT[], numbers BIGINT[], kinds TEXT[], statuses TEXT[], ats DOUBLE PRECISION[],

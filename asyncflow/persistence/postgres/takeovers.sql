@@ -1,4 +1,4 @@
--- Version 2. How often a run was taken over from an owner that is dead, and at which checkpoint that was.
+-- Version 2. How often a run was taken over from a dead owner, and at which checkpoint.
 
 ALTER TABLE {schema}.runs ADD COLUMN takeovers BIGINT NOT NULL DEFAULT 0, ADD COLUMN taken_at BIGINT;
 

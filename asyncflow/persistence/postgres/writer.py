@@ -1,4 +1,4 @@
-"""Writing: one transaction for a batch of jobs. Lives on the home's event loop, and is asked for one batch at a time."""
+"""The writer: commits each batch of jobs in one transaction. It runs on the loop host's event loop and gets one batch at a time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ...errors import (
     StaleCheckpoint,
     StorageWriteError,
 )
-from ..fencing import Lease, now
-from ..head import Head, values_of
-from ..jobs import Acquire, Append, Confirm, Delete, Job, Prune, Release, locked
-from ..outcomes import not_written, shows
-from ..shared import AWAY, PAUSE
+from .._database.jobs import Acquire, Append, Confirm, Delete, Job, Prune, Release, locked
+from .._database.lease import Lease, now
+from .._database.outcomes import not_written, shows
+from .._database.run_head import Head, values_of
+from .._database.shared_resource import AWAY, PAUSE
 from . import rows
 from .database import BUSY_SECONDS, Connection, Target, explain, is_alive, is_lost, is_settled, rows_of
 from .lost import IDLE_SECONDS, fence, new_session
@@ -28,22 +28,22 @@ from .pruning import PostgresBatch
 __all__ = ["Writer"]
 
 _ONE_JOBS: Final = ("22", "23", "40", "53", "54", "55", "57")
-"""Classes of errors that one job of a batch may be the cause of: it is too large, or waits for a lock that others do not need."""
+"""SQLSTATE classes of errors that a single job of a batch can cause: it is too large, or waits for a lock that other jobs do not need."""
 
 ONE_MORE: Final = 0.02
-"""Seconds that a single job waits for locks once its neighbours have waited long enough."""
+"""Seconds that each further job waits for locks after the batch has used up its waiting time."""
 
 _UNTOLD: Final = ("08", "40003")
-"""Errors by which the server says that it does not know itself."""
+"""SQLSTATEs (prefixes) with which the server reports that the outcome of the transaction is unknown."""
 
 _OWNER: Final = Head._fields.index("owner")
 
 Verdicts = dict[Job, Exception]
-"""What is wrong with single jobs of a transaction that is sound."""
+"""The errors of single jobs in a transaction that otherwise succeeds."""
 
 
 class Writer:
-    """Does what jobs ask for. A batch of checkpoints, of any size, is one statement: one way there, and one back."""
+    """Executes jobs. A batch of checkpoints, of any size, is one statement: one round trip to the server."""
 
     def __init__(self, target: Target, owner: str, key: bytes, lease: float) -> None:
         self._target = target
@@ -52,22 +52,22 @@ class Writer:
         self.lease = Lease(lease)
         self._held: Connection | None = None
         self._turn: anyio.Lock | None = None
-        """For a connection that is lent. Made when it is needed: on the loop where it is."""
+        """Serializes writes and reads on a shared connection. Created lazily, on the event loop where it is used."""
         self._session = 0
-        """The number of this connection: see lost.py."""
+        """The random number of this connection, for fencing it; see lost.py."""
 
     async def open(self) -> None:
-        """Open the connection. Raises the typed error if that fails."""
+        """Open the connection. Raises a typed storage error on failure."""
         self._held = await self._target.opened()
         self._session = new_session()
 
     @property
     def is_pooled(self) -> bool:
-        """Whether a pooler lies between, so that statements must not be prepared."""
+        """Whether a connection pooler is between this process and the server, so that statements must not be prepared."""
         return self._held is not None and self._held.prepare_threshold is None
 
     async def close(self) -> bool:
-        """Give up the lease, and close the connection. Whether the lease is gone."""
+        """Release the lease and close the connection. Return whether the lease is released."""
         if self._held is None:
             return False
         try:
@@ -79,41 +79,41 @@ class Writer:
             await self._held.close()
 
     def abandon(self) -> None:
-        """End the connection without its event loop."""
+        """Close the connection without its event loop."""
         if self._held is not None:
             self._held.pgconn.finish()
 
     @property
     def has_lease(self) -> bool:
-        """Whether anything was written, and a lease with it."""
+        """Whether this writer has written anything, and a lease with it."""
         return self.lease.is_known
 
     @contextlib.asynccontextmanager
     async def lent(self) -> AsyncIterator[Connection]:
-        """The connection, to read with: nothing is written meanwhile, if all is written by `write_in_turn`."""
+        """Lend the connection for reading. Nothing is written meanwhile, provided that all writes use `write_in_turn`."""
         turn = self._turn = self._turn or anyio.Lock()
         async with turn:
             yield await self._connected()
 
-    # ---- a batch, and what becomes of it -------------------------------------------------------------------------
+    # ---- a batch and its outcome -----------------------------------------------------------------------------------
 
     async def write(self, batch: Sequence[Job]) -> None:
-        """Commit a batch, or leave with each job what kept it from being committed.
+        """Commit a batch. Set the `error` of each job that was not committed.
 
-        What a single job can be guilty of is tried again one by one: the server has said that nothing was committed.
-        Where it has not said so, what was committed is looked up, and nothing is tried again blindly.
+        If a single job can be the cause of an error, each job is retried alone: the server has reported that nothing was committed.
+        If the server has not reported that, the writer looks up what was committed, and retries nothing blindly.
         """
         await self._write(batch, BUSY_SECONDS)
 
     async def write_in_turn(self, batch: Sequence[Job]) -> None:
-        """`write`, where the connection is lent to readers."""
+        """Do the same as `write`, for a connection that is also lent to readers."""
         turn = self._turn = self._turn or anyio.Lock()
         async with turn:
             await self.write(batch)
 
     async def _write(self, batch: Sequence[Job], seconds: float) -> None:
-        """Commit a batch, waiting at most so long for others' locks."""
-        batch = sorted(batch, key=lambda job: job.run_id)  # all lock in this order, so that no two wait for each other
+        """Commit a batch, waiting at most `seconds` for locks of other transactions."""
+        batch = sorted(batch, key=lambda job: job.run_id)  # all writers lock in this order: no deadlocks
         try:
             connection = await self._connected()
         except AsyncflowError as error:
@@ -129,7 +129,7 @@ class Writer:
         if not is_settled(connection) or state.startswith(_UNTOLD):
             await self._resolve(connection, batch, error)
         elif len(batch) > 1 and (state == "" or state.startswith(_ONE_JOBS)):
-            deadline = time.monotonic() + BUSY_SECONDS  # for all of them: a whole table may be locked
+            deadline = time.monotonic() + BUSY_SECONDS  # shared by all jobs: a whole table may be locked
             for job in batch:
                 await self._write((job,), max(ONE_MORE, deadline - time.monotonic()))
         else:
@@ -175,7 +175,7 @@ class Writer:
         return verdicts
 
     async def _decide(self, connection: Connection, jobs: Sequence[Job], verdicts: Verdicts) -> None:
-        """Do the jobs that decide by what is stored: those about owners together, then each pruning."""
+        """Execute the jobs that depend on stored rows: those about owners together, then each pruning."""
         about_owners = [job for job in jobs if not isinstance(job, Prune)]
         if about_owners:
             await self._own(connection, about_owners, verdicts)
@@ -194,10 +194,10 @@ class Writer:
         for place in refused:
             verdicts[appends[place - 1]] = _stale(appends[place - 1])
 
-    # ---- outcomes that nobody knows ------------------------------------------------------------------------------
+    # ---- unknown outcomes ----------------------------------------------------------------------------------------
 
     async def _connected(self) -> Connection:
-        """The connection, or a new one: whoever comes while the server is restarting waits for it, for some seconds."""
+        """Return the connection, or a new one if it was lost. While the server restarts, wait for it, for some seconds."""
         if self._held is not None:
             if is_alive(self._held):
                 return self._held
@@ -215,7 +215,7 @@ class Writer:
         return self._held
 
     async def _resolve(self, connection: Connection, batch: Sequence[Job], error: Exception) -> None:
-        """Find out what was committed, on a new connection, once nothing more can come of what the old one has been sent."""
+        """Find out what was committed, on a new connection, after nothing sent over the old one can take effect any more."""
         await connection.close()
         lost = self._session
         try:
@@ -234,7 +234,7 @@ class Writer:
             try:
                 await fence(connection, self._target, lost)
                 return [await self._is_stored(connection, job) for job in batch]
-            except psycopg.OperationalError as error:  # looking changes nothing, and may be done again
+            except psycopg.OperationalError as error:  # a look-up changes nothing and can be repeated
                 if not is_lost(error) or anyio.current_time() > deadline:
                     raise
 
@@ -253,7 +253,7 @@ class Writer:
     # ---- owners ------------------------------------------------------------------------------------------------
 
     async def _own(self, connection: Connection, jobs: Sequence[Job], verdicts: Verdicts) -> None:
-        """Decide over all jobs, on rows that nobody changes until the commit; and write what has changed."""
+        """Decide on all jobs, on rows that are locked until the commit, and write the changes."""
         sql = self._target.sql
         found = await rows_of(connection, sql(rows.LOCK_HEADS), ([job.run_id for job in jobs],))
         heads: dict[str, tuple[Any, ...]] = {row[0]: row for row in found}
@@ -282,12 +282,12 @@ class Writer:
                 heads[job.run_id] = (*new, new.digest(self._key))
 
     async def _leases(self, connection: Connection, owners: Iterable[str | None]) -> dict[str, float]:
-        """The seconds that are left to each owner, by the server's clock; those that have left have none."""
+        """Return the remaining seconds of each owner's lease, by the server's clock. Owners that have left have no lease."""
         others = [owner for owner in set(owners) if owner is not None]
         return dict(await rows_of(connection, self._target.sql(rows.SELECT_LEASES), (others,))) if others else {}
 
     def _after(self, job: Job, head: Head, leases: dict[str, float]) -> Head | None:
-        """A run's head after a job; None if the run is to go. Raises `RunLockedError`."""
+        """Return the run's head after a job, or None if the run is to be deleted. Raises `RunLockedError`."""
         if isinstance(job, Acquire):
             if not job.force:
                 self._refuse_driven(job, head, leases)
@@ -304,7 +304,7 @@ class Writer:
         return head
 
     def _refuse_driven(self, job: Acquire | Delete, head: Head, leases: dict[str, float]) -> None:
-        """Raise `RunLockedError` while the owner's lease has not run out."""
+        """Raise `RunLockedError` if the owner's lease has not expired."""
         if head.owner is None or job.may_replace(head.owner):
             return
         left = leases.get(head.owner, 0.0)
@@ -313,7 +313,7 @@ class Writer:
 
 
 def _nameless(job: Job) -> Exception | None:
-    """The error for a checkpoint with a name that PostgreSQL cannot hold."""
+    """Return an error if the checkpoint has a name that PostgreSQL cannot store, else None."""
     if not isinstance(job, Append):
         return None
     c = job.checkpoint

@@ -1,4 +1,4 @@
-"""How a checkpoint is stored: which of three views it is inserted into (`formats.sql`), and the values for it."""
+"""How checkpoints are inserted: the three views that store them (`formats.sql`), and the values for each."""
 
 from __future__ import annotations
 
@@ -6,36 +6,39 @@ from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
+from .._database.jobs import Append
+from .._database.run_head import head_after
 from ..checkpoint import Checkpoint
-from ..head import head_after
-from ..jobs import Append
 
 __all__ = ["CHANGES", "Appends", "Insert"]
 
 CHANGES: Final = 2
-"""Rows that storing one checkpoint changes: its own, and its run's."""
+"""The number of rows that storing one checkpoint changes: its own row and its run's row."""
 
 _FIELDS: Final = Checkpoint._fields
 _STATE, _PREVIOUS = map(_FIELDS.index, ("state", "previous"))
 
 _LARGE: Final = 1 << 16
-"""Bytes that cost more to copy than an adapter does to look for."""
+"""The size in bytes from which copying costs more than the search for an adapter."""
 
 
 class Insert(NamedTuple):
-    """Statements for one view. Its trigger compares and sets the run's head; what does not follow is an IntegrityError."""
+    """The statements for one view. Its trigger compares and sets the run's head, and raises an IntegrityError if they do not match."""
 
     many: str
-    """Within a transaction."""
+    """The statement for use within a transaction."""
     one: str
-    """A transaction of its own: Python's sqlite3 begins one for what starts with INSERT, and would be asked to end it."""
+    """The statement as a transaction of its own. It does not start with INSERT, for which Python's sqlite3 opens a transaction.
+
+    Such a transaction would need a separate commit.
+    """
     about: Callable[[Checkpoint], tuple[Any, ...]]
-    """The values before the parts."""
+    """Returns a checkpoint's values before the parts."""
     has_owner: bool
 
 
 def _insert(view: str, *left_out: str, has_owner: bool) -> Insert:
-    """`left_out`: the fields before the parts that the view does not have."""
+    """Return the statements for a view. `left_out`: those fields before the parts that the view does not have."""
     known = [n for n, name in enumerate(_FIELDS[:_STATE]) if name not in left_out]
     owner = ("NULLIF(?, 0)",) if has_owner else ()
     places = ", ".join((*("?",) * len(known), *("NULLIF(?, 0)",) * (_PREVIOUS - _STATE), "?", "?", *owner, "?"))
@@ -49,10 +52,10 @@ _OTHER: Final = _insert("other_appends", "flow", "identity", has_owner=True)
 
 
 class Appends:
-    """Knows which runs this owner has left running, so that the next checkpoint of each is stored at the least cost.
+    """Remembers which runs this owner has stored as running, so that their next checkpoints are stored by the cheapest statement.
 
-    The triggers compare all the same: if this is out of date, a checkpoint is refused, never stored wrongly. It is forgotten with
-    each job that may change a run's owner, and after each error.
+    The triggers compare in any case: if this memory is out of date, a checkpoint is refused, never stored wrongly. It is cleared for
+    a run by each job that may change the run's owner, and for all runs after each error.
     """
 
     def __init__(self, owner: str, key: bytes) -> None:
@@ -60,13 +63,14 @@ class Appends:
         self._key = key
         self._running: set[str] = set()
         self._stored: list[Checkpoint] = []
-        """In this transaction, of runs that were not known to be running or are not any more."""
+        """Checkpoints of this transaction whose runs were not known to be running, or no longer are."""
 
     def insert(self, job: Append) -> tuple[Insert, list[Any]]:
-        """The statement that stores a checkpoint, and its values.
+        """Return the statement that stores a checkpoint, and its values.
 
-        Python's sqlite3 binds numbers, texts and bytearrays as they are. For bytes and None it looks for an adapter first, and
-        drops an AttributeError for each: a third of its time. So None is bound as 0, and bytes, unless they are large, as a copy.
+        Python's sqlite3 binds numbers, texts and bytearrays directly. For bytes and None it first searches for an adapter, and
+        discards an AttributeError for each: a third of its time. So None is bound as 0, and bytes as a bytearray copy, unless they
+        are large.
         """
         c = job.checkpoint
         owner, head = head_after(c, self._owner, self._key)
@@ -81,7 +85,7 @@ class Appends:
         return insert, [*insert.about(c), *parts, bytearray(c.previous), bytearray(c.digest), *owned, bytearray(head)]
 
     def inserts(self, jobs: Iterable[Append]) -> list[tuple[Insert, list[list[Any]]]]:
-        """The statements that store these. In their order each checkpoint comes after the earlier ones of its run."""
+        """Return the statements that store these checkpoints. In their order, each checkpoint follows the earlier ones of its run."""
         rows: dict[str, list[list[Any]]] = {_FIRST.many: [], _RUNNING.many: [], _OTHER.many: []}
         for job in jobs:
             insert, values = self.insert(job)
@@ -89,7 +93,7 @@ class Appends:
         return [(insert, rows[insert.many]) for insert in (_FIRST, _RUNNING, _OTHER) if rows[insert.many]]
 
     def committed(self) -> None:
-        """The transaction was committed."""
+        """Record that the transaction was committed."""
         for checkpoint in self._stored:
             if checkpoint.status == "running":
                 self._running.add(checkpoint.run_id)
@@ -98,10 +102,10 @@ class Appends:
         self._stored.clear()
 
     def forget(self, run_id: str) -> None:
-        """Another owner may change this run."""
+        """Forget a run, because another owner may change it."""
         self._running.discard(run_id)
 
     def forget_all(self) -> None:
-        """It is not known what is stored."""
+        """Forget all runs, because the stored state is unknown."""
         self._running.clear()
         self._stored.clear()

@@ -1,4 +1,4 @@
-"""Opening the database file: what it must be, how it is set up, and what each of SQLite's errors means to a user."""
+"""Open the SQLite database file: check it, create and migrate its schema, and translate SQLite's errors into asyncflow's errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ...errors import (
     StorageReadOnlyError,
     StorageVersionError,
 )
-from ..handles import no_handles_left
+from .._database.handle_limit import no_handles_left
 from .disk import has_content, sync_folders, write_again
 from .explain import explain, primary_code
 
@@ -46,33 +46,37 @@ __all__ = [
 
 _driver = logging.getLogger("aiosqlite")
 if _driver.level == logging.NOTSET:
-    # at DEBUG it logs every statement with its values: states, inputs and results. Whoever wants that says so, to that logger
+    # at DEBUG, aiosqlite logs every statement with its values: states, inputs and results. Set this logger's level to get that
     _driver.setLevel(logging.INFO)
 
 APPLICATION_ID: Final = 0x61666C77
-"""'aflw': tells our databases from other programs'."""
+"""'aflw' in ASCII. SQLite's `application_id`, which distinguishes asyncflow's databases from those of other programs."""
 
 MIGRATIONS: Final = ("schema.sql", "leases.sql", "takeovers.sql", "formats.sql")
-"""One file for each version, in order; `user_version` counts those that were applied."""
+"""The schema migrations, one file for each schema version, in order. `user_version` counts the applied ones."""
 
 _NAMED: Final = 4
-"""The first version of the schema that says which asyncflow has made it."""
+"""The first schema version that records which version of asyncflow created it."""
 
 BUSY_SECONDS: Final = 5.0
-"""How long a lock of another process is waited for."""
+"""The busy timeout: how many seconds to wait for a lock that another process holds."""
 
 PAUSE: Final = 0.02
-"""Seconds between two tries to open a database that others open, too."""
+"""Seconds between two attempts to open a database that other connections open at the same time."""
 
 LONGEST_PATH: Final = 504
 LONGEST_NAME: Final = 247
-"""Bytes: SQLite takes 512, a folder 255, and the longest of the names beside the database ends in "-journal"."""
+"""The longest path and file name, in bytes.
+
+SQLite accepts paths of 512 bytes and a folder accepts names of 255. The longest file name that SQLite derives from the database's
+name ends in "-journal".
+"""
 
 _IDENTITY: Final = (
     "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version), "
     "(SELECT count(*) FROM sqlite_schema)"
 )
-"""Asked in one statement: another process may be making the database at this moment."""
+"""One statement, because another process may be creating the database at the same time."""
 
 _SETTINGS: Final = (
     "PRAGMA foreign_keys = ON",
@@ -84,9 +88,10 @@ _SETTINGS: Final = (
 
 
 def prepare(path: Path) -> list[Path]:
-    """Make the file with mode 0600, where it is missing. Its folder has to be there. Raises the typed error if that fails.
+    """Create the database file with mode 0600 if it is missing. Its folder must exist. Raise a typed storage error on failure.
 
-    Returns the folders of which the names are to be made durable: SQLite does so beside its log only, and with its first commit.
+    Return the folders that must be synced to make the file's name durable. SQLite syncs only the folder of its log, and only with
+    its first commit.
     """
     try:
         _refuse_what_is_no_file(path)
@@ -106,7 +111,7 @@ def prepare(path: Path) -> list[Path]:
 
 
 def _refuse_what_is_no_file(path: Path) -> None:
-    """What SQLite would take for something else: it says "disk I/O error" of a pipe, and writes into a file of one byte."""
+    """Refuse paths that SQLite would misinterpret: it reports "disk I/O error" for a pipe, and writes into a file of one byte."""
     real = os.path.realpath(path)
     if len(os.fsencode(real)) > LONGEST_PATH or len(os.fsencode(os.path.basename(real))) > LONGEST_NAME:
         raise StorageNotFoundError(
@@ -128,11 +133,13 @@ def _refuse_what_is_no_file(path: Path) -> None:
 
 
 async def open_database(path: Path, synchronous: str, after_error: bool) -> aiosqlite.Connection:
-    """The one writing connection: checked, migrated, in WAL mode. After an error of the disk, what it finds is on the disk.
+    """Open the only writing connection: checked, migrated and in WAL mode.
 
-    Where others open a fresh file at the same time, SQLite may refuse at once instead of waiting: then it is tried again, within
-    the time that any lock is waited for. Raises `ForeignDatabaseError`, `StorageVersionError`, `StorageNotADatabaseError` and
-    their kin; the file is then as it was.
+    With `after_error` (the disk has failed before), also make sure that the log which the connection reads is on the disk.
+
+    When several connections open a new file at the same time, SQLite may fail at once instead of waiting. This function then
+    retries until the busy timeout is over. Raises `ForeignDatabaseError`, `StorageVersionError`, `StorageNotADatabaseError` and
+    related errors; the file is unchanged then.
     """
     folders = prepare(path)
     if folders:
@@ -161,7 +168,7 @@ async def _opened(path: Path, synchronous: str, after_error: bool) -> aiosqlite.
         undo.push_async_callback(connection.close)
         await check_identity(connection, path)
         ((mode,),) = await connection.execute_fetchall("PRAGMA journal_mode = WAL")
-        if mode != "wal":  # SQLite says so instead of raising; without the log, synchronous = FULL is not enough
+        if mode != "wal":  # SQLite returns the mode instead of raising; without WAL, synchronous = FULL is not enough
             raise StorageError(
                 f"{path} cannot be switched to a write-ahead log (it is in mode {mode!r}); nothing was saved"
             )
@@ -178,16 +185,16 @@ async def _opened(path: Path, synchronous: str, after_error: bool) -> aiosqlite.
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """A file of SQLite's beside the database: it follows links to that."""
+    """Return the path of one of SQLite's companion files. SQLite resolves symbolic links of the database path for it."""
     return Path(os.path.realpath(path) + ending)
 
 
 @contextlib.asynccontextmanager
 async def _looked_at(path: Path, log: Path) -> AsyncIterator[None]:
-    """Where a log or a journal was left, check the database by reading first; and as long as this lasts, closing does not fold the log in.
+    """If a log or a journal was left over, check the database with a read-only connection first, and keep that connection open.
 
-    The last connection to be closed folds it in and removes it, whatever it is and wherever it comes from, unless it is one
-    that only reads.
+    While it is open, closing another connection does not fold the log into the database. Without it, the last connection to close
+    would fold in the log and remove it, whatever that log is and wherever it comes from. A read-only connection never does that.
     """
     if not has_content(log) and not has_content(_beside(path, "-journal")):
         yield
@@ -206,7 +213,10 @@ async def _looked_at(path: Path, log: Path) -> AsyncIterator[None]:
 
 
 async def _check_as_it_is(path: Path) -> None:
-    """Check a database of which a transaction is to be rolled back, by whoever made it. What cannot be read so may be ours."""
+    """Check the identity of a database that has a transaction to roll back, whichever program wrote it.
+
+    If the database cannot be read in this state, it may be asyncflow's, so errors of SQLite are ignored.
+    """
     connection = reading(path, "&immutable=1")
     async with contextlib.AsyncExitStack() as closing:
         await connected(connection)
@@ -216,7 +226,7 @@ async def _check_as_it_is(path: Path) -> None:
 
 
 def reading(path: Path, how: str = "") -> aiosqlite.Connection:
-    """A connection that only reads, to be awaited."""
+    """Return a read-only connection that is not connected yet (await it)."""
     connection = aiosqlite.connect(
         f"{path.absolute().as_uri()}?mode=ro{how}", uri=True, isolation_level=None, timeout=BUSY_SECONDS
     )
@@ -225,7 +235,7 @@ def reading(path: Path, how: str = "") -> aiosqlite.Connection:
 
 
 async def check_identity(connection: aiosqlite.Connection, path: Path) -> None:
-    """Refuse another program's database, and one of a newer asyncflow. Raises `ForeignDatabaseError`, `StorageVersionError`."""
+    """Raise `ForeignDatabaseError` for another program's database, and `StorageVersionError` for one of a newer asyncflow."""
     ((application, version, tables),) = await connection.execute_fetchall(_IDENTITY)
     if application != APPLICATION_ID and (tables or application or version):
         raise ForeignDatabaseError(f"{path} is a database of another program; name another file. It was not touched")
@@ -248,7 +258,7 @@ async def _number(connection: aiosqlite.Connection, sql: str) -> int:
 
 
 async def _migrate(connection: aiosqlite.Connection) -> None:
-    """Apply the migrations that are missing, each in one transaction with its version."""
+    """Apply the missing migrations, together with the new `user_version`, in one transaction."""
     if await _number(connection, "PRAGMA user_version") == len(MIGRATIONS):
         return
     async with contextlib.AsyncExitStack() as undo:
@@ -256,7 +266,7 @@ async def _migrate(connection: aiosqlite.Connection) -> None:
         undo.push_async_callback(connection.rollback)
         done = await _number(
             connection, "PRAGMA user_version"
-        )  # again, under the lock: another process may have been first
+        )  # read it again under the lock: another process may have migrated first
         for version, name in enumerate(MIGRATIONS[done:], done + 1):
             for statement in _statements(name):
                 await connection.execute(statement)
@@ -274,7 +284,7 @@ def _statements(migration: str) -> list[str]:
 
 @functools.cache
 def _schema() -> dict[str, str]:
-    """The tables, views, triggers and indexes that there are to be, as SQLite keeps their texts."""
+    """Return the expected tables, views, triggers and indexes: names, and SQL texts as SQLite stores them."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         for migration in MIGRATIONS:
             for statement in _statements(migration):
@@ -283,7 +293,10 @@ def _schema() -> dict[str, str]:
 
 
 async def _check_schema(connection: aiosqlite.Connection, path: Path) -> None:
-    """That what compares and sets is as it was made. What others have added is theirs."""
+    """Raise `StorageCorruptError` if the schema differs from the original, because its triggers do the compare and set.
+
+    Objects that others have added to the schema are ignored.
+    """
     found = dict(map(tuple, await connection.execute_fetchall("SELECT name, sql FROM sqlite_schema")))
     damaged = sorted(name for name, sql in _schema().items() if _unquoted(found.get(name)) != _unquoted(sql))
     if damaged:
@@ -293,14 +306,14 @@ async def _check_schema(connection: aiosqlite.Connection, path: Path) -> None:
 
 
 def _unquoted(sql: str | None) -> str | None:
-    """A statement without the quotes around names: a version of SQLite that renames one may put them there, or not."""
+    """Return a statement without quotes: depending on its version, SQLite quotes names or not when it renames something."""
     return sql and sql.replace('"', "")
 
 
 async def _settle_old_log(connection: aiosqlite.Connection, log: Path) -> None:
-    """Settle what was left in the log, and fold it in, so that nothing is built upon what the disk does not have.
+    """Make a left-over log durable and fold it into the database, so that new commits do not depend on data that the disk does not have.
 
-    Not waited for: where another process is at work on the file, the log is that one's, and in use.
+    It does not wait for locks: if another process is using the file, that process also uses the log.
     """
     await connection.execute("PRAGMA busy_timeout = 0")
     try:
@@ -314,11 +327,12 @@ async def _settle_old_log(connection: aiosqlite.Connection, log: Path) -> None:
 
 
 async def _settle_log(connection: aiosqlite.Connection, log: Path) -> None:
-    """Let the disk have the log as it reads: after a failed fsync it has not, and no later one would write it.
+    """Make the log on the disk the same as the log that readers see. After a failed fsync it is not, and no later fsync would write it.
 
-    Before it is folded in, and not by folding: a power cut between the database's new pages and the end of a log that lacks
-    some of them leaves neither whole. Under the lock of writers, without which nobody writes, cuts or removes the log. What
-    was not committed, and stands behind its end all the same, is written over by a commit that changes nothing.
+    This happens before the log is folded in, and not by folding it in: a power cut while the database has new pages but the log on
+    the disk lacks some of its end leaves neither of them whole. It happens under the write lock, without which no process writes,
+    truncates or removes the log. Uncommitted frames that are still behind the log's end are overwritten by a commit that changes
+    nothing.
     """
     await connection.execute("BEGIN IMMEDIATE")
     try:
@@ -331,10 +345,10 @@ async def _settle_log(connection: aiosqlite.Connection, log: Path) -> None:
 
 
 async def close_database(connection: aiosqlite.Connection) -> None:
-    """Fold the write-ahead log into the file, and close."""
+    """Fold the write-ahead log into the file (checkpoint with TRUNCATE), and close the connection."""
     try:
         with contextlib.suppress(sqlite3.Error):
-            await connection.execute("PRAGMA busy_timeout = 0")  # upkeep: not worth waiting for
+            await connection.execute("PRAGMA busy_timeout = 0")  # maintenance: not worth waiting for a lock
             await connection.execute("PRAGMA optimize")
             await connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             await connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
@@ -343,13 +357,13 @@ async def close_database(connection: aiosqlite.Connection) -> None:
 
 
 def as_daemon(connection: aiosqlite.Connection) -> None:
-    """Let a leaked connection not keep the process from leaving. To be called before it is awaited."""
-    thread: Any = getattr(connection, "_thread", connection)  # 0.22 has a thread, 0.21 is one
+    """Make the connection's thread a daemon, so that a leaked connection does not block process exit. Call it before the first await."""
+    thread: Any = getattr(connection, "_thread", connection)  # in 0.22 the connection has a thread, in 0.21 it is one
     thread.daemon = True
 
 
 async def connected(connection: aiosqlite.Connection) -> None:
-    """Connect. Where that fails the connection's thread ends first: it would report to a loop that may be closed."""
+    """Connect. If that fails, wait until the connection's thread has ended: it would report to an event loop that may be closed."""
     with contextlib.ExitStack() as undo:
         thread: Any = getattr(connection, "_thread", connection)
         undo.callback(thread.join)
@@ -358,15 +372,15 @@ async def connected(connection: aiosqlite.Connection) -> None:
 
 
 def stop(connection: aiosqlite.Connection | None) -> None:
-    """Close a connection whose event loop is closed, and end its thread; what it had not committed is rolled back."""
-    end = getattr(connection, "stop", None)  # since aiosqlite 0.22; before, the thread is left to the process's end
+    """Close a connection after its event loop was closed, and end its thread. Uncommitted changes are rolled back."""
+    end = getattr(connection, "stop", None)  # since aiosqlite 0.22; before, the thread lives until the process ends
     if end is not None:
         end()
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours."""
+    """Translate SQLite's errors into asyncflow's errors."""
     began = time.monotonic()
     try:
         yield
@@ -375,6 +389,6 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def waited_since(began: float) -> float:
-    """The seconds that a lock was waited for: those that SQLite was told to wait, where it did."""
+    """Return the seconds spent waiting for a lock, rounded to the busy timeout if SQLite waited for the whole of it."""
     waited = time.monotonic() - began
     return BUSY_SECONDS if BUSY_SECONDS <= waited < 1.5 * BUSY_SECONDS else waited

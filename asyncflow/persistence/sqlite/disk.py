@@ -1,6 +1,7 @@
-"""What is done to the files past SQLite, so that the disk has what readers see. Never to the database file itself.
+"""File operations outside SQLite that make the disk hold what readers see. They never touch the database file itself.
 
-Whoever closes a file gives up all locks that its process has on it (POSIX), SQLite's, too. On the log and on folders it has none.
+Closing a file releases all POSIX locks that the process has on it, including SQLite's. SQLite has no locks on the log and on
+folders.
 """
 
 from __future__ import annotations
@@ -13,26 +14,26 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import StorageError
-from ..handles import no_handles_left
+from .._database.handle_limit import no_handles_left
 
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # `os.fsync` flushes the drive's cache there
+    fcntl = None  # type: ignore[assignment] # `os.fsync` flushes the drive's cache there
 
 __all__ = ["has_content", "sync_folders", "write_again"]
 
 CHUNK: Final = 1 << 20
-"""Bytes that are read and written at once."""
+"""The number of bytes that are read and written at a time."""
 
 _FLAGS: Final = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-"""SQLite, too, follows no link at the log."""
+"""The flags for opening the log. Like SQLite, this module follows no symbolic link there."""
 
 
 def write_again(log: Path) -> None:
-    """Write a file's own bytes over themselves, and sync it.
+    """Overwrite a file with its own bytes, and sync it.
 
-    The kernel takes what it failed to write for written: later syncs pass it over, unless it is written anew. Raises
+    After a failed write, the kernel marks the data as written: later syncs skip it unless it is written again. Raises
     `StorageError`.
     """
     try:
@@ -52,14 +53,17 @@ def write_again(log: Path) -> None:
 
 
 def has_content(file: Path) -> bool:
-    """Whether a file is there and is not empty."""
+    """Whether a file exists and is not empty."""
     with contextlib.suppress(FileNotFoundError):
         return file.stat().st_size > 0
     return False
 
 
 def sync_folders(folders: list[Path]) -> None:
-    """Let the names in folders be durable, where that can be done: not on Windows, nor in each file system. Raises `StorageError`."""
+    """Sync folders to make the names in them durable. Raises `StorageError`.
+
+    Windows and some file systems do not support that, which is ignored.
+    """
     for folder in folders if fcntl is not None else ():
         try:
             with _opened(folder, os.O_RDONLY) as file:
@@ -81,7 +85,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def _sync(file: int) -> None:
-    full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: its fsync leaves the drive's cache alone
+    full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: its fsync does not flush the drive's cache
     if fcntl is None or full is None:
         os.fsync(file)
     else:

@@ -1,4 +1,4 @@
-"""What each of SQLite's errors means to a user, and what to do."""
+"""Translate SQLite's errors into asyncflow's errors, whose messages say what they mean and what to do."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from ...errors import (
     StorageNotFoundError,
     StorageReadOnlyError,
 )
-from ..handles import no_handles_left
+from .._database.handle_limit import no_handles_left
 
 __all__ = ["explain", "is_stopped", "primary_code"]
 
 
 def primary_code(error: Exception) -> int:
-    """SQLite's primary result code of an error; 0 where it has none."""
+    """Return SQLite's primary result code of an error, 0 if it has none."""
     return int(getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
 def explain(
     error: sqlite3.Error | UnicodeDecodeError, path: Path, waited: float, holders: Sequence[str] = ()
 ) -> AsyncflowError:
-    """What an error of SQLite means to a user, and what to do. A message that quotes damaged text cannot be decoded.
+    """Translate an error of SQLite into asyncflow's error, whose message says what it means and what to do.
 
-    `waited`: seconds, for a lock. `holders`: who may hold it.
+    A UnicodeDecodeError counts as damage: SQLite's message quoted damaged text. `waited`: the seconds spent waiting for a lock.
+    `holders`: the possible holders of that lock.
     """
     match sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else primary_code(error):
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
@@ -63,7 +64,7 @@ def explain(
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process is stopped (SIGSTOP, a debugger), as far as this host tells."""
+    """Whether a process is stopped (SIGSTOP, a debugger), as far as this host reports it."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] in ("T", "t")
     return False

@@ -1,6 +1,6 @@
--- Version 4. The format of each row and the version that wrote it; the identity of a run's flow, by which interrupted runs are found.
+-- Version 4. The format of each row and the version that wrote it; the identity of a run's flow, used to find interrupted runs.
 
--- Which version of asyncflow has made each version of this schema: an older one names it.
+-- Which version of asyncflow created each version of this schema, for the error message of an older asyncflow.
 CREATE TABLE upgrades (
   schema INTEGER PRIMARY KEY,
   version TEXT NOT NULL
@@ -16,12 +16,12 @@ ALTER TABLE checkpoints ADD COLUMN format INTEGER NOT NULL DEFAULT 1;
 
 ALTER TABLE checkpoints ADD COLUMN version TEXT NOT NULL DEFAULT '';
 
--- An index for the running runs of one flow. What 0.1 has stored is known by its flow's name alone.
+-- An index of the running runs of each flow. Runs that 0.1 stored have only the flow's name.
 CREATE INDEX running_by_flow ON runs (CASE identity WHEN '' THEN ':' || flow ELSE identity END, id) WHERE status = 'running';
 
--- A process of 0.1 that has the file open reads and writes by the old names: its writes are refused with the reason, its reads with
--- "no such column: number". It loses nothing.
--- (An unknown collation is what fails with words of ours, and is neither a conflict nor in the way of later migrations.)
+-- A process of 0.1 that has the file open uses the old names: its writes fail with the reason, its reads with "no such column: number".
+-- It loses nothing.
+-- (An unknown collation fails with a message of our choice; it is not a conflict and does not block later migrations.)
 DROP VIEW commits;
 
 ALTER TABLE runs RENAME COLUMN number TO pass_number;
@@ -37,8 +37,8 @@ CREATE TRIGGER outdated INSTEAD OF INSERT ON commits BEGIN
   SELECT NEW.seq = NEW.number COLLATE "this database was upgraded by a newer asyncflow: update asyncflow in this process";
 END;
 
--- A checkpoint is stored by inserting it into one of three views: its trigger stores it, and compares and sets the head of its run.
--- This one takes the first of a run.
+-- A checkpoint is stored by inserting it into one of three views. The view's trigger stores it, and compares and sets the head of
+-- its run. This view is for the first checkpoint of a run.
 CREATE VIEW first_appends AS SELECT
   NULL AS run_id, NULL AS flow, NULL AS seq, NULL AS pass_number, NULL AS kind, NULL AS status,
   NULL AS at, NULL AS method, NULL AS base, NULL AS identity, NULL AS format, NULL AS version, NULL AS epoch, NULL AS state,
@@ -60,7 +60,8 @@ CREATE TRIGGER append_first INSTEAD OF INSERT ON first_appends BEGIN
     NEW.state, NEW.progress, NEW.changes, NEW.result, NEW.inputs, NEW.outcome, NEW.previous, NEW.digest);
 END;
 
--- The next of a run that is running and goes on. Most are of this kind; the update leaves the indexes of running runs alone, a page each.
+-- For the next checkpoint of a run that continues running. Most are of this kind. The update does not change the two indexes of
+-- running runs, which saves a page each.
 CREATE VIEW running_appends AS SELECT
   NULL AS run_id, NULL AS seq, NULL AS pass_number, NULL AS kind, NULL AS at, NULL AS method, NULL AS base,
   NULL AS format, NULL AS version, NULL AS epoch, NULL AS state, NULL AS progress, NULL AS changes, NULL AS result,
@@ -82,7 +83,7 @@ CREATE TRIGGER append_running INSTEAD OF INSERT ON running_appends BEGIN
   FROM runs WHERE run_id = NEW.run_id;
 END;
 
--- Any other.
+-- For all other checkpoints.
 CREATE VIEW other_appends AS SELECT
   NULL AS run_id, NULL AS seq, NULL AS pass_number, NULL AS kind, NULL AS status, NULL AS at, NULL AS method,
   NULL AS base, NULL AS format, NULL AS version, NULL AS epoch, NULL AS state, NULL AS progress, NULL AS changes,

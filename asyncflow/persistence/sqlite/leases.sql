@@ -1,4 +1,4 @@
--- Version 2. A lease for each owner, renewed once for all its runs; and the runs that are to be taken up, found at once.
+-- Version 2. One lease for each owner, renewed once for all its runs; and an index of the running runs, to find those to recover.
 
 CREATE TABLE owners (
   owner TEXT PRIMARY KEY,

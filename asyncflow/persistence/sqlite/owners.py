@@ -1,10 +1,11 @@
-"""Who is alive on this host: each owner holds a lock on a side file of its own, which the kernel frees when it dies.
+"""Detect which owners are alive on this host: each owner locks a side file of its own; the kernel releases the lock when it dies.
 
-The lock is POSIX (`fcntl.lockf`): it belongs to the process, a forked child does not inherit it, and it is never taken
-on the database file itself. Where there is no `fcntl`, an owner of another process counts as alive.
+The lock is a POSIX lock (`fcntl.lockf`): it belongs to the process, a forked child does not inherit it, and it is never taken on
+the database file itself. Where `fcntl` is not available, an owner of another process counts as alive.
 
-Whoever opens the database removes the files of dead owners. A file is removed under its lock, and an owner whose file was removed
-between making and locking it makes another: so no owner that has entered is ever taken for dead.
+Each process that opens the database removes the side files of dead owners. It removes a file while it holds the file's lock. If an
+owner's file is removed between creating and locking it, the owner creates another. So an owner that has entered is never treated as
+dead.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import StorageBusyError, StorageReadOnlyError
-from ..handles import no_handles_left
+from .._database.handle_limit import no_handles_left
 
 try:
     import fcntl
@@ -27,20 +28,20 @@ except ImportError:  # Windows
 __all__ = ["IS_PROVEN", "Owner"]
 
 IS_PROVEN = fcntl is not None
-"""Whether it is known of an owner of another process that it lives, or is dead."""
+"""Whether this platform can prove that an owner of another process is alive or dead."""
 
 TRIES = 50
-"""Times that the folder of owners, or the file in it, may go while an owner enters, before that is taken for an error."""
+"""How often the owners' folder, or the file in it, may disappear while an owner enters before that counts as an error."""
 
 _LIVING: dict[str, str] = {}
-"""The owners of this process, and what their files hold: a POSIX lock tells only other processes about them."""
+"""The owners of this process, and the content of their files. A POSIX lock protects them only against other processes."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_LIVING.clear)  # the parent's owners are not the child's
 
 
 class Owner:
-    """This process's use of one database, as an owner of runs."""
+    """An owner of runs: one use of a database by this process."""
 
     def __init__(self, database: Path) -> None:
         self.id = uuid.uuid4().hex
@@ -48,8 +49,8 @@ class Owner:
         self._file: int | None = None
 
     def enter(self, files: str) -> None:
-        """Make the side file and lock it; remove what dead owners have left. `files`: see `note`."""
-        _LIVING[self.id] = ""  # first: another thread of this process must not take its file for a dead one's
+        """Create and lock the side file, and remove the files of dead owners. `files`: see `note`."""
+        _LIVING[self.id] = ""  # first, so that another thread of this process does not take the file for a dead owner's
         try:
             if fcntl is not None:
                 self._file = self._locked()
@@ -60,17 +61,20 @@ class Owner:
         self.sweep()
 
     def note(self, files: str) -> None:
-        """Say in the side file who this is, and which files it has open (`Place.files`): "PID HOST INODES". Only once it is entered."""
+        """Write into the side file which process this is and which files it has open: "PID HOST INODES" (`FileIdentity.files`).
+
+        Does nothing before `enter`.
+        """
         if self.id not in _LIVING:
             return
         said = _LIVING[self.id] = f"{os.getpid()} {socket.gethostname()} {files}"
         if self._file is not None:
-            with contextlib.suppress(OSError):  # a full disk: then it is not known
+            with contextlib.suppress(OSError):  # a full disk: then others do not know it
                 os.ftruncate(self._file, 0)
                 os.pwrite(self._file, said.encode(), 0)
 
     def _locked(self) -> int:
-        """The side file, locked. One that is removed at this moment is made again."""
+        """Create and lock the side file, and create it again if it is removed meanwhile. Return its file descriptor."""
         path = self._folder / self.id
         try:
             for left in reversed(range(TRIES)):
@@ -80,7 +84,7 @@ class Owner:
                 except (FileNotFoundError, FileExistsError):
                     if not left:
                         raise
-                    continue  # another has just left, the folder with it
+                    continue  # another owner has just left and removed the folder
                 if self._is_held(file, path):
                     return file
                 os.close(file)
@@ -92,16 +96,16 @@ class Owner:
             ) from error
 
     def _is_held(self, file: int, path: Path) -> bool:
-        """Lock the file. Whether it is still the one under its name."""
+        """Lock the file. Return whether that succeeded and the path still refers to this file."""
         assert fcntl is not None, "asked only where files can be locked"
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return os.path.samestat(os.fstat(file), os.stat(path))
         except (BlockingIOError, PermissionError, FileNotFoundError):
-            return False  # whoever removes it holds its lock, or has removed it
+            return False  # another process is removing it under its lock, or has removed it
 
     def leave(self) -> None:
-        """Free the lock and remove the file, and the folder with the last one."""
+        """Release the lock and remove the file; the last owner also removes the folder."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 (self._folder / self.id).unlink(missing_ok=True)
@@ -111,19 +115,19 @@ class Owner:
         _LIVING.pop(self.id, None)
 
     def may_replace(self, other: str) -> bool:
-        """Whether the runs of another owner are free.
+        """Whether this process may take over the runs of another owner.
 
-        They are if it belongs to this process (which knows which runs it drives), or is provably dead: its file is gone,
+        It may if the owner belongs to this process (which knows which runs it drives) or is provably dead: its file does not exist,
         or its lock is free.
         """
         return self.is_here(other) or self.is_dead(other)
 
     def is_here(self, other: str) -> bool:
-        """Whether an owner is of this process."""
+        """Whether an owner belongs to this process."""
         return other == self.id or other in _LIVING
 
     def is_dead(self, other: str) -> bool:
-        """Whether an owner is provably dead. Its file is removed then. Raises `StorageBusyError` where no file handle is left."""
+        """Whether an owner is provably dead; its file is then removed. Raises `StorageBusyError` if no file handle is left."""
         if self.is_here(other):
             return False
         if fcntl is None or not other.isalnum():
@@ -147,16 +151,16 @@ class Owner:
             os.close(file)
         return True
 
-    # ---- all of them ---------------------------------------------------------------------------------------------
+    # ---- all owners ----------------------------------------------------------------------------------------------
 
     def sweep(self) -> None:
-        """Remove the files of dead owners, as far as there is no obstacle."""
+        """Remove the files of dead owners, as far as possible."""
         with contextlib.suppress(StorageBusyError):
             for other in self._names():
                 self.is_dead(other)
 
     def others(self) -> list[tuple[str, str]]:
-        """The owners that live, besides this one: "process PID on HOST", and the files that it has open, as far as that is known."""
+        """Return the living owners except this one: "process PID on HOST", and the files that it has open, as far as known."""
         found: list[tuple[str, str]] = []
         with contextlib.suppress(StorageBusyError):
             found += (self._told(other) for other in self._names() if other != self.id and not self.is_dead(other))
@@ -167,7 +171,7 @@ class Owner:
             yield from (name for name in os.listdir(self._folder) if len(name) == len(self.id) and name.isalnum())
 
     def _told(self, other: str) -> tuple[str, str]:
-        """What an owner has noted. The files of this process are left alone: closing one would free its lock."""
+        """Return what an owner has noted. Files of this process's owners are not opened: closing one would release its lock."""
         said = _LIVING.get(other)
         if said is None:
             with contextlib.suppress(OSError, ValueError):

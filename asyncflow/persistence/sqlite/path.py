@@ -1,4 +1,4 @@
-"""What a user may name as the file of a SQLite storage. Decides on the text alone: nothing is looked at on the disk."""
+"""Validate the path of a SQLite storage. It uses the text alone and does not access the disk."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ VARIABLE: Final = "ASYNCFLOW_DB"
 DEFAULT: Final = "asyncflow.db"
 
 _URL: Final = re.compile(r"(file:|[A-Za-z][A-Za-z0-9+.-]+:/)")
-"""What begins as a URL does. A Windows drive has one letter, and a `Path` keeps one of the slashes."""
+"""The start of a URL. A Windows drive has only one letter, and a `Path` keeps only one of the slashes."""
 
 _POSTGRES: Final = ("postgresql:/", "postgres:/")
 
 
 def database_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None) -> Path:
-    """The absolute path of a database, so that a later `chdir` changes nothing; "~" is the user's home.
+    """Return the absolute path of a database, so that a later `chdir` changes nothing. "~" is the user's home.
 
-    None is the default: `$ASYNCFLOW_DB`, else `asyncflow.db` in the current folder. Raises `ValueError` for what names no file, and
-    `TypeError` for what is no path.
+    None is the default: `$ASYNCFLOW_DB`, else `asyncflow.db` in the current folder. Raises `ValueError` for a text that names no
+    file, and `TypeError` for an object that is no path.
     """
     if path is None:
         return database_path(os.environ.get(VARIABLE) or DEFAULT)

@@ -1,4 +1,4 @@
-"""`SQLiteFlowPersistence`: the default backend. It needs no configuration and works on asyncio and trio alike."""
+"""`SQLiteFlowPersistence`: the default backend. It needs no configuration and supports both asyncio and trio."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import anyio
 
 from ..._keywords import not_taken
 from ...errors import StorageBusyError
-from ..commits import Commits
-from ..fencing import LeaseFence
-from ..home import Home, home_here
-from ..jobs import Renew
-from ..queued import QueuedPersistence, Unreleased, checked_key, checked_lease
+from .._database.base import DatabasePersistence, Unreleased, checked_key, checked_lease
+from .._database.group_commit import GroupCommit
+from .._database.jobs import Renew
+from .._database.lease import LeaseFence
+from .._database.loop_host import LoopHost, current_loop_host
 from .database import BUSY_SECONDS, PAUSE, open_database
 from .explain import is_stopped
+from .file_identity import FileIdentity
 from .owners import Owner
 from .path import database_path
-from .place import Place
 from .reader import Reader
 from .writer import Writer
 
@@ -30,24 +30,24 @@ __all__ = ["SQLiteFlowPersistence"]
 
 
 class _Open:
-    """What is open while a persistence is in use."""
+    """The resources that are open while a backend is in use."""
 
-    def __init__(self, home: Home, path: Path, synchronous: str, key: bytes, lease: float) -> None:
+    def __init__(self, home: LoopHost, path: Path, synchronous: str, key: bytes, lease: float) -> None:
         self.home = home
         self.path = path
-        self.owner = Owner(Path(os.path.realpath(path)))  # the same for all, whichever way they name the file
-        self.file = file = Place(path)
+        self.owner = Owner(Path(os.path.realpath(path)))  # the same for all processes, however they name the file
+        self.file = file = FileIdentity(path)
         opened = partial(open_database, path, synchronous)
         self.writer = Writer(path, self.owner.id, key, lease, file, opened, self.note, self.holders, self.owner.is_dead)
-        self.commits = Commits(home, self.writer.write)
+        self.commits = GroupCommit(home, self.writer.write)
         self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)
         self.reader = Reader(path, key, file)
         self.stop_renewing: Callable[[], object] = lambda: None
-        self.place = Path(os.path.realpath(path))  # unlike `Path.resolve` it raises nothing, whatever stands there
+        self.place = Path(os.path.realpath(path))  # unlike `Path.resolve` it never raises, whatever exists there
 
     async def open(self) -> None:
-        """Open the database. Raises what `open_database` raises; `StorageBusyError` while a living owner has another log open."""
+        """Open the database. Raises the errors of `open_database`, and `StorageBusyError` while a living owner has a different log open."""
         until = anyio.current_time() + BUSY_SECONDS
         while owner := self._torn_from():
             if anyio.current_time() >= until:
@@ -60,7 +60,10 @@ class _Open:
         await self.writer.open()
 
     def _torn_from(self) -> str | None:
-        """An owner that has this database open, but another log than the one that is there; it may be closing at this moment."""
+        """Return an owner that has this database open, but a log other than the present one, else None.
+
+        It may be closing at this moment.
+        """
         database, *now = self.file.files.split()
         for owner, files in self.owner.others():
             noted = files.split()
@@ -69,11 +72,11 @@ class _Open:
         return None
 
     def note(self) -> None:
-        """Tell others which files are open."""
+        """Publish which files are open, for other processes."""
         self.owner.note(self.file.files)
 
     def holders(self) -> list[str]:
-        """Who may hold the lock of writers: the process that does, or else all that have the database open."""
+        """Return the possible holders of the write lock: the process that holds it, or else all that have the database open."""
         pid, known = self.file.writer, [owner for owner, _ in self.owner.others()]
         if pid is None:
             return list(dict.fromkeys(known))
@@ -82,7 +85,7 @@ class _Open:
         return [found + stopped]
 
     def renew(self) -> None:
-        """Renew the lease, if there is one: between commits, as long methods run."""
+        """Renew the lease, if there is one. It is renewed between commits as well, because methods can run for long."""
         if self.writer.has_lease:
             self.commits.put(Renew())
             self.unreleased.try_again()
@@ -97,17 +100,18 @@ class _Open:
         return self.owner.is_dead(owner)
 
     def rest(self) -> float:
-        """Whoever waits for SQLite's lock asks now and then, so it has to be free for long enough."""
+        """See `base.Opened`. Processes that wait for SQLite's lock poll it, so it must be free for long enough."""
         return 0.5 if self.owner.others() else 0.05
 
     def is_driving(self, owner: str, left: float | None) -> bool:
-        """Whether an owner lives and its lease, if it has one, has not run out."""
+        """Whether an owner is alive and its lease, if it has one, has not expired."""
         return not self.owner.is_dead(owner) and (left is None or left > 0)
 
     async def close(self) -> None:
-        """Close the connections; on the event loop that they live on.
+        """Close the connections. Runs on the event loop that they use.
 
-        The last one to close folds the log into the database, unless it only reads: a log that was cut off must not be folded in.
+        The last connection to close folds the log into the database, unless it is read-only. A log that was truncated must not be
+        folded in.
         """
         first, last = self.reader.close, self.writer.close
         if self.file.is_cut_off:
@@ -122,25 +126,27 @@ class _Open:
         self.owner.leave()
 
     def abandon(self) -> None:
-        """Let go of what a closed event loop has left open: the runs, and the file's lock."""
+        """Release what a closed event loop has left open: the runs, and the file's lock."""
         self.owner.leave()
         self.reader.abandon()
         self.writer.abandon()
 
 
-class SQLiteFlowPersistence(QueuedPersistence[_Open]):
-    """Runs in a SQLite file: WAL, group commit, every checkpoint in one transaction.
+class SQLiteFlowPersistence(DatabasePersistence[_Open]):
+    """Stores runs in a SQLite file: WAL mode, group commit, every checkpoint in one transaction.
 
-    Making one does no I/O. Entered with `async with`, it stays open until that ends; otherwise the first operation opens it and
-    the last one to end closes it. One object serves any number of event loops and threads: it opens the file once for each loop.
+    Creating an object does no I/O. Entered with `async with`, it stays open until that block ends. Otherwise the first operation
+    opens it, and the last one to end closes it. One object serves any number of event loops and threads: it opens the file once for
+    each loop.
 
-    `path` (or `db_path`): the file. It is made where it is missing, but its folder has to be there. A relative path begins at the
-    current folder of this moment, and "~" is the user's home. None: `$ASYNCFLOW_DB`, else `./asyncflow.db`. `durability`: with "full", an
-    acknowledged checkpoint survives power loss (synchronous=FULL); with "process" it survives the death of the process, and at power
-    loss the newest ones may be lost, never the order. `key`: 16 to 64 secret bytes, for those who distrust the disk: digests tell
-    whether a checkpoint was damaged, and with a key also whether somebody who can write the file has made it up. It does not
-    encrypt, and cannot tell that the whole file was replaced by an older copy of itself. A file keeps the key that it was begun with.
-    `lease`: seconds after which the runs of a process that lives, but has not been heard of, may be taken up by another.
+    `path` (or `db_path`): the database file. It is created if it is missing, but its folder must exist. A relative path is resolved
+    against the current folder at this moment, and "~" is the user's home. None: `$ASYNCFLOW_DB`, else `./asyncflow.db`.
+    `durability`: with "full", an acknowledged checkpoint survives power loss (synchronous=FULL); with "process", it survives the
+    death of the process, but a power loss may lose the newest checkpoints, never their order. `key`: 16 to 64 secret bytes, for
+    users who do not trust the disk: digests detect whether a checkpoint was damaged, and with a key also whether it was forged by
+    an attacker who can write the file. It does not encrypt, and cannot detect that the whole file was replaced by an older copy of
+    itself. A file keeps the key that it was created with. `lease`: seconds after which another process may take over the runs of a
+    process that is alive but no longer renews its lease.
     """
 
     def __init__(
@@ -174,7 +180,7 @@ class SQLiteFlowPersistence(QueuedPersistence[_Open]):
 
     async def _opened(self) -> _Open:
         async with AsyncExitStack() as undo:
-            home = await home_here()
+            home = await current_loop_host()
             undo.callback(home.close)
             synchronous = "FULL" if self.durability == "full" else "NORMAL"
             opened = _Open(home, self.path, synchronous, self._key, self.lease)
@@ -188,6 +194,6 @@ class SQLiteFlowPersistence(QueuedPersistence[_Open]):
 
     @property
     def place(self) -> object:
-        """The file, whichever way it was named."""
+        """The real path of the file, however it was named."""
         opened = self._shared.held_anywhere
         return Path(os.path.realpath(self.path)) if opened is None else opened.place

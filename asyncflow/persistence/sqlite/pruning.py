@@ -1,4 +1,4 @@
-"""A batch of runs to be forgotten, in SQLite."""
+"""Deletion of a batch of ended runs, for SQLite."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Final
 import aiosqlite
 from pydantic_core import to_json
 
-from ..jobs import Prune
-from ..pruning import Batch
+from .._database.jobs import Prune
+from .._database.pruning import Batch
 from . import rows
 
 __all__ = ["SqliteBatch", "forget_dead"]
@@ -25,14 +25,14 @@ _SELECT: Final = f"SELECT id, {rows.HEAD} FROM runs WHERE id {_THESE} AND {_ENDE
 _NEWEST: Final = f"SELECT id FROM runs WHERE flow = ? AND identity = ? AND {_ENDED} ORDER BY id DESC LIMIT ?"
 _COUNT: Final = f"SELECT count(*) FROM runs WHERE id {_THESE} AND {_ENDED}"
 _DELETE: Final = ("DELETE FROM checkpoints WHERE run ", "DELETE FROM runs WHERE id ")
-"""What refers to a row goes first."""
+"""In this order, because checkpoints refer to runs."""
 
 _EXPIRED: Final = f"SELECT owner FROM owners WHERE expires < {rows.NOW}"
 _FORGET_OWNER: Final = "DELETE FROM owners WHERE owner = ?"
 
 
 class SqliteBatch(Batch):
-    """On the writing connection, in its transaction."""
+    """A batch of pruning, on the writing connection, in its transaction."""
 
     def __init__(self, job: Prune, key: bytes, connection: aiosqlite.Connection) -> None:
         super().__init__(job, key)
@@ -42,7 +42,7 @@ class SqliteBatch(Batch):
         return [tuple(row) for row in await self._connection.execute_fetchall(sql, values)]
 
     async def found(self, ids: Sequence[int], older_than: float) -> Iterable[tuple[Any, ...]]:
-        return await self._fetch(_SELECT, _json(ids), time.time() - older_than)  # the file's host is this one
+        return await self._fetch(_SELECT, _json(ids), time.time() - older_than)  # this is the file's host
 
     async def newest(self, flow: str, identity: str, count: int) -> list[int]:
         return [place for (place,) in await self._fetch(_NEWEST, flow, identity, count)]
@@ -58,14 +58,14 @@ class SqliteBatch(Batch):
 
     async def delete(self, ids: Sequence[int]) -> None:
         first, last = min(ids), max(ids)
-        is_range = last - first == len(ids) - 1  # the usual, and deleted in less time
+        is_range = last - first == len(ids) - 1  # the usual case, and faster
         these, values = ("BETWEEN ? AND ?", (first, last)) if is_range else (_THESE, (_json(ids),))
         for sql in _DELETE:
             await self._connection.execute(sql + these, values)
 
 
 async def forget_dead(connection: aiosqlite.Connection, is_dead: Callable[[str], bool]) -> None:
-    """Delete the leases of owners that are dead: they say nothing. One that lives, and has not renewed its own, keeps it."""
+    """Delete the expired leases of dead owners, which prove nothing. A living owner with an expired lease keeps the lease's row."""
     for (owner,) in await connection.execute_fetchall(_EXPIRED):
         if is_dead(owner):
             await connection.execute(_FORGET_OWNER, (owner,))

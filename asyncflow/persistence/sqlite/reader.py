@@ -1,4 +1,4 @@
-"""Reading: a read-only connection of its own, so that loading never queues behind a commit, nor sees half of one."""
+"""The reader: uses a read-only connection of its own, so that a load never queues behind a commit and never sees half of one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import aiosqlite
 import anyio
 
 from ...errors import StorageCorruptError, StorageError
+from .._database.jobs import Ended
+from .._database.listing import Query
+from .._database.run_head import Head, checkpoint_of
 from ..checkpoint import Checkpoint
-from ..head import Head, checkpoint_of
-from ..jobs import Ended
-from ..listing import Query
 from . import rows
 from .database import check_identity, connected, explained, reading, stop
 from .explain import primary_code
-from .place import Place
+from .file_identity import FileIdentity
 from .pruning import SELECT_ENDED
 
 __all__ = ["Reader"]
@@ -30,21 +30,21 @@ __all__ = ["Reader"]
 T = TypeVar("T")
 
 _HEAD: Final = len(Head._fields) + 1
-"""Columns of a run's head, with its digest."""
+"""The number of columns of a run's head, with its digest."""
 
 _ALL: Final = (1 << 63) - 1
 """SQLite's largest integer."""
 
 
 def _any_text(data: bytes) -> str:
-    """A stored text, damaged or not: what is no UTF-8 any more fails its digest, as it should."""
+    """Decode a stored text, damaged or not. Text that is no longer UTF-8 fails its digest, as it should."""
     return data.decode("utf-8", "backslashreplace")
 
 
 class Reader:
-    """Reads runs. Opened at the first look; lives on the connection's event loop."""
+    """Reads runs. It opens its connection at the first read, and runs on the connection's event loop."""
 
-    def __init__(self, path: Path, key: bytes, place: Place) -> None:
+    def __init__(self, path: Path, key: bytes, place: FileIdentity) -> None:
         self._path = path
         self._key = key
         self._connection: aiosqlite.Connection | None = None
@@ -55,9 +55,10 @@ class Reader:
     async def checkpoints(
         self, run_id: str, seq: int | None, *, whole: bool, after: int = -1
     ) -> list[Checkpoint] | None:
-        """A run's rows up to `seq` (the newest, if None): those `after` one, or from the last complete one on; None if unknown.
+        """Return the rows of a run up to `seq` (None: the newest), or None if the run is unknown.
 
-        One snapshot of the database. Raises `CheckpointCorruptError`, `StorageCorruptError`.
+        If `whole` is set, the rows with a seq above `after`; otherwise the rows from the last complete checkpoint on. The rows are
+        from one snapshot of the database. Raises `CheckpointCorruptError`, `StorageCorruptError`.
         """
         newest = await self._newest(run_id) if seq is None and not whole else []
         return newest or await self._in_snapshot(
@@ -65,7 +66,10 @@ class Reader:
         )
 
     async def _newest(self, run_id: str) -> list[Checkpoint]:
-        """The rows that a load is made from; none where there is no such run, or nothing of it: then it is looked at closely."""
+        """Return the rows from which the newest checkpoint is folded.
+
+        Empty if there is no such run or it has no rows; the caller then checks closely.
+        """
         async with self._alone() as connection:
             found = list(await connection.execute_fetchall(rows.SELECT_NEWEST, (run_id,)))
         if not found or found[0][_HEAD] is None:
@@ -76,19 +80,19 @@ class Reader:
         return checkpoints
 
     async def run_ids(self) -> list[str]:
-        """The ids of all runs, in order of their making."""
+        """Return the ids of all runs, in order of creation."""
         found = await self._in_snapshot(lambda connection: connection.execute_fetchall(rows.SELECT_RUN_IDS))
         return [str(run_id) for (run_id,) in found]
 
     async def damage(self) -> list[str]:
-        """What SQLite itself finds wrong with the file, and rows that belong to no run. It reads the whole file."""
+        """Return the damage that SQLite finds in the file, and the number of rows that belong to no run. It reads the whole file."""
         verdicts = await self._in_snapshot(lambda connection: connection.execute_fetchall("PRAGMA integrity_check"))
         strays = await self._in_snapshot(lambda connection: connection.execute_fetchall("PRAGMA foreign_key_check"))
         lost = [f"{len(list(strays))} checkpoints belong to no run"] if strays else []
         return [str(verdict) for (verdict,) in verdicts if verdict != "ok"] + lost
 
     async def _in_snapshot(self, read: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
-        """What is read in one transaction."""
+        """Call `read` in one transaction, and return its result."""
         async with self._alone() as connection:
             await connection.execute("BEGIN")
             try:
@@ -98,8 +102,8 @@ class Reader:
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[aiosqlite.Connection]:
-        """The connection, while nobody else uses it: not within another's older snapshot."""
-        # made here: this, and not the callers' loop, is where it is used
+        """Lend the connection exclusively, so that a read does not run inside the older snapshot of another read."""
+        # created here, because the lock is used on this event loop and not on the callers' loop
         turn = self._turn = self._turn or anyio.Lock(fast_acquire=True)
         async with turn:
             with explained(self._path):
@@ -110,12 +114,12 @@ class Reader:
                 except sqlite3.OperationalError as error:
                     if (
                         primary_code(error) == sqlite3.SQLITE_ERROR
-                    ):  # a newer asyncflow may have upgraded it since it was opened
+                    ):  # a newer asyncflow may have upgraded the schema since it was opened
                         await check_identity(self._connection, self._path)
                     raise
 
     async def hold(self) -> None:
-        """Be one who has the database open, whatever can be read of it."""
+        """Open the connection and access the database, whether or not anything can be read from it, so that it is held open."""
         with contextlib.suppress(sqlite3.Error):
             self._connection = self._connection or await self._opened()
             await self._connection.execute_fetchall("SELECT count(*) FROM sqlite_schema")
@@ -126,7 +130,7 @@ class Reader:
             await self._connection.close()
 
     def abandon(self) -> None:
-        """End the connection without its event loop."""
+        """Close the connection without its event loop."""
         stop(self._connection)
 
     async def _opened(self) -> aiosqlite.Connection:
@@ -136,9 +140,9 @@ class Reader:
         return connection
 
     async def runs(self, query: Query) -> list[tuple[Any, ...]]:
-        """See `queued.Reads`."""
+        """See `base.Reads`."""
         run_id, flow, status, identities, before, limit = query
-        chosen = [f"status = '{status}'" if status else "1"]  # spelt out, for the partial index
+        chosen = [f"status = '{status}'" if status else "1"]  # a literal, so that SQLite can use the partial index
         bound: list[Any] = [_ALL if before is None else before]
         if flow is not None:
             chosen.append("flow = ?")
@@ -154,8 +158,8 @@ class Reader:
         return list(map(tuple, await self._in_snapshot(lambda c: c.execute_fetchall(sql, bound))))
 
     async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:
-        """See `queued.Reads`."""
-        bound = (after, time.time() - older_than, limit)  # the file's host is this one
+        """See `base.Reads`."""
+        bound = (after, time.time() - older_than, limit)  # this process runs on the file's host, so its clock is valid
         found = await self._in_snapshot(lambda connection: connection.execute_fetchall(SELECT_ENDED, bound))
         return [Ended._make(row) for row in found]
 
@@ -173,7 +177,7 @@ class Reader:
         base = (
             after + 1 if after is not None else head.base if seq is None else await self._base(connection, run_id, seq)
         )
-        until = _ALL if seq is None else seq  # what stands behind the head is to be found, too
+        until = _ALL if seq is None else seq  # rows behind the head must be detected, too
         stored = await connection.execute_fetchall(rows.SELECT_CHECKPOINTS, (run_id, base, until))
         checkpoints = [checkpoint_of(head, tuple(row)) for row in stored]
         if after is None or after < last:
@@ -185,11 +189,11 @@ class Reader:
         return found[0][0] if found else seq
 
     async def _refuse_damage(self, connection: aiosqlite.Connection) -> None:
-        """An id that is not found may be one that was lost: then it is not a new run. Looked at once an opening."""
+        """Raise `StorageCorruptError` if the file is damaged: an unknown id may be a lost run, not a new one. Checked once per opening."""
         if self._is_sound:
             return
         ((verdict,),) = await connection.execute_fetchall("PRAGMA quick_check(1)")
-        if verdict == "ok":  # the quick one does not compare the ids with their index, in which the run was looked for
+        if verdict == "ok":  # quick_check does not compare the ids with their index, which was used to look for the run
             ((verdict,), *_) = await connection.execute_fetchall("PRAGMA integrity_check(runs)")
         code = re.search(r"error code=(\d+)", verdict)
         if code is not None and int(code[1]) & 0xFF != sqlite3.SQLITE_CORRUPT:

@@ -1,18 +1,18 @@
-"""The SQL that the writer and the readers use."""
+"""The SQL statements of the writer and the readers."""
 
 from __future__ import annotations
 
+from .._database.run_head import Head
 from ..checkpoint import Checkpoint
-from ..head import Head
 
 _NAMES = ["pass_number" if name == "number" else name for name in Checkpoint._fields[2:] if name != "identity"]
 _COLUMNS = ", ".join(_NAMES)
 _HEAD = [*("pass_number" if name == "number" else name for name in Head._fields), "digest"]
 FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
-"""What a run is found by (`Checkpoint.known_by`), as the index `running_by_flow` has it."""
+"""The key by which a run's flow is found (`Checkpoint.known_by`), as in the index `running_by_flow`."""
 
 HEAD = ", ".join(_HEAD)
-"""What `Head.read` takes."""
+"""The columns for `Head.read`."""
 
 NOW = "(julianday('now') - 2440587.5) * 86400.0"
 """Seconds since the epoch, by the clock of the database's host."""
@@ -23,15 +23,18 @@ SELECT_NEWEST = (
     + ", ".join([*(f"r.{name}" for name in _HEAD), *(f"c.{name}" for name in _NAMES)])
     + " FROM runs r LEFT JOIN checkpoints c ON c.run = r.id AND c.seq >= r.base WHERE r.run_id = ? ORDER BY c.seq"
 )
-"""A run's head and, beside it, its rows from the last complete one on: one statement is one snapshot, and one hop."""
+"""A run's head joined with its rows from the last complete checkpoint on. One statement is one snapshot and one hop."""
 SELECT_LEASE = f"SELECT expires - {NOW} FROM owners WHERE owner = ?"
-"""Seconds that are left of an owner's lease."""
+"""The remaining seconds of an owner's lease."""
 RENEW = f"REPLACE INTO owners VALUES (?, {NOW} + ?)"
 EXPEL = (
     f"DELETE FROM owners WHERE expires < {NOW} - 86400.0 "
     "AND NOT EXISTS (SELECT 1 FROM runs WHERE status = 'running' AND runs.owner = owners.owner)"
 )
-"""Clear old leases away. One that has run out says so of its owner's runs: without it a process that was stopped would live on."""
+"""Delete old leases, except those of owners with running runs. An expired lease proves that its owner's runs may be taken over.
+
+Without that row, a process that was stopped would count as alive.
+"""
 DELETE_CHECKPOINTS = "DELETE FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?)"
 DELETE_RUN = "DELETE FROM runs WHERE run_id = ?"
 SELECT_RUNS = (
@@ -44,7 +47,7 @@ SELECT_RUN_IDS = "SELECT run_id FROM runs ORDER BY id"
 OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, digest = ? WHERE run_id = ?"
 COUNT_TAKEOVER = "UPDATE runs SET takeovers = CASE WHEN taken_at = head THEN takeovers ELSE 0 END + 1, taken_at = head WHERE run_id = ?"
 FORGET_TAKEOVERS = "UPDATE runs SET taken_at = NULL WHERE run_id = ? AND taken_at IS NOT NULL"
-"""Where a run is given back in order, or its process has driven it for a while, it is not what ends processes."""
+"""Reset the take-over count: a run that is released normally, or that its process has driven for a while, is not a poison run."""
 SELECT_CHECKPOINTS = (
     f"SELECT {_COLUMNS} FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) "
     "AND seq BETWEEN ? AND ? ORDER BY seq"

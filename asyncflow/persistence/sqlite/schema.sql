@@ -38,7 +38,7 @@ CREATE TABLE checkpoints (
   UNIQUE (run, seq)
 ) STRICT;
 
--- A checkpoint is stored by inserting it here: into its table and, compared and set, into the head of its run.
+-- Inserting a checkpoint here stores it: in its table and, by compare and set, in the head of its run.
 CREATE VIEW commits AS SELECT
   NULL AS run_id, NULL AS flow, NULL AS seq, NULL AS number, NULL AS kind, NULL AS status, NULL AS at,
   NULL AS method, NULL AS base, NULL AS epoch, NULL AS state, NULL AS progress, NULL AS changes, NULL AS result,

@@ -1,4 +1,4 @@
--- Version 3. How often a run was taken over from an owner that is dead, and at which checkpoint that was.
+-- Version 3. How often a run was taken over from a dead owner, and at which checkpoint.
 
 ALTER TABLE runs ADD COLUMN takeovers INTEGER NOT NULL DEFAULT 0;
 

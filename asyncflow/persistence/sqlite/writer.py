@@ -1,4 +1,4 @@
-"""Writing: one transaction for a batch of jobs. Lives on the connection's event loop, and is asked for one batch at a time."""
+"""The writer: commits each batch of jobs in one transaction. It runs on the connection's event loop and gets one batch at a time."""
 
 from __future__ import annotations
 
@@ -18,25 +18,28 @@ from ...errors import (
     StorageNotFoundError,
     StorageWriteError,
 )
-from ..fencing import Lease, now
-from ..head import Head
-from ..jobs import Acquire, Append, Confirm, Delete, Job, Prune, Release, Renew, locked
-from ..outcomes import not_written, shows
+from .._database.jobs import Acquire, Append, Confirm, Delete, Job, Prune, Release, Renew, locked
+from .._database.lease import Lease, now
+from .._database.outcomes import not_written, shows
+from .._database.run_head import Head
 from . import owners, rows
 from .appends import CHANGES, Appends
 from .database import check_identity, close_database, stop, waited_since
 from .explain import explain, primary_code
-from .place import Place
+from .file_identity import FileIdentity
 from .pruning import SqliteBatch, forget_dead
 
 __all__ = ["Writer"]
 
 _ONE_JOBS: Final = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_FULL, 0)
-"""Errors that one job of a batch may be the cause of: it does not follow, or is too large. 0 are those of the binding."""
+"""SQLite error codes that a single job of a batch can cause: it does not follow the stored checkpoints, or is too large.
+
+0 is for errors of Python's binding.
+"""
 
 
 class Writer:
-    """Does what jobs ask for: two hops to the connection's thread for a batch of checkpoints, of any size; one for a lone one."""
+    """Executes jobs: two hops to the connection's thread for a batch of checkpoints of any size, one hop for a single checkpoint."""
 
     def __init__(
         self,
@@ -44,15 +47,17 @@ class Writer:
         owner: str,
         key: bytes,
         lease: float,
-        place: Place,
+        place: FileIdentity,
         opened: Callable[[bool], Coroutine[Any, Any, aiosqlite.Connection]],
         kept: Callable[[], None],
         holders: Callable[[], Sequence[str]],
         is_dead: Callable[[str], bool],
     ) -> None:
-        """`opened`: told whether the disk has failed since it was last opened. `kept`: called when it was opened, and `place` kept.
+        """Create a writer; it does no I/O.
 
-        `holders`: who may hold the lock of writers. `is_dead`: whether an owner provably is.
+        `opened`: opens the database; its argument is whether the disk has failed since the last opening. `kept`: called after the
+        database was opened and `place` has recorded the files. `holders`: returns the possible holders of the write lock.
+        `is_dead`: whether an owner is provably dead.
         """
         self._path = path
         self._owner = owner
@@ -69,7 +74,7 @@ class Writer:
         self._has_failed = False
 
     async def open(self) -> None:
-        """Open the connection. Raises what `open_database` raises."""
+        """Open the connection. Raises the errors of `open_database`."""
         self._held = await self._opened(self._has_failed)
         self._place.keep()
         self._kept()
@@ -81,12 +86,12 @@ class Writer:
             await (self._held.close() if self._place.is_cut_off else close_database(self._held))
 
     def abandon(self) -> None:
-        """End the connection without its event loop."""
+        """Close the connection without its event loop."""
         stop(self._held)
 
     @property
     def has_lease(self) -> bool:
-        """Whether anything was written, and a lease with it."""
+        """Whether this writer has written anything, and a lease with it."""
         return self.lease.is_known
 
     @property
@@ -94,13 +99,13 @@ class Writer:
         assert self._held is not None, "opened, and opened again before each use where that failed"
         return self._held
 
-    # ---- a batch, and what becomes of it -------------------------------------------------------------------------
+    # ---- a batch and its outcome -----------------------------------------------------------------------------------
 
     async def write(self, batch: Sequence[Job]) -> None:
-        """Commit a batch, or leave with each job what kept it from being committed.
+        """Commit a batch. Set the `error` of each job that was not committed.
 
-        What a single job can be guilty of is tried again one by one. After an error of the disk nobody knows what was
-        committed: that is looked up, on a new connection, and nothing is tried again blindly.
+        If a single job can be the cause of an error, each job is retried alone. After a disk error it is unknown what was
+        committed: the writer looks that up on a new connection, and retries nothing blindly.
         """
         error = await self._tried(batch)
         if error is None:
@@ -130,13 +135,16 @@ class Writer:
         except (sqlite3.Error, UnicodeDecodeError, AsyncflowError) as error:
             return error
         finally:
-            if not is_committed:  # also where the event loop is being closed around the commit
+            if not is_committed:  # also if the event loop is being closed during the commit
                 self._appends.forget_all()
                 await self._roll_back()
         return None
 
     async def _upgraded(self, connection: aiosqlite.Connection) -> AsyncflowError | None:
-        """The error for a database that a newer asyncflow has upgraded since it was opened: its statements are others now."""
+        """Return the error for a database that a newer asyncflow has upgraded since it was opened, else None.
+
+        Statements of this version fail on the upgraded schema.
+        """
         try:
             await check_identity(connection, self._path)
         except AsyncflowError as newer:
@@ -147,7 +155,7 @@ class Writer:
         if self._held is not None:
             with contextlib.suppress(
                 sqlite3.Error
-            ):  # SQLite may have done so; what stays open ends with the connection
+            ):  # SQLite may have rolled back already; anything still open ends with the connection
                 await self._held.rollback()
 
     def _told(self, error: Exception, job: Job) -> Exception:
@@ -170,7 +178,7 @@ class Writer:
         return told
 
     async def _fold_deleted_log(self) -> None:
-        """Put what is in a log that was deleted into the database, as long as nobody has begun another log."""
+        """Fold a deleted log into the database, as long as no process has started another log."""
         if not self._place.can_fold:
             return
         ((is_busy, frames, folded),) = await self._connection.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
@@ -207,20 +215,20 @@ class Writer:
             job.stretch = self.lease.stretch
 
     async def _decide(self, jobs: Sequence[Job]) -> None:
-        """Do the jobs that decide by what is stored, on rows that no other process changes until the commit."""
+        """Execute the jobs that depend on stored rows, under the write lock: no other process changes the rows before the commit."""
         await self._connection.execute("BEGIN IMMEDIATE")
         for job in jobs:
             self._appends.forget(job.run_id)
             await self._own(job)
 
     async def _renew(self) -> None:
-        """Renew the lease, and delete those of dead owners."""
+        """Renew the lease, and delete the leases of dead owners."""
         await self._connection.execute(rows.RENEW, (self._owner, self.lease.seconds))
         await self._connection.execute(rows.EXPEL)
         await forget_dead(self._connection, self._is_dead)
 
     async def _append(self, jobs: Sequence[Append], *, is_alone: bool = False) -> None:
-        """Store them; `is_alone`: a single one, and nothing else in the transaction, which is committed then."""
+        """Store checkpoints. `is_alone`: a single one that is its own transaction, which is committed at once."""
         before = self._connection.total_changes
         if is_alone:
             insert, values = self._appends.insert(jobs[0])
@@ -231,13 +239,13 @@ class Writer:
         if self._connection.total_changes != before + CHANGES * len(jobs):
             raise StorageCorruptError(f"the schema of {self._path} is damaged: it does not store what it is given")
 
-    # ---- outcomes that nobody knows ------------------------------------------------------------------------------
+    # ---- unknown outcomes ----------------------------------------------------------------------------------------
 
     async def _resolved(self, batch: Sequence[Job], error: Exception) -> Sequence[Job]:
-        """The jobs of a failed batch that were surely not committed. The others are done, or have an error 'unknown'.
+        """Return the jobs of a failed batch that were certainly not committed. The others are done, or get an error with outcome 'unknown'.
 
-        A commit that failed may be in the log all the same (11 of 88 were). What a new connection finds counts when the log
-        has been written once more and synced: after a failed fsync a reader sees what a power cut would take.
+        A commit that failed may be in the log all the same (11 of 88 were). What a new connection finds is valid only after the log
+        was written again and synced: after a failed fsync, a reader sees data that a power cut would lose.
         """
         try:
             await self._open_again()
@@ -309,11 +317,11 @@ class Writer:
         job.is_done = True
 
     async def _refuse_driven(self, job: Acquire | Delete, head: Head) -> None:
-        """Raise `RunLockedError` while the owner lives: it holds its side file's lock, and its lease has not run out."""
+        """Raise `RunLockedError` if the owner is alive: it holds the lock of its side file, and its lease has not expired."""
         if head.owner is None or job.may_replace(head.owner):
             return
         found = list(await self._connection.execute_fetchall(rows.SELECT_LEASE, (head.owner,)))
         left = found[0][0] if found else None
         if left is not None and left <= 0:
-            return  # it lives, but was stopped for so long that it may be taken for dead; it will be fenced
+            return  # alive, but stopped for so long that it may be treated as dead; it will be fenced
         raise locked(job, head.owner, left, is_ours=head.owner == self._owner, is_proven=owners.IS_PROVEN)

@@ -1,0 +1,95 @@
+"""Cancel a stored run permanently, whichever process drives it: its owner is fenced. No flow class is needed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+
+from .._runtime.recorder import Recorder
+from .._waiting import to_its_end
+from ..errors import CapabilityMissingError, RunFencedError
+from ..persistence.checkpoint import Checkpoint, decode_progress
+from ..persistence.protocol import CheckpointLog, FlowPersistence, Ownership, offers
+from . import call_errors as refusals
+from .runs import give_back, session
+
+__all__ = ["cancel_stored"]
+
+
+async def cancel_stored(persistence: FlowPersistence, run_id: str) -> None:
+    """Record that a run was cancelled. A finished run stays as it is.
+
+    The cancellation is stored after the checkpoint that was read, by compare and set, so it undoes nothing that was stored since. The
+    owner of the run is refused at its next checkpoint.
+
+    Raises `RunNotFoundError`, `CapabilityMissingError`.
+    """
+    owner = _owner(persistence)
+    if owner is None:
+        raise CapabilityMissingError(
+            f"{type(persistence).__name__} cannot tell who drives a run: it lacks the capability Ownership",
+            capability="Ownership",
+            run_id=run_id,
+        )
+    async with session(persistence):
+        is_log = bool(offers(persistence, CheckpointLog))
+        newest = await _found(persistence, run_id)
+        number = newest.number
+        while newest.status not in ("finished", "cancelled") and newest.number == number:
+            try:
+                if is_log:
+                    await to_its_end(partial(_record_end, persistence, newest, newest.epoch))
+                    return
+            except RunFencedError:
+                pass  # it has advanced since, or its owner has not stored anything yet
+            seen, newest = newest, await _found(persistence, run_id)
+            if newest.digest == seen.digest:
+                with suppress(RunFencedError):  # it advances right now, or another caller cancels it
+                    await to_its_end(partial(_end, persistence, owner, newest))
+                newest = await _found(persistence, run_id)
+
+
+async def _found(persistence: FlowPersistence, run_id: str) -> Checkpoint:
+    newest = await persistence.load(run_id)
+    if newest is None:
+        raise refusals.unknown_run(persistence, run_id, None)
+    return newest
+
+
+async def _end(persistence: FlowPersistence, owner: Ownership, seen: Checkpoint) -> None:
+    """Acquire a run whose owner's epoch is not known, and end it if its newest checkpoint is still the one that was seen.
+
+    This must run to its end: otherwise the run would stay owned by this process, which does not drive it.
+    """
+    run_id = seen.run_id
+    epoch = await owner.acquire(run_id, force=True)
+    is_over = False
+    try:
+        newest = await persistence.load(run_id)
+        if newest is not None and newest.digest == seen.digest:
+            await _record_end(persistence, newest, epoch)
+            is_over = True
+    finally:
+        if not is_over:
+            await give_back(owner, run_id, epoch)
+
+
+async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: int) -> None:
+    recorder = Recorder(
+        persistence,
+        None,
+        flow=newest.flow,
+        identity=newest.identity,
+        run_id=newest.run_id,
+        epoch=epoch,
+        number=newest.number,
+        inputs=newest.inputs,
+        after=newest,
+        whole=False,
+    )
+    progress = decode_progress(newest.progress or b"")
+    await recorder.commit(recorder.prepare("cancelled", "cancelled", progress, outcome={}, outcome_only=True))
+
+
+def _owner(persistence: object) -> Ownership | None:
+    return persistence if offers(persistence, Ownership) else None

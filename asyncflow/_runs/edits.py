@@ -1,0 +1,56 @@
+"""Load, fork and edit stored runs. This module runs no methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import RunInputsError
+from ..persistence.checkpoint import Status
+from ..state import reconcile_run_ids
+from .inputs import materialized
+from .instance import Instance
+from .runs import Stored, is_driven, owned, session, write_whole
+
+__all__ = ["edit", "fork", "look"]
+
+
+async def look(instance: Instance, run_id: str, seq: int | None = None) -> None:
+    """Show a stored run."""
+    async with session(instance.storage("load")):
+        instance.show(await instance.found(run_id, seq))
+        if seq is None and instance.status == "interrupted" and await is_driven(instance.storage("load"), run_id):
+            instance.status = "running"
+
+
+async def fork(instance: Instance, run_id: str, seq: int | None) -> None:
+    """Store a copy of a run, as of a checkpoint, under the instance's own id."""
+    persistence = instance.storage("fork")
+    own_id = instance.own_id
+    async with session(persistence), owned(persistence, own_id, is_new=True) as claim:
+        stored = await instance.found(run_id, seq)
+        c = stored.checkpoint
+        copy = Stored(c._replace(run_id=own_id), instance.with_id(stored.state, own_id), stored.progress)
+        status: Status = "finished" if c.status == "finished" or not stored.progress.pending else "running"
+        await write_whole(instance.setup, "started", status, copy, claim, after=None)
+        claim.is_over = status == "finished"
+        instance.show(await instance.found(own_id))
+
+
+async def edit(instance: Instance, changes: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> None:
+    """Edit the stored state of a run that is not running, and store the edit as a checkpoint of its own."""
+    persistence = instance.storage("update_state")
+    given = materialized(changes, lambda: instance.state_type) | dict(fields)
+    brought = instance.state_type.ids_taken(given)
+    with instance.driving():
+        run_id = instance.run_id
+        async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
+            stored = await instance.found(run_id)
+            if brought and (isinstance(changes, Mapping | None) or reconcile_run_ids(*brought) != run_id):
+                raise RunInputsError("the id of a run does not change; nothing was written", run_id=run_id)
+            state = instance.state_type.updated(instance.going_on(stored), given)
+            edited = Stored(stored.checkpoint, state, stored.progress)
+            status = stored.checkpoint.status
+            await write_whole(instance.setup, "edited", status, edited, claim, after=stored.checkpoint)
+            claim.is_over = status in ("finished", "cancelled")
+            instance.show(await instance.found(run_id), state)

@@ -1,0 +1,95 @@
+"""A run's history: one entry for each checkpoint, derived from the stored rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from ..errors import CapabilityMissingError, CheckpointCorruptError
+from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decode_transition, state_after
+from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
+from . import call_errors as refusals
+from .runs import session
+
+__all__ = ["HistoryEntry", "entries", "history_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One checkpoint."""
+
+    seq: int
+    number: int
+    """The number of the pass, from 1."""
+    kind: Kind
+    status: Status
+    method: str
+    """The invocation that ended, such as `fetch:3`; '' if none did."""
+    at: float
+    """Seconds since the epoch."""
+    changed: dict[str, Any]
+    """The top-level fields of the state that changed, with their new values as JSON values; None for a removed field."""
+    passed_over: tuple[str, ...] = ()
+    """The `or_` listeners that were not started again."""
+    error: str = ""
+    """The type and message of the exception, for a failure."""
+    traceback: str = field(default="", repr=False)
+    """Its traceback, as text."""
+
+
+async def history_of(persistence: FlowPersistence, run_id: str) -> list[HistoryEntry]:
+    """Return the history of a run, oldest checkpoint first.
+
+    Raises `CapabilityMissingError`, `RunNotFoundError`, `CheckpointCorruptError`.
+    """
+    if not offers(persistence, CheckpointHistory):
+        raise CapabilityMissingError(
+            f"{type(persistence).__name__} keeps no history: it lacks the capability CheckpointHistory "
+            "(`async def history(run_id)`)",
+            capability="CheckpointHistory",
+            run_id=run_id,
+        )
+    async with session(persistence):
+        rows = await persistence.history(run_id)
+    if not rows:
+        raise refusals.unknown_run(persistence, run_id, None)
+    try:
+        return entries(rows)
+    except UNREADABLE as error:
+        raise CheckpointCorruptError(
+            f"the history of run {run_id} cannot be read ({type(error).__name__}). Nothing was changed; restore the storage from "
+            "a backup",
+            run_id=run_id,
+        ) from error
+
+
+def entries(rows: Sequence[Checkpoint]) -> list[HistoryEntry]:
+    """Return the history entries of a run's rows, oldest first."""
+    found: list[HistoryEntry] = []
+    before: dict[str, bytes] = {}
+    state: bytes | None = None
+    for row in rows:
+        state = state_after(state, row)
+        changed: dict[str, Any] = {}
+        if row.state is not None:
+            before, changed = _changed(before, from_json(state or b"{}"))
+        outcome = {} if row.outcome is None else from_json(row.outcome)
+        passed_over = () if row.changes is None else decode_transition(row.changes).passed_over
+        error = f"{outcome['type']}: {outcome['message']}" if "type" in outcome else ""
+        found.append(
+            HistoryEntry(
+                *(row.seq, row.number, row.kind, row.status, row.method, row.at, changed, passed_over, error),
+                outcome.get("traceback", ""),
+            )
+        )
+    return found
+
+
+def _changed(before: dict[str, bytes], state: dict[str, Any]) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return the fields of a state, each as bytes, and those that changed. Compare bytes, as True equals 1, and -0.0 equals 0."""
+    after = {name: to_json(value) for name, value in state.items()}
+    gone = dict.fromkeys(before.keys() - after.keys())
+    return after, {name: state[name] for name, data in after.items() if before.get(name) != data} | gone

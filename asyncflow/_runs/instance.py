@@ -1,0 +1,399 @@
+"""One flow instance: decide what each call does by the status of its run, and drive one run at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, cast
+
+import anyio
+
+from .._runtime.engine import Engine
+from .._runtime.outputs import Outputs
+from .._runtime.scope import current_scope
+from .._runtime.versions import own
+from .._scheduling.messages import Command
+from .._values.copying import same
+from .._waiting import protect_from_interrupts, to_its_end
+from ..errors import RunCancelledError, StorageReadOnlyError
+from ..persistence.checkpoint import Checkpoint
+from ..state import new_run_id, reconcile_run_ids
+from . import call_errors as refusals
+from .inputs import JsonInputs, inputs_bytes, inputs_match, materialized
+from .json_inputs import named, state_from_json, values_of
+from .matching import check_flow
+from .runs import (
+    Claim,
+    Stored,
+    begin,
+    commit_start,
+    load,
+    load_owned,
+    owned,
+    owned_within,
+    recorder_of,
+    session,
+    take_up,
+)
+from .snapshot import RunSnapshot, RunStatus
+
+__all__ = ["Instance", "RunStatus"]
+
+Begun = tuple[Engine, tuple[Command, ...]]
+"""A pass to drive, and its first commands."""
+
+
+class Instance(RunSnapshot):
+    """Drives the run that one `Flow` object is about."""
+
+    # ---- kickoff and resume ------------------------------------------------------------------------------------
+
+    async def kickoff(
+        self, inputs: Mapping[str, Any] | None, from_run: str | None, wait: float = 0.0, *, once: bool = False
+    ) -> Any:
+        """Start a new run or a new pass, or resume an interrupted run, depending on the run's status.
+
+        `once`: return the result of a finished run instead of starting a new pass.
+        """
+        given = self._given(inputs)
+        brought = reconcile_run_ids(*self.state_type.ids_taken(given))
+        with self.driving():
+            run_id = self._id_of(brought, from_run)
+            begin_with = self._state if self.status == "new" or run_id == self._run_id else None
+            if self.setup.persistence is None:
+                if from_run is not None:
+                    raise refusals.not_stored(self._class, "restore_from_state_id")
+                return await self._kickoff_unstored(run_id, given, begin_with, once)
+            async with session(self.setup.persistence):
+                if from_run is not None:
+                    begin_with = (await self.found(from_run)).state
+                is_new = brought is None and run_id == self.own_id and not self._may_be_stored
+                async with owned_within(wait, self.setup.persistence, run_id, is_new=is_new) as claim:
+                    stored = None if is_new else await load_owned(self.setup, run_id, claim)
+                    if once and stored is not None and stored.checkpoint.status == "finished":
+                        return self._finished(stored, given)
+                    if stored is not None and from_run is not None:
+                        raise refusals.stored_already(run_id)
+                    return await self._drive(*await self._pass_for(run_id, stored, given, claim, begin_with), claim)
+
+    def _id_of(self, brought: str | None, from_run: str | None) -> str:
+        """Return the run id of a kickoff: the id that it brings, a new id when it starts from another run's state, or this run's id."""
+        if brought is None and from_run is not None and self.status != "new":
+            self.own_id = new_run_id()
+            self._may_be_stored = False
+            return self.own_id
+        return self.run_id if brought is None else brought
+
+    async def _kickoff_unstored(self, run_id: str, given: dict[str, Any], begin_with: Any, once: bool) -> Any:
+        if once and self.status == "finished" and run_id == self._run_id:
+            return self.result
+        claim = Claim()
+        return await self._drive(*await self._pass_for(run_id, None, given, claim, begin_with), claim)
+
+    def _finished(self, stored: Stored, given: dict[str, Any]) -> Any:
+        """The stored result of a finished run. Raises `RunInputsError` if it was started with other inputs."""
+        self.check_same(stored.checkpoint, given)
+        self.show(stored)
+        return self.result
+
+    async def _pass_for(
+        self, run_id: str, stored: Stored | None, given: dict[str, Any], claim: Claim, begin_with: Any
+    ) -> Begun:
+        """Return the pass to drive: a new one, or the rest of an interrupted one."""
+        if self.status == "new":
+            self._run_id = run_id  # even if this fails: the instance has no other run yet
+        if stored is None:
+            return await self._begun(run_id, claim, [self._fresh_state(run_id, given, begin_with)], given)
+        if stored.checkpoint.status == "cancelled":
+            raise refusals.cancelled(run_id)
+        if stored.checkpoint.status == "finished":
+            same_as_here = self._digest == stored.checkpoint.digest and self._state is not None
+            before = self._state if same_as_here else self.going_on(stored)
+            return await self._begun(
+                run_id, claim, [self.state_type.updated(before, given)], given, after=stored.checkpoint
+            )
+        self._check_inputs(stored.checkpoint, given)
+        self._check_edits(stored)
+        begun = self._taken_up(stored, claim)
+        self._turn_to(run_id)
+        return begun
+
+    async def start(self, run_id: str, inputs: Mapping[str, Any] | None) -> Any:
+        """Start a new run, resume an interrupted one, or return the outcome of one that has ended. Idempotent.
+
+        `inputs` is None if the run is stored already. Raises `RunNotFoundError` if it no longer is.
+        """
+        persistence = self.storage("start")
+        with self.driving():
+            try:
+                async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
+                    stored = await load_owned(self.setup, run_id, claim)
+                    self._run_id = run_id
+                    if stored is None:
+                        if inputs is None:
+                            raise refusals.unknown_run(persistence, run_id, None)
+                        begun = await self._pass_for(run_id, None, self._given(inputs), claim, None)
+                        return await self._drive(*begun, claim)
+                    self.check_same(stored.checkpoint, self._given(inputs))
+                    if stored.checkpoint.status == "running":
+                        return await self._drive(*self._taken_up(stored, claim), claim)
+            except StorageReadOnlyError:
+                stored = await self._ended_for_readers(run_id)
+                if stored is None:
+                    raise
+                self.check_same(stored.checkpoint, self._given(inputs))
+            self.show(stored)
+            return self.outcome(stored)
+
+    async def resume(self, run_id: str, wait: float = 0.0) -> Any:
+        """Resume a run, or return the stored result of a finished one."""
+        persistence = self.storage("resume")
+        with self.driving():
+            try:
+                async with session(persistence), owned_within(wait, persistence, run_id) as claim:
+                    stored = await load_owned(self.setup, run_id, claim)
+                    if stored is None:
+                        raise refusals.unknown_run(self.setup.persistence, run_id, None)
+                    self.show(stored)
+                    if self.status not in ("cancelled", "finished"):
+                        return await self._drive(*self._taken_up(stored, claim), claim)
+            except StorageReadOnlyError:
+                stored = await self._ended_for_readers(run_id)
+                if stored is None or stored.checkpoint.status == "failed":
+                    raise
+                self.show(stored)
+            if self.status == "cancelled":
+                raise refusals.cancelled(self._run_id)
+            return self.result
+
+    async def _ended_for_readers(self, run_id: str) -> Stored | None:
+        """Return a run that has ended, if the backend is read-only, such as a standby server; return None for any other run."""
+        assert self.setup.persistence is not None, "asked only where there is a storage"
+        async with session(self.setup.persistence):
+            stored = await load(self.setup, run_id)
+        return None if stored is None or stored.checkpoint.status == "running" else stored
+
+    def _taken_up(self, stored: Stored, claim: Claim) -> Begun:
+        """Return the rest of a pass, over this instance's own state if it equals the stored one: as a copy, as the caller may hold it."""
+        state = self.going_on(stored)
+        mine = stored if state is stored.state else replace(stored, state=own(state))
+        return take_up(self.setup, self.flow, mine, claim)
+
+    async def _begun(
+        self, run_id: str, claim: Claim, held: list[Any], given: dict[str, Any], *, after: Checkpoint | None = None
+    ) -> Begun:
+        """Start a new pass over the state in the list `held`, and commit its first checkpoint if the run is stored."""
+        is_stored, before = self.setup.persistence is not None, 0 if after is None else after.number
+        if not is_stored and run_id == self._run_id:
+            before = self._number
+        engine, commands, checkpoint = await begin(
+            self.setup,
+            self.flow,
+            run_id,
+            held,
+            claim=claim,
+            after=after,
+            number=1 + before,
+            inputs=inputs_bytes(self._named(given)) if is_stored else None,
+        )
+        self._turn_to(run_id)
+        self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
+        try:
+            await commit_start(engine, checkpoint)
+        except anyio.get_cancelled_exc_class():
+            # A backend may raise anything; the checkpoint may or may not have been committed.
+            with contextlib.suppress(Exception):
+                await to_its_end(self._look_up)
+            raise
+        return engine, commands
+
+    async def _drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
+        self._engine, self._ended, self.status, self.error = engine, None, "running", None
+        self.outputs = engine.outputs
+        try:
+            if self.gate is not None:
+                await self.gate()
+            self.result = await engine.drive(commands)
+            return self.result
+        except RunCancelledError as error:
+            if not engine.is_cancelled or error is not engine.stopped:
+                raise  # a method raised it, about another run
+            cancelled = error
+        finally:
+            try:
+                await self._sync_after_run(engine, claim)
+            finally:
+                self._engine = None
+                claim.is_over = claim.is_over or self.status in ("finished", "cancelled")
+                if self._ended is not None:
+                    self._ended.set()
+        if cast(RunStatus, self.status) != "finished":
+            raise cancelled
+        return self.result  # its last checkpoint was being committed when it was cancelled: it had finished
+
+    async def _sync_after_run(self, engine: Engine, claim: Claim) -> None:
+        """Update what this instance shows of the run. If the run was stopped, load it: a commit may have been in progress."""
+        # Whether the state goes back to the last checkpoint.
+        goes_back = self.setup.whole and engine.recorder is not None and not engine.is_finished
+        self._state = engine.saved.state if goes_back else engine.committed.state
+        self._digest = None if engine.recorder is None else engine.recorder.digest
+        self._number = engine.number
+        self._pending = tuple(engine.progress.pending)
+        if engine.is_finished:
+            self.status = "finished"
+        elif engine.is_cancelled:
+            self.status = "cancelled" if engine.recorder is None else "interrupted"
+        else:
+            self.status = "failed" if engine.failures and engine.stopped is None else "interrupted"
+        if engine.recorder is None or not (engine.stopped is not None or engine.is_cut_short or goes_back):
+            return
+        if engine.is_cancelled:
+            await to_its_end(lambda: self._cancelled_durably(claim))
+        if self.is_asked or engine.is_cancelled:
+            with contextlib.suppress(Exception):  # a backend may raise anything; report what ended the run
+                await to_its_end(self._look_up)
+
+    async def _cancelled_durably(self, claim: Claim) -> None:
+        """Record that the run was cancelled. If that fails, report the error to the caller of `cancel()`."""
+        try:
+            await self._record_cancel(claim)
+        except Exception as error:  # a backend may raise anything; no caller may believe that the run is cancelled
+            self._cancel_error = error
+            raise
+
+    async def _look_up(self) -> None:
+        outputs = self.outputs
+        self.show(await self.found(self._run_id))
+        self.outputs = Outputs(outputs | self.outputs)
+
+    # ---- cancel ------------------------------------------------------------------------------------------------
+
+    async def cancel(self) -> None:
+        """End the run permanently and durably. A finished run stays finished: an ending is final.
+
+        Inside one of the run's own methods it returns at once, and the method is cancelled.
+        """
+        while self.is_busy and self._engine is None:  # noqa: ASYNC110 - the run is about to start or to end, with no event for that
+            await anyio.sleep(0.001)
+        if self._engine is not None:
+            await self._cancel_running(self._engine)
+            return
+        persistence = self.storage("cancel")
+        with self.driving():
+            async with session(persistence), owned(persistence, self.run_id, is_new=False) as claim:
+                await self._record_cancel(claim)
+                self.show(await self.found(self.run_id))
+
+    def wind_down(self) -> None:
+        """Stop the run at its next checkpoints, if it is running. It can be resumed."""
+        if self._engine is not None:
+            self._engine.wind_down(refusals.interrupted(self._run_id))
+
+    def stop(self) -> None:
+        """Stop the run at once, if it is running: cancel the running methods. It can be resumed."""
+        if self._engine is not None:
+            self._engine.stop(refusals.interrupted(self._run_id))
+
+    @property
+    def epoch(self) -> int:
+        """The fencing epoch under which this owner drives the run; 0 if there is none."""
+        recorder = None if self._engine is None else self._engine.recorder
+        return 0 if recorder is None else recorder.epoch
+
+    def lose(self) -> None:
+        """Stop the run at once, if it is running: another owner has it, and resumes it or has ended it."""
+        if self._engine is not None:
+            self._engine.stop(refusals.lost(self._run_id))
+
+    async def _cancel_running(self, engine: Engine) -> None:
+        ended = self._ended = self._ended or anyio.Event()
+        self._cancel_error = None
+        engine.cancel(refusals.cancelled(self._run_id))
+        if current_scope(self.flow) is None:
+            await ended.wait()
+            if self._cancel_error is not None:
+                raise self._cancel_error
+
+    async def _record_cancel(self, claim: Claim) -> None:
+        """Store the cancellation after the newest stored checkpoint, unless the run has ended: of two endings the first one counts.
+
+        A commit that was in progress at the cancellation may have been withdrawn or stored. It may have been the last method's end.
+        """
+        if self.setup.persistence is None:
+            return
+        stored = await self.found(self._run_id)
+        if stored.checkpoint.status not in ("finished", "cancelled"):
+            recorder = recorder_of(self.setup, self._run_id, claim, stored.checkpoint)
+            end = recorder.prepare("cancelled", "cancelled", stored.progress, outcome={}, outcome_only=True)
+            await recorder.commit(end)
+            claim.is_over = True
+
+    # ---- helpers -----------------------------------------------------------------------------------------------
+
+    def _fresh_state(self, run_id: str, given: Mapping[str, Any], begin_with: Any) -> Any:
+        """Return the state of a first pass: a given state or the flow's initial one, with the inputs applied, under the run's id."""
+        if isinstance(given, JsonInputs):
+            return state_from_json(self.state_type, self.initial, given, run_id)
+        if begin_with is None:
+            return self.state_type.create(self.initial, given, run_id)
+        return self.state_type.updated(self.with_id(begin_with, run_id), given)
+
+    def _check_edits(self, stored: Stored) -> None:
+        """Raise `StateError` if the state was changed here since the run stopped: resuming would silently ignore the change."""
+        c = stored.checkpoint
+        is_as_shown = self._digest == c.digest and self._state is not None and not self.setup.whole
+        if is_as_shown and not same(self._state, stored.state):
+            raise refusals.edited_here(c)
+
+    def check_same(self, c: Checkpoint, given: dict[str, Any]) -> None:
+        """Check that a stored run belongs to this flow and was started with these inputs. If none are given, any inputs match."""
+        check_flow(self.setup.settings.identity, c)
+        if not self._are_its_inputs(c, given):
+            raise refusals.begun_otherwise(c)
+
+    def _check_inputs(self, c: Checkpoint, given: dict[str, Any]) -> None:
+        if not self._are_its_inputs(c, given):
+            raise refusals.other_inputs(self._class, c)
+
+    def _are_its_inputs(self, c: Checkpoint, given: dict[str, Any]) -> bool:
+        if not given or inputs_match(c.inputs, self._named(given)):
+            return True
+        if not isinstance(given, JsonInputs):
+            return False
+        state = state_from_json(self.state_type, self.initial, given, c.run_id)
+        # 0.1 stored the values that it read from the JSON.
+        return inputs_match(c.inputs, values_of(state, self._named(given)))
+
+    def _given(self, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+        return materialized(inputs, lambda: self.state_type)
+
+    def _named(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs, keyed by the names of the state's fields."""
+        if isinstance(given, JsonInputs):
+            return named(self.state_type, given)
+        return dict(zip(self.state_type.names_of(given), given.values(), strict=True))
+
+    def driving(self) -> AbstractContextManager[None]:
+        """Return a context manager under which no other call drives this instance. Entering it raises `FlowBusyError` if one does."""
+        return _Driving(self)
+
+
+class _Driving:
+    """Marks an instance as driven. It lives as long as the run, and there can be thousands, as of `_Owned`."""
+
+    __slots__ = ("_instance",)
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+
+    def __enter__(self) -> None:
+        instance = self._instance
+        protect_from_interrupts()
+        if instance.is_busy:
+            raise refusals.busy(instance._class, instance._run_id)
+        instance.is_busy = True
+
+    def __exit__(self, *error: object) -> None:
+        self._instance.is_busy = False

@@ -1,0 +1,199 @@
+"""What one `Flow` object knows and shows of its run: state, status, outputs. This module runs no methods."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import anyio
+
+from .._runtime.engine import Engine
+from .._runtime.failures import stored_failure
+from .._runtime.outputs import Outputs
+from .._runtime.scope import Scope, current_scope, scope_of_thread
+from .._values.copying import copied, same
+from ..errors import InvalidRunIdError, MethodError, RunInputsError, StateError
+from ..persistence.checkpoint import Checkpoint
+from ..persistence.protocol import FlowPersistence
+from ..state import StateType, new_run_id, parse_run_id
+from . import call_errors as refusals
+from .runs import Claim, Setup, Stored, decoded, load, outcome_of, recorder_of
+
+__all__ = ["RunSnapshot", "RunStatus"]
+
+RunStatus = Literal["new", "running", "interrupted", "failed", "finished", "cancelled"]
+
+
+class RunSnapshot:
+    """The run of one `Flow` object, as that object shows it."""
+
+    def __init__(self, flow: Any, state_type: StateType, initial: Any, setup: Callable[[], Setup]) -> None:
+        self._flow = weakref.ref(flow)  # its awaiting caller holds it; a cycle would wait for garbage collection
+        self._class = type(flow).__name__
+        self.state_type = state_type
+        self.initial = initial
+        self.outputs = Outputs()
+        self.result: Any = None
+        self.error: MethodError | None = None
+        """The error with which a loaded run has failed."""
+        self.status: RunStatus = "new"
+        self._pending: tuple[str, ...] = ()
+        self._make_setup = setup
+        self._setup: Setup | None = None
+        self.own_id = new_run_id()
+        self._run_id = self.own_id
+        self._state: Any = None
+        self._number = 0
+        self._digest: bytes | None = None
+        self._may_be_stored = False
+        self.is_busy = False
+        self._engine: Engine | None = None
+        self._ended: anyio.Event | None = None
+        self._cancel_error: BaseException | None = None
+        self.gate: Callable[[], Awaitable[None]] | None = None
+        """Awaited once the run is known to be stored, before any of its methods starts."""
+        self.is_asked = True
+        """Whether callers ask this instance for the run's status. A runner's handles ask the backend instead."""
+
+    def __repr__(self) -> str:
+        try:
+            run_id = self.run_id
+        except InvalidRunIdError:  # the id is from the state, and was not validated yet
+            run_id = self._run_id
+        return f"{self._class} {run_id}: {self.status}"
+
+    # ---- what Flow shows ---------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        return self._pending if self._engine is None else tuple(self._engine.progress.pending)
+
+    @property
+    def flow(self) -> Any:
+        """The `Flow` object that this belongs to."""
+        return self._flow()
+
+    @property
+    def setup(self) -> Setup:
+        """The flow's setup, made at the first kickoff and not before: the place of the default backend is read then."""
+        if self._setup is None:
+            self._setup = self._make_setup()
+        return self._setup
+
+    def store_in(self, persistence: FlowPersistence) -> None:
+        """Store in this backend, whatever the class declares."""
+        self._setup = replace(self.setup, persistence=persistence)
+
+    def watch(self, observe: Callable[[Checkpoint], object]) -> None:
+        """Notify this observer, too, of every stored checkpoint."""
+        known = self.setup.observe
+        both = observe if known is None else lambda checkpoint: (observe(checkpoint), known(checkpoint))
+        self._setup = replace(self.setup, observe=both)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id. Before the first kickoff, the id that the run will have, unless the inputs bring another."""
+        if self.status != "new":
+            return self._run_id
+        state = self._state
+        brought = self.state_type.given_id(self.initial if state is None else state)
+        return self._run_id if brought is None or brought == self._run_id else parse_run_id(brought)
+
+    def scope(self) -> Scope | None:
+        """Return the invocation that the caller belongs to: by the caller's context, or as a thread of the one method that is running."""
+        scope = current_scope(self._flow())
+        engine = self._engine
+        return scope if scope is not None or engine is None else scope_of_thread(engine.running, engine.thread)
+
+    def state(self) -> Any:
+        """Return the caller's draft inside a method; a copy of the committed state during a run; otherwise the state itself."""
+        scope = current_scope(self._flow()) or self.scope()  # most calls come from a method: the first is enough
+        if scope is not None:
+            return scope.draft()
+        if self._engine is not None:
+            return copied(self._engine.committed.state)
+        if self._state is None:
+            try:
+                self._state = self.state_type.create(self.initial, {}, self.run_id)
+            except RunInputsError as error:
+                raise StateError(f"there is no state yet: {error}; pass them to kickoff(inputs=...)") from None
+        return self._state
+
+    def set_state(self, value: Any) -> None:
+        """Replace the state: of the calling method or, between runs, of the instance."""
+        scope = self.scope()
+        if scope is not None:
+            scope.replace(self.state_type.replacement(value, self._run_id))
+        elif self._engine is not None:
+            raise StateError("the state of a running flow is set by its methods; nothing was changed")
+        else:
+            self._state = self.state_type.replacement(value, self.run_id)
+
+    def committed_state(self) -> Any:
+        """Return a copy of the newest committed state, also inside a method."""
+        return copied(self._engine.committed.state) if self._engine is not None else copied(self.state())
+
+    # ---- stored runs -------------------------------------------------------------------------------------------
+
+    def outcome(self, stored: Stored) -> Any:
+        """Return the result of the shown run if it finished. Otherwise raise what ended it: `MethodError`, `RunCancelledError`."""
+        if self.status == "cancelled":
+            raise refusals.cancelled(self._run_id)
+        if self.status == "failed":
+            raise stored_failure(self._class, stored.checkpoint)
+        return self.result
+
+    def show_checkpoint(self, checkpoint: Checkpoint) -> Stored:
+        """Show a run as of this checkpoint, which must be a snapshot."""
+        stored = decoded(self.setup, checkpoint)
+        self.show(stored)
+        return stored
+
+    def with_id(self, state: Any, run_id: str) -> Any:
+        return self.state_type.with_id(copied(state), run_id)
+
+    async def found(self, run_id: str, seq: int | None = None) -> Stored:
+        stored = await load(self.setup, run_id, seq)
+        if stored is None:
+            raise refusals.unknown_run(self.setup.persistence, run_id, seq)
+        return stored
+
+    def _turn_to(self, run_id: str) -> None:
+        """Switch to this run. Forget everything about another one, so that this run does not start with any of it."""
+        if run_id != self._run_id and self.status != "new":
+            self.status, self._state, self._number, self._digest = "new", None, 0, None
+            self.outputs, self.result, self._pending, self.error = Outputs(), None, (), None
+        self._run_id = run_id
+
+    def show(self, stored: Stored, written: Any = None) -> None:
+        """Switch to this run, and show it as it is stored. `written`: the state that was stored last, if this instance stored it."""
+        c = stored.checkpoint
+        self._state = self._state if written is None else written
+        state = self.going_on(stored)
+        self._run_id, self._state, self._number, self._digest = c.run_id, state, c.number, c.digest
+        self._may_be_stored = True
+        self.status = "interrupted" if c.status == "running" else c.status
+        self._pending = tuple(stored.progress.pending)
+        self.outputs, self.result = Outputs(), None
+        self.error = stored_failure(self._class, c) if c.status == "failed" else None
+        outcome = outcome_of(c)
+        if c.status == "finished" and outcome:
+            recorder = recorder_of(self.setup, c.run_id, Claim(), c)
+            self.result = recorder.result(outcome["method"], str(outcome["result"]).encode())
+            self.outputs = Outputs({outcome["method"]: self.result})
+
+    def going_on(self, stored: Stored) -> Any:
+        """Return the state with which a stored run continues here: the instance's state if it equals the stored one, else the stored one.
+
+        The instance's state may contain values that are not stored (private attributes, excluded fields). They would be lost silently.
+        """
+        state = self._state
+        return state if state is not None and same(state, stored.state) else stored.state
+
+    def storage(self, what: str) -> Any:
+        persistence = self.setup.persistence
+        if persistence is None:
+            raise refusals.not_stored(self._class, what)
+        return persistence

@@ -1,0 +1,370 @@
+"""The common part of the database backends: one writer behind a queue, separate readers, and connections that are open while in use."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+
+from ..._waiting import current_loop, is_closed
+from ...errors import (
+    CheckpointCorruptError,
+    PersistenceLoopError,
+    RunNotFoundError,
+    StorageCorruptError,
+    StorageError,
+    StorageVersionError,
+)
+from ..checkpoint import Checkpoint, fold, verified
+from ..fence import Fence
+from ..protocol import RunEntry, RunStatus, check_retention
+from .group_commit import GroupCommit
+from .handle_limit import no_handles_left
+from .jobs import Acquire, Append, Delete, Ended, Release
+from .listing import Query, entry_of, query_of
+from .loop_host import LoopHost
+from .pruning import forget
+from .shared_resource import SharedResource
+
+__all__ = ["DatabasePersistence", "Opened", "Reads", "Unreleased", "checked_key", "checked_lease"]
+
+
+class Reads(Protocol):
+    """The interface of a reader of runs. Its methods run on the loop host's event loop; each answers from one snapshot of the database."""
+
+    async def checkpoints(
+        self, run_id: str, seq: int | None, *, whole: bool, after: int = -1
+    ) -> list[Checkpoint] | None:
+        """Return the rows of a run up to `seq` (None: the newest), or None if the run is unknown.
+
+        If `whole` is set, the rows with a seq above `after`; otherwise the rows from the last complete checkpoint on. Raises
+        `CheckpointCorruptError`.
+        """
+        ...
+
+    async def runs(self, query: Query) -> list[tuple[Any, ...]]:
+        """Return a page of the catalog, newest run first, as rows for `listing.entry_of`."""
+        ...
+
+    async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:
+        """Return up to `limit` runs that ended more than `older_than` seconds ago by the database's clock, in catalog order.
+
+        The page starts after the catalog position `after`.
+        """
+        ...
+
+    async def run_ids(self) -> list[str]:
+        """Return the ids of all runs, in order of creation."""
+        ...
+
+    async def damage(self) -> list[str]:
+        """Return descriptions of damage to the database itself."""
+        ...
+
+
+class Opened(Protocol):
+    """The resources that are open while a backend is in use."""
+
+    home: LoopHost
+    commits: GroupCommit
+    unreleased: Unreleased
+    stop_renewing: Callable[[], object]
+
+    @property
+    def fence(self) -> Fence:
+        """The fence that proves the owner's lease."""
+        ...
+
+    @property
+    def reader(self) -> Reads:
+        """The reader of runs."""
+        ...
+
+    def may_replace(self, owner: str) -> bool:
+        """Whether another owner may take over the runs of this owner, whatever its lease says."""
+        ...
+
+    def is_here(self, owner: str) -> bool:
+        """Whether an owner belongs to this process."""
+        ...
+
+    def may_forget(self, owner: str) -> bool:
+        """Whether the runs of an owner may be deleted, whatever its lease says."""
+        ...
+
+    def rest(self) -> float:
+        """Return the pause between two large transactions, for other processes, as a fraction of the time that one transaction takes."""
+        ...
+
+    def is_driving(self, owner: str, left: float | None) -> bool:
+        """Whether an owner is alive. `left`: the remaining seconds of its lease, None if it has none."""
+        ...
+
+    async def close(self) -> None:
+        """Close the open resources. Runs on the loop host's event loop."""
+        ...
+
+    def leave(self) -> None:
+        """Stop being an owner. Call it after `close`."""
+        ...
+
+    def abandon(self) -> None:
+        """Release what a closed event loop has left open."""
+        ...
+
+
+class Unreleased:
+    """Runs whose release failed. The release is retried at each renewal of the lease, because other processes may wait for these runs."""
+
+    def __init__(self, commits: GroupCommit) -> None:
+        self._commits = commits
+        self._jobs: list[Release] = []
+
+    def add(self, run_id: str, epoch: int) -> None:
+        """Remember a failed release. If another owner has taken the run over since, it keeps the run."""
+        self._jobs.append(Release(run_id, epoch))
+
+    def forget(self, run_id: str) -> None:
+        """Forget the failed release of a run, because the run is started again or resumed and must not be released."""
+        self._jobs = [job for job in self._jobs if job.run_id != run_id]
+
+    def try_again(self) -> None:
+        """Queue the failed releases again. Runs on the event loop of the backend's users."""
+        left = [job for job in self._jobs if not job.is_settled or job.error is not None]
+        self._jobs = [job if job.is_taken and not job.is_settled else self._queued(job) for job in left]
+
+    def _queued(self, job: Release) -> Release:
+        again = Release(job.run_id, job.epoch)
+        self._commits.put(again)
+        return again
+
+
+T = TypeVar("T", bound=Opened)
+
+
+class DatabasePersistence(ABC, Generic[T]):
+    """A backend with all capabilities. It uses the resources that `_opened` opens, once for each event loop. Creating one does no I/O."""
+
+    def __init__(self) -> None:
+        self._shared: SharedResource[T] = SharedResource(
+            self, self._open, _closed, lambda opened: opened.abandon(), self._waits
+        )
+        self._entered: dict[object, list[AbstractAsyncContextManager[object]]] = {}
+
+    @property
+    @abstractmethod
+    def _where(self) -> object:
+        """The name of the storage in error messages."""
+
+    @abstractmethod
+    async def _opened(self) -> T:
+        """Open the resources for the running event loop."""
+
+    def _waits(self) -> float:
+        """Return for how many seconds opening is retried while the storage is unreachable or busy."""
+        return 0.0
+
+    async def _open(self) -> T:
+        try:
+            return await self._opened()
+        except (OSError, RuntimeError) as error:
+            if told := no_handles_left(error, self._where):
+                raise told from error
+            raise
+
+    # ---- open and close ----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        session = self._kept_open()
+        await session.__aenter__()
+        self._entered.setdefault(current_loop(), []).append(session)
+        return self
+
+    @asynccontextmanager
+    async def _kept_open(self) -> AsyncIterator[None]:
+        """Hold a session open. If its user does not exit it, it ends with the event loop, which closes its asynchronous generators."""
+        async with self._shared.use():
+            yield
+
+    async def __aexit__(self, *_: object) -> None:
+        loop = current_loop()
+        if loop not in self._entered:
+            self._forget_closed_loops()
+            return
+        sessions = self._entered[loop]
+        session = sessions.pop()
+        if not sessions:
+            del self._entered[loop]
+        await session.__aexit__(None, None, None)
+
+    def _forget_closed_loops(self) -> None:
+        """Forget the sessions of closed event loops, which ended with their loops. Raises `PersistenceLoopError` if there are none."""
+        closed = [loop for loop in self._entered if is_closed(loop)]
+        if not closed:
+            raise PersistenceLoopError(
+                f"{self!r} was entered on another event loop; leave it there. It is still open on that one"
+            )
+        for loop in closed:
+            del self._entered[loop]
+
+    def session(self) -> AbstractAsyncContextManager[object]:
+        """Keep the resources open: the first user to enter opens them, the last one to exit closes them."""
+        return self._shared.use()
+
+    # ---- the protocol ------------------------------------------------------------------------------------------
+
+    async def save(self, checkpoint: Checkpoint) -> None:
+        """Store a complete checkpoint after its predecessor."""
+        await self.append(checkpoint)
+
+    def append(self, checkpoint: Checkpoint) -> Coroutine[Any, Any, None]:
+        """Store a checkpoint, complete or a delta. See `CheckpointLog.append`."""
+        opened = self._shared.held
+        if opened is None:
+            return self._opened_for(checkpoint)
+        if not checkpoint.seq:
+            opened.unreleased.forget(checkpoint.run_id)
+        return opened.commits.submit(Append(checkpoint))
+
+    async def _opened_for(self, checkpoint: Checkpoint) -> None:
+        async with self._shared.use() as opened:
+            await opened.commits.submit(Append(checkpoint))
+
+    async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
+        """Return the newest checkpoint of a run or the one at `seq`, as a complete one, verified from the last complete checkpoint on.
+
+        Raises `CheckpointCorruptError` if this run alone is damaged, `StorageCorruptError` if the database is.
+        """
+        async with self._shared.use() as opened:
+            found = await opened.home.run(lambda: opened.reader.checkpoints(run_id, seq, whole=False))
+        if found is None:
+            return None
+        return fold(found)
+
+    async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
+        """Return the checkpoints of a run with a seq above `after`, in order, as they are stored."""
+        async with self._shared.use() as opened:
+            found = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True, after=after))
+        return verified(found or [], part=after >= 0)
+
+    async def runs(
+        self,
+        *,
+        run_id: str | None = None,
+        flow: str | None = None,
+        status: RunStatus | Literal["unfinished"] | None = None,
+        identities: Collection[str] | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[RunEntry]:
+        """Return catalog entries, newest run first. See `Catalog.runs`."""
+        query, chosen = query_of(status, run_id=run_id, flow=flow, identities=identities, before=before, limit=limit)
+        found: list[RunEntry] = []
+        async with self._shared.use() as opened:
+            while len(found) < limit:
+                rows = await opened.home.run(partial(opened.reader.runs, query))
+                page = [entry_of(row, _is_driven(opened, row[5], row[11])) for row in rows]
+                found += [entry for entry in page if chosen in (None, entry.status)]
+                if len(page) < limit:
+                    break
+                query = query._replace(before=page[-1].position)
+        return found[:limit]
+
+    async def delete(self, run_id: str) -> bool:
+        """Delete a run that has no living owner. See `Retention.delete`."""
+        async with self._shared.use() as opened:
+            job = Delete(run_id, opened.may_forget)
+            await opened.commits.submit(job)
+            return job.is_done
+
+    async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
+        """Delete runs that ended more than `older_than` seconds ago, in batches between which other commits run. See `Retention.prune`.
+
+        If it is cancelled, the completed batches stay deleted. It logs the number of deleted runs at INFO to the logger
+        `asyncflow`, every 5 seconds and at the end. The file or table does not shrink: its space is reused.
+        """
+        check_retention(older_than, keep_last)
+        async with self._shared.use() as opened:
+            return await forget(opened, self._where, older_than, keep_last)
+
+    async def verify(self, run_id: str | None = None) -> list[StorageError]:
+        """Check a run, or the whole database, and return the errors found; empty if there are none. It changes nothing.
+
+        It reads every checkpoint and checks its digest, the chain from the first checkpoint to the head, and whether it folds.
+        Without a `run_id`, it checks every run and the database itself. Raises `RunNotFoundError` for an unknown run.
+        """
+        async with self._shared.use() as opened:
+            if run_id is not None:
+                return await self._wrong_with(opened, run_id)
+            damage = await opened.home.run(opened.reader.damage)
+            found: list[StorageError] = [
+                StorageCorruptError(f"{self._where} is damaged: {what}; restore it from a backup") for what in damage
+            ]
+            for each in await opened.home.run(opened.reader.run_ids):
+                found += await self._wrong_with(opened, each)
+            return found
+
+    async def _wrong_with(self, opened: T, run_id: str) -> list[StorageError]:
+        try:
+            stored = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True))
+            if stored is None:
+                raise RunNotFoundError(f"no run {run_id} is stored in {self._where}; check the id", run_id=run_id)
+            fold(stored)
+        except (CheckpointCorruptError, StorageCorruptError, StorageVersionError) as error:
+            return [error]
+        return []
+
+    async def acquire(self, run_id: str, *, force: bool = False) -> int:
+        """Become the owner of a run. Raises `RunLockedError` while its owner is a living process. See `Ownership.acquire`."""
+        async with self._shared.use() as opened:
+            opened.unreleased.forget(run_id)
+            job = Acquire(run_id, opened.may_replace, opened.is_here, force=force)
+            await opened.commits.submit(job)
+            return job.epoch
+
+    async def release(self, run_id: str, epoch: int) -> None:
+        """Release a run. See `Ownership.release`."""
+        async with self._shared.use() as opened:
+            try:
+                await opened.commits.submit(Release(run_id, epoch))
+            except StorageError:
+                opened.unreleased.add(run_id, epoch)
+                raise
+
+    def fence(self) -> Fence | None:
+        """Return this owner's fence while a session is open, otherwise None. See `Fencing.fence`."""
+        opened = self._shared.held
+        return None if opened is None else opened.fence
+
+
+def checked_key(key: bytes | None) -> bytes:
+    """Return the key (b"" for None). Raises `ValueError` if its length is not valid."""
+    if key is not None and not 16 <= len(key) <= 64:
+        raise ValueError(f"a key has 16 to 64 bytes, not {len(key)}; secrets.token_bytes(32) makes one")
+    return key or b""
+
+
+def checked_lease(lease: float) -> float:
+    """Return the lease. Raises `ValueError` if it is not above 0."""
+    if lease <= 0:
+        raise ValueError(f"a lease is a number of seconds above 0, not {lease!r}")
+    return lease
+
+
+def _is_driven(opened: Opened, owner: str | None, left: float | None) -> bool:
+    return owner is not None and opened.is_driving(owner, left)
+
+
+async def _closed(opened: Opened) -> None:
+    """Close the connections after the queued jobs are committed, and stop being an owner."""
+    opened.stop_renewing()
+    try:
+        await opened.commits.drained()
+    finally:
+        try:
+            await opened.home.run(opened.close)
+        finally:
+            opened.leave()
+            opened.home.close()

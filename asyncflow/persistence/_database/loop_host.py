@@ -1,0 +1,172 @@
+"""The host of a database driver's event loop. The drivers need asyncio: on asyncio it is the running loop, on trio a loop in a thread.
+
+This module names asyncio and trio because that is its purpose: it starts work such that no cancellation of a waiter, native or by a
+cancel scope, reaches the transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import Future
+from contextlib import ExitStack
+from typing import Any, Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from ..._waiting import in_trio, outlast, protect_from_interrupts, to_its_end
+
+__all__ = ["LoopHost", "current_loop_host"]
+
+T = TypeVar("T")
+Work = Callable[[], Coroutine[Any, Any, T]]
+
+
+class LoopHost(Protocol):
+    """Runs coroutines to their end, shielded from the cancellation of their waiters."""
+
+    def spawn(self, work: Work[T], done: Callable[[Future[T] | asyncio.Future[T]], None]) -> None:
+        """Start the work. Call `done` with its future, on the callers' loop, when it has ended."""
+        ...
+
+    async def run(self, work: Work[T]) -> T:
+        """Run the work to its end and return its result. A cancellation is delivered after that."""
+        ...
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call a function on the callers' loop, after the callbacks that are ready there now."""
+        ...
+
+    def every(self, seconds: float, call: Callable[[], None]) -> Callable[[], object]:
+        """Call a function on the callers' loop every `seconds`, until the returned function is called."""
+        ...
+
+    def waiter(self) -> Awaitable[None]:
+        """Return an awaitable that `wake` completes. It is awaited once, on the callers' loop. Every checkpoint creates one."""
+        ...
+
+    def wake(self, waiter: Any) -> None:
+        """Complete a waiter, so that its task continues. Call it on the callers' loop."""
+        ...
+
+    def close(self) -> None:
+        """Release the resources of the host. Nothing is running any more."""
+        ...
+
+
+async def current_loop_host() -> LoopHost:
+    """Return the loop host for the running event loop."""
+    if not in_trio():
+        return _ThisLoop()
+    protect_from_interrupts()
+    portal = _Portal(sys.modules["trio"].lowlevel.current_trio_token())
+    await anyio.to_thread.run_sync(portal.open)  # in a worker thread, where no Ctrl-C can interrupt it halfway
+    return portal
+
+
+class _Flag:
+    """An event that can be awaited directly."""
+
+    __slots__ = ("event",)
+
+    def __init__(self) -> None:
+        self.event = anyio.Event()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self.event.wait().__await__()
+
+
+class _ThisLoop:
+    """The host on asyncio: each piece of work is a separate task, so that the waiting task does not own the transaction."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.waiter = self.loop.create_future
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Work[T], done: Callable[[Future[T] | asyncio.Future[T]], None]) -> None:
+        def ended(task: asyncio.Task[T]) -> None:
+            self._tasks.discard(task)
+            done(task)
+
+        task = self.loop.create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(ended)  # a single callback, because the loop creates a handle for each
+
+    async def run(self, work: Work[T]) -> T:
+        return await to_its_end(work)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self.loop.call_soon(call)
+
+    def every(self, seconds: float, call: Callable[[], None]) -> Callable[[], object]:
+        def tick() -> None:
+            timers[0] = self.loop.call_later(seconds, tick)
+            call()
+
+        timers = [self.loop.call_later(seconds, tick)]
+        return lambda: timers[0].cancel()
+
+    def wake(self, waiter: Any) -> None:
+        try:  # noqa: SIM105 - called for each checkpoint
+            waiter.set_result(None)
+        except asyncio.InvalidStateError:  # cancelled; checking this beforehand would leave a gap for Ctrl-C
+            pass
+
+    def close(self) -> None:
+        """Do nothing: this host holds no resources."""
+
+
+class _Portal:
+    """The host on trio: an asyncio loop in a thread, one hop for each piece of work. It wakes trio through its token."""
+
+    def __init__(self, token: Any) -> None:
+        self.loop = token
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
+
+    def open(self) -> None:
+        """Start the thread. Do not call it in trio's thread, where Ctrl-C could interrupt the wait for the new thread's start."""
+        self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
+
+    def spawn(self, work: Work[T], done: Callable[[Future[T] | asyncio.Future[T]], None]) -> None:
+        assert self._portal is not None, "opened by `current_loop_host`"
+        future: Future[T] = self._portal.start_task_soon(work)
+        future.add_done_callback(lambda ended: self.loop.run_sync_soon(done, ended))
+
+    async def run(self, work: Work[T]) -> T:
+        ended = anyio.Event()
+        outcome: list[Future[T] | asyncio.Future[T]] = []
+
+        def done(future: Future[T] | asyncio.Future[T]) -> None:
+            outcome.append(future)
+            ended.set()
+
+        self.spawn(work, done)
+        await outlast(ended)
+        return outcome[0].result()
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self.loop.run_sync_soon(call)
+
+    def every(self, seconds: float, call: Callable[[], None]) -> Callable[[], object]:
+        async def tick() -> None:
+            while True:
+                await anyio.sleep(seconds)
+                self.loop.run_sync_soon(call)
+
+        assert self._portal is not None, "opened by `current_loop_host`"
+        return self._portal.start_task_soon(tick).cancel
+
+    def waiter(self) -> Awaitable[None]:
+        return _Flag()
+
+    def wake(self, waiter: Any) -> None:
+        waiter.event.set()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stack.close()

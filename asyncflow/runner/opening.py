@@ -1,0 +1,62 @@
+"""Opens a runner's storage, which may be unavailable: its server starts, restarts or is full, or another process holds its lock."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack
+from typing import Self
+
+import anyio
+
+from .._runs.runs import session
+from ..errors import RunnerClosedError, StorageError
+from ..persistence._database.shared_resource import AWAY, PAUSE
+
+__all__ = ["Opening"]
+
+logger = logging.getLogger("asyncflow")
+
+
+class Opening:
+    """A storage that is held open until an exit stack closes. It is opened now, or as soon as it is available."""
+
+    def __init__(self, persistence: object) -> None:
+        self._persistence = persistence
+        self._held = AsyncExitStack()
+        self.is_there = False
+
+    async def begin(self, stack: AsyncExitStack, seconds: float, *, waits: bool) -> Self:
+        """Open the storage. If it is unavailable, retry for `seconds` seconds, then raise; without `waits`, leave that to `finish`."""
+        await stack.enter_async_context(self._held)
+        until = anyio.current_time() + seconds
+        while True:
+            try:
+                await self._open()
+                return self
+            except AWAY:
+                if not waits:
+                    return self
+                if anyio.current_time() >= until:
+                    raise
+            await anyio.sleep(PAUSE)
+
+    def check(self) -> None:
+        """Raise `RunnerClosedError` while the storage is not open."""
+        if not self.is_there:
+            raise RunnerClosedError("the runner's storage is away; try again in a while. Nothing was started")
+
+    async def finish(self) -> None:
+        """Open the storage if it is not open, and retry for as long as it is unavailable. Log why it cannot be opened yet."""
+        logged = ""
+        while not self.is_there:
+            try:
+                await self._open()
+            except StorageError as error:
+                if str(error) != logged:
+                    logged = str(error)
+                    logger.warning("the runner's storage is not there yet, and is tried again: %s", error)
+                await anyio.sleep(PAUSE)
+
+    async def _open(self) -> None:
+        await self._held.enter_async_context(session(self._persistence))
+        self.is_there = True

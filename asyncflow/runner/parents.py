@@ -1,0 +1,50 @@
+"""Detects a deadlock: runs that await other runs of the same runner, which wait for a turn. If all running runs do that, none continues."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from .._runtime.scope import entered
+
+__all__ = ["Parents"]
+
+logger = logging.getLogger("asyncflow")
+
+
+class Parents:
+    """The runs that await a run which waits for its turn. Logs once when every running run waits like this."""
+
+    __slots__ = ("_awaited", "_has_told", "_most")
+
+    def __init__(self, most: int) -> None:
+        """`most`: the maximum number of runs that run at once."""
+        self._most = most
+        self._awaited: dict[int, Callable[[], bool]] = {}
+        self._has_told = False
+
+    @contextmanager
+    def awaiting(self, is_queued: Callable[[], bool]) -> Iterator[None]:
+        """Record that the caller awaits a run that may be queued. Only a method of a run that a runner owns counts as a caller."""
+        scope = entered.get()
+        if scope is None or scope.flow._instance.gate is None or not is_queued():  # type: ignore[attr-defined]  # of any flow
+            yield
+            return
+        parent = id(scope.flow)
+        self._awaited[parent] = is_queued
+        self._tell()
+        try:
+            yield
+        finally:
+            self._awaited.pop(parent, None)
+
+    def _tell(self) -> None:
+        if self._has_told or len(self._awaited) < self._most or not all(asked() for asked in self._awaited.values()):
+            return
+        self._has_told = True
+        logger.warning(
+            "all %d runs at work of a runner await runs that wait for their turn, so none of them can continue. Raise max_running "
+            "above the number of runs that await others, or let a method kickoff() the flow that it awaits",
+            self._most,
+        )

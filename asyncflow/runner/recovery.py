@@ -1,0 +1,210 @@
+"""Recovers interrupted runs: those that a dead process left behind, and those that stopped in this process without a request.
+
+What stopped a run here may stop it again: a storage that fails, a class that has lost a method. Its owner lives, so no other
+process recovers it. The runner logs it, and retries it with back-off. A run that killed its process may kill the next one (a
+poison run): it is taken over at most `max_takeovers` times, from half of that on alone, and is then quarantined.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Set
+from contextlib import suppress
+from typing import Final
+
+import anyio
+
+from ..errors import MethodError, RunCancelledError, RunFencedError, RunLockedError, RunNotFoundError, StaleCheckpoint
+from ..persistence.protocol import Catalog, Fencing, FlowPersistence, RunEntry, offers
+from .handles import Live
+
+__all__ = ["Recovery"]
+
+PAGE: Final = 200
+"""Number of runs that one query of the catalog returns."""
+
+REST: Final = 5.0
+"""The rest after a scan, as a multiple of the time that the scan took: a scan takes 4 ms for 1,000 runs with a living owner."""
+
+LONGEST: Final = 2.0
+"""Maximum seconds of such a rest: a scan may also wait for places, or for an event loop that was blocked."""
+
+AGAIN: Final = 0.5
+LATEST: Final = 60.0
+"""Seconds until a run that stopped here is retried: the first and the longest back-off."""
+
+LIVED: Final = 60.0
+"""Seconds that a process has to survive with a run that was taken over: then that run did not kill the processes before."""
+
+ALONE: Final = 30.0
+"""Seconds that a suspected poison run is the only suspect in a process, unless it commits a checkpoint earlier; then the next starts."""
+
+ENDED: Final = (MethodError, RunCancelledError, RunLockedError, RunFencedError, RunNotFoundError)
+"""Errors after which a run is not retried here: it has ended, another owner drives it, or it has been deleted."""
+
+logger = logging.getLogger("asyncflow")
+
+
+class Recovery:
+    """Scans for runs that no process drives, and recovers them."""
+
+    def __init__(
+        self,
+        persistence: FlowPersistence,
+        is_known: Callable[[RunEntry], bool],
+        identities: Callable[[], Collection[str]],
+        take_up: Callable[[RunEntry], Awaitable[bool]],
+        live: Mapping[str, Live],
+        max_takeovers: int | None,
+    ) -> None:
+        """Keep what it queries and calls.
+
+        `is_known`: whether a run is of a registered flow and not driven here; `identities`: the identities under which runs of registered
+        flows are stored; `take_up`: recovers a run, and returns whether it did; `live`: the runs that are driven here.
+        """
+        self._persistence = persistence
+        self._is_known = is_known
+        self._identities = identities
+        self._take_up = take_up
+        self._live = live
+        self._max_takeovers = max_takeovers
+        self._stopped: dict[str, tuple[float, float]] = {}
+        """For each run that stopped here: when to retry it, and its next back-off in seconds."""
+        self._given_up = set[str]()
+        self._is_taking = False
+        self._alone_until = 0.0
+        self._at_work: dict[str, float] = {}
+        """Since when this process drives each run that it took over from a dead process, as long as the run commits no checkpoint."""
+
+    def note(self, run_id: str, flow: str, error: BaseException | None) -> None:
+        """Record how a run ended here, or that it could not be recovered."""
+        if error is None or isinstance(error, ENDED):
+            self._stopped.pop(run_id, None)
+            return
+        _, pause = self._stopped.get(run_id, (0.0, AGAIN))
+        self._stopped[run_id] = anyio.current_time() + pause, min(2 * pause, LATEST)
+        logger.warning("run %s of %s stopped before its end, and stays as it is stored: %s", run_id, flow, error)
+
+    async def keep_looking(self, seconds: float) -> None:
+        """Scan every `seconds` seconds, or less often where a scan takes long. The runs found wait for places in a task of their own."""
+        told = ""
+        async with anyio.create_task_group() as group:
+            while True:
+                began = anyio.current_time()
+                try:
+                    found = await self._found(is_patient=True)
+                    told = ""
+                    if found and not self._is_taking:
+                        self._is_taking = True
+                        group.start_soon(self._take, found)
+                except Exception as error:  # any exception of a backend: the runs that are driven here continue
+                    if str(error) != told:  # once, and not twice a second until it is repaired
+                        logger.warning("interrupted runs could not be looked for: %s", error)
+                    told = str(error)
+                took = anyio.current_time() - began
+                await anyio.sleep(max(seconds, min(REST * took, LONGEST)))
+
+    async def _take(self, found: list[RunEntry]) -> None:
+        try:
+            for entry in found:
+                await self._take_up(entry)
+        finally:
+            self._is_taking = False
+
+    async def take_up_all(self) -> int:
+        """Recover every run that no process drives, also those to retry later and quarantined ones. Return how many."""
+        return sum([await self._take_up(entry) for entry in await self._found(is_patient=False)])
+
+    async def _found(self, *, is_patient: bool) -> list[RunEntry]:
+        """Return the runs to recover. `is_patient`: without runs that are to be retried later, and without quarantined runs."""
+        persistence = self._persistence
+        if not offers(persistence, Catalog):
+            return []
+        stored = {run_id for run_id, run in self._live.items() if run.known.is_set()}
+        running, before, known = dict[str, RunEntry](), None, frozenset(self._identities())
+        while known:
+            page = await persistence.runs(status="unfinished", identities=known, before=before, limit=PAGE)
+            running.update((entry.run_id, entry) for entry in page)
+            if len(page) < PAGE:
+                break
+            before = page[-1].position
+        self._forget_all_but(running.keys())
+        await self._look_after(stored - running.keys())
+        await self._forgive([running[run_id] for run_id in self._live if run_id in running])
+        free = [entry for entry in running.values() if self._is_free(entry)]
+        if not is_patient:
+            return free
+        return self._chosen(free, [running[run_id] for run_id in self._live if run_id in running])
+
+    async def _look_after(self, gone: set[str]) -> None:
+        """Stop the runs here that another owner has ended or deleted: else their methods run to their end, and are fenced only then."""
+        for run_id in gone:
+            run = self._live.get(run_id)
+            stored = None if run is None else await self._persistence.load(run_id)
+            if run is None or not run.epoch:
+                continue
+            if stored is None or stored.epoch > run.epoch or stored.status == "cancelled":
+                run.lose()
+
+    async def _forgive(self, at_work: list[RunEntry]) -> None:
+        """Reset the count of take-overs once this process has survived for a while with a run: the run does not kill processes.
+
+        Such a run may wait for days for a person or a message, and commit no checkpoint.
+        """
+        now = anyio.current_time()
+        began = self._at_work
+        self._at_work = {entry.run_id: began.get(entry.run_id, now) for entry in at_work if entry.takeovers}
+        fence = self._persistence.fence() if offers(self._persistence, Fencing) else None
+        if fence is None:
+            return
+        for run_id, since in list(self._at_work.items()):
+            run = self._live.get(run_id)
+            if now - since >= LIVED and run is not None and run.epoch:
+                with suppress(StaleCheckpoint):  # another owner has it: that is detected elsewhere
+                    await fence.confirm(run_id, run.epoch)
+
+    def _chosen(self, free: list[RunEntry], at_work: list[RunEntry]) -> list[RunEntry]:
+        """Return the runs to recover now. Recover suspected poison runs one at a time, so that the others do not die with them."""
+        chosen = [entry for entry in free if not self._is_put_off(entry)]
+        suspects = sorted(filter(self._is_suspect, chosen), key=lambda entry: entry.takeovers)
+        now = anyio.current_time()
+        is_one_at_work = any(map(self._is_suspect, at_work)) and now < self._alone_until
+        if suspects and not is_one_at_work:
+            self._alone_until = now + ALONE
+        return [e for e in chosen if not self._is_suspect(e)] + ([] if is_one_at_work else suspects[:1])
+
+    def _is_suspect(self, entry: RunEntry) -> bool:
+        """Whether a run may be a poison run: it was taken over at least half as often as `max_takeovers` allows."""
+        return self._max_takeovers is not None and entry.takeovers >= max(1, self._max_takeovers // 2)
+
+    def _is_free(self, entry: RunEntry) -> bool:
+        """Whether no process drives a run of a registered flow. The catalog may still list this process as owner of a stopped run."""
+        return (not entry.is_driven or entry.run_id in self._stopped) and self._is_known(entry)
+
+    def _is_put_off(self, entry: RunEntry) -> bool:
+        """Whether a run is to be retried later, or is quarantined. Logs a quarantined run once."""
+        if entry.run_id in self._stopped:
+            return self._stopped[entry.run_id][0] > anyio.current_time()
+        if self._max_takeovers is None or entry.takeovers < self._max_takeovers:
+            return False
+        if entry.run_id not in self._given_up:
+            self._given_up.add(entry.run_id)
+            logger.error(
+                "run %s of %s is quarantined: since its last checkpoint it was taken over from %d dead processes, none of which "
+                "had lived for %d seconds with it, so it may be what kills them (max_takeovers=%s). It is interrupted, and no "
+                "runner resumes it. Look for the cause, such as memory that runs out; then continue it with %s.resume(%r), or "
+                "cancel it. A larger max_takeovers, or None, makes runners resume it again",
+                entry.run_id,
+                entry.flow,
+                entry.takeovers,
+                LIVED,
+                self._max_takeovers,
+                entry.flow,
+                entry.run_id,
+            )
+        return True
+
+    def _forget_all_but(self, seen: Set[str]) -> None:
+        """Forget the runs that are no longer unfinished: another owner has ended them."""
+        self._stopped = {run_id: when for run_id, when in self._stopped.items() if run_id in seen}
+        self._given_up &= seen

@@ -1,0 +1,401 @@
+"""`FlowRunner`: owns runs independently of their callers, and recovers interrupted runs that a dead process left behind.
+
+It runs its tasks in its own task group, which no error of a flow ends. It never decides what a flow does next; it starts, limits
+and ends runs. A run is stored before it waits for its turn, so that a run id that was returned to a caller can be loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, Final, Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from .._runs import call_errors as refusals
+from .._runs.cancelling import cancel_stored
+from .._runs.inputs import JsonInputs, materialized
+from .._runs.json_inputs import JsonInputsError
+from .._runs.runs import is_driven_here
+from ..errors import RunLockedError, RunnerClosedError
+from ..flow import Flow, check_backend, instantiate
+from ..persistence.checkpoint import Checkpoint
+from ..persistence.default import default_persistence
+from ..persistence.protocol import FlowPersistence, RunEntry
+from ..state import StateType, parse_run_id, reconcile_run_ids
+from .capacity import Overload, Places
+from .handles import SOON, Live, RunFailure, RunHandle, RunView
+from .opening import Opening
+from .recovery import Recovery
+from .registry import KnownFlow, KnownFlows, MakeFlow, described, warn_of_another_storage
+from .views import Viewed
+
+__all__ = ["FlowRunner", "JsonInputs", "JsonInputsError", "KnownFlow", "MakeFlow", "RunFailure", "RunHandle", "RunView"]
+
+LEAVING: Final = 30.0
+"""Seconds that stopped runs have to end one by one, before the runner cancels all of them together."""
+
+Given = dict[str, Any] | None  # the inputs of a run; None for a run that is stored already
+logger = logging.getLogger("asyncflow")
+
+
+class FlowRunner:
+    """Owns runs of flows while it is entered, and drains them on exit.
+
+    `persistence`: where all its runs are stored; the default SQLite file, unless given. `flows`: classes, or functions that return
+    a flow. The runner recovers their interrupted runs at the start, and every `recover_every` seconds, or less often where a scan
+    takes long (None: never). Flows that are started are added to them. `max_running`: maximum number of runs that run at the same
+    time; `max_waiting` more are stored and wait for their turn, in order. `overload`: what `start` does when there are more (the
+    backpressure): "wait", or "raise" a `RunnerOverloadedError`.
+    `grace`: seconds that its runs have to finish on exit (graceful shutdown); then they stop at their next checkpoint, and the runner
+    cancels the runs that have not reached one after `patience` seconds more. Either way they can be resumed. By default the two are
+    9 seconds together: Docker kills a container 10 seconds after it has asked it to stop. On entry, the runner also waits `patience`
+    seconds for a storage that is unavailable, and then raises `StorageUnreachableError` or `StorageBusyError`. See `enter` for a
+    runner that serves meanwhile.
+    `max_takeovers`: how often a run is taken over from dead processes without a checkpoint in between (None: no limit). Such a run may
+    be a poison run, which kills the processes: after half of that number the runner recovers such runs one at a time, so that other
+    runs do not die with them. At the limit the run is quarantined: the runner logs it, and leaves it until it is resumed, started or
+    cancelled explicitly.
+    """
+
+    def __init__(
+        self,
+        persistence: FlowPersistence | None = None,
+        *,
+        flows: Iterable[MakeFlow] = (),
+        max_running: int = 1_000,
+        max_waiting: int = 10_000,
+        overload: Overload = "wait",
+        grace: float = 4.0,
+        patience: float = 5.0,
+        recover_every: float | None = 0.5,
+        max_takeovers: int | None = 10,
+    ) -> None:
+        if max_running < 1 or max_waiting < 0:
+            raise ValueError("max_running is at least 1, and max_waiting at least 0")
+        if not (grace >= 0 and patience >= 0):
+            raise ValueError("grace and patience are numbers of seconds, 0 or more")
+        if max_takeovers is not None and max_takeovers < 1:
+            raise ValueError("max_takeovers is at least 1, or None: no bound")
+        if overload not in ("wait", "raise"):
+            raise ValueError(f"overload is 'wait' or 'raise', not {overload!r}")
+        self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
+        check_backend(self.persistence)
+        self._flows = KnownFlows()
+        self._viewed = Viewed(self._instance_of)
+        for make in flows:
+            self._known(make)
+        self._most = (max_running, max_waiting)
+        self._overload: Overload = overload
+        self._grace = grace
+        self._patience = patience
+        self._recover_every = recover_every
+        self._live: dict[str, Live] = {}
+        self._recovery = Recovery(
+            self.persistence,
+            self._is_known,
+            lambda: self._flows.identities,
+            self._taken_up,
+            self._live,
+            max_takeovers,
+        )
+        self._group: TaskGroup | None = None
+        self._is_ending = False
+        self._opening: Opening
+        self._places: Places
+        self._idle: anyio.Event
+        self._stack: AsyncExitStack
+
+    # ---- entering and leaving ----------------------------------------------------------------------------------
+
+    async def enter(self, *, waits: bool = True) -> Self:
+        """Enter the runner, as `async with` does; `__aexit__` ends it.
+
+        `waits=False`: if the storage is unavailable, open it in the background, however long that takes. Until then `is_open` is False,
+        and `start` raises `RunnerClosedError`. So a server can start, and answer 503, while its database is unavailable.
+        """
+        if self._group is not None:
+            raise RunnerClosedError("the runner is in use already; make another one")
+        self._places = Places(*self._most, self._overload)
+        async with AsyncExitStack() as stack:
+            self._opening = await Opening(self.persistence).begin(stack, self._patience, waits=waits)
+            self._group = await stack.enter_async_context(anyio.create_task_group())
+            self._stack = stack.pop_all()
+        self._is_ending, self._idle = False, anyio.Event()
+        self._group.start_soon(self._look_for_others)
+        return self
+
+    __aenter__ = enter
+
+    async def _look_for_others(self) -> None:
+        await self._opening.finish()
+        if self._recover_every is not None:
+            await self._recovery.keep_looking(self._recover_every)
+
+    async def __aexit__(self, *raised: Any) -> None:
+        """Drain the runs. If the block has raised, or this is cancelled, stop them at once. All runs can be resumed."""
+        self._is_ending, group = True, self._group
+        assert group is not None, "entered"
+        try:
+            if raised[0] is None:
+                await self._drain()
+            await self._stop()
+        finally:
+            self._group = None
+            group.cancel_scope.cancel()
+            await self._stack.aclose()
+
+    async def _drain(self) -> None:
+        with anyio.move_on_after(self._grace):
+            await self._until_idle()
+        for run in self._live.values():
+            run.wind_down()
+        with anyio.move_on_after(self._patience):
+            await self._until_idle()
+
+    async def _stop(self) -> None:
+        """Stop each run by itself. One cancel scope for all would visit all of them again whenever one of them makes progress."""
+        for run in self._live.values():
+            run.stop()
+        with anyio.move_on_after(LEAVING):
+            await self._until_idle()
+
+    async def _until_idle(self) -> None:
+        while self._live:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it accepts runs: it has been entered, its storage is open, and it is not ending."""
+        return self._group is not None and self._opening.is_there and not self._is_ending
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is at its limit of runs, so that `start` waits, or raises `RunnerOverloadedError`."""
+        return self.is_open and self._places.is_full
+
+    def add(self, flow: MakeFlow) -> KnownFlow:
+        """Register a flow, so that its interrupted runs are recovered, too. Return its description."""
+        return described(self._known(flow))
+
+    def is_driven(self, entry: RunEntry) -> bool:
+        """Whether a run that the catalog lists has a living owner, in this process or elsewhere."""
+        return entry.is_driven or is_driven_here(self.persistence, entry.run_id)
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """The names of the registered flows, by every identity that their runs may be stored under (`RunEntry.identity`)."""
+        return self._flows.names
+
+    # ---- runs --------------------------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        flow: MakeFlow,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        run_id: object | None = None,
+        patience: float | None = None,
+    ) -> RunHandle:
+        """Start a run that the runner owns, and return a handle on it once the run is stored.
+
+        With a `run_id` the call is idempotent: it attaches to a run that is running, here or elsewhere; it resumes an interrupted run; for
+        a run that has ended, the handle has its stored outcome: the result, or the error that `result()` raises. A caller that
+        disconnects or is cancelled does not affect the run. `patience`: seconds to wait for a free place, where `overload` is "wait".
+        `inputs` that are `JsonInputs` are validated as JSON. Raises what `kickoff` raises before a run starts;
+        `RunnerOverloadedError`, `RunnerClosedError`.
+        """
+        self._check_open()
+        types: StateType | None = getattr(
+            flow, "_state_type", None
+        )  # call a function that makes flows only where it is necessary
+        given = materialized(inputs, lambda: types or instantiate(flow)._state_type)
+        known = reconcile_run_ids(*(types.ids_taken(given) if types else [given.pop("id", None)]), run_id)
+        if known is not None and known not in self._live and self.is_full:
+            ended = await self._ended(flow, known, given)  # that needs no free place
+            if ended is not None:
+                return ended
+        while True:
+            run = self._live.get(known or "") or await self._placed(flow, known, given, patience)
+            await run.known.wait()
+            handle = await self._served(run, flow, given)
+            if handle is not None:
+                return handle
+
+    async def _served(self, run: Live, flow: MakeFlow, given: dict[str, Any]) -> RunHandle | None:
+        """Return a handle on the requested run, or None if the caller has to try again. Raises the error that refused the run."""
+        is_ours, is_elsewhere = run.inputs is given, isinstance(run.refusal, RunLockedError)
+        if run.refusal is not None and not is_elsewhere:
+            if is_ours:
+                raise run.refusal
+            return None  # the refusal was for another caller; this one may succeed
+        if is_ours and not is_elsewhere:
+            return self._handle(run.run_id, run)
+        stored = await self.persistence.load(run.run_id)
+        if stored is None:
+            await anyio.sleep(SOON)  # its owner is about to store it
+            return None
+        self._known(flow)._instance.check_same(stored, given)
+        return self._handle(run.run_id, None if is_elsewhere else run, is_elsewhere=is_elsewhere)
+
+    async def _ended(self, flow: MakeFlow, run_id: str, given: dict[str, Any]) -> RunHandle | None:
+        """Return a handle on a run that has ended; None if it is running or not stored."""
+        stored = await self.persistence.load(run_id)
+        if stored is None or stored.status == "running":
+            return None
+        self._known(flow)._instance.check_same(stored, given)
+        return self._handle(run_id)
+
+    async def run(
+        self, flow: MakeFlow, inputs: Mapping[str, Any] | None = None, *, run_id: object | None = None
+    ) -> Any:
+        """Start a run, and await its result."""
+        return await (await self.start(flow, inputs, run_id=run_id)).result()
+
+    async def resume(self, run_id: object, *, patience: float | None = None) -> RunHandle:
+        """Resume an interrupted or failed run of a registered flow, owned by the runner: run only what failed or never ended.
+
+        If the run is running, here or elsewhere, return a handle attached to it; the handle of a finished run returns its result.
+        `patience`: as in `start`. Raises `RunNotFoundError`, `RunCancelledError`, `RunFlowMismatchError` if the flow is not registered,
+        what `MyFlow.resume` raises before it runs anything, `RunnerOverloadedError`, `RunnerClosedError`.
+        """
+        known = parse_run_id(run_id)
+        while True:
+            self._check_open()
+            stored = await self.persistence.load(known)
+            if stored is None:
+                raise refusals.unknown_run(self.persistence, known, None)
+            make = self._flows.of(stored)
+            if make is None:
+                raise refusals.unknown_flow(stored)
+            if stored.status == "cancelled":
+                raise refusals.cancelled(known)
+            if stored.status == "finished":
+                return self._handle(known)
+            live = self._live.get(known)
+            run = live or await self._placed(make, known, None, patience, again=True)
+            await run.known.wait()
+            if stored.status == "failed" and not run.again:
+                await run.ended.wait()  # it only reports its failure, or fails at this moment
+            elif isinstance(run.refusal, RunLockedError):
+                return self._handle(known, is_elsewhere=True)
+            elif run.refusal is None:
+                return self._handle(known, run)
+            elif run is not live:
+                raise run.refusal
+
+    async def get(self, run_id: object) -> RunHandle:
+        """Return a handle on any stored run, whichever process drives it. Raises `RunNotFoundError`."""
+        known = parse_run_id(run_id)
+        if known not in self._live and await self.persistence.load(known) is None:
+            raise refusals.unknown_run(self.persistence, known, None)
+        return self._handle(known)
+
+    async def cancel(self, run_id: object) -> None:
+        """Cancel a run permanently and durably, whichever process drives it. A finished run stays as it is. Raises `RunNotFoundError`."""
+        known = parse_run_id(run_id)
+        live = self._live.get(known)
+        if live is not None:
+            await live.known.wait()
+        if live is not None and not live.ended.is_set():
+            await live.cancel()
+        else:
+            await cancel_stored(self.persistence, known)
+
+    @property
+    def running(self) -> int:
+        """The number of runs that it owns, including those that wait for their turn."""
+        return len(self._live)
+
+    # ---- recovering interrupted runs ---------------------------------------------------------------------------
+
+    async def recover(self) -> int:
+        """Recover the interrupted runs of registered flows that no process drives, also quarantined ones. Return how many."""
+        return await self._recovery.take_up_all()
+
+    def _is_known(self, entry: RunEntry) -> bool:
+        return self.is_open and entry.run_id not in self._live and self._flows.named(entry.identity) is not None
+
+    async def _taken_up(self, entry: RunEntry) -> bool:
+        """Recover a run as soon as there is a free place, unless it no longer needs that by then. Return whether it was recovered."""
+        await self._places.take()
+        try:
+            if self.is_open and entry.run_id not in self._live:
+                make = self._flows.named(entry.identity)
+                assert make is not None, "taken up only where the flow is known"
+                self._begun(make, entry.run_id, None)
+                return True
+        except Exception as error:  # a function that makes a flow may raise any exception
+            self._recovery.note(entry.run_id, entry.flow, error)
+        self._places.release()
+        return False
+
+    # ---- one run -----------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> TaskGroup:
+        if self._group is None or self._is_ending:
+            raise RunnerClosedError(
+                "the runner has not been entered, or is ending: use it in `async with FlowRunner(...)`"
+            )
+        self._opening.check()
+        return self._group
+
+    async def _placed(
+        self, flow: MakeFlow, run_id: str | None, inputs: Given, patience: float | None, *, again: bool = False
+    ) -> Live:
+        """Take a place, and start a run in it; or return the run of this id that another caller has started in the meantime."""
+        await self._places.ask(patience)
+        try:
+            other = self._live.get(run_id or "")
+            run = other or self._begun(flow, run_id, inputs, again=again)
+        except BaseException:
+            self._places.release()
+            raise
+        if run is other or run.inputs is not inputs:
+            self._places.release()
+        return run
+
+    def _known(self, make: MakeFlow) -> Flow[Any]:
+        """Create a flow that stores in the runner's storage, and register it."""
+        flow = instantiate(make)
+        instance = flow._instance
+        if self._flows.add(instance.setup.settings.identity, make):
+            warn_of_another_storage(instance.setup, self.persistence)
+        instance.store_in(self.persistence)
+        return flow
+
+    def _begun(self, make: MakeFlow, run_id: str | None, inputs: Given, *, again: bool = False) -> Live:
+        """Start a run and return it; or return the run that is already driven under this id, or under the id that the flow has."""
+        group = self._check_open()
+        flow = self._known(make)
+        known = self._live.get(run_id or flow.run_id)
+        if known is not None:
+            return known
+        run = Live(flow, run_id, inputs, self._places, self._gone, again=again)
+        self._live[run.run_id] = run
+        group.start_soon(run.drive)
+        return run
+
+    def _gone(self, run: Live) -> None:
+        del self._live[run.run_id]
+        is_ours = run.refusal is None or (run.inputs is None and not run.again)  # else its starter got the error
+        if is_ours and not run.winds_down and self.is_open:
+            self._recovery.note(run.run_id, run.flow._instance.setup.settings.name, run.error)
+        self._places.release()
+        if not self._live:
+            self._idle.set()
+
+    def _handle(self, run_id: str, live: Live | None = None, *, is_elsewhere: bool = False) -> RunHandle:
+        live, cancel = live or self._live.get(run_id), partial(self.cancel, run_id)
+        return RunHandle(
+            run_id, self.persistence, live, self._viewed.outcome, cancel, self._viewed.view, is_elsewhere=is_elsewhere
+        )
+
+    def _instance_of(self, c: Checkpoint) -> Any:
+        """Return a new instance of the flow of a stored run; None if the flow is not registered."""
+        make = self._flows.of(c)
+        return None if make is None else self._known(make)._instance

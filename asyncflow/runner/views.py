@@ -1,0 +1,88 @@
+"""Views of stored runs: what a runner's handles show of a checkpoint, typed where the flow is registered, else as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic_core import from_json
+
+from .._codec.marks import TAGGED
+from .._codec.tagged import untagged
+from .._runs import call_errors as refusals
+from .._runs.inputs import inputs_shown
+from .._runs.runs import outcome_of
+from .._runtime.failures import stored_failure, stored_failures
+from ..persistence.checkpoint import Checkpoint
+from .handles import RunFailure, RunView
+
+__all__ = ["Viewed"]
+
+
+class Viewed:
+    """Views of stored runs for a runner's handles. `instance_of` creates an instance of a stored run's flow; None for an unknown flow."""
+
+    def __init__(self, instance_of: Callable[[Checkpoint], Any]) -> None:
+        self._instance_of = instance_of
+
+    def view(self, c: Checkpoint, as_stored: bool) -> RunView:
+        """Return a view of a run from a checkpoint."""
+        return _view_of(c, None if as_stored else self._instance_of(c))
+
+    async def outcome(self, ended: Checkpoint) -> Any:
+        """Return the result of a run that another owner has driven, or raise its error."""
+        return _ended_with(ended, self._instance_of(ended))
+
+
+def _view_of(c: Checkpoint, instance: Any) -> RunView:
+    """Return a view of a run from a checkpoint. `instance`: an instance of its flow, which decodes state and result; or None."""
+    outcome, result = outcome_of(c), None
+    if instance is not None:
+        state = instance.show_checkpoint(c).state
+        result = instance.result
+    else:
+        state = _untyped(c.state or b"{}")
+        result = _untyped(outcome["result"].encode()) if "result" in outcome else None
+    return RunView(
+        run_id=c.run_id,
+        flow=c.flow,
+        status=c.status,
+        number=c.number,
+        seq=c.seq,
+        at=c.at,
+        inputs=inputs_shown(c.inputs),
+        state=state,
+        result=result,
+        error=_failure_of(c),
+    )
+
+
+def _failure_of(c: Checkpoint) -> RunFailure | None:
+    """Return the failure of the method that raised last; None if none raised."""
+    known = stored_failures(c)
+    if not known:
+        return None
+    f = known[-1]
+    return RunFailure(
+        method=f.method, type=f.type, message=f.message, invocation_id=f.invocation_id, traceback=f.traceback
+    )
+
+
+def _ended_with(ended: Checkpoint, instance: Any) -> Any:
+    """Return the result of a run that has ended. Raises the error that it failed with, or `RunCancelledError`."""
+    if instance is not None:
+        return instance.outcome(instance.show_checkpoint(ended))
+    if ended.status == "finished":
+        return _untyped(outcome_of(ended)["result"].encode())
+    raise refusals.cancelled(ended.run_id) if ended.status == "cancelled" else stored_failure(ended.flow, ended)
+
+
+def _untyped(data: bytes) -> Any:
+    """Decode a stored value without its annotation: its JSON, with tagged values restored to their types."""
+    tree = from_json(data)
+    if data[:1] != TAGGED:
+        return tree
+    try:
+        return untagged(tree)
+    except (ValueError, KeyError, TypeError, ArithmeticError):  # tags that this version does not know
+        return tree
