@@ -167,7 +167,7 @@ class RunningLoopError(CallError, RuntimeError):
 
 
 class RunnerClosedError(CallError, RuntimeError):
-    """The runner has not been entered, or is shutting down: it starts nothing."""
+    """The runner has not been entered, is shutting down, or is in use on another event loop: it starts nothing."""
 
 
 class RunnerOverloadedError(CallError):

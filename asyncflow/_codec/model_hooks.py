@@ -64,7 +64,9 @@ def is_read_by_code(model: type[BaseModel]) -> bool:
 
 def _makes_itself(model: type[BaseModel]) -> bool:
     """Whether code that is not pydantic's runs when an instance is created: `__init__`, `model_post_init`, or a private factory."""
-    if not _is_pydantics(model.model_post_init) or model.__pydantic_custom_init__:
+    if not _is_pydantics(model.model_post_init) or getattr(
+        model, "__pydantic_custom_init__", True
+    ):  # BaseModel itself has none
         return True
     return not all(map(_is_made_by_python, model.__private_attributes__.values()))
 

@@ -282,9 +282,10 @@ class Instance(RunSnapshot):
             return
         persistence = self.storage("cancel")
         with self.driving():
-            async with session(persistence), owned(persistence, self.run_id, is_new=False) as claim:
+            self._run_id = self.run_id  # that of a given state
+            async with session(persistence), owned(persistence, self._run_id, is_new=False) as claim:
                 await self._record_cancel(claim)
-                self.show(await self.found(self.run_id))
+                self.show(await self.found(self._run_id))
 
     def wind_down(self) -> None:
         """Stop the run at its next checkpoints, if it is running. It can be resumed."""

@@ -41,7 +41,11 @@ def _is_rest_same(a: Any, b: Any) -> bool:
     if isinstance(a, (set, frozenset)):
         counterparts = {value: value for value in b}
         return all(_is_rest_same(value, counterparts[value]) for value in a)
-    return all(_is_rest_same(value, getattr(b, name, None)) for name, value in attributes_of(a).items())
+    mine, yours = (
+        attributes_of(a),
+        attributes_of(b),
+    )  # compared wholly: the class's own == may say that other values are equal
+    return mine.keys() == yours.keys() and all(wholly_same(value, yours[name]) for name, value in mine.items())
 
 
 def _is_rest_of_models_same(a: BaseModel, b: BaseModel) -> bool:

@@ -94,5 +94,19 @@ def _ends(base: list[Any], side: list[Any], most: int | None) -> _Ends | None:
             continue
         were_there = [any(wholly_same(x, y) for y in taken) for x in new]  # perhaps moved, rather than added
         is_moved = all(were_there) if is_full else any(were_there)  # a full one may well receive again what it once had
-        return None if were_there and is_moved else found
+        is_replaced = _is_rather_replaced(
+            base, side, len(new) + (0 if is_full else gone), is_at_front=bool(found.before)
+        )
+        return None if (were_there and is_moved) or is_replaced else found
     return None
+
+
+def _is_rather_replaced(base: list[Any], side: list[Any], changes: int, *, is_at_front: bool) -> bool:
+    """Whether items were rather replaced in place: that explains a deque by fewer changes than those at its ends.
+
+    Of as many changes, those at the back are the more usual, and those at the front the less.
+    """
+    if len(base) != len(side):
+        return False
+    replaced = sum(not wholly_same(x, y) for x, y in zip(base, side, strict=True))
+    return 0 < replaced < changes or (replaced == changes and is_at_front)

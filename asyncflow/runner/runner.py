@@ -20,6 +20,7 @@ from .._runs.cancelling import cancel_stored
 from .._runs.inputs import JsonInputs, materialized
 from .._runs.json_inputs import JsonInputsError
 from .._runs.runs import is_driven_here
+from .._waiting import current_loop
 from ..errors import RunLockedError, RunnerClosedError
 from ..flow import Flow, check_backend, instantiate
 from ..persistence.checkpoint import Checkpoint
@@ -104,6 +105,7 @@ class FlowRunner:
         )
         self._group: TaskGroup | None = None
         self._is_ending = False
+        self._loop: object = None
         self._opening: Opening
         self._places: Places
         self._idle: anyio.Event
@@ -124,7 +126,7 @@ class FlowRunner:
             self._opening = await Opening(self.persistence).begin(stack, self._patience, waits=waits)
             self._group = await stack.enter_async_context(anyio.create_task_group())
             self._stack = stack.pop_all()
-        self._is_ending, self._idle = False, anyio.Event()
+        self._is_ending, self._idle, self._loop = False, anyio.Event(), current_loop()
         self._group.start_soon(self._look_for_others)
         return self
 
@@ -297,6 +299,7 @@ class FlowRunner:
 
     async def cancel(self, run_id: object) -> None:
         """Cancel a run permanently and durably, whichever process drives it. A finished run stays as it is. Raises `RunNotFoundError`."""
+        self._check_loop()
         known = parse_run_id(run_id)
         live = self._live.get(known)
         if live is not None:
@@ -315,6 +318,7 @@ class FlowRunner:
 
     async def recover(self) -> int:
         """Recover the interrupted runs of registered flows that no process drives, also quarantined ones. Return how many."""
+        self._check_loop()
         return await self._recovery.take_up_all()
 
     def _is_known(self, entry: RunEntry) -> bool:
@@ -341,8 +345,17 @@ class FlowRunner:
             raise RunnerClosedError(
                 "the runner has not been entered, or is ending: use it in `async with FlowRunner(...)`"
             )
+        self._check_loop()
         self._opening.check()
         return self._group
+
+    def _check_loop(self) -> None:
+        """Raise `RunnerClosedError` on another event loop than the runner's: its runs would end with that one."""
+        if self._group is not None and current_loop() is not self._loop:
+            raise RunnerClosedError(
+                "the runner is in use on another event loop, and nothing was started. Call it there: in a worker thread of that loop, "
+                "`anyio.from_thread.run(runner.start, Report)`"
+            )
 
     async def _placed(
         self, flow: MakeFlow, run_id: str | None, inputs: Given, patience: float | None, *, again: bool = False

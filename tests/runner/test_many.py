@@ -7,7 +7,7 @@ import anyio
 import pytest
 from owned import Steps, gate, gates, ran, until
 
-from asyncflow import Flow, FlowRunner, MethodError, errors, start
+from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, MethodError, errors, start
 
 # ---- once ------------------------------------------------------------------------------------------------------------
 
@@ -174,3 +174,29 @@ async def test_it_is_told_once_when_every_run_at_work_awaits_a_queued_one(
 
     told = [record.getMessage() for record in caplog.records if "max_running" in record.getMessage()]
     assert len(told) == (parents == 2), told
+
+
+# ---- another event loop ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.found("B4")
+async def test_a_runner_that_is_called_on_another_event_loop_refuses_at_once_and_goes_on() -> None:
+    gate("g").set()
+    async with FlowRunner(
+        MemoryFlowPersistence(), flows=[Steps], recover_every=None, grace=0.5, patience=0.5
+    ) as runner:
+
+        def calls() -> None:
+            for call in (
+                lambda: runner.start(Steps, {"gate": "g"}),
+                lambda: runner.run(Steps, {"gate": "g"}),
+                lambda: runner.resume("x"),
+                lambda: runner.cancel("x"),
+                runner.recover,
+            ):
+                with pytest.raises(errors.RunnerClosedError, match="on another event loop"):
+                    anyio.run(call)
+
+        await anyio.to_thread.run_sync(calls)
+        assert not runner.running
+        assert await runner.run(Steps, {"gate": "g"}) is not None

@@ -742,3 +742,30 @@ async def test_a_run_without_a_storage_can_be_cancelled_while_it_runs() -> None:
             await flow.cancel()
 
     assert flow.status == "cancelled"
+
+
+@pytest.mark.found("C3")
+@pytest.mark.parametrize("way", ["initial state", "given state"])
+async def test_cancel_ends_the_run_that_a_given_state_names(way: str) -> None:
+    storage = MemoryFlowPersistence()
+
+    class Waits(Flow[dict[str, Any]]):
+        fails = True
+
+        @start()
+        async def first(self) -> None:
+            if self.fails:
+                raise LookupError
+
+    with pytest.raises(errors.MethodError):
+        await Waits(persistence=storage).kickoff({"id": "r"})
+
+    if way == "initial state":
+        flow = Waits(persistence=storage, initial_state={"id": "r"})
+    else:
+        flow = Waits(persistence=storage)
+        flow.state = {"id": "r"}
+    await flow.cancel()
+
+    assert flow.status == "cancelled"
+    assert (await storage.load("r")).status == "cancelled"

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 import random
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, UserDict, defaultdict, deque
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
@@ -505,3 +505,71 @@ async def test_a_merged_dataclass_finds_its_cached_properties_out_anew() -> None
     flow = await raced(Kinds, early, do("s.place.town = 'Ely'"))
 
     assert flow.state.place.text == "High, Ely"
+
+
+FULL_DEQUES: dict[str, tuple[list[int], Edit, Edit]] = {
+    "one item, twice": ([2, 0, 2], do("s.queue[0] = 5"), do("s.queue[0] = 8")),
+    "an item and a pop": ([2, 0, 2], do("s.queue[0] = 6"), do("s.queue.pop()")),
+    "an item and a popleft": ([3, 0, 3], do("s.queue[0] = 5"), do("s.queue.popleft()")),
+    "an item and a clear": ([2, 0, 2], do("s.queue[0] = 6"), do("s.queue.clear()")),
+}
+
+
+@pytest.mark.found("B6")
+@pytest.mark.parametrize(("start_with", "early", "late"), FULL_DEQUES.values(), ids=FULL_DEQUES)
+async def test_an_item_replaced_in_a_full_deque_is_not_taken_for_a_push(
+    start_with: list[int], early: Edit, late: Edit
+) -> None:
+    class Begins(FlowState):
+        queue: deque[int] = Field(default_factory=lambda: deque(start_with, maxlen=3))
+
+    for first, second in ((early, late), (late, early)):
+        assert (await conflict_of(Begins, first, second)).path.partition(".")[0] == "queue"
+
+
+@pytest.mark.found("B6")
+async def test_what_two_methods_append_to_a_full_deque_of_equal_items_is_kept() -> None:
+    class Begins(FlowState):
+        queue: deque[int] = Field(default_factory=lambda: deque([0, 0, 0], maxlen=3))
+
+    flow = await raced(Begins, do("s.queue.append(1)"), do("s.queue.append(2)"))
+    assert list(flow.state.queue) == [0, 1, 2]
+
+
+class Customer:
+    """Equal by its key, as records of a database are."""
+
+    def __init__(self, key: int, mail: str) -> None:
+        self.key = key
+        self.mail = mail
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Customer) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return self.key
+
+
+class Customers(FlowState):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    customer: Customer = Field(default_factory=lambda: Customer(1, "old"), exclude=True)
+    many: list[Customer] = Field(default_factory=lambda: [Customer(1, "old")], exclude=True)
+    named: UserDict[str, Any] = Field(default_factory=lambda: UserDict({"a": 1}), exclude=True)
+    n: int = 0
+    _private: Customer = PrivateAttr(default_factory=lambda: Customer(1, "old"))
+
+
+EQUAL_BY_KEY = {
+    "a field": ("s.customer.mail = 'new'", "s.customer.mail"),
+    "in a list": ("s.many[0].mail = 'new'", "s.many[0].mail"),
+    "a private attribute": ("s._private.mail = 'new'", "s._private.mail"),
+    "a type of an equal value": ("s.named['a'] = True", "'new' if s.named['a'] is True else 'old'"),
+}
+
+
+@pytest.mark.found("B2")
+@pytest.mark.parametrize(("change", "shown"), EQUAL_BY_KEY.values(), ids=EQUAL_BY_KEY)
+async def test_a_change_of_what_is_equal_by_its_own_rule_is_merged(change: str, shown: str) -> None:
+    for first, second in ((do(change), do("s.n = 1")), (do("s.n = 1"), do(change))):
+        flow = await raced(Customers, first, second)
+        assert (eval(shown, {"s": flow.state}), flow.state.n) == ("new", 1)
