@@ -142,7 +142,7 @@ async def test_a_postgres_url_without_the_driver_names_the_extra(monkeypatch: py
     monkeypatch.setitem(sys.modules, "psycopg", None)
     for name in [name for name in sys.modules if name.startswith("asyncflow.persistence.postgres")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ImportError, match=r"pip install 'asyncflow\[postgres\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[postgres\]'"):
         await Kept().kickoff()
 
     assert os.listdir() == []

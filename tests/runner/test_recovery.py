@@ -657,7 +657,7 @@ async def test_a_prune_that_would_forget_all_is_refused(storage: Any, wrong: dic
     [
         (Steps, "takes a flow class, or a function that makes a flow, and Steps is neither; write Steps, not Steps"),
         (lambda: 3, "and int is neither"),
-        (lambda: Flow, "and type is neither"),
+        (lambda: Flow, "and Flow itself is neither"),
         (lambda: dict, "and dict is neither"),
     ],
 )

@@ -235,7 +235,7 @@ async def test_a_runner_that_does_not_know_a_flow_says_so() -> None:
         with pytest.raises(MethodError):
             await runner.run(Pay, run_id="7")
     async with FlowRunner(storage) as runner:
-        with pytest.raises(errors.RunFlowMismatchError, match=r"is of the flow Pay.*runner.add"):
+        with pytest.raises(errors.RunFlowMismatchError, match=r"belongs to the flow .*Pay, which .*runner\.add"):
             await runner.resume("7")
         with pytest.raises(errors.RunNotFoundError):
             await runner.resume("8")
