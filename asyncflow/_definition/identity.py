@@ -56,7 +56,8 @@ def checked_name(name: object, cls: type) -> str | None:
 
 def checked_former_names(names: object, cls: type) -> tuple[str, ...]:
     """What `formerly` says: one name, or several. Raises `FlowDefinitionError` for anything else."""
-    found = (names,) if isinstance(names, str) else tuple(names) if isinstance(names, Iterable) else (names,)
+    found: tuple[Any, ...]
+    found = (names,) if isinstance(names, str) or not isinstance(names, Iterable) else tuple(names)
     if all(isinstance(name, str) and _is_storable(name) for name in found):
         return found
     raise FlowDefinitionError(
