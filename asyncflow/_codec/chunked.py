@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic_core import PydanticSerializationError, to_json
 
 from ..merge import FUNCTIONS
-from .marks import TYPED
+from .marks import MIXED, TYPED, has_tags
 from .model_hooks import is_read_by_code
 from .round_trip import Plan, plans_of_fields
 
@@ -41,7 +41,8 @@ class _Field(NamedTuple):
 class Pieces:
     """Encodes the instances of one model in pieces."""
 
-    def __init__(self, model: type[BaseModel], plans: list[tuple[str, Plan]]) -> None:
+    def __init__(self, model: type[BaseModel], plans: list[tuple[str, Plan]], mark: bytes) -> None:
+        self._mark = mark
         self._model = model
         self._to_json: Callable[..., bytes] = model.__pydantic_serializer__.to_json
         self._fields = [_field(model, name, plan) for name, plan in plans]
@@ -70,7 +71,7 @@ class Pieces:
     def _written(self, value: Any) -> Generator[None, None, bytes | None]:
         if type(value) is not self._model or value.__pydantic_extra__ or len(value.__dict__) != len(self._fields):
             return None
-        parts: list[bytes] = [TYPED, b"{"]
+        parts: list[bytes] = [self._mark, b"{"]
         for n, field in enumerate(self._fields):
             parts += b"," if n else b"", to_json(field.name), b":"
             try:
@@ -81,7 +82,8 @@ class Pieces:
                 return None
             parts += encoded
         parts.append(b"}")
-        return b"".join(parts)
+        data = b"".join(parts)
+        return None if self._mark == MIXED and has_tags(data) else data
 
     def _of_field(self, field: _Field, value: Any) -> Generator[None, None, list[bytes] | None]:
         held = value.__dict__[field.name]
@@ -130,9 +132,9 @@ def _cut(annotation: Any) -> Any:
     return annotation if can_be_cut else None
 
 
-def pieces_for(annotation: Any) -> Pieces | None:
+def pieces_for(annotation: Any, mark: bytes = TYPED) -> Pieces | None:
     """Return the `Pieces` of a model; None if the annotation is no model, or if the model's own code writes it."""
     if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return None
     plans = plans_of_fields(annotation)
-    return None if plans is None else Pieces(annotation, plans)
+    return None if plans is None else Pieces(annotation, plans, mark)

@@ -24,9 +24,9 @@ from ..state import DictState, StateType, explained
 from .advice import changed, deep, is_written, raised, unfit, unreadable, unwritable
 from .chunked import Pieces, pieces_for
 from .errors import MAX_DEPTH, Misfit, Refused
-from .marks import MIXED, SAME, TAGGED, TYPED
+from .marks import MIXED, SAME, TAGGED, TYPED, has_tags
 from .round_trip import Plan, is_json, plan_for
-from .schemas import Tagging, is_plain, settings_of, tagging_of
+from .schemas import TYPE_IS_GONE, Tagging, has_any, is_plain, settings_of, tagging_of
 from .tagged import tagged, untagged
 
 __all__ = ["Codec", "Misfit", "Refused", "codec_for", "plain_codec", "state_codec_for"]
@@ -70,8 +70,9 @@ class TypedCodec(Codec):
         )
         self._checks_fields = _keeps_every_field(annotation)
         is_same, self._is_open = is_plain(self._schema)
-        self._mark = SAME if is_same else TYPED
-        self._read_as_json = frozenset((SAME,) if self._is_open else (SAME, TYPED))
+        self._has_any = not is_same and has_any(self._schema)
+        self.mark = SAME if is_same else MIXED if self._has_any else TYPED
+        self._read_as_json = frozenset((SAME,) if self._is_open or self._has_any else (SAME, TYPED))
         self._tries_tags_first = False
 
     @property
@@ -94,7 +95,9 @@ class TypedCodec(Codec):
             data = _limited(self.write(value))
         except PydanticSerializationError as error:
             raise self._unwritten(value, error) from None
-        return (self._mark + data, value) if not plan.asks or self._is_read_back(plan, data) else self._tried(value)
+        if self._has_any and has_tags(data):  # a dict of the user's at an `Any`, which must not be read as a tag
+            return self._tried(value)
+        return (self.mark + data, value) if not plan.asks or self._is_read_back(plan, data) else self._tried(value)
 
     def _is_read_back(self, plan: Plan, data: bytes) -> bool:
         """Whether the bytes decode to the value that was encoded, although the model's own code takes part."""
@@ -123,13 +126,19 @@ class TypedCodec(Codec):
         return done
 
     def _without_tags(self, value: Any) -> tuple[bytes, Any]:
-        return self._compared(value, self._mark, self.write, self._read)
+        data, kept = self._compared(value, self.mark, self.write, self._read)
+        if self._has_any and has_tags(data):
+            raise Refused("", "", "it holds a dict that could be taken for a tag", "write it with tags")
+        return data, kept
 
     def _with_tags(self, value: Any) -> tuple[bytes, Any]:
         if self._is_open:
             return self._compared(value, TAGGED, lambda value: to_json(tagged(value, "", 0)), self._validated)
         assert self._mixed is not None, "tried only where there are tags"
-        return self._compared(value, MIXED, self._mixed.write, self._mixed.read)
+        data, kept = self._compared(value, MIXED, self._mixed.write, self._mixed.read)
+        if not has_tags(data) and difference(self._read(data), kept) is not None:  # without tags it is read as JSON
+            raise unreadable(value)
+        return data, kept
 
     def _compared(
         self, value: Any, mark: bytes, write: Callable[[Any], bytes], read: Callable[[bytes], Any]
@@ -169,15 +178,35 @@ class TypedCodec(Codec):
         if mark in self._read_as_json:
             return self._loaded(data, self._read, self.write)
         if mark == TAGGED:
-            is_json_alone = not _has_tags(data)
+            is_json_alone = not has_tags(data)
             return self._loaded(data, self._read, self.write) if is_json_alone else self._from_tags(data)
-        if mark == MIXED and self._mixed is not None and not self._is_open:
+        if mark == MIXED and self._has_any and has_tags(data):
+            assert self._mixed is not None, "it has an `Any`"
             return self._else_from_tags(data, self._mixed.read, self._mixed.write)
+        if mark == TYPED and self._has_any:
+            self._check_each_any(data)
+            return self._loaded(data, self._read, self.write)
         if mark in (MIXED, TYPED):
-            if self._is_open or "val_json_bytes" in self._settings:
+            if self._is_open:
+                raise Misfit(_GONE, is_gone=True)
+            if not has_tags(data):
+                return self._loaded(data, self._read, self.write)
+            if "val_json_bytes" in self._settings:
                 raise Misfit(_GONE, is_gone=True)
             return self._from_tags(data)  # what was an `Any` when it was written has an annotation now
         return self._else_from_tags(data, self._read, self.write)  # written by 0.1, which does not record the encoding
+
+    def _check_each_any(self, data: bytes) -> None:
+        """Raise `Misfit` where an `Any` would read what was written by a type that is gone: its JSON does not say what it was.
+
+        Numbers, booleans and null say it.
+        """
+        assert self._mixed is not None, "it has an `Any`"
+        try:
+            self._mixed.check(data)
+        except ValidationError as error:
+            if any(TYPE_IS_GONE in each["msg"] for each in error.errors(include_url=False, include_input=False)):
+                raise Misfit(_GONE, is_gone=True) from None
 
     def _read(self, data: bytes) -> Any:
         return self._adapter.validate_json(data, by_alias=False, by_name=True)
@@ -200,7 +229,7 @@ class TypedCodec(Codec):
         try:
             return self._loaded(data, read, write)
         except Misfit as misfit:
-            if not _has_tags(data) or (data.startswith(MIXED) and "val_json_bytes" in self._settings):
+            if not has_tags(data) or (data.startswith(MIXED) and "val_json_bytes" in self._settings):
                 raise
             first = misfit
         try:
@@ -335,7 +364,7 @@ def state_codec_for(state_type: StateType) -> Codec:
         return PlainDictStateCodec() if state_type.values is Any else DictStateCodec(state_type.values)
     codec = codec_for(state_type.annotation)
     if isinstance(codec, TypedCodec):  # a model that is not complete yet gets the plain codec
-        codec.pieces = pieces_for(state_type.annotation)
+        codec.pieces = pieces_for(state_type.annotation, codec.mark)
     return codec
 
 
@@ -367,11 +396,6 @@ def _held(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list | tuple | set | frozenset) else ()
-
-
-def _has_tags(data: bytes) -> bool:
-    """Whether the data may contain tags."""
-    return b'{"$' in data
 
 
 def _keeps_every_field(annotation: Any) -> bool:

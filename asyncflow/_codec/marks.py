@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["MIXED", "SAME", "TAGGED", "TYPED"]
+__all__ = ["MIXED", "SAME", "TAGGED", "TYPED", "has_tags"]
 
 TAGGED: Final = b" "
 """Written entirely with tags: only `tagged.py` reads it."""
@@ -17,7 +17,12 @@ SAME: Final = b"\t"
 """Written by an annotation under which the value equals its JSON: it can be read without the annotation, and has no tags."""
 
 TYPED: Final = b"\n"
-"""Written by an annotation, which is needed to read it. It has no tags."""
+"""Written by an annotation without `Any`, which is needed to read it. It has no tags."""
 
 MIXED: Final = b"\r"
 """Written by an annotation, which is needed to read it, with tags where the annotation says `Any`."""
+
+
+def has_tags(data: bytes) -> bool:
+    """Whether there may be tags."""
+    return b'{"$' in data

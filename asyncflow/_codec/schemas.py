@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -117,8 +117,8 @@ def _nodes(schema: Schema) -> Iterator[dict[str, Any]]:
 class Tagging:
     """Writes and reads the values of an annotation with tags at each `Any`."""
 
-    def __init__(self, writes: SchemaSerializer, reads: SchemaValidator) -> None:
-        self._writes, self._reads = writes, reads
+    def __init__(self, writes: SchemaSerializer, reads: SchemaValidator, checks: SchemaValidator) -> None:
+        self._writes, self._reads, self._checks = writes, reads, checks
 
     def write(self, value: Any) -> bytes:
         """Return the value as JSON. Raises `Refused`, and pydantic's exceptions."""
@@ -134,6 +134,10 @@ class Tagging:
     def read(self, data: bytes) -> Any:
         """Return the value of this JSON. Raises `ValidationError`."""
         return self._reads.validate_json(data, by_alias=False, by_name=True)
+
+    def check(self, data: bytes) -> None:
+        """Validate JSON in which no `Any` may hold a string, a list or a dict. Raises `ValidationError`, with `TYPE_IS_GONE` for those."""
+        self._checks.validate_json(data, by_alias=False, by_name=True)
 
 
 class _Last(threading.local):
@@ -151,16 +155,29 @@ def tagging_of(schema: Schema) -> Tagging | None:
     changed = tags.put(schema, is_open=False)
     if not tags.are_put:
         return None
+    checked = _Tags(_check).put(schema, is_open=False)
     models = {node["cls"] for node in _nodes(schema) if node["type"] in ("model", "dataclass") and "cls" in node}
     with _built_anew(models) as settings:
-        return Tagging(SchemaSerializer(changed, None, **settings), SchemaValidator(changed, None, **settings))
+        return Tagging(
+            SchemaSerializer(changed, None, **settings),
+            SchemaValidator(changed, None, **settings),
+            SchemaValidator(checked, None, **settings),
+        )
+
+
+def has_any(schema: Schema) -> bool:
+    """Whether there is an `Any` in an annotation, by its core schema: unknown fields of a model included."""
+    tags = _Tags()
+    tags.put(schema, is_open=False)
+    return tags.are_put
 
 
 class _Tags:
     """Replaces each `Any` by a node that writes and reads tags."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[Any], Any] | None = None) -> None:
         self.are_put = False
+        self._read = read or _read
 
     def put(self, schema: Schema, is_open: bool) -> Schema:
         """Return the schema with each `Any` replaced. `is_open`: whether the enclosing model accepts unknown fields."""
@@ -196,7 +213,7 @@ class _Tags:
     def _node(self, schema: dict[str, Any]) -> dict[str, Any]:
         """Return the node that replaces an `Any`, or a dict of any keys and values."""
         self.are_put = True
-        reads = {"type": "no-info", "function": _read}
+        reads = {"type": "no-info", "function": self._read}
         made: dict[str, Any] = {"type": "function-plain", "function": reads}
         if schema["type"] == "dict":
             made = {"type": "function-before", "function": reads, "schema": schema}
@@ -222,6 +239,15 @@ def _written(value: Any) -> Any:
     except Refused as refused:
         refused.whole, _last.refused = value, refused
         raise
+
+
+TYPE_IS_GONE: Final = "the type that it was written by is gone"
+
+
+def _check(tree: Any) -> Any:
+    if tree is None or isinstance(tree, bool | int | float):
+        return tree
+    raise ValueError(TYPE_IS_GONE)
 
 
 def _read(tree: Any) -> Any:

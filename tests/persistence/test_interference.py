@@ -33,6 +33,11 @@ from asyncflow._codec.round_trip import plan_for
 from asyncflow._values.copying import difference
 
 
+def pieces_of(model: Any) -> Pieces | None:
+    """The pieces of a model as its codec writes it."""
+    return pieces_for(model, TypedCodec(model).mark)
+
+
 class Colour(enum.Enum):
     RED = "red"
     ONE = 1
@@ -148,7 +153,7 @@ def test_the_table_names_what_is_called_harmless() -> None:
 @each_harmless
 def test_under_a_harmless_setting_what_the_types_let_pass_is_kept(name: str, value: Any) -> None:
     model = with_setting(name, value, **{f"field_{n}": list[annotation] for n, annotation in enumerate(KEPT)})
-    state, plan, codec, pieces = filled(model), plan_for(model), TypedCodec(model), pieces_for(model)
+    state, plan, codec, pieces = filled(model), plan_for(model), TypedCodec(model), pieces_of(model)
     assert plan is not None
     assert pieces is not None
     assert plan.one(state)
@@ -198,7 +203,7 @@ def test_under_a_setting_that_changes_what_is_read_it_is_read(name: str) -> None
         texts: list[str]
 
     good, bad = State.model_construct(texts=[kept] * 40), State.model_construct(texts=[kept] * 40 + [changed])
-    codec, pieces = TypedCodec(State), pieces_for(State)
+    codec, pieces = TypedCodec(State), pieces_of(State)
     assert pieces is not None
 
     assert codec.encode(good) == (in_pieces(pieces, good), good)
@@ -363,7 +368,7 @@ OF_FIELDS = pytest.param(
 @pytest.mark.clauses("V1")
 @pytest.mark.parametrize("model", [OF_FIELDS, MadeAfter, MadeAfterBoth, MadeAfterAll])
 def test_what_a_hook_changes_on_loading_is_not_storable(model: type[FlowState]) -> None:
-    state, pieces = model(id="x"), pieces_for(model)
+    state, pieces = model(id="x"), pieces_of(model)
     if isinstance(state, MadeOfFields):
         state.rows = [1]
     assert pieces is not None
@@ -420,7 +425,7 @@ def test_what_validators_leave_alone_is_not_compared_value_by_value(
         raise AssertionError("compared")
 
     state = model(id="x", rows=rows(*range(50)), by_name={str(n): row for n, row in enumerate(rows(*range(50)))})
-    codec, pieces = TypedCodec(model), pieces_for(model)
+    codec, pieces = TypedCodec(model), pieces_of(model)
     assert pieces is not None
     monkeypatch.setattr("asyncflow._codec.codec.difference", never)
     monkeypatch.setattr("asyncflow._codec.round_trip.difference", never)
@@ -451,7 +456,7 @@ CHANGED: dict[str, Callable[[type[Rows]], Rows]] = {
 @both
 @pytest.mark.parametrize("what", CHANGED)
 def test_what_is_read_as_something_else_is_not_storable(model: type[Rows], what: str) -> None:
-    state, pieces = CHANGED[what](model), pieces_for(model)
+    state, pieces = CHANGED[what](model), pieces_of(model)
     assert pieces is not None
 
     assert in_pieces(pieces, state) is None
@@ -462,7 +467,7 @@ def test_what_is_read_as_something_else_is_not_storable(model: type[Rows], what:
 @pytest.mark.clauses("V1")
 def test_what_a_validator_of_the_whole_changes_is_not_storable() -> None:
     state = Checked.model_construct(id="x", rows=rows(*reversed(range(40))), by_name={}, extra=0.5)
-    pieces = pieces_for(Checked)
+    pieces = pieces_of(Checked)
     assert pieces is not None
 
     assert in_pieces(pieces, state) is None
@@ -492,7 +497,7 @@ def test_what_is_read_as_an_equal_value_of_another_type_is_not_storable(
     made: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = Loose(id="x", number=1)
-    pieces = pieces_for(Loose)
+    pieces = pieces_of(Loose)
     assert pieces is not None
     monkeypatch.setattr(Loose, "made", made)
 
@@ -524,7 +529,7 @@ class Written(FlowState):
 
 def test_what_is_written_by_a_serializer_is_compared() -> None:
     assert plan_for(Written) is None
-    assert pieces_for(Written) is None
+    assert pieces_of(Written) is None
     with pytest.raises(Refused, match="value changes"):
         TypedCodec(Written).encode(Written(id="x", number=1))
 
@@ -555,7 +560,7 @@ LONG: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", LONG)
 def test_a_long_list_or_dict_is_cut(name: str) -> None:
-    state, pieces = Cut(id="x"), pieces_for(Cut)
+    state, pieces = Cut(id="x"), pieces_of(Cut)
     setattr(state, name, LONG[name])
     assert pieces is not None
 
@@ -581,7 +586,7 @@ def test_a_long_list_or_dict_is_cut(name: str) -> None:
     ],
 )
 def test_what_is_cut_is_looked_at_to_its_end(name: str, wrong: Any) -> None:
-    state, pieces = Cut(id="x"), pieces_for(Cut)
+    state, pieces = Cut(id="x"), pieces_of(Cut)
     state.__dict__[name] = wrong
     assert pieces is not None
 
