@@ -195,8 +195,8 @@ async def test_the_calls_of_a_step_are_so_many(
     ("store", "most_lines", "most_bytes"),
     [
         (None, 515, 17_000),
-        (MemoryFlowPersistence, 1_270, 46_000),
-    ],  # 1,250 and 42,000 before checkpoints told their format
+        (MemoryFlowPersistence, 1_270, 46_500),
+    ],  # 1,250 and 42,000 before checkpoints told their format; 46,342 bytes by itself, some less after tests that fill the free lists
     ids=["forgets", "stored"],
 )
 async def test_the_lines_of_a_step_and_what_they_allocate_are_so_many(
