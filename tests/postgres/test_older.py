@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import resources
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ from ends import HERE, VERSIONS, assert_comes_to_its_end, runs_of
 from stored_flows import FLOWS
 
 from asyncflow import errors
+from asyncflow._version import VERSION
 from asyncflow.persistence.postgres import PostgresFlowPersistence, database
 
 
@@ -78,6 +80,21 @@ async def test_a_process_of_0_1_on_an_upgraded_schema_is_refused_with_the_reason
     with pytest.raises(psycopg.errors.UndefinedColumn):
         sql.execute(f"SELECT run_id, flow, status, number FROM {schema}.runs")
     assert rows_in(sql, schema) == before
+
+
+@pytest.mark.parametrize("column", ["made_by", "instantiate"])  # the second name is that of a few commits
+async def test_a_schema_names_the_version_that_upgraded_it_under_either_name_of_the_column(
+    column: str, persistence: PostgresFlowPersistence, schema: str, sql: psycopg.Connection
+) -> None:
+    sql.execute(f"CREATE SCHEMA {schema}")
+    for name in database.MIGRATIONS[:-1]:
+        text = resources.files("asyncflow.persistence.postgres").joinpath(name).read_text("utf-8")
+        sql.execute(text.replace("{schema}", schema).replace("made_by", column).encode())
+
+    assert await persistence.load("x") is None
+
+    newest = sql.execute(f"SELECT {column} FROM {schema}.asyncflow ORDER BY version DESC LIMIT 1").fetchone()
+    assert newest == (VERSION,)
 
 
 @pytest.mark.clauses("S3")

@@ -149,12 +149,12 @@ class Target:
 
     async def _upgraded_by(self, connection: Connection) -> str:
         """Return the version of asyncflow that created the newest version of the schema."""
-        text = self.sql("SELECT instantiate FROM {schema}.asyncflow ORDER BY version DESC LIMIT 1")
+        text = self.sql("SELECT * FROM {schema}.asyncflow ORDER BY version DESC LIMIT 1")
         try:
-            ((instantiate,),) = await rows_of(connection, text)
+            ((_, made_by, *_),) = await rows_of(connection, text)
         except (psycopg.Error, ValueError):
             return "a newer version"
-        return str(instantiate)
+        return str(made_by)
 
     async def newer(self, connection: Connection, error: Exception) -> AsyncflowError | None:
         """Return the error for a schema that a newer asyncflow has upgraded since it was opened, else None.
@@ -182,8 +182,10 @@ class Target:
                 text = resources.files("asyncflow.persistence.postgres").joinpath(name).read_text("utf-8")
                 await connection.execute(self.sql(text))
             if len(MIGRATIONS) >= _NAMED:
-                newest = self.sql("UPDATE {schema}.asyncflow SET instantiate = %s WHERE version = %s")
-                await connection.execute(newest, (VERSION, len(MIGRATIONS)))
+                # By position: some schemas have the second column, `made_by`, under another name.
+                newest = self.sql("DELETE FROM {schema}.asyncflow WHERE version = %s")
+                await connection.execute(newest, (len(MIGRATIONS),))
+                await connection.execute(self.sql("INSERT INTO {schema}.asyncflow VALUES (%s, %s)"), (len(MIGRATIONS), VERSION))
 
 
 async def _adapted(connection: Connection) -> None:

@@ -2,7 +2,7 @@
 -- and fences for lost connections.
 
 -- Which version of asyncflow created each version of this schema, for the error message of an older asyncflow.
-ALTER TABLE {schema}.asyncflow ADD COLUMN instantiate TEXT COLLATE "C" NOT NULL DEFAULT '';
+ALTER TABLE {schema}.asyncflow ADD COLUMN made_by TEXT COLLATE "C" NOT NULL DEFAULT '';
 
 ALTER TABLE {schema}.runs
   ADD COLUMN identity TEXT COLLATE "C" NOT NULL DEFAULT '',
