@@ -183,9 +183,9 @@ class Target:
                 await connection.execute(self.sql(text))
             if len(MIGRATIONS) >= _NAMED:
                 # By position: some schemas have the second column, `made_by`, under another name.
-                newest = self.sql("DELETE FROM {schema}.asyncflow WHERE version = %s")
-                await connection.execute(newest, (len(MIGRATIONS),))
-                await connection.execute(self.sql("INSERT INTO {schema}.asyncflow VALUES (%s, %s)"), (len(MIGRATIONS), VERSION))
+                newest = len(MIGRATIONS)
+                await connection.execute(self.sql("DELETE FROM {schema}.asyncflow WHERE version = %s"), (newest,))
+                await connection.execute(self.sql("INSERT INTO {schema}.asyncflow VALUES (%s, %s)"), (newest, VERSION))
 
 
 async def _adapted(connection: Connection) -> None:
