@@ -20,7 +20,7 @@ from ._keywords import not_taken, one_of
 from ._runs.edits import edit, fork, look
 from ._runs.history import HistoryEntry, history_of
 from ._runs.instance import Instance, RunStatus
-from ._runs.runs import Setup
+from ._runs.setup import Setup
 from ._runtime.observe import log_events
 from ._runtime.recorder import Codecs
 from ._runtime.settings import Settings

@@ -9,9 +9,9 @@ from .._runtime.recorder import Recorder
 from .._waiting import to_its_end
 from ..errors import CapabilityMissingError, RunFencedError
 from ..persistence.checkpoint import Checkpoint, decode_progress
-from ..persistence.protocol import CheckpointLog, FlowPersistence, Ownership, offers
+from ..persistence.protocol import CheckpointLog, FlowPersistence, Ownership, offers, session
 from . import call_errors as refusals
-from .runs import give_back, session
+from .ownership import give_back
 
 __all__ = ["cancel_stored"]
 

@@ -7,10 +7,13 @@ from typing import Any
 
 from ..errors import RunInputsError
 from ..persistence.checkpoint import Status
+from ..persistence.protocol import session
 from ..state import reconcile_run_ids
 from .inputs import materialized
 from .instance import Instance
-from .runs import Stored, is_driven, owned, session, write_whole
+from .loading import Stored
+from .ownership import is_driven, owned
+from .passes import write_whole
 
 __all__ = ["edit", "fork", "look"]
 

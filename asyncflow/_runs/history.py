@@ -10,9 +10,8 @@ from pydantic_core import from_json, to_json
 
 from ..errors import CapabilityMissingError, CheckpointCorruptError
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decode_transition, state_after
-from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
+from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers, session
 from . import call_errors as refusals
-from .runs import session
 
 __all__ = ["HistoryEntry", "entries", "history_of"]
 

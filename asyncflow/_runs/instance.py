@@ -19,24 +19,15 @@ from .._values.copying import same
 from .._waiting import protect_from_interrupts, to_its_end
 from ..errors import RunCancelledError, StorageReadOnlyError
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.protocol import session
 from ..state import new_run_id, reconcile_run_ids
 from . import call_errors as refusals
 from .inputs import JsonInputs, inputs_bytes, inputs_match, materialized
 from .json_inputs import named, state_from_json, values_of
+from .loading import Stored, load, load_owned
 from .matching import check_flow
-from .runs import (
-    Claim,
-    Stored,
-    begin,
-    commit_start,
-    load,
-    load_owned,
-    owned,
-    owned_within,
-    recorder_of,
-    session,
-    take_up,
-)
+from .ownership import Claim, owned, owned_within
+from .passes import begin, commit_start, recorder_of, take_up
 from .snapshot import RunSnapshot, RunStatus
 
 __all__ = ["Instance", "RunStatus"]

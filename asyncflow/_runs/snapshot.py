@@ -19,7 +19,10 @@ from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import FlowPersistence
 from ..state import StateType, new_run_id, parse_run_id
 from . import call_errors as refusals
-from .runs import Claim, Setup, Stored, decoded, load, outcome_of, recorder_of
+from .loading import Stored, decoded, load, outcome_of
+from .ownership import Claim
+from .passes import recorder_of
+from .setup import Setup
 
 __all__ = ["RunSnapshot", "RunStatus"]
 

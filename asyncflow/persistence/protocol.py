@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Literal, NamedTuple, Protocol, TypeGuard, TypeVar, cast, get_args, runtime_checkable
 
 from .checkpoint import Checkpoint
@@ -22,6 +22,7 @@ __all__ = [
     "check_query",
     "check_retention",
     "offers",
+    "session",
 ]
 
 
@@ -212,3 +213,8 @@ def offers(persistence: object, capability: Callable[..., P]) -> TypeGuard[P]:
 
 
 _offers: dict[tuple[type, object], bool] = {}
+
+
+def session(persistence: object) -> AbstractAsyncContextManager[object]:
+    """Return a context manager that keeps the backend open."""
+    return persistence.session() if offers(persistence, Sessions) else nullcontext()

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from .._runs import call_errors as refusals
-from .._runs.runs import is_driven
+from .._runs.ownership import is_driven
 from .._runtime.observe import events_from
 from .._runtime.tracebacks import from_here
 from .._waiting import in_cancelled_scope

@@ -8,9 +8,9 @@ from typing import Self
 
 import anyio
 
-from .._runs.runs import session
 from ..errors import RunnerClosedError, StorageError
 from ..persistence._database.shared_resource import AWAY, PAUSE
+from ..persistence.protocol import session
 
 __all__ = ["Opening"]
 

@@ -10,7 +10,8 @@ from inspect import Signature
 from typing import Any
 
 from .._definition.identity import Identity
-from .._runs.runs import Setup, is_same_place
+from .._runs.ownership import is_same_place
+from .._runs.setup import Setup
 from ..errors import FlowDefinitionError
 from ..persistence.checkpoint import Checkpoint
 

@@ -19,7 +19,7 @@ from .._runs import call_errors as refusals
 from .._runs.cancelling import cancel_stored
 from .._runs.inputs import JsonInputs, materialized
 from .._runs.json_inputs import JsonInputsError
-from .._runs.runs import is_driven_here
+from .._runs.ownership import is_driven_here
 from .._waiting import current_loop
 from ..errors import RunLockedError, RunnerClosedError
 from ..flow import Flow, check_backend, instantiate

@@ -11,7 +11,7 @@ from .._codec.marks import TAGGED
 from .._codec.tagged import untagged
 from .._runs import call_errors as refusals
 from .._runs.inputs import inputs_shown
-from .._runs.runs import outcome_of
+from .._runs.loading import outcome_of
 from .._runtime.failures import stored_failure, stored_failures
 from ..persistence.checkpoint import Checkpoint
 from .handles import RunFailure, RunView

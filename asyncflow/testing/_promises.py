@@ -13,10 +13,9 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import anyio
 
-from .._runs.runs import session
 from ..errors import StaleCheckpoint
 from ..persistence.checkpoint import Checkpoint
-from ..persistence.protocol import CheckpointLog, FlowPersistence, Sessions, offers
+from ..persistence.protocol import CheckpointLog, FlowPersistence, Sessions, offers, session
 from ._checkpoints import Chain, differences
 from .cancelling import MOMENTS, Way, cancelled_at, ways
 

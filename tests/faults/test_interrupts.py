@@ -19,7 +19,7 @@ from figures import FACTOR, SEED, tell
 from held_up import AtLine
 
 from asyncflow import Flow, FlowRunner, SQLiteFlowPersistence, and_, listen, start
-from asyncflow._runs.runs import _DRIVEN
+from asyncflow._runs.ownership import _DRIVEN
 from asyncflow.persistence._database.loop_host import current_loop_host
 
 STRIDE = max(1, int(43 / FACTOR))

@@ -363,7 +363,7 @@ MUTANTS = (
     Mutant(
         "one process drives a run twice",
         ("L2",),
-        "_runs/runs.py",
+        "_runs/ownership.py",
         "    if driven in _DRIVEN and not is_closed(_DRIVEN[driven]):\n",
         "    if False:\n",
         f"{GOING}::test_kickoff_of_a_run_that_is_running_elsewhere_is_refused",

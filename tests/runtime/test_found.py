@@ -67,7 +67,7 @@ async def test_a_run_that_came_to_be_between_acquiring_and_loading_is_not_driven
     async def late(setup: Any, run_id: str, claim: Any) -> Any:
         if not came:  # another process, which this one's registry knows nothing of, makes the run at this moment
             came.append(run_id)
-            monkeypatch.setattr("asyncflow._runs.runs._DRIVEN", {})
+            monkeypatch.setattr("asyncflow._runs.ownership._DRIVEN", {})
             group.start_soon(first.kickoff, {"id": "x"})
             await first.inside.wait()
             monkeypatch.setattr("asyncflow.persistence.sqlite.owners.Owner.may_replace", lambda owner, other: False)

@@ -1,0 +1,112 @@
+"""Load a stored run of a flow, and decode it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
+from .._codec.codec import Misfit
+from .._scheduling.progress import Progress
+from .._waiting import to_its_end
+from ..errors import CheckpointCorruptError, StateSchemaError, StorageError
+from ..persistence.checkpoint import UNREADABLE, Checkpoint, decode_progress
+from ..persistence.checks import to_be_awaited
+from .matching import check_covers, check_flow
+from .ownership import Claim
+from .setup import Setup
+
+__all__ = ["Stored", "decoded", "load", "load_owned", "outcome_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A run as it was loaded."""
+
+    checkpoint: Checkpoint
+    state: Any
+    progress: Progress
+
+
+async def load_owned(setup: Setup, run_id: str, claim: Claim) -> Stored | None:
+    """Load a run that is to be driven, or return None. If it was stored only after the claim was made, acquire it and load it again."""
+    stored = await load(setup, run_id)
+    if stored is None or claim.epoch:
+        return stored
+    await to_its_end(lambda: claim.take(run_id))
+    return await load(setup, run_id)
+
+
+async def load(setup: Setup, run_id: str, seq: int | None = None) -> Stored | None:
+    """Load a stored run of this flow, or return None.
+
+    Raises `RunFlowMismatchError`, `StateSchemaError`, `FlowDefinitionError`, `CheckpointCorruptError` and what the backend raises.
+    """
+    assert setup.persistence is not None, "asked only where there is a storage"
+    checkpoint = await to_be_awaited(setup.persistence.load(run_id, seq), setup.persistence, "load")
+    if checkpoint is None:
+        return None
+    if not isinstance(checkpoint, Checkpoint):
+        raise StorageError(
+            f"load of {type(setup.persistence).__name__} returned a {type(checkpoint).__name__}; it returns a Checkpoint, or None for "
+            "an unknown run (Checkpoint.from_bytes reads what to_bytes has written). Nothing was changed",
+            run_id=run_id,
+        )
+    if checkpoint.run_id != run_id:
+        raise CheckpointCorruptError(
+            f"what is stored for run {run_id} is another run's; nothing was changed, restore the storage from a backup",
+            run_id=run_id,
+        )
+    return decoded(setup, checkpoint)
+
+
+def decoded(setup: Setup, checkpoint: Checkpoint) -> Stored:
+    """Decode a run from its snapshot (complete checkpoint).
+
+    Raises `RunFlowMismatchError`, `StateSchemaError`, `FlowDefinitionError`, `CheckpointCorruptError`.
+    """
+    run_id = checkpoint.run_id
+    check_flow(setup.settings.identity, checkpoint)
+    try:
+        state = setup.codecs.state.decode(checkpoint.state or b"")
+        progress = decode_progress(checkpoint.progress or b"")
+        outcome_of(checkpoint)
+    except Misfit as misfit:
+        raise StateSchemaError(
+            f"the stored state of run {run_id} was written under another type of state than that of {setup.settings.name}, which "
+            "says too little to read it. Nothing was changed; put the type back for as long as such runs are resumed or loaded"
+            if misfit.is_gone
+            else f"the stored state of run {run_id} does not fit the model of {setup.settings.name}: {misfit.detail}. Nothing was "
+            "changed; add the fields, or a before-validator (@model_validator(mode='before')) that turns the old form into the new",
+            paths=misfit.paths,
+            run_id=run_id,
+            seq=checkpoint.seq,
+        ) from misfit.__cause__
+    except UNREADABLE as error:
+        raise CheckpointCorruptError(
+            f"checkpoint {checkpoint.seq} of run {run_id} cannot be read ({type(error).__name__}). Nothing was changed; load an "
+            "older seq, or restore the storage from a backup",
+            run_id=run_id,
+            seq=checkpoint.seq,
+        ) from error
+    check_covers(setup.settings, checkpoint, progress)
+    return Stored(checkpoint, state, progress)
+
+
+class _Ended(TypedDict):
+    method: str
+    result: str
+
+
+_results = TypeAdapter(_Ended)
+_failures = TypeAdapter(dict[str, str])
+
+
+def outcome_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the outcome of a pass: `method` and `result`, or `method`, `type`, `message` and `traceback`; {} if it has none."""
+    if checkpoint.outcome is None:
+        return {}
+    as_what: TypeAdapter[Any] = _results if checkpoint.status == "finished" else _failures
+    return dict(as_what.validate_json(checkpoint.outcome, strict=True))

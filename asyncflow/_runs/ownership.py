@@ -1,0 +1,167 @@
+"""Who owns a run: acquire it in its backend, so that one owner at a time drives it, and release it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass
+
+import anyio
+
+from .._waiting import current_loop, is_closed, to_its_end
+from ..errors import RunLockedError, StorageError
+from ..persistence.fence import Fence
+from ..persistence.protocol import Catalog, Fencing, FlowPersistence, Ownership, offers
+
+__all__ = ["Claim", "give_back", "is_driven", "is_driven_here", "is_same_place", "owned", "owned_within"]
+
+logger = logging.getLogger("asyncflow")
+
+
+@dataclass(slots=True)
+class Claim:
+    """This process's ownership of a run.
+
+    `epoch` is 0 while nothing is stored. `is_over`: the run's last checkpoint has released it.
+    """
+
+    owner: Ownership | None = None
+    epoch: int = 0
+    is_over: bool = False
+    fence: Fence | None = None
+    stretch: object = None
+    """The period in which the owner's lease has held without a gap (see `Fence.stretch`), read before the run was acquired."""
+
+    async def take(self, run_id: str) -> None:
+        """Acquire the run, and record that at once: a caller that is cancelled meanwhile has a run to release."""
+        if self.fence is not None:
+            self.stretch = self.fence.stretch
+        if self.owner is not None:
+            self.epoch = await self.owner.acquire(run_id)
+
+
+_DRIVEN: dict[tuple[object, str], object] = {}
+"""Maps (place, run id) of each run that this process drives to the event loop that drives it."""
+
+_taking = threading.Lock()
+"""Held while a run is looked up in `_DRIVEN` and added to it: if two threads want one run, only one gets it."""
+
+
+def _forked() -> None:
+    global _taking
+    _taking = threading.Lock()  # another thread of the parent may have held it at the fork
+    _DRIVEN.clear()  # the child does not drive the parent's runs
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def is_same_place(one: object, other: object) -> bool:
+    """Whether two backends store in one place, so that the runs of one can be loaded from the other."""
+    return one is other or _place(one) == _place(other)
+
+
+def is_driven_here(persistence: FlowPersistence, run_id: str) -> bool:
+    """Whether this process drives a run, through any backend of its place."""
+    loop = _DRIVEN.get((_place(persistence), run_id))
+    return loop is not None and not is_closed(loop)
+
+
+async def is_driven(persistence: FlowPersistence, run_id: str) -> bool:
+    """Whether a live owner drives a run, here or in another process. Other processes are visible only if the backend has a catalog."""
+    if is_driven_here(persistence, run_id):
+        return True
+    known = await persistence.runs(run_id=run_id, limit=1) if offers(persistence, Catalog) else ()
+    return any(entry.is_driven for entry in known)
+
+
+def _place(persistence: object) -> object:
+    return persistence.place if offers(persistence, Ownership) else id(persistence)
+
+
+def owned(persistence: FlowPersistence, run_id: str, *, is_new: bool) -> _Owned:
+    """Return a context manager that owns the run: no other owner drives it meanwhile.
+
+    `is_new`: this process made the id, so no other process knows it. Entering it raises `RunLockedError` if another owner drives the run.
+    """
+    return _Owned(persistence, run_id, is_new, 0.0)
+
+
+def owned_within(wait: float, persistence: FlowPersistence, run_id: str, *, is_new: bool = False) -> _Owned:
+    """Like `owned`, but wait until no other owner drives the run. Raises `RunLockedError` if that takes longer than `wait` seconds."""
+    return _Owned(persistence, run_id, is_new, wait)
+
+
+class _Owned:
+    """Owns a run exclusively. It lives as long as the run, and there can be thousands: generators would take ten times as much memory."""
+
+    __slots__ = ("_claim", "_driven", "_is_new", "_wait")
+
+    def __init__(self, persistence: FlowPersistence, run_id: str, is_new: bool, wait: float) -> None:
+        owner = persistence if offers(persistence, Ownership) else None
+        self._driven = (_place(persistence), run_id)
+        self._claim = Claim(owner)
+        self._is_new = is_new
+        self._wait = wait
+
+    async def __aenter__(self) -> Claim:
+        until = anyio.current_time() + self._wait if self._wait > 0 else None  # the usual 0 needs no clock
+        pause = 0.01
+        while True:
+            try:
+                await self._taken()
+                return self._claim
+            except RunLockedError:
+                if until is None or anyio.current_time() >= until:
+                    raise
+            await anyio.sleep(pause)
+            pause = min(pause * 2, 0.5)
+
+    async def _taken(self) -> None:
+        driven, run_id = self._driven, self._driven[1]
+        loop = current_loop()
+        with _taking:
+            if driven in _DRIVEN and not is_closed(_DRIVEN[driven]):
+                raise RunLockedError(
+                    f"run {run_id} is being driven in this process; await that, or try again when it has ended",
+                    run_id=run_id,
+                )
+            _DRIVEN[driven] = loop
+        claim = self._claim
+        claim.fence = claim.owner.fence() if offers(claim.owner, Fencing) else None
+        claim.stretch = None if claim.fence is None else claim.fence.stretch
+        claim.epoch, claim.is_over = 1 if self._is_new or claim.owner is None else 0, False
+        try:
+            if not claim.epoch:
+                await to_its_end(lambda: claim.take(run_id))
+        except BaseException as error:
+            await self._left(error)
+            raise
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        await self._left(error)
+
+    async def _left(self, error: BaseException | None) -> None:
+        """Release the run, unless it is over or the backend failed.
+
+        After a backend failure the run becomes free when this owner ends, or when this owner is asked for it again.
+        """
+        claim = self._claim
+        owner, run_id = claim.owner, self._driven[1]
+        if isinstance(error, StorageError):
+            claim.is_over = True
+        try:
+            if owner is not None and claim.epoch and not claim.is_over:
+                await to_its_end(lambda: give_back(owner, run_id, claim.epoch))
+        finally:
+            _DRIVEN.pop(self._driven, None)  # a forked child has no entry
+
+
+async def give_back(owner: Ownership, run_id: str, epoch: int) -> None:
+    """Release a run. Log a backend's error instead of raising it: it must not replace what ended the run, which the caller will get."""
+    try:
+        await owner.release(run_id, epoch)
+    except StorageError as error:
+        logger.warning("run %s stays with this process until its storage is closed: %s", run_id, error)

@@ -1,0 +1,117 @@
+"""Prepare the passes of a run: a new one, the rest of an interrupted one, and what a fork or an edit stores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._runtime.engine import Engine
+from .._runtime.recorder import Recorder
+from .._runtime.versions import Version, recorded, taken
+from .._scheduling.advance import advance
+from .._scheduling.messages import Command, Resumed, Started
+from .._scheduling.progress import Progress
+from ..errors import RunFencedError, RunLockedError
+from ..persistence.checkpoint import Checkpoint, Kind, Status
+from .loading import Stored, outcome_of
+from .matching import check_resumable
+from .ownership import Claim
+from .setup import Setup
+
+__all__ = ["begin", "commit_start", "recorder_of", "take_up", "write_whole"]
+
+
+async def begin(
+    setup: Setup,
+    flow: object,
+    run_id: str,
+    held: list[Any],
+    *,
+    claim: Claim | None = None,
+    after: Checkpoint | None = None,
+    number: int = 1,
+    inputs: bytes | None = None,
+) -> tuple[Engine, tuple[Command, ...], Checkpoint | None]:
+    """Prepare a new pass from the start. Return its engine, its first commands, and the checkpoint to commit before them (D2).
+
+    `held` is a list with the state. The state is copied if any other object holds a part of it. Raises `StateNotStorableError`,
+    `LimitExceededError`.
+    """
+    is_stored = setup.persistence is not None and claim is not None
+    encoded = await taken(held, setup.codecs, is_stored=is_stored)
+    data, version = (None, None) if encoded is None else (encoded.data, encoded.version(0, held[0], setup.codecs))
+    progress = Progress()
+    transition, commands = advance(setup.settings.definition, progress, Started())
+    progress.fold(transition)
+    recorder = checkpoint = None
+    if setup.persistence is not None and claim is not None:
+        recorder = recorder_of(setup, run_id, claim, after)
+        recorder.number = number
+        if data is None:
+            data, version = recorded(0, held, recorder, is_copy=True)
+        recorder.inputs = inputs
+        checkpoint = recorder.prepare("started", "running", progress, state=data, complete=True)
+    version = version or Version(0, held[0])
+    engine = Engine(flow, setup.settings, setup.codecs, run_id, number, recorder, progress, version)
+    return engine, commands, checkpoint
+
+
+async def commit_start(engine: Engine, checkpoint: Checkpoint | None) -> None:
+    """Commit a pass's first checkpoint. Raises `RunLockedError` if another owner has just stored a run with this id."""
+    if checkpoint is None or engine.recorder is None:
+        return
+    try:
+        await engine.recorder.commit(checkpoint)
+    except RunFencedError as fenced:
+        raise RunLockedError(
+            f"run {engine.run_id} was started by somebody else at the same moment; nothing was run here",
+            run_id=engine.run_id,
+        ) from fenced
+
+
+def take_up(setup: Setup, flow: object, stored: Stored, claim: Claim) -> tuple[Engine, tuple[Command, ...]]:
+    """Return the engine of an interrupted or failed pass, and its first commands.
+
+    Raises `FlowDefinitionError` if the class has lost a method that the run waits for, or has changed so that one of the run's
+    joins could never run.
+    """
+    definition, c = setup.settings.definition, stored.checkpoint
+    check_resumable(setup.settings, c, stored.progress)
+    transition, commands = advance(definition, stored.progress, Resumed())
+    stored.progress.fold(transition)
+    recorder = recorder_of(setup, c.run_id, claim, c)
+    version = Version(0, stored.state)
+    engine = Engine(flow, setup.settings, setup.codecs, c.run_id, c.number, recorder, stored.progress, version)
+    return engine, commands
+
+
+async def write_whole(
+    setup: Setup, kind: Kind, status: Status, run: Stored, claim: Claim, *, after: Checkpoint | None
+) -> None:
+    """Store a run as a snapshot: the first checkpoint of a fork, or an edit. Raises `StateNotStorableError`."""
+    c = run.checkpoint
+    recorder = recorder_of(setup, c.run_id, claim, after, number=c.number, inputs=c.inputs)
+    data, _ = recorder.state_bytes(run.state)
+    checkpoint = recorder.prepare(kind, status, run.progress, state=data, outcome=outcome_of(c) or None, complete=True)
+    await recorder.commit(checkpoint)
+
+
+def recorder_of(
+    setup: Setup, run_id: str, claim: Claim, after: Checkpoint | None, *, number: int = 1, inputs: bytes | None = None
+) -> Recorder:
+    """Return a recorder that continues after a checkpoint, or starts a chain."""
+    assert setup.persistence is not None, "asked only where there is a storage"
+    return Recorder(
+        setup.persistence,
+        setup.codecs,
+        flow=setup.settings.name if after is None else after.flow,
+        identity=setup.settings.identity.stored if after is None else after.identity,
+        run_id=run_id,
+        epoch=claim.epoch or 1,
+        number=number if after is None else after.number,
+        inputs=inputs if after is None else after.inputs,
+        after=after,
+        whole=setup.whole,
+        observe=setup.observe,
+        fence=claim.fence,
+        stretch=claim.stretch,
+    )
