@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import anyio
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import against, environments, profile, report, running, works
+from benchmarks import against, environments, hops, profile, report, running, works
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.environments import REQUIREMENTS, NoEnvironment
 from benchmarks.measure import stay_here
@@ -236,3 +237,29 @@ def test_every_file_of_a_step_has_its_group() -> None:
     assert profile._group("/x/benchmarks/peers/asyncflow.py") == "the flow's own methods"
     assert profile._group("/x/lib/python3.11/asyncio/events.py") == "the event loop"
     assert profile._group("/x/lib/python3.11/json/decoder.py") == "the rest"
+
+
+def test_the_hops_of_a_build_are_counted_in_a_process_of_its_own() -> None:
+    trips = hops.trips_of(running.ROOT)
+
+    assert set(hops.AIMS) < set(trips)
+    assert trips["one step"].storage == ["append"]
+    assert trips["load by id"].storage == ["load"]
+    for trip in trips.values():
+        assert trip.calls >= len(trip.modules) > 5
+        assert trip.moves == trip.back + len(trip.modules) - 1
+    assert "flow.py" in trips["load by id"].modules
+    assert "| one step | " in hops.table(trips, trips)
+
+
+def test_a_trip_does_not_count_a_resumed_coroutine_again() -> None:
+    tracer = hops.Tracer()
+    tracer.begin("waiting")
+    frame = SimpleNamespace(
+        f_code=SimpleNamespace(co_filename=hops.PACKAGE + "flow.py", co_name="f"), f_locals={}, f_back=None
+    )
+
+    for event in ("call", "return", "call"):
+        tracer(frame, event, None)  # type: ignore[arg-type]
+
+    assert tracer.trips["waiting"].calls == 1
