@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -95,12 +96,36 @@ def test_the_wheel_holds_each_file_of_the_package(built: Path) -> None:
         assert there <= set(archive.namelist())
 
 
-def test_the_sdist_holds_the_package_and_its_papers_alone(built: Path) -> None:
+def names_in_sdist(built: Path) -> set[str]:
+    """The files of the sdist, without the folder that holds them."""
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        tops = {name.split("/")[1] for name in archive.getnames()}
+        return {name.partition("/")[2] for name in archive.getnames()}
+
+
+def test_the_sdist_holds_the_package_its_papers_and_its_examples(built: Path) -> None:
+    names = names_in_sdist(built)
+
     papers = {"README.md", "CHANGELOG.md", "LICENSE", "PKG-INFO", "pyproject.toml"}
-    assert tops - {".gitignore"} == {"asyncflow", *papers}
+    assert {name.split("/")[0] for name in names} - {".gitignore"} == {
+        *("asyncflow", "examples", "benchmarks", "tests"),
+        *papers,
+    }
+    assert {name for name in names if name.startswith(("benchmarks/", "tests/"))} == {
+        "benchmarks/README.md",
+        "tests/README.md",
+    }
+
+
+def test_the_links_of_the_readme_lead_somewhere_in_the_sdist(built: Path) -> None:
+    names = names_in_sdist(built)
+    links = re.findall(r"\]\(([^)\s#]+)[^)]*\)", (ROOT / "README.md").read_text())
+    folders = {parent.as_posix() for name in names for parent in Path(name).parents}
+
+    missing = {link for link in links if "://" not in link and link.rstrip("/") not in names | folders}
+
+    assert len(links) > 20
+    assert missing == set()
 
 
 @pytest.mark.parametrize(
