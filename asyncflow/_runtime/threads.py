@@ -1,13 +1,17 @@
 """Run plain methods in worker threads, under asyncflow's own capacity limiters, and always wait for them.
 
 A plain method may wait, in its thread, for other flows of the same event loop. Those flows' plain methods have a limiter of their
-own. Otherwise methods that wait for a thread could hold all threads.
+own. Otherwise methods that wait for a thread could hold all threads. Where the context does not show that a flow is waited for, a
+limiter whose threads are all blocked grows.
 
 Native asyncio cancellation leaves `anyio.to_thread.run_sync` while the thread is still running, so the caller waits for it again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import math
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from threading import Lock
@@ -26,30 +30,79 @@ __all__ = ["in_thread", "instead"]
 
 T = TypeVar("T")
 
+logger = logging.getLogger("asyncflow")
+
 THREADS: Final = 40
 """The maximum number of plain methods that run at once in one event loop, at each depth of flows within plain methods.
 
 It is the size of anyio's own default limiter, which a web framework's handlers share.
 """
 
+STALL: Final = 1.0
+"""Seconds after which one more thread is allowed, if methods wait for a thread and none has ended."""
+
 instead: ContextVar[Callable[[Callable[[], Any]], Awaitable[Any]] | None] = ContextVar(
     "asyncflow_instead", default=None
 )
 """If set, calls a plain function in place of a worker thread, to make schedules repeatable."""
 
-_limiters: RunVar[list[anyio.CapacityLimiter]] = RunVar("asyncflow_limiters")
+
+class _Threads:
+    """The threads of the plain methods of one depth. Waiting for one cannot deadlock: their number grows while none of them ends."""
+
+    def __init__(self) -> None:
+        self._limiter = anyio.CapacityLimiter(THREADS)
+        self._last_end = -math.inf
+
+    async def acquire(self) -> object:
+        """Wait for a free thread. Return the token to release."""
+        while True:
+            token = object()
+            with contextlib.suppress(anyio.WouldBlock):
+                self._limiter.acquire_on_behalf_of_nowait(token)
+                return token
+            began = anyio.current_time()
+            with anyio.move_on_after(STALL):
+                await self._limiter.acquire_on_behalf_of(token)
+                return token
+            if anyio.current_time() - max(self._last_end, began) >= STALL:
+                self._grow()
+
+    def _grow(self) -> None:
+        self._last_end = anyio.current_time()  # one more thread for all that wait
+        if self._limiter.total_tokens == THREADS:
+            logger.warning(
+                "worker threads blocked: %d plain methods run and none ended for %.0f s, while others wait for a thread; more threads "
+                "are started, one each %.0f s. If the methods wait for other flows, make them async",
+                THREADS,
+                STALL,
+                STALL,
+            )
+        self._limiter.total_tokens += 1
+
+    def release(self, token: object) -> None:
+        """Release a thread that has ended."""
+        self._last_end = anyio.current_time()
+        self._limiter.release_on_behalf_of(token)
+        if self._limiter.total_tokens > THREADS and not self._limiter.statistics().tasks_waiting:
+            self._limiter.total_tokens = THREADS
 
 
-def _own_limiter() -> anyio.CapacityLimiter:
-    """Return this event loop's limiter for a plain method, by how many plain methods wait for its flow."""
+_threads: RunVar[list[_Threads]] = RunVar("asyncflow_threads")
+_unlimited: RunVar[anyio.CapacityLimiter] = RunVar("asyncflow_unlimited")
+
+
+def _own_threads() -> _Threads:
+    """Return this event loop's threads for a plain method, by how many plain methods wait for its flow."""
     try:
-        limiters = _limiters.get()
+        threads = _threads.get()
     except LookupError:
-        _limiters.set(limiters := [])
+        _threads.set(threads := [])
+        _unlimited.set(anyio.CapacityLimiter(math.inf))
     depth = _depth()
-    while len(limiters) <= depth:
-        limiters.append(anyio.CapacityLimiter(THREADS))
-    return limiters[depth]
+    while len(threads) <= depth:
+        threads.append(_Threads())
+    return threads[depth]
 
 
 def _depth() -> int:
@@ -105,9 +158,10 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
     simulated = instead.get()
     if simulated is not None:
         return cast(T, await simulated(lambda: function(*args)))
-    call = _Call(function, args)
+    call, threads = _Call(function, args), _own_threads()
+    token = await threads.acquire()
     try:
-        await anyio.to_thread.run_sync(call, limiter=_own_limiter())
+        await anyio.to_thread.run_sync(call, limiter=_unlimited.get())
         if call.error is not None:
             raise call.take_error()
         # The thread was shielded: a cancellation that arrived meanwhile also meant this call.
@@ -117,3 +171,5 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
         if not call.give_up():
             await outlast(call.ended)
         raise
+    finally:
+        threads.release(token)

@@ -1,6 +1,7 @@
 """Plain methods that wait in their threads for other flows: those find threads for their own plain methods."""
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,6 +13,7 @@ from loops import on_asyncio
 
 import asyncflow
 from asyncflow import Flow, FlowRunner, SQLiteFlowPersistence, start
+from asyncflow._runtime import threads
 from asyncflow._runtime.threads import THREADS
 
 pytestmark = pytest.mark.found("B9")
@@ -99,6 +101,31 @@ async def test_so_they_do_where_asyncio_hands_the_flows_to_the_loop() -> None:
         return asyncio.run_coroutine_threadsafe(Plain().kickoff(), loop).result()
 
     assert await all_of(lambda: Waiting(wait_for).kickoff()) == [1] * MANY
+
+
+async def test_methods_that_wait_for_runs_of_unknown_depth_get_more_threads(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(threads, "STALL", 0.05)
+    async with anyio.from_thread.BlockingPortal() as portal:
+        # A portal's own context is the one in which it was entered: that of the test, outside all methods.
+        def wait_for() -> Any:
+            return contextvars.Context().run(portal.call, Plain().kickoff)
+
+        results = await all_of(lambda: Waiting(wait_for).kickoff())
+        again = await all_of(lambda: Waiting(lambda: 2).kickoff())
+
+    assert results == [1] * MANY
+    assert again == [2] * MANY
+    assert [r.message.partition(":")[0] for r in caplog.records if r.name == "asyncflow"] == ["worker threads blocked"]
+
+
+async def test_the_threads_of_a_stall_are_given_up_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "STALL", 0.02)
+    async with anyio.from_thread.BlockingPortal() as portal:
+        await all_of(lambda: Waiting(lambda: contextvars.Context().run(portal.call, Plain().kickoff)).kickoff())
+
+    await test_plain_methods_that_wait_for_nothing_share_forty_threads()
 
 
 async def test_plain_methods_that_wait_for_nothing_share_forty_threads() -> None:
