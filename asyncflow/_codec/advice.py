@@ -66,8 +66,6 @@ def raised(value: Any, error: str, places: Sequence[str]) -> Refused:
 
 def unwritable(value: Any, error: Exception) -> Refused:
     """Return the refusal of a value that pydantic does not write."""
-    if isinstance(error, RecursionError):
-        return deep(value)
     held = next((held for held in _leaves(value, _Held("", value, None), 0) if not is_written(held.value)), None)
     if held is None or "Error calling function" in str(error):
         reason = "it cannot be written as JSON: a serializer of its class fails, or a type has no JSON form"

@@ -148,7 +148,7 @@ class TypedCodec(Codec):
             loaded = read(data)
         except Refused:
             raise
-        except (PydanticSerializationError, RecursionError) as error:
+        except PydanticSerializationError as error:
             raise self._unwritten(value, error) from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
@@ -157,6 +157,8 @@ class TypedCodec(Codec):
             raise unfit(value, error) from None
         except Exception as error:  # raised by the class's own code
             places = _own_code.places_of(error, self._annotation)
+            if isinstance(error, RecursionError) and not places:
+                raise deep(value) from None
             raise raised(value, type(error).__name__, places) from error
         if difference(value, loaded) is None:
             return mark + data, value
@@ -268,8 +270,10 @@ class TypedCodec(Codec):
             faults = error.errors(include_url=False, include_input=False)
             raise Misfit(explained(faults, "the value"), tuple(told_path(e["loc"]) for e in faults)) from None
         found = _own_code.of_serializer(error, self._annotation)
-        if found is None and not isinstance(error, RecursionError) and _own_code.is_own(error):
-            found = type(error).__name__, _own_code.places_of(error, self._annotation)
+        if found is None and _own_code.is_own(error):
+            places = _own_code.places_of(error, self._annotation)
+            if places or not isinstance(error, RecursionError):  # else the stored value may be nested too deeply
+                found = type(error).__name__, places
         if found is not None:
             name, places = found
             where = ", ".join(place or "the value" for place in places or ("",))

@@ -21,7 +21,7 @@ from asyncflow import Flow, FlowState, MemoryFlowPersistence, MethodError, error
 
 pytestmark = pytest.mark.clauses("V2", "S5")
 
-KINDS = [TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError, RuntimeError, OSError]
+KINDS = [TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError, RuntimeError, OSError, RecursionError]
 
 
 class Mood:

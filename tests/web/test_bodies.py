@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Annotated, Any, NamedTuple
 
 import anyio
+import httpx2
 import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from fastapi.testclient import TestClient
@@ -29,7 +30,7 @@ from pydantic_core import core_schema
 from shop import Serve
 from test_types import answer_of, only
 
-from asyncflow import FlowRunner, FlowState, MemoryFlowPersistence
+from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, start
 from asyncflow.integrations.fastapi import flow_router, lifespan, run_id_for
 
 
@@ -410,3 +411,48 @@ def test_a_body_may_begin_with_a_byte_order_mark() -> None:
 
 
 JSON = {"content-type": "application/json"}
+
+
+class Opaque:
+    """A value that cannot be stored."""
+
+
+class Flawed(FlowState):
+    """Its default cannot be stored; whether `given` can is the client's concern."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    own: Any = Field(default_factory=Opaque)
+    given: Annotated[Any, AfterValidator(lambda value: Opaque() if value == "opaque" else value)] = Field(
+        default=None, alias="givenToo"
+    )
+
+
+FLAWED: list[Any] = [
+    (Flawed, None, {}, 500),
+    (Flawed, None, {"givenToo": 1}, 500),
+    (Flawed, {"own": 1}, {"givenToo": "opaque"}, 422),
+    (Flawed, {"own": 1}, {"givenToo": 1}, 202),
+    (dict[str, Any], {"own": Opaque()}, {}, 500),
+    (dict[str, Any], {"own": Opaque()}, {"other": 1}, 500),
+]
+
+
+@pytest.mark.parametrize(("state", "initial", "body", "status"), FLAWED)
+async def test_a_state_that_cannot_be_stored_is_a_422_only_if_the_request_set_that_part(
+    state: Any, initial: Any, body: Any, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Starts(Flow[state]):
+        initial_state = initial
+
+        @start()
+        async def begin(self) -> None: ...
+
+    async with FlowRunner(MemoryFlowPersistence(), grace=0) as runner:
+        app = FastAPI()
+        app.include_router(flow_router(runner, [Starts]))
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://x") as http:
+            answer = await http.post("/flows/Starts", json=body)
+
+    assert answer.status_code == status
+    assert "object at" not in answer.text
+    assert ("cannot be stored" in caplog.text) == (status == 500)

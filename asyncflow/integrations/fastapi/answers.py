@@ -20,7 +20,7 @@ from ...errors import AsyncflowError
 from ...runner import JsonInputsError
 from .models import Problem
 
-__all__ = ["FlowRoute", "Unread", "answer", "documented", "misfit", "unavailable", "uncancelled"]
+__all__ = ["FlowRoute", "Unread", "answer", "documented", "failed", "misfit", "unavailable", "uncancelled"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -112,11 +112,7 @@ class FlowRoute(APIRoute):
             except RequestValidationError as error:
                 raise _writable(error) from error
             except AsyncflowError as error:
-                known = answer(error)
-                if known is None:
-                    logger.error("a request could not be served: %s", error, exc_info=error)
-                    known = HTTPException(500, "The service could not do that; its log says why.")
-                raise known from error
+                raise answer(error) or failed(error) from error
 
         return answered
 
@@ -138,6 +134,12 @@ def answer(error: AsyncflowError) -> Exception | None:
         if why is not None:
             return unavailable(why)
     return next((HTTPException(status, why) for kind, status, why in STATUS if isinstance(error, kind)), None)
+
+
+def failed(error: AsyncflowError) -> HTTPException:
+    """Log an error that is the server's own fault, and return the 500 response for it."""
+    logger.error("a request could not be served: %s", error, exc_info=error)
+    return HTTPException(500, "The service could not do that; its log says why.")
 
 
 def _writable(error: RequestValidationError) -> RequestValidationError:

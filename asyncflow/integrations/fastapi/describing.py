@@ -8,10 +8,12 @@ import copy
 import logging
 import re
 import warnings
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Union, get_origin
 
 from pydantic import (
     AliasChoices,
+    AliasPath,
     BaseModel,
     ConfigDict,
     Field,
@@ -27,7 +29,7 @@ from pydantic.json_schema import JsonSchemaMode
 from ...runner import KnownFlow
 from .models import Run
 
-__all__ = ["body_type", "ids_of", "inputs_type", "run_type"]
+__all__ = ["body_type", "comes_from", "ids_of", "inputs_type", "run_type"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -72,11 +74,23 @@ def body_type(flow: KnownFlow) -> tuple[Any, bool]:
 
 def ids_of(flow: KnownFlow) -> frozenset[str]:
     """Return the names that inputs may use for a run's id."""
-    field = getattr(flow.state, "model_fields", {}).get("id")
+    return frozenset({"id", *(alias for alias in _aliases(flow, "id") if isinstance(alias, str))})
+
+
+def _aliases(flow: KnownFlow, name: str) -> list[str | AliasPath]:
+    """Return the aliases that inputs may use for a field."""
+    field = getattr(flow.state, "model_fields", {}).get(name)
     aliases: list[Any] = [] if field is None else [field.alias, field.validation_alias]
     for alias in tuple(aliases):
         aliases += alias.choices if isinstance(alias, AliasChoices) else ()
-    return frozenset({"id", *(alias for alias in aliases if isinstance(alias, str))})
+    return [alias for alias in aliases if isinstance(alias, str | AliasPath)]
+
+
+def comes_from(flow: KnownFlow, path: str, given: Mapping[str, Any]) -> bool:
+    """Whether a part of the state comes from a run's inputs, and not from the flow itself. An empty path is the whole state."""
+    name = re.split(r"[.\[]", path, maxsplit=1)[0]
+    aliases = (alias if isinstance(alias, str) else alias.path[0] for alias in _aliases(flow, name))
+    return any(key in given for key in (name, *aliases)) if name else bool(given)
 
 
 def inputs_type(flow: KnownFlow) -> tuple[Any, bool]:

@@ -13,11 +13,11 @@ import anyio
 from fastapi import APIRouter, Body, Depends, Header, HTTPException, Query, Request, Response
 from pydantic_core import from_json
 
-from ...errors import RunInputsError, RunnerClosedError
+from ...errors import LimitExceededError, NotStorableError, RunInputsError, RunnerClosedError
 from ...persistence import Checkpoint
 from ...runner import FlowRunner, JsonInputs, KnownFlow, MakeFlow, RunHandle
-from .answers import Unread, documented, misfit, unavailable, uncancelled
-from .describing import body_type, ids_of
+from .answers import Unread, documented, failed, misfit, unavailable, uncancelled
+from .describing import body_type, comes_from, ids_of
 from .models import Accepted, Problem, Run, Status
 
 __all__ = ["PATIENCE", "add_start", "answered", "placed", "run_id_for"]
@@ -79,7 +79,7 @@ def add_start(
         until = anyio.current_time() + wait
         run_id = _run_id(known.name, idempotency_key, principal)
         given = _read(inputs, is_needed, ids)
-        asked = partial(_started, runner, flow, given, run_id, max(wait, PATIENCE))
+        asked = partial(_started, runner, flow, known, given, run_id, max(wait, PATIENCE))
         try:
             ended = None if run_id is None else await _ended_badly(runner, run_id)
             handle, stored = await placed(runner, request, asked)
@@ -148,10 +148,18 @@ async def _ended_badly(runner: FlowRunner, run_id: str) -> Checkpoint | None:
 
 
 async def _started(
-    runner: FlowRunner, flow: MakeFlow, given: JsonInputs, run_id: str | None, patience: float
+    runner: FlowRunner, flow: MakeFlow, known: KnownFlow, given: JsonInputs, run_id: str | None, patience: float
 ) -> tuple[RunHandle, Checkpoint]:
-    """Start the run of a request. Refuse a known key with other inputs, also with no inputs if the run has some."""
-    handle = await runner.start(flow, given, run_id=run_id, patience=patience)
+    """Start the run of a request. Refuse a known key with other inputs, also with no inputs if the run has some.
+
+    Raises `HTTPException` 500 if the state cannot be stored because of a part that the inputs do not set.
+    """
+    try:
+        handle = await runner.start(flow, given, run_id=run_id, patience=patience)
+    except (NotStorableError, LimitExceededError) as error:
+        if comes_from(known, getattr(error, "path", ""), given):
+            raise
+        raise failed(error) from error
     stored = await handle.stored()
     if not given and stored.inputs not in (None, b"{}"):
         raise RunInputsError("the run was begun with inputs", run_id=stored.run_id)
