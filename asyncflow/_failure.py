@@ -10,9 +10,11 @@ __all__ = ["Failure", "portable", "type_of"]
 
 
 class Failure:
-    """One method that raised: `method`, `invocation_id` and the `exception` itself.
+    """One method that raised.
 
-    If the run failed in another process, or earlier, the exception is an `errors.RecordedException`.
+    - `method`: the name of the method.
+    - `invocation_id`: the id of the invocation that raised.
+    - `exception`: the exception itself. If the run failed in another process, or earlier, it is an `errors.RecordedException`.
     """
 
     __slots__ = ("exception", "invocation_id", "method")

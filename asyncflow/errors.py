@@ -19,6 +19,7 @@ __all__ = [
     "CheckpointCorruptError",
     "CheckpointWithdrawnError",
     "DraftClosedError",
+    "Failure",
     "FlowBusyError",
     "FlowDefinitionError",
     "ForeignDatabaseError",
@@ -54,6 +55,7 @@ __all__ = [
     "StorageNotADatabaseError",
     "StorageNotFoundError",
     "StorageReadOnlyError",
+    "StorageUnreachableError",
     "StorageVersionError",
     "StorageWriteError",
     "UnknownLabelError",
@@ -61,7 +63,10 @@ __all__ = [
 
 
 class AsyncflowError(Exception):
-    """The base class of all exceptions of asyncflow."""
+    """The base class of all exceptions of asyncflow.
+
+    `run_id`, `method` and `seq` name the run, the method and the checkpoint that the error concerns; None where there is none.
+    """
 
     def __init__(
         self, message: str, *, run_id: str | None = None, method: str | None = None, seq: int | None = None
@@ -279,7 +284,10 @@ class DraftClosedError(StateError, RuntimeError):
 
 
 class NotStorableError(StateError, TypeError):
-    """A value does not load back equal and of the same type. `path`, `type_name` and `reason` state which value and why."""
+    """A value does not load back equal and of the same type.
+
+    `path` is the place of the value, `type_name` its type, `reason` why it cannot be stored, and `cure` what to do.
+    """
 
     def __init__(
         self, message: str, *, path: str = "", type_name: str = "", reason: str = "", cure: str = "", **where: Any

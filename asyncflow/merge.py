@@ -1,8 +1,11 @@
 """Three-way merge of states, and the merge functions that a field can declare.
 
 Declare `total: Annotated[int, merge.add]` in a model, or `merges = {"total": merge.add}` on a flow with dict state. Any function
-`(base, ours, theirs) -> value` can be used: `base` is the value that both methods started with, `ours` the value of the method
-that commits later, `theirs` the committed value.
+`(base, ours, theirs) -> value` can be used:
+
+- `base`: the value that both methods started with; `MISSING` if there was none.
+- `ours`: the value of the method that commits later.
+- `theirs`: the committed value.
 """
 
 from __future__ import annotations
@@ -65,7 +68,10 @@ def last(base: Any, ours: Any, theirs: Any) -> Any:
 
 
 def append(base: Any, ours: Any, theirs: Any) -> Any:
-    """Append to the committed value the items that the later committer appended, whatever was done to the committed value."""
+    """Append to the committed value the items that the later committer appended, whatever was done to the committed value.
+
+    Raises `Conflict` if that method did more than append.
+    """
     if isinstance(ours, collections.deque):  # a deque cannot be sliced
         start = [] if base is MISSING else list(base)
         return theirs + collections.deque(append(start, list(ours), []))
@@ -76,9 +82,10 @@ def append(base: Any, ours: Any, theirs: Any) -> Any:
 
 
 def three_way(base: Any, ours: Any, theirs: Any, merges: Mapping[str, Merge]) -> Any:
-    """Merge two states that started from `base`, field by field and key by key.
+    """Merge two states that started from `base`, field by field and key by key. Raises `Conflict`.
 
-    `merges` holds the merge functions of a dict's top-level keys; a model's fields declare their own. Raises `Conflict`.
+    - `merges`: the merge functions of a dict's top-level keys; a model's fields declare their own.
+
     The result may share structure with all three, so none of them may be changed afterwards. The time depends on the size of `base`
     and `ours`: `theirs`, which many methods may have extended, is copied only shallowly.
     """

@@ -120,7 +120,10 @@ def start(condition: str | AnyOf | AllOf) -> _Decorator: ...
 @overload
 def start(condition: Callable[..., R]) -> _Listening[R]: ...
 def start(condition: Trigger | None = None, *more: Never, **unknown: Never) -> Any:
-    """Run the method when the flow starts, or, with a condition, each time the condition is satisfied."""
+    """Run the method when the flow starts, or, with a condition, each time the condition is satisfied.
+
+    - `condition`: a method, a label, or a tree of `or_` and `and_`, as for `listen`. None: the method runs when the flow starts.
+    """
     _check("@start", ("condition",), more, unknown)
     return Pending(Mark("start", condition))
 
@@ -132,7 +135,9 @@ def listen(condition: str | AnyOf | AllOf) -> _Decorator: ...
 @overload
 def listen(condition: Callable[..., R]) -> _Listening[R]: ...
 def listen(condition: Trigger | None = None, *more: Never, **unknown: Never) -> Any:
-    """Run the method each time the condition is satisfied. A condition is a method, a label, or a tree of `or_` and `and_`.
+    """Run the method each time the condition is satisfied.
+
+    - `condition`: a method, a label, or a tree of `or_` and `and_` over them.
 
     A method with one positional parameter receives its trigger's result (for a label: the router's value). A method that waits
     for `and_` and whose parameters are all names of its triggers receives each result by name.
@@ -152,8 +157,11 @@ def router(condition: Callable[..., R], *, emit: Iterable[Any] | None = None) ->
 def router(condition: Trigger | None = None, *more: Never, emit: Iterable[Any] | None = None, **unknown: Never) -> Any:
     """Run the method like a listener; the value that it returns becomes a label that other methods listen to.
 
-    The labels are declared by the return annotation (`Literal` or an `Enum`) or by `emit`. Without a condition it is
-    stacked under `@start(...)` or `@listen(...)`. None is no label.
+    - `condition`: as for `listen`. Without one, `@router` is stacked under `@start(...)` or `@listen(...)`.
+    - `emit`: the labels that it may return: a list of them, an `Enum` or a `Literal`. Without it, the return annotation declares
+      them (`Literal` or an `Enum`).
+
+    None is no label. Returning a label that is not declared raises `UnknownLabelError` at run time.
     """
     _check("@router", ("condition", "emit"), more, unknown)
     return Pending(Mark("router", condition, None if emit is None else _emitted(emit)))
@@ -180,8 +188,12 @@ def persist(
 ) -> Any:
     """Checkpoint every method of a class, or this one method. The order of the decorators does not matter.
 
-    `@persist`, `@persist()`, `@persist(backend)`, `@persist(persistence=backend, verbose=True)`. Without a backend, the default
-    backend is used: SQLite at `$ASYNCFLOW_DB`, else `./asyncflow.db`. `verbose` logs what happens at INFO, logger `asyncflow`.
+    Write `@persist`, `@persist()`, `@persist(backend)` or `@persist(persistence=backend, verbose=True)`.
+
+    - `target`: the class or method that is decorated, or the backend.
+    - `is_verbose`: `verbose`, given by position.
+    - `persistence`: the backend. Without one, the default backend is used: SQLite at `$ASYNCFLOW_DB`, else `./asyncflow.db`.
+    - `verbose`: whether to log the events of each run at INFO, by the logger `asyncflow`.
     """
     _check("@persist", ("persistence", "verbose"), more, unknown)
     verbose = verbose or is_verbose

@@ -47,13 +47,18 @@ _NO_NAMES: Mapping[int, str] = {}
 def or_(*conditions: Trigger) -> AnyOf:
     """Wait for any of the conditions: `@listen(or_(fetch, "retry"))`.
 
+    - `conditions`: methods, labels, or other conditions.
+
     As the outermost condition with two or more parts it fires once per cycle; inside `and_` it only latches.
     """
     return AnyOf(conditions)
 
 
 def and_(*conditions: Trigger) -> AllOf:
-    """Wait for all of the conditions: `@listen(and_(fetch, parse))`. It fires each time all have arrived since it last fired."""
+    """Wait for all of the conditions: `@listen(and_(fetch, parse))`. It fires each time all have arrived since it last fired.
+
+    - `conditions`: methods, labels, or other conditions.
+    """
     return AllOf(conditions)
 
 

@@ -49,7 +49,10 @@ class Promises:
     """Seconds after which a test counts as hanging."""
 
     def another(self, persistence: FlowPersistence) -> FlowPersistence | None:
-        """Return another view of the same storage, as a second process has it, or None. Override it if a second view is possible."""
+        """Return another view of the same storage, as a second process has it, or None. Override it if a second view is possible.
+
+        - `persistence`: the backend that the fixture returned.
+        """
         return None
 
 

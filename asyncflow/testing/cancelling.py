@@ -33,7 +33,13 @@ def ways() -> tuple[Way, ...]:
 async def cancelled_at(work: Work, at: int, way: Way = "scope", *, later: float = 0.0) -> bool:
     """Await `work()`, and cancel it at its `at`-th await (from 1), or `later` seconds after. Return whether it reached that await.
 
-    The cancellation ends here; any other exception of the work is raised. Raises `ValueError` for an `at` below 1.
+    - `work`: creates the coroutine to await.
+    - `at`: the number of the await, from 1. Raises `ValueError` if it is below 1.
+    - `way`: "scope": by an anyio scope. "task": by `Task.cancel`, on asyncio only. "repeatedly": by `Task.cancel`, and again at each
+      of the next three awaits.
+    - `later`: seconds between the await and the cancellation.
+
+    The cancellation ends here; any other exception of the work is raised.
     """
     if at < 1:
         raise ValueError(f"awaits are counted from 1, so at={at} would cancel nothing")
@@ -49,7 +55,12 @@ async def cancel_everywhere(
     moments: tuple[float, ...] = MOMENTS,
     most: int = 1_000,
 ) -> int:
-    """Cancel `work()` at each of its awaits, in each way and at each moment. Call `then` after each time, to check the effects.
+    """Cancel `work()` at each of its awaits, in each way and at each moment.
+
+    - `work`: creates the coroutine to await; called once for each cancellation.
+    - `then`: called after each cancellation, to check the effects.
+    - `moments`: seconds between an await and its cancellation.
+    - `most`: the maximum number of awaits.
 
     Work that swallows the cancellation, and does something else instead, passes unless `then` checks for that.
     Returns the number of cancellations. Raises `AssertionError` if the work has not ended after `most` awaits.

@@ -173,11 +173,7 @@ async def _goes_on(persistence: FlowPersistence, flow: _Errand, ran: Counter[str
 
 
 class PersistenceConformance(TwoVerbs, Log, History, Owners, Fences, SessionsOpenAndClose, Listed, Forgotten, EndToEnd):
-    """All requirements for a backend. Inherit it, and define the fixture `persistence`: a new, empty backend.
-
-    `patience`: seconds after which a backend counts as hanging. `another(persistence)` returns a second view of the same storage,
-    or None.
-    """
+    """All requirements for a backend. Inherit it, and define the fixture `persistence`: a new, empty backend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +181,7 @@ class Report:
     """The outcome of each test, by its name."""
 
     outcomes: Mapping[str, Literal["passed", "skipped", "failed"]]
+    """The outcome of each test."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Why a test was skipped, or its error."""
 
@@ -215,7 +212,11 @@ async def check(
     suite: type[PersistenceConformance] = PersistenceConformance,
     only: Iterable[str] = (),
 ) -> Report:
-    """Run every test (or some: `only`), each on a backend of its own that `make` creates: a new, empty one.
+    """Run the tests of the conformance suite, each on a backend of its own.
+
+    - `make`: creates a new, empty backend.
+    - `suite`: the class of the tests; a subclass may set `patience` or override `another`.
+    - `only`: the names of the tests to run; without them, all are run.
 
     Returns the outcome of each test. Raises `ConformanceError` after all tests have run, if any has failed.
     """

@@ -50,8 +50,11 @@ class Fault:
     """The operations that a fault hits: the `at`-th (from 1) of the named ones, and those that follow, `times` in all (None: no limit)."""
 
     at: int = 1
+    """The first of these operations that is hit, counted from 1 over all runs."""
     operations: tuple[Operation, ...] = WRITING
+    """The names of the operations that are counted."""
     times: int | None = 1
+    """How many of them are hit in a row; None: no limit."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a fault that would never strike: a test with it would prove nothing."""
@@ -64,22 +67,27 @@ class Fault:
             raise ValueError(f"at and times are at least 1, not {self.at} and {self.times}: it would never strike")
 
     def strikes(self, nth: int) -> bool:
-        """Whether the fault strikes the n-th of its operations."""
+        """Whether the fault strikes the n-th of its operations.
+
+        - `nth`: the number of the operation, from 1.
+        """
         return self.at <= nth and (self.times is None or nth < self.at + self.times)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fail(Fault):
-    """The operation raises, and does nothing. `error` creates the exception; by default a `StorageWriteError` "not saved"."""
+    """The operation raises, and does nothing."""
 
     error: Callable[[], BaseException] = lambda: _error("not saved", "fails, as it was told to")
+    """Creates the exception; by default a `StorageWriteError` "not saved"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoseReply(Fault):
-    """The operation is done, but raises: by default a `StorageWriteError` "unknown"."""
+    """The operation is done, but raises."""
 
     error: Callable[[], BaseException] = lambda: _error("unknown", "is done, and its reply lost, as it was told to")
+    """Creates the exception; by default a `StorageWriteError` "unknown"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +95,7 @@ class Delay(Fault):
     """The operation is done, and its reply is `seconds` late; a cancellation is delivered only then."""
 
     seconds: float = 0.01
+    """Seconds between the end of the operation and its reply."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +107,18 @@ class Hang(Fault):
 
 @dataclass(frozen=True, kw_only=True)
 class Kill(Fault):
-    """The operation kills the process with SIGKILL, which runs no clean-up: before it is done, or `after`."""
+    """The operation kills the process with SIGKILL, which runs no clean-up."""
 
     after: bool = False
+    """Whether the operation is done before the process dies."""
 
 
 class FaultyPersistence:
-    """Wraps a backend and injects faults. It offers exactly the capabilities of that backend."""
+    """Wraps a backend and injects faults. It offers exactly the capabilities of that backend.
+
+    - `inner`: the backend that does the operations.
+    - `faults`: what to inject, and where.
+    """
 
     def __new__(cls, inner: FlowPersistence, *faults: Fault) -> Self:
         """Create an instance of a class that has the methods of the inner backend's capabilities."""

@@ -38,6 +38,10 @@ _chance: ContextVar[random.Random | None] = ContextVar("asyncflow_chance", defau
 def simulated(main: Callable[[], Awaitable[T]], *, seed: int, loop: Loop = "asyncio") -> T:
     """Run `main()` on an event loop of its own, scheduled by the seed, in virtual time. Return its result.
 
+    - `main`: creates the coroutine to await.
+    - `seed`: decides the order of ready tasks; the same seed gives the same schedule.
+    - `loop`: the kind of the event loop.
+
     Python's own `random` is seeded meanwhile. Do not call it inside a running event loop: call it there in a thread of its own, by
     `anyio.to_thread.run_sync`.
     """

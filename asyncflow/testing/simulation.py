@@ -44,6 +44,7 @@ class End:
     result: Any
     """The result of kickoff; of a failed run, the types of the exceptions by method."""
     state: Any
+    """The state, as the flow's model or dict."""
     outside: Any = None
     """What `outside` returned; only your own `compare` compares it."""
 
@@ -66,6 +67,7 @@ class CrashReport:
     """The number of schedules, commits and crashes that were tried."""
 
     schedules: int
+    """The schedules that were tried."""
     commits: int
     """In all undisturbed runs."""
     crashes: int
@@ -140,11 +142,16 @@ async def crash_everywhere(
 ) -> CrashReport:
     """Run `flow()` under several schedules, crash it at each commit of each schedule, resume it, and compare the ends.
 
-    `flow` creates a new flow each time: the class itself, or a function. The flow is stored in memory, whatever its class declares, and
-    runs on an event loop of its own, in virtual time, of the same kind as the calling loop. `outside` creates what survives a crash,
-    such as a fake bank: a new one for each run, and the same one when that run is resumed; the flow is then `flow(outside())`.
-    `schedules`, from 1: the seeds are `seed`, `seed + 1`, ... `compare`: selects the parts of an end that must be equal; by default
-    state, result and status, with lists in any order if methods run in parallel. `limit`: virtual seconds.
+    - `flow`: creates a new flow each time: the class itself, or a function. The flow is stored in memory, whatever its class
+      declares, and runs on an event loop of its own, in virtual time, of the same kind as the calling loop.
+    - `inputs`: the inputs of each run.
+    - `outside`: creates what survives a crash, such as a fake bank: a new one for each run, and the same one when that run is
+      resumed; the flow is then `flow(outside())`.
+    - `schedules`: how many schedules to try, from 1.
+    - `seed`: the seed of the first schedule; the next ones have `seed + 1`, `seed + 2`, ...
+    - `compare`: selects the parts of an end that must be equal; by default state, result and status, with lists in any order if
+      methods run in parallel.
+    - `limit`: the longest time that a run may take, in virtual seconds.
 
     Raises `AssertionError` if a resumed run ends differently, with the schedule and commit that reproduce it; if the undisturbed
     runs end differently from each other; and if a run waits for something that never happens. Python's `random` is seeded, too.

@@ -21,7 +21,9 @@ def lifespan(runner: FlowRunner, inner: Lifespan | PlainLifespan | None = None) 
     storage is opened as soon as it is available, and until then `/readyz` and every route that needs the runner answer 503. So a
     database that restarts prevents no worker from starting. Any other error of the storage aborts the start.
 
-    `inner`: the application's own lifespan, which encloses the runner: its resources stay open until the last run has ended.
+    - `runner`: the runner to enter; it must not have been entered yet.
+    - `inner`: the application's own lifespan, which encloses the runner: its resources stay
+      open until the last run has ended.
     """
 
     @asynccontextmanager

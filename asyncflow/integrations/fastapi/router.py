@@ -52,10 +52,16 @@ def flow_router(
 ) -> APIRouter:
     """Return an `APIRouter` with routes for these flows, to include in an application.
 
-    `authorize`: a dependency of every route but `/readyz`; it raises an `HTTPException` to refuse a request. Its return value, if not
-    None, identifies the client: a str, int or UUID. Each client has Idempotency-Keys of its own. `longest_wait`: maximum seconds that
-    a request may ask to wait for the end of its run; if the runner is full and its `overload` is "wait", a request waits as long for
-    a place, or for some seconds. Runs of other flows in the same storage are not shown.
+    - `runner`: owns the runs, and stores them.
+    - `flows`: classes, or functions that return a flow; at least one, with different names.
+    - `authorize`: a dependency of every route but `/readyz`; it raises an `HTTPException` to refuse a request. Its return value, if
+      not None, identifies the client: a str, int or UUID. Each client has Idempotency-Keys of its own.
+    - `prefix`: the path before each route, such as "/api".
+    - `longest_wait`: maximum seconds that a request may ask to wait for the end of its run; if the runner is full and its `overload`
+      is "wait", a request waits as long for a place, or for 5 seconds.
+
+    Runs of other flows in the same storage are not shown. Raises `ValueError` for no flow, for two flows of one name, and for a name
+    that cannot be part of a path.
     """
     known = [(flow, runner.add(flow)) for flow in flows]
     names = frozenset(flow.name for _, flow in known)

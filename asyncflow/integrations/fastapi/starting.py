@@ -45,7 +45,12 @@ T = TypeVar("T")
 
 
 def run_id_for(flow: str, key: str, principal: Principal = None) -> str:
-    """Return the run id of an `Idempotency-Key`: a UUID, derived from the flow, the key and the client (`principal`)."""
+    """Return the run id of an `Idempotency-Key`: a UUID, derived from the flow, the key and the client.
+
+    - `flow`: the name of the flow.
+    - `key`: the value of the header.
+    - `principal`: the client, as `authorize` returns it; None without `authorize`.
+    """
     whose = "" if principal is None else f"\0{principal}"
     return str(uuid.uuid5(KEYS, f"{flow}\0{key}{whose}"))
 
