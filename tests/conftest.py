@@ -39,7 +39,11 @@ collect_ignore = (
 )
 
 ON_TRIO = (
-    "test_running.py",
+    "test_triggers.py",
+    "test_worker_threads.py",
+    "test_nested_flows.py",
+    "test_cycles_and_limits.py",
+    "test_instance.py",
     "test_cancellation.py",
     "test_leaving.py",
     "test_loops.py",

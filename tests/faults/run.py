@@ -46,7 +46,7 @@ PARTS = (
     Part("R17", "connections to PostgreSQL cut", 5_000, "postgres/test_cuts.py", 10),
     Part("R19", "bits flipped in the database", 100_000, "faults/test_bit_rot.py", 5),
     Part("R20", "hostile rows", 200_000, "faults/test_hostile_rows.py", 10),
-    Part("R22", "values there and back", 100_000, "persistence/test_round_trips.py", 10),
+    Part("R22", "values there and back", 100_000, "codec/test_round_trips.py", 10),
     Part("R23", "a lock held for up to 10 s; 16 processes", 10, "faults/test_busy.py", 10),
     Part("R27", "servers killed and left by their clients", 500, "web/test_servers.py", 5),
     Part("R28", "10,000 runs for ten minutes, killed now and then", 10_000, "faults/test_soak.py", 10),

@@ -552,7 +552,7 @@ async def left_of_the_log(path: Path, undamaged: Whole) -> int:
 
 
 @pytest.mark.clauses("D3", "D4", "V4")
-def test_a_flipped_bit_in_the_log_of_a_killed_process_takes_the_newest_checkpoints_and_nothing_else(
+def test_a_flipped_bit_in_the_log_of_a_killed_process_costs_the_newest_checkpoints_alone(
     memory: Path, undamaged: Whole
 ) -> None:
     data, log = undamaged.killed

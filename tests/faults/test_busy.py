@@ -207,7 +207,7 @@ async def test_a_lock_held_by_another_process_is_waited_for_and_the_event_loop_g
 
 
 @pytest.mark.clauses("D1", "D3", "X3", "S2")
-async def test_a_lock_held_for_longer_is_a_busy_error_that_says_how_long_it_waited_and_the_run_can_be_resumed(
+async def test_a_lock_held_too_long_is_a_busy_error_and_the_run_can_be_resumed(
     holder: Holder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patience = 0.3
@@ -328,7 +328,7 @@ def order_of_commits() -> list[int]:
 
 @pytest.mark.clauses("L2", "D1", "D3")
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_what_sixteen_processes_save_at_once_is_all_there_and_nobody_sees_a_raw_lock_error(round_: int) -> None:
+def test_what_sixteen_processes_save_at_once_is_stored_without_a_lock_error(round_: int) -> None:
     todo = graphs(round_)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command, limit = [sys.executable, __file__], SECONDS + 30

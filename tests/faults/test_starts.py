@@ -286,7 +286,7 @@ def test_a_suspended_machine_and_a_clock_set_forward_end_what_is_proven(
 @pytest.mark.found("T1")
 @pytest.mark.clauses("L1", "L3", "E2")
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
-def test_a_process_stopped_between_a_commit_and_the_next_start_starts_nothing_when_it_goes_on(loop: str) -> None:
+def test_a_process_stopped_between_a_commit_and_the_next_start_starts_nothing(loop: str) -> None:
     storage = "asyncflow.SQLiteFlowPersistence('runs.db', lease=0.5)"
     said = finished_while_it_was_stopped(storage, SQLiteFlowPersistence("runs.db", lease=0.5), loop)
 

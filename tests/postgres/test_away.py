@@ -93,7 +93,7 @@ async def test_a_runner_waits_for_a_server_that_is_away_for_as_long_as_its_patie
 
 
 @pytest.mark.found("D7")
-async def test_an_application_begins_while_its_database_is_away_and_answers_503_until_it_is_there(
+async def test_an_application_answers_503_until_its_database_is_there(
     stopped: Server, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BUSY, 0.01)

@@ -29,7 +29,7 @@ def older(version: str, conninfo: str, schema: str, sql: psycopg.Connection) -> 
     sql.execute(f"DROP SCHEMA {schema} CASCADE")
 
 
-async def test_every_run_of_a_schema_that_an_older_version_wrote_verifies_and_comes_to_its_right_end(
+async def test_every_run_of_an_older_schema_verifies_and_finishes_right(
     version: str, older: PostgresFlowPersistence
 ) -> None:
     async with older:
@@ -66,7 +66,7 @@ async def test_a_schema_is_upgraded_in_one_transaction_or_refused_whole(
     assert rows_in(sql, schema) == [(len(database.MIGRATIONS), before[0][1])]
 
 
-async def test_a_process_of_0_1_on_an_upgraded_schema_is_refused_with_the_reason_and_changes_nothing(
+async def test_a_process_of_0_1_is_refused_by_an_upgraded_schema_and_changes_nothing(
     older: PostgresFlowPersistence, schema: str, sql: psycopg.Connection
 ) -> None:
     await older.load("linear-failed")
@@ -98,7 +98,7 @@ async def test_a_schema_names_the_version_that_upgraded_it_under_either_name_of_
 
 
 @pytest.mark.clauses("S3")
-async def test_a_process_that_is_connected_while_a_newer_version_upgrades_the_schema_is_refused_by_name(
+async def test_a_connected_process_is_refused_once_a_newer_version_upgrades_the_schema(
     persistence: PostgresFlowPersistence, schema: str, sql: psycopg.Connection
 ) -> None:
     cls = FLOWS["Linear"]

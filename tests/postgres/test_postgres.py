@@ -219,7 +219,7 @@ async def test_a_save_that_fails_does_not_fail_its_neighbours_in_the_batch(
 
 
 @pytest.mark.clauses("D1")
-async def test_a_run_that_another_program_has_locked_is_waited_for_and_does_not_fail_its_neighbours(
+async def test_a_run_locked_by_another_program_is_waited_for_and_fails_no_neighbours(
     persistence: PostgresFlowPersistence, sql: psycopg.Connection, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncflow.persistence.postgres.writer.BUSY_SECONDS", 0.2)

@@ -151,7 +151,7 @@ async def test_a_server_that_was_restarted_between_two_operations_is_asked_again
         assert await Quick(persistence=persistence).kickoff() == 1
 
 
-async def test_a_server_that_is_gone_is_told_of_and_what_was_under_way_is_resumed_when_it_is_back(
+async def test_a_run_whose_server_went_away_is_resumed_when_the_server_is_back(
     private_server: Server, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("persistence", "writer"):

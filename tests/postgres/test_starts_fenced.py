@@ -71,7 +71,7 @@ def replace(conninfo: str, schema: str) -> None:
 @pytest.mark.found("T1")
 @pytest.mark.clauses("L1", "L3", "E2")
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
-def test_a_process_stopped_between_a_commit_and_the_next_start_starts_nothing_when_it_goes_on(
+def test_a_process_stopped_between_a_commit_and_the_next_start_starts_nothing(
     persistence: PostgresFlowPersistence, conninfo: str, loop: str
 ) -> None:
     schema = persistence._target.schema

@@ -1,11 +1,12 @@
 """A flow that runners own in these tests, what it did, and the gates that it waits at."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import anyio
 
-from asyncflow import Flow, FlowState, MemoryFlowPersistence, SQLiteFlowPersistence, listen, start
+from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, SQLiteFlowPersistence, errors, listen, start
 
 ran: list[str] = []
 gates: dict[str, anyio.Event] = {}
@@ -52,3 +53,22 @@ async def until(condition: Callable[[], object]) -> None:
     with anyio.fail_after(120):
         while not condition():  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.001)
+
+
+class Other(Steps):
+    pass
+
+
+async def left_behind(storage: Any) -> None:
+    """Runs of two flows, interrupted; one that has failed, and one that has finished."""
+    gate("g")
+    async with FlowRunner(storage, grace=0, patience=0) as runner:
+        for name in "xy":
+            await runner.start(Steps, {"gate": "g"}, run_id=name)
+        await runner.start(Other, {"gate": "g"}, run_id="other")
+        with contextlib.suppress(errors.MethodError):
+            await runner.run(Steps, {"fails": True}, run_id="failed")
+        await runner.run(Steps, run_id="finished")
+        await until(lambda: "other first" in ran)
+    ran.clear()
+    gates["g"].set()

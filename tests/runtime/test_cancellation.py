@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -12,15 +13,12 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+import trio
 from loops import LOOPS, ON_ASYNCIO, on_asyncio
+from small import Log, Waiting, cancel_when
 
-from asyncflow import Flow, FlowState, MemoryFlowPersistence, SQLiteFlowPersistence, and_, errors, listen, start
+from asyncflow import Flow, MemoryFlowPersistence, SQLiteFlowPersistence, and_, errors, listen, start
 from asyncflow.testing import cancelled_at
-
-
-class Log(FlowState):
-    done: list[str] = []  # noqa: RUF012 - pydantic copies it
-    sums: dict[str, int] = {}  # noqa: RUF012 - pydantic copies it
 
 
 class Chain(Flow[Log]):
@@ -129,11 +127,13 @@ NATIVE: dict[str, Way] = {
 }
 """Ways of asyncio alone: trio has scopes only."""
 
+
 CANCELLED = [
     pytest.param(loop, way, id=f"{name}-{how}")
     for name, loop in LOOPS.items()
     for how, way in {**(NATIVE if name in ON_ASYNCIO else {}), **SCOPED}.items()
 ]
+
 
 cancelled_every_way = pytest.mark.parametrize(("anyio_backend", "cancelled"), CANCELLED, indirect=["anyio_backend"])
 
@@ -248,31 +248,6 @@ async def test_the_storage_is_usable_after_any_cancelled_commit(cancelled: Way) 
 # ---- what the caller sees ------------------------------------------------------------------------------------------
 
 
-class Waiting(Flow[Log]):
-    """`first` ends, `second` waits for ever."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.waiting = anyio.Event()
-        self.seen: list[str] = []
-
-    @start()
-    async def first(self) -> None:
-        self.state.done.append("first")
-
-    @listen(first)
-    async def second(self) -> str:
-        self.state.done.append("second")
-        if not self.waiting.is_set():
-            self.waiting.set()
-            try:
-                await anyio.sleep_forever()
-            except anyio.get_cancelled_exc_class():
-                self.seen.append("cancelled")
-                raise
-        return "end"
-
-
 STORES = {"memory": MemoryFlowPersistence, "sqlite": lambda: SQLiteFlowPersistence("runs.db")}
 
 
@@ -299,11 +274,6 @@ async def test_a_scope_ends_a_kickoff_without_an_error(storage: Any) -> None:
     assert flow.seen == ["cancelled"]
     assert flow.status == "interrupted"
     assert flow.state.done == ["first"]
-
-
-async def cancel_when(event: anyio.Event, scope: anyio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
 
 
 @pytest.mark.clauses("C1")
@@ -506,6 +476,39 @@ async def test_an_asyncio_task_group_that_fails_ends_its_kickoffs() -> None:
     assert {flow.status for flow in flows} == {"interrupted"}
 
 
+@pytest.mark.clauses("X4")
+def test_ctrl_c_leaves_trio_as_itself() -> None:
+    class Two(Flow):
+        @start()
+        async def quick(self) -> None: ...
+
+        @start()
+        async def slow(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+            await anyio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(Two().kickoff)
+
+
+@pytest.mark.clauses("C1")
+async def test_a_backend_that_fails_in_its_own_way_does_not_swallow_a_cancellation() -> None:
+    class Broken(MemoryFlowPersistence):
+        async def load(self, run_id: str, seq: int | None = None) -> Any:
+            raise ConnectionError
+
+    class Cut(Flow[dict[str, int]]):
+        @start()
+        async def wait(self) -> None:
+            scope.cancel()
+            await anyio.sleep_forever()
+
+    with anyio.CancelScope() as scope:
+        await Cut(persistence=Broken()).kickoff()
+
+    assert scope.cancelled_caught
+
+
 # ---- plain methods -------------------------------------------------------------------------------------------------
 
 
@@ -614,158 +617,3 @@ async def test_a_plain_method_that_has_not_begun_never_begins() -> None:
         go.set()
 
     assert began == []
-
-
-# ---- cancel() ------------------------------------------------------------------------------------------------------
-
-
-async def cancelled_run(storage: Any) -> Waiting:
-    """A run that was cancelled for good while its second method ran."""
-    flow = Waiting(persistence=storage)
-
-    async def kickoff() -> None:
-        with pytest.raises(errors.RunCancelledError):
-            await flow.kickoff()
-
-    with anyio.fail_after(120):
-        async with anyio.create_task_group() as group:
-            group.start_soon(kickoff)
-            await flow.waiting.wait()
-            await flow.cancel()
-    return flow
-
-
-@pytest.mark.clauses("C4")
-async def test_cancel_ends_the_kickoff_with_its_own_error(store: Any) -> None:
-    flow = await cancelled_run(store)
-
-    assert flow.seen == ["cancelled"]
-    assert flow.status == "cancelled"
-    assert flow.state.done == ["first"]
-
-
-@pytest.mark.clauses("C4")
-async def test_cancel_is_durable_and_final(store: Any) -> None:
-    flow = await cancelled_run(store)
-    store = SQLiteFlowPersistence("runs.db") if isinstance(store, SQLiteFlowPersistence) else store
-    loaded = await Waiting.load(flow.run_id, persistence=store)
-
-    assert loaded.status == "cancelled"
-    assert [entry.kind for entry in await loaded.history()] == ["started", "method", "cancelled"]
-    for again in (
-        lambda: Waiting.resume(flow.run_id, persistence=store),
-        lambda: Waiting(persistence=store).kickoff({"id": flow.run_id}),
-        lambda: flow.kickoff(),
-        lambda: loaded.kickoff(),
-    ):
-        with pytest.raises(errors.RunCancelledError):
-            await again()
-
-
-@pytest.mark.clauses("C4")
-async def test_cancel_is_durable_when_it_returns(store: Any) -> None:
-    flow = Waiting(persistence=store)
-    statuses: list[str] = []
-
-    async def kickoff() -> None:
-        with pytest.raises(errors.RunCancelledError):
-            await flow.kickoff()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(kickoff)
-        await flow.waiting.wait()
-        await flow.cancel()
-        statuses.append((await Waiting.load(flow.run_id, persistence=store)).status)
-
-    assert statuses == ["cancelled"]
-
-
-@pytest.mark.clauses("C4")
-async def test_a_stored_run_that_is_not_running_can_be_cancelled(store: Any) -> None:
-    flow = Waiting(persistence=store)
-    with anyio.CancelScope() as scope:
-        async with anyio.create_task_group() as group:
-            group.start_soon(cancel_when, flow.waiting, scope)
-            await flow.kickoff()
-    await (await Waiting.load(flow.run_id, persistence=store)).cancel()
-
-    with pytest.raises(errors.RunCancelledError):
-        await Waiting.resume(flow.run_id, persistence=store)
-
-
-@pytest.mark.clauses("C4")
-async def test_a_cancelled_run_can_be_cancelled_again(store: Any) -> None:
-    flow = await cancelled_run(store)
-    await flow.cancel()
-
-    assert [entry.kind for entry in await flow.history()] == ["started", "method", "cancelled"]
-
-
-@pytest.mark.clauses("C4")
-async def test_a_method_may_cancel_its_own_run(store: Any) -> None:
-    after: list[str] = []
-
-    class Quitting(Flow[Log]):
-        persistence = store
-
-        @start()
-        async def first(self) -> None:
-            self.state.done.append("first")
-
-        @listen(first)
-        async def second(self) -> None:
-            self.state.done.append("second")
-            await self.cancel()
-            await anyio.lowlevel.checkpoint()
-            after.append("went on")
-
-    flow = Quitting()
-    with anyio.fail_after(120), pytest.raises(errors.RunCancelledError):
-        await flow.kickoff()
-
-    assert after == []
-    assert (flow.status, flow.state.done) == ("cancelled", ["first"])
-    assert (await Quitting.load(flow.run_id)).status == "cancelled"
-
-
-async def test_a_run_without_a_storage_can_be_cancelled_while_it_runs() -> None:
-    flow = Waiting()
-
-    async def kickoff() -> None:
-        with pytest.raises(errors.RunCancelledError):
-            await flow.kickoff()
-
-    with anyio.fail_after(120):
-        async with anyio.create_task_group() as group:
-            group.start_soon(kickoff)
-            await flow.waiting.wait()
-            await flow.cancel()
-
-    assert flow.status == "cancelled"
-
-
-@pytest.mark.found("C3")
-@pytest.mark.parametrize("way", ["initial state", "given state"])
-async def test_cancel_ends_the_run_that_a_given_state_names(way: str) -> None:
-    storage = MemoryFlowPersistence()
-
-    class Waits(Flow[dict[str, Any]]):
-        fails = True
-
-        @start()
-        async def first(self) -> None:
-            if self.fails:
-                raise LookupError
-
-    with pytest.raises(errors.MethodError):
-        await Waits(persistence=storage).kickoff({"id": "r"})
-
-    if way == "initial state":
-        flow = Waits(persistence=storage, initial_state={"id": "r"})
-    else:
-        flow = Waits(persistence=storage)
-        flow.state = {"id": "r"}
-    await flow.cancel()
-
-    assert flow.status == "cancelled"
-    assert (await storage.load("r")).status == "cancelled"

@@ -6,9 +6,12 @@ from typing import Any
 
 import anyio
 import pytest
+from pydantic import BaseModel, Field
 
 from asyncflow import Flow, FlowState, MemoryFlowPersistence, MethodError, SQLiteFlowPersistence, errors, listen, start
 from asyncflow.persistence import Checkpoint
+from asyncflow.testing.loops import pause, simulated
+from asyncflow.testing.simulation import SimulatedStorage
 
 
 class Work(FlowState):
@@ -184,6 +187,131 @@ async def test_a_failing_plain_method_fails_like_any_other(storage: Any) -> None
 
     assert isinstance(caught.value.__cause__, KeyError)
     assert flow.state.done == []
+
+
+class Item(BaseModel):
+    sku: int
+    amount: int = 0
+
+    def __hash__(self) -> int:
+        return hash(self.sku)
+
+
+@pytest.mark.clauses("E4", "X1")
+async def test_the_elements_of_a_set_are_a_drafts_own() -> None:
+    class Items(FlowState):
+        items: set[Item] = Field(default_factory=set)
+
+    class Failing(Flow[Items]):
+        name = "Failing"
+
+        @start()
+        async def first(self) -> None:
+            self.state.items.add(Item(sku=1))
+
+        @listen(first)
+        async def bad(self) -> None:
+            next(iter(self.state.items)).amount = 99
+            raise ValueError
+
+    flow = Failing()
+    with pytest.raises(MethodError):
+        await flow.kickoff()
+
+    assert [item.amount for item in flow.state.items] == [0]
+
+
+@pytest.mark.clauses("C1", "X4")
+async def test_an_error_on_giving_back_does_not_replace_what_ended_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(self: Any, run_id: str, epoch: int) -> None:
+        raise errors.StorageBusyError("busy")
+
+    monkeypatch.setattr(SQLiteFlowPersistence, "release", fail)
+
+    class Leaving(Flow):
+        @start()
+        async def leave(self) -> None:
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        await Leaving(persistence=SQLiteFlowPersistence("runs.db")).kickoff()
+
+
+@pytest.mark.clauses("X2")
+async def test_siblings_that_end_together_with_a_failure_do_not_hide_it() -> None:
+    class Failing(Flow):
+        name = "Failing"
+        on_error = "cancel"
+        persistence = SQLiteFlowPersistence("runs.db", durability="process")
+
+        @start()
+        async def bad(self) -> None:
+            await anyio.lowlevel.checkpoint()
+            raise ValueError
+
+        @start()
+        async def a(self) -> None:
+            await anyio.lowlevel.checkpoint()
+
+        @start()
+        async def b(self) -> None:
+            await anyio.lowlevel.checkpoint()
+
+        @start()
+        async def c(self) -> None:
+            await anyio.lowlevel.checkpoint()
+
+    ended: list[str] = []
+
+    async def kickoff() -> None:
+        try:
+            await Failing().kickoff()
+        except Exception as error:
+            ended.append(type(error).__name__)
+
+    async with Failing.persistence, anyio.create_task_group() as group:
+        for _ in range(60):
+            group.start_soon(kickoff)
+
+    assert ended == ["MethodError"] * 60
+
+
+@pytest.mark.clauses("X1")
+def test_a_failure_that_cancels_its_siblings_is_recorded() -> None:
+    # a sibling's acknowledgement, on its way then, cancelled what was running: the record of the failure, too
+    class Both(Flow[dict[str, int]]):
+        on_error = "cancel"
+
+        @start()
+        async def well(self) -> None:
+            await pause()
+            self.state["n"] = 1
+
+        @start()
+        async def fails(self) -> None:
+            await pause()
+            raise ValueError
+
+    class Queued(SimulatedStorage):
+        """Stores one after the other, and after a pause: what is cancelled until then is withdrawn."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.turn = anyio.Lock()
+
+        async def append(self, checkpoint: Any) -> None:
+            async with self.turn:
+                await pause()
+                await super().append(checkpoint)
+
+    async def kinds() -> list[str]:
+        flow = Both(persistence=Queued())
+        with pytest.raises(MethodError):
+            await flow.kickoff()
+        return [entry.kind for entry in await flow.history()]
+
+    for seed in range(50):
+        assert "failed" in simulated(kinds, seed=seed), seed
 
 
 # ---- several failures ----------------------------------------------------------------------------------------------

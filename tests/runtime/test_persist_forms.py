@@ -712,3 +712,12 @@ async def test_a_plain_method_that_only_shows_when_it_is_called_is_told_before_a
     with pytest.raises(errors.FlowDefinitionError, match=f"{verb} of Passing must be `async def`"):
         await One(persistence=Passing()).kickoff({"id": "x"})
     assert ran == []
+
+
+def test_a_path_in_the_place_of_a_backend_is_refused_when_the_class_is_made() -> None:
+    with pytest.raises(errors.FlowDefinitionError, match="SQLiteFlowPersistence"):
+
+        @persist("runs.db")
+        class Stored(Flow):
+            @start()
+            def first(self) -> None: ...

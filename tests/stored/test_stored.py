@@ -143,7 +143,7 @@ def of_0_1(statement: str, *values: Any) -> list[Any]:
         return connection.execute(statement, values).fetchall()
 
 
-async def test_a_process_of_0_1_on_an_upgraded_file_is_refused_with_the_reason_and_changes_nothing() -> None:
+async def test_a_process_of_0_1_is_refused_by_an_upgraded_file_and_changes_nothing() -> None:
     shutil.copy(HERE / "0.1" / "runs.db", "runs.db")
     async with SQLiteFlowPersistence("runs.db") as storage:
         await storage.load("linear-failed")
@@ -171,7 +171,7 @@ def upgraded_by(version: str) -> None:
 
 
 @pytest.mark.clauses("S3")
-async def test_a_process_that_has_the_file_open_while_a_newer_version_upgrades_it_is_refused_by_name() -> None:
+async def test_a_process_with_the_file_open_is_refused_once_a_newer_version_upgrades_it() -> None:
     cls = FLOWS["Linear"]
     async with SQLiteFlowPersistence("runs.db") as storage:
         flow = cls(persistence=storage)
@@ -250,7 +250,7 @@ async def test_a_row_of_a_newer_format_hurts_its_run_alone() -> None:
         assert (await cls.load("other", persistence=storage)).status == "finished"
 
 
-def test_a_field_that_is_added_to_a_transition_has_its_default_where_an_older_format_lacks_it() -> None:
+def test_a_field_added_to_a_transition_has_its_default_in_an_older_format() -> None:
     shorter = b'["a:1","",false,[["b",1,"",["a","b"]]],[]]'
 
     transition = decode_transition(shorter)

@@ -1,0 +1,46 @@
+"""Looking at a run by its id: its state, its failure, its flow known or not."""
+
+import contextlib
+from typing import Any
+
+from owned import Steps, Work, gate, gates
+
+from asyncflow import FlowRunner, errors
+from asyncflow.runner import RunFailure
+
+
+async def test_a_run_is_looked_at(storage: Any) -> None:
+    gate("g")
+    async with FlowRunner(storage) as runner:
+        handle = await runner.start(Steps, {"gate": "g"}, run_id="x")
+        begun = await handle.look()
+        gates["g"].set()
+        await handle.result()
+        ended = await (await runner.get("x")).look()
+
+    assert (begun.status, begun.seq, begun.number, begun.inputs) == ("running", 0, 1, {"gate": "g"})
+    assert (ended.status, ended.seq, ended.result, ended.error) == ("finished", 2, 2, None)
+    assert ended.state == Work(id="x", n=2, gate="g")
+
+
+async def test_a_failed_run_tells_what_it_failed_with(storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        handle = await runner.start(Steps, {"fails": True})
+        with contextlib.suppress(errors.MethodError):
+            await handle.result()
+        view = await handle.look()
+
+    assert view.status == "failed"
+    assert view.error == RunFailure(
+        method="second", type="builtins.LookupError", message="told to", invocation_id=f"{handle.run_id}/1/second:1"
+    )
+    assert view.error.traceback.startswith("Traceback")
+
+
+async def test_a_run_of_an_unknown_flow_is_looked_at_as_json(storage: Any) -> None:
+    async with FlowRunner(storage) as runner:
+        await runner.run(Steps, {"n": 1}, run_id="x")
+    async with FlowRunner(storage) as runner:
+        view = await (await runner.get("x")).look()
+
+    assert (view.flow, view.state["n"], view.result) == ("Steps", 3, 3)
