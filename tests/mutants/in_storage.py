@@ -30,7 +30,7 @@ IN_STORAGE = (
         "_codec/codec.py",
         "    if lost:\n        raise Misfit",
         "    if False:\n        raise Misfit",
-        "runs/test_schema_changes.py::test_a_stored_field_that_the_model_lacks_is_named_and_nothing_is_lost",
+        "runs/test_changed_state.py::test_a_stored_field_that_the_model_lacks_is_named_and_nothing_is_lost",
     ),
     Mutant(
         "a pending method that is gone is skipped",
@@ -40,7 +40,7 @@ IN_STORAGE = (
         "    for name in _missing(settings, progress):\n"
         "        for key in [k for k, i in progress.pending.items() if i.method == name]:\n"
         "            del progress.pending[key]\n    if missing := []:\n        raise FlowDefinitionError",
-        "runs/test_schema_changes.py::test_a_pending_method_that_is_gone_is_named_and_nothing_changes",
+        "runs/test_changed_graph.py::test_a_pending_method_that_is_gone_is_named_and_nothing_changes",
     ),
     Mutant(
         "a join that could never run is not noticed",
@@ -48,7 +48,7 @@ IN_STORAGE = (
         "_runs/matching.py",
         "    if problems := obstacles(settings.definition, progress):\n",
         "    if problems := []:\n",
-        "runs/test_changed_class.py::test_a_run_whose_join_gained_a_branch_is_refused_and_nothing_runs",
+        "runs/test_changed_graph.py::test_a_run_whose_join_gained_a_branch_is_refused_and_nothing_runs",
     ),
     Mutant(
         "what a thread raised is thrown into its waiter",

@@ -1,14 +1,15 @@
-"""A stored run and a class that has changed since: it continues right, or is refused before anything runs."""
+"""A stored run and a class whose methods have changed since: it continues right, or is refused before anything runs."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
 import pytest
+from flows import OUTPUT, Steps, Work, run_that_is
 
 from asyncflow import (
     Flow,
     FlowRunner,
-    MemoryFlowPersistence,
     MethodError,
     SQLiteFlowPersistence,
     and_,
@@ -16,16 +17,6 @@ from asyncflow import (
     start,
 )
 from asyncflow.errors import FlowDefinitionError
-
-STORES: dict[str, Callable[[], Any]] = {
-    "memory": MemoryFlowPersistence,
-    "sqlite": lambda: SQLiteFlowPersistence("runs.db"),
-}
-
-
-@pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest) -> Any:
-    return STORES[request.param]()
 
 
 class Report(Flow[dict]):
@@ -160,3 +151,76 @@ async def test_a_finished_run_begins_a_new_pass_with_the_branches_of_now(store: 
     flow = WithAThirdBranch(persistence=store)
     await flow.kickoff({"id": run_id, "ran": []})
     assert sorted(flow.state["ran"]) == ["a", "b", "c", "j"]
+
+
+@pytest.mark.clauses("V3")
+async def test_added_methods_take_part_when_a_run_goes_on(store: Any) -> None:
+    class Grown(Steps):
+        name = "Steps"
+
+        @listen(Steps.third)
+        async def fourth(self, value: str) -> str:
+            self.note("fourth")
+            return value + " four"
+
+    run_id = await run_that_is("interrupted", store)
+
+    assert await Grown.resume(run_id, persistence=store) == OUTPUT + " four"
+
+
+@pytest.mark.clauses("V3")
+async def test_a_pending_method_that_is_gone_is_named_and_nothing_changes(store: Any) -> None:
+    class Shrunk(Flow[Work]):
+        name = "Steps"
+
+        @start()
+        async def first(self) -> None: ...
+
+    run_id = await run_that_is("interrupted", store)
+    with pytest.raises(FlowDefinitionError, match="second"):
+        await Shrunk.resume(run_id, persistence=store)
+
+    assert await Steps.resume(run_id, persistence=store) == OUTPUT
+
+
+@pytest.mark.clauses("V3")
+async def test_a_join_whose_method_is_gone_is_named() -> None:
+    from asyncflow import and_
+
+    class Joining(Flow):
+        name = "Joining"
+        persistence = SQLiteFlowPersistence("runs.db")
+
+        @start()
+        async def a(self) -> int:
+            return 1
+
+        @start()
+        async def b(self) -> int:
+            while self.pending != ("b:1",):  # noqa: ASYNC110 - nobody tells
+                await anyio.sleep(0.001)
+            scope.cancel()
+            await anyio.sleep_forever()
+
+        @listen(and_(a, b))
+        async def join(self, a: int, b: int) -> int:
+            return a + b
+
+    class Without(Flow):
+        name = "Joining"
+        persistence = SQLiteFlowPersistence("runs.db")
+
+        @start()
+        async def a(self) -> int:
+            return 1
+
+        @start()
+        async def b(self) -> int:
+            return 2
+
+    flow = Joining()
+    with anyio.CancelScope() as scope:
+        await flow.kickoff()
+    assert flow.pending == ("b:1",)
+    with pytest.raises(FlowDefinitionError, match="join"):
+        await Without.resume(flow.run_id)

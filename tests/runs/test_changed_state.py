@@ -1,43 +1,12 @@
-"""Methods and fields that a class has gained or lost since a run was stored: used, or named while nothing is lost."""
+"""A state whose model has changed since a run was stored: used, or named while nothing is lost."""
 
 from typing import Any
 
-import anyio
 import pytest
-from flows import OUTPUT, Steps, Work, run_that_is
+from flows import Steps, Work, run_that_is
 from pydantic import BaseModel, Field, model_validator
 
-from asyncflow import Flow, FlowState, SQLiteFlowPersistence, errors, listen, start
-
-
-@pytest.mark.clauses("V3")
-async def test_added_methods_take_part_when_a_run_goes_on(store: Any) -> None:
-    class Grown(Steps):
-        name = "Steps"
-
-        @listen(Steps.third)
-        async def fourth(self, value: str) -> str:
-            self.note("fourth")
-            return value + " four"
-
-    run_id = await run_that_is("interrupted", store)
-
-    assert await Grown.resume(run_id, persistence=store) == OUTPUT + " four"
-
-
-@pytest.mark.clauses("V3")
-async def test_a_pending_method_that_is_gone_is_named_and_nothing_changes(store: Any) -> None:
-    class Shrunk(Flow[Work]):
-        name = "Steps"
-
-        @start()
-        async def first(self) -> None: ...
-
-    run_id = await run_that_is("interrupted", store)
-    with pytest.raises(errors.FlowDefinitionError, match="second"):
-        await Shrunk.resume(run_id, persistence=store)
-
-    assert await Steps.resume(run_id, persistence=store) == OUTPUT
+from asyncflow import Flow, FlowState, errors, listen, start
 
 
 @pytest.mark.clauses("V2")
@@ -152,46 +121,3 @@ async def test_a_before_validator_cures_an_old_state(store: Any) -> None:
     run_id = await run_that_is("interrupted", store)
 
     assert await Migrated.resume(run_id, persistence=store) == 2
-
-
-@pytest.mark.clauses("V3")
-async def test_a_join_whose_method_is_gone_is_named() -> None:
-    from asyncflow import and_
-
-    class Joining(Flow):
-        name = "Joining"
-        persistence = SQLiteFlowPersistence("runs.db")
-
-        @start()
-        async def a(self) -> int:
-            return 1
-
-        @start()
-        async def b(self) -> int:
-            while self.pending != ("b:1",):  # noqa: ASYNC110 - nobody tells
-                await anyio.sleep(0.001)
-            scope.cancel()
-            await anyio.sleep_forever()
-
-        @listen(and_(a, b))
-        async def join(self, a: int, b: int) -> int:
-            return a + b
-
-    class Without(Flow):
-        name = "Joining"
-        persistence = SQLiteFlowPersistence("runs.db")
-
-        @start()
-        async def a(self) -> int:
-            return 1
-
-        @start()
-        async def b(self) -> int:
-            return 2
-
-    flow = Joining()
-    with anyio.CancelScope() as scope:
-        await flow.kickoff()
-    assert flow.pending == ("b:1",)
-    with pytest.raises(errors.FlowDefinitionError, match="join"):
-        await Without.resume(flow.run_id)
