@@ -129,8 +129,8 @@ class Flow(Uncached, Generic[S]):
             cls._define()
         for method in cls._surroundings.not_logged(cls._definition):
             logger.warning(
-                "the labels of %s.%s are not checked: its return annotation names what is not defined at run time. Import it outside "
-                "of `if TYPE_CHECKING`, or declare the labels by emit=[...]",
+                "labels not checked: the return annotation of %s.%s uses a name that is not defined at run time. Import it outside of "
+                "`if TYPE_CHECKING`, or declare the labels by emit=[...]",
                 cls.__name__,
                 method,
             )
@@ -146,7 +146,7 @@ class Flow(Uncached, Generic[S]):
         backends = {id(mark.backend) for mark in cls._persisted.marks if mark.backend is not None}
         if len(backends) > 1:
             raise FlowDefinitionError(
-                f"{cls.__name__} names two different backends in @persist; a flow is stored in one place",
+                f"{cls.__name__} names two different backends in @persist; a flow has one storage",
                 problems=["two backends"],
             )
 
@@ -163,7 +163,7 @@ class Flow(Uncached, Generic[S]):
     ) -> None:
         cls = type(self)
         if misplaced or unknown:
-            takes = f"{cls.__name__} takes keywords only, such as persistence=; inputs are given to kickoff"
+            takes = f"{cls.__name__} takes keywords only, such as persistence=; pass inputs to kickoff"
             raise not_taken(cls.__name__, unknown, _KEYWORDS, places=len(misplaced), takes=takes, is_of_a_flow=True)
         if cls is Flow or not cls._definition.methods:
             cure = "subclass it, and decorate" if cls is Flow else "decorate"
@@ -264,7 +264,7 @@ class Flow(Uncached, Generic[S]):
         """
         scope = self._instance.scope()
         if scope is None:
-            raise LookupError("invocation_id is known inside a method of the flow only")
+            raise LookupError("invocation_id is available only inside a method of the flow")
         return scope.invocation_id
 
     def committed_state(self) -> S:
@@ -368,7 +368,7 @@ def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None, *, once: bool 
     if not isinstance(flow, Flow):
         if isinstance(flow, Coroutine):
             flow.close()
-        what = "a flow, and its inputs: asyncflow.run(flow, inputs); `flow.kickoff()` is for `await`, and a class is called first"
+        what = "an instance of a flow, and its inputs: asyncflow.run(MyFlow(), inputs); `flow.kickoff()` is only for `await`"
         raise not_taken("asyncflow.run", (), (), places=1, takes=f"asyncflow.run takes {what}")
     try:
         anyio.get_current_task()
@@ -401,5 +401,7 @@ def instantiate(make: object) -> Flow[Any]:
         what = type(make).__name__ if made is None else getattr(make, "__name__", type(make).__name__)
         what = "Flow itself" if make is Flow else what
         advice = f"; write {what}, not {what}(...)" if isinstance(make, Flow) else ""
-        raise TypeError(f"a runner takes a flow class, or a function that makes a flow, and {what} is neither{advice}")
+        raise TypeError(
+            f"a runner takes a flow class, or a function that returns a flow, and {what} is neither{advice}"
+        )
     return made

@@ -38,8 +38,8 @@ __all__ = [
 def busy(flow: str, run_id: str) -> FlowBusyError:
     """Return the error for a second call on an instance that drives a run."""
     return FlowBusyError(
-        f"this {flow} drives run {run_id} already; make one instance for each run that is to go on at the same time. Nothing "
-        "was started",
+        f"this {flow} instance already drives run {run_id}; create one instance for each run that runs concurrently. Nothing was "
+        "started",
         run_id=run_id,
     )
 
@@ -47,16 +47,16 @@ def busy(flow: str, run_id: str) -> FlowBusyError:
 def not_stored(flow: str, what: str) -> CapabilityMissingError:
     """Return the error for a call that needs persistence, on a flow that has none."""
     return CapabilityMissingError(
-        f"{what} needs a persistence, and {flow} has none: decorate the class with @persist, or pass persistence=",
+        f"{what} needs persistence, and {flow} has none: decorate the class with @persist, or pass persistence=",
         capability="FlowPersistence",
     )
 
 
-def unknown_run(place: object, run_id: str, seq: int | None) -> RunNotFoundError:
+def unknown_run(storage: object, run_id: str, seq: int | None) -> RunNotFoundError:
     """Return the error for an id, or a seq, under which nothing is stored."""
-    at = "" if seq is None else f" with a checkpoint {seq}"
+    checkpoint, key = ("", "id") if seq is None else (f"checkpoint {seq} of ", "id, the seq")
     return RunNotFoundError(
-        f"no run {run_id}{at} is stored in {place!r}; check the id and the place", run_id=run_id, seq=seq
+        f"no {checkpoint}run {run_id} is stored in {storage!r}; check the {key} and the storage", run_id=run_id, seq=seq
     )
 
 
@@ -69,14 +69,14 @@ def mismatch(identity: Identity, c: Checkpoint, missing: Sequence[str] = ()) -> 
     if missing:
         return RunFlowMismatchError(
             f"run {c.run_id} was stored by asyncflow 0.1 under the bare name {c.flow}, and waits for {', '.join(missing)}, which "
-            f"{own} does not have: it belongs to another class of that name, or the class has lost methods. Use that class, or put "
-            "the methods back. Nothing was changed",
+            f"{own} does not have. The run belongs to another class of that name, or the class has lost methods. Use that class, or "
+            "put the methods back. Nothing was changed",
             run_id=c.run_id,
             seq=c.seq,
         )
     return RunFlowMismatchError(
-        f"run {c.run_id} belongs to the flow {stored}, not to {own}; use that class. If it is this class that was moved or renamed, "
-        f"write formerly = {stored!r} in it; to keep one name wherever it stands, declare name = ... as well. Nothing was changed",
+        f"run {c.run_id} belongs to the flow {stored}, not to {own}; use that class. If this class was moved or renamed, write "
+        f"formerly = {stored!r} in it; to keep one name wherever the class is defined, also declare name = .... Nothing was changed",
         run_id=c.run_id,
         seq=c.seq,
     )
@@ -85,9 +85,9 @@ def mismatch(identity: Identity, c: Checkpoint, missing: Sequence[str] = ()) -> 
 def unknown_flow(c: Checkpoint) -> RunFlowMismatchError:
     """Return the error for a run that a runner has to resume, but whose flow the runner does not know."""
     return RunFlowMismatchError(
-        f"run {c.run_id} belongs to the flow {c.known_by.lstrip(':')}, which this runner does not know; nothing was run. Name the "
-        "flow's class in FlowRunner(flows=[...]), or with runner.add(...). If it is a class of this runner that was moved or renamed, "
-        f"write formerly = {c.known_by.lstrip(':')!r} in it",
+        f"run {c.run_id} belongs to the flow {c.known_by.lstrip(':')}, which is not registered with this runner; nothing was run. "
+        "Register its class by FlowRunner(flows=[...]) or runner.add(...). If a registered class was moved or renamed, write "
+        f"formerly = {c.known_by.lstrip(':')!r} in it",
         run_id=c.run_id,
         seq=c.seq,
     )
@@ -96,8 +96,8 @@ def unknown_flow(c: Checkpoint) -> RunFlowMismatchError:
 def stored_already(run_id: str) -> RunInputsError:
     """Return the error for `restore_from_state_id` with the id of a run that is already stored."""
     return RunInputsError(
-        f"run {run_id} is stored already, so it cannot begin with the state of another; nothing was run. Leave "
-        "restore_from_state_id out to go on with it, or bring another id",
+        f"run {run_id} is already stored, so it cannot start with the state of another run; nothing was run. Leave "
+        "restore_from_state_id out to continue the stored run, or pass another id",
         run_id=run_id,
     )
 
@@ -105,7 +105,7 @@ def stored_already(run_id: str) -> RunInputsError:
 def cancelled(run_id: str) -> RunCancelledError:
     """Return the error for a run that was cancelled, also when a call would continue it."""
     return RunCancelledError(
-        f"run {run_id} was cancelled for good; what had completed is kept, and can be read with load() or forked",
+        f"run {run_id} was cancelled permanently; what had completed is kept, and can be read with load() or forked",
         run_id=run_id,
     )
 
@@ -113,8 +113,7 @@ def cancelled(run_id: str) -> RunCancelledError:
 def interrupted(run_id: str) -> RunInterruptedError:
     """Return the error for a run that stops because its runner ends."""
     return RunInterruptedError(
-        f"run {run_id} was stopped at a checkpoint, because its runner is ending; what had completed is stored, and it can be "
-        "resumed",
+        f"run {run_id} was interrupted, because its runner shuts down; what had completed is saved, and the run can be resumed",
         run_id=run_id,
     )
 
@@ -122,27 +121,27 @@ def interrupted(run_id: str) -> RunInterruptedError:
 def lost(run_id: str) -> RunFencedError:
     """Return the error for a run that another owner has ended or resumes."""
     return RunFencedError(
-        f"run {run_id} has been taken over by another owner: what was under way here was cancelled, and nothing more is started or "
-        "stored here",
+        f"run {run_id} was fenced: another owner has taken it over or ended it. Its methods here were cancelled, and nothing more is "
+        "started or stored here",
         run_id=run_id,
     )
 
 
 def cut_off(run_id: str, by: BaseException) -> RunInterruptedError:
     """Return the error for a run that a method ended by raising a non-error, such as the cancellation of a task that it awaited."""
-    told = RunInterruptedError(
-        f"run {run_id} was stopped by a {type(by).__name__} out of one of its methods, though nobody had cancelled the run; what had "
-        "completed is stored, and it can be resumed. Catch it in the method",
+    error = RunInterruptedError(
+        f"run {run_id} was stopped by a {type(by).__name__} that one of its methods raised, although the run was not cancelled; what "
+        "had completed is saved, and the run can be resumed. Catch the exception in the method",
         run_id=run_id,
     )
-    told.__cause__ = by
-    return told
+    error.__cause__ = by
+    return error
 
 
 def other_inputs(flow: str, c: Checkpoint) -> RunInputsError:
     """Return the error for inputs to an interrupted run that was started with others."""
     return RunInputsError(
-        f"run {c.run_id} was interrupted, and was started with other inputs; nothing was run. Leave the inputs out to go on, "
+        f"run {c.run_id} has not finished, and was started with other inputs; nothing was run. Leave the inputs out to resume it, "
         f"or change its state first: `await (await {flow}.load({c.run_id!r})).update_state(...)`",
         run_id=c.run_id,
         seq=c.seq,
@@ -152,7 +151,7 @@ def other_inputs(flow: str, c: Checkpoint) -> RunInputsError:
 def begun_otherwise(c: Checkpoint) -> RunInputsError:
     """Return the error for inputs to a run, whatever its status, that was started with others."""
     return RunInputsError(
-        f"run {c.run_id} was started with other inputs; nothing was run. Leave the inputs out to attach to it, or bring another id",
+        f"run {c.run_id} was started with other inputs; nothing was run. Leave the inputs out to attach to it, or pass another id",
         run_id=c.run_id,
         seq=c.seq,
     )
@@ -161,8 +160,8 @@ def begun_otherwise(c: Checkpoint) -> RunInputsError:
 def edited_here(c: Checkpoint) -> StateError:
     """Return the error for a state that was changed in the instance since its run stopped: resuming would silently ignore the change."""
     return StateError(
-        f"the state of run {c.run_id} was changed here since the run stopped, and it goes on with what is stored; nothing was "
-        "run. Store the change with `await flow.update_state(...)`, then go on",
+        f"the state of run {c.run_id} was changed here since the run stopped, but a resume continues with the stored state; nothing "
+        "was run. Store the change with `await flow.update_state(...)`, then resume",
         run_id=c.run_id,
         seq=c.seq,
     )

@@ -27,7 +27,7 @@ async def cancel_stored(persistence: FlowPersistence, run_id: str) -> None:
     owner = _owner(persistence)
     if owner is None:
         raise CapabilityMissingError(
-            f"{type(persistence).__name__} cannot tell who drives a run: it lacks the capability Ownership",
+            f"{type(persistence).__name__} cannot cancel a stored run: it lacks the capability Ownership",
             capability="Ownership",
             run_id=run_id,
         )

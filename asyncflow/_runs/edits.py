@@ -50,7 +50,7 @@ async def edit(instance: Instance, changes: Mapping[str, Any] | None, fields: Ma
         async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
             stored = await instance.found(run_id)
             if brought and (isinstance(changes, Mapping | None) or reconcile_run_ids(*brought) != run_id):
-                raise RunInputsError("the id of a run does not change; nothing was written", run_id=run_id)
+                raise RunInputsError("the id of a run cannot be changed; nothing was written", run_id=run_id)
             state = instance.state_type.updated(instance.going_on(stored), given)
             edited = Stored(stored.checkpoint, state, stored.progress)
             status = stored.checkpoint.status

@@ -59,7 +59,7 @@ async def history_of(persistence: FlowPersistence, run_id: str) -> list[HistoryE
         return entries(rows)
     except UNREADABLE as error:
         raise CheckpointCorruptError(
-            f"the history of run {run_id} cannot be read ({type(error).__name__}). Nothing was changed; restore the storage from "
+            f"the history of run {run_id} cannot be decoded ({type(error).__name__}). Nothing was changed; restore the storage from "
             "a backup",
             run_id=run_id,
         ) from error

@@ -49,7 +49,7 @@ def _of_state(inputs: Any, state_type: StateType) -> dict[str, Any]:
         model = getattr(state_type, "declared", None)
         or_model = "" if model is None else f", or a {model.__name__}"
         raise RunInputsError(
-            f"inputs are a dict that sets fields of the state{or_model}, and not {what}. Nothing was run and nothing was written"
+            f"inputs must be a dict that sets fields of the state{or_model}, not {what}. Nothing was run and nothing was written"
         )
     return fields
 

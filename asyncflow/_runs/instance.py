@@ -161,7 +161,7 @@ class Instance(RunSnapshot):
 
     async def _ended_for_readers(self, run_id: str) -> Stored | None:
         """Return a run that has ended, if the backend is read-only, such as a standby server; return None for any other run."""
-        assert self.setup.persistence is not None, "asked only where there is a storage"
+        assert self.setup.persistence is not None, "called only if the runs are stored"
         async with session(self.setup.persistence):
             stored = await load(self.setup, run_id)
         return None if stored is None or stored.checkpoint.status == "running" else stored

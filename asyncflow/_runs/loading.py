@@ -44,19 +44,20 @@ async def load(setup: Setup, run_id: str, seq: int | None = None) -> Stored | No
 
     Raises `RunFlowMismatchError`, `StateSchemaError`, `FlowDefinitionError`, `CheckpointCorruptError` and what the backend raises.
     """
-    assert setup.persistence is not None, "asked only where there is a storage"
+    assert setup.persistence is not None, "called only if the runs are stored"
     checkpoint = await to_be_awaited(setup.persistence.load(run_id, seq), setup.persistence, "load")
     if checkpoint is None:
         return None
     if not isinstance(checkpoint, Checkpoint):
         raise StorageError(
-            f"load of {type(setup.persistence).__name__} returned a {type(checkpoint).__name__}; it returns a Checkpoint, or None for "
-            "an unknown run (Checkpoint.from_bytes reads what to_bytes has written). Nothing was changed",
+            f"load of {type(setup.persistence).__name__} returned a {type(checkpoint).__name__}; it must return a Checkpoint, or None "
+            "for an unknown run (Checkpoint.from_bytes decodes what to_bytes has encoded). Nothing was changed",
             run_id=run_id,
         )
     if checkpoint.run_id != run_id:
         raise CheckpointCorruptError(
-            f"what is stored for run {run_id} is another run's; nothing was changed, restore the storage from a backup",
+            f"the storage has a checkpoint of another run under the id of run {run_id}. Nothing was changed; restore the storage from "
+            "a backup",
             run_id=run_id,
         )
     return decoded(setup, checkpoint)
@@ -75,11 +76,11 @@ def decoded(setup: Setup, checkpoint: Checkpoint) -> Stored:
         outcome_of(checkpoint)
     except Misfit as misfit:
         raise StateSchemaError(
-            f"the stored state of run {run_id} was written under another type of state than that of {setup.settings.name}, which "
-            "says too little to read it. Nothing was changed; put the type back for as long as such runs are resumed or loaded"
+            f"the stored state of run {run_id} was written under another type of state than {setup.settings.name} has now, which "
+            "cannot decode it. Nothing was changed; put the earlier type back for as long as such runs are resumed or loaded"
             if misfit.is_gone
             else f"the stored state of run {run_id} does not fit the model of {setup.settings.name}: {misfit.detail}. Nothing was "
-            "changed; add the fields, or a before-validator (@model_validator(mode='before')) that turns the old form into the new",
+            "changed; add the fields, or a before-validator (@model_validator(mode='before')) that converts the old form into the new",
             paths=misfit.paths,
             run_id=run_id,
             seq=checkpoint.seq,

@@ -125,7 +125,7 @@ class _Owned:
         with _taking:
             if driven in _DRIVEN and not is_closed(_DRIVEN[driven]):
                 raise RunLockedError(
-                    f"run {run_id} is being driven in this process; await that, or try again when it has ended",
+                    f"run {run_id} is already being driven in this process; await that call, or retry when it has ended",
                     run_id=run_id,
                 )
             _DRIVEN[driven] = loop
@@ -164,4 +164,6 @@ async def give_back(owner: Ownership, run_id: str, epoch: int) -> None:
     try:
         await owner.release(run_id, epoch)
     except StorageError as error:
-        logger.warning("run %s stays with this process until its storage is closed: %s", run_id, error)
+        logger.warning(
+            "run not released: %s stays owned by this process until its storage is closed: %s", run_id, error
+        )

@@ -63,7 +63,7 @@ async def commit_start(engine: Engine, checkpoint: Checkpoint | None) -> None:
         await engine.recorder.commit(checkpoint)
     except RunFencedError as fenced:
         raise RunLockedError(
-            f"run {engine.run_id} was started by somebody else at the same moment; nothing was run here",
+            f"run {engine.run_id} was started by another owner at the same moment; nothing was run here",
             run_id=engine.run_id,
         ) from fenced
 
@@ -99,7 +99,7 @@ def recorder_of(
     setup: Setup, run_id: str, claim: Claim, after: Checkpoint | None, *, number: int = 1, inputs: bytes | None = None
 ) -> Recorder:
     """Return a recorder that continues after a checkpoint, or starts a chain."""
-    assert setup.persistence is not None, "asked only where there is a storage"
+    assert setup.persistence is not None, "called only if the runs are stored"
     return Recorder(
         setup.persistence,
         setup.codecs,

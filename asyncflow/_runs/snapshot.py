@@ -130,7 +130,7 @@ class RunSnapshot:
         if scope is not None:
             scope.replace(self.state_type.replacement(value, self._run_id))
         elif self._engine is not None:
-            raise StateError("the state of a running flow is set by its methods; nothing was changed")
+            raise StateError("only its methods can set the state of a running flow; nothing was changed")
         else:
             self._state = self.state_type.replacement(value, self.run_id)
 

@@ -48,8 +48,8 @@ def method_error(flow: str, run_id: str, failures: Sequence[Failure], is_stored:
     """Return the error for what methods raised. Its cause is the first user exception, unchanged."""
     if is_stored:
         advice = (
-            f"What had completed is saved as run {run_id}: mend the cause, then `await {flow}.resume({run_id!r})` runs only "
-            "what failed or never started"
+            f"What had completed is saved as run {run_id}. Fix the cause; then `await {flow}.resume({run_id!r})` runs only what "
+            "failed or never started"
         )
     else:
         advice = "The run has no persistence, so nothing is saved; with @persist it could be resumed"
@@ -61,7 +61,7 @@ def stored_failure(flow: str, c: Checkpoint) -> MethodError:
     failures = stored_failures(c)
     what = _named(flow, failures, lambda f: f"{f.type}: {f.message}") if failures else "a method raised"
     text = (
-        f"run {c.run_id} has failed: {what}. What had completed is saved; `await {flow}.resume({c.run_id!r})` runs only what failed "
+        f"run {c.run_id} has failed: {what}. What had completed is saved. `await {flow}.resume({c.run_id!r})` runs only what failed "
         "or never started"
     )
     if not failures:
@@ -125,8 +125,8 @@ def conflict_error(
     other = " or ".join(dict.fromkeys(others)) or None
     return StateConflictError(
         f"{flow}.{method} and {other or 'another method'} ran at the same time, and {conflict.reason}: '{conflict.path or 'state'}'. "
-        f"What {method} changed was dropped. Let one follow the other, write to different fields, or declare how the field "
-        f"is merged, as in Annotated[int, merge.add]; resuming runs {method} again on the new state",
+        f"The changes of {method} were dropped. Run one after the other, write to different fields, or declare how the field "
+        f"is merged, as in Annotated[int, merge.add]. A resume runs {method} again on the new state",
         path=conflict.path,
         other=other,
         run_id=run_id,
@@ -137,7 +137,7 @@ def conflict_error(
 def changed_id_error(flow: str, run_id: str, method: str) -> StateError:
     """Return the error for a method that changed the run's id."""
     return StateError(
-        f"{flow}.{method} changed the id of the state, which is the run's; its changes were dropped. Keep `id` as it is",
+        f"{flow}.{method} changed the id of the state, which is the run's id. Its changes were dropped. Leave `id` unchanged",
         run_id=run_id,
         method=method,
     )
@@ -146,7 +146,7 @@ def changed_id_error(flow: str, run_id: str, method: str) -> StateError:
 def limit_error(flow: str, run_id: str, method: str, limit: int) -> LimitExceededError:
     """Return the error for a cycle that called a method too often."""
     return LimitExceededError(
-        f"{flow}.{method} was about to be called more than {limit} times in one pass; if the cycle is meant to go on, raise "
+        f"{flow}.{method} was about to be called more than {limit} times in one pass. If the cycle is intended, raise "
         "max_method_calls (None: no limit) and resume",
         run_id=run_id,
         method=method,
@@ -157,7 +157,7 @@ def undeclared_label_error(flow: str, run_id: str, method: MethodDefinition) -> 
     """Return the error for a router that returned a label that it does not declare."""
     known = ", ".join(sorted(method.labels or ())) or "none"
     return UnknownLabelError(
-        f"the router {flow}.{method.name} returned a label that it does not declare; declared: {known}. Add it to the return "
+        f"the router {flow}.{method.name} returned a label that it does not declare. Declared: {known}. Add it to the return "
         "annotation or to emit=. Nothing of this call was saved",
         run_id=run_id,
         method=method.name,
@@ -167,7 +167,7 @@ def undeclared_label_error(flow: str, run_id: str, method: MethodDefinition) -> 
 def method_label_error(flow: str, run_id: str, method: str) -> UnknownLabelError:
     """Return the error for a router that returned a label that is a method's name, and would trigger by that name."""
     return UnknownLabelError(
-        f"the router {flow}.{method} returned a label that is the name of a method; rename the label. Nothing of this call was "
+        f"the router {flow}.{method} returned a label that is the name of a method. Rename the label. Nothing of this call was "
         "saved",
         run_id=run_id,
         method=method,

@@ -17,6 +17,6 @@ class Outputs(dict[str, Any]):
         if isinstance(key, str):
             raise NoOutputError(f"no method of this name has completed in this process; completed: {completed}")
         raise NoOutputError(
-            "method_outputs maps the name of each method to its latest result, and is no list: write method_outputs['method'], or "
-            f"flow.result for what the run ended with. Completed: {completed}"
+            "method_outputs is not a list: it maps the name of each method to its latest result. Write method_outputs['method'], or "
+            f"flow.result for the output of the run. Completed: {completed}"
         )

@@ -184,7 +184,7 @@ class Recorder:
                 f"the stored result of {method} was written under a return annotation that {method} no longer has. Nothing was "
                 f"changed; put the annotation back for as long as such runs are resumed or loaded"
                 if misfit.is_gone
-                else f"the stored result of {method} does not fit its return annotation any more: {misfit.detail}. Nothing was "
+                else f"the stored result of {method} no longer fits its return annotation: {misfit.detail}. Nothing was "
                 f"changed; let the annotation accept both, then resume",
                 paths=misfit.paths,
                 run_id=self.run_id,
@@ -289,8 +289,8 @@ class Recorder:
                 await self._save(checkpoint)
         except StaleCheckpoint as stale:
             raise RunFencedError(
-                f"run {self.run_id} has been taken over by another owner: checkpoint {checkpoint.seq} was not saved, and "
-                "nothing more is started here. The other owner resumes it",
+                f"run {self.run_id} was fenced: another owner has taken it over. Checkpoint {checkpoint.seq} was not saved, and "
+                "nothing more is started here. The other owner resumes the run",
                 run_id=self.run_id,
                 seq=checkpoint.seq,
             ) from stale
@@ -299,12 +299,14 @@ class Recorder:
 
     def _tell(self, checkpoint: Checkpoint) -> None:
         """Notify the observer of a stored checkpoint. An observer that raises is not notified again, and cannot harm the run."""
-        assert self._observe is not None, "asked only where there is one"
+        assert self._observe is not None, "called only if there is an observer"
         try:
             self._observe(checkpoint)
         except Exception:  # a user's observer may raise anything
             self._observe = None
-            logger.exception("an observer of run %s has failed, and is told nothing more", self.run_id)
+            logger.exception(
+                "observer disabled: it raised at a checkpoint of run %s, and is not called again", self.run_id
+            )
 
     async def _save(self, checkpoint: Checkpoint) -> None:
         async def save() -> None:
@@ -315,7 +317,7 @@ class Recorder:
         async with turn:  # a backend with only `save` and `load` gets one call at a time
             if self._saved != checkpoint.previous:
                 raise StorageWriteError(
-                    f"checkpoint {checkpoint.seq} of run {self.run_id} was not saved, because the one before it was not; the "
+                    f"checkpoint {checkpoint.seq} of run {self.run_id} was not saved, because the one before it was not. The "
                     "run can be resumed",
                     outcome="not saved",
                     run_id=self.run_id,

@@ -80,8 +80,8 @@ class Scope:
     def _check_open(self) -> None:
         if not self.is_open:
             raise DraftClosedError(
-                f"self.state was used by code that outlived {self.method.name}: that invocation's state is committed or "
-                "dropped. Await such work within the method, or hand it what it needs",
+                f"self.state was used by code that still ran after {self.method.name} had ended: the method's draft is committed "
+                "or dropped. Await such work in the method, or pass it the values that it needs",
                 method=self.method.name,
             )
 
@@ -120,16 +120,16 @@ def scope_of_thread(running: Mapping[str, Scope], loop_thread: int) -> Scope | N
     if len(scopes) == 1:
         return scopes[0]
     cure = (
-        "Write `state = self.state` in the method, and use that in the thread; or start it with the method's context "
+        "Write `state = self.state` in the method, and use that in the thread; or start the thread with the method's context "
         "(asyncio.to_thread, anyio.to_thread.run_sync, contextvars.copy_context().run). To look at a run from outside, use "
         "committed_state()"
     )
     if scopes:
         names = ", ".join(sorted({scope.method.name for scope in scopes}))
         raise StateError(
-            f"self.state was used in a thread of its own while several methods run ({names}): nothing tells which one it "
-            f"belongs to. {cure}"
+            f"self.state was used in a separate thread while several methods run ({names}), so it is not known which of them the "
+            f"thread belongs to. {cure}"
         )
     raise DraftClosedError(
-        f"self.state was used in a thread of its own while no method of the flow runs: the method it belongs to has ended. {cure}"
+        f"self.state was used in a separate thread while no method of the flow runs: its method has ended. {cure}"
     )

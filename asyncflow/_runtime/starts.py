@@ -28,14 +28,14 @@ async def proven(recorder: Recorder) -> None:
 
     Raises `RunFencedError`, and what the backend raises. Then nothing may start, and `recorder.refusal` holds the error.
     """
-    assert recorder.fence is not None, "asked where a fence may be down"
+    assert recorder.fence is not None, "called only if the run has a fence"
     try:
         while not recorder.fence.holds(recorder.stretch):  # the process may be held up again before the answer arrives
             recorder.stretch = await recorder.fence.confirm(recorder.run_id, recorder.epoch)
     except StaleCheckpoint as stale:
         recorder.refusal = RunFencedError(
-            f"run {recorder.run_id} has been taken over by another owner, because this process was held up for longer than its lease. "
-            "Nothing was started here after that, and nothing is stored here any more; the other owner resumes the run",
+            f"run {recorder.run_id} was fenced: another owner has taken it over, because this process was held up for longer than its "
+            "lease. Nothing was started here after that, and nothing more is stored here. The other owner resumes the run",
             run_id=recorder.run_id,
         )
         raise recorder.refusal from stale

@@ -143,7 +143,7 @@ class _Call:
     def take_error(self) -> BaseException:
         """Return what the function raised, and drop the reference to it: the error holds the frame that holds this object."""
         error, self.error = self.error, None
-        assert error is not None, "asked only where there is one"
+        assert error is not None, "called only if the function has raised"
         return error
 
     def give_up(self) -> bool:

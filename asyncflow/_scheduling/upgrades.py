@@ -76,8 +76,8 @@ def _calls(definition: FlowDefinition, progress: Progress) -> Iterator[str]:
     """Report the pending methods that can no longer be called with the arguments that their triggers left for them."""
     for name in dict.fromkeys(i.method for i in progress.pending.values() if not _fits(definition, i)):
         yield (
-            f"{name} is waiting to run with the arguments that its earlier signature asked for, which it does not take now; put "
-            "the earlier parameters back until such runs have ended (additional ones need a default)"
+            f"{name} waits to run with the arguments of its earlier signature, which it no longer takes; put the earlier "
+            "parameters back until such runs have ended (additional ones need a default)"
         )
 
 
@@ -102,8 +102,8 @@ def _latched(definition: FlowDefinition, progress: Progress, came: Set[str]) -> 
         m = definition.methods[name]
         if m.condition is None or satisfied(m.condition, latch):
             yield (
-                f"{name} waited for more than it does now, and what it waits for now came before; it would never run. Put "
-                f"its earlier condition back until such runs have ended ({_listed(latch)} came)"
+                f"{name} waited for more than it does now, and all that it waits for now has already arrived "
+                f"({_listed(latch)}), so it would never run. Put its earlier condition back until such runs have ended"
             )
         if changed := [part for part in latch if part in definition.methods and part not in came]:
             yield f"{name} has received the label {_listed(changed)}, which is a method now; rename the method"
@@ -138,14 +138,14 @@ def _starved(
             starved[m.name] = sorted((m.names if is_renamed else would_have) - have)
     for name, lacking in starved.items():
         if any(part not in starved for part in lacking):
-            yield _told(name, lacking, unlatched.get(name, _NONE), pending)
+            yield _obstacle(name, lacking, unlatched.get(name, _NONE), pending)
 
 
-def _told(name: str, lacking: list[str], came_before: Set[str], pending: list[str]) -> str:
+def _obstacle(name: str, lacking: list[str], came_before: Set[str], pending: list[str]) -> str:
     if came_before >= set(lacking):
         why, advice = "completed before the join waited for it", ""
     else:
-        why = "this run never starts, because it was begun by an earlier form of the class"
+        why = "this run never starts, because an earlier version of the class started the run"
         advice = f", or let {_listed(lacking)} follow a method that is still to run ({_listed(pending)})"
     return (
         f"{name} waits for {_listed(lacking)}, which {why}, so {name} would silently not run. Put the earlier condition of "

@@ -47,8 +47,11 @@ class Places:
             else:
                 self._places.acquire_nowait()
         except (anyio.WouldBlock, TimeoutError):
+            advice = (
+                "Retry later" if self._overload == "wait" else "Retry later, or wait for a place with overload='wait'"
+            )
             raise RunnerOverloadedError(
-                f"the runner has {self._most} runs, as many as it takes; try again in a while. Nothing was started"
+                f"the runner is at capacity: it has {self._most} runs (max_running + max_waiting). {advice}. Nothing was started"
             ) from None
 
     def release(self) -> None:

@@ -143,7 +143,7 @@ class Live:
         """Log a failure of this run, not one that was only read from the storage, if no caller awaits its result."""
         if isinstance(error, MethodError) and self._has_turn and not self.awaited:
             name = self.flow._instance.setup.settings.name
-            logger.error("run %s of %s failed, and no caller awaits its result", self.run_id, name, exc_info=error)
+            logger.error("run failed: %s of %s, and no caller awaits its result", self.run_id, name, exc_info=error)
 
     async def _turn(self) -> None:
         """Report that the run is stored, and wait for a turn."""
@@ -355,7 +355,7 @@ class RunHandle:
         persistence = self._persistence
         if not offers(persistence, CheckpointHistory):
             raise CapabilityMissingError(
-                f"{type(persistence).__name__} keeps no history, from which events are told",
+                f"{type(persistence).__name__} keeps no history, so it has no events: it lacks the capability CheckpointHistory",
                 capability="CheckpointHistory",
             )
         seq, n = after

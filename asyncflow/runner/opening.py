@@ -43,7 +43,7 @@ class Opening:
     def check(self) -> None:
         """Raise `RunnerClosedError` while the storage is not open."""
         if not self.is_there:
-            raise RunnerClosedError("the runner's storage is away; try again in a while. Nothing was started")
+            raise RunnerClosedError("the runner's storage is unavailable; retry later. Nothing was started")
 
     async def finish(self) -> None:
         """Open the storage if it is not open, and retry for as long as it is unavailable. Log why it cannot be opened yet."""
@@ -54,7 +54,7 @@ class Opening:
             except StorageError as error:
                 if str(error) != logged:
                     logged = str(error)
-                    logger.warning("the runner's storage is not there yet, and is tried again: %s", error)
+                    logger.warning("storage unavailable: the runner retries until it can open it: %s", error)
                 await anyio.sleep(PAUSE)
 
     async def _open(self) -> None:

@@ -44,7 +44,7 @@ class Parents:
             return
         self._has_told = True
         logger.warning(
-            "all %d runs at work of a runner await runs that wait for their turn, so none of them can continue. Raise max_running "
-            "above the number of runs that await others, or let a method kickoff() the flow that it awaits",
+            "runner deadlocked: all its %d running runs await queued runs, so none of them can continue. Raise max_running above the "
+            "number of runs that await others, or let a method kickoff() the flow that it awaits",
             self._most,
         )

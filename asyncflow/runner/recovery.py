@@ -71,7 +71,7 @@ class Recovery:
         self._stopped: dict[str, tuple[float, float]] = {}
         """For each run that stopped here: when to retry it, and its next back-off in seconds."""
         self._given_up = set[str]()
-        self._is_taking = False
+        self._is_taking = self._is_scanning = False
         self._alone_until = 0.0
         self._at_work: dict[str, float] = {}
         """Since when this process drives each run that it took over from a dead process, as long as the run commits no checkpoint."""
@@ -83,24 +83,27 @@ class Recovery:
             return
         _, pause = self._stopped.get(run_id, (0.0, AGAIN))
         self._stopped[run_id] = anyio.current_time() + pause, min(2 * pause, LATEST)
-        logger.warning("run %s of %s stopped before its end, and stays as it is stored: %s", run_id, flow, error)
+        retry = f"retry in {pause:.1f} s" if self._is_scanning else "no retry; resume it"
+        logger.warning("run stopped unexpectedly: %s of %s; %s: %s", run_id, flow, retry, error)
 
     async def keep_looking(self, seconds: float) -> None:
         """Scan every `seconds` seconds, or less often where a scan takes long. The runs found wait for places in a task of their own."""
-        told = ""
+        self._is_scanning, logged = bool(offers(self._persistence, Catalog)), ""
         async with anyio.create_task_group() as group:
             while True:
                 began = anyio.current_time()
                 try:
                     found = await self._found(is_patient=True)
-                    told = ""
+                    logged = ""
                     if found and not self._is_taking:
                         self._is_taking = True
                         group.start_soon(self._take, found)
                 except Exception as error:  # any exception of a backend: the runs that are driven here continue
-                    if str(error) != told:  # once, and not twice a second until it is repaired
-                        logger.warning("interrupted runs could not be looked for: %s", error)
-                    told = str(error)
+                    if str(error) != logged:  # once, and not twice a second until it is repaired
+                        logger.warning(
+                            "recovery scan failed: it is retried, but until then no run is recovered: %s", error
+                        )
+                    logged = str(error)
                 took = anyio.current_time() - began
                 await anyio.sleep(max(seconds, min(REST * took, LONGEST)))
 
@@ -190,10 +193,10 @@ class Recovery:
         if entry.run_id not in self._given_up:
             self._given_up.add(entry.run_id)
             logger.error(
-                "run %s of %s is quarantined: since its last checkpoint it was taken over from %d dead processes, none of which "
-                "had lived for %d seconds with it, so it may be what kills them (max_takeovers=%s). It is interrupted, and no "
-                "runner resumes it. Look for the cause, such as memory that runs out; then continue it with %s.resume(%r), or "
-                "cancel it. A larger max_takeovers, or None, makes runners resume it again",
+                "run quarantined: %s of %s. Since its last checkpoint it was taken over from %d dead processes, none of which had "
+                "survived %d seconds with it, so it may be what kills them (max_takeovers=%s). It stays interrupted, and no runner "
+                "recovers it. Find the cause, such as memory that runs out; then resume it with %s.resume(%r), or cancel it. A larger "
+                "max_takeovers, or None, makes runners recover it again",
                 entry.run_id,
                 entry.flow,
                 entry.takeovers,

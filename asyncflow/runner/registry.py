@@ -47,8 +47,8 @@ class KnownFlows:
         for other, _ in self._named.values():
             if shared := sorted(set(identity.formerly) & set(other.formerly)):
                 raise FlowDefinitionError(
-                    f"{other.stored} and {identity.stored} both say that they were formerly {shared[0]!r}; only one of them can resume "
-                    "its runs. Leave it in that one",
+                    f"{other.stored} and {identity.stored} both declare formerly = {shared[0]!r}; only one of them can resume its "
+                    "runs. Keep it in that one",
                     problems=["two flows were formerly one"],
                 )
 
@@ -81,8 +81,8 @@ def _same_name(known: Identity, other: Identity) -> FlowDefinitionError:
     same = known.stored == other.stored
     which = f"two different classes known as {known.stored}" if same else f"{known.stored} and {other.stored}"
     return FlowDefinitionError(
-        f"two flows are named {known.name}: {which}. Declare name = ... in one of them (there, formerly = {other.stored!r} keeps "
-        "the runs that it has stored), so that each run is resumed by its own class",
+        f"two flows are named {known.name}: {which}. Declare name = ... in one of them, so that each run is resumed by its own class "
+        f"(formerly = {other.stored!r} keeps the runs that it has stored)",
         problems=["two flows of one name"],
     )
 
@@ -121,8 +121,8 @@ def warn_of_another_storage(setup: Setup, storage: object) -> None:
     """Warn if a flow declares another storage than the runner's: `load` and `resume` of its class look in the flow's own storage."""
     if setup.is_declared and not is_same_place(setup.persistence, storage):
         logger.warning(
-            "%s declares the persistence %r, and a runner stores its runs in %r: load(id) and resume(id) of the class look in the "
-            "first, unless they are given persistence=. Give the runner and the flow one storage",
+            "storage mismatch: %s declares persistence %r, but the runner stores its runs in %r. load(id) and resume(id) of the class "
+            "look in the first, unless they get persistence=. Give the runner and the flow one storage",
             setup.settings.name,
             setup.persistence,
             storage,

@@ -76,13 +76,13 @@ class FlowRunner:
         max_takeovers: int | None = 10,
     ) -> None:
         if max_running < 1 or max_waiting < 0:
-            raise ValueError("max_running is at least 1, and max_waiting at least 0")
+            raise ValueError("max_running must be at least 1, and max_waiting at least 0")
         if not (grace >= 0 and patience >= 0):
-            raise ValueError("grace and patience are numbers of seconds, 0 or more")
+            raise ValueError("grace and patience must be numbers of seconds, at least 0")
         if max_takeovers is not None and max_takeovers < 1:
-            raise ValueError("max_takeovers is at least 1, or None: no bound")
+            raise ValueError("max_takeovers must be at least 1, or None for no limit")
         if overload not in ("wait", "raise"):
-            raise ValueError(f"overload is 'wait' or 'raise', not {overload!r}")
+            raise ValueError(f"overload must be 'wait' or 'raise', not {overload!r}")
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
         check_backend(self.persistence)
         self._flows = KnownFlows()
@@ -120,7 +120,7 @@ class FlowRunner:
         and `start` raises `RunnerClosedError`. So a server can start, and answer 503, while its database is unavailable.
         """
         if self._group is not None:
-            raise RunnerClosedError("the runner is in use already; make another one")
+            raise RunnerClosedError("the runner is already in use; create another one")
         self._places = Places(*self._most, self._overload)
         async with AsyncExitStack() as stack:
             self._opening = await Opening(self.persistence).begin(stack, self._patience, waits=waits)
@@ -330,7 +330,7 @@ class FlowRunner:
         try:
             if self.is_open and entry.run_id not in self._live:
                 make = self._flows.named(entry.identity)
-                assert make is not None, "taken up only where the flow is known"
+                assert make is not None, "only runs of registered flows are recovered"
                 self._begun(make, entry.run_id, None)
                 return True
         except Exception as error:  # a function that makes a flow may raise any exception
@@ -343,7 +343,7 @@ class FlowRunner:
     def _check_open(self) -> TaskGroup:
         if self._group is None or self._is_ending:
             raise RunnerClosedError(
-                "the runner has not been entered, or is ending: use it in `async with FlowRunner(...)`"
+                "the runner has not been entered, or is shutting down; use it in `async with FlowRunner(...)`"
             )
         self._check_loop()
         self._opening.check()

@@ -404,7 +404,7 @@ def test_a_runner_refuses_two_classes_that_were_formerly_the_same() -> None:
         @start()
         async def first(self) -> None: ...
 
-    with pytest.raises(errors.FlowDefinitionError, match=r"a and b both say that they were formerly 'old\.P'"):
+    with pytest.raises(errors.FlowDefinitionError, match=r"a and b both declare formerly = 'old\.P'"):
         FlowRunner(flows=[A, B])
 
 

@@ -100,7 +100,7 @@ NO_INPUTS = [Data(), [], [("count", 3)], "count", Order, False, 0, 3, {"count"},
 @each_call
 @pytest.mark.parametrize("inputs", NO_INPUTS, ids=repr)
 async def test_inputs_that_are_no_mapping_are_refused(call: Call, inputs: Any) -> None:
-    with pytest.raises(errors.RunInputsError, match=r"inputs are a dict .* or a Order, and not"):
+    with pytest.raises(errors.RunInputsError, match=r"inputs must be a dict .* or a Order, not"):
         await call(Take, inputs)
 
 

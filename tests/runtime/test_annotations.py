@@ -261,7 +261,9 @@ async def test_a_name_that_is_never_defined_is_no_annotation_and_is_logged_once(
 
     assert await Vague(persistence=MemoryFlowPersistence()).kickoff() == "done"
     assert await Vague(persistence=MemoryFlowPersistence()).kickoff() == "done"
-    assert [record.getMessage()[:41] for record in caplog.records] == ["the labels of Vague.judge are not checked"]
+    assert [record.getMessage().partition(" uses")[0] for record in caplog.records] == [
+        "labels not checked: the return annotation of Vague.judge"
+    ]
 
 
 @pytest.mark.found("P2")

@@ -194,7 +194,7 @@ def test_a_flow_whose_constructor_failed_can_still_be_shown() -> None:
 @pytest.mark.parametrize(
     ("key", "told"),
     [
-        (-1, "is no list: write method_outputs['method'], or flow.result"),
+        (-1, "Write method_outputs['method'], or flow.result"),
         ("cuont", "no method of this name has completed in this process; completed: count"),
     ],
 )
@@ -217,7 +217,7 @@ async def test_method_outputs_says_what_it_is_where_a_key_is_missing(key: Any, t
 @pytest.mark.parametrize("given", [lambda: Count().kickoff(), lambda: Count, lambda: None])
 def test_run_takes_a_flow_and_nothing_else(given: Callable[[], Any]) -> None:
     with pytest.raises(
-        ArgumentsError, match=r"asyncflow.run takes a flow, and its inputs: asyncflow.run\(flow, inputs\)"
+        ArgumentsError, match=r"takes an instance of a flow, and its inputs: asyncflow.run\(MyFlow\(\), inputs\)"
     ):
         asyncflow.run(given())
 

@@ -273,4 +273,4 @@ async def test_a_result_that_does_not_fit_any_more_is_not_called_the_state() -> 
         await flow(int).resume(before.run_id, persistence=persistence)
 
     told = caught.value.__cause__ if isinstance(caught.value, MethodError) else caught.value
-    assert "any more: the value: Input should be a valid integer" in str(told)
+    assert "its return annotation: the value: Input should be a valid integer" in str(told)

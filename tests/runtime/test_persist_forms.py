@@ -688,7 +688,9 @@ async def test_a_load_that_returns_no_checkpoint_is_an_error_that_says_what_to_r
         @start()
         async def a(self) -> None: ...
 
-    with pytest.raises(errors.StorageError, match=r"load of Bytes returned a bytes; it returns a Checkpoint, or None"):
+    with pytest.raises(
+        errors.StorageError, match=r"load of Bytes returned a bytes; it must return a Checkpoint, or None"
+    ):
         await One.resume("x", persistence=Bytes())
 
 

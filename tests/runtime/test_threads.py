@@ -298,7 +298,7 @@ async def test_the_event_loop_and_the_main_thread_see_from_outside_what_is_commi
     def look() -> None:  # here, in the loop's thread, which belongs to no method
         flow.state.pages.append("stray")
         seen.append(list(flow.state.pages))
-        with pytest.raises(errors.StateError, match="set by its methods"):
+        with pytest.raises(errors.StateError, match="only its methods can set"):
             flow.state = Pages()
         with pytest.raises(LookupError):
             _ = flow.invocation_id

@@ -385,8 +385,8 @@ REFUSED = [
     (only_what_is_to_come, two_starts, HALF, "j waits for a, which completed before the join waited for it"),
     (a_third_start, a_third_start_beside_the_join, ("a", "b"), "j waited for more than it does now"),
     (a_label_and_a_start, a_renamed_label, ("r",), "j waits for all right, which this run never starts"),
-    (a_chain, a_chain_with_a_value, ("a",), "j is waiting to run with the arguments"),
-    (a_chain_with_a_value, a_chain, ("a",), "j is waiting to run with the arguments"),
+    (a_chain, a_chain_with_a_value, ("a",), "j waits to run with the arguments"),
+    (a_chain_with_a_value, a_chain, ("a",), "j waits to run with the arguments"),
     (a_cycle, a_cycle_with_a_third_branch, ("begin", "a"), "j waits for c, which this run never starts"),
     (a_cycle, a_cycle_with_a_third_branch, (*TURN, "j", "a"), "j waits for c, which this run never starts"),
 ]
