@@ -28,11 +28,15 @@ class Event:
     """One event in the history of a run."""
 
     run_id: str
+    """The id of the run."""
     flow: str
+    """The name of its flow."""
     seq: int
+    """The sequence number of the checkpoint that stores it, from 0."""
     n: int
+    """Its place among the events of that checkpoint, from 0."""
     at: float
-    """The time, in seconds since the epoch."""
+    """The time, in seconds since the Unix epoch."""
 
     @property
     def id(self) -> tuple[str, int, int]:
@@ -52,6 +56,7 @@ class MethodFinished(Event):
     """An invocation completed successfully."""
 
     invocation: str
+    """The invocation that completed, such as `fetch:1`."""
     enabled: tuple[str, ...] = ()
     """The invocations that its completion started."""
 
@@ -70,7 +75,9 @@ class MethodFailed(Event):
     """An invocation raised an exception."""
 
     invocation: str
+    """The invocation that raised, such as `fetch:1`."""
     type: str
+    """The type of the exception, with its module."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,16 +64,21 @@ class _Missing:
 class Flow(Uncached, Generic[S]):
     """A flow: a class with `@start`, `@listen` and `@router` methods that run concurrently over a transactional state.
 
-    Write `Flow[Model]`, `Flow[dict[str, X]]` or plain `Flow`. The keywords of the constructor are class attributes as well:
+    Write `Flow[Model]`, `Flow[dict[str, X]]` or plain `Flow`. The keywords of the constructor are class attributes as well; a keyword
+    that is not given has the value of the class attribute:
 
     - `persistence`: the backend that stores the runs; None: runs are not stored. If it is not set, `@persist` decides.
     - `initial_state`: a model class, an instance or a dict; it is copied.
     - `name`: identifies stored runs, and is the name shown to people. Without it, the module and the qualified name of the class
       (for a script: its file) identify stored runs, and people see the class's name. Subclasses inherit it.
     - `formerly`: the identity of this flow's runs before it was moved or renamed, such as "old.module.Report"; one or several.
-    - `durability`: of the default SQLite storage: "full" survives power loss, "process" the death of the process.
-    - `on_error`: "finish" lets the siblings of a failed method finish, "cancel" cancels them.
-    - `max_method_calls`: the maximum number of calls of one method in a pass; None for no limit.
+    - `durability`: of the default SQLite storage: "full" survives power loss, "process" the death of the process. Default: "full".
+    - `on_error`: "finish" lets the siblings of a failed method finish, "cancel" cancels them. Default: "finish".
+    - `max_method_calls`: the maximum number of calls of one method in a pass; None for no limit. Default: 10,000. Beyond it the run
+      fails with a `LimitExceededError`.
+    - `merges`: a class attribute only: the merge functions of a dict state's keys; see `asyncflow.merge`.
+
+    Raises `FlowDefinitionError` for a class that cannot run, `ArgumentsError` for other arguments.
     """
 
     persistence: ClassVar[Any] = _UNSET
@@ -284,14 +289,15 @@ class Flow(Uncached, Generic[S]):
     ) -> Any:
         """Run until no method is left to run, and return the output of the method that completed last.
 
-        `inputs` set fields of the state. With the `id` of a stored run, an interrupted or failed run resumes where it stopped, and a
-        finished run starts a new pass over its saved state; an unknown id starts a new run with that id.
-        `once`: for a finished run, return its stored result and run nothing, so that a script can be started again.
-        `restore_from_state_id`: start a new run over the saved state of another run.
-        `wait`: seconds to wait until the current owner of the run no longer drives it.
+        - `inputs`: fields of the state to set. With the `id` of a stored run, an interrupted or failed run resumes where it stopped, and
+          a finished run starts a new pass over its saved state; an unknown id starts a new run with that id.
+        - `restore_from_state_id`: the id of another run; start a new run over its saved state.
+        - `wait`: seconds to wait until the current owner of the run no longer drives it; then `RunLockedError`.
+        - `once`: for a finished run, return its stored result and run nothing, so that a script can be started again.
 
         If the call is cancelled, the run can be resumed. Raises `MethodError` when a method raised, `FlowBusyError`, `RunLockedError`,
-        `RunCancelledError`, `RunInputsError`, `InvalidRunIdError`, and `StorageError`s.
+        `RunCancelledError`, `RunInputsError`, `RunNotFoundError` (of `restore_from_state_id`), `RunFlowMismatchError`,
+        `InvalidRunIdError`, `RunFencedError`, `LimitExceededError`, and `StorageError`s.
         """
         if unknown:
             raise not_taken("kickoff", unknown, ("inputs", "restore_from_state_id", "wait", "once"), is_of_a_flow=True)
@@ -317,9 +323,12 @@ class Flow(Uncached, Generic[S]):
     async def resume(cls, run_id: object, /, *, wait: float = 0.0, **init: Any) -> Any:
         """Resume an interrupted or failed run: run only what failed or never ended. Return the result; of a finished run, the stored one.
 
-        `init` is passed to the constructor. `wait`: seconds to wait until the current owner of the run no longer drives it.
-        Raises `RunNotFoundError`, `RunLockedError`, `RunCancelledError`, `MethodError`,
-        `StateSchemaError`, `FlowDefinitionError`, and `StorageError`s.
+        - `run_id`: the id of the run.
+        - `wait`: seconds to wait until the current owner of the run no longer drives it; then `RunLockedError`.
+        - `init`: arguments of the constructor, such as `persistence`.
+
+        Raises `RunNotFoundError`, `RunFlowMismatchError`, `RunLockedError`, `RunCancelledError`, `MethodError`, `StateSchemaError`,
+        `FlowDefinitionError`, `RunFencedError`, and `StorageError`s.
         """
         known = parse_run_id(run_id)
         flow = cls(**init)
@@ -330,7 +339,14 @@ class Flow(Uncached, Generic[S]):
 
     @classmethod
     async def load(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:
-        """Load a stored run into a new instance: state, status, result. Run nothing. `seq`: load an older checkpoint."""
+        """Load a stored run into a new instance: state, status, result. Run nothing.
+
+        - `run_id`: the id of the run.
+        - `seq`: the number of an older checkpoint, as `history` has it; None: the newest one.
+        - `init`: arguments of the constructor, such as `persistence`.
+
+        Raises `RunNotFoundError`, `RunFlowMismatchError`, `StateSchemaError`, and `StorageError`s.
+        """
         known = parse_run_id(run_id)
         flow = cls(**init)
         await look(flow._instance, known, seq)
@@ -338,7 +354,14 @@ class Flow(Uncached, Generic[S]):
 
     @classmethod
     async def fork(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:
-        """Copy a run, as of a checkpoint, and store the copy under a new id. `kickoff()` on the copy continues from there."""
+        """Copy a run, as of a checkpoint, and store the copy under a new id. `kickoff()` on the copy continues from there.
+
+        - `run_id`: the id of the run to copy.
+        - `seq`: the number of an older checkpoint, as `history` has it; None: the newest one.
+        - `init`: arguments of the constructor, such as `persistence`.
+
+        Raises `RunNotFoundError`, `RunFlowMismatchError`, `StateSchemaError`, and `StorageError`s.
+        """
         known = parse_run_id(run_id)
         flow = cls(**init)
         await fork(flow._instance, known, seq)
@@ -356,14 +379,25 @@ class Flow(Uncached, Generic[S]):
         return await history_of(self._instance.storage("history"), self.run_id)
 
     async def update_state(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
-        """Edit the stored state of a run that is not running. The edit is stored as a checkpoint of its own."""
+        """Edit the stored state of a run that is not running. The edit is stored as a checkpoint of its own.
+
+        - `changes`: the fields to change, with their new values.
+        - `fields`: the same as keywords.
+
+        Raises `RunInputsError` for a value that the state's model refuses, `FlowBusyError` or `RunLockedError` while the run is running,
+        `RunNotFoundError`, `CapabilityMissingError` if the flow is not stored, and `StorageError`s.
+        """
         await edit(self._instance, changes, fields)
 
 
 def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None, *, once: bool = False) -> Any:
-    """Run a flow from synchronous code, on asyncio, and return its output. `once`: as in `kickoff`.
+    """Run a flow from synchronous code, on asyncio, and return its output.
 
-    Raises `RunningLoopError` inside a running event loop: await `flow.kickoff()` there.
+    - `flow`: an instance of a flow class.
+    - `inputs`: as in `kickoff`.
+    - `once`: as in `kickoff`.
+
+    Raises what `kickoff` raises, and `RunningLoopError` inside a running event loop: await `flow.kickoff()` there.
     """
     if not isinstance(flow, Flow):
         if isinstance(flow, Coroutine):

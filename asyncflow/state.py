@@ -36,6 +36,7 @@ class FlowState(BaseModel):
     """A base model for the state of a flow, with an `id` field."""
 
     id: str = Field(default_factory=new_run_id)
+    """The id of the run."""
 
 
 def explained(errors: list[ErrorDetails], whole: str = "the state") -> str:

@@ -21,10 +21,13 @@ class HistoryEntry:
     """One checkpoint."""
 
     seq: int
+    """The sequence number of the checkpoint, from 0."""
     number: int
     """The number of the pass, from 1."""
     kind: Kind
+    """What happened."""
     status: Status
+    """The status of the run after it, as it is stored."""
     method: str
     """The invocation that ended, such as `fetch:3`; '' if none did."""
     at: float

@@ -55,6 +55,7 @@ class Checkpoint(NamedTuple):
     """
 
     run_id: str
+    """The id of the run."""
     flow: str
     """The name of the flow, for human readers."""
     seq: int
@@ -62,7 +63,9 @@ class Checkpoint(NamedTuple):
     number: int
     """The number of the pass (one pass for each kickoff), from 1."""
     kind: Kind
+    """What happened."""
     status: Status
+    """The status of the run after it."""
     at: float
     """The time of the checkpoint, in seconds since the epoch."""
     method: str = ""
@@ -72,13 +75,17 @@ class Checkpoint(NamedTuple):
     identity: str = ""
     """The identity of the flow: its declared name, or its module and qualified name. '' in runs of 0.1, which store only `flow`."""
     format: int = FORMAT
+    """The format that it is written in."""
     version: str = VERSION
     """The version of asyncflow that wrote it; '' in format 1."""
     epoch: int = 1
     """The fencing epoch: how many owners the run has had. A commit with an older epoch is refused."""
     state: bytes | None = None
+    """The state; in a delta a patch of the previous state, or None if it did not change."""
     progress: bytes | None = None
+    """The progress of the run: its pending invocations, and what listeners have seen. Only in a complete checkpoint."""
     changes: bytes | None = None
+    """What changed in the progress. Only in a delta."""
     result: bytes | None = None
     """The result of the invocation that ended, if another method waits for it."""
     inputs: bytes | None = None
@@ -88,6 +95,7 @@ class Checkpoint(NamedTuple):
     previous: bytes = NOTHING
     """The digest of the previous checkpoint."""
     digest: bytes = NOTHING
+    """The digest of this checkpoint and its predecessor's digest; see `sealed`."""
 
     @property
     def is_complete(self) -> bool:
@@ -121,7 +129,12 @@ class Checkpoint(NamedTuple):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Checkpoint:
-        """Decode what `to_bytes` wrote. Raises `CheckpointCorruptError` if the bytes were changed since."""
+        """Decode what `to_bytes` wrote.
+
+        - `data`: the bytes.
+
+        Raises `CheckpointCorruptError` if the bytes were changed since, and `StorageVersionError` if a newer version wrote them.
+        """
         checksum, _, body = bytes(data).partition(b"\n")
         if hashlib.blake2b(body, digest_size=16).hexdigest().encode() != checksum:
             raise CheckpointCorruptError(

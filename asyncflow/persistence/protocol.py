@@ -1,4 +1,8 @@
-"""The backend interface: two required methods, and one protocol for each optional capability."""
+"""The backend interface: two required methods, and one protocol for each optional capability.
+
+- `run_id`: the id of the run.
+- `epoch`: the fencing epoch under which this process owns the run.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +37,19 @@ class FlowPersistence(Protocol):
     async def save(self, checkpoint: Checkpoint) -> None:
         """Store a complete checkpoint atomically. It is durable on return.
 
+        - `checkpoint`: the checkpoint, with the whole state and progress.
+
         Raises `StaleCheckpoint`, if the backend can compare, when `checkpoint.seq` is not the stored seq plus one.
         """
         ...
 
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
-        """Return the newest checkpoint of a run, or the one at `seq`, as a complete one; None if there is none."""
+        """Return a checkpoint of a run, as a complete one; None if there is none.
+
+        - `seq`: the number of the checkpoint; None: the newest one.
+
+        Raises `CheckpointCorruptError` for damage, and `StorageVersionError` for what a newer version has written.
+        """
         ...
 
 
@@ -48,6 +59,8 @@ class CheckpointLog(Protocol):
 
     async def append(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint, complete or a delta, after its predecessor. It is queued before the first await.
+
+        - `checkpoint`: the next checkpoint of its run.
 
         Raises `StaleCheckpoint` if `previous` or `epoch` does not match the stored one (compare and set). Cancelling a queued call
         withdraws its checkpoint and all later queued ones of its run, which raise `CheckpointWithdrawnError`. Once its commit has
@@ -67,6 +80,8 @@ class Ownership(Protocol):
 
     async def acquire(self, run_id: str, *, force: bool = False) -> int:
         """Become the owner of a run and return its new epoch. Return 0, without becoming the owner, if nothing is stored under this id yet.
+
+        - `force`: whether to take the run over from an owner that is alive.
 
         Raises `RunLockedError` while another owner is alive, unless `force` is set. (Within one process, the runtime itself
         prevents two drivers of a run.)
@@ -98,7 +113,10 @@ class CheckpointHistory(Protocol):
     """Keeps every checkpoint, not only the newest one."""
 
     async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
-        """Return the checkpoints of a run with a seq above `after`, in order, as they are stored: complete ones and deltas."""
+        """Return the checkpoints of a run, in order, as they are stored: complete ones and deltas.
+
+        - `after`: only checkpoints with a larger seq; -1: all.
+        """
         ...
 
 
@@ -110,7 +128,9 @@ class RunEntry(NamedTuple):
     """An entry of the catalog."""
 
     run_id: str
+    """The id of the run."""
     flow: str
+    """The name of its flow, for people."""
     status: RunStatus
     """ "running" while an owner is alive, "interrupted" if none is. Both are stored as "running"."""
     number: int
@@ -120,8 +140,9 @@ class RunEntry(NamedTuple):
     is_driven: bool
     """Whether its owner is alive, as far as this process knows."""
     created_at: float
-    """In seconds since the epoch, as is `updated_at`."""
+    """When the run was first stored, in seconds since the Unix epoch."""
     updated_at: float
+    """When its newest checkpoint was stored, in seconds since the Unix epoch."""
     position: int
     """Its position in the catalog: larger for runs that started later."""
     takeovers: int = 0
@@ -144,12 +165,18 @@ class Catalog(Protocol):
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
-        """Return at most `limit` runs, newest first, filtered by run id, flow name or status.
+        """Return runs, newest first, filtered by run id, flow name, status or identity.
 
-        The status "unfinished" selects running and interrupted runs, without checking whether their owners are alive.
+        - `run_id`: only the run with this id.
+        - `flow`: only runs of the flow with this name.
+        - `status`: only runs with this status. "unfinished" selects running and interrupted runs, without checking whether their
+          owners are alive.
+        - `identities`: only runs whose `RunEntry.identity` is one of these; among running runs, they are found without reading any
+          other run.
+        - `before`: only runs with a smaller position: that of the last run of the page before.
+        - `limit`: the maximum number of runs.
 
-        `identities`: only runs whose `RunEntry.identity` is one of these; among running runs, they are found without reading any
-        other run. `before`: a position; for the next page.
+        Raises `ValueError` for an unknown status, and for a negative limit.
         """
         ...
 
@@ -166,10 +193,12 @@ class Retention(Protocol):
         ...
 
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
-        """Delete runs that ended more than `older_than` seconds ago. Return how many were deleted.
+        """Delete runs that ended some time ago: finished, failed and cancelled ones. Return how many were deleted.
 
-        Finished, failed and cancelled runs have ended. Of those, the `keep_last` newest of each flow are kept. Raises `ValueError`
-        for numbers below 0, which would delete all runs.
+        - `older_than`: seconds since the run ended; 0: all that have ended.
+        - `keep_last`: how many of the newest runs of each flow are kept, whenever they ended.
+
+        Raises `ValueError` for numbers below 0, which would delete all runs.
         """
         ...
 

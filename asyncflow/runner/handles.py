@@ -212,10 +212,13 @@ class RunFailure:
     """The stored description of the exception that a run failed with."""
 
     method: str
+    """The name of the method."""
     type: str
     """The type with its module, such as `builtins.KeyError`."""
     message: str
+    """The exception as text."""
     invocation_id: str = ""
+    """The id of the invocation that raised."""
     traceback: str = field(default="", repr=False, compare=False)
     """The traceback as text. Not shown over HTTP."""
 
@@ -225,7 +228,9 @@ class RunView:
     """A snapshot of a run, as it was stored at one moment."""
 
     run_id: str
+    """The id of the run."""
     flow: str
+    """The name of its flow."""
     status: Status
     """An interrupted run also has the status "running" here, until it is recovered or resumed."""
     number: int
@@ -239,7 +244,9 @@ class RunView:
     state: Any
     """Typed if the runner knows the flow, else as JSON."""
     result: Any = None
+    """The result of a finished run, typed as the state is."""
     error: RunFailure | None = None
+    """The failure of the method that raised last."""
 
 
 Standing = Literal["running", "interrupted", "failed", "finished", "cancelled"]
@@ -279,7 +286,8 @@ class RunHandle:
     def view(self, stored: Checkpoint, *, as_stored: bool = False) -> RunView:
         """Decode a checkpoint of the run. Raises `StateSchemaError`, `CheckpointCorruptError`.
 
-        `as_stored`: return state and result as the stored JSON, independent of the flow's current types.
+        - `stored`: the checkpoint, as `stored` returns it.
+        - `as_stored`: return state and result as the stored JSON, independent of the flow's current types.
         """
         return self._look(stored, as_stored)
 
@@ -348,7 +356,9 @@ class RunHandle:
         await self._cancel()
 
     async def events(self, *, after: tuple[int, int] = (-1, 0)) -> AsyncGenerator[Event, None]:
-        """Iterate over the past and future events of the run until it has ended, each once and in order; `after` a (seq, n).
+        """Iterate over the past and future events of the run until it has ended, each once and in order.
+
+        - `after`: the (seq, n) of the last event that is already known; the default is none.
 
         Raises `CapabilityMissingError` if the backend keeps no history.
         """

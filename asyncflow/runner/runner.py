@@ -46,20 +46,25 @@ logger = logging.getLogger("asyncflow")
 class FlowRunner:
     """Owns runs of flows while it is entered, and drains them on exit.
 
-    `persistence`: where all its runs are stored; the default SQLite file, unless given. `flows`: classes, or functions that return
-    a flow. The runner recovers their interrupted runs at the start, and every `recover_every` seconds, or less often where a scan
-    takes long (None: never). Flows that are started are added to them. `max_running`: maximum number of runs that run at the same
-    time; `max_waiting` more are stored and wait for their turn, in order. `overload`: what `start` does when there are more (the
-    backpressure): "wait", or "raise" a `RunnerOverloadedError`.
-    `grace`: seconds that its runs have to finish on exit (graceful shutdown); then they stop at their next checkpoint, and the runner
-    cancels the runs that have not reached one after `patience` seconds more. Either way they can be resumed. By default the two are
-    9 seconds together: Docker kills a container 10 seconds after it has asked it to stop. On entry, the runner also waits `patience`
-    seconds for a storage that is unavailable, and then raises `StorageUnreachableError` or `StorageBusyError`. See `enter` for a
-    runner that serves meanwhile.
-    `max_takeovers`: how often a run is taken over from dead processes without a checkpoint in between (None: no limit). Such a run may
-    be a poison run, which kills the processes: after half of that number the runner recovers such runs one at a time, so that other
-    runs do not die with them. At the limit the run is quarantined: the runner logs it, and leaves it until it is resumed, started or
-    cancelled explicitly.
+    - `persistence`: where all its runs are stored; the default SQLite file, unless given.
+    - `flows`: classes, or functions that return a flow: the runner recovers their interrupted runs. Flows that are started are added
+      to them.
+    - `max_running`: maximum number of runs that run at the same time.
+    - `max_waiting`: maximum number of further runs, which are stored and wait for their turn, in order.
+    - `overload`: what `start` does when there are more (the backpressure): "wait", or "raise" a `RunnerOverloadedError`.
+    - `grace`: seconds that its runs have to finish on exit (graceful shutdown); then they stop at their next checkpoint.
+    - `patience`: seconds after that until the runner cancels the runs that have not reached a checkpoint. Either way they can be
+      resumed. By default the two are 9 seconds together: Docker kills a container 10 seconds after it has asked it to stop. On
+      entry, the runner also waits `patience` seconds for a storage that is unavailable, and then raises `StorageUnreachableError` or
+      `StorageBusyError`. See `enter` for a runner that serves meanwhile.
+    - `recover_every`: seconds between two scans for interrupted runs, the first one on entry; or more where a scan takes long. None:
+      never.
+    - `max_takeovers`: how often a run is taken over from dead processes without a checkpoint in between (None: no limit). Such a run
+      may be a poison run, which kills the processes: after half of that number the runner recovers such runs one at a time, so that
+      other runs do not die with them. At the limit the run is quarantined: the runner logs it, and leaves it until it is resumed,
+      started or cancelled explicitly.
+
+    Raises `ValueError` for a number out of range.
     """
 
     def __init__(
@@ -116,8 +121,11 @@ class FlowRunner:
     async def enter(self, *, waits: bool = True) -> Self:
         """Enter the runner, as `async with` does; `__aexit__` ends it.
 
-        `waits=False`: if the storage is unavailable, open it in the background, however long that takes. Until then `is_open` is False,
-        and `start` raises `RunnerClosedError`. So a server can start, and answer 503, while its database is unavailable.
+        - `waits`: whether to wait for a storage that is unavailable, for `patience` seconds. False: open it in the background, however
+          long that takes. Until then `is_open` is False, and `start` raises `RunnerClosedError`. So a server can start, and answer
+          503, while its database is unavailable.
+
+        Raises `RunnerClosedError` if it has been entered already, and `StorageError`s.
         """
         if self._group is not None:
             raise RunnerClosedError("the runner is already in use; create another one")
@@ -181,11 +189,19 @@ class FlowRunner:
         return self.is_open and self._places.is_full
 
     def add(self, flow: MakeFlow) -> KnownFlow:
-        """Register a flow, so that its interrupted runs are recovered, too. Return its description."""
+        """Register a flow, so that its interrupted runs are recovered, too. Return its description.
+
+        - `flow`: a flow class, or a function without arguments that returns a flow.
+
+        Raises `FlowDefinitionError` if another flow has its name or a former identity, and `TypeError` for anything else than a flow.
+        """
         return described(self._known(flow))
 
     def is_driven(self, entry: RunEntry) -> bool:
-        """Whether a run that the catalog lists has a living owner, in this process or elsewhere."""
+        """Whether a run that the catalog lists has a living owner, in this process or elsewhere.
+
+        - `entry`: the run, as `Catalog.runs` returns it.
+        """
         return entry.is_driven or is_driven_here(self.persistence, entry.run_id)
 
     @property
@@ -207,9 +223,14 @@ class FlowRunner:
 
         With a `run_id` the call is idempotent: it attaches to a run that is running, here or elsewhere; it resumes an interrupted run; for
         a run that has ended, the handle has its stored outcome: the result, or the error that `result()` raises. A caller that
-        disconnects or is cancelled does not affect the run. `patience`: seconds to wait for a free place, where `overload` is "wait".
-        `inputs` that are `JsonInputs` are validated as JSON. Raises what `kickoff` raises before a run starts;
-        `RunnerOverloadedError`, `RunnerClosedError`.
+        disconnects or is cancelled does not affect the run.
+
+        - `flow`: a flow class, or a function without arguments that returns a flow.
+        - `inputs`: as in `kickoff`. `JsonInputs` are validated as JSON.
+        - `run_id`: the id of the run, for an idempotent call. None: a new one.
+        - `patience`: seconds to wait for a free place, where `overload` is "wait"; None: no limit.
+
+        Raises what `kickoff` raises before a run starts; `RunnerOverloadedError`, `RunnerClosedError`.
         """
         self._check_open()
         types: StateType | None = getattr(
@@ -255,14 +276,25 @@ class FlowRunner:
     async def run(
         self, flow: MakeFlow, inputs: Mapping[str, Any] | None = None, *, run_id: object | None = None
     ) -> Any:
-        """Start a run, and await its result."""
+        """Start a run, and await its result. Cancelling the call does not affect the run.
+
+        - `flow`: a flow class, or a function without arguments that returns a flow.
+        - `inputs`: as in `kickoff`.
+        - `run_id`: as in `start`.
+
+        Raises what `start` and `RunHandle.result` raise.
+        """
         return await (await self.start(flow, inputs, run_id=run_id)).result()
 
     async def resume(self, run_id: object, *, patience: float | None = None) -> RunHandle:
         """Resume an interrupted or failed run of a registered flow, owned by the runner: run only what failed or never ended.
 
         If the run is running, here or elsewhere, return a handle attached to it; the handle of a finished run returns its result.
-        `patience`: as in `start`. Raises `RunNotFoundError`, `RunCancelledError`, `RunFlowMismatchError` if the flow is not registered,
+
+        - `run_id`: the id of the run.
+        - `patience`: as in `start`.
+
+        Raises `RunNotFoundError`, `RunCancelledError`, `RunFlowMismatchError` if the flow is not registered,
         what `MyFlow.resume` raises before it runs anything, `RunnerOverloadedError`, `RunnerClosedError`.
         """
         known = parse_run_id(run_id)
@@ -291,14 +323,24 @@ class FlowRunner:
                 raise run.refusal
 
     async def get(self, run_id: object) -> RunHandle:
-        """Return a handle on any stored run, whichever process drives it. Raises `RunNotFoundError`."""
+        """Return a handle on any stored run, whichever process drives it.
+
+        - `run_id`: the id of the run.
+
+        Raises `RunNotFoundError`.
+        """
         known = parse_run_id(run_id)
         if known not in self._live and await self.persistence.load(known) is None:
             raise refusals.unknown_run(self.persistence, known, None)
         return self._handle(known)
 
     async def cancel(self, run_id: object) -> None:
-        """Cancel a run permanently and durably, whichever process drives it. A finished run stays as it is. Raises `RunNotFoundError`."""
+        """Cancel a run permanently and durably, whichever process drives it. A finished run stays as it is.
+
+        - `run_id`: the id of the run.
+
+        Raises `RunNotFoundError`.
+        """
         self._check_loop()
         known = parse_run_id(run_id)
         live = self._live.get(known)

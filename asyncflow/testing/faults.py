@@ -103,6 +103,7 @@ class Hang(Fault):
     """The operation does nothing: it waits until it is cancelled, or until `let_go()`, then raises a `StorageWriteError` "not saved"."""
 
     times: int | None = None
+    """How many operations hang in a row; None: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -293,7 +293,10 @@ class DatabasePersistence(ABC, Generic[T]):
         """Check a run, or the whole database, and return the errors found; empty if there are none. It changes nothing.
 
         It reads every checkpoint and checks its digest, the chain from the first checkpoint to the head, and whether it folds.
-        Without a `run_id`, it checks every run and the database itself. Raises `RunNotFoundError` for an unknown run.
+
+        - `run_id`: the run to check; None: every run, and the database itself.
+
+        Raises `RunNotFoundError` for an unknown run.
         """
         async with self._shared.use() as opened:
             if run_id is not None:

@@ -91,11 +91,16 @@ class PostgresFlowPersistence(DatabasePersistence[_Open]):
     for each loop: one that writes, and at most `readers` that read. It needs PostgreSQL 14 or later. A connection pooler is
     supported only if it keeps one server connection for each client connection (pgbouncer: session pooling).
 
-    `conninfo`: where the server is, such as "postgresql://user@host/database"; missing parts come from libpq's environment
-    variables. `schema`: the database schema; it and its tables are created if they are missing. Use a separate one for each
-    program. `lease`: seconds after which another process may take over the runs of a process that no longer renews its lease; a
-    clean shutdown releases them at once. `key`: 16 to 64 secret bytes, for users who do not trust the server, as in
-    `SQLiteFlowPersistence`.
+    - `conninfo`: where the server is, such as "postgresql://user@host/database"; missing parts come from libpq's environment
+      variables.
+    - `schema`: the database schema; it and its tables are created if they are missing. Use a separate one for each program.
+    - `lease`: seconds after which another process may take over the runs of a process that no longer renews its lease; a clean
+      shutdown releases them at once.
+    - `readers`: the maximum number of connections that read, for each event loop.
+    - `key`: 16 to 64 secret bytes, for users who do not trust the server, as in `SQLiteFlowPersistence`.
+
+    Raises `ValueError` for other arguments. Operations raise `StorageError`s: `StorageUnreachableError` and `StorageBusyError` where
+    the server does not answer, `StorageVersionError`, `StorageCorruptError`.
     """
 
     def __init__(

@@ -139,14 +139,19 @@ class SQLiteFlowPersistence(DatabasePersistence[_Open]):
     opens it, and the last one to end closes it. One object serves any number of event loops and threads: it opens the file once for
     each loop.
 
-    `path` (or `db_path`): the database file. It is created if it is missing, but its folder must exist. A relative path is resolved
-    against the current folder at this moment, and "~" is the user's home. None: `$ASYNCFLOW_DB`, else `./asyncflow.db`.
-    `durability`: with "full", an acknowledged checkpoint survives power loss (synchronous=FULL); with "process", it survives the
-    death of the process, but a power loss may lose the newest checkpoints, never their order. `key`: 16 to 64 secret bytes, for
-    users who do not trust the disk: digests detect whether a checkpoint was damaged, and with a key also whether it was forged by
-    an attacker who can write the file. It does not encrypt, and cannot detect that the whole file was replaced by an older copy of
-    itself. A file keeps the key that it was created with. `lease`: seconds after which another process may take over the runs of a
-    process that is alive but no longer renews its lease.
+    - `path`: the database file. It is created if it is missing, but its folder must exist. A relative path is resolved against the
+      current folder at this moment, and "~" is the user's home. None: `$ASYNCFLOW_DB`, else `./asyncflow.db`.
+    - `db_path`: another name of `path`.
+    - `durability`: with "full", an acknowledged checkpoint survives power loss (synchronous=FULL); with "process", it survives the
+      death of the process, but a power loss may lose the newest checkpoints, never their order.
+    - `key`: 16 to 64 secret bytes, for users who do not trust the disk: digests detect whether a checkpoint was damaged, and with a
+      key also whether it was forged by an attacker who can write the file. It does not encrypt, and cannot detect that the whole
+      file was replaced by an older copy of itself. A file keeps the key that it was created with.
+    - `lease`: seconds after which another process may take over the runs of a process that is alive but no longer renews its lease.
+
+    Raises `ArgumentsError` and `ValueError` for other arguments. Operations raise `StorageError`s: `StorageBusyError` where another
+    process holds the file's lock, `StorageNotFoundError`, `StorageReadOnlyError`, `StorageNotADatabaseError`, `ForeignDatabaseError`,
+    `StorageVersionError`, `StorageCorruptError` for what the file cannot be.
     """
 
     def __init__(
