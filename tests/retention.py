@@ -115,7 +115,7 @@ async def what_was_done_before_a_cancellation_is_kept(
 ) -> None:
     monkeypatch.setattr(pruning, "RUNS", 2)
     monkeypatch.setattr(pruning, "PORTION", 0.0)
-    monkeypatch.setattr(pruning, "TELL", 0.0)
+    monkeypatch.setattr(pruning, "REPORT_EVERY", 0.0)
     caplog.set_level("INFO", logger="asyncflow")
     async with storage:
         for n in range(10):
@@ -140,8 +140,8 @@ async def what_was_done_before_a_cancellation_is_kept(
     assert scope.cancelled_caught
     assert len(left) == 4
     assert len(neighbour.rows) == 3
-    assert "4 runs are deleted so far" in caplog.text
-    assert "6 runs are deleted" in caplog.messages[-1]
+    assert "pruning in progress: 4 runs deleted so far" in caplog.text
+    assert "pruning done: 6 runs deleted" in caplog.messages[-1]
 
 
 async def many_runs_take_few_statements(

@@ -149,7 +149,7 @@ class Checkpoint(NamedTuple):
                 f"a stored checkpoint cannot be read ({type(error).__name__}); it is kept as it is"
             ) from error
         if not _is_well_typed(checkpoint):
-            raise CheckpointCorruptError("a stored checkpoint holds what no checkpoint holds; it is kept as it is")
+            raise CheckpointCorruptError("a stored checkpoint has fields of the wrong type; it is kept as it is")
         _refuse_unknown(checkpoint)
         return checkpoint
 
@@ -298,7 +298,7 @@ def fold(rows: Iterable[Checkpoint]) -> Checkpoint:
         for row in rows:
             state = state_after(state, row)
     except UNREADABLE as error:
-        raise _corrupt(newest, f"its state cannot be put together ({type(error).__name__})") from error
+        raise _corrupt(newest, f"its state cannot be rebuilt ({type(error).__name__})") from error
     if newest.is_complete:
         return newest._replace(state=state)
     try:
@@ -333,7 +333,7 @@ def verified(rows: Iterable[Checkpoint], *, whole: bool = False, part: bool = Fa
     for before, row in zip([None, *rows], rows, strict=False):
         _check_link(before, row, part)
     if whole and rows and rows[0].seq:
-        raise _corrupt(rows[0], "what was stored before it is missing")
+        raise _corrupt(rows[0], "the checkpoints before it are missing")
     return rows
 
 
@@ -348,7 +348,7 @@ def _check_link(before: Checkpoint | None, row: Checkpoint, part: bool) -> None:
         if not part and (not row.is_complete or row.state is None):
             raise _corrupt(row, "the complete checkpoint before it is missing")
     elif row.seq != before.seq + 1 or row.previous != before.digest:
-        raise _corrupt(row, "it does not follow the one before it: a checkpoint is missing or was put in its place")
+        raise _corrupt(row, "it does not follow the previous checkpoint: one is missing or was replaced")
 
 
 def _fits_digest(row: Checkpoint) -> bool:

@@ -30,19 +30,19 @@ def check_backend(backend: object) -> None:
     if isinstance(backend, type):
         name = backend.__name__
         raise FlowDefinitionError(
-            f"{name} is a class; a persistence is an object: {name}(...)", problems=["a class, not an object"]
+            f"{name} is a class; pass an instance: {name}(...)", problems=["a class, not an instance"]
         )
     if not offers(backend, FlowPersistence):
         is_of_crewai = hasattr(backend, "save_state") and hasattr(backend, "load_state")
         hint = (
-            "; for one with save_state and load_state, examples/crewai_backend.py has an adapter"
+            "; for an object with save_state and load_state, examples/crewai_backend.py has an adapter"
             if is_of_crewai
             else ""
         )
         raise FlowDefinitionError(
-            f"{type(backend).__name__} is no persistence: it needs `async def save(checkpoint)` and `async def load(run_id, "
-            f"seq=None)`; for a SQLite file it is SQLiteFlowPersistence(path){hint}",
-            problems=["not a persistence"],
+            f"{type(backend).__name__} does not implement FlowPersistence: it needs `async def save(checkpoint)` and `async def "
+            f"load(run_id, seq=None)`; for a SQLite file, use SQLiteFlowPersistence(path){hint}",
+            problems=["does not implement FlowPersistence"],
         )
     if type(backend) in _FINE:
         return
@@ -63,7 +63,7 @@ def to_be_awaited(made: Awaitable[T], backend: object, verb: str) -> Awaitable[T
 def _not_async(backend: object, verbs: str) -> FlowDefinitionError:
     name = type(backend).__name__
     return FlowDefinitionError(
-        f"{verbs} of {name} must be `async def`: the event loop waits for it. Move blocking calls into a thread: "
+        f"{verbs} of {name} must be `async def`, because asyncflow awaits it. Move blocking calls into a thread: "
         "`await anyio.to_thread.run_sync(self._write, ...)`",
         problems=[f"{name}: not async: {verbs}"],
     )

@@ -27,7 +27,7 @@ def default_persistence(durability: Literal["full", "process"] = "full") -> Flow
         try:
             place = str(database_path(named))
         except ValueError as error:
-            raise ValueError(f"${VARIABLE} names no storage: {error}") from None
+            raise ValueError(f"${VARIABLE} is not a valid path: {error}") from None
     key = place, durability
     if key not in _made:
         _made.setdefault(key, _of(place, durability))

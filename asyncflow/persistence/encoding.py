@@ -94,5 +94,5 @@ def decode_progress(data: bytes) -> Progress:
     progress.recount()
     known = progress.pending.keys()
     if not (progress.failed <= known and progress.held <= known and progress.uses.keys() <= progress.results.keys()):
-        raise ValueError("it names invocations that it does not hold")
+        raise ValueError("it refers to unknown invocations")
     return progress

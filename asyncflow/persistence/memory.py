@@ -68,7 +68,7 @@ class MemoryFlowPersistence:
         epoch = self._epochs.get(checkpoint.run_id, epoch)
         if (checkpoint.seq, checkpoint.previous, checkpoint.epoch) != (len(rows), previous, epoch):
             raise StaleCheckpoint(
-                f"checkpoint {checkpoint.seq} of run {checkpoint.run_id} does not follow what is stored; it was not saved",
+                f"checkpoint {checkpoint.seq} of run {checkpoint.run_id} does not follow the stored checkpoint; it was not saved",
                 run_id=checkpoint.run_id,
                 seq=checkpoint.seq,
             )
@@ -150,7 +150,7 @@ class MemoryFlowPersistence:
         with _changing:
             if run_id in self._driven:
                 raise RunLockedError(
-                    f"run {run_id} is being driven by this process; await that, or try again when it has ended",
+                    f"run {run_id} is owned by this process, which is alive; wait for the run, or try again when it has ended",
                     run_id=run_id,
                 )
             return self._forget(run_id)

@@ -207,16 +207,16 @@ def check_query(status: object, limit: int) -> None:
     """Raise `ValueError` for a status that no run has, and for a negative limit: arguments of `Catalog.runs`."""
     known = (*get_args(RunStatus), "unfinished")
     if status not in (None, *known):
-        raise ValueError(f"status is one of {', '.join(map(repr, known))}, not {status!r}")
+        raise ValueError(f"status must be one of {', '.join(map(repr, known))}, not {status!r}")
     if limit < 0:
-        raise ValueError(f"limit is a number of runs, 0 or more, not {limit!r}")
+        raise ValueError(f"limit must be a number of runs, at least 0, not {limit!r}")
 
 
 def check_retention(older_than: float, keep_last: int) -> None:
     """Validate the arguments of `prune`. Raises `ValueError`."""
     if not (older_than >= 0 and keep_last >= 0):
         raise ValueError(
-            f"older_than is a number of seconds and keep_last one of runs, at least 0, not {older_than!r} and {keep_last!r}"
+            f"older_than must be a number of seconds and keep_last a number of runs, at least 0, not {older_than!r} and {keep_last!r}"
         )
 
 

@@ -129,7 +129,7 @@ async def test_a_log_that_is_cut_off_is_noticed_and_what_was_folded_in_before_is
     async with storage:
         await paid(storage, 5)
         os.truncate(LOG, size if size >= 0 else os.stat(LOG).st_size - 1)
-        with pytest.raises(errors.StorageCorruptError, match="was cut off while it was in use"):
+        with pytest.raises(errors.StorageCorruptError, match="was truncated while it was in use"):
             await Pay(persistence=storage).kickoff({"id": "after"})
         if reads:
             with pytest.raises(errors.StorageCorruptError):

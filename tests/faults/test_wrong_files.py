@@ -209,7 +209,7 @@ class Case:
 
 NotFound, ReadOnly, Foreign = errors.StorageNotFoundError, errors.StorageReadOnlyError, errors.ForeignDatabaseError
 NoDatabase, Corrupt, Version = errors.StorageNotADatabaseError, errors.StorageCorruptError, errors.StorageVersionError
-ANOTHER, SHORTER, BACKUP = "name another file", "choose a shorter one", "restore it from a backup"
+ANOTHER, SHORTER, BACKUP = "use another file", "choose a shorter one", "restore it from a backup"
 TABLE = "CREATE TABLE bookmarks (url TEXT)"
 LOG = ("", "-wal", "-shm")
 NOTHING = functools.partial(int)
@@ -217,14 +217,14 @@ NOTHING = functools.partial(int)
 REFUSED = {
     "a folder": Case(lambda: os.mkdir(PATH), NotFound, "name a file in it"),
     "an empty string": Case(NOTHING, NotFound, "name a file in it", ""),
-    "a link to nothing": Case(linked("elsewhere/runs.db"), NotFound, "make that, or name a file"),
-    "a link to itself": Case(linked(PATH), NotFound, "make that, or name a file"),
+    "a link to nothing": Case(linked("elsewhere/runs.db"), NotFound, "create that file, or use another path"),
+    "a link to itself": Case(linked(PATH), NotFound, "create that file, or use another path"),
     "a link to another program's": Case(linked("other.db", told(TABLE, path="other.db")), Foreign, ANOTHER),
-    "a parent that is a file": Case(written(b"", "file"), NotFound, "is no folder", "file/runs.db"),
-    "a parent that is a link to nothing": Case(linked("nowhere"), NotFound, "is no folder", PATH + "/runs.db"),
+    "a parent that is a file": Case(written(b"", "file"), NotFound, "is not a folder", "file/runs.db"),
+    "a parent that is a link to nothing": Case(linked("nowhere"), NotFound, "there is no folder", PATH + "/runs.db"),
     "a folder in which nothing can be made": Case(NOTHING, NotFound, "there is no folder", "/proc/no/runs.db"),
     "a folder that is not there": Case(NOTHING, NotFound, "there is no folder", "a/b/runs.db"),
-    "a mistyped folder": Case(lambda: os.mkdir("data"), NotFound, "Make it, or correct the path", "dtaa/runs.db"),
+    "a mistyped folder": Case(lambda: os.mkdir("data"), NotFound, "Create it, or correct the path", "dtaa/runs.db"),
     "one byte": Case(written(b"S"), NoDatabase, ANOTHER),
     "a text": Case(written(b"hello"), NoDatabase, ANOTHER),
     "garbage": Case(written(b"not a database, but long enough " * 500), NoDatabase, ANOTHER),
@@ -241,8 +241,8 @@ REFUSED = {
     "another program's, killed": Case(in_its_log(kept=LOG), Foreign, ANOTHER),
     "another program's, killed in a transaction": Case(in_a_transaction(told(TABLE)), Foreign, ANOTHER),
     "another program's log beside ours": Case(in_its_log(kept=("-wal",), then=ours), Foreign, ANOTHER),
-    "a log alone": Case(in_its_log(kept=("-wal",)), Corrupt, "put back the database"),
-    "a log beside an empty file": Case(in_its_log(kept=("-wal",), then=written(b"")), Corrupt, "or remove the log"),
+    "a log alone": Case(in_its_log(kept=("-wal",)), Corrupt, "restore the database"),
+    "a log beside an empty file": Case(in_its_log(kept=("-wal",), then=written(b"")), Corrupt, "or delete the log"),
     "a newer version": Case(told("PRAGMA user_version = 99", before=ours), Version, "update asyncflow"),
     "a newer version, killed": Case(
         left("PRAGMA user_version = 99", kept=LOG, before=ours), Version, "update asyncflow"
@@ -253,9 +253,11 @@ REFUSED = {
     "a path that is too long": Case(NOTHING, NotFound, SHORTER, "/".join(["x" * 100] * 6)),
     "a read-only file": Case(under(0o700, 0o400), ReadOnly, "change its permissions", "folder/runs.db", modes=True),
     "a secret file": Case(under(0o700, 0o000), ReadOnly, "change its permissions", "folder/runs.db", modes=True),
-    "a read-only folder": Case(under(0o500, 0o600), ReadOnly, "Change its permissions", "folder/runs.db", modes=True),
-    "an empty read-only folder": Case(under(0o500), ReadOnly, "can be written", "folder/runs.db", modes=True),
-    "a folder that lets nobody in": Case(under(0o000, 0o600), ReadOnly, "can be written", "folder/runs.db", modes=True),
+    "a read-only folder": Case(under(0o500, 0o600), ReadOnly, "Change the permissions", "folder/runs.db", modes=True),
+    "an empty read-only folder": Case(under(0o500), ReadOnly, "choose a writable folder", "folder/runs.db", modes=True),
+    "a folder that lets nobody in": Case(
+        under(0o000, 0o600), ReadOnly, "choose a writable folder", "folder/runs.db", modes=True
+    ),
 }
 """What is refused, and how."""
 
@@ -448,7 +450,7 @@ async def test_a_name_is_that_of_a_plain_file_whatever_it_looks_like(name: str) 
 
 @pytest.mark.parametrize("name", ["a\0b", ":memory:"])
 def test_what_is_no_name_is_refused_before_there_is_any_io(name: str) -> None:
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match=r"is not a file|is not a path"):
         SQLiteFlowPersistence(name)
 
     assert os.listdir() == []

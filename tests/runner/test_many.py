@@ -107,9 +107,9 @@ async def test_a_failure_that_is_stored_is_not_logged_again_by_who_looks_at_it(
 
 @pytest.mark.found("T10")
 async def test_every_backend_refuses_an_unknown_status_and_a_negative_limit(storage: Any) -> None:
-    with pytest.raises(ValueError, match="status is one of"):
+    with pytest.raises(ValueError, match="status must be one of"):
         await storage.runs(status="runing")
-    with pytest.raises(ValueError, match="limit is a number of runs"):
+    with pytest.raises(ValueError, match="limit must be a number of runs"):
         await storage.runs(limit=-1)
     assert await storage.runs(limit=0) == []
 

@@ -633,7 +633,7 @@ async def test_a_run_of_this_process_is_not_said_to_be_another_s() -> None:
     storage = STORES["sqlite"]()
     async with FlowRunner(storage) as runner:
         await runner.start(Steps, {"gate": "g"}, run_id="x")
-        with pytest.raises(errors.RunLockedError, match="driven by this process"):
+        with pytest.raises(errors.RunLockedError, match="owned by this process"):
             await storage.delete("x")
         gates["g"].set()
 
@@ -643,7 +643,9 @@ async def test_a_run_of_this_process_is_not_said_to_be_another_s() -> None:
 )
 async def test_a_prune_that_would_forget_all_is_refused(storage: Any, wrong: dict[str, Any]) -> None:
     await Steps(persistence=storage).kickoff()
-    with pytest.raises(ValueError, match="older_than is a number of seconds and keep_last one of runs, at least 0"):
+    with pytest.raises(
+        ValueError, match="older_than must be a number of seconds and keep_last a number of runs, at least 0"
+    ):
         await storage.prune(**wrong)
 
     assert len(await storage.runs()) == 1
@@ -670,7 +672,7 @@ async def test_what_is_no_flow_is_told_as_such(wrong: Callable[[], Any], told: s
 
 
 def test_what_is_no_storage_is_refused_when_the_runner_is_made() -> None:
-    with pytest.raises(errors.FlowDefinitionError, match="for a SQLite file it is SQLiteFlowPersistence"):
+    with pytest.raises(errors.FlowDefinitionError, match="for a SQLite file, use SQLiteFlowPersistence"):
         FlowRunner("runs.db")  # type: ignore[arg-type]  # what is wrong here
 
 

@@ -79,7 +79,7 @@ async def test_where_a_dead_owner_cannot_be_told_from_a_living_one_the_message_s
     said = await Held(persistence=SQLiteFlowPersistence("runs.db")).kickoff()
 
     assert "may have died since" in said
-    assert "its lease ends in" in said
+    assert "its lease expires in" in said
     assert "which is alive" not in said
 
 

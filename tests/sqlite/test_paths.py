@@ -47,7 +47,7 @@ async def test_a_path_is_a_text_bytes_or_a_path(path: Any, tmp_path: Path) -> No
 @pytest.mark.found("B14")
 @pytest.mark.parametrize("path", [7, 1.5, object(), ["runs.db"]], ids=lambda path: type(path).__name__)
 def test_what_is_no_path_is_refused(path: Any) -> None:
-    with pytest.raises(TypeError, match=f"a text, bytes or a Path, not {type(path).__name__}"):
+    with pytest.raises(TypeError, match=f"must be a str, bytes or Path, not {type(path).__name__}"):
         SQLiteFlowPersistence(path)
 
 
@@ -77,7 +77,7 @@ def test_the_home_of_an_unknown_user_is_refused() -> None:
         ("file:runs.db?mode=ro", "write the path alone"),
         ("file::memory:", "write the path alone"),
         (":memory:", "MemoryFlowPersistence"),
-        ("a\0b", "no NUL"),
+        ("a\0b", "a NUL character"),
     ],
     ids=str,
 )

@@ -204,7 +204,7 @@ class DatabasePersistence(ABC, Generic[T]):
         closed = [loop for loop in self._entered if is_closed(loop)]
         if not closed:
             raise PersistenceLoopError(
-                f"{self!r} was entered on another event loop; leave it there. It is still open on that one"
+                f"{self!r} was entered on another event loop; exit it there. It is still open on that loop"
             )
         for loop in closed:
             del self._entered[loop]
@@ -345,14 +345,14 @@ class DatabasePersistence(ABC, Generic[T]):
 def checked_key(key: bytes | None) -> bytes:
     """Return the key (b"" for None). Raises `ValueError` if its length is not valid."""
     if key is not None and not 16 <= len(key) <= 64:
-        raise ValueError(f"a key has 16 to 64 bytes, not {len(key)}; secrets.token_bytes(32) makes one")
+        raise ValueError(f"key must have 16 to 64 bytes, not {len(key)}; secrets.token_bytes(32) creates one")
     return key or b""
 
 
 def checked_lease(lease: float) -> float:
     """Return the lease. Raises `ValueError` if it is not above 0."""
     if lease <= 0:
-        raise ValueError(f"a lease is a number of seconds above 0, not {lease!r}")
+        raise ValueError(f"lease must be a number of seconds above 0, not {lease!r}")
     return lease
 
 

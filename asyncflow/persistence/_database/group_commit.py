@@ -83,8 +83,8 @@ class GroupCommit:
             if other.run_id == job.run_id:
                 self._queue.remove(other)
                 other.error = CheckpointWithdrawnError(
-                    f"a checkpoint of run {other.run_id} was not saved, because the one before it was withdrawn by a "
-                    "cancellation; the run can be resumed",
+                    f"a checkpoint of run {other.run_id} was not saved, because a cancellation withdrew the one before "
+                    "it; the run can be resumed",
                     outcome="not saved",
                     run_id=other.run_id,
                 )
@@ -146,7 +146,7 @@ class GroupCommit:
 def _cut_off(job: Job, cause: BaseException | None) -> StorageWriteError:
     why = "the event loop ended" if cause is None else f"{type(cause).__name__} was raised"
     error = StorageWriteError(
-        f"{why} during a commit of run {job.run_id}; whether it was saved is found out when it is resumed",
+        f"{why} during a commit of run {job.run_id}; the checkpoint may or may not have been saved; resume the run to find out",
         run_id=job.run_id,
     )
     error.__cause__ = cause

@@ -33,7 +33,7 @@ def no_handles_left(error: Exception | None, where: object) -> StorageBusyError 
     elif isinstance(error, RuntimeError) and _NO_THREADS in str(error):
         return StorageBusyError(
             f"{where} cannot be used: the system starts no more threads for this process. Nothing was saved; raise the limit "
-            "(ulimit -u), or end what runs, and try again"
+            "(ulimit -u), or end other threads or processes, and try again"
         )
     else:
         said = str(error)
@@ -42,10 +42,10 @@ def no_handles_left(error: Exception | None, where: object) -> StorageBusyError 
         )
     if number not in _NO_HANDLES:
         return None
-    whose = "this process" if number == errno.EMFILE else "the system"
+    holder = "this process" if number == errno.EMFILE else "the system"
     return StorageBusyError(
-        f"{where} cannot be used: {whose} has no file handles left ({os.strerror(number)}). Nothing was saved; raise the limit "
-        "(ulimit -n), or close what is open, and try again"
+        f"{where} cannot be used: {holder} has no file handles left ({os.strerror(number)}). Nothing was saved; raise the limit "
+        "(ulimit -n), or close other files and connections, and try again"
     )
 
 

@@ -144,15 +144,15 @@ def locked(
     `is_proven`: whether the owner is certainly alive. Otherwise only its lease indicates that, and it may have died since the last
     renewal.
     """
-    whose = "this" if is_ours else "another"
-    until = "" if left is None else f" Unless it is renewed, its lease ends in {left:.1f} seconds."
+    process = "this" if is_ours else "another"
+    until = "" if left is None else f" Unless it is renewed, its lease expires in {left:.1f} seconds."
     lives = (
-        "which is alive; await that, or try again when it has ended."
+        "which is alive; wait for the run, or try again when it has ended."
         if is_proven or is_ours
-        else "which may have died since: that is known when its lease ends. Await that, or try again then."
+        else "which may have died since: that is certain once its lease has expired. Wait until then, and try again."
     )
     return RunLockedError(
-        f"run {job.run_id} is being driven by {whose} process (owner {owner}), {lives}{until}",
+        f"run {job.run_id} is owned by {process} process (owner {owner}), {lives}{until}",
         run_id=job.run_id,
         owner=owner,
         seconds=left,

@@ -98,7 +98,7 @@ class LeaseFence:
         await self._commits.submit(job)
         if not job.is_ours:
             raise StaleCheckpoint(
-                f"run {run_id} is not owned under epoch {epoch} any more: another owner has taken it over, or it has ended or was "
+                f"run {run_id} is no longer owned under epoch {epoch}: another owner has taken it over, or it has ended or was "
                 "deleted",
                 run_id=run_id,
             )

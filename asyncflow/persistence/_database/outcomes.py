@@ -21,21 +21,21 @@ def shows(head: Head | None, job: Job, owner: str) -> bool:
 def not_written(error: Exception, job: Job, outcome: str, *, where: object, cure: str) -> StorageWriteError:
     """Return the error for a job with outcome "not saved" or "unknown"."""
     if isinstance(job, Prune):
-        told = StorageWriteError(
-            f"writing {where} failed ({error}): a batch of the runs that were to be forgotten may still be there. Prune again {cure}",
+        failure = StorageWriteError(
+            f"writing {where} failed ({error}): a batch of the runs to be pruned may still be stored. Prune again {cure}",
             outcome=outcome,
         )
-        told.__cause__ = error
-        return told
+        failure.__cause__ = error
+        return failure
     seq = job.checkpoint.seq if isinstance(job, Append) else None
     what = f"run {job.run_id}" if seq is None else f"checkpoint {seq} of run {job.run_id}"
     is_known = outcome == "not saved"
-    fate = "was not saved" if is_known else "may or may not have been saved; that is found out on resuming"
-    told = StorageWriteError(
-        f"writing {where} failed ({error}): {what} {fate}. Nothing more was started; resume the run {cure}",
+    fate = "was not saved" if is_known else "may or may not have been saved; a resume finds out"
+    failure = StorageWriteError(
+        f"writing {where} failed ({error}): {what} {fate}. No further method was started; resume the run {cure}",
         outcome=outcome,
         run_id=job.run_id,
         seq=seq,
     )
-    told.__cause__ = error
-    return told
+    failure.__cause__ = error
+    return failure

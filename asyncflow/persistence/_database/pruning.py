@@ -33,7 +33,7 @@ CHECKPOINTS: Final = 1_024
 PORTION: Final = 0.02
 """Seconds after which a batch ends, because other transactions wait for the lock that long."""
 
-TELL: Final = 5.0
+REPORT_EVERY: Final = 5.0
 """Seconds between two progress messages in the log."""
 
 logger = logging.getLogger("asyncflow")
@@ -75,7 +75,7 @@ async def forget(opened: Opened, where: object, older_than: float, keep_last: in
 
     If it is cancelled or raises, the completed batches stay deleted, and it logs the number of their runs.
     """
-    gone, after, told = 0, -1, time.monotonic()
+    gone, after, reported = 0, -1, time.monotonic()
     kept: dict[tuple[str, str], list[int]] = {}
     try:
         while listed := await opened.home.run(partial(opened.reader.ended, older_than, after, PAGE)):
@@ -88,13 +88,13 @@ async def forget(opened: Opened, where: object, older_than: float, keep_last: in
                 finally:
                     gone += job.gone if job.is_settled and job.error is None else 0
                 listed = listed[job.looked_at :]
-                if time.monotonic() - told > TELL:
-                    told = time.monotonic()
-                    logger.info("pruning %s: %d runs are deleted so far", where, gone)
+                if time.monotonic() - reported > REPORT_EVERY:
+                    reported = time.monotonic()
+                    logger.info("pruning in progress: %d runs deleted so far from %s", gone, where)
                 await anyio.sleep((time.monotonic() - began) * opened.rest())
     finally:
         if gone:
-            logger.info("pruned %s: %d runs are deleted", where, gone)
+            logger.info("pruning done: %d runs deleted from %s", gone, where)
     return gone
 
 

@@ -134,7 +134,7 @@ class SharedResource(Generic[T]):
             if is_closed(opening.loop):
                 return  # the next user ends it
             raise PersistenceLoopError(
-                f"{self._name!r} was opened on another event loop; leave it there. It is still open on that one"
+                f"{self._name!r} was opened on another event loop; close it there. It is still open on that loop"
             )
         use.opening = None
         with _counting:

@@ -77,7 +77,7 @@ class Target:
     def of(cls, conninfo: str, schema: str) -> Target:
         """Parse a connection string. Raises `ValueError` without quoting the string, which may contain a password."""
         if re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,62}", schema) is None or schema.startswith("pg_"):
-            raise ValueError(f"a schema is named by letters, digits and _, at most 63, not {schema!r}")
+            raise ValueError(f"a schema name has letters, digits and _, at most 63, not {schema!r}")
         try:
             given = conninfo_to_dict(conninfo)
         except (psycopg.Error, UnicodeError, ValueError, TypeError):
@@ -135,7 +135,7 @@ class Target:
         if not is_ours:
             if relations:
                 raise ForeignDatabaseError(
-                    f"schema {self.schema!r} of {self} holds another program's tables; name another schema. It was not touched"
+                    f"schema {self.schema!r} of {self} holds another program's tables; use another schema. It was not changed"
                 )
             return 0 if schemas else -1
         ((version,),) = await rows_of(connection, self.sql("SELECT max(version) FROM {schema}.asyncflow"))
@@ -143,7 +143,7 @@ class Target:
             raise StorageVersionError(
                 f"schema {self.schema!r} of {self} was upgraded by asyncflow {await self._upgraded_by(connection)} to version "
                 f"{version}; this is asyncflow {VERSION}, which reads versions up to {len(MIGRATIONS)}; update asyncflow here. "
-                "It was not touched"
+                "It was not changed"
             )
         return int(version)
 
@@ -276,12 +276,14 @@ def _unreachable(error: Exception, target: Target) -> AsyncflowError:
             "asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)"
         )
     if any(part in said for part in _BUSY):
-        return StorageBusyError(f"{target} takes no connections now ({said}); nothing was saved. Try again")
+        return StorageBusyError(f"{target} accepts no connections now ({said}); nothing was saved. Try again")
     if any(part in said for part in _REFUSED):
-        return StorageReadOnlyError(f"{target} lets nobody in by this name and password ({said}); nothing was saved")
+        return StorageReadOnlyError(
+            f"{target} refused the user or password ({said}); nothing was saved. Check them, and the server's pg_hba.conf"
+        )
     kind = StorageNotFoundError if any(part in said for part in _MISSING) else StorageUnreachableError
     return kind(
-        f"{target} cannot be reached ({said}); nothing was saved. Check that the server runs, and the name of the database"
+        f"{target} cannot be reached ({said}); nothing was saved. Check that the server runs, and the host, port and database name"
     )
 
 
@@ -295,42 +297,44 @@ def explain(error: Exception, target: Target) -> AsyncflowError:
     said, state = _last_line(error), getattr(error, "sqlstate", None) or ""
     if is_lost(error) and "statement pooling" in said:  # psycopg 3.2.1 reports no SQLSTATE for it
         return StorageError(
-            f"{target} is reached through a connection pooler that pools statements ({said}), so that there are no transactions. "
-            "Nothing was saved; let it pool transactions or sessions (PgBouncer: pool_mode = transaction)"
+            f"{target} is reached through a connection pooler that pools statements ({said}), so there are no transactions. "
+            "Nothing was saved; configure it to pool transactions or sessions (PgBouncer: pool_mode = transaction)"
         )
     if is_lost(error) and _NOT_IN_TIME in said:
         return StorageBusyError(
-            f"{target}: the connection pooler had no connection to the server free in time ({said}). Nothing was saved; try again, or "
-            "let it hold more: a process uses 1 + `readers` of them"
+            f"{target}: the connection pooler had no free connection to the server in time ({said}). Nothing was saved; try again, or "
+            "raise its pool size: a process uses 1 + `readers` connections"
         )
     if is_lost(error):
-        return StorageUnreachableError(f"{target} has ended the connection ({said}); nothing was saved. Try again")
+        return StorageUnreachableError(f"{target} closed the connection ({said}); nothing was saved. Try again")
     match state[:2], state:
         case _, "55P03" | "57014" | "40P01" | "40001" | "53300" | "57P03":
             return StorageBusyError(
-                f"{target} did not come to it in time ({said}): another transaction holds its locks, for up to "
-                f"{BUSY_SECONDS:g} seconds, or a timeout is set. Nothing was saved; try again, and look for who holds them"
+                f"{target} did not respond in time ({said}): another transaction held a lock for longer than asyncflow waits "
+                f"({BUSY_SECONDS:g} seconds at most), or a timeout is set. Nothing was saved; try again, and look for the transaction "
+                "that holds the lock"
             )
         case (_, "25006" | "42501") | ("28", _):
             return StorageReadOnlyError(
-                f"{target} cannot be written, or not by this role ({said}); nothing was saved. Grant it what it needs, or "
-                "name the primary server"
+                f"{target} is read-only, or this role may not write to it ({said}); nothing was saved. Grant the role its "
+                "privileges, or connect to the primary server"
             )
         case (_, "3F000" | "3D000" | "42P01" | "42883"):
             return StorageNotFoundError(
-                f"{target} holds no schema {target.schema!r} of ours any more ({said}); nothing was saved"
+                f"{target} no longer has asyncflow's schema {target.schema!r}, or a part of it ({said}); nothing was saved. Restore it "
+                "from a backup"
             )
         case (_, "26000" | "42P05"):
             return StorageError(
                 f"{target} is reached through a connection pooler that looks like the server and does not keep sessions ({said}). "
-                "Nothing was saved; let it pool sessions"
+                "Nothing was saved; configure it to pool sessions"
             )
         case (_, "XX001" | "XX002"):
             return StorageCorruptError(f"{target} is damaged ({said}); restore it from a backup. It is kept as it is")
         case ("53" | "58", _):
             return StorageWriteError(
-                f"{target} cannot be written ({said}); nothing was saved. Try again once there is space and the disk is well",
+                f"{target} cannot be written ({said}); nothing was saved. Try again once the disk works and has space",
                 outcome="not saved",
             )
         case _:
-            return StorageError(f"{target}: PostgreSQL says: {said}. Nothing was saved")
+            return StorageError(f"{target}: PostgreSQL reported: {said}. Nothing was saved")

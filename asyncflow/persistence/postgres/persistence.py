@@ -113,7 +113,7 @@ class PostgresFlowPersistence(DatabasePersistence[_Open]):
         key: bytes | None = None,
     ) -> None:
         if readers < 0:
-            raise ValueError(f"readers is a number of connections, not {readers!r}")
+            raise ValueError(f"readers must be a number of connections, not {readers!r}")
         self._target = Target.of(conninfo, schema)
         self._key = checked_key(key)
         self.lease = checked_lease(lease)

@@ -248,7 +248,7 @@ class Writer:
         return shows(head, job, self._owner)
 
     def _not_written(self, error: Exception, job: Job, outcome: str) -> StorageWriteError:
-        return not_written(error, job, outcome, where=f"to {self._target}", cure="once the server is well")
+        return not_written(error, job, outcome, where=f"to {self._target}", cure="once the server is available")
 
     # ---- owners ------------------------------------------------------------------------------------------------
 
@@ -321,8 +321,8 @@ def _nameless(job: Job) -> Exception | None:
     if wrong is None:
         return None
     return StorageWriteError(
-        f"checkpoint {c.seq} was not saved: {wrong!r} holds a character that PostgreSQL cannot store (NUL, or half of a "
-        "pair); name it otherwise",
+        f"checkpoint {c.seq} was not saved: {wrong!r} contains a character that PostgreSQL cannot store (NUL, or a lone "
+        "surrogate); use another name",
         outcome="not saved",
         run_id=c.run_id,
         seq=c.seq,
@@ -332,8 +332,8 @@ def _nameless(job: Job) -> Exception | None:
 def _stale(job: Append) -> StaleCheckpoint:
     c = job.checkpoint
     return StaleCheckpoint(
-        f"checkpoint {c.seq} of run {c.run_id} was not saved: it does not follow what is stored, or another owner has taken "
-        "the run over",
+        f"checkpoint {c.seq} of run {c.run_id} was not saved: it does not follow the stored checkpoint, or another owner has "
+        "taken over the run",
         run_id=c.run_id,
         seq=c.seq,
     )

@@ -94,41 +94,41 @@ def prepare(path: Path) -> list[Path]:
     its first commit.
     """
     try:
-        _refuse_what_is_no_file(path)
+        _refuse_unusable(path)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         return [] if has_content(path) else [path.parent]
     except FileNotFoundError as error:
         raise StorageNotFoundError(
-            f"{path} cannot be made: there is no folder {path.parent}. Make it, or correct the path. Nothing was written"
+            f"{path} cannot be created: there is no folder {path.parent}. Create it, or correct the path. Nothing was written"
         ) from error
     except NotADirectoryError as error:
-        raise StorageNotFoundError(f"{path} cannot be: a part of it is no folder. Nothing was written") from error
+        raise StorageNotFoundError(
+            f"{path} cannot be created: a part of the path is not a folder. Nothing was written"
+        ) from error
     except OSError as error:
         raise no_handles_left(error, path) or StorageReadOnlyError(
-            f"{path} cannot be made ({error.strerror}); choose a folder that can be written. Nothing was written"
+            f"{path} cannot be created ({error.strerror}); choose a writable folder. Nothing was written"
         ) from error
 
 
-def _refuse_what_is_no_file(path: Path) -> None:
+def _refuse_unusable(path: Path) -> None:
     """Refuse paths that SQLite would misinterpret: it reports "disk I/O error" for a pipe, and writes into a file of one byte."""
     real = os.path.realpath(path)
     if len(os.fsencode(real)) > LONGEST_PATH or len(os.fsencode(os.path.basename(real))) > LONGEST_NAME:
-        raise StorageNotFoundError(
-            f"{path} is too long a name for a database; choose a shorter one. Nothing was written"
-        )
+        raise StorageNotFoundError(f"{path} is too long for a database path; choose a shorter one. Nothing was written")
     if path.is_dir():
         raise StorageNotFoundError(f"{path} is a folder; name a file in it. Nothing was written")
     if path.is_symlink() and not path.exists():
         raise StorageNotFoundError(
-            f"{path} is a link to what is not there; make that, or name a file. Nothing was written"
+            f"{path} is a link to a file that does not exist; create that file, or use another path. Nothing was written"
         )
     if path.exists() and not (path.is_file() and path.stat().st_size != 1):
-        raise StorageNotADatabaseError(f"{path} is not a SQLite database; name another file. It was not touched")
-    if has_content(_beside(path, "-wal")) and not has_content(_beside(path, "")):
+        raise StorageNotADatabaseError(f"{path} is not a SQLite database; use another file. It was not changed")
+    if has_content(_companion(path, "-wal")) and not has_content(_companion(path, "")):
         raise StorageCorruptError(
-            f"{path} is missing or empty, but its log, {path.name}-wal, is there, and would be deleted; put back the database "
-            "that belongs to it, or remove the log. Nothing was written"
+            f"{path} is missing or empty, but its log, {path.name}-wal, exists and would be deleted; restore the database "
+            "that belongs to it, or delete the log. Nothing was written"
         )
 
 
@@ -146,7 +146,7 @@ async def open_database(path: Path, synchronous: str, after_error: bool) -> aios
         await anyio.to_thread.run_sync(sync_folders, folders)
     if not os.access(path, os.W_OK):
         raise StorageReadOnlyError(
-            f"{path} cannot be written; change its permissions, or name another. Nothing was written"
+            f"{path} is not writable; change its permissions, or use another file. Nothing was written"
         )
     until = time.monotonic() + BUSY_SECONDS
     with explained(path):
@@ -162,8 +162,8 @@ async def open_database(path: Path, synchronous: str, after_error: bool) -> aios
 async def _opened(path: Path, synchronous: str, after_error: bool) -> aiosqlite.Connection:
     connection = aiosqlite.connect(path, isolation_level="IMMEDIATE", timeout=BUSY_SECONDS)
     as_daemon(connection)
-    log = _beside(path, "-wal")
-    async with _looked_at(path, log), contextlib.AsyncExitStack() as undo:
+    log = _companion(path, "-wal")
+    async with _guarded(path, log), contextlib.AsyncExitStack() as undo:
         await connected(connection)
         undo.push_async_callback(connection.close)
         await check_identity(connection, path)
@@ -184,19 +184,19 @@ async def _opened(path: Path, synchronous: str, after_error: bool) -> aiosqlite.
     return connection
 
 
-def _beside(path: Path, ending: str) -> Path:
+def _companion(path: Path, ending: str) -> Path:
     """Return the path of one of SQLite's companion files. SQLite resolves symbolic links of the database path for it."""
     return Path(os.path.realpath(path) + ending)
 
 
 @contextlib.asynccontextmanager
-async def _looked_at(path: Path, log: Path) -> AsyncIterator[None]:
+async def _guarded(path: Path, log: Path) -> AsyncIterator[None]:
     """If a log or a journal was left over, check the database with a read-only connection first, and keep that connection open.
 
     While it is open, closing another connection does not fold the log into the database. Without it, the last connection to close
     would fold in the log and remove it, whatever that log is and wherever it comes from. A read-only connection never does that.
     """
-    if not has_content(log) and not has_content(_beside(path, "-journal")):
+    if not has_content(log) and not has_content(_companion(path, "-journal")):
         yield
         return
     guard = reading(path)
@@ -208,11 +208,11 @@ async def _looked_at(path: Path, log: Path) -> AsyncIterator[None]:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
                 raise
-            await _check_as_it_is(path)
+            await _check_before_rollback(path)
         yield
 
 
-async def _check_as_it_is(path: Path) -> None:
+async def _check_before_rollback(path: Path) -> None:
     """Check the identity of a database that has a transaction to roll back, whichever program wrote it.
 
     If the database cannot be read in this state, it may be asyncflow's, so errors of SQLite are ignored.
@@ -238,7 +238,7 @@ async def check_identity(connection: aiosqlite.Connection, path: Path) -> None:
     """Raise `ForeignDatabaseError` for another program's database, and `StorageVersionError` for one of a newer asyncflow."""
     ((application, version, tables),) = await connection.execute_fetchall(_IDENTITY)
     if application != APPLICATION_ID and (tables or application or version):
-        raise ForeignDatabaseError(f"{path} is a database of another program; name another file. It was not touched")
+        raise ForeignDatabaseError(f"{path} is a database of another program; use another file. It was not changed")
     if version > len(MIGRATIONS):
         try:
             ((writer,),) = await connection.execute_fetchall(
@@ -248,7 +248,7 @@ async def check_identity(connection: aiosqlite.Connection, path: Path) -> None:
             writer = "a newer version"
         raise StorageVersionError(
             f"{path} was upgraded by asyncflow {writer} to schema {version}; this is asyncflow {VERSION}, which reads schemas up to "
-            f"{len(MIGRATIONS)}; update asyncflow here. It was not touched"
+            f"{len(MIGRATIONS)}; update asyncflow here. It was not changed"
         )
 
 

@@ -47,8 +47,8 @@ def write_again(log: Path) -> None:
         return
     except OSError as error:
         raise no_handles_left(error, log) or StorageError(
-            f"{log} cannot be written ({error.strerror}), and may not be on the disk as it reads; nothing was saved. Try again "
-            "once there is space and the disk is well"
+            f"{log} cannot be written ({error.strerror}), and the disk may not hold what it reads; nothing was saved. Try "
+            "again once the disk works and has space"
         ) from error
 
 

@@ -39,28 +39,28 @@ def explain(
             known = f" In use by {', '.join(holders)}." if holders else ""
             return StorageBusyError(
                 f"{path} was locked by another process for {round(waited, 1):g} seconds; nothing was saved. Try again, and look for a "
-                f"program that keeps it open in a transaction, or that was stopped in one.{known}"
+                f"process that keeps a transaction open, or was stopped in one.{known}"
             )
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
             return StorageReadOnlyError(
-                f"{path} or its folder cannot be written; nothing was saved. Change its permissions"
+                f"{path} or its folder is not writable; nothing was saved. Change the permissions"
             )
         case sqlite3.SQLITE_CANTOPEN:
             return no_handles_left(None, path) or StorageNotFoundError(
-                f"{path} cannot be opened; nothing was saved. Check that its folder can be written"
+                f"{path} cannot be opened; nothing was saved. Check that its folder is writable"
             )
         case sqlite3.SQLITE_NOTADB:
-            return StorageNotADatabaseError(f"{path} is not a SQLite database; name another file. It was not touched")
+            return StorageNotADatabaseError(f"{path} is not a SQLite database; use another file. It was not changed")
         case sqlite3.SQLITE_CORRUPT:
             return StorageCorruptError(
                 f"{path} is damaged ({error}); restore it from a backup. The file is kept as it is"
             )
         case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
             return no_handles_left(None, path) or StorageError(
-                f"{path} cannot be used ({error}); nothing was saved. Try again once there is space and the disk is well"
+                f"{path} cannot be used ({error}); nothing was saved. Try again once the disk works and has space"
             )
         case _:
-            return StorageError(f"{path}: SQLite says: {error}. Nothing was saved")
+            return StorageError(f"{path}: SQLite reported: {error}. Nothing was saved")
 
 
 def is_stopped(pid: int) -> bool:

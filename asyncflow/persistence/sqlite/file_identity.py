@@ -62,9 +62,7 @@ class FileIdentity:
         self._handle = -1
         """SQLite's own file descriptor of the index; -1 if it was not found."""
         self._frame = 0
-        self.fate = (
-            "Close the storage: what was saved before is in the log that is still open, and goes into the database then"
-        )
+        self.fate = "Close the storage: what was saved before is in the log that is still open, and is then folded into the database"
 
     def keep(self) -> None:
         """Remember the present files, which have just been opened for writing."""
@@ -98,8 +96,8 @@ class FileIdentity:
     def _look_closely(self) -> None:
         if _identity(self._path) != self._known[0]:
             raise StorageNotFoundError(
-                f"{self._path} was moved, deleted or replaced while it was in use; nothing was saved. Put the file back that was "
-                "there, or close the storage and open it again"
+                f"{self._path} was moved, deleted or replaced while it was in use; nothing was saved. Restore the original file, "
+                "or close the storage and open it again"
             )
         for name, path, is_kept in (
             ("log", self._log, _identity(self._log) == self._known[1]),
@@ -108,11 +106,11 @@ class FileIdentity:
             if not is_kept:
                 raise StorageNotFoundError(
                     f"{path}, the {name} of {self._path}, was moved, deleted or replaced while it was in use; nothing more was "
-                    f"saved. {self.fate}. Then open it again, and do not touch the files that belong to a database"
+                    f"saved. {self.fate}. Then open it again, and never touch the files that belong to an open database"
                 )
         if self.is_cut_off:
             raise StorageCorruptError(
-                f"{self._log}, the log of {self._path}, was cut off while it was in use; nothing more was saved, and what was saved "
+                f"{self._log}, the log of {self._path}, was truncated while it was in use; nothing more was saved, and what was saved "
                 "since the log was last folded into the database is lost. Close the storage, and check it with verify()"
             )
         self._handle = self._found()

@@ -88,11 +88,11 @@ class Owner:
                 if self._is_held(file, path):
                     return file
                 os.close(file)
-            raise OSError(f"{path} is removed again and again")
+            raise OSError(f"{path} was removed repeatedly while it was locked")
         except OSError as error:
             raise no_handles_left(error, self._folder) or StorageReadOnlyError(
-                f"{self._folder} cannot be made or written ({error.strerror or error}); it is where asyncflow keeps who drives which "
-                "run. Change the permissions of its folder. Nothing was written"
+                f"{self._folder} cannot be created or written ({error.strerror or error}); asyncflow records living owners of runs in it. "
+                "Change the permissions of its parent folder. Nothing was written"
             ) from error
 
     def _is_held(self, file: int, path: Path) -> bool:

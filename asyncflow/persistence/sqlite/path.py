@@ -29,21 +29,21 @@ def database_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | No
     if path is None:
         return database_path(os.environ.get(VARIABLE) or DEFAULT)
     if not isinstance(path, str | bytes | os.PathLike):
-        raise TypeError(f"the path of a SQLite file is a text, bytes or a Path, not {type(path).__name__}")
+        raise TypeError(f"the path of a SQLite file must be a str, bytes or Path, not {type(path).__name__}")
     text = os.fsdecode(path)
     if text == ":memory:":
-        raise ValueError("':memory:' is no file; for runs in memory there is MemoryFlowPersistence()")
+        raise ValueError("':memory:' is not a file; to keep runs in memory, use MemoryFlowPersistence()")
     if "\0" in text:
-        raise ValueError(f"{text!r} is no file: a path holds no NUL character")
+        raise ValueError(f"{text!r} is not a path: it contains a NUL character")
     if text.startswith(_POSTGRES):
         raise ValueError(
-            "a PostgreSQL URL is no file; use asyncflow.persistence.postgres.PostgresFlowPersistence(conninfo), "
+            "a PostgreSQL URL is not a file; use asyncflow.persistence.postgres.PostgresFlowPersistence(conninfo), "
             "which needs the extra postgres, in a checkout of asyncflow: pip install '.[postgres]'"
         )
     if _URL.match(text):
         raise ValueError(
-            f"{text.partition(':')[0]}: begins a URL, and a SQLite storage takes a path: write the path alone, such as 'runs.db'; for a "
-            "file of that very name, put './' before it"
+            f"{text.partition(':')[0]}: begins a URL, but SQLiteFlowPersistence takes a path: write the path alone, such as "
+            "'runs.db'; for a file with exactly this name, put './' before it"
         )
     return Path(os.path.abspath(_expanded(text)))
 
@@ -54,6 +54,6 @@ def _expanded(text: str) -> str:
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         raise ValueError(
-            f"{text!r}: there is no home folder of that user; for a file of that very name, put './' before it"
+            f"{text!r}: that user has no home folder; for a file with exactly this name, put './' before it"
         )
     return expanded

@@ -53,7 +53,7 @@ class _Open:
             if anyio.current_time() >= until:
                 raise StorageBusyError(
                     f"{self.path}-wal or {self.path.name}-shm, which belong to the database, were deleted or replaced while {owner} has it "
-                    "open. What it has saved could be lost, so nothing was opened. End that process, or let it close its storage; then "
+                    "open. What it has saved could be lost, so nothing was opened. End that process, or close the storage there; then "
                     "try again"
                 )
             await anyio.sleep(PAUSE)
@@ -81,7 +81,7 @@ class _Open:
         if pid is None:
             return list(dict.fromkeys(known))
         found = next((owner for owner in known if owner.startswith(f"process {pid} ")), f"process {pid}")
-        stopped = f", which is stopped: let it go on (kill -CONT {pid}), or end it" if is_stopped(pid) else ""
+        stopped = f", which is stopped: resume it (kill -CONT {pid}), or end it" if is_stopped(pid) else ""
         return [found + stopped]
 
     def renew(self) -> None:
@@ -169,7 +169,7 @@ class SQLiteFlowPersistence(DatabasePersistence[_Open]):
             takes = "SQLiteFlowPersistence takes one path"
             raise not_taken("SQLiteFlowPersistence", unknown, known, places=not unknown, takes=takes)
         if durability not in ("full", "process"):
-            raise ValueError(f"durability is 'full' or 'process', not {durability!r}")
+            raise ValueError(f"durability must be 'full' or 'process', not {durability!r}")
         self.path = database_path(db_path if path is None else path)
         self._key = checked_key(key)
         self.lease = checked_lease(lease)

@@ -198,7 +198,7 @@ class Reader:
         code = re.search(r"error code=(\d+)", verdict)
         if code is not None and int(code[1]) & 0xFF != sqlite3.SQLITE_CORRUPT:
             raise StorageError(
-                f"{self._path} cannot be read ({verdict}); nothing was saved. Try again once the disk is well"
+                f"{self._path} cannot be read ({verdict}); nothing was saved. Try again once the disk works"
             )
         if verdict != "ok":
             raise StorageCorruptError(

@@ -162,8 +162,8 @@ class Writer:
         if isinstance(error, sqlite3.IntegrityError) and isinstance(job, Append):
             c = job.checkpoint
             return StaleCheckpoint(
-                f"checkpoint {c.seq} of run {c.run_id} was not saved: it does not follow what is stored, or another owner has "
-                "taken the run over",
+                f"checkpoint {c.seq} of run {c.run_id} was not saved: it does not follow the stored checkpoint, or another owner "
+                "has taken over the run",
                 run_id=c.run_id,
                 seq=c.seq,
             )
@@ -237,7 +237,9 @@ class Writer:
             for insert, rows_of_it in self._appends.inserts(jobs):
                 await self._connection.executemany(insert.many, rows_of_it)
         if self._connection.total_changes != before + CHANGES * len(jobs):
-            raise StorageCorruptError(f"the schema of {self._path} is damaged: it does not store what it is given")
+            raise StorageCorruptError(
+                f"the schema of {self._path} is damaged: it did not store a checkpoint as given. Restore the database from a backup"
+            )
 
     # ---- unknown outcomes ----------------------------------------------------------------------------------------
 
@@ -273,7 +275,7 @@ class Writer:
         return shows(head, job, self._owner)
 
     def _not_written(self, error: Exception, job: Job, outcome: str) -> StorageWriteError:
-        return not_written(error, job, outcome, where=self._path, cure="once there is space and the disk is well")
+        return not_written(error, job, outcome, where=self._path, cure="once the disk works and has space")
 
     # ---- owners ------------------------------------------------------------------------------------------------
 
