@@ -98,7 +98,7 @@ async def test_what_a_backend_of_two_verbs_was_given_by_an_older_version_loads_a
     shutil.copytree(HERE / version / "to_bytes", ".", dirs_exist_ok=True)
     kept = sorted(name.partition(".")[0] for name in os.listdir() if name.endswith(".checkpoint"))
 
-    assert len(kept) == 16
+    assert len(kept) == len(runs_of(version)) - 1  # all but the killed one
     for run_id in kept:
         await assert_comes_to_its_end(run_id, runs_of(version)[run_id], Kept())
 
@@ -118,6 +118,8 @@ async def test_a_file_is_upgraded_in_one_transaction_or_refused_whole(
 ) -> None:
     shutil.copy(HERE / version / "runs.db", "runs.db")
     before = identity_of("runs.db")
+    if before[0] == len(database.MIGRATIONS):
+        return
     statements = database._statements
     broken = [*statements(database.MIGRATIONS[-1])[:-1], "CREATE TABLE no (such syntax"]
     with monkeypatch.context() as patch:

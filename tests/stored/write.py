@@ -12,7 +12,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,15 @@ RUNS: dict[str, tuple[str, str, str]] = {
     "partly-finished": ("Partly", "", ""),
     "untyped-midway": ("Untyped", "second", ""),
     "untyped-or-midway": ("Untyped", "slow", ""),
+    "linear-failed-twice": ("Linear", "", "add"),
+    "cycle-resumed": ("Cycle", "turn 2", ""),
+    "join-failed-half": ("Joining", "", "right"),
+    "partly-failed": ("Partly", "", "after"),
+}
+AGAIN: dict[str, tuple[str, str]] = {
+    # those that are resumed: where they stop and fail then
+    "linear-failed-twice": ("", "add"),
+    "cycle-resumed": ("turn 4", ""),
 }
 KILLED = "linear-killed"
 
@@ -72,6 +81,8 @@ async def write(persistence: Any) -> None:
                 await flow.kickoff({"id": run_id})
         except MethodError:
             assert fails
+        if run_id in AGAIN:
+            await resume(flow, run_id)
         stored_flows.STOPS, stored_flows.FAILS = set(), set()
         if run_id == "linear-cancelled":
             await flow.cancel()
@@ -79,6 +90,14 @@ async def write(persistence: Any) -> None:
             await flow.update_state(seen=["edited"])
         if run_id == "linear-second-pass":
             await flow.kickoff()
+
+
+async def resume(flow: Any, run_id: str) -> None:
+    """Resume a run that stops or fails again."""
+    stops, fails = AGAIN[run_id]
+    stored_flows.STOPS, stored_flows.FAILS = {stops}, {fails}
+    with suppress(MethodError), anyio.move_on_after(0.3 if stops else None):
+        await type(flow).resume(run_id, persistence=flow._instance.setup.persistence)
 
 
 def die(storage: Any) -> None:
