@@ -5,21 +5,18 @@ An event's id is (run id, seq of the checkpoint, n within it).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 __all__ = [
     "Event",
     "MethodFailed",
     "MethodFinished",
-    "MethodPassedOver",
+    "MethodSkipped",
     "RunCancelled",
-    "RunEnded",
+    "RunFailed",
     "RunFinished",
     "RunStarted",
     "StateEdited",
-    "events_of",
 ]
 
 
@@ -48,7 +45,7 @@ class Event:
 class RunStarted(Event):
     """A pass started: its state and inputs are stored."""
 
-    number: int
+    pass_number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +59,12 @@ class MethodFinished(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MethodPassedOver(Event):
+class MethodSkipped(Event):
     """A listener of an `or_` was not started again: it had already fired in this cycle."""
 
     method: str
     invocation: str
-    """The invocation whose completion passed it over."""
+    """The invocation whose completion would have started it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +83,7 @@ class RunFinished(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunEnded(Event):
+class RunFailed(Event):
     """The run failed: a method had raised, and all methods that ran at the same time have ended."""
 
 
@@ -98,33 +95,3 @@ class RunCancelled(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateEdited(Event):
     """The state was edited from outside."""
-
-
-Kind = Literal["started", "method", "failed", "cancelled", "finished", "edited"]
-
-
-def events_of(
-    checkpoint: Mapping[str, Any], *, enabled: Sequence[str] = (), passed_over: Sequence[str] = (), failure: str = ""
-) -> list[Event]:
-    """Return the events of one checkpoint, in order, from its fields (kind, run_id, flow, seq, at, number, method, status)."""
-    kind, invocation = checkpoint["kind"], checkpoint["method"]
-    found: list[tuple[type[Event], dict[str, Any]]] = []
-    match kind:
-        case "started":
-            found.append((RunStarted, {"number": checkpoint["number"]}))
-        case "method" | "finished":
-            if invocation:
-                found.append((MethodFinished, {"invocation": invocation, "enabled": tuple(enabled)}))
-            found += [(MethodPassedOver, {"method": m, "invocation": invocation}) for m in passed_over]
-        case "failed":
-            found.append((MethodFailed, {"invocation": invocation, "type": failure}))
-        case "cancelled":
-            found.append((RunCancelled, {}))
-        case "edited":
-            found.append((StateEdited, {}))
-    if kind == "finished":
-        found.append((RunFinished, {}))
-    if checkpoint["status"] == "failed" and kind in ("method", "failed"):
-        found.append((RunEnded, {}))
-    where = {key: checkpoint[key] for key in ("run_id", "flow", "seq", "at")}
-    return [cls(**where, n=n, **fields) for n, (cls, fields) in enumerate(found)]

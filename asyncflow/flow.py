@@ -19,7 +19,7 @@ from ._definition.names import Surroundings
 from ._keywords import not_taken, one_of
 from ._runs.edits import edit, fork, look
 from ._runs.history import HistoryEntry, history_of
-from ._runs.instance import Instance, RunStatus
+from ._runs.instance import Instance
 from ._runs.setup import Setup
 from ._runtime.observe import log_events
 from ._runtime.recorder import Codecs
@@ -30,6 +30,7 @@ from .merge import Merge
 from .persistence.checks import check_backend
 from .persistence.default import default_persistence
 from .persistence.protocol import FlowPersistence
+from .persistence.status import Status
 from .state import StateType, parse_run_id, state_type_of
 
 __all__ = ["Flow", "check_backend", "instantiate", "run"]
@@ -230,7 +231,7 @@ class Flow(Uncached, Generic[S]):
         return self._instance.run_id
 
     @property
-    def status(self) -> RunStatus:
+    def status(self) -> Status | Literal["new"]:
         """The status as far as this instance knows: "new", "running", "interrupted", "failed", "finished" or "cancelled"."""
         return self._instance.status
 

@@ -34,8 +34,8 @@ async def cancel_stored(persistence: FlowPersistence, run_id: str) -> None:
     async with session(persistence):
         is_log = bool(offers(persistence, CheckpointLog))
         newest = await _found(persistence, run_id)
-        number = newest.number
-        while newest.status not in ("finished", "cancelled") and newest.number == number:
+        pass_number = newest.pass_number
+        while newest.status not in ("finished", "cancelled") and newest.pass_number == pass_number:
             try:
                 if is_log:
                     await to_its_end(partial(_record_end, persistence, newest, newest.epoch))
@@ -82,7 +82,7 @@ async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: i
         identity=newest.identity,
         run_id=newest.run_id,
         epoch=epoch,
-        number=newest.number,
+        pass_number=newest.pass_number,
         inputs=newest.inputs,
         after=newest,
         whole=False,

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import RunInputsError
-from ..persistence.checkpoint import Status
 from ..persistence.protocol import session
+from ..persistence.status import Status
 from ..state import reconcile_run_ids
 from .inputs import materialized
 from .instance import Instance

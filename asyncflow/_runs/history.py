@@ -9,8 +9,9 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from ..errors import CapabilityMissingError, CheckpointCorruptError
-from ..persistence.checkpoint import UNREADABLE, Checkpoint, Kind, Status, decode_transition, state_after
+from ..persistence.checkpoint import UNREADABLE, Checkpoint, decode_transition, state_after
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers, session
+from ..persistence.status import Kind, Status
 from . import call_errors as refusals
 
 __all__ = ["HistoryEntry", "entries", "history_of"]
@@ -22,7 +23,7 @@ class HistoryEntry:
 
     seq: int
     """The sequence number of the checkpoint, from 0."""
-    number: int
+    pass_number: int
     """The number of the pass, from 1."""
     kind: Kind
     """What happened."""
@@ -34,7 +35,7 @@ class HistoryEntry:
     """Seconds since the epoch."""
     changed: dict[str, Any]
     """The top-level fields of the state that changed, with their new values as JSON values; None for a removed field."""
-    passed_over: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     """The `or_` listeners that were not started again."""
     error: str = ""
     """The type and message of the exception, for a failure."""
@@ -79,11 +80,11 @@ def entries(rows: Sequence[Checkpoint]) -> list[HistoryEntry]:
         if row.state is not None:
             before, changed = _changed(before, from_json(state or b"{}"))
         outcome = {} if row.outcome is None else from_json(row.outcome)
-        passed_over = () if row.changes is None else decode_transition(row.changes).passed_over
+        skipped = () if row.changes is None else decode_transition(row.changes).skipped
         error = f"{outcome['type']}: {outcome['message']}" if "type" in outcome else ""
         found.append(
             HistoryEntry(
-                *(row.seq, row.number, row.kind, row.status, row.method, row.at, changed, passed_over, error),
+                *(row.seq, row.pass_number, row.kind, row.status, row.method, row.at, changed, skipped, error),
                 outcome.get("traceback", ""),
             )
         )

@@ -28,9 +28,9 @@ from .loading import Stored, load, load_owned
 from .matching import check_flow
 from .ownership import Claim, owned, owned_within
 from .passes import begin, commit_start, recorder_of, take_up
-from .snapshot import RunSnapshot, RunStatus
+from .snapshot import RunSnapshot
 
-__all__ = ["Instance", "RunStatus"]
+__all__ = ["Instance"]
 
 Begun = tuple[Engine, tuple[Command, ...]]
 """A pass to drive, and its first commands."""
@@ -176,9 +176,9 @@ class Instance(RunSnapshot):
         self, run_id: str, claim: Claim, held: list[Any], given: dict[str, Any], *, after: Checkpoint | None = None
     ) -> Begun:
         """Start a new pass over the state in the list `held`, and commit its first checkpoint if the run is stored."""
-        is_stored, before = self.setup.persistence is not None, 0 if after is None else after.number
+        is_stored, before = self.setup.persistence is not None, 0 if after is None else after.pass_number
         if not is_stored and run_id == self._run_id:
-            before = self._number
+            before = self._pass_number
         engine, commands, checkpoint = await begin(
             self.setup,
             self.flow,
@@ -186,7 +186,7 @@ class Instance(RunSnapshot):
             held,
             claim=claim,
             after=after,
-            number=1 + before,
+            pass_number=1 + before,
             inputs=inputs_bytes(self._named(given)) if is_stored else None,
         )
         self._turn_to(run_id)
@@ -220,7 +220,7 @@ class Instance(RunSnapshot):
                 claim.is_over = claim.is_over or self.status in ("finished", "cancelled")
                 if self._ended is not None:
                     self._ended.set()
-        if cast(RunStatus, self.status) != "finished":
+        if cast(str, self.status) != "finished":
             raise cancelled
         return self.result  # its last checkpoint was being committed when it was cancelled: it had finished
 
@@ -230,7 +230,7 @@ class Instance(RunSnapshot):
         goes_back = self.setup.whole and engine.recorder is not None and not engine.is_finished
         self._state = engine.saved.state if goes_back else engine.committed.state
         self._digest = None if engine.recorder is None else engine.recorder.digest
-        self._number = engine.number
+        self._pass_number = engine.pass_number
         self._pending = tuple(engine.progress.pending)
         if engine.is_finished:
             self.status = "finished"

@@ -11,7 +11,8 @@ from .._scheduling.advance import advance
 from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
 from ..errors import RunFencedError, RunLockedError
-from ..persistence.checkpoint import Checkpoint, Kind, Status
+from ..persistence.checkpoint import Checkpoint
+from ..persistence.status import Kind, Status
 from .loading import Stored, outcome_of
 from .matching import check_resumable
 from .ownership import Claim
@@ -28,7 +29,7 @@ async def begin(
     *,
     claim: Claim | None = None,
     after: Checkpoint | None = None,
-    number: int = 1,
+    pass_number: int = 1,
     inputs: bytes | None = None,
 ) -> tuple[Engine, tuple[Command, ...], Checkpoint | None]:
     """Prepare a new pass from the start. Return its engine, its first commands, and the checkpoint to commit before them (D2).
@@ -45,13 +46,13 @@ async def begin(
     recorder = checkpoint = None
     if setup.persistence is not None and claim is not None:
         recorder = recorder_of(setup, run_id, claim, after)
-        recorder.number = number
+        recorder.pass_number = pass_number
         if data is None:
             data, version = recorded(0, held, recorder, is_copy=True)
         recorder.inputs = inputs
         checkpoint = recorder.prepare("started", "running", progress, state=data, complete=True)
     version = version or Version(0, held[0])
-    engine = Engine(flow, setup.settings, setup.codecs, run_id, number, recorder, progress, version)
+    engine = Engine(flow, setup.settings, setup.codecs, run_id, pass_number, recorder, progress, version)
     return engine, commands, checkpoint
 
 
@@ -80,7 +81,7 @@ def take_up(setup: Setup, flow: object, stored: Stored, claim: Claim) -> tuple[E
     stored.progress.fold(transition)
     recorder = recorder_of(setup, c.run_id, claim, c)
     version = Version(0, stored.state)
-    engine = Engine(flow, setup.settings, setup.codecs, c.run_id, c.number, recorder, stored.progress, version)
+    engine = Engine(flow, setup.settings, setup.codecs, c.run_id, c.pass_number, recorder, stored.progress, version)
     return engine, commands
 
 
@@ -89,14 +90,20 @@ async def write_whole(
 ) -> None:
     """Store a run as a snapshot: the first checkpoint of a fork, or an edit. Raises `StateNotStorableError`."""
     c = run.checkpoint
-    recorder = recorder_of(setup, c.run_id, claim, after, number=c.number, inputs=c.inputs)
+    recorder = recorder_of(setup, c.run_id, claim, after, pass_number=c.pass_number, inputs=c.inputs)
     data, _ = recorder.state_bytes(run.state)
     checkpoint = recorder.prepare(kind, status, run.progress, state=data, outcome=outcome_of(c) or None, complete=True)
     await recorder.commit(checkpoint)
 
 
 def recorder_of(
-    setup: Setup, run_id: str, claim: Claim, after: Checkpoint | None, *, number: int = 1, inputs: bytes | None = None
+    setup: Setup,
+    run_id: str,
+    claim: Claim,
+    after: Checkpoint | None,
+    *,
+    pass_number: int = 1,
+    inputs: bytes | None = None,
 ) -> Recorder:
     """Return a recorder that continues after a checkpoint, or starts a chain."""
     assert setup.persistence is not None, "called only if the runs are stored"
@@ -107,7 +114,7 @@ def recorder_of(
         identity=setup.settings.identity.stored if after is None else after.identity,
         run_id=run_id,
         epoch=claim.epoch or 1,
-        number=number if after is None else after.number,
+        pass_number=pass_number if after is None else after.pass_number,
         inputs=inputs if after is None else after.inputs,
         after=after,
         whole=setup.whole,

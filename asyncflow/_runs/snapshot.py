@@ -17,6 +17,7 @@ from .._values.copying import copied, same
 from ..errors import InvalidRunIdError, MethodError, RunInputsError, StateError
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import FlowPersistence
+from ..persistence.status import Status, status_of
 from ..state import StateType, new_run_id, parse_run_id
 from . import call_errors as refusals
 from .loading import Stored, decoded, load, outcome_of
@@ -24,9 +25,7 @@ from .ownership import Claim
 from .passes import recorder_of
 from .setup import Setup
 
-__all__ = ["RunSnapshot", "RunStatus"]
-
-RunStatus = Literal["new", "running", "interrupted", "failed", "finished", "cancelled"]
+__all__ = ["RunSnapshot"]
 
 
 class RunSnapshot:
@@ -41,14 +40,15 @@ class RunSnapshot:
         self.result: Any = None
         self.error: MethodError | None = None
         """The error with which a loaded run has failed."""
-        self.status: RunStatus = "new"
+        self.status: Status | Literal["new"] = "new"
+        """"new" until it has started or loaded a run."""
         self._pending: tuple[str, ...] = ()
         self._make_setup = setup
         self._setup: Setup | None = None
         self.own_id = new_run_id()
         self._run_id = self.own_id
         self._state: Any = None
-        self._number = 0
+        self._pass_number = 0
         self._digest: bytes | None = None
         self._may_be_stored = False
         self.is_busy = False
@@ -166,7 +166,7 @@ class RunSnapshot:
     def _turn_to(self, run_id: str) -> None:
         """Switch to this run. Forget everything about another one, so that this run does not start with any of it."""
         if run_id != self._run_id and self.status != "new":
-            self.status, self._state, self._number, self._digest = "new", None, 0, None
+            self.status, self._state, self._pass_number, self._digest = "new", None, 0, None
             self.outputs, self.result, self._pending, self.error = Outputs(), None, (), None
         self._run_id = run_id
 
@@ -175,9 +175,9 @@ class RunSnapshot:
         c = stored.checkpoint
         self._state = self._state if written is None else written
         state = self.going_on(stored)
-        self._run_id, self._state, self._number, self._digest = c.run_id, state, c.number, c.digest
+        self._run_id, self._state, self._pass_number, self._digest = c.run_id, state, c.pass_number, c.digest
         self._may_be_stored = True
-        self.status = "interrupted" if c.status == "running" else c.status
+        self.status = status_of(c.status, is_driven=False)
         self._pending = tuple(stored.progress.pending)
         self.outputs, self.result = Outputs(), None
         self.error = stored_failure(self._class, c) if c.status == "failed" else None

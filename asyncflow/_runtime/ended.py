@@ -52,9 +52,9 @@ def merged(
     """Merge a draft, three-way, with what others have committed since its launch. Raises `StateConflictError`."""
     base, method = scope.base, scope.method.name
     try:
-        return Version(newest.number + 1, settings.state_type.merged(base.state, draft, newest.state))
+        return Version(newest.index + 1, settings.state_type.merged(base.state, draft, newest.state))
     except Conflict as conflict:
-        others = [writer for number, writer in writers if number > base.number]
+        others = [writer for index, writer in writers if index > base.index]
         raise conflict_error(settings.name, run_id, method, others, conflict) from None
 
 

@@ -27,7 +27,7 @@ from .._scheduling.progress import Progress
 from .._values.copying import ATOMS, copied, is_long
 from .._waiting import calls_user_code
 from ..errors import CheckpointWithdrawnError, RunCancelledError
-from ..persistence.checkpoint import Status
+from ..persistence.status import Status
 from .contexts import apart, fresh_context, is_same_context
 from .crowd import CROWD, Crowd
 from .ended import Ended, first_leaf, label_returned, merged, says
@@ -57,7 +57,7 @@ class Engine:
     settings: Settings
     codecs: Codecs
     run_id: str
-    number: int
+    pass_number: int
     recorder: Recorder | None
     progress: Progress
     newest: Version
@@ -89,14 +89,14 @@ class Engine:
     _prefix: str = field(init=False)
     """The prefix of the ids of this pass's invocations: run id and pass number."""
     _writers: tuple[tuple[int, str], ...] = ()
-    """Version number and method of the newest commits that were made while other invocations ran, to name them in a conflict error."""
+    """Version index and method of the newest commits that were made while other invocations ran, to name them in a conflict error."""
 
     def __post_init__(self) -> None:
         self.committed = self.newest
         self._is_large = self.recorder is None and is_long(self.newest.state)
         self.saved = self.newest
         self._methods = self.settings.definition.methods
-        self._prefix = f"{self.run_id}/{self.number}/"
+        self._prefix = f"{self.run_id}/{self.pass_number}/"
 
     # ---- driving -----------------------------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ class Engine:
         if ended.checkpoint is not None and self.recorder is not None:
             commit = self.recorder.commit(ended.checkpoint)
             await (commit if self._crowd is None else self._crowd.store(commit))
-        if ended.version.number > self.committed.number:
+        if ended.version.index > self.committed.index:
             self.committed = ended.version
         if ended.is_well:
             self.outputs[scope.method.name] = ended.result
@@ -318,7 +318,7 @@ class Engine:
         if version is not self.newest:
             self.newest = version
             if len(self.progress.pending) > len(transition.enabled):
-                self._writers = (*self._writers[-WRITERS:], (version.number, method.name))
+                self._writers = (*self._writers[-WRITERS:], (version.index, method.name))
         mine = result if type(result) in ATOMS else own(result)
         if recorder is None or not (has_checkpoint or is_last or says(commands, Fail)):
             return Ended(commands, version, None, True, is_last, mine)
@@ -377,16 +377,16 @@ class Engine:
             version = newest
         elif self.settings.state_type.id_of(held[0]) != self.run_id:
             raise changed_id_error(self.settings.name, self.run_id, name)
-        elif base.number != newest.number:
+        elif base.index != newest.index:
             version = merged(self.settings, self.run_id, scope, held[0], newest, self._writers)
         elif encoded is not None:
-            return encoded.data, encoded.version(newest.number + 1, held[0], self.codecs)
+            return encoded.data, encoded.version(newest.index + 1, held[0], self.codecs)
         elif recorder is not None and recorder.is_large:
-            return recorded(newest.number + 1, held, recorder, name)
+            return recorded(newest.index + 1, held, recorder, name)
         else:
             # A copy: code that still holds the draft cannot reach the version.
-            version = Version(newest.number + 1, own(held[0]))
-        if recorder is None or version.number == self.saved.number:
+            version = Version(newest.index + 1, own(held[0]))
+        if recorder is None or version.index == self.saved.index:
             return None, version
         data, kept = recorder.state_bytes(version.state, name)
-        return data, Version(version.number, kept)
+        return data, Version(version.index, kept)

@@ -94,7 +94,7 @@ def _recorded(c: Checkpoint, record: dict[str, str]) -> Failure:
         method=method,
         seq=c.seq,
     )
-    return Failure(method, f"{c.run_id}/{c.number}/{record.get('invocation') or c.method or method}", exception)
+    return Failure(method, f"{c.run_id}/{c.pass_number}/{record.get('invocation') or c.method or method}", exception)
 
 
 def _of_failures(text: str, failures: Sequence[Failure], **where: Any) -> MethodError:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from pydantic_core import from_json
 
-from ..events import Event, events_of
+from ..events import (
+    Event,
+    MethodFailed,
+    MethodFinished,
+    MethodSkipped,
+    RunCancelled,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StateEdited,
+)
 from ..persistence.checkpoint import Checkpoint, decode_transition
 
 __all__ = ["events_from", "log_events"]
@@ -14,14 +25,38 @@ __all__ = ["events_from", "log_events"]
 logger = logging.getLogger("asyncflow")
 
 
-def events_from(checkpoint: Checkpoint) -> list[Event]:
-    """Return the events of a checkpoint."""
-    failure = "" if checkpoint.outcome is None else str(from_json(checkpoint.outcome).get("type", ""))
-    if checkpoint.changes is None:
-        return events_of(checkpoint._asdict(), failure=failure)
-    transition = decode_transition(checkpoint.changes)
-    enabled = [invocation.key for invocation in transition.enabled]
-    return events_of(checkpoint._asdict(), enabled=enabled, passed_over=transition.passed_over, failure=failure)
+def events_from(c: Checkpoint) -> list[Event]:
+    """Return the events of a checkpoint, in order."""
+    found: list[tuple[type[Event], dict[str, Any]]] = []
+    match c.kind:
+        case "started":
+            found.append((RunStarted, {"pass_number": c.pass_number}))
+        case "method" | "finished":
+            found += _ended(c)
+        case "failed":
+            failure = "" if c.outcome is None else str(from_json(c.outcome).get("type", ""))
+            found.append((MethodFailed, {"invocation": c.method, "type": failure}))
+        case "cancelled":
+            found.append((RunCancelled, {}))
+        case "edited":
+            found.append((StateEdited, {}))
+    if c.kind == "finished":
+        found.append((RunFinished, {}))
+    if c.status == "failed" and c.kind in ("method", "failed"):
+        found.append((RunFailed, {}))
+    where: dict[str, Any] = {"run_id": c.run_id, "flow": c.flow, "seq": c.seq, "at": c.at}
+    return [cls(**where, n=n, **fields) for n, (cls, fields) in enumerate(found)]
+
+
+def _ended(c: Checkpoint) -> list[tuple[type[Event], dict[str, Any]]]:
+    """Return the events of a method's end, with their own fields."""
+    enabled: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    if c.changes is not None:
+        transition = decode_transition(c.changes)
+        enabled, skipped = tuple([invocation.key for invocation in transition.enabled]), transition.skipped
+    ends = [(MethodFinished, {"invocation": c.method, "enabled": enabled})] if c.method else []
+    return [*ends, *[(MethodSkipped, {"method": m, "invocation": c.method}) for m in skipped]]
 
 
 def log_events(checkpoint: Checkpoint) -> None:

@@ -33,8 +33,6 @@ from ..persistence.checkpoint import (
     FORMAT,
     UNREADABLE,
     Checkpoint,
-    Kind,
-    Status,
     encode_progress,
     encode_transition,
     seal,
@@ -42,6 +40,7 @@ from ..persistence.checkpoint import (
 from ..persistence.checks import to_be_awaited
 from ..persistence.fence import Fence
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
+from ..persistence.status import Kind, Status
 from ..state import DictState, StateType
 
 __all__ = ["Codecs", "Recorder"]
@@ -98,7 +97,7 @@ class Recorder:
         identity: str,
         run_id: str,
         epoch: int,
-        number: int,
+        pass_number: int,
         inputs: bytes | None,
         after: Checkpoint | None,
         whole: bool,
@@ -113,7 +112,7 @@ class Recorder:
         self.identity = identity
         self.run_id = run_id
         self.epoch = epoch
-        self.number = number
+        self.pass_number = pass_number
         self.inputs = inputs
         self._append = persistence.append if offers(persistence, CheckpointLog) else None
         self._whole = whole
@@ -234,7 +233,7 @@ class Recorder:
             self.run_id,
             self.flow,
             self._seq,
-            self.number,
+            self.pass_number,
             kind,
             status,
             time.time(),

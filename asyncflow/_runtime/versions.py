@@ -24,12 +24,12 @@ _LENT: Final = object()
 
 
 class Version:
-    """A committed state and its number. `again` makes the state again; it is set if the state may be lent, as no other object holds it."""
+    """A committed state and its index. `again` makes the state again; it is set if the state may be lent, as no other object holds it."""
 
-    __slots__ = ("_again", "_state", "number")
+    __slots__ = ("_again", "_state", "index")
 
-    def __init__(self, number: int, state: Any, again: Callable[[], Any] | None = None) -> None:
-        self.number = number
+    def __init__(self, index: int, state: Any, again: Callable[[], Any] | None = None) -> None:
+        self.index = index
         self._state = state
         self._again = again
 
@@ -53,7 +53,7 @@ class Version:
 
 
 def recorded(
-    number: int, held: list[Any], recorder: Recorder, method: str | None = None, *, is_copy: bool = False
+    index: int, held: list[Any], recorder: Recorder, method: str | None = None, *, is_copy: bool = False
 ) -> tuple[bytes, Version]:
     """Return the bytes and the version of a state, the only item of `held`. Use it without a copy if no other object holds any of it.
 
@@ -66,16 +66,16 @@ def recorded(
     if kept is held[0] and len(data) >= LARGE and recorder.codecs.may_be_lent:
         del kept
         if is_exclusively_owned(held):  # again: code that encoded it may have kept a part
-            return data, lendable(number, held[0], recorder.codecs, data)
+            return data, lendable(index, held[0], recorder.codecs, data)
         kept = held[0]
     if is_mine and not is_copy:
         data, kept = recorder.state_bytes(own(held[0]), method)
-    return data, Version(number, kept)
+    return data, Version(index, kept)
 
 
-def lendable(number: int, state: Any, codecs: Codecs, data: bytes) -> Version:
+def lendable(index: int, state: Any, codecs: Codecs, data: bytes) -> Version:
     """Return a version that may be lent, from a state that no other object holds, and its bytes."""
-    return Version(number, state, partial(codecs.state.decode, data))
+    return Version(index, state, partial(codecs.state.decode, data))
 
 
 class Encoded(NamedTuple):
@@ -84,8 +84,8 @@ class Encoded(NamedTuple):
     data: bytes
     is_lendable: bool
 
-    def version(self, number: int, state: Any, codecs: Codecs) -> Version:
-        return lendable(number, state, codecs, self.data) if self.is_lendable else Version(number, state)
+    def version(self, index: int, state: Any, codecs: Codecs) -> Version:
+        return lendable(index, state, codecs, self.data) if self.is_lendable else Version(index, state)
 
 
 async def encoded_in_pieces(

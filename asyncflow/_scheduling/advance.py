@@ -82,10 +82,10 @@ def _completed(definition: FlowDefinition, progress: Progress, key: str, label: 
         cycle, ancestry = key, frozenset()
     enabled: list[Invocation] = []
     latched: list[tuple[str, str, Seen]] = []
-    passed_over: list[str] = []
+    skipped: list[str] = []
     for m in reached.methods:
         if m.once_a_cycle and m.name in progress.fired.get(cycle, ()):
-            passed_over.append(m.name)
+            skipped.append(m.name)
             continue
         if type(m.condition) is str:
             enabled.append(_invocation(progress, m, key, cycle, ancestry, None))
@@ -97,7 +97,7 @@ def _completed(definition: FlowDefinition, progress: Progress, key: str, label: 
             enabled.append(_invocation(progress, m, key, cycle, ancestry, seen))
         else:
             latched.extend((m.name, name, how) for name, how in came.items())
-    return Transition(key, "", False, tuple(enabled), tuple(latched), tuple(passed_over))
+    return Transition(key, "", False, tuple(enabled), tuple(latched), tuple(skipped))
 
 
 def _all_seen(method: MethodDefinition, before: dict[str, Seen], came: dict[str, Seen]) -> dict[str, Seen] | None:

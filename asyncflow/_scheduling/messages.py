@@ -108,7 +108,7 @@ class Transition(NamedTuple):
     enabled: tuple[Invocation, ...] = ()
     latched: tuple[tuple[str, str, Seen], ...] = ()
     """(listener, the name that arrived, how it arrived)."""
-    passed_over: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     """The `or_` listeners that had already fired in this cycle."""
 
     @property

@@ -15,6 +15,7 @@ from .protocol import (
     Sessions,
 )
 from .sqlite import SQLiteFlowPersistence
+from .status import Kind, Status
 
 __all__ = [
     "Catalog",
@@ -24,10 +25,12 @@ __all__ = [
     "Fence",
     "Fencing",
     "FlowPersistence",
+    "Kind",
     "MemoryFlowPersistence",
     "Ownership",
     "Retention",
     "RunEntry",
     "SQLiteFlowPersistence",
     "Sessions",
+    "Status",
 ]

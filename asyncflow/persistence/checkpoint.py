@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, Final, Literal, NamedTuple, NoReturn, get_args
+from typing import Any, Final, NamedTuple, NoReturn
 
 from pydantic_core import from_json, to_json
 
@@ -13,12 +13,11 @@ from .._codec.patches import is_patch, patched
 from .._version import VERSION
 from ..errors import CheckpointCorruptError, StorageVersionError
 from .encoding import decode_progress, decode_transition, encode_progress, encode_transition
+from .status import KINDS, STORED, Kind, Status
 
 __all__ = [
     "FORMAT",
     "Checkpoint",
-    "Kind",
-    "Status",
     "decode_progress",
     "decode_transition",
     "encode_progress",
@@ -30,9 +29,6 @@ __all__ = [
     "state_after",
     "verified",
 ]
-
-Kind = Literal["started", "method", "failed", "cancelled", "finished", "edited"]
-Status = Literal["running", "failed", "finished", "cancelled"]
 
 FORMAT: Final = 2
 """The newest checkpoint format, which this version writes. It reads all older formats; a newer one is a `StorageVersionError`.
@@ -60,12 +56,12 @@ class Checkpoint(NamedTuple):
     """The name of the flow, for human readers."""
     seq: int
     """The sequence number: 0, 1, 2, ... without gaps, across all passes."""
-    number: int
+    pass_number: int
     """The number of the pass (one pass for each kickoff), from 1."""
     kind: Kind
     """What happened."""
     status: Status
-    """The status of the run after it."""
+    """The status of the run after it; never "interrupted"."""
     at: float
     """The time of the checkpoint, in seconds since the epoch."""
     method: str = ""
@@ -124,7 +120,9 @@ class Checkpoint(NamedTuple):
     def to_bytes(self) -> bytes:
         """Encode the whole checkpoint as JSON in UTF-8, preceded by a checksum."""
         digests = {"previous": self.previous.hex(), "digest": self.digest.hex()}
-        body = to_json({**{name: _text(getattr(self, name)) for name in _FIELDS if name not in _DIGESTS}, **digests})
+        body = to_json(
+            {**{_stored(name): _text(getattr(self, name)) for name in _FIELDS if name not in _DIGESTS}, **digests}
+        )
         return hashlib.blake2b(body, digest_size=16).hexdigest().encode() + b"\n" + body
 
     @classmethod
@@ -158,11 +156,11 @@ def _from_fields(fields: dict[str, Any]) -> Checkpoint:
     """Build a checkpoint from a JSON object of its fields. Raises `StorageVersionError` if a newer version wrote it."""
     if type(fields.get("format")) is int:
         refuse_newer(fields["format"], fields.get("version"), "a stored checkpoint", run_id=fields.get("run_id"))
-    unknown = sorted(fields.keys() - set(_FIELDS))
+    unknown = sorted(fields.keys() - set(map(_stored, _FIELDS)))
     if unknown:
         _refuse_version(f"a stored checkpoint has the unknown field {unknown[0]!r}", fields["version"])
     given = fields if "format" in fields else fields | _FORMAT_1
-    return Checkpoint(**{name: _bytes(name, given[name]) for name in _FIELDS})
+    return Checkpoint(**{name: _bytes(name, given[_stored(name)]) for name in _FIELDS})
 
 
 def refuse_newer(number: int, version: object, what: str, **about: Any) -> None:
@@ -176,7 +174,7 @@ def refuse_newer(number: int, version: object, what: str, **about: Any) -> None:
 
 def _refuse_unknown(row: Checkpoint) -> None:
     """Raise `StorageVersionError` if an undamaged checkpoint has a kind or status that this version does not know."""
-    for what, word, known in (("kind", row.kind, _KINDS), ("status", row.status, _STATUSES)):
+    for what, word, known in (("kind", row.kind, KINDS), ("status", row.status, STORED)):
         if word not in known:
             about = {"run_id": row.run_id, "seq": row.seq}
             _refuse_version(
@@ -243,7 +241,6 @@ _FORMAT_1: Final = {"identity": "", "format": 1, "version": ""}
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """The exceptions that decoding raises for data other than what was written."""
 
-_KINDS, _STATUSES = frozenset(get_args(Kind)), frozenset(get_args(Status))
 _TEXT, _NUMBER, _PART = (str,), (int,), (bytes, type(None))
 _TYPES: Any = (
     _TEXT,
@@ -269,6 +266,11 @@ def _is_well_typed(row: Checkpoint) -> bool:
     if not all(map(isinstance, row, _TYPES)):
         return False
     return row.format > 1 or (row.format == 1 and not row.identity and not row.version)
+
+
+def _stored(name: str) -> str:
+    """Return the name of a field in `to_bytes`."""
+    return "number" if name == "pass_number" else name
 
 
 def _text(value: Any) -> Any:

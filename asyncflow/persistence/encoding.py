@@ -54,14 +54,14 @@ def encode_transition(transition: Transition) -> bytes:
 
 def decode_transition(data: bytes) -> Transition:
     """Decode what `encode_transition` wrote. Raises `ValueError`."""
-    completed, failed, resumed, enabled, latched, passed_over = _read_transition(data, strict=True)
+    completed, failed, resumed, enabled, latched, skipped = _read_transition(data, strict=True)
     return Transition(
         completed,
         failed,
         resumed,
         tuple(map(Invocation._make, enabled)),
         tuple([(listener, name, Seen._make(seen)) for listener, name, seen in latched]),
-        passed_over,
+        skipped,
     )
 
 

@@ -14,7 +14,8 @@ import anyio.lowlevel
 
 from ..errors import RunLockedError, StaleCheckpoint
 from .checkpoint import Checkpoint, fold, verified
-from .protocol import RunEntry, RunStatus, check_query, check_retention
+from .protocol import RunEntry, check_query, check_retention
+from .status import Status, status_of
 
 __all__ = ["MemoryFlowPersistence"]
 
@@ -112,7 +113,7 @@ class MemoryFlowPersistence:
         *,
         run_id: str | None = None,
         flow: str | None = None,
-        status: RunStatus | Literal["unfinished"] | None = None,
+        status: Status | Literal["unfinished"] | None = None,
         identities: Collection[str] | None = None,
         before: int | None = None,
         limit: int = 100,
@@ -123,7 +124,7 @@ class MemoryFlowPersistence:
         with _changing:
             found = (
                 e
-                for e in map(self._standing, reversed(self._entries.values()))
+                for e in map(self._shown, reversed(self._entries.values()))
                 if run_id in (None, e.run_id)
                 and flow in (None, e.flow)
                 and (status is None or e.status in statuses)
@@ -131,10 +132,10 @@ class MemoryFlowPersistence:
             )
             return list(islice((e for e in found if before is None or e.position < before), limit))
 
-    def _standing(self, entry: RunEntry) -> RunEntry:
+    def _shown(self, entry: RunEntry) -> RunEntry:
         """Return a catalog entry as it is shown: a running run without an owner is "interrupted"."""
-        is_interrupted = entry.status == "running" and entry.run_id not in self._driven
-        return entry._replace(status="interrupted") if is_interrupted else entry
+        is_driven = entry.run_id in self._driven
+        return entry._replace(status=status_of(entry.status, is_driven)) if entry.status == "running" else entry
 
     def _enter(self, c: Checkpoint) -> None:
         """Update the catalog entry of a run."""
@@ -142,7 +143,7 @@ class MemoryFlowPersistence:
         self._runs += known is None
         created, position = (c.at, self._runs) if known is None else (known.created_at, known.position)
         self._entries[c.run_id] = RunEntry(
-            c.run_id, c.flow, c.status, c.number, c.seq, False, created, c.at, position, identity=c.known_by
+            c.run_id, c.flow, c.status, c.pass_number, c.seq, False, created, c.at, position, identity=c.known_by
         )
 
     async def delete(self, run_id: str) -> bool:

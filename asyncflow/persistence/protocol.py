@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol, TypeGuard, TypeVar, cast, get_
 
 from .checkpoint import Checkpoint
 from .fence import Fence
+from .status import Status
 
 __all__ = [
     "Catalog",
@@ -120,10 +121,6 @@ class CheckpointHistory(Protocol):
         ...
 
 
-RunStatus = Literal["running", "interrupted", "failed", "finished", "cancelled"]
-"""The status of a run: "running" while its owner is alive, "interrupted" if no living owner exists."""
-
-
 class RunEntry(NamedTuple):
     """An entry of the catalog."""
 
@@ -131,9 +128,9 @@ class RunEntry(NamedTuple):
     """The id of the run."""
     flow: str
     """The name of its flow, for people."""
-    status: RunStatus
+    status: Status
     """ "running" while an owner is alive, "interrupted" if none is. Both are stored as "running"."""
-    number: int
+    pass_number: int
     """The number of the pass, from 1."""
     seq: int
     """The seq of the newest checkpoint."""
@@ -160,7 +157,7 @@ class Catalog(Protocol):
         *,
         run_id: str | None = None,
         flow: str | None = None,
-        status: RunStatus | Literal["unfinished"] | None = None,
+        status: Status | Literal["unfinished"] | None = None,
         identities: Collection[str] | None = None,
         before: int | None = None,
         limit: int = 100,
@@ -205,7 +202,7 @@ class Retention(Protocol):
 
 def check_query(status: object, limit: int) -> None:
     """Raise `ValueError` for a status that no run has, and for a negative limit: arguments of `Catalog.runs`."""
-    known = (*get_args(RunStatus), "unfinished")
+    known = (*get_args(Status), "unfinished")
     if status not in (None, *known):
         raise ValueError(f"status must be one of {', '.join(map(repr, known))}, not {status!r}")
     if limit < 0:

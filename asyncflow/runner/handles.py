@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
@@ -18,14 +18,15 @@ from .._runtime.tracebacks import from_here
 from .._waiting import in_cancelled_scope
 from ..errors import CapabilityMissingError, MethodError, RunCancelledError, RunFencedError, StorageError
 from ..events import Event
-from ..persistence.checkpoint import Checkpoint, Status
+from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
+from ..persistence.status import Status, status_of
 from .capacity import Places
 from .flag import Flag
 
 logger = logging.getLogger("asyncflow")
 
-__all__ = ["Live", "RunFailure", "RunHandle", "RunView", "Standing"]
+__all__ = ["Live", "RunFailure", "RunHandle", "RunView"]
 
 SOON: Final = 0.05
 LATE: Final = 1.0
@@ -232,8 +233,8 @@ class RunView:
     flow: str
     """The name of its flow."""
     status: Status
-    """An interrupted run also has the status "running" here, until it is recovered or resumed."""
-    number: int
+    """As `RunHandle.status` returns it. `RunHandle.view`, which sees only a checkpoint, shows an interrupted run as running."""
+    pass_number: int
     """The number of the pass, from 1."""
     seq: int
     """The seq of the newest checkpoint."""
@@ -247,10 +248,6 @@ class RunView:
     """The result of a finished run, typed as the state is."""
     error: RunFailure | None = None
     """The failure of the method that raised last."""
-
-
-Standing = Literal["running", "interrupted", "failed", "finished", "cancelled"]
-"""The status of a stored run: "running" only while it has a living owner."""
 
 
 class RunHandle:
@@ -281,15 +278,18 @@ class RunHandle:
 
         Raises `StateSchemaError` if the stored state no longer fits the flow's model, and `StorageError`s.
         """
-        return self.view(await self.stored())
+        status, stored = await self.standing()
+        return self.view(stored, status=status)
 
-    def view(self, stored: Checkpoint, *, as_stored: bool = False) -> RunView:
+    def view(self, stored: Checkpoint, *, status: Status | None = None, as_stored: bool = False) -> RunView:
         """Decode a checkpoint of the run. Raises `StateSchemaError`, `CheckpointCorruptError`.
 
         - `stored`: the checkpoint, as `stored` returns it.
+        - `status`: the status of the run, if it is known; otherwise the view has the stored one.
         - `as_stored`: return state and result as the stored JSON, independent of the flow's current types.
         """
-        return self._look(stored, as_stored)
+        view = self._look(stored, as_stored)
+        return view if status is None else replace(view, status=status)
 
     async def stored(self) -> Checkpoint:
         """Load the newest checkpoint of the run, as it is stored: to read the status of the run without decoding its state.
@@ -301,7 +301,7 @@ class RunHandle:
             raise refusals.unknown_run(self._persistence, self.run_id, None)
         return stored
 
-    async def status(self) -> Standing:
+    async def status(self) -> Status:
         """Return "running", "interrupted", "failed", "finished" or "cancelled", according to the newest checkpoint.
 
         A run is running while it has an owner, here or elsewhere, as far as the storage has a catalog that reports it. A failed run
@@ -309,16 +309,15 @@ class RunHandle:
         """
         return (await self.standing())[0]
 
-    async def standing(self) -> tuple[Standing, Checkpoint]:
+    async def standing(self) -> tuple[Status, Checkpoint]:
         """Return the status of the run, and its newest checkpoint. Raises what `stored` raises."""
         stored = await self.stored()
         if stored.status in ("finished", "cancelled"):
             return stored.status, stored
-        if await is_driven(self._persistence, self.run_id):
-            return "running", stored
-        if stored.status == "running":
+        is_live = await is_driven(self._persistence, self.run_id)
+        if stored.status == "running" and not is_live:
             stored = await self.stored()  # it may have ended in the meantime
-        return "interrupted" if stored.status == "running" else stored.status, stored
+        return status_of(stored.status, is_live), stored
 
     async def result(self) -> Any:
         """Wait until the run has ended, here or elsewhere, and return its result. After a take-over, wait for the new owner's result.

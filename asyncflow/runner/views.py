@@ -47,7 +47,7 @@ def _view_of(c: Checkpoint, instance: Any) -> RunView:
         run_id=c.run_id,
         flow=c.flow,
         status=c.status,
-        number=c.number,
+        pass_number=c.pass_number,
         seq=c.seq,
         at=c.at,
         inputs=inputs_shown(c.inputs),

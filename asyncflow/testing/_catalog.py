@@ -317,8 +317,8 @@ class Forgotten(Promises):
 def _check(entry: RunEntry, chain: Chain) -> None:
     newest = chain.rows[-1]
     status = "running" if entry.status == "interrupted" else entry.status  # other tests check for a living owner
-    told = entry.run_id, entry.flow, status, entry.number, entry.seq, entry.created_at, entry.updated_at
-    right = newest.run_id, newest.flow, newest.status, newest.number, newest.seq, chain.rows[0].at, newest.at
+    told = entry.run_id, entry.flow, status, entry.pass_number, entry.seq, entry.created_at, entry.updated_at
+    right = newest.run_id, newest.flow, newest.status, newest.pass_number, newest.seq, chain.rows[0].at, newest.at
     assert told == right, (
         f"`runs` must tell id, flow, status, pass, seq, and the times of the first and the last checkpoint: {right}, not {told}"
     )

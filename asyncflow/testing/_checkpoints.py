@@ -7,7 +7,8 @@ from typing import Any, Final, get_args
 
 from .._scheduling.messages import Invocation, Seen, Transition
 from .._scheduling.progress import Progress
-from ..persistence.checkpoint import Checkpoint, Kind, Status, encode_progress, encode_transition
+from ..persistence.checkpoint import Checkpoint, encode_progress, encode_transition
+from ..persistence.status import Kind, Status
 
 __all__ = ["AWKWARD", "IDS", "NOT_IDS", "Chain", "differences"]
 
@@ -43,7 +44,7 @@ class Chain:
             flow="Conformance",
             identity="asyncflow.testing.Conformance",
             seq=seq,
-            number=1,
+            pass_number=1,
             kind="method" if seq else "started",
             status="running",
             at=AT + seq,
@@ -104,7 +105,7 @@ AWKWARD: Final[dict[str, dict[str, Any]]] = {
     "deep nesting": {"state": b'{"a":' + b"[" * 100 + b"]" * 100 + b"}"},
     "a time before all": {"at": 0.0},
     "a time with many digits": {"at": 4102444799.9999995},
-    "large numbers": {"number": 2**31 + 1},
+    "large numbers": {"pass_number": 2**31 + 1},
     "a megabyte": {"state": b'{"a":"' + "ä".encode() * 500_000 + b'"}', "result": b'"' + b"x" * 1_000_000 + b'"'},
     **{f"{kind}, {status}": {"kind": kind, "status": status} for kind in get_args(Kind) for status in get_args(Status)},
 }

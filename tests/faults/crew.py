@@ -101,7 +101,7 @@ def _witness(storage: DatabasePersistence[Any]) -> None:
     async def appended(checkpoint: Checkpoint) -> None:
         await append(checkpoint)
         if checkpoint.method.startswith("step:"):
-            log("saved", f"{checkpoint.run_id}/{checkpoint.number}/{checkpoint.method}")
+            log("saved", f"{checkpoint.run_id}/{checkpoint.pass_number}/{checkpoint.method}")
 
     storage.append = appended  # type: ignore[method-assign]  # in this process only
 

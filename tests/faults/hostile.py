@@ -165,11 +165,9 @@ def write(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> No
     connection.execute(f"UPDATE OR REPLACE {table} SET {sets} WHERE id = ?", (*values.values(), row["id"]))
 
 
-FIELDS = {
-    n: "pass_number" if n == "number" else n for n in Checkpoint._fields if n not in ("run_id", "flow", "identity")
-}
+FIELDS = {n: n for n in Checkpoint._fields if n not in ("run_id", "flow", "identity")}
 """The column of each field that a row has."""
-HEAD_FIELDS = {n: "pass_number" if n == "number" else n for n in Head._fields}
+HEAD_FIELDS = {n: n for n in Head._fields}
 
 
 def seal(head: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -389,7 +389,7 @@ class Server:
 def stored(folder: Path) -> list[Checkpoint]:
     """Every checkpoint in the database, by run and seq; read without the package, and without writing."""
     uri = f"{(folder / DATABASE).absolute().as_uri()}?mode=ro"
-    names = {"identity": "r.identity", "number": "c.pass_number"}
+    names = {"identity": "r.identity"}
     columns = ", ".join(names.get(name, f"c.{name}") for name in Checkpoint._fields[2:])
     with closing(sqlite3.connect(uri, uri=True)) as connection:
         rows = connection.execute(

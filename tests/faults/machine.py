@@ -242,15 +242,15 @@ def enabled_by(nodes: Sequence[Node], events: Sequence[Event]) -> tuple[list[Lau
     """All that a pass with these completions has ever enabled, in order; and whom the last completion passed over."""
     launched = [Launch(f"{node.name}:1") for node in nodes if node.how == "start"]
     fired: list[tuple[str, str, int]] = []
-    passed_over: list[str] = []
+    skipped: list[str] = []
     for number, event in enumerate(events, 1):
-        passed_over = []
+        skipped = []
         cycle = next(launch.cycle for launch in launched if launch.key == event.key)
         if event.label == "again":
             cycle = event.key
         for node in (node for node in nodes if set(node.on) & set(event.names)):
             if node.how == "any" and any((node.name, cycle) == (name, at) for name, at, _ in fired):
-                passed_over.append(node.name)
+                skipped.append(node.name)
                 continue
             since = max((at for name, _, at in fired if name == node.name), default=0)
             came = {name: e.key for e in events[since:number] for name in e.names if name in node.on}
@@ -259,7 +259,7 @@ def enabled_by(nodes: Sequence[Node], events: Sequence[Event]) -> tuple[list[Lau
                 occurrence = 1 + sum(launch.key.split(":")[0] == node.name for launch in launched)
                 sources = tuple(came[name] if name else event.key for name in node.receives)
                 launched.append(Launch(f"{node.name}:{occurrence}", cycle, sources))
-    return launched, passed_over
+    return launched, skipped
 
 
 Values = dict[str, Any]
@@ -309,7 +309,7 @@ class Row:
     error: str = ""
     """What the text of the error begins with."""
     output: str | None = None
-    passed_over: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     launches: tuple[Launch, ...] = ()
     """What is started once it is durable."""
 
@@ -428,13 +428,13 @@ class Drive:
     def _returned(self, event: Event, state: Values) -> None:
         nodes, before = self.run.shape.nodes, self.rows[-1].events
         after = (*before, event)
-        launched, passed_over = enabled_by(nodes, after)
+        launched, skipped = enabled_by(nodes, after)
         new = tuple(launched[len(enabled_by(nodes, before)[0]) :])
         if self.failed:
             self.held |= {launch.key for launch in new}
             new = ()
         kind = "method" if self.run.pending(after) or self.failed else "finished"
-        self._row(kind, after, state, event.key, launches=new, passed_over=tuple(passed_over))
+        self._row(kind, after, state, event.key, launches=new, skipped=tuple(skipped))
 
     def _row(self, kind: str, events: tuple[Event, ...], state: Values, key: str, **more: Any) -> None:
         left = {launch.key for launch in self.run.pending(events)} - self.failed.keys() - self.held
@@ -702,7 +702,7 @@ class Process:
     def _stored(self, checkpoint: Checkpoint) -> None:
         c, world = checkpoint, self.world
         if c.kind in ("method", "finished"):
-            world.committed.add(f"{c.run_id}/{c.number}/{c.method}")
+            world.committed.add(f"{c.run_id}/{c.pass_number}/{c.method}")
         if c.status in ("finished", "cancelled"):
             world.owners.pop(c.run_id, None)
         elif c.seq == 0:

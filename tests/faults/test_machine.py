@@ -634,8 +634,8 @@ class Machine(RuleBasedStateMachine):
 
     def check_history(self, run: Run) -> None:
         entries = self.world.do(self.loaded(run, None).history())
-        told = [(e.kind, e.status, e.number, e.method, e.passed_over) for e in entries]
-        assert told == [(row.kind, row.status, row.number, row.method, row.passed_over) for row in run.rows]
+        told = [(e.kind, e.status, e.pass_number, e.method, e.skipped) for e in entries]
+        assert told == [(row.kind, row.status, row.number, row.method, row.skipped) for row in run.rows]
         assert [bool(e.error) for e in entries] == [bool(row.error) for row in run.rows]
         assert all(e.error.startswith(row.error) for e, row in zip(entries, run.rows, strict=True))
         changed = [
@@ -644,7 +644,7 @@ class Machine(RuleBasedStateMachine):
         if run.rows:
             changed[0] = run.rows[0].state
         assert [e.changed for e in entries] == changed
-        ends = Counter((e.number, e.method) for e in entries if e.kind in ("method", "finished"))
+        ends = Counter((e.pass_number, e.method) for e in entries if e.kind in ("method", "finished"))
         assert set(ends.values()) <= {1}, "a completed invocation has exactly one checkpoint"
         assert set(ends) >= {(row.number, row.events[-1].key) for row in run.rows if row.kind in ("method", "finished")}
 

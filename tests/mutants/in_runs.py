@@ -282,7 +282,7 @@ IN_RUNS = (
         ("X1",),
         "_runtime/engine.py",
         "        self.failures.append(Failure(",
-        "        if scope._drafts:\n            self.newest = Version(self.newest.number + 1, scope._drafts[0])\n"
+        "        if scope._drafts:\n            self.newest = Version(self.newest.index + 1, scope._drafts[0])\n"
         "        self.failures.append(Failure(",
         "state/test_drafts.py::test_the_draft_of_a_failed_method_vanishes",
     ),

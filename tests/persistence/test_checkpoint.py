@@ -16,7 +16,7 @@ WHOLE = Checkpoint(
     flow="F",
     identity="m.F",
     seq=3,
-    number=2,
+    pass_number=2,
     kind="method",
     status="running",
     at=12.5,
@@ -60,7 +60,7 @@ def test_the_epoch_says_who_stores_a_checkpoint_and_not_what_it_is() -> None:
 
 @pytest.mark.clauses("V1")
 def test_a_checkpoint_survives_its_bytes() -> None:
-    bare = Checkpoint(run_id="r", flow="F", seq=0, number=1, kind="started", status="running", at=0.0).sealed()
+    bare = Checkpoint(run_id="r", flow="F", seq=0, pass_number=1, kind="started", status="running", at=0.0).sealed()
 
     assert Checkpoint.from_bytes(WHOLE.to_bytes()) == WHOLE
     assert Checkpoint.from_bytes(bare.to_bytes()) == bare

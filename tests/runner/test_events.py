@@ -47,7 +47,7 @@ async def test_events_of_a_run_that_fails_end(storage: Any) -> None:
         with anyio.fail_after(120):
             seen = [told(event) async for event in handle.events()]
 
-    assert seen == [*ALL[:2], "MethodFailed second:1", "RunEnded"]
+    assert seen == [*ALL[:2], "MethodFailed second:1", "RunFailed"]
 
 
 async def test_events_of_a_run_elsewhere_are_told(storage: Any) -> None:

@@ -18,7 +18,7 @@ async def test_a_run_is_looked_at(storage: Any) -> None:
         await handle.result()
         ended = await (await runner.get("x")).look()
 
-    assert (begun.status, begun.seq, begun.number, begun.inputs) == ("running", 0, 1, {"gate": "g"})
+    assert (begun.status, begun.seq, begun.pass_number, begun.inputs) == ("running", 0, 1, {"gate": "g"})
     assert (ended.status, ended.seq, ended.result, ended.error) == ("finished", 2, 2, None)
     assert ended.state == Work(id="x", n=2, gate="g")
 

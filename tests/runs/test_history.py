@@ -93,8 +93,8 @@ async def test_the_history_shows_who_was_passed_over(log: Any) -> None:
     await flow.kickoff()
 
     assert flow.state.size == 1
-    passed = [entry for entry in await flow.history() if entry.passed_over]
-    assert [entry.passed_over for entry in passed] == [("once",)]
+    passed = [entry for entry in await flow.history() if entry.skipped]
+    assert [entry.skipped for entry in passed] == [("once",)]
     assert passed[0].method in ("left:1", "right:1")
 
 

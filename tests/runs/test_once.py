@@ -48,7 +48,7 @@ async def test_a_run_that_is_kicked_off_once_runs_once_however_often_that_is(sto
 
     assert results == ["paid 1"] * 3
     assert Pays.ran == ["pay", "note"]
-    assert (await storage.load("x")).number == 1
+    assert (await storage.load("x")).pass_number == 1
 
 
 async def test_an_instance_that_is_kicked_off_once_runs_once(storage: Any) -> None:

@@ -64,7 +64,7 @@ async def test_occurrences_begin_anew_in_each_pass(log: Any) -> None:
     await flow.kickoff()
     history = await flow.history()
 
-    assert [(entry.number, entry.method) for entry in history] == [
+    assert [(entry.pass_number, entry.method) for entry in history] == [
         (number, method) for number in (1, 2) for method in ("", "first:1", "second:1", "third:1")
     ]
 

@@ -233,4 +233,4 @@ async def test_what_was_stored_after_a_cancel_looked_is_not_undone(monkeypatch: 
     assert looked == ["running"]
     assert [c.status for c in await store.history("run") if c.status != "running"] == ["finished"]
     newest = await store.load("run")
-    assert (newest.number, newest.status) == (2, "running")
+    assert (newest.pass_number, newest.status) == (2, "running")

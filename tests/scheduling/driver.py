@@ -74,7 +74,7 @@ class Simulation:
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The arguments of each launch, by key; a result reads like `<fetch:1>`."""
     ended: list[str] = field(default_factory=list)
-    passed_over: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     history: list[tuple[Transition, Any]] = field(default_factory=list)
     outcome: Command | None = None
 
@@ -83,7 +83,7 @@ class Simulation:
         transition, commands = advance(self.definition, self.progress, happening)
         self.progress.fold(transition, result)
         self.history.append((transition, result))
-        self.passed_over += transition.passed_over
+        self.skipped += transition.skipped
         for command in commands:
             self._obey(command)
         return transition

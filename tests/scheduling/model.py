@@ -47,7 +47,7 @@ class Step:
     """What followed from one choice. `outcome` is "", "fail", or "finish" with the key of the output."""
 
     launched: list[Launch] = field(default_factory=list)
-    passed_over: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     outcome: tuple[str, ...] = ()
 
 
@@ -113,7 +113,7 @@ class Model:
         is_or = isinstance(node.condition, AnyOf)
         if is_or and any((method, cycle) == (node.name, event.cycle) for method, cycle, _ in self.firings):
             self.ignored.append((node.name, number))
-            step.passed_over.append(node.name)
+            step.skipped.append(node.name)
             return
         parts = self._came(node)
         if not holds(node.condition, set(parts)):

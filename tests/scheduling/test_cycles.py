@@ -24,7 +24,7 @@ def test_two_parallel_starts_into_one_or_fire_it_once() -> None:
 
     for run in interleavings(Two):
         assert run.count("either") == 1
-        assert run.passed_over == ["either"]
+        assert run.skipped == ["either"]
 
 
 def test_a_label_answered_with_a_label_fires_the_or_of_both_once() -> None:
@@ -43,7 +43,7 @@ def test_a_label_answered_with_a_label_fires_the_or_of_both_once() -> None:
 
     for run in interleavings(Relay, answering(first="A", second="B")):
         assert run.keys[2:] == ["second:1", "either:1"]
-        assert run.passed_over == ["either"]
+        assert run.skipped == ["either"]
 
 
 def test_a_loop_through_the_or_listener_fires_it_in_every_turn() -> None:
@@ -59,7 +59,7 @@ def test_a_loop_through_the_or_listener_fires_it_in_every_turn() -> None:
 
     for run in interleavings(Loop, turning(check=("again", "done"))):
         assert run.count("work") == TURNS
-        assert run.passed_over == []
+        assert run.skipped == []
 
 
 def test_a_loop_past_the_or_listener_fires_it_in_every_turn() -> None:
@@ -81,7 +81,7 @@ def test_a_loop_past_the_or_listener_fires_it_in_every_turn() -> None:
 
     for run in interleavings(SideBranch, turning(check=("again", "done"))):
         assert [run.count(method) for method in ("work", "log", "note")] == [TURNS] * 3
-        assert run.passed_over == []
+        assert run.skipped == []
 
 
 @pytest.mark.parametrize("join_ends_the_turn", [True, False])
@@ -107,7 +107,7 @@ def test_a_diamond_inside_a_loop_fires_its_or_in_every_turn(join_ends_the_turn: 
 
     for run in interleavings(Diamond, turning(check=("again", "done"))):
         assert run.count("join") == TURNS
-        assert run.passed_over == ["join"] * TURNS
+        assert run.skipped == ["join"] * TURNS
 
 
 @pytest.mark.parametrize(("meeting", "late"), [(and_, 0), (or_, TURNS)])
@@ -127,7 +127,7 @@ def test_branches_of_the_loops_label_meet_once_in_every_turn(meeting: Callable[.
 
     for run in interleavings(Branches, turning(meet=("again", "done"))):
         assert [run.count(method) for method in ("x", "y", "meet")] == [TURNS] * 3
-        assert run.passed_over == ["meet"] * late
+        assert run.skipped == ["meet"] * late
 
 
 def test_an_or_of_ands_forgets_its_other_branch_when_it_fires() -> None:
@@ -177,7 +177,7 @@ def test_two_independent_loops_fire_their_or_for_every_tick_but_one_of_the_first
     for run in interleavings(Loops, lambda invocation: ticks(invocation) or turns(invocation)):
         assert run.count("a") + run.count("b") == 2 * TURNS
         assert run.count("out") == 2 * TURNS - 1
-        assert run.passed_over == ["out"]
+        assert run.skipped == ["out"]
 
 
 # ---- cycles: what closes a loop, and who belongs to which ------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_what_came_twice_latches_once() -> None:
     for run in interleavings(Letters, letters):
         order = [key[0] for key in run.ended if key[0] in "pq"]
         assert run.count("both") == (1 if order[0] == order[1] else 2)
-        assert run.passed_over == []
+        assert run.skipped == []
 
 
 class Nested:
@@ -103,7 +103,7 @@ def test_an_or_inside_an_and_only_latches_and_is_forgotten_with_it(order: str, f
     run = simulate(Nested, answering(c1="c", c2="c"), in_order(*order.split(), *["join"] * fires))
 
     assert run.count("join") == fires
-    assert run.passed_over == []
+    assert run.skipped == []
 
 
 class Late:
@@ -123,15 +123,15 @@ class Late:
 
 
 @pytest.mark.parametrize(
-    ("order", "fires", "passed_over"),
+    ("order", "fires", "skipped"),
     [("first half spin spin", 1, ["join"]), ("half first spin spin", 1, []), ("first spin half spin", 1, ["join"])],
 )
-def test_an_event_that_an_or_passed_over_is_not_latched(order: str, fires: int, passed_over: list[str]) -> None:
+def test_an_event_that_an_or_passed_over_is_not_latched(order: str, fires: int, skipped: list[str]) -> None:
     labels = {"spin:1": "again", "spin:2": "other_half"}
     run = simulate(Late, lambda invocation: labels.get(invocation.key), in_order(*order.split(), "join"))
 
     assert run.count("join") == fires
-    assert run.passed_over == passed_over
+    assert run.skipped == skipped
     assert set(run.progress.latches["join"]) == {"other_half"}
 
 
@@ -167,7 +167,7 @@ def test_a_router_and_its_label_are_one_event() -> None:
     run = simulate(Same, answering(a="go"))
 
     assert (run.count("either"), run.count("both")) == (1, 1)
-    assert run.passed_over == []
+    assert run.skipped == []
 
 
 def test_a_chain_of_routers_goes_where_the_labels_say() -> None:
@@ -211,7 +211,7 @@ def test_a_diamond_meets_once(meeting: Callable[..., object], late: int) -> None
 
     for run in interleavings(Diamond):
         assert run.count("bottom") == 1
-        assert len(run.passed_over) == late
+        assert len(run.skipped) == late
 
 
 def test_none_is_no_label() -> None:

@@ -111,10 +111,10 @@ class Pair:
 
     def _compare(self, expected: Step, act: Any) -> None:
         run = self.run
-        launched, passed_over = len(run.launched), len(run.passed_over)
+        launched, skipped = len(run.launched), len(run.skipped)
         act()
         assert [Launch(*invocation) for invocation in run.launched[launched:]] == expected.launched
-        assert run.passed_over[passed_over:] == expected.passed_over
+        assert run.skipped[skipped:] == expected.skipped
         assert told(run.outcome) == expected.outcome
         pending = [launch for launch in self.model.enabled if launch.key not in self.model.completed]
         assert [Launch(*invocation) for invocation in run.progress.pending.values()] == pending

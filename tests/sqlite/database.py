@@ -68,7 +68,7 @@ def made(run_id: str, after: Checkpoint | None = None, **fields: Any) -> Checkpo
     """A checkpoint by hand."""
     first = {"seq": 0, "kind": "started", "previous": b""}
     following = {} if after is None else {"seq": after.seq + 1, "kind": "method", "previous": after.digest}
-    whole = {"flow": "Hand", "number": 1, "status": "running", "at": 1.0, "state": b"{}", "progress": b"{}"}
+    whole = {"flow": "Hand", "pass_number": 1, "status": "running", "at": 1.0, "state": b"{}", "progress": b"{}"}
     fields = {"run_id": run_id, **whole, **first, **following, **fields}
     return Checkpoint(**{"base": fields["seq"], **fields}).sealed()
 

@@ -17,7 +17,6 @@ def forge(run_id: str) -> None:
     head = Head(*fields)
     (last,) = sql("SELECT * FROM checkpoints ORDER BY seq DESC LIMIT 1")
     names = [name for _, name, *_ in sql("PRAGMA table_info(checkpoints)")]
-    names = ["number" if name == "pass_number" else name for name in names]
     stored = {name: value for name, value in zip(names, last, strict=True) if name in Checkpoint._fields}
     made_up = Checkpoint(
         run_id=run_id, flow=head.flow, identity=head.identity, **{**stored, "state": b'{"id":"x","size":9}'}

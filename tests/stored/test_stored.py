@@ -46,7 +46,7 @@ async def test_every_run_of_a_file_that_an_older_version_wrote_verifies_and_load
 
         assert stored is not None
         assert (stored.flow, stored.status, stored.seq) == (told["flow"], told["status"], told["seq"])
-        assert (stored.number, stored.digest.hex()) == (told["pass"], told["digest"])
+        assert (stored.pass_number, stored.digest.hex()) == (told["pass"], told["digest"])
         assert json.loads(stored.state or b"") == told["state"]
         assert len(await loaded.history()) == told["seq"] + 1
 
@@ -257,5 +257,5 @@ def test_a_field_added_to_a_transition_has_its_default_in_an_older_format() -> N
 
     transition = decode_transition(shorter)
 
-    assert transition.passed_over == ()
+    assert transition.skipped == ()
     assert transition.enabled[0].arguments == ()

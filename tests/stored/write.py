@@ -121,7 +121,7 @@ async def described(persistence: Any) -> dict[str, Any]:
                 "flow": stored.flow,
                 "status": stored.status,
                 "seq": stored.seq,
-                "pass": stored.number,
+                "pass": stored.pass_number,
                 "state": json.loads(stored.state),
                 "digest": stored.digest.hex(),
             }

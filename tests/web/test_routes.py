@@ -31,7 +31,7 @@ async def test_a_run_is_started_and_found_where_the_answer_says(serve: Serve) ->
         "run_id": told["run_id"],
         "flow": "Order",
         "status": "finished",
-        "pass": 1,
+        "pass_number": 1,
         "seq": 2,
         "state": {
             "id": told["run_id"],

@@ -114,7 +114,7 @@ async def test_one_listener_hears_every_event_and_those_who_ask_hear_them_by_nam
         plain = told((await service.http.get(f"{where}/events")).text)
         named = told((await service.http.get(f"{where}/events?named=true")).text)
 
-    names = ["RunStarted", "MethodFinished", "MethodFailed", "RunEnded"]
+    names = ["RunStarted", "MethodFinished", "MethodFailed", "RunFailed"]
     assert [name(event) for event in plain] == names
     assert [event.pop("event") for event in named] == names
     assert named == plain

@@ -8,15 +8,13 @@ from pydantic import BaseModel, Field
 
 from ...errors import StateSchemaError
 from ...persistence import Checkpoint, RunEntry
+from ...persistence.status import Status
 from ...runner import RunHandle, RunView
 from .as_json import json_of
 
-__all__ = ["Accepted", "Problem", "Ready", "Run", "RunLine", "RunPage", "Status", "standing"]
+__all__ = ["Accepted", "Problem", "Ready", "Run", "RunLine", "RunPage"]
 
 logger = logging.getLogger("asyncflow")
-
-
-Status = Literal["running", "interrupted", "failed", "finished", "cancelled"]
 
 
 class Accepted(BaseModel):
@@ -54,7 +52,7 @@ class RunLine(BaseModel):
     run_id: str
     flow: str
     status: Status
-    number: int = Field(serialization_alias="pass", description="One for each time that it was kicked off, from 1.")
+    pass_number: int = Field(description="One for each time that it was kicked off, from 1.")
     seq: int = Field(description="Of its newest checkpoint.")
     created_at: datetime
     updated_at: datetime
@@ -62,7 +60,7 @@ class RunLine(BaseModel):
     @classmethod
     def of(cls, entry: RunEntry, flow: str, status: Status) -> "RunLine":
         """Return the line of a catalog entry."""
-        told = {name: getattr(entry, name) for name in ("run_id", "number", "seq")}
+        told = {name: getattr(entry, name) for name in ("run_id", "pass_number", "seq")}
         return cls(
             **told,
             flow=flow,
@@ -85,7 +83,7 @@ class Run(BaseModel):
     run_id: str
     flow: str
     status: Status = Field(description="`running` while a process drives it, `interrupted` while none does.")
-    number: int = Field(serialization_alias="pass", description="One for each time that it was kicked off, from 1.")
+    pass_number: int = Field(description="One for each time that it was kicked off, from 1.")
     seq: int = Field(description="Of its newest checkpoint.")
     updated_at: datetime
     state: Any
@@ -113,7 +111,7 @@ class Run(BaseModel):
     @classmethod
     def of(cls, view: RunView, flow: str, status: Status, problem: str | None = None) -> "Run":
         """Return the public fields of a run. `flow`: its current name; the run may have been stored under another."""
-        told = {name: getattr(view, name) for name in ("run_id", "number", "seq", "state", "result")}
+        told = {name: getattr(view, name) for name in ("run_id", "pass_number", "seq", "state", "result")}
         error = view.error and RunFailure(method=view.error.method, type=view.error.type, message=view.error.message)
         return cls.model_construct(
             **told, flow=flow, status=status, updated_at=_time(view.at), error=error, problem=problem
@@ -122,13 +120,8 @@ class Run(BaseModel):
     def to_json(self) -> bytes:
         """Encode it as JSON, whatever its values are."""
         left_out = {"state", "result"} if self.problem else {"state", "result", "problem"}
-        told = self.__pydantic_serializer__.to_json(self, by_alias=True, exclude=left_out)
+        told = self.__pydantic_serializer__.to_json(self, exclude=left_out)
         return b'%b,"state":%b,"result":%b}' % (told[:-1], json_of(self.state), json_of(self.result))
-
-
-def standing(stored: Status, is_driven: bool) -> Status:
-    """Return the status of a run in a list. A failed run with a living owner is being resumed."""
-    return "running" if is_driven and stored in ("interrupted", "failed") else stored
 
 
 def _time(seconds: float) -> datetime:

@@ -13,10 +13,11 @@ from pydantic import Field
 
 from ...errors import CapabilityMissingError, RunNotFoundError
 from ...persistence import Catalog, Checkpoint, CheckpointHistory, RunEntry
+from ...persistence.status import Status, status_of
 from ...runner import FlowRunner, MakeFlow, RunHandle
 from .answers import FlowRoute, documented, unavailable
 from .describing import run_type
-from .models import Accepted, Ready, Run, RunLine, RunPage, Status, standing
+from .models import Accepted, Ready, Run, RunLine, RunPage
 from .starting import PATIENCE, add_start, answered, nobody, placed
 from .streaming import LastEventId, Named, Position, events_after, position_of
 
@@ -118,7 +119,7 @@ async def _listed(
     while len(found) < count:
         page = await persistence.runs(status=stored, identities=identities, before=before, limit=PAGE)
         for entry in page:
-            now = standing(entry.status, runner.is_driven(entry))
+            now = status_of(entry.status, runner.is_driven(entry))
             if status in (None, now):
                 found.append((entry, now))
         if len(page) < PAGE:

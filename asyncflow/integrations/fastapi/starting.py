@@ -15,10 +15,11 @@ from pydantic_core import from_json
 
 from ...errors import LimitExceededError, NotStorableError, RunInputsError, RunnerClosedError
 from ...persistence import Checkpoint
+from ...persistence.status import Status
 from ...runner import FlowRunner, JsonInputs, KnownFlow, MakeFlow, RunHandle
 from .answers import Unread, documented, failed, misfit, unavailable, uncancelled
 from .describing import body_type, comes_from, ids_of
-from .models import Accepted, Problem, Run, Status
+from .models import Accepted, Problem, Run
 
 __all__ = ["PATIENCE", "add_start", "answered", "placed", "run_id_for"]
 

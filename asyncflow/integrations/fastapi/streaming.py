@@ -16,9 +16,9 @@ from fastapi.sse import ServerSentEvent
 
 from ...errors import AsyncflowError
 from ...events import Event
+from ...persistence.status import Status
 from ...runner import RunHandle
 from .as_json import json_of
-from .models import Status
 
 __all__ = ["LastEventId", "Named", "Position", "events_after", "position_of"]
 

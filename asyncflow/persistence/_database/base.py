@@ -19,7 +19,8 @@ from ...errors import (
 )
 from ..checkpoint import Checkpoint, fold, verified
 from ..fence import Fence
-from ..protocol import RunEntry, RunStatus, check_retention
+from ..protocol import RunEntry, check_retention
+from ..status import Status
 from .group_commit import GroupCommit
 from .handle_limit import no_handles_left
 from .jobs import Acquire, Append, Delete, Ended, Release
@@ -254,7 +255,7 @@ class DatabasePersistence(ABC, Generic[T]):
         *,
         run_id: str | None = None,
         flow: str | None = None,
-        status: RunStatus | Literal["unfinished"] | None = None,
+        status: Status | Literal["unfinished"] | None = None,
         identities: Collection[str] | None = None,
         before: int | None = None,
         limit: int = 100,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
-from ..checkpoint import Status
-from ..protocol import RunEntry, RunStatus, check_query
+from ..protocol import RunEntry, check_query
+from ..status import Status, status_of
 
 __all__ = ["Query", "entry_of", "query_of"]
 
@@ -22,7 +22,7 @@ class Query(NamedTuple):
     limit: int
 
 
-def query_of(status: RunStatus | Literal["unfinished"] | None, **asked: Any) -> tuple[Query, RunStatus | None]:
+def query_of(status: Status | Literal["unfinished"] | None, **asked: Any) -> tuple[Query, Status | None]:
     """Return the query for `Catalog.runs`, and the status by which its rows must still be filtered, None if that is not needed.
 
     The database stores one status for running and interrupted runs: only the process knows whether an owner is alive. Raises
@@ -31,11 +31,11 @@ def query_of(status: RunStatus | Literal["unfinished"] | None, **asked: Any) -> 
     check_query(status, asked["limit"])
     if status in ("running", "interrupted"):
         return Query(status="running", **asked), status
-    return Query(status="running" if status == "unfinished" else cast("Status | None", status), **asked), None
+    return Query(status="running" if status == "unfinished" else status, **asked), None
 
 
 def entry_of(row: tuple[Any, ...], is_driven: bool) -> RunEntry:
     """Return the entry of a row: id, flow, status, pass, seq, owner, times, position, takeovers, identity, seconds of the lease."""
-    run_id, flow, stored, number, seq = row[:5]
-    status = "interrupted" if stored == "running" and not is_driven else stored
-    return RunEntry._make((run_id, flow, status, number, seq, is_driven, *row[6:11]))
+    run_id, flow, stored, pass_number, seq = row[:5]
+    status = status_of(stored, is_driven) if stored == "running" else stored
+    return RunEntry._make((run_id, flow, status, pass_number, seq, is_driven, *row[6:11]))

@@ -21,7 +21,7 @@ class Head(NamedTuple):
     flow: str
     identity: str
     status: str
-    number: int
+    pass_number: int
     head: int
     head_digest: bytes
     base: int
@@ -74,8 +74,8 @@ class Head(NamedTuple):
     def digest(self, key: bytes = b"") -> bytes:
         """Return the digest of the row: BLAKE2b, 16 bytes, keyed if there is a key."""
         known = self.head_digest if isinstance(self.head_digest, bytes) else b""
-        run_id, flow, identity, status, number, head, _, base, form, version, owner, epoch = self
-        fields = (run_id, flow, status, number, head, base, owner, epoch)
+        run_id, flow, identity, status, pass_number, head, _, base, form, version, owner, epoch = self
+        fields = (run_id, flow, status, pass_number, head, base, owner, epoch)
         return _digest(known, fields, origin_digest(identity, form, version), key)
 
 
@@ -94,7 +94,7 @@ def head_after(c: Checkpoint, owner: str, key: bytes) -> tuple[str | None, bytes
     still be running.
     """
     driver = owner if c.status in ("running", "failed") else None
-    fields = (c.run_id, c.flow, c.status, c.number, c.seq, c.base, driver, c.epoch)
+    fields = (c.run_id, c.flow, c.status, c.pass_number, c.seq, c.base, driver, c.epoch)
     return driver, _digest(c.digest, fields, origin_digest(c.identity, c.format, c.version), key)
 
 

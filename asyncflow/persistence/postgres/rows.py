@@ -5,10 +5,10 @@ from __future__ import annotations
 from .._database.run_head import Head
 from ..checkpoint import Checkpoint
 
-_NAMES = ["pass_number" if name == "number" else name for name in Checkpoint._fields[2:] if name != "identity"]
+_NAMES = [name for name in Checkpoint._fields[2:] if name != "identity"]
 _COLUMNS = ", ".join(f"c.{name}" for name in _NAMES)
 _OF_RUN = "{schema}.checkpoints c JOIN {schema}.runs r ON r.id = c.run WHERE r.run_id = %s"
-HEAD = ", ".join([*("pass_number" if name == "number" else name for name in Head._fields), "digest"])
+HEAD = ", ".join((*Head._fields, "digest"))
 FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
 """The key by which a run's flow is found (`Checkpoint.known_by`), as in the index `running_by_flow`."""
 _LEFT = "extract(epoch FROM expires - clock_timestamp())::DOUBLE PRECISION"

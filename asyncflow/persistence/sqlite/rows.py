@@ -5,9 +5,9 @@ from __future__ import annotations
 from .._database.run_head import Head
 from ..checkpoint import Checkpoint
 
-_NAMES = ["pass_number" if name == "number" else name for name in Checkpoint._fields[2:] if name != "identity"]
+_NAMES = [name for name in Checkpoint._fields[2:] if name != "identity"]
 _COLUMNS = ", ".join(_NAMES)
-_HEAD = [*("pass_number" if name == "number" else name for name in Head._fields), "digest"]
+_HEAD = (*Head._fields, "digest")
 FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
 """The key by which a run's flow is found (`Checkpoint.known_by`), as in the index `running_by_flow`."""
 

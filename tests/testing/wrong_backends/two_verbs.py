@@ -109,7 +109,7 @@ class TakesASeqForAnIndexOfAList(Right):
 @caught_by("a_run_that_is_unknown_is_none")
 class MakesUpWhatIsUnknown(Right):
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
-        blank = Checkpoint(run_id=run_id, flow="", seq=0, number=1, kind="started", status="running", at=0.0)
+        blank = Checkpoint(run_id=run_id, flow="", seq=0, pass_number=1, kind="started", status="running", at=0.0)
         return await super().load(run_id, seq) or blank
 
 

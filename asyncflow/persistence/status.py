@@ -1,0 +1,35 @@
+"""The statuses of a run and the kinds of its checkpoints: the same words in Python, in storage and over HTTP."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+__all__ = ["KINDS", "STORED", "Kind", "Status", "status_of"]
+
+Status = Literal["running", "interrupted", "failed", "finished", "cancelled"]
+"""The status of a run.
+
+    running       a live owner drives it
+    interrupted   it has not ended, and has no live owner: it can be resumed
+    failed        a method raised; it can be resumed
+    finished      nothing is left to run
+    cancelled     it was ended permanently
+"""
+
+STORED: Final = frozenset(get_args(Status)) - {"interrupted"}
+"""The statuses that checkpoints store. "interrupted" is not stored, because a process that dies stores nothing: see `status_of`."""
+
+Kind = Literal["started", "method", "failed", "cancelled", "finished", "edited"]
+"""What a checkpoint stores: the start of a pass, the end of a method, its failure, the end of the pass, or an edit of the state."""
+
+KINDS: Final = frozenset(get_args(Kind))
+
+
+def status_of(stored: Status, is_driven: bool) -> Status:
+    """Return the status of a run from its stored status and whether a live owner drives it.
+
+    A run that is stored as running is interrupted without a live owner. A failed run with a live owner is being resumed.
+    """
+    if stored in ("running", "interrupted"):
+        return "running" if is_driven else "interrupted"
+    return "running" if is_driven and stored == "failed" else stored
