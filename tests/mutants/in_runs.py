@@ -322,17 +322,17 @@ IN_RUNS = (
     Mutant(
         "taking over does not raise the epoch",
         ("L1",),
-        "persistence/sqlite/writer.py",
-        "        job.epoch = head.epoch + 1\n",
-        "        job.epoch = head.epoch\n",
+        "persistence/_database/ownership_rules.py",
+        "            job.epoch = head.epoch + 1\n",
+        "            job.epoch = head.epoch\n",
         "sqlite/test_ownership.py::test_every_taking_over_raises_the_epoch",
     ),
     Mutant(
         "an owner that lives is replaced",
         ("L2",),
-        "persistence/sqlite/writer.py",
-        "        if head.owner is None or job.may_replace(head.owner):\n",
-        "        if True:\n",
+        "persistence/_database/ownership_rules.py",
+        "    if is_driving(owner, left):\n        return Verdict.LOCKED\n",
+        "",
         "sqlite/test_ownership.py::test_a_run_of_another_process_is_locked_until_that_is_dead_and_then_free_at_once",
     ),
     Mutant(

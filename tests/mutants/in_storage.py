@@ -352,17 +352,17 @@ IN_STORAGE = (
     Mutant(
         "PostgreSQL: a lease is not looked at",
         ("L2",),
-        "persistence/postgres/writer.py",
-        "    if left > 0:\n",
-        "    if False:\n",
+        "persistence/_database/ownership_rules.py",
+        "(left is None or left > 0)\n",
+        "False\n",
         f"{POSTGRES}::test_a_run_is_its_owners_until_the_lease_has_run_out_and_then_the_owner_is_fenced",
     ),
     Mutant(
         "PostgreSQL: a lease that has run out still holds",
         ("L2", "L3"),
-        "persistence/postgres/writer.py",
-        "    if left > 0:\n",
-        "    if left:\n",
+        "persistence/_database/ownership_rules.py",
+        "(left is None or left > 0)\n",
+        "(left is None or bool(left))\n",
         f"{POSTGRES}::test_a_run_is_its_owners_until_the_lease_has_run_out_and_then_the_owner_is_fenced",
     ),
     Mutant(

@@ -10,6 +10,7 @@ from small import Slow
 
 from asyncflow import SQLiteFlowPersistence, errors
 from asyncflow._runs import instance as driving
+from asyncflow.persistence._database.ownership_rules import Liveness
 
 
 @pytest.mark.clauses("E2", "X3")
@@ -104,7 +105,9 @@ async def test_a_run_that_came_to_be_between_acquiring_and_loading_is_not_driven
             monkeypatch.setattr("asyncflow._runs.ownership._DRIVEN", {})
             group.start_soon(first.kickoff, {"id": "x"})
             await first.inside.wait()
-            monkeypatch.setattr("asyncflow.persistence.sqlite.owners.Owner.may_replace", lambda owner, other: False)
+            monkeypatch.setattr(
+                "asyncflow.persistence.sqlite.owners.Owner.liveness", lambda owner, other: Liveness.ALIVE
+            )
         return await load(setup, run_id, claim)
 
     monkeypatch.setattr(driving, "load_owned", late)

@@ -12,7 +12,7 @@ import pytest
 import asyncflow
 from asyncflow import Flow, errors, start
 from asyncflow.persistence import SQLiteFlowPersistence
-from asyncflow.persistence._database.jobs import Acquire, locked
+from asyncflow.persistence._database.ownership_rules import Liveness, locked
 from asyncflow.persistence.sqlite import owners
 
 ENV = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
@@ -75,7 +75,6 @@ async def test_where_a_dead_owner_cannot_be_told_from_a_living_one_the_message_s
             return str(caught.value)
 
     monkeypatch.setattr(owners, "fcntl", None)
-    monkeypatch.setattr(owners, "IS_PROVEN", False)
     said = await Held(persistence=SQLiteFlowPersistence("runs.db")).kickoff()
 
     assert "may have died since" in said
@@ -84,6 +83,4 @@ async def test_where_a_dead_owner_cannot_be_told_from_a_living_one_the_message_s
 
 
 def test_where_it_can_be_told_the_message_says_that_the_owner_lives() -> None:
-    job = Acquire("run", lambda owner: False, lambda owner: False)
-
-    assert "which is alive" in str(locked(job, "owner", 3.0, is_ours=False))
+    assert "which is alive" in str(locked("run", "owner", Liveness.ALIVE, 3.0))

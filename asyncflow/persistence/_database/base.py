@@ -26,6 +26,7 @@ from .handle_limit import no_handles_left
 from .jobs import Acquire, Append, Delete, Ended, Release
 from .listing import Query, entry_of, query_of
 from .loop_host import LoopHost
+from .ownership_rules import Liveness, is_driving
 from .pruning import forget
 from .shared_resource import SharedResource
 
@@ -83,24 +84,12 @@ class Opened(Protocol):
         """The reader of runs."""
         ...
 
-    def may_replace(self, owner: str) -> bool:
-        """Whether another owner may take over the runs of this owner, whatever its lease says."""
-        ...
-
-    def is_here(self, owner: str) -> bool:
-        """Whether an owner belongs to this process."""
-        ...
-
-    def may_forget(self, owner: str) -> bool:
-        """Whether the runs of an owner may be deleted, whatever its lease says."""
+    def liveness(self, owner: str) -> Liveness:
+        """Return what is known of an owner, apart from its lease."""
         ...
 
     def rest(self) -> float:
         """Return the pause between two large transactions, for other processes, as a fraction of the time that one transaction takes."""
-        ...
-
-    def is_driving(self, owner: str, left: float | None) -> bool:
-        """Whether an owner is alive. `left`: the remaining seconds of its lease, None if it has none."""
         ...
 
     async def close(self) -> None:
@@ -276,7 +265,7 @@ class DatabasePersistence(ABC, Generic[T]):
     async def delete(self, run_id: str) -> bool:
         """Delete a run that has no living owner. See `Retention.delete`."""
         async with self._shared.use() as opened:
-            job = Delete(run_id, opened.may_forget)
+            job = Delete(run_id)
             await opened.commits.submit(job)
             return job.is_done
 
@@ -324,7 +313,7 @@ class DatabasePersistence(ABC, Generic[T]):
         """Become the owner of a run. Raises `RunLockedError` while its owner is a living process. See `Ownership.acquire`."""
         async with self._shared.use() as opened:
             opened.unreleased.forget(run_id)
-            job = Acquire(run_id, opened.may_replace, opened.is_here, force=force)
+            job = Acquire(run_id, force=force)
             await opened.commits.submit(job)
             return job.epoch
 
@@ -358,7 +347,7 @@ def checked_lease(lease: float) -> float:
 
 
 def _is_driven(opened: Opened, owner: str | None, left: float | None) -> bool:
-    return owner is not None and opened.is_driving(owner, left)
+    return owner is not None and is_driving(opened.liveness(owner), left)
 
 
 async def _closed(opened: Opened) -> None:

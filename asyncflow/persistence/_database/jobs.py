@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import NamedTuple
 
 import anyio
 
-from ...errors import RunLockedError
 from ..checkpoint import Checkpoint
 
-__all__ = ["Acquire", "Append", "Confirm", "Delete", "Ended", "Job", "Prune", "Release", "Renew", "locked"]
+__all__ = ["Acquire", "Append", "Confirm", "Delete", "Ended", "Job", "Owning", "Prune", "Release", "Renew"]
 
 
 class Job:
@@ -40,28 +39,13 @@ class Append(Job):
 class Acquire(Job):
     """Become the owner of a stored run.
 
-    The job sets `epoch` to the new epoch, 0 if the run is not stored. `may_replace`: whether the runs of an owner are free; if they
-    are not, its lease must expire first, unless `force` is set. `is_here`: whether an owner belongs to this process, so that it is
-    not dead.
+    The job sets `epoch` to the new epoch, 0 if the run is not stored. `force`: also if its owner is alive.
     """
 
-    def __init__(
-        self,
-        run_id: str,
-        may_replace: Callable[[str], bool],
-        is_here: Callable[[str], bool],
-        *,
-        force: bool = False,
-    ) -> None:
+    def __init__(self, run_id: str, *, force: bool = False) -> None:
         super().__init__(run_id)
-        self.may_replace = may_replace
-        self.is_here = is_here
         self.force = force
         self.epoch = 0
-
-    def is_takeover(self, owner: str | None) -> bool:
-        """Whether acquiring the run from this owner is a take-over from a dead owner."""
-        return owner is not None and not self.force and not self.is_here(owner)
 
 
 class Release(Job):
@@ -75,10 +59,7 @@ class Release(Job):
 class Delete(Job):
     """Delete a run that has no living owner. `is_done`: whether the run existed."""
 
-    def __init__(self, run_id: str, may_replace: Callable[[str], bool]) -> None:
-        super().__init__(run_id)
-        self.may_replace = may_replace
-        self.is_done = False
+    is_done = False
 
 
 class Confirm(Job):
@@ -95,6 +76,10 @@ class Confirm(Job):
         self.epoch = epoch
 
 
+Owning = Acquire | Release | Delete | Confirm
+"""A job about the owner of one run."""
+
+
 class Ended(NamedTuple):
     """A run that has ended, as it was listed."""
 
@@ -107,9 +92,8 @@ class Ended(NamedTuple):
 class Prune(Job):
     """Delete those of the `listed` runs that ended more than `older_than` seconds ago, are unchanged, and have no living owner.
 
-    The `keep_last` newest ended runs of each flow are kept; `kept` remembers them for the next batch. `may_forget`: whether the
-    runs of an owner may be deleted, whatever its lease says. The job sets `gone` to the number of deleted runs, and `looked_at` to
-    the number of listed runs that it has checked.
+    The `keep_last` newest ended runs of each flow are kept; `kept` remembers them for the next batch. The job sets `gone` to the
+    number of deleted runs, and `looked_at` to the number of listed runs that it has checked.
     """
 
     def __init__(
@@ -118,14 +102,12 @@ class Prune(Job):
         older_than: float,
         keep_last: int,
         kept: dict[tuple[str, str], list[int]],
-        may_forget: Callable[[str], bool],
     ) -> None:
         super().__init__(" prune")  # not a run id: those do not begin with a space
         self.listed = listed
         self.older_than = older_than
         self.keep_last = keep_last
         self.kept = kept
-        self.may_forget = may_forget
         self.gone = self.looked_at = 0
 
 
@@ -134,26 +116,3 @@ class Renew(Job):
 
     def __init__(self) -> None:
         super().__init__("")
-
-
-def locked(
-    job: Acquire | Delete, owner: str, left: float | None, *, is_ours: bool, is_proven: bool = True
-) -> RunLockedError:
-    """Return the error for a run with a living owner. `left`: the remaining seconds of its lease, if it has one.
-
-    `is_proven`: whether the owner is certainly alive. Otherwise only its lease indicates that, and it may have died since the last
-    renewal.
-    """
-    process = "this" if is_ours else "another"
-    until = "" if left is None else f" Unless it is renewed, its lease expires in {left:.1f} seconds."
-    lives = (
-        "which is alive; wait for the run, or try again when it has ended."
-        if is_proven or is_ours
-        else "which may have died since: that is certain once its lease has expired. Wait until then, and try again."
-    )
-    return RunLockedError(
-        f"run {job.run_id} is owned by {process} process (owner {owner}), {lives}{until}",
-        run_id=job.run_id,
-        owner=owner,
-        seconds=left,
-    )

@@ -6,6 +6,7 @@ The clocks here only make a process more careful: they decide when it asks the d
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from ...errors import StaleCheckpoint
@@ -63,6 +64,13 @@ class Lease:
             self.stretch += 1  # before the new end is set, because a reader in another thread reads the end first
         self._renewed = sent
         self._until = sent[0] + lasts, sent[1] + lasts
+
+    def renewed_for(self, batch: Sequence[Job], sent: Moment) -> None:
+        """Record the renewal by the transaction of a batch, also in those of its jobs that asked for one."""
+        self.renewed(sent)
+        for job in batch:
+            if isinstance(job, Confirm):
+                job.stretch = self.stretch
 
     def holds(self, stretch: object) -> bool:
         """Whether the lease holds now, and has held without a gap since that stretch started. It costs two clock readings."""

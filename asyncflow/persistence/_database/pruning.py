@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -19,6 +19,7 @@ from ...errors import CheckpointCorruptError
 from .group_commit import GroupCommit
 from .jobs import Ended, Prune
 from .loop_host import LoopHost
+from .ownership_rules import Liveness, Verdict, to_delete
 from .run_head import Head
 
 __all__ = ["Batch", "forget"]
@@ -61,10 +62,6 @@ class Opened(Protocol):
         """The reader that lists runs that may be deleted."""
         ...
 
-    def may_forget(self, owner: str) -> bool:
-        """Whether the runs of an owner may be deleted, whatever its lease says."""
-        ...
-
     def rest(self) -> float:
         """Return the pause between two batches, for other processes, as a fraction of the time that a batch takes."""
         ...
@@ -81,7 +78,7 @@ async def forget(opened: Opened, where: object, older_than: float, keep_last: in
         while listed := await opened.home.run(partial(opened.reader.ended, older_than, after, PAGE)):
             after = listed[-1].id
             while listed:
-                job = Prune(listed, older_than, keep_last, kept, opened.may_forget)
+                job = Prune(listed, older_than, keep_last, kept)
                 began = time.monotonic()
                 try:
                     await opened.commits.submit(job)
@@ -101,9 +98,11 @@ async def forget(opened: Opened, where: object, older_than: float, keep_last: in
 class Batch(ABC):
     """One transaction of pruning. The rows that it reads are locked until the commit."""
 
-    def __init__(self, job: Prune, key: bytes) -> None:
+    def __init__(self, job: Prune, key: bytes, liveness: Callable[[str], Liveness]) -> None:
+        """`liveness`: what is known of an owner, apart from its lease."""
         self._job = job
         self._key = key
+        self._liveness = liveness
         self._bounds: dict[tuple[str, str], int] = {}
         self._free: dict[str | None, bool] = {None: True}
 
@@ -120,8 +119,8 @@ class Batch(ABC):
         """Whether all of these runs are stored and have ended."""
 
     @abstractmethod
-    async def is_free(self, owner: str) -> bool:
-        """Whether an owner no longer drives any run."""
+    async def lease(self, owner: str) -> float | None:
+        """Return the remaining seconds of an owner's lease, as `ownership_rules.is_driving` takes them."""
 
     @abstractmethod
     async def delete(self, ids: Sequence[int]) -> None:
@@ -137,7 +136,8 @@ class Batch(ABC):
             heads = self._unchanged(await self.found(list(listed), job.older_than), listed)
             for owner in {head.owner for head in heads.values()} - self._free.keys():
                 assert owner is not None, "free"
-                self._free[owner] = await self.is_free(owner)
+                verdict = to_delete(self._liveness(owner), await self.lease(owner))
+                self._free[owner] = verdict is Verdict.FREE
             if job.keep_last:
                 for flow, identity in {(head.flow, head.identity) for head in heads.values()} - self._bounds.keys():
                     self._bounds[flow, identity] = await self._bound(flow, identity)

@@ -13,6 +13,7 @@ from .._database.group_commit import GroupCommit
 from .._database.jobs import Renew
 from .._database.lease import LeaseFence
 from .._database.loop_host import LoopHost, current_loop_host
+from .._database.ownership_rules import Liveness
 from .database import BUSY_SECONDS, Target
 from .reader import Reader
 from .writer import Writer
@@ -33,7 +34,7 @@ class _Open:
         self.home = home
         self.owner = uuid.uuid4().hex
         self.place = place
-        self.writer = Writer(target, self.owner, key, lease)
+        self.writer = Writer(target, self.owner, key, lease, self.liveness)
         self.commits = GroupCommit(home, self.writer.write if readers else self.writer.write_in_turn)
         self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)
@@ -50,20 +51,14 @@ class _Open:
             self.commits.put(Renew())
             self.unreleased.try_again()
 
-    def may_replace(self, owner: str) -> bool:
-        return _OURS.get(owner) == self.place
-
-    def is_here(self, owner: str) -> bool:
-        return owner in _OURS
-
-    def may_forget(self, owner: str) -> bool:
-        return False
+    def liveness(self, owner: str) -> Liveness:
+        place = _OURS.get(owner)
+        if place is None:
+            return Liveness.UNPROVEN
+        return Liveness.HERE if place == self.place else Liveness.ALIAS
 
     def rest(self) -> float:
         return 0.0  # other transactions wait for their own rows only
-
-    def is_driving(self, owner: str, left: float | None) -> bool:
-        return left is not None and left > 0
 
     async def close(self) -> None:
         """Close the connections. Runs on the event loop that they use."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from .._database.jobs import Prune
+from .._database.ownership_rules import Liveness
 from .._database.pruning import Batch
 from . import rows
 from .database import Connection, Target, rows_of
@@ -45,8 +46,10 @@ _DELETE: Final = (
 class PostgresBatch(Batch):
     """A batch of pruning, on the writing connection, in its transaction."""
 
-    def __init__(self, job: Prune, key: bytes, connection: Connection, target: Target) -> None:
-        super().__init__(job, key)
+    def __init__(
+        self, job: Prune, key: bytes, liveness: Callable[[str], Liveness], connection: Connection, target: Target
+    ) -> None:
+        super().__init__(job, key, liveness)
         self._connection = connection
         self._target = target
 
@@ -62,9 +65,9 @@ class PostgresBatch(Batch):
     async def have_ended(self, ids: Sequence[int]) -> bool:
         return await self._fetch(_COUNT, list(ids)) == [(len(ids),)]
 
-    async def is_free(self, owner: str) -> bool:
-        left = await self._fetch(rows.SELECT_LEASES, [owner])
-        return not left or left[0][1] <= 0
+    async def lease(self, owner: str) -> float:
+        left: list[tuple[str, float]] = await self._fetch(rows.SELECT_LEASES, [owner])
+        return left[0][1] if left else 0.0
 
     async def delete(self, ids: Sequence[int]) -> None:
         for sql in _DELETE:

@@ -12,7 +12,7 @@ HEAD = ", ".join((*Head._fields, "digest"))
 FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
 """The key by which a run's flow is found (`Checkpoint.known_by`), as in the index `running_by_flow`."""
 _LEFT = "extract(epoch FROM expires - clock_timestamp())::DOUBLE PRECISION"
-"""The remaining seconds of a lease."""
+"""The remaining seconds of a lease. An owner that has left has none, which counts as 0."""
 
 _HEAD_TYPES = "text text bigint bigint text text float8 text bigint text bigint text bigint"
 _ARRAYS = (*_HEAD_TYPES.split(), *["bytea"] * 8, "text", "bytea")
@@ -47,7 +47,7 @@ DELETE_CHECKPOINTS = "DELETE FROM {schema}.checkpoints WHERE run = (SELECT id FR
 DELETE_RUN = "DELETE FROM {schema}.runs WHERE run_id = %s"
 SELECT_RUNS = (
     "SELECT run_id, flow, status, pass_number, head, runs.owner, created_at, updated_at, id, "
-    f"CASE WHEN taken_at = head THEN takeovers ELSE 0 END, {FLOW}, {_LEFT} "
+    f"CASE WHEN taken_at = head THEN takeovers ELSE 0 END, {FLOW}, coalesce({_LEFT}, 0.0) "
     "FROM {schema}.runs LEFT JOIN {schema}.owners ON owners.owner = runs.owner "
     "WHERE id < %s AND (%s::text IS NULL OR flow = %s::text) AND {chosen} ORDER BY id DESC LIMIT %s"
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final
 
 import anyio
@@ -15,9 +15,10 @@ from ...errors import (
     StaleCheckpoint,
     StorageWriteError,
 )
-from .._database.jobs import Acquire, Append, Confirm, Delete, Job, Prune, Release, locked
+from .._database.jobs import Append, Confirm, Job, Owning, Prune
 from .._database.lease import Lease, now
 from .._database.outcomes import not_written, shows
+from .._database.ownership_rules import Liveness, after
 from .._database.run_head import Head, values_of
 from .._database.shared_resource import AWAY, PAUSE
 from . import rows
@@ -45,11 +46,15 @@ Verdicts = dict[Job, Exception]
 class Writer:
     """Executes jobs. A batch of checkpoints, of any size, is one statement: one round trip to the server."""
 
-    def __init__(self, target: Target, owner: str, key: bytes, lease: float) -> None:
+    def __init__(
+        self, target: Target, owner: str, key: bytes, lease: float, liveness: Callable[[str], Liveness]
+    ) -> None:
+        """Create a writer; it does no I/O. `liveness`: what is known of an owner, apart from its lease."""
         self._target = target
         self._owner = owner
         self._key = key
         self.lease = Lease(lease)
+        self._liveness = liveness
         self._held: Connection | None = None
         self._turn: anyio.Lock | None = None
         """Serializes writes and reads on a shared connection. Created lazily, on the event loop where it is used."""
@@ -155,12 +160,9 @@ class Writer:
 
     async def _transaction(self, connection: Connection, batch: Sequence[Job], seconds: float) -> Verdicts:
         sent = now()
-        asked = [job for job in batch if isinstance(job, Confirm)]
-        is_due = bool(asked) or self.lease.is_due(sent)
+        is_due = self.lease.is_due(sent) or any(isinstance(job, Confirm) for job in batch)
         begin = (self._session, int(seconds * 1000), self._owner, self.lease.seconds if is_due else None)
-        verdicts: Verdicts = {job: error for job in batch if (error := _nameless(job)) is not None}
-        appends = [job for job in batch if isinstance(job, Append) and job not in verdicts]
-        owning = [job for job in batch if not isinstance(job, Append) and rows.is_text(job.run_id)]
+        verdicts, appends, owning = _sorted_out(batch)
         if owning or connection.isolation_level is not None:
             async with connection.transaction():
                 await rows_of(connection, self._target.sql(rows.BEGIN), (*begin, str(int(IDLE_SECONDS * 1000))))
@@ -169,19 +171,17 @@ class Writer:
         else:
             await self._store(connection, begin, appends, verdicts)
         if is_due:
-            self.lease.renewed(sent)
-        for job in asked:
-            job.stretch = self.lease.stretch
+            self.lease.renewed_for(batch, sent)
         return verdicts
 
     async def _decide(self, connection: Connection, jobs: Sequence[Job], verdicts: Verdicts) -> None:
         """Execute the jobs that depend on stored rows: those about owners together, then each pruning."""
-        about_owners = [job for job in jobs if not isinstance(job, Prune)]
+        about_owners = [job for job in jobs if isinstance(job, Owning)]
         if about_owners:
             await self._own(connection, about_owners, verdicts)
         for job in jobs:
             if isinstance(job, Prune):
-                await PostgresBatch(job, self._key, connection, self._target).run()
+                await PostgresBatch(job, self._key, self._liveness, connection, self._target).run()
 
     async def _store(
         self, connection: Connection, begin: tuple[Any, ...], appends: Sequence[Append], verdicts: Verdicts
@@ -252,7 +252,7 @@ class Writer:
 
     # ---- owners ------------------------------------------------------------------------------------------------
 
-    async def _own(self, connection: Connection, jobs: Sequence[Job], verdicts: Verdicts) -> None:
+    async def _own(self, connection: Connection, jobs: Sequence[Owning], verdicts: Verdicts) -> None:
         """Decide on all jobs, on rows that are locked until the commit, and write the changes."""
         sql = self._target.sql
         found = await rows_of(connection, sql(rows.LOCK_HEADS), ([job.run_id for job in jobs],))
@@ -263,21 +263,20 @@ class Writer:
                 continue
             try:
                 head = Head.read(job.run_id, heads[job.run_id], self._key)
-                new = self._after(job, head, leases)
+                left = None if head.owner is None else leases.get(head.owner, 0.0)
+                change = after(job, head, self._owner, self._liveness, left)
             except AsyncflowError as error:
                 verdicts[job] = error
                 continue
-            if isinstance(job, Confirm) and job.is_ours:
-                await connection.execute(sql(rows.FORGET_TAKEOVERS), (job.run_id,))
-            if new is None:
+            if change.takeovers != "kept":
+                count = rows.COUNT_TAKEOVER if change.takeovers == "counted" else rows.FORGET_TAKEOVERS
+                await connection.execute(sql(count), (job.run_id,))
+            if change.head is None:
                 await connection.execute(sql(rows.DELETE_CHECKPOINTS), (job.run_id,))
                 await connection.execute(sql(rows.DELETE_RUN), (job.run_id,))
                 del heads[job.run_id]
-            elif new != head:
-                if isinstance(job, Acquire) and job.is_takeover(head.owner):
-                    await connection.execute(sql(rows.COUNT_TAKEOVER), (job.run_id,))
-                elif isinstance(job, Release):
-                    await connection.execute(sql(rows.FORGET_TAKEOVERS), (job.run_id,))
+            elif change.head != head:
+                new = change.head
                 await connection.execute(sql(rows.OWN_RUN), (new.owner, new.epoch, new.digest(self._key), new.run_id))
                 heads[job.run_id] = (*new, new.digest(self._key))
 
@@ -286,30 +285,13 @@ class Writer:
         others = [owner for owner in set(owners) if owner is not None]
         return dict(await rows_of(connection, self._target.sql(rows.SELECT_LEASES), (others,))) if others else {}
 
-    def _after(self, job: Job, head: Head, leases: dict[str, float]) -> Head | None:
-        """Return the run's head after a job, or None if the run is to be deleted. Raises `RunLockedError`."""
-        if isinstance(job, Acquire):
-            if not job.force:
-                self._refuse_driven(job, head, leases)
-            job.epoch = head.epoch + 1
-            return head._replace(owner=self._owner, epoch=job.epoch)
-        if isinstance(job, Delete):
-            self._refuse_driven(job, head, leases)
-            job.is_done = True
-            return None
-        if isinstance(job, Confirm):
-            job.is_ours = (head.owner, head.epoch) == (self._owner, job.epoch)
-        if isinstance(job, Release) and (head.owner, head.epoch) == (self._owner, job.epoch):
-            return head._replace(owner=None)
-        return head
 
-    def _refuse_driven(self, job: Acquire | Delete, head: Head, leases: dict[str, float]) -> None:
-        """Raise `RunLockedError` if the owner's lease has not expired."""
-        if head.owner is None or job.may_replace(head.owner):
-            return
-        left = leases.get(head.owner, 0.0)
-        if left > 0:
-            raise locked(job, head.owner, left, is_ours=head.owner == self._owner, is_proven=False)
+def _sorted_out(batch: Sequence[Job]) -> tuple[Verdicts, list[Append], list[Job]]:
+    """Return the jobs that are refused, the checkpoints, and the jobs that depend on stored rows."""
+    refused: Verdicts = {job: error for job in batch if (error := _nameless(job)) is not None}
+    appends = [job for job in batch if isinstance(job, Append) and job not in refused]
+    owning = [job for job in batch if not isinstance(job, Append) and rows.is_text(job.run_id)]
+    return refused, appends, owning
 
 
 def _nameless(job: Job) -> Exception | None:

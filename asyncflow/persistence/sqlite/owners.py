@@ -19,16 +19,14 @@ from pathlib import Path
 
 from ...errors import StorageBusyError, StorageReadOnlyError
 from .._database.handle_limit import no_handles_left
+from .._database.ownership_rules import Liveness
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # see above
 
-__all__ = ["IS_PROVEN", "Owner"]
-
-IS_PROVEN = fcntl is not None
-"""Whether this platform can prove that an owner of another process is alive or dead."""
+__all__ = ["Owner"]
 
 TRIES = 50
 """How often the owners' folder, or the file in it, may disappear while an owner enters before that counts as an error."""
@@ -114,42 +112,33 @@ class Owner:
             self._file = None
         _LIVING.pop(self.id, None)
 
-    def may_replace(self, other: str) -> bool:
-        """Whether this process may take over the runs of another owner.
+    def liveness(self, other: str) -> Liveness:
+        """Return what is known of an owner. It is dead if its file does not exist or is not locked; the file is then removed.
 
-        It may if the owner belongs to this process (which knows which runs it drives) or is provably dead: its file does not exist,
-        or its lock is free.
+        Raises `StorageBusyError` if no file handle is left.
         """
-        return self.is_here(other) or self.is_dead(other)
-
-    def is_here(self, other: str) -> bool:
-        """Whether an owner belongs to this process."""
-        return other == self.id or other in _LIVING
-
-    def is_dead(self, other: str) -> bool:
-        """Whether an owner is provably dead; its file is then removed. Raises `StorageBusyError` if no file handle is left."""
-        if self.is_here(other):
-            return False
+        if other == self.id or other in _LIVING:
+            return Liveness.HERE
         if fcntl is None or not other.isalnum():
-            return False
+            return Liveness.UNPROVEN
         path = self._folder / other
         try:
             file = os.open(path, os.O_RDWR)
         except FileNotFoundError:
-            return True
+            return Liveness.DEAD
         except OSError as error:
             told = no_handles_left(error, path)
             if told is not None:
                 raise told from error
-            return False
+            return Liveness.UNPROVEN
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
         except OSError:
-            return False
+            return Liveness.ALIVE
         finally:
             os.close(file)
-        return True
+        return Liveness.DEAD
 
     # ---- all owners ----------------------------------------------------------------------------------------------
 
@@ -157,13 +146,14 @@ class Owner:
         """Remove the files of dead owners, as far as possible."""
         with contextlib.suppress(StorageBusyError):
             for other in self._names():
-                self.is_dead(other)
+                self.liveness(other)
 
     def others(self) -> list[tuple[str, str]]:
         """Return the living owners except this one: "process PID on HOST", and the files that it has open, as far as known."""
         found: list[tuple[str, str]] = []
         with contextlib.suppress(StorageBusyError):
-            found += (self._told(other) for other in self._names() if other != self.id and not self.is_dead(other))
+            others = (other for other in self._names() if other != self.id)
+            found += (self._told(other) for other in others if self.liveness(other) is not Liveness.DEAD)
         return found
 
     def _names(self) -> Iterator[str]:

@@ -18,6 +18,7 @@ from .._database.group_commit import GroupCommit
 from .._database.jobs import Renew
 from .._database.lease import LeaseFence
 from .._database.loop_host import LoopHost, current_loop_host
+from .._database.ownership_rules import Liveness
 from .database import BUSY_SECONDS, PAUSE, open_database
 from .explain import is_stopped
 from .file_identity import FileIdentity
@@ -38,7 +39,7 @@ class _Open:
         self.owner = Owner(Path(os.path.realpath(path)))  # the same for all processes, however they name the file
         self.file = file = FileIdentity(path)
         opened = partial(open_database, path, synchronous)
-        self.writer = Writer(path, self.owner.id, key, lease, file, opened, self.note, self.holders, self.owner.is_dead)
+        self.writer = Writer(path, self.owner.id, key, lease, file, opened, self.note, self.holders, self.liveness)
         self.commits = GroupCommit(home, self.writer.write)
         self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)
@@ -90,22 +91,12 @@ class _Open:
             self.commits.put(Renew())
             self.unreleased.try_again()
 
-    def may_replace(self, owner: str) -> bool:
-        return self.owner.may_replace(owner)
-
-    def is_here(self, owner: str) -> bool:
-        return self.owner.is_here(owner)
-
-    def may_forget(self, owner: str) -> bool:
-        return self.owner.is_dead(owner)
+    def liveness(self, owner: str) -> Liveness:
+        return self.owner.liveness(owner)
 
     def rest(self) -> float:
         """See `base.Opened`. Processes that wait for SQLite's lock poll it, so it must be free for long enough."""
         return 0.5 if self.owner.others() else 0.05
-
-    def is_driving(self, owner: str, left: float | None) -> bool:
-        """Whether an owner is alive and its lease, if it has one, has not expired."""
-        return not self.owner.is_dead(owner) and (left is None or left > 0)
 
     async def close(self) -> None:
         """Close the connections. Runs on the event loop that they use.

@@ -10,6 +10,7 @@ import aiosqlite
 from pydantic_core import to_json
 
 from .._database.jobs import Prune
+from .._database.ownership_rules import Liveness
 from .._database.pruning import Batch
 from . import rows
 
@@ -34,8 +35,10 @@ _FORGET_OWNER: Final = "DELETE FROM owners WHERE owner = ?"
 class SqliteBatch(Batch):
     """A batch of pruning, on the writing connection, in its transaction."""
 
-    def __init__(self, job: Prune, key: bytes, connection: aiosqlite.Connection) -> None:
-        super().__init__(job, key)
+    def __init__(
+        self, job: Prune, key: bytes, liveness: Callable[[str], Liveness], connection: aiosqlite.Connection
+    ) -> None:
+        super().__init__(job, key, liveness)
         self._connection = connection
 
     async def _fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -50,11 +53,9 @@ class SqliteBatch(Batch):
     async def have_ended(self, ids: Sequence[int]) -> bool:
         return await self._fetch(_COUNT, _json(ids)) == [(len(ids),)]
 
-    async def is_free(self, owner: str) -> bool:
-        if self._job.may_forget(owner):
-            return True
+    async def lease(self, owner: str) -> float | None:
         left = await self._fetch(rows.SELECT_LEASE, owner)
-        return bool(left) and left[0][0] <= 0
+        return left[0][0] if left else None
 
     async def delete(self, ids: Sequence[int]) -> None:
         first, last = min(ids), max(ids)
@@ -64,10 +65,10 @@ class SqliteBatch(Batch):
             await self._connection.execute(sql + these, values)
 
 
-async def forget_dead(connection: aiosqlite.Connection, is_dead: Callable[[str], bool]) -> None:
+async def forget_dead(connection: aiosqlite.Connection, liveness: Callable[[str], Liveness]) -> None:
     """Delete the expired leases of dead owners, which prove nothing. A living owner with an expired lease keeps the lease's row."""
     for (owner,) in await connection.execute_fetchall(_EXPIRED):
-        if is_dead(owner):
+        if liveness(owner) is Liveness.DEAD:
             await connection.execute(_FORGET_OWNER, (owner,))
 
 

@@ -18,6 +18,10 @@ NOW = "(julianday('now') - 2440587.5) * 86400.0"
 """Seconds since the epoch, by the clock of the database's host."""
 
 SELECT_HEAD = f"SELECT {HEAD} FROM runs WHERE run_id = ?"
+SELECT_OWNED = (
+    f"SELECT {HEAD}, (SELECT expires - {NOW} FROM owners WHERE owners.owner = runs.owner) FROM runs WHERE run_id = ?"
+)
+"""A run's head, and the remaining seconds of its owner's lease."""
 SELECT_NEWEST = (
     "SELECT "
     + ", ".join([*(f"r.{name}" for name in _HEAD), *(f"c.{name}" for name in _NAMES)])

@@ -18,11 +18,12 @@ from ...errors import (
     StorageNotFoundError,
     StorageWriteError,
 )
-from .._database.jobs import Acquire, Append, Confirm, Delete, Job, Prune, Release, Renew, locked
+from .._database.jobs import Append, Confirm, Job, Owning, Prune
 from .._database.lease import Lease, now
 from .._database.outcomes import not_written, shows
+from .._database.ownership_rules import Liveness, after
 from .._database.run_head import Head
-from . import owners, rows
+from . import rows
 from .appends import CHANGES, Appends
 from .database import check_identity, close_database, stop, waited_since
 from .explain import explain, primary_code
@@ -51,13 +52,13 @@ class Writer:
         opened: Callable[[bool], Coroutine[Any, Any, aiosqlite.Connection]],
         kept: Callable[[], None],
         holders: Callable[[], Sequence[str]],
-        is_dead: Callable[[str], bool],
+        liveness: Callable[[str], Liveness],
     ) -> None:
         """Create a writer; it does no I/O.
 
         `opened`: opens the database; its argument is whether the disk has failed since the last opening. `kept`: called after the
         database was opened and `place` has recorded the files. `holders`: returns the possible holders of the write lock.
-        `is_dead`: whether an owner is provably dead.
+        `liveness`: what is known of an owner, apart from its lease.
         """
         self._path = path
         self._owner = owner
@@ -68,7 +69,7 @@ class Writer:
         self._held: aiosqlite.Connection | None = None
         self._kept = kept
         self._holders = holders
-        self._is_dead = is_dead
+        self._liveness = liveness
         self._place = place
         self._began = 0.0
         self._has_failed = False
@@ -195,8 +196,7 @@ class Writer:
         appended = [job for job in batch if isinstance(job, Append)]
         owning = [job for job in batch if not isinstance(job, Append)]
         sent = now()
-        asked = [job for job in owning if isinstance(job, Confirm)] if owning else []
-        is_due = bool(asked) or self.lease.is_due(sent)
+        is_due = self.lease.is_due(sent) or any(isinstance(job, Confirm) for job in owning)
         if len(appended) == 1 and not owning and not is_due:
             await self._append(appended, is_alone=True)
             self._appends.committed()
@@ -210,22 +210,23 @@ class Writer:
         await self._connection.commit()
         self._appends.committed()
         if is_due:
-            self.lease.renewed(sent)
-        for job in asked:
-            job.stretch = self.lease.stretch
+            self.lease.renewed_for(batch, sent)
 
     async def _decide(self, jobs: Sequence[Job]) -> None:
         """Execute the jobs that depend on stored rows, under the write lock: no other process changes the rows before the commit."""
         await self._connection.execute("BEGIN IMMEDIATE")
         for job in jobs:
             self._appends.forget(job.run_id)
-            await self._own(job)
+            if isinstance(job, Prune):
+                await SqliteBatch(job, self._key, self._liveness, self._connection).run()
+            elif isinstance(job, Owning):
+                await self._own(job)
 
     async def _renew(self) -> None:
         """Renew the lease, and delete the leases of dead owners."""
         await self._connection.execute(rows.RENEW, (self._owner, self.lease.seconds))
         await self._connection.execute(rows.EXPEL)
-        await forget_dead(self._connection, self._is_dead)
+        await forget_dead(self._connection, self._liveness)
 
     async def _append(self, jobs: Sequence[Append], *, is_alone: bool = False) -> None:
         """Store checkpoints. `is_alone`: a single one that is its own transaction, which is committed at once."""
@@ -279,51 +280,20 @@ class Writer:
 
     # ---- owners ------------------------------------------------------------------------------------------------
 
-    async def _own(self, job: Job) -> None:
-        if isinstance(job, Renew):
-            return
-        if isinstance(job, Prune):
-            await SqliteBatch(job, self._key, self._connection).run()
-            return
-        found = list(await self._connection.execute_fetchall(rows.SELECT_HEAD, (job.run_id,)))
+    async def _own(self, job: Owning) -> None:
+        """Execute a job about the owner of a run, on rows that no other process can change until the commit."""
+        found = list(await self._connection.execute_fetchall(rows.SELECT_OWNED, (job.run_id,)))
         if not found:
             return
-        head = Head.read(job.run_id, tuple(found[0]), self._key)
-        if isinstance(job, Acquire):
-            await self._acquire(job, head)
-        elif isinstance(job, Delete):
-            await self._delete(job, head)
-        elif isinstance(job, Confirm):
-            job.is_ours = (head.owner, head.epoch) == (self._owner, job.epoch)
-            if job.is_ours:
-                await self._connection.execute(rows.FORGET_TAKEOVERS, (head.run_id,))
-        elif isinstance(job, Release) and head.epoch == job.epoch and head.owner == self._owner:
-            await self._connection.execute(rows.FORGET_TAKEOVERS, (head.run_id,))
-            await self._set_owner(head._replace(owner=None))
-
-    async def _acquire(self, job: Acquire, head: Head) -> None:
-        if not job.force:
-            await self._refuse_driven(job, head)
-        job.epoch = head.epoch + 1
-        if job.is_takeover(head.owner):
-            await self._connection.execute(rows.COUNT_TAKEOVER, (head.run_id,))
-        await self._set_owner(head._replace(owner=self._owner, epoch=job.epoch))
-
-    async def _set_owner(self, head: Head) -> None:
-        await self._connection.execute(rows.OWN_RUN, (head.owner, head.epoch, head.digest(self._key), head.run_id))
-
-    async def _delete(self, job: Delete, head: Head) -> None:
-        await self._refuse_driven(job, head)
-        await self._connection.execute(rows.DELETE_CHECKPOINTS, (job.run_id,))
-        await self._connection.execute(rows.DELETE_RUN, (job.run_id,))
-        job.is_done = True
-
-    async def _refuse_driven(self, job: Acquire | Delete, head: Head) -> None:
-        """Raise `RunLockedError` if the owner is alive: it holds the lock of its side file, and its lease has not expired."""
-        if head.owner is None or job.may_replace(head.owner):
-            return
-        found = list(await self._connection.execute_fetchall(rows.SELECT_LEASE, (head.owner,)))
-        left = found[0][0] if found else None
-        if left is not None and left <= 0:
-            return  # alive, but stopped for so long that it may be treated as dead; it will be fenced
-        raise locked(job, head.owner, left, is_ours=head.owner == self._owner, is_proven=owners.IS_PROVEN)
+        *row, left = found[0]
+        head = Head.read(job.run_id, row, self._key)
+        change = after(job, head, self._owner, self._liveness, left)
+        if change.takeovers != "kept":
+            count = rows.COUNT_TAKEOVER if change.takeovers == "counted" else rows.FORGET_TAKEOVERS
+            await self._connection.execute(count, (job.run_id,))
+        if change.head is None:
+            await self._connection.execute(rows.DELETE_CHECKPOINTS, (job.run_id,))
+            await self._connection.execute(rows.DELETE_RUN, (job.run_id,))
+        elif change.head != head:
+            new = change.head
+            await self._connection.execute(rows.OWN_RUN, (new.owner, new.epoch, new.digest(self._key), new.run_id))
