@@ -46,6 +46,7 @@ class RunStarted(Event):
     """A pass started: its state and inputs are stored."""
 
     pass_number: int
+    """The number of the pass, from 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ class MethodSkipped(Event):
     """A listener of an `or_` was not started again: it had already fired in this cycle."""
 
     method: str
+    """The listener that was not started."""
     invocation: str
     """The invocation whose completion would have started it."""
 

@@ -26,7 +26,7 @@ from ._values import series as _series
 from ._values.copying import attributes_of, copied, same, told_key
 from ._values.sameness import wholly_same
 
-__all__ = ["Conflict", "Merge", "add", "append", "last", "three_way"]
+__all__ = ["MISSING", "Conflict", "Merge", "add", "append", "last", "three_way"]
 
 Merge = Callable[[Any, Any, Any], Any]
 """A merge function: `(base, ours, theirs) -> value`."""
@@ -44,6 +44,7 @@ class _Missing:
 
 
 MISSING: Final = _Missing()
+"""The `base` of a merge where both sides added the key: there was no value when they started."""
 
 
 class Conflict(Exception):  # noqa: N818 - users get StateConflictError, which names the methods too

@@ -22,7 +22,7 @@ PAGES = [README, *GUIDE, ROOT / "examples" / "operations.md", ROOT / "asyncflow"
 LINKED = [
     *PAGES,
     *(ROOT / name / "README.md" for name in ("examples", "tests", "benchmarks")),
-    *(ROOT / "CHANGELOG.md", ROOT / "asyncflow" / "DESIGN.md"),
+    *(ROOT / "CHANGELOG.md", ROOT / "asyncflow" / "DESIGN.md", ROOT / "asyncflow" / "REFERENCE.md"),
 ]
 
 
