@@ -64,6 +64,6 @@ def resolved(annotation: Any, names: Mapping[str, Any]) -> Any:
         return unaliased(annotation)
     except NameError as error:
         raise FlowDefinitionError(
-            f"the state of the flow names {error.name}, which is not defined above the flow; define it there",
+            f"the state of the flow uses the name {error.name}, which is not defined above the flow; define it there",
             problems=[f"{error.name} is not defined"],
         ) from None

@@ -94,7 +94,7 @@ def _noted(
         if not notes:
             if _is_hidden(name, value):
                 problems.append(
-                    f"{name} has a decorator on top that hides the flow's; put it below, or let it use functools.wraps"
+                    f"{name} has an outer decorator that hides the flow's; put it below that one, or let it use functools.wraps"
                 )
                 broken[name] = {"start", "router"}
             continue
@@ -159,12 +159,12 @@ def _method(
     if misuse is not None:
         problem(misuse)
         return None
-    assert trigger_mark is not None, "its lack is a misuse"
+    assert trigger_mark is not None, "_misuse returns a text without it"
     kinds = [mark.kind for mark in note.marks]
     try:
         condition = None if trigger_mark.trigger is None else _checked(trigger_mark.trigger, known)
     except TypeError as error:
-        problem(f"has a condition that cannot be: {error}")
+        problem(f"has an invalid condition: {error}")
         return None
     receives = Receives.NOTHING
     parameters: tuple[str, ...] = ()
@@ -202,10 +202,10 @@ def _misuse(function: Callable[..., Any], note: Note, trigger: Mark | None) -> s
         return "has @persist but no @start, @listen or @router; add one, or remove @persist"
     is_wrapped = function.__code__.co_filename == _CONTEXTLIB and _is_generator(inspect.unwrap(function))
     if is_wrapped or _is_generator(function):
-        return "is a generator; a flow method returns one result, so collect into a list"
+        return "is a generator, but a flow method returns one result; return a list"
     kinds = [mark.kind for mark in note.marks]
     if kinds == ["listen"] and note.marks[0].trigger is None:
-        return "waits for nothing; give @listen a condition: a method, a label, or_(...) or and_(...)"
+        return "has no trigger; give @listen a condition: a method, a label, or_(...) or and_(...)"
     if trigger is None:
         return (
             f"is decorated with {', '.join('@' + k for k in reversed(kinds))}; use one of them (or @router() below one)"
@@ -231,7 +231,7 @@ def _trigger_mark(marks: list[Mark]) -> Mark | None:
 
 def _checked(trigger: Trigger, known: Mapping[int, str]) -> Condition:
     if callable(trigger) and note_of(trigger) is None and not isinstance(trigger, Pending):
-        raise TypeError(f"it waits for {getattr(trigger, '__name__', trigger)!r}, which is no flow method")
+        raise TypeError(f"{getattr(trigger, '__name__', trigger)!r} is not a flow method")
     return normalised(trigger, known)
 
 

@@ -49,7 +49,7 @@ def checked_name(name: object, cls: type) -> str | None:
     if name is None or (isinstance(name, str) and _is_storable(name)):
         return name
     raise FlowDefinitionError(
-        f"{cls.__name__}: name is a string that can be written as UTF-8 and holds no NUL, not {name!r}",
+        f"{cls.__name__}: name must be a string that UTF-8 can encode and that has no NUL, not {name!r}",
         problems=["a name that cannot be stored"],
     )
 
@@ -61,8 +61,8 @@ def checked_former_names(names: object, cls: type) -> tuple[str, ...]:
     if all(isinstance(name, str) and _is_storable(name) for name in found):
         return found
     raise FlowDefinitionError(
-        f'{cls.__name__}: formerly is a string such as "old.module.Report", or several of them, not {names!r}',
-        problems=["formerly is no name"],
+        f'{cls.__name__}: formerly must be a string such as "old.module.Report", or several, not {names!r}',
+        problems=["formerly is not a name"],
     )
 
 

@@ -64,7 +64,9 @@ def received(function: Callable[..., Any], condition: Condition | None) -> tuple
     positional = [p for p in parameters if p.kind in _POSITIONAL]
     required = [p.name for p in positional if p.default is p.empty]
     if condition is None and required:
-        raise ValueError(f"is a start and takes '{required[0]}', but no trigger has a result yet; give it a default")
+        raise ValueError(
+            f"is a start and takes '{required[0]}', but no trigger has a result yet; give the parameter a default"
+        )
     if condition is None:
         return Receives.NOTHING, ()
     if isinstance(condition, AllOf) and _are_named_like(positional, condition):
@@ -81,7 +83,7 @@ def received(function: Callable[..., Any], condition: Condition | None) -> tuple
 def _refuse_unfilled(parameters: list[inspect.Parameter]) -> None:
     for p in parameters:
         if p.kind is p.KEYWORD_ONLY and p.default is p.empty:
-            raise ValueError(f"has the keyword-only parameter '{p.name}' without a default, which nothing fills")
+            raise ValueError(f"has the keyword-only parameter '{p.name}' without a default, which no trigger can fill")
 
 
 def _are_named_like(positional: list[inspect.Parameter], condition: AllOf) -> bool:

@@ -85,7 +85,7 @@ def normalised(trigger: Trigger, names: Mapping[int, str] = _NO_NAMES) -> Condit
 def _name_of(leaf: object) -> str:
     name = getattr(leaf, "__name__", None)
     if not callable(leaf) or isinstance(leaf, type) or not isinstance(name, str):
-        raise TypeError(f"a condition is a method, a label, or_() or and_(), not {leaf!r}")
+        raise TypeError(f"a condition must be a method, a label, or_() or and_(), not {leaf!r}")
     return name
 
 

@@ -43,14 +43,14 @@ def _of_one(
         () if broken is None else (n for n in method.names if n not in methods and n not in labels and n not in broken)
     )
     for name in sorted(lacking):
-        yield _unknown(method, name, sorted(labels | methods.keys()))
+        yield _unknown(method, name, sorted(labels | methods.keys() | (broken or set())))
     if (
         method.is_start
         and method.receives is not Receives.NOTHING
         and _begins(method, methods)
         and requires_a_value(method.function)
     ):
-        yield f"{method.name} is run at the start, when its trigger has no result yet; give its parameter a default"
+        yield f"{method.name} runs at the start, when its trigger has no result yet; give its parameter a default"
 
 
 def _begins(method: MethodDefinition, methods: Mapping[str, MethodDefinition]) -> bool:
@@ -68,16 +68,14 @@ def _unknown(method: MethodDefinition, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, 1) or [each for each in known if each.lower() == name.lower()]
     hint = f" Did you mean '{near[0]}'?" if near else ""
     waits = "is started by" if method.is_start else "listens to"
-    return (
-        f"{method.name} {waits} '{name}', which is no method and which no router emits.{hint} Known: {', '.join(known)}"
-    )
+    return f"{method.name} {waits} '{name}', which is neither a method nor a label of a router.{hint} Known: {', '.join(known)}"
 
 
 def _unreachable(methods: Mapping[str, MethodDefinition]) -> Iterator[str]:
     reached = _reached(methods)
     for name in methods:
         if name not in reached:
-            yield f"{name} can never run: nothing that it waits for can come from a start; check its condition"
+            yield f"{name} can never run: no start leads to its condition; check its condition"
 
 
 def _reached(methods: Mapping[str, MethodDefinition]) -> set[str]:

@@ -367,9 +367,9 @@ NO_NAMES = [3, b"x", "\ud800", "a\0b", ("a", "b")]
 @pytest.mark.found("B1")
 @pytest.mark.parametrize("name", NO_NAMES, ids=ascii)
 def test_a_name_that_cannot_be_stored_is_refused_when_the_class_is_made(name: Any) -> None:
-    with pytest.raises(errors.FlowDefinitionError, match="name is a string"):
+    with pytest.raises(errors.FlowDefinitionError, match="name must be a string"):
         type("Named", (Flow,), {"name": name})
-    with pytest.raises(errors.FlowDefinitionError, match="name is a string"):
+    with pytest.raises(errors.FlowDefinitionError, match="name must be a string"):
 
         class Keyword(Flow, name=name):
             @start()
@@ -379,16 +379,16 @@ def test_a_name_that_cannot_be_stored_is_refused_when_the_class_is_made(name: An
         @start()
         async def first(self) -> None: ...
 
-    with pytest.raises(errors.FlowDefinitionError, match="name is a string"):
+    with pytest.raises(errors.FlowDefinitionError, match="name must be a string"):
         Fine(name=name)
 
 
 @pytest.mark.found("B1")
 @pytest.mark.parametrize("formerly", [3, b"x", [3], ["a", "\ud800"]], ids=ascii)
 def test_former_names_are_strings(formerly: Any) -> None:
-    with pytest.raises(errors.FlowDefinitionError, match="formerly is a string"):
+    with pytest.raises(errors.FlowDefinitionError, match="formerly must be a string"):
         type("Named", (Flow,), {"formerly": formerly})
-    with pytest.raises(errors.FlowDefinitionError, match="formerly is a string"):
+    with pytest.raises(errors.FlowDefinitionError, match="formerly must be a string"):
 
         class Keyword(Flow, formerly=formerly):
             pass

@@ -162,7 +162,7 @@ def test_a_listener_without_a_condition_is_told_to_have_one() -> None:
             async def b(self) -> None: ...
 
     assert refused.value.problems == (
-        "b waits for nothing; give @listen a condition: a method, a label, or_(...) or and_(...)",
+        "b has no trigger; give @listen a condition: a method, a label, or_(...) or and_(...)",
     )
     assert asyncflow.run(Count()) == 1
 

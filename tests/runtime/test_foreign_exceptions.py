@@ -288,8 +288,8 @@ NO_METHODS = {
     a_start_on_a_property: "must be a plain function, not a property",
     a_class_method: "extra is a flow method and must be a plain function, not a classmethod",
     a_builtin: "must be a plain function, not a builtin_function_or_method",
-    a_hidden_method: "extra has a decorator on top that hides the flow's; put it below, or let it use functools.wraps",
-    a_context_manager: "extra is a generator; a flow method returns one result",
+    a_hidden_method: "extra has an outer decorator that hides the flow's; put it below that one, or let it use functools.wraps",
+    a_context_manager: "extra is a generator, but a flow method returns one result",
 }
 
 

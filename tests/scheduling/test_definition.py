@@ -111,7 +111,7 @@ def test_an_override_may_declare_other_labels() -> None:
         async def ask(self) -> Literal["yes"]: ...
 
     assert problems(Over) == (
-        "no_came listens to 'no', which is no method and which no router emits. "
+        "no_came listens to 'no', which is neither a method nor a label of a router. "
         "Known: ask, first, no_came, yes, yes_came",
     )
 
