@@ -9,6 +9,7 @@ from .._runtime.recorder import Recorder
 from .._waiting import to_its_end
 from ..errors import CapabilityMissingError, RunFencedError
 from ..persistence.checkpoint import Checkpoint, decode_progress
+from ..persistence.outcome import Cancelled
 from ..persistence.protocol import CheckpointLog, FlowPersistence, Ownership, offers, session
 from . import call_errors as refusals
 from .ownership import give_back
@@ -88,7 +89,7 @@ async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: i
         whole=False,
     )
     progress = decode_progress(newest.progress or b"")
-    await recorder.commit(recorder.prepare("cancelled", "cancelled", progress, outcome={}, outcome_only=True))
+    await recorder.commit(recorder.prepare("cancelled", "cancelled", progress, outcome=Cancelled(), outcome_only=True))
 
 
 def _owner(persistence: object) -> Ownership | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..errors import RunInputsError
@@ -11,7 +12,6 @@ from ..persistence.status import Status
 from ..state import reconcile_run_ids
 from .inputs import materialized
 from .instance import Instance
-from .loading import Stored
 from .ownership import is_driven, owned
 from .passes import write_whole
 
@@ -33,7 +33,7 @@ async def fork(instance: Instance, run_id: str, seq: int | None) -> None:
     async with session(persistence), owned(persistence, own_id, is_new=True) as claim:
         stored = await instance.found(run_id, seq)
         c = stored.checkpoint
-        copy = Stored(c._replace(run_id=own_id), instance.with_id(stored.state, own_id), stored.progress)
+        copy = replace(stored, checkpoint=c._replace(run_id=own_id), state=instance.with_id(stored.state, own_id))
         status: Status = "finished" if c.status == "finished" or not stored.progress.pending else "running"
         await write_whole(instance.setup, "started", status, copy, claim, after=None)
         claim.is_over = status == "finished"
@@ -52,7 +52,7 @@ async def edit(instance: Instance, changes: Mapping[str, Any] | None, fields: Ma
             if brought and (isinstance(changes, Mapping | None) or reconcile_run_ids(*brought) != run_id):
                 raise RunInputsError("the id of a run cannot be changed; nothing was written", run_id=run_id)
             state = instance.state_type.updated(instance.going_on(stored), given)
-            edited = Stored(stored.checkpoint, state, stored.progress)
+            edited = replace(stored, state=state)
             status = stored.checkpoint.status
             await write_whole(instance.setup, "edited", status, edited, claim, after=stored.checkpoint)
             claim.is_over = status in ("finished", "cancelled")

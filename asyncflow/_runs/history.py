@@ -10,6 +10,7 @@ from pydantic_core import from_json, to_json
 
 from ..errors import CapabilityMissingError, CheckpointCorruptError
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, decode_transition, state_after
+from ..persistence.outcome import Failed, decode_outcome
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers, session
 from ..persistence.status import Kind, Status
 from . import call_errors as refusals
@@ -79,13 +80,14 @@ def entries(rows: Sequence[Checkpoint]) -> list[HistoryEntry]:
         changed: dict[str, Any] = {}
         if row.state is not None:
             before, changed = _changed(before, from_json(state or b"{}"))
-        outcome = {} if row.outcome is None else from_json(row.outcome)
+        outcome = None if row.outcome is None else decode_outcome(row.outcome)
+        failure = outcome.newest if isinstance(outcome, Failed) else None
         skipped = () if row.changes is None else decode_transition(row.changes).skipped
-        error = f"{outcome['type']}: {outcome['message']}" if "type" in outcome else ""
+        error = "" if failure is None else f"{failure.type}: {failure.message}"
         found.append(
             HistoryEntry(
                 *(row.seq, row.pass_number, row.kind, row.status, row.method, row.at, changed, skipped, error),
-                outcome.get("traceback", ""),
+                "" if failure is None else failure.traceback,
             )
         )
     return found

@@ -19,6 +19,7 @@ from .._values.copying import same
 from .._waiting import protect_from_interrupts, to_its_end
 from ..errors import RunCancelledError, StorageReadOnlyError
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.outcome import Cancelled
 from ..persistence.protocol import session
 from ..state import new_run_id, reconcile_run_ids
 from . import call_errors as refusals
@@ -318,7 +319,7 @@ class Instance(RunSnapshot):
         stored = await self.found(self._run_id)
         if stored.checkpoint.status not in ("finished", "cancelled"):
             recorder = recorder_of(self.setup, self._run_id, claim, stored.checkpoint)
-            end = recorder.prepare("cancelled", "cancelled", stored.progress, outcome={}, outcome_only=True)
+            end = recorder.prepare("cancelled", "cancelled", stored.progress, outcome=Cancelled(), outcome_only=True)
             await recorder.commit(end)
             claim.is_over = True
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
-from typing_extensions import TypedDict
-
 from .._codec.codec import Misfit
 from .._scheduling.progress import Progress
 from .._waiting import to_its_end
 from ..errors import CheckpointCorruptError, StateSchemaError, StorageError
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, decode_progress
 from ..persistence.checks import to_be_awaited
+from ..persistence.outcome import Finished, Outcome, decode_outcome
 from .matching import check_covers, check_flow
 from .ownership import Claim
 from .setup import Setup
@@ -28,6 +26,7 @@ class Stored:
     checkpoint: Checkpoint
     state: Any
     progress: Progress
+    outcome: Outcome | None = None
 
 
 async def load_owned(setup: Setup, run_id: str, claim: Claim) -> Stored | None:
@@ -73,7 +72,7 @@ def decoded(setup: Setup, checkpoint: Checkpoint) -> Stored:
     try:
         state = setup.codecs.state.decode(checkpoint.state or b"")
         progress = decode_progress(checkpoint.progress or b"")
-        outcome_of(checkpoint)
+        outcome = outcome_of(checkpoint)
     except Misfit as misfit:
         raise StateSchemaError(
             f"the stored state of run {run_id} was written under another type of state than {setup.settings.name} has now, which "
@@ -93,21 +92,12 @@ def decoded(setup: Setup, checkpoint: Checkpoint) -> Stored:
             seq=checkpoint.seq,
         ) from error
     check_covers(setup.settings, checkpoint, progress)
-    return Stored(checkpoint, state, progress)
+    return Stored(checkpoint, state, progress, outcome)
 
 
-class _Ended(TypedDict):
-    method: str
-    result: str
-
-
-_results = TypeAdapter(_Ended)
-_failures = TypeAdapter(dict[str, str])
-
-
-def outcome_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the outcome of a pass: `method` and `result`, or `method`, `type`, `message` and `traceback`; {} if it has none."""
-    if checkpoint.outcome is None:
-        return {}
-    as_what: TypeAdapter[Any] = _results if checkpoint.status == "finished" else _failures
-    return dict(as_what.validate_json(checkpoint.outcome, strict=True))
+def outcome_of(c: Checkpoint) -> Outcome | None:
+    """Return the outcome of the pass that a checkpoint stores, None if it stores none. Raises `ValueError` and `KeyError`."""
+    outcome = None if c.outcome is None else decode_outcome(c.outcome)
+    if c.status == "finished" and not isinstance(outcome, Finished | None):
+        raise ValueError("a finished pass has a result")
+    return outcome

@@ -12,8 +12,9 @@ from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
 from ..errors import RunFencedError, RunLockedError
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.outcome import Cancelled
 from ..persistence.status import Kind, Status
-from .loading import Stored, outcome_of
+from .loading import Stored
 from .matching import check_resumable
 from .ownership import Claim
 from .setup import Setup
@@ -92,7 +93,8 @@ async def write_whole(
     c = run.checkpoint
     recorder = recorder_of(setup, c.run_id, claim, after, pass_number=c.pass_number, inputs=c.inputs)
     data, _ = recorder.state_bytes(run.state)
-    checkpoint = recorder.prepare(kind, status, run.progress, state=data, outcome=outcome_of(c) or None, complete=True)
+    outcome = None if isinstance(run.outcome, Cancelled) else run.outcome
+    checkpoint = recorder.prepare(kind, status, run.progress, state=data, outcome=outcome, complete=True)
     await recorder.commit(checkpoint)
 
 

@@ -16,11 +16,12 @@ from .._runtime.scope import Scope, current_scope, scope_of_thread
 from .._values.copying import copied, same
 from ..errors import InvalidRunIdError, MethodError, RunInputsError, StateError
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.outcome import Finished
 from ..persistence.protocol import FlowPersistence
 from ..persistence.status import Status, status_of
 from ..state import StateType, new_run_id, parse_run_id
 from . import call_errors as refusals
-from .loading import Stored, decoded, load, outcome_of
+from .loading import Stored, decoded, load
 from .ownership import Claim
 from .passes import recorder_of
 from .setup import Setup
@@ -181,11 +182,11 @@ class RunSnapshot:
         self._pending = tuple(stored.progress.pending)
         self.outputs, self.result = Outputs(), None
         self.error = stored_failure(self._class, c) if c.status == "failed" else None
-        outcome = outcome_of(c)
-        if c.status == "finished" and outcome:
+        outcome = stored.outcome
+        if c.status == "finished" and isinstance(outcome, Finished):
             recorder = recorder_of(self.setup, c.run_id, Claim(), c)
-            self.result = recorder.result(outcome["method"], str(outcome["result"]).encode())
-            self.outputs = Outputs({outcome["method"]: self.result})
+            self.result = recorder.result(outcome.method, outcome.result)
+            self.outputs = Outputs({outcome.method: self.result})
 
     def going_on(self, stored: Stored) -> Any:
         """Return the state with which a stored run continues here: the instance's state if it equals the stored one, else the stored one.

@@ -27,11 +27,12 @@ from .._scheduling.progress import Progress
 from .._values.copying import ATOMS, copied, is_long
 from .._waiting import calls_user_code
 from ..errors import CheckpointWithdrawnError, RunCancelledError
+from ..persistence.outcome import Finished
 from ..persistence.status import Status
 from .contexts import apart, fresh_context, is_same_context
 from .crowd import CROWD, Crowd
 from .ended import Ended, first_leaf, label_returned, merged, says
-from .failures import changed_id_error, failure_record, limit_error, method_error
+from .failures import changed_id_error, failed_with, limit_error, method_error
 from .outputs import Outputs
 from .recorder import Codecs, Recorder
 from .scope import Scope, entered
@@ -332,7 +333,7 @@ class Engine:
             state=state,
             method=key,
             result=kept if is_waited_for else None,
-            outcome={"method": method.name, "result": kept.decode()} if is_last else None,
+            outcome=Finished(method.name, kept) if is_last else None,
             outcome_only=not has_checkpoint,
         )
         return Ended(commands, version, checkpoint, True, is_last, mine)
@@ -357,7 +358,7 @@ class Engine:
             self.progress,
             transition=transition,
             method=scope.key,
-            outcome=failure_record(self.failures, is_over=says(commands, Fail)),
+            outcome=failed_with(self.failures, is_over=says(commands, Fail)),
             outcome_only=not self.settings.checkpoints_all,
         )
         return Ended(commands, self.newest, checkpoint)

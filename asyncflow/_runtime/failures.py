@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
-
 from .._definition.definition import MethodDefinition
 from .._failure import Failure
 from ..errors import (
@@ -22,11 +19,12 @@ from ..errors import (
 )
 from ..merge import Conflict
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.outcome import Failed, StoredFailure, decode_outcome
 
 __all__ = [
     "changed_id_error",
     "conflict_error",
-    "failure_record",
+    "failed_with",
     "limit_error",
     "method_error",
     "method_label_error",
@@ -71,30 +69,20 @@ def stored_failure(flow: str, c: Checkpoint) -> MethodError:
 
 def stored_failures(c: Checkpoint) -> list[Failure]:
     """Return the exceptions of a pass, as far as a checkpoint stores them."""
-    last = {} if c.outcome is None else from_json(c.outcome)
-    if "type" not in last:
-        return []
-    try:
-        earlier = _EARLIER.validate_json(last.get("earlier", "[]"))
-    except ValidationError:  # still return the newest one
-        earlier = []
-    return [_recorded(c, record) for record in (*earlier, last)]
+    outcome = None if c.outcome is None else decode_outcome(c.outcome)
+    return [_recorded(c, failure) for failure in outcome.failures] if isinstance(outcome, Failed) else []
 
 
-_EARLIER: Final = TypeAdapter(list[dict[str, str]])
-
-
-def _recorded(c: Checkpoint, record: dict[str, str]) -> Failure:
-    method = record.get("method", "")
+def _recorded(c: Checkpoint, f: StoredFailure) -> Failure:
     exception = RecordedException(
-        record.get("message", ""),
-        recorded_type=record.get("type", ""),
-        recorded_traceback=record.get("traceback", ""),
+        f.message,
+        recorded_type=f.type,
+        recorded_traceback=f.traceback,
         run_id=c.run_id,
-        method=method,
+        method=f.method,
         seq=c.seq,
     )
-    return Failure(method, f"{c.run_id}/{c.pass_number}/{record.get('invocation') or c.method or method}", exception)
+    return Failure(f.method, f"{c.run_id}/{c.pass_number}/{f.invocation or c.method or f.method}", exception)
 
 
 def _of_failures(text: str, failures: Sequence[Failure], **where: Any) -> MethodError:
@@ -174,28 +162,21 @@ def method_label_error(flow: str, run_id: str, method: str) -> UnknownLabelError
     )
 
 
-def failure_record(failures: Sequence[Failure], *, is_over: bool) -> dict[str, str]:
-    """Return what to store of the latest exception: texts that can always be encoded, whatever the exception does.
+def failed_with(failures: Sequence[Failure], *, is_over: bool) -> Failed:
+    """Return what to store of the newest exception: texts that can always be encoded, whatever the exception does.
 
     If the pass ends with it, include the exceptions before it, so that one checkpoint contains all.
     """
-    record = _record(failures[-1])
-    if is_over and len(failures) > 1:
-        earlier, size = [], 0
-        for each in map(_record, failures[:-1][:EARLIER]):
-            size += sum(map(len, each.values()))
-            if size <= EARLIER_BYTES:
-                earlier.append(each)
-        record["earlier"] = to_json(earlier).decode()
-    return record
+    earlier: list[StoredFailure] = []
+    size = 0
+    for each in map(_stored, failures[:-1][:EARLIER] if is_over else ()):
+        size += sum(map(len, (each.method, each.type, each.message, each.traceback, each.invocation)))
+        if size <= EARLIER_BYTES:
+            earlier.append(each)
+    return Failed((*earlier, _stored(failures[-1])))
 
 
-def _record(failure: Failure) -> dict[str, str]:
-    texts = {
-        "method": failure.method,
-        "invocation": failure.invocation_id.rpartition("/")[2],
-        "type": failure.type,
-        "message": failure.message,
-        "traceback": failure.traceback,
-    }
-    return {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
+def _stored(failure: Failure) -> StoredFailure:
+    invocation = failure.invocation_id.rpartition("/")[2]
+    texts = failure.method, failure.type, failure.message, failure.traceback, invocation
+    return StoredFailure(*(text.encode("utf-8", "replace").decode() for text in texts))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from pydantic_core import from_json
-
 from ..events import (
     Event,
     MethodFailed,
@@ -19,6 +17,7 @@ from ..events import (
     StateEdited,
 )
 from ..persistence.checkpoint import Checkpoint, decode_transition
+from ..persistence.outcome import Failed, decode_outcome
 
 __all__ = ["events_from", "log_events"]
 
@@ -34,7 +33,8 @@ def events_from(c: Checkpoint) -> list[Event]:
         case "method" | "finished":
             found += _ended(c)
         case "failed":
-            failure = "" if c.outcome is None else str(from_json(c.outcome).get("type", ""))
+            failed = None if c.outcome is None else decode_outcome(c.outcome)
+            failure = failed.newest.type if isinstance(failed, Failed) else ""
             found.append((MethodFailed, {"invocation": c.method, "type": failure}))
         case "cancelled":
             found.append((RunCancelled, {}))

@@ -39,6 +39,7 @@ from ..persistence.checkpoint import (
 )
 from ..persistence.checks import to_be_awaited
 from ..persistence.fence import Fence
+from ..persistence.outcome import Outcome, encode_outcome
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
 from ..persistence.status import Kind, Status
 from ..state import DictState, StateType
@@ -209,7 +210,7 @@ class Recorder:
         state: bytes | None = None,
         method: str = "",
         result: bytes | None = None,
-        outcome: dict[str, Any] | None = None,
+        outcome: Outcome | None = None,
         complete: bool = False,
         outcome_only: bool = False,
     ) -> Checkpoint:
@@ -244,7 +245,7 @@ class Recorder:
             VERSION,
             self.epoch,
         )
-        checkpoint = seal((*about, *parts, None if outcome is None else to_json(outcome), self._digest))
+        checkpoint = seal((*about, *parts, None if outcome is None else encode_outcome(outcome), self._digest))
         self._digest = checkpoint.digest
         if checkpoint.state is not None:
             self._last_written = self._state

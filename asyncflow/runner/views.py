@@ -14,6 +14,7 @@ from .._runs.inputs import inputs_shown
 from .._runs.loading import outcome_of
 from .._runtime.failures import stored_failure, stored_failures
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.outcome import Finished
 from .handles import RunFailure, RunView
 
 __all__ = ["Viewed"]
@@ -42,7 +43,7 @@ def _view_of(c: Checkpoint, instance: Any) -> RunView:
         result = instance.result
     else:
         state = _untyped(c.state or b"{}")
-        result = _untyped(outcome["result"].encode()) if "result" in outcome else None
+        result = _untyped(outcome.result) if isinstance(outcome, Finished) else None
     return RunView(
         run_id=c.run_id,
         flow=c.flow,
@@ -72,8 +73,9 @@ def _ended_with(ended: Checkpoint, instance: Any) -> Any:
     """Return the result of a run that has ended. Raises the error that it failed with, or `RunCancelledError`."""
     if instance is not None:
         return instance.outcome(instance.show_checkpoint(ended))
-    if ended.status == "finished":
-        return _untyped(outcome_of(ended)["result"].encode())
+    outcome = outcome_of(ended)
+    if isinstance(outcome, Finished):
+        return _untyped(outcome.result)
     raise refusals.cancelled(ended.run_id) if ended.status == "cancelled" else stored_failure(ended.flow, ended)
 
 
