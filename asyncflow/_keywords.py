@@ -51,14 +51,14 @@ def not_taken(
 
     `takes` states what it takes as positional arguments. `is_of_a_flow`: a keyword may have been meant for the state.
     """
-    told = list(_told(call, unknown, known, is_of_a_flow))
+    problems = list(_problems(call, unknown, known, is_of_a_flow))
     if places:
-        told.insert(0, takes or f"{call} takes keywords only")
+        problems.insert(0, takes or f"{call} takes keywords only")
     listed = f"; {call} takes {', '.join(f'{name}=' for name in known)}" if known and unknown else ""
-    return ArgumentsError(f"{'; '.join(told)}{listed}. Nothing was run", unknown=tuple(unknown))
+    return ArgumentsError(f"{'; '.join(problems)}{listed}. Nothing was run", unknown=tuple(unknown))
 
 
-def _told(call: str, unknown: Collection[str], known: Collection[str], is_of_a_flow: bool) -> Iterator[str]:
+def _problems(call: str, unknown: Collection[str], known: Collection[str], is_of_a_flow: bool) -> Iterator[str]:
     for name in unknown:
         near = difflib.get_close_matches(name, known, 1)
         if name in _BELONGS:

@@ -81,7 +81,7 @@ def _unreachable(methods: Mapping[str, MethodDefinition]) -> Iterator[str]:
 def _reached(methods: Mapping[str, MethodDefinition]) -> set[str]:
     """Return the methods that can run, wave by wave from the starts; an undeclared label may arrive at any time."""
     _, all_known = _labels(methods)
-    came: set[str] = set() if all_known else {n for m in methods.values() for n in m.names - methods.keys()}
+    arrived: set[str] = set() if all_known else {n for m in methods.values() for n in m.names - methods.keys()}
     definition = FlowDefinition("", methods)
     reached: set[str] = set()
     wave, others = (
@@ -89,13 +89,13 @@ def _reached(methods: Mapping[str, MethodDefinition]) -> set[str]:
         tuple(methods.values()),
     )  # at first all others: an undeclared label may trigger any
     while wave:
-        new = {name for m in wave for name in (m.name, *(m.labels or ()))} - came
+        new = {name for m in wave for name in (m.name, *(m.labels or ()))} - arrived
         reached.update(m.name for m in wave)
-        came |= new
-        wave = tuple(m for m in others or definition.mentioning(new) if m.name not in reached and _can_come(m, came))
+        arrived |= new
+        wave = tuple(m for m in others or definition.mentioning(new) if m.name not in reached and _can_come(m, arrived))
         others = ()
     return reached
 
 
-def _can_come(method: MethodDefinition, came: set[str]) -> bool:
-    return method.condition is not None and satisfied(method.condition, came)
+def _can_come(method: MethodDefinition, arrived: set[str]) -> bool:
+    return method.condition is not None and satisfied(method.condition, arrived)

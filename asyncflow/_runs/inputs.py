@@ -74,8 +74,8 @@ def inputs_bytes(inputs: Mapping[str, Any], write: Callable[[Any], bytes] | None
     if not has_sets and not secrets:
         return data
     try:
-        told = _ordered(from_json(data), known) if has_sets else from_json(data)
-        return write({**told, MASKED: _digest(secrets, _sorted(write(told)))} if secrets else told)
+        tree = _ordered(from_json(data), known) if has_sets else from_json(data)
+        return write({**tree, MASKED: _digest(secrets, _sorted(write(tree)))} if secrets else tree)
     except (ValueError, RecursionError):
         return data  # nested too deeply to parse: compare the bytes as written
 
@@ -142,12 +142,12 @@ def _special(values: Iterable[Any]) -> tuple[bool, list[Any]]:
     return has_sets, secrets
 
 
-def _digest(secrets: list[Any], beside: Any) -> str:
+def _digest(secrets: list[Any], salt: Any) -> str:
     """Return one digest of all secrets, salted with the values that are stored next to them."""
-    told = b"".join(
+    joined = b"".join(
         each if isinstance(each, bytes) else repr(each).encode("utf-8", "surrogatepass") + b"\0" for each in secrets
     )
-    return hashlib.pbkdf2_hmac("sha256", told, repr(beside).encode("utf-8", "surrogatepass"), ROUNDS, 16).hex()
+    return hashlib.pbkdf2_hmac("sha256", joined, repr(salt).encode("utf-8", "surrogatepass"), ROUNDS, 16).hex()
 
 
 def _members(kind: type, values: list[Any]) -> Iterable[Any]:
@@ -155,9 +155,9 @@ def _members(kind: type, values: list[Any]) -> Iterable[Any]:
     if issubclass(kind, _LISTS):
         return chain.from_iterable(values)
     fields = map(_dict_of, values) if issubclass(kind, BaseModel) else values if kind is dict else map(_fields, values)
-    held = chain.from_iterable(each.values() for each in fields)
+    members = chain.from_iterable(each.values() for each in fields)
     is_open = issubclass(kind, BaseModel) and kind.model_config.get("extra") == "allow"
-    return chain(held, *((value.__pydantic_extra__ or {}).values() for value in values)) if is_open else held
+    return chain(members, *((value.__pydantic_extra__ or {}).values() for value in values)) if is_open else members
 
 
 def _fields(value: Any) -> Mapping[Any, Any]:
@@ -166,31 +166,31 @@ def _fields(value: Any) -> Mapping[Any, Any]:
         return value
     if isinstance(value, BaseModel):
         return value.__dict__
-    is_made_of_fields = dataclasses.is_dataclass(value) and not isinstance(value, type)
-    return {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)} if is_made_of_fields else {}
+    has_fields = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)} if has_fields else {}
 
 
-def _ordered(told: Any, value: Any) -> Any:
+def _ordered(tree: Any, value: Any) -> Any:
     """Return the JSON form of a value with the members of its sets sorted."""
     if isinstance(value, RootModel):
-        return _ordered(told, value.root)
+        return _ordered(tree, value.root)
     if isinstance(value, _LISTS):
-        if not isinstance(told, list) or len(told) != len(value):
-            return told
-        members = list(map(_ordered, told, value))
+        if not isinstance(tree, list) or len(tree) != len(value):
+            return tree
+        members = list(map(_ordered, tree, value))
         return sorted(members, key=_written) if isinstance(value, Set) else members
-    return _with_fields(told, value) if isinstance(told, dict) else told
+    return _with_fields(tree, value) if isinstance(tree, dict) else tree
 
 
-def _with_fields(told: dict[str, Any], value: Any) -> dict[str, Any]:
+def _with_fields(tree: dict[str, Any], value: Any) -> dict[str, Any]:
     """Sort the sets in the fields of a value. Match fields by name or, if all of them were written, by position."""
-    held = _fields(value)
-    names = held.keys() if held.keys() <= told.keys() else told.keys() if len(told) == len(held) else ()
-    return {**told, **{name: _ordered(told[name], item) for name, item in zip(names, held.values(), strict=False)}}
+    fields = _fields(value)
+    names = fields.keys() if fields.keys() <= tree.keys() else tree.keys() if len(tree) == len(fields) else ()
+    return {**tree, **{name: _ordered(tree[name], item) for name, item in zip(names, fields.values(), strict=False)}}
 
 
 def _written(value: Any) -> bytes:
-    return to_json(value, inf_nan_mode="strings", bytes_mode="hex", fallback=_told_foreign)
+    return to_json(value, inf_nan_mode="strings", bytes_mode="hex", fallback=_foreign_text)
 
 
 def _written_by_0_1(value: Any) -> bytes:
@@ -198,18 +198,18 @@ def _written_by_0_1(value: Any) -> bytes:
     return to_json(value, inf_nan_mode="strings", bytes_mode="hex", serialize_unknown=True)
 
 
-def _told_foreign(value: Any) -> str:
+def _foreign_text(value: Any) -> str:
     """Return the text of a value that JSON cannot encode. For an array or a table, add a digest of its content."""
     try:
         text = str(value)
     except Exception:  # a foreign __str__ may raise anything
         text = f"<{type(value).__name__}>"
-    held = getattr(value, "tolist", None) or getattr(value, "to_dict", None)
-    if not callable(held) or not isinstance(getattr(value, "shape", None), tuple):
+    content = getattr(value, "tolist", None) or getattr(value, "to_dict", None)
+    if not callable(content) or not isinstance(getattr(value, "shape", None), tuple):
         return text
     try:
-        made_with = [str(getattr(value, name, "")) for name in ("shape", "dtype", "dtypes", "name", "index")]
-        data = _written_by_0_1([made_with, held()])
+        form = [str(getattr(value, name, "")) for name in ("shape", "dtype", "dtypes", "name", "index")]
+        data = _written_by_0_1([form, content()])
     except Exception:  # a foreign class may raise anything: use its text alone
         return text
     return f"{text} {hashlib.blake2b(data, digest_size=16).hexdigest()}"

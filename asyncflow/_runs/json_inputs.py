@@ -51,37 +51,37 @@ def named(types: StateType, given: JsonInputs) -> dict[str, Any]:
 
 def values_of(state: Any, names: Iterable[str]) -> dict[str, Any]:
     """Return the values that a state has under these names."""
-    held = state if isinstance(state, dict) else {**state.__dict__, **(state.__pydantic_extra__ or {})}
-    return {name: held[name] for name in names if name in held}
+    values = state if isinstance(state, dict) else {**state.__dict__, **(state.__pydantic_extra__ or {})}
+    return {name: values[name] for name in names if name in values}
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
 
-_standing: ContextVar[Mapping[str, Any]] = ContextVar("_standing")
+_existing: ContextVar[Mapping[str, Any]] = ContextVar("_existing")
 """The values that exist before the inputs are applied, by field: the id, and what the initial state sets."""
 
 
 def _model_from(types: ModelState, initial: Any, given: JsonInputs, run_id: str) -> Any:
     old = types.create(initial, {}, run_id) if isinstance(initial, BaseModel) else None
-    stands = _set_by(types, initial) if old is None else {**old.__dict__, **(old.__pydantic_extra__ or {})}
-    stands["id"] = types._given_id(run_id)
+    existing = _set_by(types, initial) if old is None else {**old.__dict__, **(old.__pydantic_extra__ or {})}
+    existing["id"] = types._given_id(run_id)
     names = types.model.model_fields.keys()
-    taker = _taker(types.model, frozenset(stands).intersection(names))
-    if taker is None:
+    reader = _json_reader(types.model, frozenset(existing).intersection(names))
+    if reader is None:
         return types.create(initial, dict(given), run_id)
-    token = _standing.set(stands)
+    token = _existing.set(existing)
     try:
-        made: Any = taker.model_validate_json(to_json(given))
+        made: Any = reader.model_validate_json(to_json(given))
     except ValidationError as error:
         _refuse(types.declared.__name__, error.errors(include_url=False, include_input=False))
     except Exception as error:  # raised by the class's own code
         _refuse(types.declared.__name__, _raised(error, types.model, ()))
     finally:
-        _standing.reset(token)
-    extra = {name: value for name, value in stands.items() if name not in names} | (made.__pydantic_extra__ or {})
+        _existing.reset(token)
+    extra = {name: value for name, value in existing.items() if name not in names} | (made.__pydantic_extra__ or {})
     new, put = types.model.__new__(types.model), object.__setattr__
     put(new, "__dict__", {name: made.__dict__[name] for name in names})
-    put(new, "__pydantic_fields_set__", {*made.__pydantic_fields_set__, *stands})
+    put(new, "__pydantic_fields_set__", {*made.__pydantic_fields_set__, *existing})
     put(new, "__pydantic_extra__", None if made.__pydantic_extra__ is None else extra)
     put(new, "__pydantic_private__", (made if old is None else old).__pydantic_private__)
     return new
@@ -95,12 +95,14 @@ def _set_by(types: ModelState, initial: Any) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1024)
-def _taker(model: Any, stands: frozenset[str]) -> Any:
+def _json_reader(model: Any, existing: frozenset[str]) -> Any:
     """Return a subclass of the model that takes JSON: existing values are the defaults of their fields, and unknown names are refused.
 
     Return None for a model that cannot be subclassed.
     """
-    fields: dict[str, Any] = {name: (model.model_fields[name].annotation, _default_of(model, name)) for name in stands}
+    fields: dict[str, Any] = {
+        name: (model.model_fields[name].annotation, _default_of(model, name)) for name in existing
+    }
     extra = "allow" if model.model_config.get("extra") == "allow" else "forbid"
     how: dict[str, Any] = {"__base__": model, "__module__": model.__module__, "__cls_kwargs__": {"extra": extra}}
     try:
@@ -115,7 +117,7 @@ def _default_of(model: Any, name: str) -> Any:
     The field's metadata is set once; otherwise its validators would run twice.
     """
     field: FieldInfo = model.model_fields[name]
-    how: dict[str, Any] = {"default_factory": partial(_what_stands, name)}
+    how: dict[str, Any] = {"default_factory": partial(_existing_value, name)}
     if name == "id":  # it has no alias, and its default is validated
         how["validate_default"] = True
     else:
@@ -126,8 +128,8 @@ def _default_of(model: Any, name: str) -> Any:
     return made
 
 
-def _what_stands(name: str) -> Any:
-    return _standing.get()[name]
+def _existing_value(name: str) -> Any:
+    return _existing.get()[name]
 
 
 # ---- dicts -----------------------------------------------------------------------------------------------------------

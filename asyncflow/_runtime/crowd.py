@@ -63,10 +63,10 @@ class Crowd(Generic[T]):
         """Wait until an end may be recorded, while `many` invocations run. One that started in the current turn need not wait."""
         if turn == self.turn or many <= CROWD:
             return
-        came = anyio.Event()
-        self._ends.append(came.set)
+        given = anyio.Event()
+        self._ends.append(given.set)
         self._wanted()
-        await came.wait()
+        await given.wait()
 
     async def store(self, commit: Awaitable[None]) -> None:
         """Await this commit, and count it as being stored meanwhile."""

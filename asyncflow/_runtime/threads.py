@@ -92,7 +92,7 @@ _threads: RunVar[list[_Threads]] = RunVar("asyncflow_threads")
 _unlimited: RunVar[anyio.CapacityLimiter] = RunVar("asyncflow_unlimited")
 
 
-def _own_threads() -> _Threads:
+def _threads_of_depth() -> _Threads:
     """Return this event loop's threads for a plain method, by how many plain methods wait for its flow."""
     try:
         threads = _threads.get()
@@ -115,23 +115,23 @@ def _depth() -> int:
 
 
 class _Call:
-    """One call on its way to a worker thread. Either it starts, and is then waited for, or it is given up and never starts."""
+    """One call on its way to a worker thread. Either it starts, and is then waited for, or it is withdrawn and never starts."""
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._function = function
         self._args = args
         self._lock = Lock()
-        self._begun = False
-        self._given_up = False
+        self._has_started = False
+        self._is_withdrawn = False
         self.ended = anyio.Event()
         self.result: Any = None
         self.error: BaseException | None = None
 
     def __call__(self) -> None:
         with self._lock:
-            if self._given_up:
+            if self._is_withdrawn:
                 return
-            self._begun = True
+            self._has_started = True
         try:
             self.result = self._function(*self._args)  # kept here: trio treats a returned coroutine as a mistake
         except BaseException as error:
@@ -146,11 +146,11 @@ class _Call:
         assert error is not None, "called only if the function has raised"
         return error
 
-    def give_up(self) -> bool:
+    def withdraw(self) -> bool:
         """Prevent the call from starting. Return False if it has started."""
         with self._lock:
-            self._given_up = not self._begun
-            return self._given_up
+            self._is_withdrawn = not self._has_started
+            return self._is_withdrawn
 
 
 async def in_thread(function: Callable[..., T], *args: Any) -> T:
@@ -158,7 +158,7 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
     simulated = instead.get()
     if simulated is not None:
         return cast(T, await simulated(lambda: function(*args)))
-    call, threads = _Call(function, args), _own_threads()
+    call, threads = _Call(function, args), _threads_of_depth()
     token = await threads.acquire()
     try:
         await anyio.to_thread.run_sync(call, limiter=_unlimited.get())
@@ -168,7 +168,7 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
         await anyio.lowlevel.checkpoint_if_cancelled()
         return cast(T, call.result)
     except anyio.get_cancelled_exc_class():
-        if not call.give_up():
+        if not call.withdraw():
             await outlast(call.ended)
         raise
     finally:

@@ -91,21 +91,21 @@ def _completed(definition: FlowDefinition, progress: Progress, key: str, label: 
             enabled.append(_invocation(progress, m, key, cycle, ancestry, None))
             continue
         source = key if m.receives is Receives.NAMED else ""
-        came = {name: Seen(cycle, ancestry, source) for name in names if name in m.names}
-        seen = _all_seen(m, progress.latches.get(m.name, {}), came)
+        arrived = {name: Seen(cycle, ancestry, source) for name in names if name in m.names}
+        seen = _all_seen(m, progress.latches.get(m.name, {}), arrived)
         if seen is not None:
             enabled.append(_invocation(progress, m, key, cycle, ancestry, seen))
         else:
-            latched.extend((m.name, name, how) for name, how in came.items())
+            latched.extend((m.name, name, how) for name, how in arrived.items())
     return Transition(key, "", False, tuple(enabled), tuple(latched), tuple(skipped))
 
 
-def _all_seen(method: MethodDefinition, before: dict[str, Seen], came: dict[str, Seen]) -> dict[str, Seen] | None:
+def _all_seen(method: MethodDefinition, before: dict[str, Seen], arrived: dict[str, Seen]) -> dict[str, Seen] | None:
     """Return all that has arrived if it satisfies the method's condition. Skip the check while that is impossible: joins may be wide."""
     assert method.condition is not None, "only a method with a condition is reached"
-    if len(before) + len(came) < method.fewest:
+    if len(before) + len(arrived) < method.fewest:
         return None
-    seen = before | came
+    seen = before | arrived
     return seen if satisfied(method.condition, seen) else None
 
 

@@ -29,10 +29,10 @@ _NONE: Set[str] = frozenset()
 
 def obstacles(definition: FlowDefinition, progress: Progress) -> list[str]:
     """Return why the pass cannot continue under this definition, each reason with its fix; an empty list for an unchanged one."""
-    came = _came(definition, progress)
-    passed, unlatched = _missed(definition, progress, came)
+    arrived = _arrived(definition, progress)
+    passed, unlatched = _missed(definition, progress, arrived)
     latches = {name: progress.latches[name].keys() for name in progress.latches if name in definition.methods}
-    found = [*_calls(definition, progress), *_latched(definition, progress, came)]
+    found = [*_calls(definition, progress), *_latched(definition, progress, arrived)]
     renamed = [name for name, latch in latches.items() if not latch <= definition.methods[name].names]
     if found or not (passed or unlatched or renamed):
         return found
@@ -42,19 +42,19 @@ def obstacles(definition: FlowDefinition, progress: Progress) -> list[str]:
 # ---- what has arrived ------------------------------------------------------------------------------------------
 
 
-def _came(definition: FlowDefinition, progress: Progress) -> set[str]:
+def _arrived(definition: FlowDefinition, progress: Progress) -> set[str]:
     """Return the names that have surely arrived in this pass: completed methods, and labels that left a trace."""
     pending = Counter(invocation.method for invocation in progress.pending.values())
-    came = {name for name, count in progress.counts.items() if count > pending[name]}
-    came.update(name for latch in progress.latches.values() for name in latch if name not in definition.methods)
+    arrived = {name for name, count in progress.counts.items() if count > pending[name]}
+    arrived.update(name for latch in progress.latches.values() for name in latch if name not in definition.methods)
     began = {m.name for m in definition.starts}
     for m in definition.methods.values():
         if isinstance(m.condition, str) and progress.counts.get(m.name, 0) > (m.name in began):
-            came.add(m.condition)
-    return came
+            arrived.add(m.condition)
+    return arrived
 
 
-def _missed(definition: FlowDefinition, progress: Progress, came: Set[str]) -> tuple[set[str], dict[str, set[str]]]:
+def _missed(definition: FlowDefinition, progress: Progress, arrived: Set[str]) -> tuple[set[str], dict[str, set[str]]]:
     """Return the methods that should have run by now and did not, and, by join, the names that should be latched and are not."""
     began = {m.name for m in definition.starts}
     passed: set[str] = set()
@@ -62,9 +62,9 @@ def _missed(definition: FlowDefinition, progress: Progress, came: Set[str]) -> t
     for m in definition.methods.values():
         if m.name in progress.counts:
             continue
-        if m.name in began or (m.condition is not None and satisfied(m.condition, came)):
+        if m.name in began or (m.condition is not None and satisfied(m.condition, arrived)):
             passed.add(m.name)
-        elif lacking := (m.names & came) - progress.latches.get(m.name, {}).keys():
+        elif lacking := (m.names & arrived) - progress.latches.get(m.name, {}).keys():
             unlatched[m.name] = set(lacking)
     return passed, unlatched
 
@@ -96,7 +96,7 @@ def _fits(definition: FlowDefinition, invocation: Invocation) -> bool:
     return True
 
 
-def _latched(definition: FlowDefinition, progress: Progress, came: Set[str]) -> Iterator[str]:
+def _latched(definition: FlowDefinition, progress: Progress, arrived: Set[str]) -> Iterator[str]:
     """Report the joins whose stored parts no longer mean the same."""
     for name, latch in progress.latches.items():
         m = definition.methods[name]
@@ -105,7 +105,7 @@ def _latched(definition: FlowDefinition, progress: Progress, came: Set[str]) -> 
                 f"{name} waited for more than it does now, and all that it waits for now has already arrived "
                 f"({_listed(latch)}), so it would never run. Put its earlier condition back until such runs have ended"
             )
-        if changed := [part for part in latch if part in definition.methods and part not in came]:
+        if changed := [part for part in latch if part in definition.methods and part not in arrived]:
             yield f"{name} has received the label {_listed(changed)}, which is a method now; rename the method"
         if lost := [part for part in m.parameters if part in latch and not latch[part].source]:
             yield (
@@ -123,9 +123,9 @@ def _starved(
 ) -> Iterator[str]:
     """Report the joins that never fire because the definition changed: one part has arrived or will, another never will."""
     pending = list(dict.fromkeys(i.method for i in progress.pending.values()))
-    to_come = _brought(definition, pending, latches)
+    to_come = _reachable(definition, pending, latches)
     all_latches = {name: latches.get(name, _NONE) | unlatched.get(name, _NONE) for name in {*latches, *unlatched}}
-    would_come = _brought(definition, [*pending, *passed], all_latches)
+    would_come = _reachable(definition, [*pending, *passed], all_latches)
     starved: dict[str, list[str]] = {}
     for m in definition.methods.values():
         latch = latches.get(m.name, _NONE)
@@ -141,8 +141,8 @@ def _starved(
             yield _obstacle(name, lacking, unlatched.get(name, _NONE), pending)
 
 
-def _obstacle(name: str, lacking: list[str], came_before: Set[str], pending: list[str]) -> str:
-    if came_before >= set(lacking):
+def _obstacle(name: str, lacking: list[str], arrived_before: Set[str], pending: list[str]) -> str:
+    if arrived_before >= set(lacking):
         why, advice = "completed before the join waited for it", ""
     else:
         why = "this run never starts, because an earlier version of the class started the run"
@@ -153,10 +153,10 @@ def _obstacle(name: str, lacking: list[str], came_before: Set[str], pending: lis
     )
 
 
-def _brought(definition: FlowDefinition, begun: Iterable[str], latches: _Names) -> set[str]:
+def _reachable(definition: FlowDefinition, started: Iterable[str], latches: _Names) -> set[str]:
     """Return every name that can come from these methods and their successors, wave by wave; an over-approximation."""
     names: set[str] = set()
-    enabled = set(begun)
+    enabled = set(started)
     wave = enabled
     while wave:
         new = {name for method in wave for name in _names_of(definition, method)} - names
