@@ -2,23 +2,28 @@
 
 Threads that a method starts itself do not have the method's context (before Python 3.14, and by default in later versions). If
 exactly one method of the flow is running, such a thread gets that method's scope. The same holds for callbacks that such a thread
-passes to asyncio's event loop, which runs them in no task. For this reason the module uses asyncio directly.
+passes to the event loop. For this reason the module uses asyncio and trio directly.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Final
 
 from .._definition.definition import MethodDefinition
 from .._scheduling.messages import Invocation
+from .._waiting import in_trio
 from ..errors import DraftClosedError, StateError
 from .versions import Version
 
 __all__ = ["Scope", "current_scope", "entered", "scope_of_thread"]
+
+_TRIO_CALLBACKS: Final = "<TrioToken.run_sync_soon task>"
+"""The name of trio's task that runs the functions which threads send to the loop, also by `trio.from_thread.run_sync`."""
 
 
 class Scope:
@@ -98,7 +103,9 @@ def current_scope(flow: object) -> Scope | None:
 
 
 def _is_callback() -> bool:
-    """Whether asyncio's event loop runs this code in no task, such as a callback that a thread passed to `call_soon_threadsafe`."""
+    """Whether the event loop runs this code for a thread: asyncio in no task, trio in the task that runs what threads send."""
+    if in_trio():
+        return bool(sys.modules["trio"].lowlevel.current_task().name == _TRIO_CALLBACKS)
     try:
         return asyncio.current_task() is None
     except RuntimeError:  # no asyncio event loop

@@ -12,7 +12,8 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
-from loops import on_asyncio
+import trio
+from loops import LOOPS, on_asyncio
 from pydantic import ConfigDict, Field
 
 import asyncflow
@@ -127,6 +128,27 @@ async def test_what_a_thread_hands_to_the_event_loop_is_kept() -> None:
                 for url in "abcd":
                     loop.call_soon_threadsafe(self.fetch, url)
                 loop.call_soon_threadsafe(done.set)
+
+            threading.Thread(target=work).start()
+            await done.wait()
+            return len(self.state.pages)
+
+    assert await Async().kickoff() == 4
+
+
+@pytest.mark.parametrize("anyio_backend", [LOOPS["trio"]], ids=["trio"], indirect=True)
+async def test_what_a_thread_hands_to_trio_is_kept() -> None:
+    class Async(Crawl):
+        @start()
+        async def fetch_all(self) -> int:
+            token, done = trio.lowlevel.current_trio_token(), trio.Event()
+
+            def work() -> None:
+                for url in "ab":
+                    token.run_sync_soon(self.fetch, url)
+                for url in "cd":
+                    trio.from_thread.run_sync(self.fetch, url, trio_token=token)
+                token.run_sync_soon(done.set)
 
             threading.Thread(target=work).start()
             await done.wait()
