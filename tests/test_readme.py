@@ -115,7 +115,7 @@ def test_the_pages_warn_of_what_others_do_and_say_what_is_proved() -> None:
     text = " ".join(README.read_text().split())
 
     assert "Hypercorn (as of 0.18.0) exits with 0" in web
-    assert "Windows are provided for, but nothing proves them" in text
+    assert "The code supports macOS and Windows, but is not tested there" in text
     assert "pip install asyncflow" not in text  # on the public index that name belongs to another project
 
 
