@@ -180,3 +180,21 @@ def test_the_walk_finds_what_is_not_public() -> None:
 def test_the_examples_are_there() -> None:
     assert len(PROGRAMS) > 5
     assert [page for page in PAGES if not Path(page).exists()] == []
+
+
+def test_the_code_that_the_design_points_to_exists() -> None:
+    page = (ROOT / "asyncflow" / "DESIGN.md").read_text(encoding="utf-8")
+    pointers = re.findall(r"`([a-z_/]+\.(?:py|sql))(?:::(\w+))?`", page)
+
+    missing = list[str]()
+    for path, name in pointers:
+        file = ROOT / path if path.startswith("tests/") else ROOT / "asyncflow" / path
+        if not file.exists():
+            named = [*(ROOT / "asyncflow").rglob(path), *(ROOT / "tests").rglob(path)]  # the text says in which folder
+            file = named[0] if named else file
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        if not re.search(rf"^ *(?:async )?(?:def|class) {name}\b|^{name}\b", text, re.MULTILINE):
+            missing.append(f"{path}::{name}")
+
+    assert len(pointers) > 30
+    assert missing == []
