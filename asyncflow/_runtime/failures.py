@@ -51,13 +51,14 @@ def method_error(flow: str, run_id: str, failures: Sequence[Failure], is_stored:
         )
     else:
         advice = "The run has no persistence, so nothing is saved; with @persist it could be resumed"
-    return _of_failures(f"{_named(flow, failures, _what)}. {advice}", failures, run_id=run_id)
+    named = _named(flow, failures, lambda f: type(f.exception).__name__, _own_text)
+    return _of_failures(f"{named}. {advice}", failures, run_id=run_id)
 
 
 def stored_failure(flow: str, c: Checkpoint) -> MethodError:
     """Return the error of a run that failed elsewhere or earlier. The exceptions themselves are gone; their texts are stored."""
     failures = stored_failures(c)
-    what = _named(flow, failures, lambda f: f"{f.type}: {f.message}") if failures else "a method raised"
+    what = _named(flow, failures, lambda f: f.type, lambda f: f.message) if failures else "a method raised"
     text = (
         f"run {c.run_id} has failed: {what}. What had completed is saved. `await {flow}.resume({c.run_id!r})` runs only what failed "
         "or never started"
@@ -93,17 +94,22 @@ def _of_failures(text: str, failures: Sequence[Failure], **where: Any) -> Method
     return error
 
 
-def _named(flow: str, failures: Sequence[Failure], what: Callable[[Failure], str]) -> str:
+def _named(
+    flow: str, failures: Sequence[Failure], type_of: Callable[[Failure], str], text_of: Callable[[Failure], str]
+) -> str:
     """Return a text that names which methods raised what, and in which of their invocations."""
-    named = [f"{flow}.{f.method} raised {what(f)} ({f.invocation_id.rpartition('/')[2]})" for f in failures[:NAMED]]
+    named = []
+    for f in failures[:NAMED]:
+        text = text_of(f)
+        key = f.invocation_id.rpartition("/")[2]
+        named.append(f"{flow}.{f.method} raised {type_of(f)} ({key})" + (f": {text}" if text else ""))
     more = len(failures) - len(named)
     return ", ".join(named) + (f", and {more} more raised" if more else "")
 
 
-def _what(failure: Failure) -> str:
-    """Return the type of an exception; for asyncflow's own errors also the message, which contains none of the user's values."""
-    error = failure.exception
-    return f"{type(error).__name__}: {failure.message}" if isinstance(error, AsyncflowError) else type(error).__name__
+def _own_text(failure: Failure) -> str:
+    """Return the message of asyncflow's own errors, which contains none of the user's values; '' for other exceptions."""
+    return failure.message if isinstance(failure.exception, AsyncflowError) else ""
 
 
 def conflict_error(

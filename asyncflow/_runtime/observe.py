@@ -62,4 +62,4 @@ def _ended(c: Checkpoint) -> list[tuple[type[Event], dict[str, Any]]]:
 def log_events(checkpoint: Checkpoint) -> None:
     """Log the events of a checkpoint at INFO, for `@persist(verbose=True)`."""
     for event in events_from(checkpoint):
-        logger.info("%s %s: %s", event.flow, event.run_id, event)
+        logger.info("run event: %s %s: %s", event.flow, event.run_id, event)
