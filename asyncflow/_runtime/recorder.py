@@ -184,7 +184,7 @@ class Recorder:
                 f"the stored result of {method} was written under a return annotation that {method} no longer has. Nothing was "
                 f"changed; put the annotation back for as long as such runs are resumed or loaded"
                 if misfit.is_gone
-                else f"the stored result of {method} no longer fits its return annotation: {misfit.detail}. Nothing was "
+                else f"the stored result of {method} does not fit its return annotation: {misfit.detail}. Nothing was "
                 f"changed; let the annotation accept both, then resume",
                 paths=misfit.paths,
                 run_id=self.run_id,

@@ -233,7 +233,7 @@ class RunView:
     flow: str
     """The name of its flow."""
     status: Status
-    """As `RunHandle.status` returns it. `RunHandle.view`, which sees only a checkpoint, shows an interrupted run as running."""
+    """As `RunHandle.status` returns it. `RunHandle.decode`, which sees only a checkpoint, shows an interrupted run as running."""
     pass_number: int
     """The number of the pass, from 1."""
     seq: int
@@ -260,7 +260,7 @@ class RunHandle:
         live: Live | None,
         outcome: Callable[[Checkpoint], Awaitable[Any]],
         cancel: Callable[[], Awaitable[None]],
-        look: Callable[[Checkpoint, bool], RunView],
+        decode: Callable[[Checkpoint, bool], RunView],
         *,
         is_elsewhere: bool = False,
     ) -> None:
@@ -270,28 +270,28 @@ class RunHandle:
         self._live = live
         self._outcome = outcome
         self._cancel = cancel
-        self._look = look
+        self._decode = decode
         self._is_elsewhere = is_elsewhere
 
-    async def look(self) -> RunView:
+    async def snapshot(self) -> RunView:
         """Load the run as it is stored now: status, state, result or error, all from one checkpoint.
 
         Raises `StateSchemaError` if the stored state no longer fits the flow's model, and `StorageError`s.
         """
-        status, stored = await self.standing()
-        return self.view(stored, status=status)
+        status, stored = await self.status_and_checkpoint()
+        return self.decode(stored, status=status)
 
-    def view(self, stored: Checkpoint, *, status: Status | None = None, as_stored: bool = False) -> RunView:
+    def decode(self, checkpoint: Checkpoint, *, status: Status | None = None, as_stored: bool = False) -> RunView:
         """Decode a checkpoint of the run. Raises `StateSchemaError`, `CheckpointCorruptError`.
 
-        - `stored`: the checkpoint, as `stored` returns it.
+        - `checkpoint`: the checkpoint, as `checkpoint()` returns it.
         - `status`: the status of the run, if it is known; otherwise the view has the stored one.
         - `as_stored`: return state and result as the stored JSON, independent of the flow's current types.
         """
-        view = self._look(stored, as_stored)
+        view = self._decode(checkpoint, as_stored)
         return view if status is None else replace(view, status=status)
 
-    async def stored(self) -> Checkpoint:
+    async def checkpoint(self) -> Checkpoint:
         """Load the newest checkpoint of the run, as it is stored: to read the status of the run without decoding its state.
 
         Raises `RunNotFoundError` if the run has been deleted, and `StorageError`s.
@@ -307,16 +307,16 @@ class RunHandle:
         A run is running while it has an owner, here or elsewhere, as far as the storage has a catalog that reports it. A failed run
         that is being resumed is stored as failed until the first resumed method has ended; its status is "running" meanwhile.
         """
-        return (await self.standing())[0]
+        return (await self.status_and_checkpoint())[0]
 
-    async def standing(self) -> tuple[Status, Checkpoint]:
-        """Return the status of the run, and its newest checkpoint. Raises what `stored` raises."""
-        stored = await self.stored()
+    async def status_and_checkpoint(self) -> tuple[Status, Checkpoint]:
+        """Return the status of the run, and its newest checkpoint. Raises what `checkpoint` raises."""
+        stored = await self.checkpoint()
         if stored.status in ("finished", "cancelled"):
             return stored.status, stored
         is_live = await is_driven(self._persistence, self.run_id)
         if stored.status == "running" and not is_live:
-            stored = await self.stored()  # it may have ended in the meantime
+            stored = await self.checkpoint()  # it may have ended in the meantime
         return status_of(stored.status, is_live), stored
 
     async def result(self) -> Any:
@@ -343,7 +343,7 @@ class RunHandle:
     async def _ended_since(self, stopped: BaseException) -> Any:
         """Return the outcome of a run that stopped here before its end. Raises the error that stopped it, if it has not ended since."""
         try:
-            stored = await self.stored()
+            stored = await self.checkpoint()
         except StorageError:
             raise stopped from None
         if stored.status == "running":
@@ -378,7 +378,7 @@ class RunHandle:
                     if (event.seq, event.n) > (seq, n):
                         seq, n, pause = event.seq, event.n, SOON
                         yield event
-            if not is_live and (rows[-1] if rows else await self.stored()).status != "running":
+            if not is_live and (rows[-1] if rows else await self.checkpoint()).status != "running":
                 return
             pause = min(pause * 1.5, LATE)
             if is_live and news is not None:
@@ -393,7 +393,7 @@ class RunHandle:
             is_at_work = self._is_elsewhere and await is_driven(
                 self._persistence, self.run_id
             )  # checked before the load: the run may end between the two
-            stored = await self.stored()
+            stored = await self.checkpoint()
             if stored.status != "running" and not (stored.status == "failed" and is_at_work):
                 return stored
             await anyio.sleep(pause)

@@ -309,7 +309,7 @@ async def test_a_runner_shows_runs_of_flows_it_does_not_know() -> None:
     await flow.kickoff({"when": NOW})
 
     async with FlowRunner(store) as runner:
-        view = await (await runner.get(flow.run_id)).look()
+        view = await (await runner.get(flow.run_id)).snapshot()
 
     assert view.state["when"] == NOW
 

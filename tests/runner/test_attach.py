@@ -70,7 +70,7 @@ async def test_what_two_runners_start_at_once_is_stored_for_both(storage: Any) -
     seen: list[str] = []
 
     async def ask(runner: FlowRunner) -> None:
-        seen.append((await (await runner.start(Steps, {"n": 1}, run_id="x")).look()).flow)
+        seen.append((await (await runner.start(Steps, {"n": 1}, run_id="x")).snapshot()).flow)
 
     async with FlowRunner(storage) as one, FlowRunner(storage) as other, anyio.create_task_group() as group:
         group.start_soon(ask, one)

@@ -13,10 +13,10 @@ async def test_a_run_is_looked_at(storage: Any) -> None:
     gate("g")
     async with FlowRunner(storage) as runner:
         handle = await runner.start(Steps, {"gate": "g"}, run_id="x")
-        begun = await handle.look()
+        begun = await handle.snapshot()
         gates["g"].set()
         await handle.result()
-        ended = await (await runner.get("x")).look()
+        ended = await (await runner.get("x")).snapshot()
 
     assert (begun.status, begun.seq, begun.pass_number, begun.inputs) == ("running", 0, 1, {"gate": "g"})
     assert (ended.status, ended.seq, ended.result, ended.error) == ("finished", 2, 2, None)
@@ -28,7 +28,7 @@ async def test_a_failed_run_tells_what_it_failed_with(storage: Any) -> None:
         handle = await runner.start(Steps, {"fails": True})
         with contextlib.suppress(errors.MethodError):
             await handle.result()
-        view = await handle.look()
+        view = await handle.snapshot()
 
     assert view.status == "failed"
     assert view.error == RunFailure(
@@ -41,6 +41,6 @@ async def test_a_run_of_an_unknown_flow_is_looked_at_as_json(storage: Any) -> No
     async with FlowRunner(storage) as runner:
         await runner.run(Steps, {"n": 1}, run_id="x")
     async with FlowRunner(storage) as runner:
-        view = await (await runner.get("x")).look()
+        view = await (await runner.get("x")).snapshot()
 
     assert (view.flow, view.state["n"], view.result) == ("Steps", 3, 3)

@@ -198,8 +198,8 @@ async def test_a_runner_gives_a_run_the_variables_of_who_started_it() -> None:
         second = await runner.start(Beside)
         await second.result()
 
-        assert told((await first.look()).state) == {"nobody, by the first"}
-        assert told((await second.look()).state) == {"nobody, by the second"}
+        assert told((await first.snapshot()).state) == {"nobody, by the first"}
+        assert told((await second.snapshot()).state) == {"nobody, by the second"}
     assert (tenant.get("nobody"), given.get()) == ("nobody", "by the second")
 
 

@@ -115,7 +115,7 @@ async def test_a_runner_s_run_that_is_cancelled_around_its_end_tells_one_ending(
             await turns(at)
             before = (await store.load(handle.run_id)).status
             await runner.cancel(handle.run_id)
-            stored = (await handle.stored()).status
+            stored = (await handle.checkpoint()).status
             told = [event async for event in handle.events() if isinstance(event, RunCancelled | RunFinished)]
             try:
                 outcome = await handle.result()

@@ -192,7 +192,7 @@ async def test_the_history_and_a_runners_view_have_the_traceback() -> None:
     entry = (await flow.history())[-1]
     async with FlowRunner(store) as runner:  # knows no flow
         handle = await runner.get(flow.run_id)
-        view = await handle.look()
+        view = await handle.snapshot()
         with pytest.raises(MethodError) as again:
             await handle.result()
 

@@ -382,7 +382,7 @@ async def test_inputs_nested_deeper_than_is_stored_are_shown() -> None:
         handle = await runner.start(Measure, {"depth": deep})
 
         assert await handle.result() == 220
-        assert (await handle.look()).inputs == {"depth": deep}
+        assert (await handle.snapshot()).inputs == {"depth": deep}
 
 
 @pytest.mark.found("B5")
@@ -448,7 +448,7 @@ async def test_a_runner_that_does_not_know_a_flow_sees_its_values_as_what_they_a
         await runner.run(Draw, run_id="7")
     async with FlowRunner(storage) as runner:
         handle = await runner.get("7")
-        seen = await handle.look()
+        seen = await handle.snapshot()
 
         assert (seen.state, seen.result) == ({"id": "7", "png": PNG}, {PNG: date(2026, 1, 2)})
         assert await handle.result() == seen.result

@@ -98,11 +98,11 @@ class Run(BaseModel):
     def shown(cls, handle: RunHandle, stored: Checkpoint, flow: str, status: Status) -> "Run":
         """Return a run as of a checkpoint. Values that no longer fit the flow's types are shown as they are stored."""
         try:
-            return cls.of(handle.view(stored), flow, status)
+            return cls.of(handle.decode(stored), flow, status)
         except StateSchemaError as error:
             logger.warning("a run is shown as it is stored: %s", error)
             return cls.of(
-                handle.view(stored, as_stored=True),
+                handle.decode(stored, as_stored=True),
                 flow,
                 status,
                 "state and result are shown as they are stored: they do not fit the types of the flow any more",

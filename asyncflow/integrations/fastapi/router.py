@@ -135,7 +135,7 @@ def _add_runs(
 
     async def found(run_id: str) -> Found:
         handle = await runner.get(run_id)
-        status, stored = await handle.standing()
+        status, stored = await handle.status_and_checkpoint()
         flow = runner.names.get(stored.known_by)
         if flow not in names:  # do not reveal a run of another flow: answer as if it did not exist
             raise RunNotFoundError("the run is of another flow", run_id=run_id)
@@ -208,7 +208,7 @@ async def _resumed(runner: FlowRunner, run: Found, request: Request, wait: float
     base = request.scope["path"].removesuffix(f"/runs/{run_id}/resume")
     left = until - anyio.current_time() if wait else 0.0
     where = f"{base}/runs/{quote(run_id, safe='')}"
-    return await answered(handle, await handle.stored(), request, run.flow, where, left)
+    return await answered(handle, await handle.checkpoint(), request, run.flow, where, left)
 
 
 async def _cancelled(runner: FlowRunner, run: Found) -> Status:
@@ -217,7 +217,7 @@ async def _cancelled(runner: FlowRunner, run: Found) -> Status:
     if status not in ("cancelled", "finished"):
         with anyio.move_on_after(SOON):
             await runner.cancel(run.handle.run_id)
-        status = (await run.handle.stored()).status
+        status = (await run.handle.checkpoint()).status
     if status == "finished":
         raise HTTPException(409, "The run has finished.")
     return status

@@ -166,7 +166,7 @@ async def _started(
         if comes_from(known, getattr(error, "path", ""), given):
             raise
         raise failed(error) from error
-    stored = await handle.stored()
+    stored = await handle.checkpoint()
     if not given and stored.inputs not in (None, b"{}"):
         raise RunInputsError("the run was begun with inputs", run_id=stored.run_id)
     return handle, stored
@@ -191,12 +191,12 @@ async def answered(
     """Answer with the whole run if it ends in time, else with its status: when the time is over, the client is gone or the server ends."""
     status: Status = stored.status  # the request has just started the run or attached to it, so it is driven
     if stored.status == "failed":
-        status, stored = await handle.standing()
+        status, stored = await handle.status_and_checkpoint()
     if status == "running" and seconds > 0:
         try:
             with suppress(Exception):  # its outcome, whatever it is, is loaded below
                 await _while_present(request, seconds, handle.result)
-            status, stored = await handle.standing()
+            status, stored = await handle.status_and_checkpoint()
         except anyio.get_cancelled_exc_class():
             if not uncancelled():
                 raise  # else the run continues, here or elsewhere, and the response says where to find it
