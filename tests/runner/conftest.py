@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from blocking import _no_blocking_calls as _no_blocking_calls  # a fixture for every test of this folder
 from owned import STORES, gates, ran
 
 

@@ -33,6 +33,8 @@ from asyncflow._values.copying import copied
 from asyncflow.persistence import Checkpoint
 from asyncflow.persistence._database import group_commit as commits
 
+pytestmark = pytest.mark.may_block("what watches for that would be counted as well")
+
 STEPS, RUNS = 10, 50
 ASYNCIO = [pytest.param(("asyncio", {"debug": False}), id="asyncio")]
 """What is counted is the same work on every loop, and asyncio's own calls are part of it."""

@@ -278,6 +278,7 @@ async def _migrate(connection: aiosqlite.Connection) -> None:
         undo.pop_all()
 
 
+@functools.cache  # reading the files of the package blocks the event loop
 def _statements(migration: str) -> list[str]:
     return resources.files("asyncflow.persistence.sqlite").joinpath(migration).read_text("utf-8").split("\n\n")
 
