@@ -15,9 +15,10 @@ from . import errors, events, merge, persistence
 from ._definition.decorators import listen, persist, router, start
 from ._definition.triggers import and_, or_
 from ._runs.history import HistoryEntry
+from ._sync import run
 from ._version import VERSION as __version__  # noqa: N811 - the name that tools look for
 from .errors import AsyncflowError, MethodError
-from .flow import Flow, run
+from .flow import Flow
 from .persistence import FlowPersistence, MemoryFlowPersistence, SQLiteFlowPersistence
 from .runner import FlowRunner, RunHandle
 from .state import FlowState

@@ -8,7 +8,14 @@ from typing import Any, Final
 
 from .errors import ArgumentsError
 
-__all__ = ["not_taken", "one_of"]
+__all__ = ["UNSET", "Unset", "not_taken", "one_of"]
+
+
+class Unset:
+    """Marks a keyword that was not given: the class attribute applies."""
+
+
+UNSET: Final = Unset()
 
 _OF_A_FLOW: Final = "belongs to the constructor of a flow, or to the class"
 _NO_COUNTERPART: Final = "has no counterpart here: leave it out"

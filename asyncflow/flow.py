@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, cast
-
-import anyio
 
 from ._definition.build import define, persist_marks
 from ._definition.declared import Persisted, Uncached, declared_state
@@ -16,24 +14,22 @@ from ._definition.decorators import persist_mark_of
 from ._definition.definition import FlowDefinition
 from ._definition.identity import Identity, Origin, checked_former_names, checked_name
 from ._definition.names import Surroundings
-from ._keywords import not_taken, one_of
+from ._keywords import UNSET, Unset, not_taken, one_of
 from ._runs.edits import edit, fork, look
 from ._runs.history import HistoryEntry, history_of
 from ._runs.instance import Instance
-from ._runs.setup import Setup
-from ._runtime.observe import log_events
+from ._runs.setup import setup_of
 from ._runtime.recorder import Codecs
 from ._runtime.settings import Settings
-from ._runtime.tracebacks import from_here, run_shortened
-from .errors import FlowDefinitionError, MethodError, RunningLoopError
+from ._runtime.tracebacks import from_here
+from .errors import FlowDefinitionError, MethodError
 from .merge import Merge
 from .persistence.checks import check_backend
-from .persistence.default import default_persistence
 from .persistence.protocol import FlowPersistence
 from .persistence.status import Status
 from .state import StateType, parse_run_id, state_type_of
 
-__all__ = ["Flow", "check_backend", "instantiate", "run"]
+__all__ = ["Flow"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -43,12 +39,6 @@ T = TypeVar("T")
 Durability = Literal["full", "process"]
 OnError = Literal["finish", "cancel"]
 
-
-class _Unset:
-    """Marks a keyword that was not given: the class attribute applies."""
-
-
-_UNSET: Final = _Unset()
 
 _KEYWORDS: Final = ("persistence", "initial_state", "name", "durability", "on_error", "max_method_calls")
 
@@ -82,7 +72,7 @@ class Flow(Uncached, Generic[S]):
     Raises `FlowDefinitionError` for a class that cannot run, `ArgumentsError` for other arguments.
     """
 
-    persistence: ClassVar[Any] = _UNSET
+    persistence: ClassVar[Any] = UNSET
     initial_state: ClassVar[Any] = None
     name: ClassVar[str | None] = None
     formerly: ClassVar[str | tuple[str, ...]] = ()
@@ -144,27 +134,18 @@ class Flow(Uncached, Generic[S]):
     @classmethod
     def _persistence_marked(cls) -> None:
         """Read the `@persist` marks of the class. A `@persist` that decorates the class calls this again."""
-        cls._persisted = Persisted.of(persist_mark_of(cls), persist_marks(cls))
+        cls._persisted = Persisted.of(cls.__name__, persist_mark_of(cls), persist_marks(cls), check_backend)
         cls._known_settings = {}
-        for mark in cls._persisted.marks:
-            if mark.backend is not None:
-                check_backend(mark.backend)
-        backends = {id(mark.backend) for mark in cls._persisted.marks if mark.backend is not None}
-        if len(backends) > 1:
-            raise FlowDefinitionError(
-                f"{cls.__name__} names two different backends in @persist; a flow has one storage",
-                problems=["two backends"],
-            )
 
     def __init__(
         self,
         *misplaced: Never,
-        persistence: FlowPersistence | _Unset | None = _UNSET,
-        initial_state: Any = _UNSET,
+        persistence: FlowPersistence | Unset | None = UNSET,
+        initial_state: Any = UNSET,
         name: str | None = None,
         durability: Durability | None = None,
         on_error: OnError | None = None,
-        max_method_calls: int | _Unset | None = _UNSET,
+        max_method_calls: int | Unset | None = UNSET,
         **unknown: Never,
     ) -> None:
         cls = type(self)
@@ -176,18 +157,19 @@ class Flow(Uncached, Generic[S]):
             raise FlowDefinitionError(f"{cls.__name__} has no methods; {cure} the first with @start()")
         if cls._definition.unresolved:
             cls._look_again()
-        given = cls.initial_state if initial_state is _UNSET else initial_state
+        given = cls.initial_state if initial_state is UNSET else initial_state
         cls._state_type.check_initial(given)
-        where = cls.persistence if persistence is _UNSET else persistence
-        if where is not None and where is not _UNSET:
+        where = cls.persistence if persistence is UNSET else persistence
+        if where is not None and where is not UNSET:
             check_backend(where)
         settings = cls._settings(
             name,
             one_of("on_error", on_error or cls.on_error, ("finish", "cancel")),
-            cls.max_method_calls if max_method_calls is _UNSET else cast("int | None", max_method_calls),
+            cls.max_method_calls if max_method_calls is UNSET else cast("int | None", max_method_calls),
         )
         chosen = one_of("durability", durability or cls.durability, ("full", "process"))
-        self._instance = Instance(self, cls._state_type, given, partial(_setup, cls, settings, where, chosen))
+        setup = partial(setup_of, settings, cls._codecs, cls._persisted, where, chosen)
+        self._instance = Instance(self, cls._state_type, given, setup)
 
     @classmethod
     def _settings(cls, name: str | None, on_error: OnError, max_method_calls: int | None) -> Settings:
@@ -389,54 +371,3 @@ class Flow(Uncached, Generic[S]):
         `RunNotFoundError`, `CapabilityMissingError` if the flow is not stored, and `StorageError`s.
         """
         await edit(self._instance, changes, fields)
-
-
-def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None, *, once: bool = False) -> Any:
-    """Run a flow from synchronous code, on asyncio, and return its output.
-
-    - `flow`: an instance of a flow class.
-    - `inputs`: as in `kickoff`.
-    - `once`: as in `kickoff`.
-
-    Raises what `kickoff` raises, and `RunningLoopError` inside a running event loop: await `flow.kickoff()` there.
-    """
-    if not isinstance(flow, Flow):
-        if isinstance(flow, Coroutine):
-            flow.close()
-        what = "an instance of a flow, and its inputs: asyncflow.run(MyFlow(), inputs); `flow.kickoff()` is only for `await`"
-        raise not_taken("asyncflow.run", (), (), places=1, takes=f"asyncflow.run takes {what}")
-    try:
-        anyio.get_current_task()
-    except (RuntimeError, LookupError):
-        pass  # run outside of this handler: otherwise its exception would be the context of any exception that a method raises
-    else:
-        raise RunningLoopError(
-            "asyncflow.run() was called inside a running event loop; write `await flow.kickoff(...)` there"
-        )
-    return run_shortened(partial(flow.kickoff, inputs, once=once))
-
-
-# ---- where runs are stored -----------------------------------------------------------------------------------------
-
-
-def _setup(cls: type[Flow[Any]], settings: Settings, where: Any, durability: Durability) -> Setup:
-    persisted = cls._persisted
-    named = next((mark.backend for mark in persisted.marks if mark.backend is not None), None)
-    is_declared = named is not None if where is _UNSET else where is not None
-    if where is _UNSET:
-        where = named if named is not None or not persisted.marks else default_persistence(durability)
-    observe = log_events if any(mark.verbose for mark in persisted.marks) else None
-    return Setup(settings, cls._codecs, where, persisted.only is not None, observe, is_declared)
-
-
-def instantiate(make: object) -> Flow[Any]:
-    """Create a flow from a flow class, or from a function that returns a flow. Raises `TypeError` for anything else."""
-    made = make() if callable(make) and make is not Flow else None
-    if not isinstance(made, Flow):
-        what = type(make).__name__ if made is None else getattr(make, "__name__", type(make).__name__)
-        what = "Flow itself" if make is Flow else what
-        advice = f"; write {what}, not {what}(...)" if isinstance(make, Flow) else ""
-        raise TypeError(
-            f"a runner takes a flow class, or a function that returns a flow, and {what} is neither{advice}"
-        )
-    return made

@@ -193,10 +193,7 @@ class _Tags:
         if kind in ("model", "typed-dict"):
             is_open = schema.get("config", {}).get("extra_fields_behavior") == "allow"
         new = {name: self._part(name, part, is_open) for name, part in schema.items()}
-        missing = _UNSAID.get(kind)
-        if kind in ("model-fields", "typed-dict"):
-            takes_all = schema.get("extra_behavior", "allow" if is_open else "") == "allow"
-            missing = "extras_schema" if takes_all else None
+        missing = _left_out(schema, is_open)
         if missing is not None and missing not in new:
             new[missing] = self._node(_ANY)
         return new
@@ -219,6 +216,13 @@ class _Tags:
             made = {"type": "function-before", "function": reads, "schema": schema}
         made["serialization"] = {"type": "function-plain", "function": _written, "return_schema": _ANY}
         return {**made, "ref": schema["ref"]} if "ref" in schema else made
+
+
+def _left_out(schema: dict[str, Any], is_open: bool) -> str | None:
+    """Return the part of a schema that is `Any` if the schema omits it; None if there is none."""
+    if schema.get("type") not in ("model-fields", "typed-dict"):
+        return _UNSAID.get(schema.get("type"))
+    return "extras_schema" if schema.get("extra_behavior", "allow" if is_open else "") == "allow" else None
 
 
 _UNSAID: Final[dict[Any, str]] = {

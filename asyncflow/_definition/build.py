@@ -83,28 +83,32 @@ def _noted(
     names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
     for name in names:
         layers = [vars(base)[name] for base in cls.__mro__ if name in vars(base)]
-        value = layers[0]
-        if isinstance(value, Pending):
-            kind = value.mark.kind
-            written = "start()" if kind == "start" else f"{kind}(...)"
-            problems.append(f"{name} is decorated with a bare @{kind}; write @{written} with parentheses")
-            broken[name] = {kind}
-            continue
         notes = _notes_on(layers)
-        if not notes:
-            if _is_hidden(name, value):
-                problems.append(
-                    f"{name} has an outer decorator that hides the flow's; put it below that one, or let it use functools.wraps"
-                )
-                broken[name] = {"start", "router"}
-            continue
-        if not inspect.isfunction(value):
-            problems.append(f"{name} is a flow method and must be a plain function, not a {type(value).__name__}")
-            broken[name] = {mark.kind for note in notes for mark in note.marks}
-            continue
-        marks = next((note.marks for note in notes if note.marks), [])
-        persist = next((note.persist for note in notes if note.persist), [])
-        yield name, value, Note(marks, persist)
+        fault = _fault_of(name, layers[0], notes)
+        if fault is not None:
+            problem, broken[name] = fault
+            problems.append(problem)
+        elif notes:
+            marks = next((note.marks for note in notes if note.marks), [])
+            persist = next((note.persist for note in notes if note.persist), [])
+            yield name, layers[0], Note(marks, persist)
+
+
+def _fault_of(name: str, value: Any, notes: list[Note]) -> tuple[str, set[str]] | None:
+    """Return what is wrong with a decorated method, and the kinds of its decorators; None if it is valid, or not decorated."""
+    if isinstance(value, Pending):
+        kind = value.mark.kind
+        written = "start()" if kind == "start" else f"{kind}(...)"
+        return f"{name} is decorated with a bare @{kind}; write @{written} with parentheses", {kind}
+    if not notes and _is_hidden(name, value):
+        hidden = (
+            f"{name} has an outer decorator that hides the flow's; put it below that one, or let it use functools.wraps"
+        )
+        return hidden, {"start", "router"}
+    if notes and not inspect.isfunction(value):
+        kinds: set[str] = {mark.kind for note in notes for mark in note.marks}
+        return f"{name} is a flow method and must be a plain function, not a {type(value).__name__}", kinds
+    return None
 
 
 def _notes_on(layers: list[Any]) -> list[Note]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
+from ..errors import FlowDefinitionError
 from .aliases import resolved
 from .decorators import PersistMark
 from .definition import MethodDefinition
@@ -29,16 +30,35 @@ class Uncached:
 
 @dataclass(frozen=True, slots=True)
 class Persisted:
-    """What the `@persist` marks of a class declare together. `only`: the methods that have a checkpoint; None for all."""
+    """What the `@persist` marks of a class declare together."""
 
-    marks: tuple[PersistMark, ...]
+    is_marked: bool
+    """Whether there is any mark."""
+    backend: Any
+    """The backend that the marks name; None if they name none."""
+    is_verbose: bool
     only: frozenset[str] | None
+    """The methods that have a checkpoint; None for all."""
 
     @classmethod
-    def of(cls, on_class: PersistMark | None, on_methods: Mapping[str, PersistMark]) -> Persisted:
-        """Combine the class's own mark, if any, and those of its methods."""
-        marks = (*([on_class] if on_class is not None else []), *on_methods.values())
-        return cls(marks, frozenset(on_methods) if on_class is None and on_methods else None)
+    def of(
+        cls,
+        flow: str,
+        on_class: PersistMark | None,
+        on_methods: Mapping[str, PersistMark],
+        check_backend: Callable[[object], None],
+    ) -> Persisted:
+        """Combine the class's own mark, if any, and those of its methods. Raises `FlowDefinitionError` if they name two backends."""
+        marks = [*([] if on_class is None else [on_class]), *on_methods.values()]
+        backends = {id(mark.backend): mark.backend for mark in marks if mark.backend is not None}
+        for backend in backends.values():
+            check_backend(backend)
+        if len(backends) > 1:
+            raise FlowDefinitionError(
+                f"{flow} names two different backends in @persist; a flow has one storage", problems=["two backends"]
+            )
+        only = frozenset(on_methods) if on_class is None and on_methods else None
+        return cls(bool(marks), next(iter(backends.values()), None), any(mark.verbose for mark in marks), only)
 
     def checkpoints(self, method: MethodDefinition) -> bool:
         """Whether the completion of this method is a checkpoint."""

@@ -22,12 +22,14 @@ from .._runs.json_inputs import JsonInputsError
 from .._runs.ownership import is_driven_here
 from .._waiting import current_loop
 from ..errors import RunLockedError, RunnerClosedError
-from ..flow import Flow, check_backend, instantiate
+from ..flow import Flow
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.checks import check_backend
 from ..persistence.default import default_persistence
 from ..persistence.protocol import FlowPersistence, RunEntry
 from ..state import StateType, parse_run_id, reconcile_run_ids
 from .capacity import Overload, Places
+from .driver import instantiate
 from .handles import SOON, Live, RunFailure, RunHandle, RunView
 from .opening import Opening
 from .recovery import Recovery

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
@@ -22,6 +23,21 @@ from ._checkpoints import AT, Chain
 from ._promises import Promises, expect, has, in_time, must, needed, refused, session, store
 
 __all__ = ["Forgotten", "Listed"]
+
+OF_FLOW: Final = [f"F {status}" for status in ("cancelled", "finished", "failed", "running")]
+
+QUERIES: Final[Sequence[tuple[dict[str, Any], list[str], str]]] = (
+    ({"flow": "F"}, OF_FLOW, "the runs of that flow"),
+    ({"status": "failed"}, ["f failed", "F failed"], "the failed ones"),
+    ({"flow": "f", "status": "cancelled"}, ["f cancelled"], "what fits both"),
+    ({"flow": "unknown"}, [], "nothing"),
+    ({"run_id": "F finished"}, ["F finished"], "that run alone"),
+    ({"run_id": "f"}, [], "nothing, as no run has that id"),
+    ({"run_id": "unknown"}, [], "nothing, as no run has that id"),
+    ({"run_id": "F finished", "status": "failed"}, [], "nothing, as the run has another status"),
+    ({"status": "unfinished", "limit": 1}, ["f running"], "the newest one of that status, also where others are newer"),
+)
+"""Queries of two flows' runs, one of each status: what they must list, and that in words."""
 
 
 class Listed(Promises):
@@ -50,35 +66,15 @@ class Listed(Promises):
             for flow in ("F", "f"):
                 for status in ("running", "failed", "finished", "cancelled"):
                     await store(persistence, Chain(f"{flow} {status}").add(flow=flow, status=status))
-            of_flow = _ids(await catalog.runs(flow="F"))
-            failed = _ids(await catalog.runs(status="failed"))
-            both = _ids(await catalog.runs(flow="f", status="cancelled"))
-            none = _ids(await catalog.runs(flow="unknown"))
-            one = [_ids(await catalog.runs(run_id=run_id)) for run_id in ("F finished", "f", "unknown")]
-            neither = _ids(await catalog.runs(run_id="F finished", status="failed"))
-            limited = _ids(await catalog.runs(status="unfinished", limit=1))
+            for query, expected, what in QUERIES:
+                found = _ids(await catalog.runs(**query))
+                assert found == expected, f"`runs` with {_said(query)} must list {what}, {expected}, and lists {found}"
             newest = await catalog.runs(flow="F", limit=2)
             rest = await catalog.runs(flow="F", limit=2, before=newest[-1].position if newest else None)
             driven = [e.run_id for e in await catalog.runs() if e.is_driven and e.status in ("finished", "cancelled")]
-        expected = [f"F {status}" for status in ("cancelled", "finished", "failed", "running")]
-        assert of_flow == expected, f"`runs` with flow='F' must list {expected}, and lists {of_flow}"
-        assert failed == ["f failed", "F failed"], (
-            f"`runs` with status='failed' must list the failed ones, not {failed}"
-        )
-        assert both == ["f cancelled"], f"`runs` with a flow and a status must list what fits both, not {both}"
-        assert none == [], f"`runs` with an unknown flow must be empty, not {none}"
-        assert one == [["F finished"], [], []], (
-            f"`runs` with a run_id must list that run alone, or nothing where there is none, not {one}"
-        )
-        assert neither == [], (
-            f"`runs` with a run_id and a status that do not fit each other must be empty, not {neither}"
-        )
-        assert limited == ["f running"], (
-            f"`runs` with a status and limit=1 must list the newest one of that status, also where others are newer, not {limited}"
-        )
         paged = [_ids(newest), _ids(rest)]
-        assert paged == [expected[:2], expected[2:]], (
-            f"`runs` of a flow must come in full pages, {expected[:2]} and {expected[2:]}, and comes as {paged}"
+        assert paged == [OF_FLOW[:2], OF_FLOW[2:]], (
+            f"`runs` of a flow must come in full pages, {OF_FLOW[:2]} and {OF_FLOW[2:]}, and comes as {paged}"
         )
         assert driven == [], (
             f"`runs` must tell that nobody drives a run that has ended, and tells that {driven} are driven"
@@ -322,6 +318,10 @@ def _check(entry: RunEntry, chain: Chain) -> None:
     assert told == right, (
         f"`runs` must tell id, flow, status, pass, seq, and the times of the first and the last checkpoint: {right}, not {told}"
     )
+
+
+def _said(query: Mapping[str, Any]) -> str:
+    return " and ".join(f"{name}={value!r}" for name, value in query.items())
 
 
 def _ids(entries: Sequence[RunEntry]) -> list[str]:

@@ -104,20 +104,32 @@ def inputs_type(flow: KnownFlow) -> tuple[Any, bool]:
         config["extra"] = "allow"
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        is_preset = name in flow.preset
-        if name != "id" and (field.is_required() or _can_be_given(field.annotation)):
-            fields[name] = _field(field, is_preset)
-            problem = _problem_of(create_model("Described", __config__=config, **{name: fields[name]}), "validation")
-            needed = field.is_required() and not is_preset
-            if problem is not None and not needed and any(kind in str(problem) for kind in _NO_JSON):
-                del fields[name]
-            elif problem is not None:
-                _warn(f"the field {name} of {flow.name}", problem)
-                fields[name] = (Any, Field(alias=field.alias) if needed else Field(None, alias=field.alias))
+        described = None if name == "id" else _input_field(flow, name, field, config)
+        if described is not None:
+            fields[name] = described
     made = create_model(
         f"{_identifier(flow.name)}Inputs", __config__=config, __doc__=flow.description or None, **fields
     )
     return made, any(field.is_required() for field in made.model_fields.values())
+
+
+def _input_field(flow: KnownFlow, name: str, field: FieldInfo, config: ConfigDict) -> Any:
+    """Return a field of the inputs as `create_model` accepts it; None if it need not and cannot be given as JSON.
+
+    A field that must be given, but whose type has no JSON schema, accepts any JSON. That is logged.
+    """
+    is_preset = name in flow.preset
+    if not field.is_required() and not _can_be_given(field.annotation):
+        return None
+    described: Any = _field(field, is_preset)
+    problem = _problem_of(create_model("Described", __config__=config, **{name: described}), "validation")
+    if problem is None:
+        return described
+    needed = field.is_required() and not is_preset
+    if not needed and any(kind in str(problem) for kind in _NO_JSON):
+        return None
+    _warn(f"the field {name} of {flow.name}", problem)
+    return Any, Field(alias=field.alias) if needed else Field(None, alias=field.alias)
 
 
 def _field(field: FieldInfo, is_preset: bool) -> tuple[Any, FieldInfo]:

@@ -134,12 +134,7 @@ def _add_runs(
     """Add the routes of one run. Its id may be any text, even with a slash, so routes with a suffix after the id are added first."""
 
     async def found(run_id: str) -> Found:
-        handle = await runner.get(run_id)
-        status, stored = await handle.status_and_checkpoint()
-        flow = runner.names.get(stored.known_by)
-        if flow not in names:  # do not reveal a run of another flow: answer as if it did not exist
-            raise RunNotFoundError("the run is of another flow", run_id=run_id)
-        return Found(handle, stored, status, flow)
+        return await _found(runner, names, run_id)
 
     async def position(run: Annotated[Found, Depends(found)], last_event_id: LastEventId = None) -> Position:
         if not isinstance(runner.persistence, CheckpointHistory):
@@ -199,6 +194,16 @@ def _add_runs(
         responses={200: {"model": any_run, "description": "It has ended within `wait`."}, **told, **documented(409)},
     )
     add(one, get_run, methods=["GET"], response_model=any_run, responses=told)
+
+
+async def _found(runner: FlowRunner, names: frozenset[str], run_id: str) -> Found:
+    """Return a run of one of these flows. Raises `RunNotFoundError`."""
+    handle = await runner.get(run_id)
+    status, stored = await handle.status_and_checkpoint()
+    flow = runner.names.get(stored.known_by)
+    if flow not in names:  # do not reveal a run of another flow: answer as if it did not exist
+        raise RunNotFoundError("the run is of another flow", run_id=run_id)
+    return Found(handle, stored, status, flow)
 
 
 async def _resumed(runner: FlowRunner, run: Found, request: Request, wait: float) -> Response:
