@@ -8,7 +8,7 @@ from typing import Any, Final, get_args
 from .._scheduling.messages import Invocation, Seen, Transition
 from .._scheduling.progress import Progress
 from ..persistence.checkpoint import Checkpoint, encode_progress, encode_transition
-from ..persistence.status import Kind, Status
+from ..persistence.status import STORED, Kind
 
 __all__ = ["AWKWARD", "IDS", "NOT_IDS", "Chain", "differences"]
 
@@ -107,7 +107,7 @@ AWKWARD: Final[dict[str, dict[str, Any]]] = {
     "a time with many digits": {"at": 4102444799.9999995},
     "large numbers": {"pass_number": 2**31 + 1},
     "a megabyte": {"state": b'{"a":"' + "ä".encode() * 500_000 + b'"}', "result": b'"' + b"x" * 1_000_000 + b'"'},
-    **{f"{kind}, {status}": {"kind": kind, "status": status} for kind in get_args(Kind) for status in get_args(Status)},
+    **{f"{kind}, {status}": {"kind": kind, "status": status} for kind in get_args(Kind) for status in sorted(STORED)},
 }
 """Values that the fields of a checkpoint may have, all of them JSON."""
 
