@@ -43,7 +43,7 @@ READING: Final = frozenset(
         *("coerce_numbers_to_str", "plugin_settings"),
     }
 )
-"""Settings that change what is read, or refuse it, and nothing of what is written."""
+"""Settings that change or refuse the value that is read, and do not affect writing."""
 
 
 def is_written_by_code(model: type[BaseModel]) -> bool:

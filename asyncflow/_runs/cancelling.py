@@ -12,7 +12,7 @@ from ..persistence.checkpoint import Checkpoint, decode_progress
 from ..persistence.outcome import Cancelled
 from ..persistence.protocol import CheckpointLog, FlowPersistence, Ownership, offers, session
 from . import call_errors as refusals
-from .ownership import give_back
+from .ownership import release_run
 
 __all__ = ["cancel_stored"]
 
@@ -72,7 +72,7 @@ async def _end(persistence: FlowPersistence, owner: Ownership, seen: Checkpoint)
             is_over = True
     finally:
         if not is_over:
-            await give_back(owner, run_id, epoch)
+            await release_run(owner, run_id, epoch)
 
 
 async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: int) -> None:

@@ -14,7 +14,7 @@ from ..errors import RunLockedError, StorageError
 from ..persistence.fence import Fence
 from ..persistence.protocol import Catalog, Fencing, FlowPersistence, Ownership, offers
 
-__all__ = ["Claim", "give_back", "is_driven", "is_driven_here", "is_same_place", "owned", "owned_within"]
+__all__ = ["Claim", "is_driven", "is_driven_here", "is_same_place", "owned", "owned_within", "release_run"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -154,12 +154,12 @@ class _Owned:
             claim.is_over = True
         try:
             if owner is not None and claim.epoch and not claim.is_over:
-                await to_its_end(lambda: give_back(owner, run_id, claim.epoch))
+                await to_its_end(lambda: release_run(owner, run_id, claim.epoch))
         finally:
             _DRIVEN.pop(self._driven, None)  # a forked child has no entry
 
 
-async def give_back(owner: Ownership, run_id: str, epoch: int) -> None:
+async def release_run(owner: Ownership, run_id: str, epoch: int) -> None:
     """Release a run. Log a backend's error instead of raising it: it must not replace what ended the run, which the caller will get."""
     try:
         await owner.release(run_id, epoch)

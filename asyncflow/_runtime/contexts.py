@@ -27,12 +27,12 @@ def apart(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
 
     What the work waits for is passed to the event loop unchanged, and so is what returns from there, cancellations included.
     """
-    run, go_on = copy_context().run, work.send
+    run, step = copy_context().run, work.send
     given: Any = None
     try:
         while True:
-            waits_for = run(go_on, given)
-            go_on, given = work.send, None
+            waits_for = run(step, given)
+            step, given = work.send, None
             if waits_for is _FRESH:
                 run = copy_context().run  # the current context is the caller's, unchanged, as the caller waits for this
                 continue
@@ -43,7 +43,7 @@ def apart(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
                 raise
             except BaseException as error:
                 # Thrown outside this handler: inside, it would be the context of whatever the work raises.
-                go_on, given = work.throw, error
+                step, given = work.throw, error
     except StopIteration as ended:  # a coroutine returns like this
         result: T = ended.value
         return result

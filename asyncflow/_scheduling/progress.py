@@ -12,9 +12,9 @@ __all__ = ["Progress"]
 
 @dataclass(slots=True)
 class Progress:
-    """What is in flight, which joins are partly satisfied, what has fired. Only `fold` changes it, both live and on loading.
+    """The pending invocations, the partly satisfied joins, the fired listeners. Only `fold` changes it, both live and on loading.
 
-    Its size is bounded by what is in flight, not by all that ever ran.
+    Its size is bounded by the pending invocations, not by all that ever ran.
     """
 
     pending: dict[str, Invocation] = field(default_factory=dict)

@@ -28,7 +28,7 @@ def wholly_same(a: Any, b: Any) -> bool:
 
 
 def _is_rest_same(a: Any, b: Any) -> bool:
-    """Whether two values that do not differ as they are stored are the same in what is not stored."""
+    """Whether two values with equal stored forms are also equal in the parts that are not stored."""
     if a is b or type(a) in ATOMS:
         return True
     if isinstance(a, BaseModel):

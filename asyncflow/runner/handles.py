@@ -110,7 +110,7 @@ class Live:
         """Drive the run to its end, and keep its result or error. If this is cancelled, the run can be resumed."""
         instance = self.flow._instance
         instance.gate, instance.is_asked = self._turn, False
-        instance.watch(self._tell)
+        instance.watch(self._notify)
         try:
             if self.again:
                 self.result = await instance.resume(self.run_id)
@@ -126,10 +126,10 @@ class Live:
         except BaseException as error:  # the runner ends, or the flow raised it itself, which ends nothing else either
             ends_program = _ends_program(error)
             self.winds_down = self.winds_down or ends_program or in_cancelled_scope()
-            told = refusals.interrupted(self.run_id) if self.winds_down else refusals.cut_off(self.run_id, error)
-            self.error = told
+            stopped = refusals.interrupted(self.run_id) if self.winds_down else refusals.cut_off(self.run_id, error)
+            self.error = stopped
             if not self.known.is_set():
-                self.refusal = told  # it may not be stored yet
+                self.refusal = stopped  # it may not be stored yet
             if ends_program:
                 raise
         finally:
@@ -137,7 +137,7 @@ class Live:
                 self._turns.release()
             self.known.set()
             self.ended.set()
-            self._tell(None)
+            self._notify(None)
             self._gone(self)
 
     def _log_unless_awaited(self, error: Exception) -> None:
@@ -197,7 +197,7 @@ class Live:
         if self._waiting is not None:
             self._waiting.cancel()
 
-    def _tell(self, _: Checkpoint | None) -> None:
+    def _notify(self, _: Checkpoint | None) -> None:
         news, self._news = self._news, None
         if news is not None:
             news.set()

@@ -16,13 +16,13 @@ logger = logging.getLogger("asyncflow")
 class Parents:
     """The runs that await a run which waits for its turn. Logs once when every running run waits like this."""
 
-    __slots__ = ("_awaited", "_has_told", "_most")
+    __slots__ = ("_awaited", "_has_warned", "_most")
 
     def __init__(self, most: int) -> None:
         """`most`: the maximum number of runs that run at once."""
         self._most = most
         self._awaited: dict[int, Callable[[], bool]] = {}
-        self._has_told = False
+        self._has_warned = False
 
     @contextmanager
     def awaiting(self, is_queued: Callable[[], bool]) -> Iterator[None]:
@@ -33,16 +33,16 @@ class Parents:
             return
         parent = id(scope.flow)
         self._awaited[parent] = is_queued
-        self._tell()
+        self._warn()
         try:
             yield
         finally:
             self._awaited.pop(parent, None)
 
-    def _tell(self) -> None:
-        if self._has_told or len(self._awaited) < self._most or not all(asked() for asked in self._awaited.values()):
+    def _warn(self) -> None:
+        if self._has_warned or len(self._awaited) < self._most or not all(asked() for asked in self._awaited.values()):
             return
-        self._has_told = True
+        self._has_warned = True
         logger.warning(
             "runner deadlocked: all its %d running runs await queued runs, so none of them can continue. Raise max_running above the "
             "number of runs that await others, or let a method kickoff() the flow that it awaits",

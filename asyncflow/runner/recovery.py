@@ -53,19 +53,19 @@ class Recovery:
         persistence: FlowPersistence,
         is_known: Callable[[RunEntry], bool],
         identities: Callable[[], Collection[str]],
-        take_up: Callable[[RunEntry], Awaitable[bool]],
+        recover_run: Callable[[RunEntry], Awaitable[bool]],
         live: Mapping[str, Live],
         max_takeovers: int | None,
     ) -> None:
         """Keep what it queries and calls.
 
         `is_known`: whether a run is of a registered flow and not driven here; `identities`: the identities under which runs of registered
-        flows are stored; `take_up`: recovers a run, and returns whether it did; `live`: the runs that are driven here.
+        flows are stored; `recover_run`: recovers a run, and returns whether it did; `live`: the runs that are driven here.
         """
         self._persistence = persistence
         self._is_known = is_known
         self._identities = identities
-        self._take_up = take_up
+        self._recover_run = recover_run
         self._live = live
         self._max_takeovers = max_takeovers
         self._stopped: dict[str, tuple[float, float]] = {}
@@ -110,13 +110,13 @@ class Recovery:
     async def _take(self, found: list[RunEntry]) -> None:
         try:
             for entry in found:
-                await self._take_up(entry)
+                await self._recover_run(entry)
         finally:
             self._is_taking = False
 
-    async def take_up_all(self) -> int:
+    async def recover_all(self) -> int:
         """Recover every run that no process drives, also those to retry later and quarantined ones. Return how many."""
-        return sum([await self._take_up(entry) for entry in await self._found(is_patient=False)])
+        return sum([await self._recover_run(entry) for entry in await self._found(is_patient=False)])
 
     async def _found(self, *, is_patient: bool) -> list[RunEntry]:
         """Return the runs to recover. `is_patient`: without runs that are to be retried later, and without quarantined runs."""

@@ -106,7 +106,7 @@ class FlowRunner:
             self.persistence,
             self._is_known,
             lambda: self._flows.identities,
-            self._taken_up,
+            self._recover_run,
             self._live,
             max_takeovers,
         )
@@ -363,12 +363,12 @@ class FlowRunner:
     async def recover(self) -> int:
         """Recover the interrupted runs of registered flows that no process drives, also quarantined ones. Return how many."""
         self._check_loop()
-        return await self._recovery.take_up_all()
+        return await self._recovery.recover_all()
 
     def _is_known(self, entry: RunEntry) -> bool:
         return self.is_open and entry.run_id not in self._live and self._flows.named(entry.identity) is not None
 
-    async def _taken_up(self, entry: RunEntry) -> bool:
+    async def _recover_run(self, entry: RunEntry) -> bool:
         """Recover a run as soon as there is a free place, unless it no longer needs that by then. Return whether it was recovered."""
         await self._places.take()
         try:

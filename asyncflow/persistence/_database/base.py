@@ -160,8 +160,8 @@ class DatabasePersistence(ABC, Generic[T]):
         try:
             return await self._opened()
         except (OSError, RuntimeError) as error:
-            if told := no_handles_left(error, self._where):
-                raise told from error
+            if translated := no_handles_left(error, self._where):
+                raise translated from error
             raise
 
     # ---- open and close ----------------------------------------------------------------------------------------

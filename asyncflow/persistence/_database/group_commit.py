@@ -132,9 +132,9 @@ class GroupCommit:
             self._portion = min(max(self._portion, 1.0), MOST)
             self._wake(batch, end)
 
-        self._home.soon(after if end < len(batch) else self._go_on)
+        self._home.soon(after if end < len(batch) else self._commit_next)
 
-    def _go_on(self) -> None:
+    def _commit_next(self) -> None:
         """Start the next commit after all woken waiters have run, so that their next checkpoints are committed together."""
         if self._queue:
             self._begin()

@@ -268,8 +268,8 @@ _NOT_IN_TIME = "query_wait_timeout"
 def _unreachable(error: Exception, target: Target) -> AsyncflowError:
     """Return the error for a failed connection attempt. libpq reports the reason only in its message."""
     said = _last_line(error)
-    if told := no_handles_left(error, target):
-        return told
+    if translated := no_handles_left(error, target):
+        return translated
     if isinstance(error, psycopg.InterfaceError) and "EventLoop" in said:
         return StorageError(
             f"psycopg cannot use this event loop ({said}); nothing was saved. On Windows, run the program in "

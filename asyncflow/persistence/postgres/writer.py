@@ -34,7 +34,7 @@ _ONE_JOBS: Final = ("22", "23", "40", "53", "54", "55", "57")
 ONE_MORE: Final = 0.02
 """Seconds that each further job waits for locks after the batch has used up its waiting time."""
 
-_UNTOLD: Final = ("08", "40003")
+_UNKNOWN: Final = ("08", "40003")
 """SQLSTATEs (prefixes) with which the server reports that the outcome of the transaction is unknown."""
 
 _OWNER: Final = Head._fields.index("owner")
@@ -127,11 +127,11 @@ class Writer:
             return
         failure = await self._tried(connection, batch, seconds)
         if failure is not None:
-            await self._told_apart(connection, batch, failure)
+            await self._handle_failure(connection, batch, failure)
 
-    async def _told_apart(self, connection: Connection, batch: Sequence[Job], error: Exception) -> None:
+    async def _handle_failure(self, connection: Connection, batch: Sequence[Job], error: Exception) -> None:
         state = getattr(error, "sqlstate", None) or ""
-        if not is_settled(connection) or state.startswith(_UNTOLD):
+        if not is_settled(connection) or state.startswith(_UNKNOWN):
             await self._resolve(connection, batch, error)
         elif len(batch) > 1 and (state == "" or state.startswith(_ONE_JOBS)):
             deadline = time.monotonic() + BUSY_SECONDS  # shared by all jobs: a whole table may be locked
@@ -140,7 +140,7 @@ class Writer:
         else:
             newer = await self._target.newer(connection, error)
             for job in batch:
-                job.error = newer or self._told(error, job)
+                job.error = newer or self._translated(error, job)
 
     async def _tried(self, connection: Connection, batch: Sequence[Job], seconds: float) -> Exception | None:
         try:
@@ -151,12 +151,12 @@ class Writer:
             job.error = verdicts.get(job)
         return None
 
-    def _told(self, error: Exception, job: Job) -> Exception:
-        told = explain(error, self._target)
-        if isinstance(told, StorageWriteError):
+    def _translated(self, error: Exception, job: Job) -> Exception:
+        translated = explain(error, self._target)
+        if isinstance(translated, StorageWriteError):
             return self._not_written(error, job, "not saved")
-        told.__cause__ = error
-        return told
+        translated.__cause__ = error
+        return translated
 
     async def _transaction(self, connection: Connection, batch: Sequence[Job], seconds: float) -> Verdicts:
         sent = now()

@@ -69,8 +69,8 @@ def sync_folders(folders: list[Path]) -> None:
             with _opened(folder, os.O_RDONLY) as file:
                 _sync(file)
         except OSError as error:
-            if told := no_handles_left(error, folder):
-                raise told from error
+            if translated := no_handles_left(error, folder):
+                raise translated from error
             if error.errno == errno.EIO:
                 raise StorageError(f"{folder} cannot be synced ({error.strerror}); nothing was saved") from error
 

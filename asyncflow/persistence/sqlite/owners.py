@@ -127,9 +127,9 @@ class Owner:
         except FileNotFoundError:
             return Liveness.DEAD
         except OSError as error:
-            told = no_handles_left(error, path)
-            if told is not None:
-                raise told from error
+            translated = no_handles_left(error, path)
+            if translated is not None:
+                raise translated from error
             return Liveness.UNPROVEN
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,14 +153,14 @@ class Owner:
         found: list[tuple[str, str]] = []
         with contextlib.suppress(StorageBusyError):
             others = (other for other in self._names() if other != self.id)
-            found += (self._told(other) for other in others if self.liveness(other) is not Liveness.DEAD)
+            found += (self._read_note(other) for other in others if self.liveness(other) is not Liveness.DEAD)
         return found
 
     def _names(self) -> Iterator[str]:
         with contextlib.suppress(OSError):
             yield from (name for name in os.listdir(self._folder) if len(name) == len(self.id) and name.isalnum())
 
-    def _told(self, other: str) -> tuple[str, str]:
+    def _read_note(self, other: str) -> tuple[str, str]:
         """Return what an owner has noted. Files of this process's owners are not opened: closing one would release its lock."""
         said = _LIVING.get(other)
         if said is None:

@@ -123,7 +123,7 @@ class Writer:
                 await self.write((job,))
             return
         for job in batch:
-            job.error = self._told(error, job)
+            job.error = self._translated(error, job)
 
     async def _tried(self, batch: Sequence[Job]) -> Exception | None:
         is_committed = False
@@ -159,7 +159,7 @@ class Writer:
             ):  # SQLite may have rolled back already; anything still open ends with the connection
                 await self._held.rollback()
 
-    def _told(self, error: Exception, job: Job) -> Exception:
+    def _translated(self, error: Exception, job: Job) -> Exception:
         if isinstance(error, sqlite3.IntegrityError) and isinstance(job, Append):
             c = job.checkpoint
             return StaleCheckpoint(
@@ -174,9 +174,9 @@ class Writer:
             return error
         is_busy = primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
         waited = waited_since(self._began)
-        told = explain(error, self._path, waited, self._holders() if is_busy else ())
-        told.__cause__ = error
-        return told
+        translated = explain(error, self._path, waited, self._holders() if is_busy else ())
+        translated.__cause__ = error
+        return translated
 
     async def _fold_deleted_log(self) -> None:
         """Fold a deleted log into the database, as long as no process has started another log."""
