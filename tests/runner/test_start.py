@@ -99,7 +99,7 @@ async def test_a_run_that_failed_gives_its_stored_failure(storage: Any) -> None:
     async with FlowRunner(storage) as runner:
         with pytest.raises(errors.MethodError) as first:
             await runner.run(Steps, {"fails": True}, run_id="x")
-        with pytest.raises(errors.MethodError, match="LookupError: told to") as again:
+        with pytest.raises(errors.MethodError, match=r"LookupError \(second:1\): told to") as again:
             await runner.run(Steps, run_id="x")
 
     assert isinstance(first.value.__cause__, LookupError)
@@ -119,7 +119,7 @@ async def test_a_run_that_has_ended_badly_is_attached_to_like_any_other(storage:
 
         again = await runner.start(Steps, {"fails": True}, run_id="failed")
         assert (again.run_id, await again.status()) == ("failed", "failed")
-        with pytest.raises(errors.MethodError, match="LookupError: told to"):
+        with pytest.raises(errors.MethodError, match=r"LookupError \(second:1\): told to"):
             await again.result()
         again = await runner.start(Steps, {"gate": "g"}, run_id="cancelled")
         assert (again.run_id, await again.status()) == ("cancelled", "cancelled")
