@@ -23,7 +23,7 @@ from typing import Any, Final, Self, cast
 from pydantic import BaseModel
 
 from ._values import series as _series
-from ._values.copying import attributes_of, copied, same, told_key
+from ._values.copying import attributes_of, copied, key_text, same
 from ._values.sameness import wholly_same
 
 __all__ = ["MISSING", "Conflict", "Merge", "add", "append", "last", "three_way"]
@@ -78,7 +78,7 @@ def append(base: Any, ours: Any, theirs: Any) -> Any:
         return theirs + collections.deque(append(start, list(ours), []))
     start = [] if base is MISSING else base
     if not same(ours[: len(start)], start):
-        raise Conflict("", "the later method did more than append")
+        raise Conflict("", "the later method did not only append")
     return theirs + ours[len(start) :]
 
 
@@ -103,7 +103,7 @@ def _merged(base: Any, ours: Any, theirs: Any, path: str, how: Merge | None = No
     if ours is MISSING or theirs is MISSING:
         if ours is theirs:
             return MISSING
-        raise Conflict(path, "one deleted it and the other changed it")
+        raise Conflict(path, "one method deleted it and the other changed it")
     if how is not None:
         return _declared(how, base, ours, theirs, path)
     return _structural(base, ours, theirs, path)
@@ -126,7 +126,7 @@ def _structural(base: Any, ours: Any, theirs: Any, path: str) -> Any:
             return merged
         if wholly_same(ours, theirs) and not _is_number(ours):
             return ours
-    raise Conflict(path, "both changed it")
+    raise Conflict(path, "both methods changed it")
 
 
 def _of_one_kind(kind: type, base: Any, ours: Any, theirs: Any, path: str) -> Any:
@@ -176,7 +176,7 @@ def _dicts(
     merged = dict(theirs)
     for key in _touched(base, ours):
         b, o, t = base.get(key, MISSING), ours.get(key, MISSING), theirs.get(key, MISSING)
-        value = _merged(b, o, t, f"{path}{told_key(key)}".lstrip("."), merges.get(key))
+        value = _merged(b, o, t, f"{path}{key_text(key)}".lstrip("."), merges.get(key))
         if value is not MISSING:
             merged[key] = value
         else:
@@ -240,9 +240,9 @@ def _dataclasses(base: Any, ours: Any, theirs: Any, path: str) -> Any:
     new = copy.copy(theirs)
     for name in attributes_of(new).keys() - merged.keys():
         object.__delattr__(new, name)
-    held = getattr(new, "__dict__", {})
-    for name in held.keys() - merged.keys():  # drop cached properties: they are computed again
-        del held[name]
+    attributes = getattr(new, "__dict__", {})
+    for name in attributes.keys() - merged.keys():  # drop cached properties: they are computed again
+        del attributes[name]
     for name, value in merged.items():
         object.__setattr__(new, name, value)
     return new

@@ -16,7 +16,7 @@ from pydantic_core.core_schema import ErrorType
 from . import merge
 from ._run_ids import new_run_id, parse_run_id, reconcile_run_ids
 from ._values import own_code as _own_code
-from ._values.copying import WITHOUT_ID, copied, told_path
+from ._values.copying import WITHOUT_ID, copied, path_text
 from .errors import FlowDefinitionError, InvalidRunIdError, RunInputsError, StateError
 
 __all__ = [
@@ -41,7 +41,7 @@ class FlowState(BaseModel):
 
 def explained(errors: list[ErrorDetails], whole: str = "the state") -> str:
     """Describe pydantic's validation errors by location and error type, without the user's values."""
-    return "; ".join(f"{told_path(e['loc']) or whole}: {e['msg'] if _is_ours(e) else e['type']}" for e in errors)
+    return "; ".join(f"{path_text(e['loc']) or whole}: {e['msg'] if _is_ours(e) else e['type']}" for e in errors)
 
 
 def _is_ours(error: ErrorDetails) -> bool:
@@ -156,7 +156,7 @@ class ModelState(StateType):
             return self.updated(self.with_id(self.replacement(copied(initial), run_id), run_id), inputs)
         named = self._named(inputs)
         if "id" in named:  # passed under an alias: the code that extracted the id did not know the flow
-            raise RunInputsError("bring the id of a run as `id`, or as run_id; nothing was run and nothing was written")
+            raise RunInputsError("pass the id of a run as `id`, or as run_id; nothing was run and nothing was written")
         return self._validated({**copied(values), **named, "id": self._given_id(run_id)})
 
     def updated(self, state: Any, changes: Mapping[str, Any]) -> Any:
@@ -191,7 +191,7 @@ class ModelState(StateType):
         if not (initial is None or isinstance(initial, Mapping) or initial in own or type(initial) in own):
             name = self.declared.__name__
             raise FlowDefinitionError(
-                f"initial_state of a Flow[{name}] is {name} itself, an instance of it, or a dict, and not {_told(initial)}"
+                f"initial_state of a Flow[{name}] must be {name} itself, an instance of it, or a dict, not {_named_kind(initial)}"
             )
 
     def given_id(self, initial: Any) -> object:
@@ -222,10 +222,10 @@ class ModelState(StateType):
             )
         except ValidationError as error:
             detail = explained(error.errors(include_url=False, include_input=False))
-            raise merge.Conflict("", f"what both changed together breaks the model: {detail}") from None
+            raise merge.Conflict("", f"the merged state does not fit the model: {detail}") from None
         except Exception as error:  # raised by the class's own code
-            detail = _own_code.told(error, self.model, "the state")
-            raise merge.Conflict("", f"what both changed together breaks the model: {detail}") from error
+            detail = _own_code.describe(error, self.model, "the state")
+            raise merge.Conflict("", f"the merged state does not fit the model: {detail}") from error
         return new
 
     def _given_id(self, run_id: str) -> Any:
@@ -233,7 +233,7 @@ class ModelState(StateType):
             return self._id(run_id)
         except ValueError:
             raise InvalidRunIdError(
-                f"{self.declared.__name__}.id is a UUID, and the run id given is not; nothing was read or written"
+                f"{self.declared.__name__}.id must be a UUID, and the given run id is not; nothing was read or written"
             ) from None
 
     def _named(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,7 +255,7 @@ class ModelState(StateType):
             problems = error.errors(include_url=False, include_input=False)
             detail, places, cause = explained(problems), [problem["loc"] for problem in problems], None
         except Exception as error:  # raised by the class's own code
-            detail, cause = _own_code.told(error, self.model, "the state"), error
+            detail, cause = _own_code.describe(error, self.model, "the state"), error
             places = [tuple(place.split(".")) for place in _own_code.places_of(error, self.model) if place]
         text = f"the inputs do not fit {self.declared.__name__}: {detail}. Nothing was run and nothing was written"
         raise RunInputsError(text, places=places) from cause
@@ -285,7 +285,7 @@ class DictState(StateType):
     def check_initial(self, initial: Any) -> None:
         if not (initial is None or initial is dict or isinstance(initial, Mapping)):
             raise FlowDefinitionError(
-                f"initial_state of a flow whose state is a dict is a dict, and not {_told(initial)}; for a model declare "
+                f"initial_state of a flow whose state is a dict must be a dict, not {_named_kind(initial)}; for a model, declare "
                 "Flow[Model], or set it on the class"
             )
 
@@ -322,7 +322,7 @@ class DictState(StateType):
         odd = next((key for key in values if not isinstance(key, str)), None)
         if odd is not None:
             raise RunInputsError(
-                f"the keys of a state are texts, and one is a {type(odd).__name__}; nothing was written"
+                f"the keys of a state must be strings, and one is a {type(odd).__name__}; nothing was written"
             )
         adapter = self._adapter
         if adapter is None:
@@ -336,7 +336,7 @@ class DictState(StateType):
                 located: list[ErrorDetails] = [{**problem, "loc": (key, *problem["loc"])} for problem in problems]
                 raise _unfit(explained(located), [problem["loc"] for problem in located]) from None
             except Exception as error:  # raised by the class's own code
-                raise _unfit(_own_code.told(error, self.values, key), [(key,)]) from error
+                raise _unfit(_own_code.describe(error, self.values, key), [(key,)]) from error
         return checked
 
 
@@ -348,7 +348,7 @@ def _id_text(value: object) -> str | None:
     return value if type(value) is str else str(value) if isinstance(value, (str, uuid.UUID)) else None
 
 
-def _told(value: object) -> str:
+def _named_kind(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
@@ -387,9 +387,13 @@ def state_type_of(annotation: Any, merges: Mapping[str, merge.Merge]) -> StateTy
     """Return the state type for `Flow[annotation]`. Raises `FlowDefinitionError` if the annotation cannot be a state."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if merges:
-            raise FlowDefinitionError("`merges` is for dict states; a model's field says it: Annotated[int, merge.add]")
+            raise FlowDefinitionError(
+                "`merges` is for dict states; annotate the model's field instead: Annotated[int, merge.add]"
+            )
         return ModelState(annotation)
     origin, args = get_origin(annotation) or annotation, get_args(annotation)
     if origin is dict and (not args or args[0] is str):
         return DictState(args[1] if args else Any, merges)
-    raise FlowDefinitionError(f"the state of a flow is a pydantic model or a dict with text keys, not {annotation}")
+    raise FlowDefinitionError(
+        f"the state of a flow must be a pydantic model or a dict with string keys, not {annotation}"
+    )

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, TzInfo, from_json, to_json
 
-from .._values.copying import Difference, told_key
+from .._values.copying import Difference, key_text
 from .._values.equality import named_class
 from .errors import MAX_DEPTH, Refused
 
@@ -39,48 +39,52 @@ def changed(found: Difference) -> Refused:
 def unfit(value: Any, error: ValidationError) -> Refused:
     """Return the refusal of a value that does not pass its own annotation once it is written."""
     first = error.errors(include_url=False, include_input=False)[0]
-    held = _at(value, first["loc"])
-    type_name = type(held.value).__name__
-    if not _is_finite(held.value):
-        return Refused(held.path, type_name, "JSON has no infinity and no NaN", _finite_by(held))
+    located = _at(value, first["loc"])
+    type_name = type(located.value).__name__
+    if not _is_finite(located.value):
+        return Refused(located.path, type_name, "JSON has no infinity and no NaN", _finite_by(located))
     reason = f"it does not fit its own annotation when loaded ({first['type']})"
-    if isinstance(held.value, enum.Enum):
-        name = type(held.value).__name__
-        reason = f"its value, {named_class(type(held.value.value))}, is not read back from JSON"
+    if isinstance(located.value, enum.Enum):
+        name = type(located.value).__name__
+        reason = f"its value, {named_class(type(located.value.value))}, cannot be read back from JSON"
         return Refused(
-            held.path,
+            located.path,
             name,
             reason,
             f"store it by name: Annotated[{name}, PlainSerializer(lambda e: e.name), "
             f"BeforeValidator(lambda v: {name}[v] if isinstance(v, str) else v)]",
         )
-    return Refused(held.path, type_name, reason, _fitting_by(held))
+    return Refused(located.path, type_name, reason, _fitting_by(located))
 
 
 def raised(value: Any, error: str, places: Sequence[str]) -> Refused:
     """Return the refusal of a value for which its class's own code raises: validators, serializers and others."""
-    reason = f"its own code raises {error} when it is written or loaded again"
-    cure = "let validators and serializers take every value that the field may have"
+    reason = f"its own code raises {error} when it is written or loaded"
+    cure = "make its validators and serializers accept every value that the field can have"
     return Refused(next(iter(places), ""), type(value).__name__, reason, cure)
 
 
 def unwritable(value: Any, error: Exception) -> Refused:
     """Return the refusal of a value that pydantic does not write."""
-    held = next((held for held in _leaves(value, _Held("", value, None), 0) if not is_written(held.value)), None)
-    if held is None or "Error calling function" in str(error):
-        reason = "it cannot be written as JSON: a serializer of its class fails, or a type has no JSON form"
+    located = next(
+        (located for located in _leaves(value, _Located("", value, None), 0) if not is_written(located.value)), None
+    )
+    if located is None or "Error calling function" in str(error):
+        reason = "it cannot be written as JSON: a serializer of its class fails, or one of its types has no JSON form"
         return Refused(
             "", type(value).__name__, reason, "use a type that JSON keeps, or exclude it: Field(exclude=True)"
         )
-    type_name = type(held.value).__name__
-    if isinstance(held.value, bytes):
-        return Refused(held.path, type_name, "bytes are written as UTF-8, and these are none", _bytes_by(held))
-    if isinstance(held.value, str):
-        reason = "it holds a lone surrogate, which UTF-8 does not write"
+    type_name = type(located.value).__name__
+    if isinstance(located.value, bytes):
+        return Refused(
+            located.path, type_name, "bytes are written as UTF-8, and these are not valid UTF-8", _bytes_by(located)
+        )
+    if isinstance(located.value, str):
+        reason = "it contains a lone surrogate, which UTF-8 cannot encode"
         cure = "remove it: value.encode('utf-8', 'replace').decode(), or store bytes"
-        return Refused(held.path, type_name, reason, cure)
-    cure = _simpler(held.value) or "use a type that JSON keeps, or exclude it: Field(exclude=True)"
-    return Refused(held.path, type_name, "it is of a type without a JSON form", cure)
+        return Refused(located.path, type_name, reason, cure)
+    cure = _simpler(located.value) or "use a type that JSON keeps, or exclude it: Field(exclude=True)"
+    return Refused(located.path, type_name, "its type has no JSON form", cure)
 
 
 def placed(value: Any, refused: Refused) -> Refused:
@@ -94,9 +98,11 @@ def placed(value: Any, refused: Refused) -> Refused:
 
 def unreadable(value: Any) -> Refused:
     """Return the refusal of a number with more digits than Python reads."""
-    held = next((held for held in _leaves(value, _Held("", value, None), 0) if not _is_read(held.value)), None)
-    path, type_name = (held.path, type(held.value).__name__) if held else ("", type(value).__name__)
-    return Refused(path, type_name, "it has more digits than Python reads", "store it as text", limit=True)
+    located = next(
+        (located for located in _leaves(value, _Located("", value, None), 0) if not _is_read(located.value)), None
+    )
+    path, type_name = (located.path, type(located.value).__name__) if located else ("", type(value).__name__)
+    return Refused(path, type_name, "it has more digits than Python parses", "store it as text", limit=True)
 
 
 # ---- fixes -------------------------------------------------------------------------------------------------------------
@@ -114,16 +120,16 @@ def _kept_by(value: Any, loaded: Any) -> str:
     if type(loaded) in _BUILTINS and type(value) is not type(loaded):
         is_atom = type(loaded) in (bool, int, float, str, bytes)
         simpler = "" if is_atom else _simpler(value)
-        return f"{simpler or f'store {type(loaded).__name__}(value)'}, or declare the field as what it is"
+        return f"{simpler or f'store {type(loaded).__name__}(value)'}, or declare the field with the type of the value"
     if hasattr(value, "dtype") or hasattr(value, "dtypes"):
-        return "write it with what it is made with, by a serializer, and read it so, by a validator"
+        return "add a serializer that writes the arguments of its constructor, and a validator that reads them"
     return "use a type that JSON keeps, declare the field's exact type, or exclude it: Field(exclude=True)"
 
 
 def foreign(value: Any) -> str:
     """Return the fix for a class that cannot be stored without an annotation."""
     simpler = _simpler(value)
-    return "annotate what it is: a model's field, or the method's return type" + (simpler and f"; or {simpler}")
+    return "annotate its type: as a model's field, or as the method's return type" + (simpler and f"; or {simpler}")
 
 
 def _simpler(value: Any) -> str:
@@ -132,39 +138,39 @@ def _simpler(value: Any) -> str:
         return ""
     methods = (name for name in ("to_pydatetime", "tolist", "to_dict") if callable(getattr(value, name, None)))
     name = next(methods, None)
-    return f"store what its {name}() gives" if name else ""
+    return f"store the result of its {name}()" if name else ""
 
 
-def _fitting_by(held: _Held) -> str:
+def _fitting_by(located: _Located) -> str:
     """Return the fix for a value that is not of its declared type: most often None, as a default."""
-    name = held.path.rpartition(".")[2]
-    field = None if held.model is None else held.model.__pydantic_fields__.get(name)
-    if held.value is not None or field is None:
+    name = located.path.rpartition(".")[2]
+    field = None if located.model is None else located.model.__pydantic_fields__.get(name)
+    if located.value is not None or field is None:
         return "assign a value of the declared type"
     declared = getattr(field.annotation, "__name__", None) or str(field.annotation)
-    return f"declare that it may be None: `{name}: {declared} | None`, or assign a value of the declared type"
+    return f"allow None: `{name}: {declared} | None`, or assign a value of the declared type"
 
 
-def _finite_by(held: _Held) -> str:
-    if isinstance(held.value, decimal.Decimal):
-        return "store it as text" if held.model is None else "declare it so: Field(allow_inf_nan=True)"
+def _finite_by(located: _Located) -> str:
+    if isinstance(located.value, decimal.Decimal):
+        return "store it as text" if located.model is None else "allow it: Field(allow_inf_nan=True)"
     setting = 'ConfigDict(ser_json_inf_nan="constants")'
-    if held.model is not None:
-        return f"let {held.model.__name__} say so: model_config = {setting}"
-    return f"leave the annotation away, or put it into a model with model_config = {setting}"
+    if located.model is not None:
+        return f"set it on {located.model.__name__}: model_config = {setting}"
+    return f"remove the annotation, or use a model with model_config = {setting}"
 
 
-def _bytes_by(held: _Held) -> str:
+def _bytes_by(located: _Located) -> str:
     setting = 'ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")'
-    if held.model is not None:
-        return f"let {held.model.__name__} say so: model_config = {setting}"
-    return f"leave the annotation away, or put it into a model with model_config = {setting}"
+    if located.model is not None:
+        return f"set it on {located.model.__name__}: model_config = {setting}"
+    return f"remove the annotation, or use a model with model_config = {setting}"
 
 
 # ---- paths -------------------------------------------------------------------------------------------------------------
 
 
-class _Held(NamedTuple):
+class _Located(NamedTuple):
     """A value within another: its path, and the model class that declares it."""
 
     path: str
@@ -172,15 +178,15 @@ class _Held(NamedTuple):
     model: type[BaseModel] | None
 
 
-def _at(value: Any, loc: Sequence[int | str]) -> _Held:
+def _at(value: Any, loc: Sequence[int | str]) -> _Located:
     """Return the value at a location, as far as the location can be followed: pydantic names union members in it, too."""
     model, path = None, ""
     for part in loc:
         model = type(value) if isinstance(value, BaseModel) else model
-        held = [inner for name, inner in _inside(value) if type(name) in (int, str) and str(name) == str(part)]
-        path += _step(value, part) if held else told_key(str(part)) if part != "[key]" else ""
-        value = held[0] if held else value
-    return _Held(path.lstrip("."), value, model)
+        located = [inner for name, inner in _inside(value) if type(name) in (int, str) and str(name) == str(part)]
+        path += _step(value, part) if located else key_text(str(part)) if part != "[key]" else ""
+        value = located[0] if located else value
+    return _Located(path.lstrip("."), value, model)
 
 
 def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -208,10 +214,10 @@ def _path_to(wanted: Any, value: Any, path: str, depth: int) -> str | None:
 
 def _step(value: Any, part: Any) -> str:
     is_place = isinstance(part, int) and not isinstance(value, BaseModel | dict)
-    return f"[{part}]" if is_place else told_key(part)
+    return f"[{part}]" if is_place else key_text(part)
 
 
-def _leaves(value: Any, at: _Held, depth: int) -> Iterator[_Held]:
+def _leaves(value: Any, at: _Located, depth: int) -> Iterator[_Located]:
     """Yield all values that hold no others, and all keys of dicts, which may be more than names."""
     is_holder = isinstance(value, BaseModel | dict | list | tuple | set | frozenset) or dataclasses.is_dataclass(value)
     if not is_holder or isinstance(value, type):
@@ -221,8 +227,8 @@ def _leaves(value: Any, at: _Held, depth: int) -> Iterator[_Held]:
     for part, inner in _inside(value) if depth < MAX_DEPTH else ():
         path = f"{at.path}{_step(value, part)}".lstrip(".")
         if isinstance(value, dict):
-            yield _Held(path, part, model)
-        yield from _leaves(inner, _Held(path, inner, model), depth + 1)
+            yield _Located(path, part, model)
+        yield from _leaves(inner, _Located(path, inner, model), depth + 1)
 
 
 def _is_finite(value: Any) -> bool:

@@ -86,29 +86,29 @@ class Pieces:
         return None if self._mark == MIXED and has_tags(data) else data
 
     def _of_field(self, field: _Field, value: Any) -> Generator[None, None, list[bytes] | None]:
-        held = value.__dict__[field.name]
-        if field.encode is None or type(held) not in (list, dict) or len(held) <= FEW:
-            if not field.plan.one(held):
+        content = value.__dict__[field.name]
+        if field.encode is None or type(content) not in (list, dict) or len(content) <= FEW:
+            if not field.plan.one(content):
                 return None
             name = to_json(field.name)
             return [self._to_json(value, include={field.name}, **_AS_STORED)[len(name) + 2 : -1]]
         encoded: list[bytes] = []
-        for part in _parts(held, encoded):
+        for part in _parts(content, encoded):
             if not field.plan.one(part):
                 return None
             encoded += b",", field.encode(part)[1:-1]
             yield
-        opened, closed = (b"[", b"]") if type(held) is list else (b"{", b"}")
+        opened, closed = (b"[", b"]") if type(content) is list else (b"{", b"}")
         return [opened, *encoded[1:], closed]
 
 
 _AS_STORED: Final[dict[str, Any]] = {"by_alias": False, "round_trip": True, "warnings": "none"}
 
 
-def _parts(held: Any, encoded: list[bytes]) -> Iterator[Any]:
+def _parts(content: Any, encoded: list[bytes]) -> Iterator[Any]:
     """Yield groups of items: as many together as fill one piece, estimated from the last group."""
-    items = iter(held if type(held) is list else held.items())
-    kind, n = type(held), FEW
+    items = iter(content if type(content) is list else content.items())
+    kind, n = type(content), FEW
     while part := kind(islice(items, n)):
         yield part
         n = max(1, n * PIECE // max(len(encoded[-1]), n))

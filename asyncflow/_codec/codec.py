@@ -19,7 +19,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .._values import own_code as _own_code
-from .._values.copying import difference, promoted, told_key, told_path
+from .._values.copying import difference, key_text, path_text, promoted
 from ..state import DictState, StateType, explained
 from .advice import changed, deep, is_written, raised, unfit, unreadable, unwritable
 from .chunked import Pieces, pieces_for
@@ -54,7 +54,9 @@ class Codec(ABC):
 
 
 _BY_ANNOTATION: Final = frozenset((SAME, TYPED, MIXED))
-_GONE: Final = "it was written under an annotation that is gone, without which its JSON does not say what it is"
+_GONE: Final = (
+    "it was written under an annotation that no longer exists, and its JSON alone does not determine the value"
+)
 
 
 class TypedCodec(Codec):
@@ -128,7 +130,7 @@ class TypedCodec(Codec):
     def _without_tags(self, value: Any) -> tuple[bytes, Any]:
         data, kept = self._compared(value, self.mark, self.write, self._read)
         if self._has_any and has_tags(data):
-            raise Refused("", "", "it holds a dict that could be taken for a tag", "write it with tags")
+            raise Refused("", "", "it contains a dict that looks like a type tag", "write it with tags")
         return data, kept
 
     def _with_tags(self, value: Any) -> tuple[bytes, Any]:
@@ -268,7 +270,7 @@ class TypedCodec(Codec):
         """Raise `Misfit` if the class's own code rejects a value that was read, whatever exception it raises."""
         if isinstance(error, ValidationError):
             faults = error.errors(include_url=False, include_input=False)
-            raise Misfit(explained(faults, "the value"), tuple(told_path(e["loc"]) for e in faults)) from None
+            raise Misfit(explained(faults, "the value"), tuple(path_text(e["loc"]) for e in faults)) from None
         found = _own_code.of_serializer(error, self._annotation)
         if found is None and _own_code.is_own(error):
             places = _own_code.places_of(error, self._annotation)
@@ -284,7 +286,7 @@ def _check_kept(stored: Any, again: Any) -> None:
     """Raise `Misfit` if the value that was read lacks a part of the stored data."""
     lost = tuple(_lost(stored, again, ""))
     if lost:
-        raise Misfit(f"the model has no place for {', '.join(lost)}", lost)
+        raise Misfit(f"the model has no field for {', '.join(lost)}", lost)
 
 
 class PlainCodec(Codec):
@@ -349,13 +351,13 @@ def _refuse_keys(state: dict[Any, Any]) -> None:
     for key in state:
         if not isinstance(key, str):
             what = type(key).__name__
-            reason = f"a key of the state is a string, and one is of type {what}"
+            reason = f"the keys of a state must be strings, and one is of type {what}"
             raise Refused("", "dict", reason, "use strings as keys of the state, or store that dict under one of them")
 
 
 def _state_dict(value: Any) -> Any:
     if type(value) is not dict or type(value.get("id")) is not str or any(type(key) is not str for key in value):
-        raise Misfit("it is no dict with texts for keys, and a text for its id")
+        raise Misfit("it is not a dict with string keys and a string id")
     return value
 
 
@@ -391,10 +393,10 @@ def _limited(data: bytes) -> bytes:
 
 def _fits(value: Any, depth: int = MAX_DEPTH) -> bool:
     """Whether containers are nested at most `depth` deep. A container that contains itself does not fit."""
-    return depth > 0 and all(_fits(inner, depth - 1) for inner in _held(value))
+    return depth > 0 and all(_fits(inner, depth - 1) for inner in _parts_of(value))
 
 
-def _held(value: Any) -> Iterable[Any]:
+def _parts_of(value: Any) -> Iterable[Any]:
     if isinstance(value, BaseModel):
         return value.__dict__.values()
     if isinstance(value, dict):
@@ -421,7 +423,7 @@ def _lost(stored: Any, again: Any, path: str) -> Any:
     """Yield the paths that exist in the stored JSON and are missing from the JSON of the value that was read."""
     if isinstance(stored, dict) and isinstance(again, dict):
         for key, value in stored.items():
-            here = f"{path}{told_key(key)}".lstrip(".")
+            here = f"{path}{key_text(key)}".lstrip(".")
             if type(key) is not str:  # from a tagged value: JSON writes this key in another form
                 continue
             if key not in again:

@@ -72,7 +72,7 @@ def patched(old: bytes, patch: bytes) -> bytes:
                 pieces.append(old[start:end])
                 at = end
             case _:
-                raise ValueError("it is no patch of the document before it")
+                raise ValueError("it is not a patch of the previous document")
     return b"".join(pieces)
 
 

@@ -307,18 +307,18 @@ def _made_for_model(model: type[BaseModel]) -> Plan | None:
     if len(of_one_class) < 2:
         of_one_class = []
     names, classes = [name for name, _ in of_one_class], tuple(only for _, only in of_one_class)
-    pick: Callable[[Any], tuple[Any, ...]] = itemgetter(*names) if names else lambda held: ()
+    pick: Callable[[Any], tuple[Any, ...]] = itemgetter(*names) if names else lambda attributes: ()
     singly = [(name, plan.one) for name, plan in plans if name not in names]
 
     def one(value: Any) -> bool:
         if type(value) is not model or value.__pydantic_extra__:
             return False
-        held = value.__dict__
+        attributes = value.__dict__
         try:
-            if tuple(map(type, pick(held))) != classes:
+            if tuple(map(type, pick(attributes))) != classes:
                 return False
             for name, holds in singly:  # a loop: `all` of a generator takes twice as long, at each checkpoint
-                if not holds(held[name]):
+                if not holds(attributes[name]):
                     return False
         except KeyError:
             return False
@@ -327,9 +327,9 @@ def _made_for_model(model: type[BaseModel]) -> Plan | None:
     def each(values: Sequence[Any]) -> bool:
         if not set(map(type, values)) <= {model} or any(map(attrgetter("__pydantic_extra__"), values)):
             return False
-        held = list(map(attrgetter("__dict__"), values))
+        attributes = list(map(attrgetter("__dict__"), values))
         try:
-            return all(plan.each(list(map(itemgetter(name), held))) for name, plan in plans)
+            return all(plan.each(list(map(itemgetter(name), attributes))) for name, plan in plans)
         except KeyError:
             return False
 

@@ -89,7 +89,7 @@ def settings_of(schema: Schema) -> set[str]:
     return found
 
 
-_BESIDE: Final = frozenset(("serialization", "metadata", "config", "default", "computed_fields", "cls", "expected"))
+_NOT_VALUES: Final = frozenset(("serialization", "metadata", "config", "default", "computed_fields", "cls", "expected"))
 """Parts of a schema that contain no schemas, or none that describe the values."""
 
 _MAPS: Final = frozenset(("fields", "choices"))
@@ -104,7 +104,7 @@ def _nodes(schema: Schema) -> Iterator[dict[str, Any]]:
             if name in _MAPS and isinstance(part, dict):
                 for each in part.values():
                     yield from _nodes(each)
-            elif name not in _BESIDE:
+            elif name not in _NOT_VALUES:
                 yield from _nodes(part)
     elif isinstance(schema, list | tuple):
         for part in schema:
@@ -157,7 +157,7 @@ def tagging_of(schema: Schema) -> Tagging | None:
         return None
     checked = _Tags(_check).put(schema, is_open=False)
     models = {node["cls"] for node in _nodes(schema) if node["type"] in ("model", "dataclass") and "cls" in node}
-    with _built_anew(models) as settings:
+    with _rebuilt(models) as settings:
         return Tagging(
             SchemaSerializer(changed, None, **settings),
             SchemaValidator(changed, None, **settings),
@@ -201,7 +201,7 @@ class _Tags:
     def _part(self, name: str, part: Any, is_open: bool) -> Any:
         if name == "serialization" and "schema" in part:  # a serializer around a schema: the items of a sequence
             return {**part, "schema": self.put(part["schema"], is_open)}
-        if name in _BESIDE:
+        if name in _NOT_VALUES:
             return part
         if name in _MAPS and isinstance(part, dict):
             return {each: self.put(inner, is_open) for each, inner in part.items()}
@@ -245,7 +245,7 @@ def _written(value: Any) -> Any:
         raise
 
 
-TYPE_IS_GONE: Final = "the type that it was written by is gone"
+TYPE_IS_GONE: Final = "the type that it was written with no longer exists"
 
 
 def _check(tree: Any) -> Any:
@@ -258,7 +258,7 @@ def _read(tree: Any) -> Any:
     try:
         return untagged(tree)
     except (KeyError, TypeError, ArithmeticError, AttributeError) as error:  # pydantic reports only a ValueError
-        raise ValueError(f"it has no tag that is known ({type(error).__name__})") from None
+        raise ValueError(f"it has no known type tag ({type(error).__name__})") from None
 
 
 # ---- pydantic's reuse of built schemas ---------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ _building = threading.Lock()
 
 
 @contextmanager
-def _built_anew(models: set[Any]) -> Iterator[dict[str, Any]]:
+def _rebuilt(models: set[Any]) -> Iterator[dict[str, Any]]:
     """Make pydantic build a changed schema of these classes: by default it would reuse what it has built for the classes themselves.
 
     Before 2.13, only the mark that the class is complete can prevent the reuse; pydantic reads this mark while it creates classes.

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import TzInfo
 
-from .._values.copying import told_key
+from .._values.copying import key_text
 from .._values.equality import zone_name
 from .advice import foreign
 from .errors import MAX_DEPTH, Refused
@@ -81,14 +81,14 @@ def tagged(value: Any, path: str, depth: int) -> Any:
         _check_exact(value, path)
         tag, write = _TAGS[cls]
         return {tag: write(value)}
-    reason = "without an annotation only JSON types and common builtins are stored"
+    reason = "without an annotation, only JSON types and common builtins are stored"
     raise Refused(path, cls.__name__, reason, foreign(value))
 
 
 def _tagged_dict(value: dict[Any, Any], path: str, depth: int) -> Any:
     if all(type(k) is str and not k.startswith("$") for k in value):
-        return {k: tagged(v, f"{path}{told_key(k)}".lstrip("."), depth + 1) for k, v in value.items()}
-    pairs = ((k, v, f"{path}{told_key(k)}".lstrip(".")) for k, v in value.items())
+        return {k: tagged(v, f"{path}{key_text(k)}".lstrip("."), depth + 1) for k, v in value.items()}
+    pairs = ((k, v, f"{path}{key_text(k)}".lstrip(".")) for k, v in value.items())
     return {"$dict": [[tagged(k, p, depth + 3), tagged(v, p, depth + 3)] for k, v, p in pairs]}
 
 
@@ -96,13 +96,13 @@ def _digits(value: int, path: str) -> str:
     try:
         return str(value)
     except ValueError:
-        raise Refused(path, "int", "it has more digits than Python reads", "store it as bytes", limit=True) from None
+        raise Refused(path, "int", "it has more digits than Python parses", "store it as bytes", limit=True) from None
 
 
 def _check_exact(value: Any, path: str) -> None:
     zone = getattr(value, "tzinfo", None)
     if zone is not None and type(zone) not in (datetime.timezone, TzInfo):
-        reason = f"its time zone is a {type(zone).__name__}, of which only the offset would be kept"
+        reason = f"its time zone is a {type(zone).__name__}, and only its offset would be stored"
         raise Refused(
             path,
             type(value).__name__,

@@ -22,7 +22,7 @@ from .equality import changed, named_class
 
 __all__ = [
     *("ATOMS", "WITHOUT_ID", "Difference", "attributes_of", "copied", "difference", "is_long", "promoted", "same"),
-    *("told_key", "told_path"),
+    *("key_text", "path_text"),
 ]
 
 WITHOUT_ID: Final = "__asyncflow_without_id__"
@@ -56,8 +56,8 @@ def copied(value: Any) -> Any:
 
 def is_long(state: Any) -> bool:
     """Whether a state holds a long list or dict, so that copying it may take milliseconds."""
-    held = state if type(state) is dict else state.__dict__
-    for part in held.values():  # a loop: `any` of a generator takes three times as long, at each method end
+    values = state if type(state) is dict else state.__dict__
+    for part in values.values():  # a loop: `any` of a generator takes three times as long, at each method end
         cls = type(part)
         if (cls is list or cls is dict) and len(part) > LONG:
             return True
@@ -105,8 +105,8 @@ def _copied_object(value: Any, cls: type) -> Any:
         if new is value:  # its class declares that one instance is enough
             return value
         getattr(new, "__dict__", {}).clear()  # and its cached properties: a copy computes them again
-        for name, held in attributes_of(value).items():
-            object.__setattr__(new, name, copied(held))
+        for name, part in attributes_of(value).items():
+            object.__setattr__(new, name, copied(part))
         return new
     try:
         return copy.deepcopy(value)
@@ -162,15 +162,15 @@ def difference(a: Any, b: Any, *, promoted: bool = False) -> Difference | None:
     return found and Difference("".join(reversed(found[0])).lstrip("."), *found[1:])
 
 
-def told_key(key: object) -> str:
+def key_text(key: object) -> str:
     """Return a key as a path shows it: by its name if it looks like one. Other keys may be records or addresses: the user's values."""
     return f".{key}" if type(key) is str and len(key) <= LONGEST_NAME and _NAME.fullmatch(key) else "[...]"
 
 
-def told_path(loc: Iterable[int | str]) -> str:
+def path_text(loc: Iterable[int | str]) -> str:
     """Return a pydantic error location as a path, without keys that may be the user's values."""
-    told = (f".{part}" if isinstance(part, int) or _MEMBER.fullmatch(part) else told_key(part) for part in loc)
-    return "".join(told).lstrip(".")
+    parts = (f".{part}" if isinstance(part, int) or _MEMBER.fullmatch(part) else key_text(part) for part in loc)
+    return "".join(parts).lstrip(".")
 
 
 LONGEST_NAME: Final = 64
@@ -242,13 +242,13 @@ def attributes_of(value: Any) -> dict[str, Any]:
     """Return the attributes of an object or a dataclass, from its `__dict__` and its slots, without cached properties."""
     cls: Any = type(value)
     slots, cached = _layout(cls)
-    held = dict(getattr(value, "__dict__", ()))
+    attributes = dict(getattr(value, "__dict__", ()))
     for name in cached:
-        held.pop(name, None)
+        attributes.pop(name, None)
     for name in slots:
         if hasattr(value, name):
-            held[name] = getattr(value, name)
-    return held
+            attributes[name] = getattr(value, name)
+    return attributes
 
 
 @functools.cache
@@ -330,7 +330,7 @@ def _dicts(a: dict[Any, Any], b: dict[Any, Any], promoted: bool) -> _Found | Non
     for key, value in a.items():
         found = None if value is b[key] else _difference(value, b[key], promoted)
         if found is not None:
-            return _within(told_key(key), found)
+            return _within(key_text(key), found)
     return None
 
 
@@ -367,7 +367,7 @@ def promoted(value: Any, loaded: Any) -> Any:
 def _as_declared(model: BaseModel, cls: type[BaseModel]) -> BaseModel:
     """Return a state as an instance of the declared model, without the `id` that was added."""
     new = object.__new__(cls)
-    _set_dict(new, {name: held for name, held in model.__dict__.items() if name in cls.__pydantic_fields__})
+    _set_dict(new, {name: value for name, value in model.__dict__.items() if name in cls.__pydantic_fields__})
     _set_fields_set(new, model.__pydantic_fields_set__ - {"id"})
     _set_extra(new, model.__pydantic_extra__)
     _set_private(new, model.__pydantic_private__)

@@ -14,7 +14,7 @@ import typing_extensions
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
-__all__ = ["is_own", "of_serializer", "places_of", "told"]
+__all__ = ["describe", "is_own", "of_serializer", "places_of"]
 
 IsIt = Callable[[types.CodeType | None], bool]
 
@@ -46,7 +46,7 @@ def of_serializer(error: Exception, annotation: Any) -> tuple[str, tuple[str, ..
     return called[2], tuple(dict.fromkeys(found))
 
 
-def told(error: Exception, annotation: Any, whole: str) -> str:
+def describe(error: Exception, annotation: Any, whole: str) -> str:
     """Describe where the class's own code raised, and what, without the user's values."""
     places = ", ".join(place or whole for place in places_of(error, annotation)) or whole
     return f"{places}: its own code raised {type(error).__name__}"

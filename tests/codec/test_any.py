@@ -225,7 +225,7 @@ def test_a_foreign_class_where_an_annotation_says_any_is_refused_with_its_place(
 
     expected = {"any": "any[0]", "metadata": "metadata.k[0]", "inner": "inner.any[0]", "held": "held.any[0]"}
     assert (caught.value.path, caught.value.type_name) == (expected[name], type(value).__name__)
-    assert "annotate what it is" in caught.value.cure
+    assert "annotate its type" in caught.value.cure
 
 
 @pytest.mark.found("B12")

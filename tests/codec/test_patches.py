@@ -116,7 +116,7 @@ def edited(document: dict[str, Any], chance: random.Random) -> None:
 )
 @pytest.mark.clauses("V4")
 def test_what_is_no_patch_of_a_document_is_refused(patch: bytes) -> None:
-    with pytest.raises(ValueError, match=r"no patch|JSON|parsing|EOF"):
+    with pytest.raises(ValueError, match=r"not a patch|JSON|parsing|EOF"):
         patched(to_json(document(20)), patch)
 
 

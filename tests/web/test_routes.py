@@ -588,7 +588,7 @@ async def test_a_run_that_does_not_fit_the_flow_any_more_can_be_watched_and_canc
 
     assert told.status_code == 200
     assert told.json()["state"] == {"id": told.json()["run_id"]}  # as it is stored
-    assert "do not fit the types of the flow any more" in told.json()["problem"]
+    assert "no longer fit the types of the flow" in told.json()["problem"]
     assert "does not fit the model of Order" in caplog.text
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
     assert events.status_code == 200
@@ -680,7 +680,7 @@ async def test_two_routers_with_prefixes_live_in_one_application(serve: Serve) -
 def test_a_router_without_flows_or_with_one_twice_is_refused() -> None:
     runner = FlowRunner(MemoryFlowPersistence())
     for flows in ([], [Order, Order]):
-        with pytest.raises(ValueError, match="each name once"):
+        with pytest.raises(ValueError, match="each name only once"):
             flow_router(runner, flows)
 
 

@@ -28,12 +28,12 @@ RETRY_AFTER: Final = "2"
 """Seconds until a client should retry: about as long as an overload, a restart, or the lock of a database lasts."""
 
 UNAVAILABLE: Final[tuple[tuple[type[AsyncflowError], str], ...]] = (
-    (errors.RunnerOverloadedError, "The service has as many runs as it takes; nothing was started."),
-    (errors.RunnerClosedError, "The service has not begun, or is ending; nothing was started."),
-    (errors.RunInterruptedError, "The run was stopped; it goes on later."),
-    (errors.RunLockedError, "Somebody else drives the run."),
-    (errors.RunFencedError, "Somebody else drives the run."),
-    (errors.StorageError, "The storage cannot be reached, or could not do it now."),
+    (errors.RunnerOverloadedError, "The service is at capacity; nothing was started. Retry later."),
+    (errors.RunnerClosedError, "The service is starting or shutting down; nothing was started. Retry later."),
+    (errors.RunInterruptedError, "The run was interrupted; it will be recovered."),
+    (errors.RunLockedError, "Another process owns the run."),
+    (errors.RunFencedError, "Another process owns the run."),
+    (errors.StorageError, "The storage is unreachable or busy. Retry later."),
 )
 """Errors that a retry may fix, later or in another process, and the text of the response. The rest of an error is for the log."""
 
@@ -41,23 +41,23 @@ DAMAGED: Final = (errors.CheckpointCorruptError, errors.StorageCorruptError)
 """Storage errors that a retry does not fix."""
 
 STATUS: Final[tuple[tuple[type[AsyncflowError], int, str], ...]] = (
-    (errors.RunNotFoundError, 404, "There is no such run."),
-    (errors.InvalidRunIdError, 404, "There is no such run."),
-    (errors.RunFlowMismatchError, 409, "The run is of another flow."),
-    (errors.RunInputsError, 409, "The run was begun with other inputs."),
+    (errors.RunNotFoundError, 404, "No such run."),
+    (errors.InvalidRunIdError, 404, "No such run."),
+    (errors.RunFlowMismatchError, 409, "The run belongs to another flow."),
+    (errors.RunInputsError, 409, "The run was started with other inputs."),
     (errors.RunCancelledError, 409, "The run was cancelled."),
-    (errors.StateSchemaError, 409, "The run does not fit the flow any more."),
-    (errors.CapabilityMissingError, 501, "The storage cannot do that."),
+    (errors.StateSchemaError, 409, "The stored run no longer fits the flow."),
+    (errors.CapabilityMissingError, 501, "The storage does not support this."),
 )
 
-TOLD: Final = {
-    404: "There is no such run of these flows.",
-    409: "The run stands where this cannot be done, or has failed or was begun with other inputs under the same key.",
-    401: "Refused by `authorize`.",
-    403: "Refused by `authorize`.",
-    500: "A fault of the service, such as a run whose stored checkpoint is damaged; its log says which.",
-    501: "The storage cannot do that.",
-    503: "The service is overloaded, starting or ending, or its storage cannot be reached. Try again after `Retry-After` seconds.",
+DESCRIPTIONS: Final = {
+    404: "No such run of these flows.",
+    409: "The run's status does not allow this; or, under the same Idempotency-Key, a run failed, was cancelled or has other inputs.",
+    401: "Rejected by `authorize`.",
+    403: "Rejected by `authorize`.",
+    500: "An internal error, such as a corrupt checkpoint; see the log of the service.",
+    501: "The storage does not support this.",
+    503: "The service is at capacity, starting or shutting down, or its storage is unreachable. Retry after `Retry-After` seconds.",
 }
 
 
@@ -108,7 +108,7 @@ class FlowRoute(APIRoute):
             except anyio.get_cancelled_exc_class():
                 if not uncancelled():
                     raise
-                raise unavailable("The service is ending.") from None
+                raise unavailable("The service is shutting down.") from None
             except RequestValidationError as error:
                 raise _writable(error) from error
             except AsyncflowError as error:
@@ -128,7 +128,7 @@ def answer(error: AsyncflowError) -> Exception | None:
     if isinstance(error, errors.NotStorableError | errors.LimitExceededError):
         return misfit(str(error))
     if isinstance(error, errors.FlowDefinitionError) and error.run_id is not None:
-        return HTTPException(409, "The run cannot go on with the flow as it is now.")
+        return HTTPException(409, "The run cannot continue with the present definition of the flow.")
     if not isinstance(error, DAMAGED):
         why = next((why for kind, why in UNAVAILABLE if isinstance(error, kind)), None)
         if why is not None:
@@ -138,8 +138,8 @@ def answer(error: AsyncflowError) -> Exception | None:
 
 def failed(error: AsyncflowError) -> HTTPException:
     """Log an error that is the server's own fault, and return the 500 response for it."""
-    logger.error("a request could not be served: %s", error, exc_info=error)
-    return HTTPException(500, "The service could not do that; its log says why.")
+    logger.error("request failed: %s", error, exc_info=error)
+    return HTTPException(500, "Internal error; see the log of the service.")
 
 
 def _writable(error: RequestValidationError) -> RequestValidationError:
@@ -158,8 +158,8 @@ def _without(found: dict[str, Any]) -> dict[str, Any]:
 
 def misfit(message: str, *places: tuple[str | int, ...], kind: str = "value_error") -> RequestValidationError:
     """Return a validation error in FastAPI's own shape: the body does not fit, at these places or as a whole."""
-    told = {"type": kind, "msg": message, "input": None}
-    return RequestValidationError([{**told, "loc": ("body", *place)} for place in places or ((),)])
+    fault = {"type": kind, "msg": message, "input": None}
+    return RequestValidationError([{**fault, "loc": ("body", *place)} for place in places or ((),)])
 
 
 def unavailable(why: str, location: str | None = None) -> HTTPException:
@@ -170,4 +170,4 @@ def unavailable(why: str, location: str | None = None) -> HTTPException:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the documentation of these statuses, for the OpenAPI schema."""
-    return {status: {"model": Problem, "description": TOLD[status]} for status in statuses}
+    return {status: {"model": Problem, "description": DESCRIPTIONS[status]} for status in statuses}

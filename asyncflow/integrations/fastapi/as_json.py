@@ -173,7 +173,7 @@ def _names_of(value: Any, form: _Form) -> Iterable[str]:
 def _unwritten(cls: type, name: str) -> None:
     """Return None for what the user's code failed to serialize, and log where: only the users can fix it."""
     where = f"{cls.__qualname__}.{name}" if name else cls.__qualname__
-    logger.warning("%s is shown as null: what is to write it as JSON fails", where)
+    logger.warning("value shown as null: %s, which cannot be serialized as JSON", where)
 
 
 class _Form(NamedTuple):

@@ -44,7 +44,7 @@ def run_type(flow: KnownFlow) -> type[Run]:
     fields: dict[str, Any] = {
         "flow": (Literal[flow.name], ...),
         "state": (_state_type(flow), ...),
-        "result": (result, Field(None, description="Of a finished run.")),
+        "result": (result, Field(None, description="The result of a finished run.")),
     }
     return create_model(f"{_identifier(flow.name)}Run", __base__=Run, __doc__=f"A run of {flow.name}.", **fields)
 
@@ -183,7 +183,7 @@ def _problem_of(annotation: Any, mode: JsonSchemaMode) -> Exception | None:
 
 
 def _warn(where: str, problem: Exception) -> None:
-    logger.warning("%s cannot be described, and /docs shows it as anything: %s", where, str(problem).partition("\n")[0])
+    logger.warning("no JSON schema: %s, so /docs shows it as any value: %s", where, str(problem).partition("\n")[0])
 
 
 def _identifier(name: str) -> str:

@@ -52,17 +52,17 @@ class RunLine(BaseModel):
     run_id: str
     flow: str
     status: Status
-    pass_number: int = Field(description="One for each time that it was kicked off, from 1.")
-    seq: int = Field(description="Of its newest checkpoint.")
+    pass_number: int = Field(description="Number of the pass: one for each kickoff, from 1.")
+    seq: int = Field(description="Sequence number of the newest checkpoint.")
     created_at: datetime
     updated_at: datetime
 
     @classmethod
     def of(cls, entry: RunEntry, flow: str, status: Status) -> "RunLine":
         """Return the line of a catalog entry."""
-        told = {name: getattr(entry, name) for name in ("run_id", "pass_number", "seq")}
+        shown = {name: getattr(entry, name) for name in ("run_id", "pass_number", "seq")}
         return cls(
-            **told,
+            **shown,
             flow=flow,
             status=status,
             created_at=_time(entry.created_at),
@@ -82,16 +82,16 @@ class Run(BaseModel):
 
     run_id: str
     flow: str
-    status: Status = Field(description="`running` while a process drives it, `interrupted` while none does.")
-    pass_number: int = Field(description="One for each time that it was kicked off, from 1.")
-    seq: int = Field(description="Of its newest checkpoint.")
+    status: Status = Field(description="`running` while a live process owns the run, `interrupted` while none does.")
+    pass_number: int = Field(description="Number of the pass: one for each kickoff, from 1.")
+    seq: int = Field(description="Sequence number of the newest checkpoint.")
     updated_at: datetime
     state: Any
-    result: Any = Field(None, description="Of a finished run.")
-    error: RunFailure | None = Field(None, description="Of a failed run.")
+    result: Any = Field(None, description="The result of a finished run.")
+    error: RunFailure | None = Field(None, description="The error of a failed run.")
     problem: str | None = Field(
         None,
-        description="Only where state or result do not fit the flow's types any more: they are shown as stored then.",
+        description="Set only if state or result no longer fit the flow's types: they are shown as stored then.",
     )
 
     @classmethod
@@ -100,28 +100,28 @@ class Run(BaseModel):
         try:
             return cls.of(handle.decode(stored), flow, status)
         except StateSchemaError as error:
-            logger.warning("a run is shown as it is stored: %s", error)
+            logger.warning("run shown as stored: %s", error)
             return cls.of(
                 handle.decode(stored, as_stored=True),
                 flow,
                 status,
-                "state and result are shown as they are stored: they do not fit the types of the flow any more",
+                "state and result are shown as they are stored: they no longer fit the types of the flow",
             )
 
     @classmethod
     def of(cls, view: RunView, flow: str, status: Status, problem: str | None = None) -> "Run":
         """Return the public fields of a run. `flow`: its current name; the run may have been stored under another."""
-        told = {name: getattr(view, name) for name in ("run_id", "pass_number", "seq", "state", "result")}
+        shown = {name: getattr(view, name) for name in ("run_id", "pass_number", "seq", "state", "result")}
         error = view.error and RunFailure(method=view.error.method, type=view.error.type, message=view.error.message)
         return cls.model_construct(
-            **told, flow=flow, status=status, updated_at=_time(view.at), error=error, problem=problem
+            **shown, flow=flow, status=status, updated_at=_time(view.at), error=error, problem=problem
         )  # the values themselves: no copies
 
     def to_json(self) -> bytes:
         """Encode it as JSON, whatever its values are."""
         left_out = {"state", "result"} if self.problem else {"state", "result", "problem"}
-        told = self.__pydantic_serializer__.to_json(self, exclude=left_out)
-        return b'%b,"state":%b,"result":%b}' % (told[:-1], json_of(self.state), json_of(self.result))
+        shown = self.__pydantic_serializer__.to_json(self, exclude=left_out)
+        return b'%b,"state":%b,"result":%b}' % (shown[:-1], json_of(self.state), json_of(self.result))
 
 
 def _time(seconds: float) -> datetime:

@@ -18,7 +18,7 @@ from ...runner import FlowRunner, MakeFlow, RunHandle
 from .answers import FlowRoute, documented, unavailable
 from .describing import run_type
 from .models import Accepted, Ready, Run, RunLine, RunPage
-from .starting import PATIENCE, add_start, answered, nobody, placed
+from .starting import PATIENCE, add_start, answered, no_client, placed
 from .streaming import LastEventId, Named, Position, events_after, position_of
 
 __all__ = ["flow_router"]
@@ -67,18 +67,18 @@ def flow_router(
     known = [(flow, runner.add(flow)) for flow in flows]
     names = frozenset(flow.name for _, flow in known)
     if not names or len(names) != len(known):
-        raise ValueError("flow_router() is given at least one flow, and each name once")
+        raise ValueError("flow_router() takes at least one flow, and each name only once")
     for name in names:
         if {"{", "}"} & {*name}:
             raise ValueError(
-                f"the flow {name!r} cannot have a route: braces mean something else in a path; give it a name without"
+                f"the flow {name!r} cannot have a route: its name contains braces, which mark path parameters; use a name without braces"
             )
     runs = [run_type(flow) for _, flow in known]
     guards = [] if authorize is None else [Depends(authorize)]
     refusals = documented(401, 403) if guards else {}
     guarded = APIRouter(route_class=FlowRoute, dependencies=guards, tags=["flows"], responses=refusals)
-    for (flow, told), run in zip(known, runs, strict=True):
-        add_start(guarded, runner, flow, told, run, longest_wait, authorize or nobody)
+    for (flow, info), run in zip(known, runs, strict=True):
+        add_start(guarded, runner, flow, info, run, longest_wait, authorize or no_client)
     _add_catalog(guarded, runner, names)
     _add_runs(guarded, runner, names, runs, longest_wait)
     router = APIRouter(prefix=prefix)
@@ -112,7 +112,7 @@ async def _listed(
     """Return the newest `count` runs of these flows, read page by page. A run that waits for its turn here counts as running, too."""
     persistence = runner.persistence
     if not isinstance(persistence, Catalog):
-        raise CapabilityMissingError("the storage has no catalog of runs", capability="Catalog")
+        raise CapabilityMissingError("the storage does not support a catalog of runs", capability="Catalog")
     identities = {identity for identity, name in runner.names.items() if name in names}
     stored: Any = "unfinished" if status in ("running", "interrupted") else status
     found: list[tuple[RunEntry, Status]] = []
@@ -138,7 +138,7 @@ def _add_runs(
 
     async def position(run: Annotated[Found, Depends(found)], last_event_id: LastEventId = None) -> Position:
         if not isinstance(runner.persistence, CheckpointHistory):
-            raise CapabilityMissingError("the storage keeps no history", capability="CheckpointHistory")
+            raise CapabilityMissingError("the storage does not keep a history", capability="CheckpointHistory")
         return await position_of(run.handle, run.status, last_event_id)
 
     async def stream_events(
@@ -153,7 +153,7 @@ def _add_runs(
         response.status_code = 200 if status == "cancelled" else 202
         return Accepted(run_id=run.handle.run_id, status=status)
 
-    seconds = Query(ge=0, le=longest_wait, description="Seconds to wait for the end of the run.")
+    seconds = Query(ge=0, le=longest_wait, description="Seconds to wait until the run ends.")
 
     async def resume_run(
         run: Annotated[Found, Depends(found)], request: Request, wait: Annotated[float, seconds] = 0.0
@@ -167,7 +167,7 @@ def _add_runs(
 
     any_run: Any = runs[0] if len(runs) == 1 else Annotated[Union[tuple(runs)], Field(discriminator="flow")]  # noqa: UP007
     one = "/runs/{run_id:path}"
-    add, told = router.add_api_route, documented(404, 500, 503)
+    add, common = router.add_api_route, documented(404, 500, 503)
     nothing_left: dict[int | str, dict[str, Any]] = {
         204: {"description": "The run has ended, and `Last-Event-ID` was its last event."}
     }
@@ -176,13 +176,13 @@ def _add_runs(
         stream_events,
         methods=["GET"],
         response_class=EventSourceResponse,
-        responses={**told, **nothing_left, **documented(501)},
+        responses={**common, **nothing_left, **documented(501)},
     )
     add(
         f"{one}/cancel",
         cancel_run,
         methods=["POST"],
-        responses={202: {"model": Accepted, "description": "It is about to end."}, **told, **documented(409)},
+        responses={202: {"model": Accepted, "description": "The run is being cancelled."}, **common, **documented(409)},
     )
     add(
         f"{one}/resume",
@@ -190,10 +190,14 @@ def _add_runs(
         methods=["POST"],
         status_code=202,
         response_model=Accepted,
-        response_description="It is resumed.",
-        responses={200: {"model": any_run, "description": "It has ended within `wait`."}, **told, **documented(409)},
+        response_description="The run is resumed.",
+        responses={
+            200: {"model": any_run, "description": "The run has ended within `wait`."},
+            **common,
+            **documented(409),
+        },
     )
-    add(one, get_run, methods=["GET"], response_model=any_run, responses=told)
+    add(one, get_run, methods=["GET"], response_model=any_run, responses=common)
 
 
 async def _found(runner: FlowRunner, names: frozenset[str], run_id: str) -> Found:
@@ -202,7 +206,7 @@ async def _found(runner: FlowRunner, names: frozenset[str], run_id: str) -> Foun
     status, stored = await handle.status_and_checkpoint()
     flow = runner.names.get(stored.known_by)
     if flow not in names:  # do not reveal a run of another flow: answer as if it did not exist
-        raise RunNotFoundError("the run is of another flow", run_id=run_id)
+        raise RunNotFoundError("the run belongs to another flow", run_id=run_id)
     return Found(handle, stored, status, flow)
 
 
@@ -233,16 +237,16 @@ def _add_ready(router: APIRouter, runner: FlowRunner) -> None:
 
     async def readyz() -> Ready:
         if not runner.is_open:
-            raise unavailable("The runner has not been entered, or is ending.")
+            raise unavailable("The runner has not been entered, or is shutting down.")
         is_there = False
         with anyio.move_on_after(SOON):
             try:
                 await runner.persistence.load("readyz")
                 is_there = True
             except Exception as error:  # any exception of a backend means that it does not answer
-                raise unavailable("The storage does not answer.") from error
+                raise unavailable("The storage does not respond.") from error
         if not is_there:
-            raise unavailable("The storage does not answer in time.")
+            raise unavailable("The storage does not respond in time.")
         return Ready()
 
     router.add_api_route("/readyz", readyz, methods=["GET"], tags=["health"], responses=documented(503))

@@ -31,7 +31,7 @@ Key = Annotated[
     Header(
         min_length=1,
         max_length=255,
-        description="Makes the id of the run: however often it is sent with the same inputs, there is one run.",
+        description="Determines the id of the run: repeated requests with the same key and inputs get one run.",
     ),
 ]
 
@@ -52,11 +52,11 @@ def run_id_for(flow: str, key: str, principal: Principal = None) -> str:
     - `key`: the value of the header.
     - `principal`: the client, as `authorize` returns it; None without `authorize`.
     """
-    whose = "" if principal is None else f"\0{principal}"
-    return str(uuid.uuid5(KEYS, f"{flow}\0{key}{whose}"))
+    client = "" if principal is None else f"\0{principal}"
+    return str(uuid.uuid5(KEYS, f"{flow}\0{key}{client}"))
 
 
-async def nobody() -> None:
+async def no_client() -> None:
     """Return None as the client, if there is no `authorize`. It is async because FastAPI would run a plain function in a thread."""
 
 
@@ -72,7 +72,7 @@ def add_start(
     """Add the route that starts runs of one flow."""
     body, is_needed = body_type(known)
     ids = ids_of(known)
-    wait = Query(ge=0, le=longest_wait, description="Seconds to wait for the end of the run.")
+    wait = Query(ge=0, le=longest_wait, description="Seconds to wait until the run ends.")
 
     async def start(
         *,
@@ -111,38 +111,38 @@ def add_start(
         description=known.description or None,
         status_code=202,
         response_model=Accepted,
-        response_description="The run is stored, and goes on by itself.",
-        responses={200: {"model": run, "description": "It has ended within `wait`."}, **documented(409, 503)},
+        response_description="The run is stored and continues in the background.",
+        responses={200: {"model": run, "description": "The run has ended within `wait`."}, **documented(409, 503)},
     )
 
 
 def _read(inputs: Any, is_needed: bool, ids: frozenset[str]) -> JsonInputs:
     """Parse the inputs of a request. Raises the validation error to answer with if they are missing, or are not JSON."""
     if isinstance(inputs, bytes):
-        raise misfit("the inputs come as JSON, with `Content-Type: application/json`", kind="content_type")
+        raise misfit("inputs must be JSON, with `Content-Type: application/json`", kind="content_type")
     read = inputs
     try:
         if isinstance(inputs, Unread):
             read = from_json(inputs.data.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:  # its message has the error and its position, and no more
-        raise misfit(f"the body is no JSON: {error}", kind="json_invalid") from None
+        raise misfit(f"the body is not JSON: {error}", kind="json_invalid") from None
     if read is None and is_needed:
         raise misfit("Field required", kind="missing")
     if not isinstance(read, dict | None):
         raise misfit("Input should be an object", kind="dict_type")
     given = JsonInputs(read or {})
     for name in ids & given.keys():
-        raise misfit("the id of a run is not among its inputs; send an Idempotency-Key", (name,))
+        raise misfit("inputs must not contain the id of the run; send an Idempotency-Key instead", (name,))
     if not _is_finite(given):
-        raise misfit("the body has a number that is too large", kind="finite_number")
+        raise misfit("the body contains a number that is too large", kind="finite_number")
     return given
 
 
 def _is_finite(tree: Any) -> bool:
     if isinstance(tree, float):
         return math.isfinite(tree)
-    held = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
-    return all(map(_is_finite, held))
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return all(map(_is_finite, parts))
 
 
 async def _ended_badly(runner: FlowRunner, run_id: str) -> Checkpoint | None:
@@ -168,7 +168,7 @@ async def _started(
         raise failed(error) from error
     stored = await handle.checkpoint()
     if not given and stored.inputs not in (None, b"{}"):
-        raise RunInputsError("the run was begun with inputs", run_id=stored.run_id)
+        raise RunInputsError("the run was started with other inputs", run_id=stored.run_id)
     return handle, stored
 
 
@@ -176,7 +176,9 @@ def _run_id(flow: str, key: str | None, principal: object) -> str | None:
     if key is None:
         return None
     if not isinstance(principal, Principal) or isinstance(principal, bool):
-        raise TypeError(f"authorize returns who asks, as a str, int or UUID, or None; not a {type(principal).__name__}")
+        raise TypeError(
+            f"authorize must return the client as a str, int or UUID, or None; not a {type(principal).__name__}"
+        )
     return run_id_for(flow, key, principal)
 
 
@@ -222,7 +224,7 @@ async def _while_present(request: Request, seconds: float, work: Callable[[], Aw
     if failed is not None:
         raise failed
     if not done:
-        raise RunnerClosedError("nobody waits for it any more")
+        raise RunnerClosedError("the client has disconnected, or the time to wait is over")
     return done[0]
 
 
@@ -244,9 +246,11 @@ def _location(request: Request, run_id: str) -> str:
 
 def _refused(where: str, stored: Checkpoint) -> Response:
     """Refuse a known key if its run has failed or was cancelled: the run is not started again, and the answer is no success."""
-    way_on = "was cancelled for good" if stored.status == "cancelled" else f"has failed; POST {where}/resume resumes it"
+    way_on = (
+        "was cancelled permanently" if stored.status == "cancelled" else f"has failed; POST {where}/resume resumes it"
+    )
     problem = Problem(
-        detail=f"The run of this Idempotency-Key {way_on}. Another key begins another run.",
+        detail=f"The run of this Idempotency-Key {way_on}. Another key starts another run.",
         run_id=stored.run_id,
         status=stored.status,
     )
@@ -257,7 +261,9 @@ def _ending(request: Request, run_id: str | None) -> HTTPException:
     """Return a 503 for a server that shuts down before it is known whether the run was started."""
     if run_id is None:
         return unavailable(
-            "The service is ending. Whether a run was begun is not known: an Idempotency-Key would name it."
+            "The service is shutting down. The run may or may not have been started; with an Idempotency-Key, a retry would find it."
         )
     where = _location(request, run_id)
-    return unavailable("The service is ending. Send the same Idempotency-Key again: there will be one run.", where)
+    return unavailable(
+        "The service is shutting down. Retry with the same Idempotency-Key: there will be one run.", where
+    )

@@ -27,11 +27,11 @@ logger = logging.getLogger("asyncflow")
 Position = tuple[int, int]
 
 Named = Annotated[
-    bool, Query(description="Name each event for the protocol too (`event:`), for listeners of single names.")
+    bool, Query(description="Also set `event:` to the name of each event, for clients that listen to single events.")
 ]
 
 LastEventId = Annotated[
-    str | None, Header(pattern=r"^[0-9]{1,15}\.[0-9]{1,9}$", description="Go on after this event: `seq.n`.")
+    str | None, Header(pattern=r"^[0-9]{1,15}\.[0-9]{1,9}$", description="Continue after this event: `seq.n`.")
 ]
 
 
@@ -57,12 +57,12 @@ async def events_after(handle: RunHandle, after: Position, *, are_named: bool) -
     try:
         async with aclosing(handle.events(after=after)) as events:
             async for event in events:
-                yield _told(event, are_named)
+                yield _sent_event(event, are_named)
     except AsyncflowError as error:
-        logger.warning("events of run %s could not be told on: %s", handle.run_id, error)
+        logger.warning("event stream stopped: run %s: %s", handle.run_id, error)
 
 
-def _told(event: Event, is_named: bool) -> ServerSentEvent:
+def _sent_event(event: Event, is_named: bool) -> ServerSentEvent:
     name = type(event).__name__
     data = {"event": name, **asdict(event), "at": datetime.fromtimestamp(event.at, UTC)}
     return ServerSentEvent(
