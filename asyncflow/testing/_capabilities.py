@@ -46,7 +46,7 @@ class Owners(Promises):
     """The tests of `Ownership`: `acquire`, `release` and `place`."""
 
     @in_time
-    async def test_nobody_owns_a_run_that_is_unknown(self, persistence: FlowPersistence) -> None:
+    async def test_an_unknown_run_has_no_owner(self, persistence: FlowPersistence) -> None:
         owner = needed(persistence, Ownership)
         chain = Chain("a")
         async with session(persistence):
@@ -58,7 +58,7 @@ class Owners(Promises):
             expect(
                 await persistence.load("a"),
                 chain.rows[0],
-                "a run begins with epoch 1, also after it was asked for in vain",
+                "a run starts with epoch 1, also after `acquire` found no such run",
             )
 
     @in_time
@@ -93,17 +93,17 @@ class Owners(Promises):
             expect(await persistence.load("a"), chain.rows[-1], "the new owner's checkpoint")
 
     @in_time
-    async def test_a_run_is_taken_over_by_force(self, persistence: FlowPersistence) -> None:
+    async def test_acquire_by_force_takes_over_a_run(self, persistence: FlowPersistence) -> None:
         owner = needed(persistence, Ownership)
         chain = Chain("a")
         async with session(persistence):
             await store(persistence, chain.add())
-            with must("`acquire` by force must take a run whoever owns it"):
+            with must("`acquire` by force must take over a run with any owner"):
                 new = await owner.acquire("a", force=True)
-            await _fenced(persistence, chain.instead(), f"epoch 1, where {new} was taken by force,")
+            await _fenced(persistence, chain.instead(), f"epoch 1, where {new} was acquired by force,")
             chain.epoch = new
             await store(persistence, chain.add())
-            expect(await persistence.load("a"), chain.rows[-1], "the checkpoint of who took the run by force")
+            expect(await persistence.load("a"), chain.rows[-1], "the checkpoint of the owner that took over by force")
 
     @in_time
     async def test_releasing_never_raises_and_takes_nothing_from_others(self, persistence: FlowPersistence) -> None:
@@ -111,7 +111,7 @@ class Owners(Promises):
         chain = Chain("a")
         async with session(persistence):
             with must("`release` must never raise for a run that is unknown, or released already"):
-                await owner.release("nobody", 1)
+                await owner.release("unknown", 1)
                 await store(persistence, chain.add())
                 await owner.release("a", 1)
                 await owner.release("a", 1)
@@ -143,16 +143,16 @@ class Owners(Promises):
             async with session(persistence):
                 await store(persistence, chain.add())
                 await owner.release(chain.run_id, 1)
-            async with moment.held():
+            async with moment.context():
                 await moment.strike(partial(owner.acquire, chain.run_id))
                 async with session(persistence):
                     chain.epoch = await owner.acquire(chain.run_id)
-                    assert chain.epoch > 1, f"{moment.told}: the next one must return a higher epoch"
+                    assert chain.epoch > 1, f"{moment.title}: the next one must return a higher epoch"
                     await store(persistence, chain.add())
-                    expect(await persistence.load(chain.run_id), chain.rows[-1], f"{moment.told}: the run goes on")
+                    expect(await persistence.load(chain.run_id), chain.rows[-1], f"{moment.title}: the run continues")
 
     @in_time
-    async def test_a_place_tells_storages_apart(self, persistence: FlowPersistence) -> None:
+    async def test_a_place_identifies_a_storage(self, persistence: FlowPersistence) -> None:
         place = needed(persistence, Ownership).place
         assert isinstance(hash(place), int)
         async with session(persistence):
@@ -207,7 +207,7 @@ class Fences(Promises):
         owner = needed(persistence, Ownership)
         async with session(persistence):
             fence = _fence(persistence)
-            await _not_confirmed(fence, "nobody", 1, "is unknown")
+            await _not_confirmed(fence, "unknown", 1, "is unknown")
             await store(persistence, Chain("a").add())
             new = await owner.acquire("a", force=True)
             await _not_confirmed(fence, "a", 1, "was acquired under a higher epoch")
@@ -307,12 +307,12 @@ class SessionsOpenAndClose(Promises):
                 await anyio.lowlevel.checkpoint()
 
         for moment in moments(persistence, "opening and closing a session"):
-            async with moment.held():
+            async with moment.context():
                 await moment.strike(open_and_close)
                 async with opener.session():
                     checkpoint = moment.chain.add()
                     await store(persistence, checkpoint)
-                    expect(await persistence.load(checkpoint.run_id), checkpoint, moment.told)
+                    expect(await persistence.load(checkpoint.run_id), checkpoint, moment.title)
 
 
 async def _fenced(persistence: FlowPersistence, wrong: Checkpoint, what: str) -> None:
@@ -322,7 +322,7 @@ async def _fenced(persistence: FlowPersistence, wrong: Checkpoint, what: str) ->
     except StaleCheckpoint:
         pass
     else:
-        raise AssertionError(f"a commit of {what} must raise StaleCheckpoint, and was taken")
+        raise AssertionError(f"a commit of {what} must raise StaleCheckpoint, but was stored")
     assert await persistence.load(wrong.run_id) == before, (
         f"a commit of {what} must write nothing, and the run has changed"
     )

@@ -54,13 +54,13 @@ class Listed(Promises):
                     await store(persistence, chain.add())
             found = await catalog.runs()
         assert [entry.run_id for entry in found] == ["c", "a", "b"], (
-            f"`runs` must list the run that was begun last first, and lists {[entry.run_id for entry in found]}"
+            f"`runs` must list the newest run first, and lists {[entry.run_id for entry in found]}"
         )
         for entry, chain in zip(found, reversed(chains), strict=True):
             _check(entry, chain)
 
     @in_time
-    async def test_the_catalog_tells_flows_and_statuses_apart(self, persistence: FlowPersistence) -> None:
+    async def test_the_catalog_filters_by_flow_and_status(self, persistence: FlowPersistence) -> None:
         catalog = needed(persistence, Catalog)
         async with session(persistence):
             for flow in ("F", "f"):
@@ -76,9 +76,7 @@ class Listed(Promises):
         assert paged == [OF_FLOW[:2], OF_FLOW[2:]], (
             f"`runs` of a flow must come in full pages, {OF_FLOW[:2]} and {OF_FLOW[2:]}, and comes as {paged}"
         )
-        assert driven == [], (
-            f"`runs` must tell that nobody drives a run that has ended, and tells that {driven} are driven"
-        )
+        assert driven == [], f"`runs` must show that a run that has ended has no owner, but shows owners for {driven}"
 
     @in_time
     async def test_the_catalog_finds_runs_by_the_identities_of_their_flows(self, persistence: FlowPersistence) -> None:
@@ -87,29 +85,27 @@ class Listed(Promises):
             for run_id, identity in (("one", "m.F"), ("two", "n.F"), ("old", ""), ("done", "m.F")):
                 status = "finished" if run_id == "done" else "running"
                 await store(persistence, Chain(run_id).add(flow="F", identity=identity, status=status))
-            told = {entry.run_id: entry.identity for entry in await catalog.runs()}
+            found = {entry.run_id: entry.identity for entry in await catalog.runs()}
             ours = _ids(await catalog.runs(identities=["m.F", ":F", "unknown"], status="unfinished"))
             first = await catalog.runs(identities=["m.F", ":F"], limit=2)
             rest = await catalog.runs(identities=["m.F", ":F"], limit=2, before=first[-1].position if first else None)
             none = _ids(await catalog.runs(identities=[]))
         expected = {"one": "m.F", "two": "n.F", "old": ":F", "done": "m.F"}
-        assert told == expected, f"`RunEntry.identity` must be `Checkpoint.known_by`, {expected}, and is {told}"
+        assert found == expected, f"`RunEntry.identity` must be `Checkpoint.known_by`, {expected}, and is {found}"
         assert ours == ["old", "one"], f"`runs` with identities must list the runs of these flows alone, not {ours}"
         paged = [_ids(first), _ids(rest)]
         assert paged == [["done", "old"], ["one"]], f"`runs` with identities must come in full pages, not as {paged}"
         assert none == [], f"`runs` with no identities must be empty, not {none}"
 
     @in_time
-    async def test_the_catalog_tells_that_a_released_run_is_driven_by_nobody(
-        self, persistence: FlowPersistence
-    ) -> None:
+    async def test_the_catalog_shows_that_a_released_run_has_no_owner(self, persistence: FlowPersistence) -> None:
         catalog = needed(persistence, Catalog)
         owner = needed(persistence, Ownership)
         async with session(persistence):
             await store(persistence, Chain("a").add())
             await owner.release("a", 1)
             driven = [entry.run_id for entry in await catalog.runs() if entry.is_driven]
-        assert driven == [], "`runs` must tell that nobody drives a run that was released: otherwise nobody takes it up"
+        assert driven == [], "`runs` must show that a released run has no owner: otherwise no runner recovers it"
 
     @in_time
     async def test_the_catalog_lists_interrupted_runs_apart_from_those_that_are_driven(
@@ -132,7 +128,7 @@ class Listed(Promises):
             f"`RunEntry.status` must be running while an owner lives, else interrupted: {expected}, not {words}"
         )
         assert driven == ["run 4", "run 2", "run 0"], (
-            f"`runs` with status='running' must list those that are driven, not {driven}"
+            f"`runs` with status='running' must list the runs with a living owner, not {driven}"
         )
         paged = [_ids(first), _ids(rest)]
         assert paged == [["run 5", "run 3"], ["run 1"]], (
@@ -177,16 +173,16 @@ class Forgotten(Promises):
 
     @in_time
     async def test_a_deleted_run_stays_unknown(self, persistence: FlowPersistence) -> None:
-        forgets = needed(persistence, Retention)
+        retention = needed(persistence, Retention)
         chain, other = Chain("a"), Chain("A")
         async with session(persistence):
             for checkpoint in (chain.add(), other.add(), chain.add()):
                 await store(persistence, checkpoint)
             if has(persistence, Ownership):
                 await needed(persistence, Ownership).release("a", 1)
-            was_there = [await forgets.delete("a") for _ in range(2)]
+            was_there = [await retention.delete("a") for _ in range(2)]
             assert was_there == [True, False], (
-                f"`delete` must tell whether there was such a run: True, then False, not {was_there}"
+                f"`delete` must return whether the run existed: True, then False, not {was_there}"
             )
             assert await persistence.load("a") is None, "`load` of a deleted run must be None"
             if has(persistence, CheckpointHistory):
@@ -197,35 +193,37 @@ class Forgotten(Promises):
                 assert listed == ["A"], f"`runs` must not list a deleted run: ['A'], not {listed}"
             if has(persistence, CheckpointLog):
                 await refused(persistence, chain.add(), "the next checkpoint of a run that was deleted")
-                assert not await forgets.delete("a"), "a checkpoint that is refused must leave nothing of a deleted run"
+                assert not await retention.delete("a"), (
+                    "a checkpoint that is refused must leave nothing of a deleted run"
+                )
             with must("a deleted id must be free for another run"):
                 again = Chain("a")
                 await store(persistence, again.add())
                 expect(await persistence.load("a"), again.rows[-1], "another run under a deleted id")
-            expect(await persistence.load("A"), other.rows[-1], "`delete` must forget that run alone")
+            expect(await persistence.load("A"), other.rows[-1], "`delete` must delete only that run")
 
     @in_time
-    async def test_a_run_that_is_driven_is_not_forgotten(self, persistence: FlowPersistence) -> None:
-        forgets, owners = needed(persistence, Retention), needed(persistence, Ownership)
+    async def test_a_run_with_a_living_owner_is_not_deleted(self, persistence: FlowPersistence) -> None:
+        retention, owners = needed(persistence, Retention), needed(persistence, Ownership)
         chain = Chain("a")
         async with session(persistence):
             await store(persistence, chain.add())
             for epoch in (1, 2):
                 was_refused = False
                 try:
-                    await forgets.delete("a")
+                    await retention.delete("a")
                 except RunLockedError:
                     was_refused = True
-                assert was_refused, "`delete` of a run that somebody drives must raise RunLockedError"
-                assert await persistence.load("a") is not None, "a run that somebody drives must not be forgotten"
+                assert was_refused, "`delete` of a run with a living owner must raise RunLockedError"
+                assert await persistence.load("a") is not None, "a run with a living owner must not be deleted"
                 await owners.release("a", epoch)
                 if epoch == 1:
                     await owners.acquire("a")
-            assert await forgets.delete("a"), "`delete` must forget a run that was released"
+            assert await retention.delete("a"), "`delete` must delete a run that was released"
 
     @in_time
     async def test_only_what_ended_long_ago_is_pruned(self, persistence: FlowPersistence) -> None:
-        forgets = needed(persistence, Retention)
+        retention = needed(persistence, Retention)
         async with session(persistence):
             for name, status, at in (
                 ("finished", "finished", AT),
@@ -237,12 +235,12 @@ class Forgotten(Promises):
                 await store(persistence, Chain(name).add(status=status, at=at, flow="F"))
                 if has(persistence, Ownership):
                     await needed(persistence, Ownership).release(name, 1)
-            long = Chain("begun long ago, and finished now")
+            long = Chain("started long ago, and finished now")
             await store(persistence, long.add(flow="F"))
             await store(persistence, long.add(flow="F", status="finished", at=time.time()))
-            gone = await forgets.prune(older_than=3600.0)
+            gone = await retention.prune(older_than=3600.0)
             assert gone == 3, (
-                f"`prune` must forget the three runs that ended long ago, and says that it has forgotten {gone}"
+                f"`prune` must delete the three runs that ended long ago, and says that it has deleted {gone}"
             )
             for name, is_kept in (
                 ("finished", False),
@@ -253,24 +251,24 @@ class Forgotten(Promises):
                 (long.run_id, True),
             ):
                 assert (await persistence.load(name) is not None) == is_kept, (
-                    f"`prune` must {'keep' if is_kept else 'forget'} the run that is {name!r}"
+                    f"`prune` must {'keep' if is_kept else 'delete'} the run that is {name!r}"
                 )
 
     @in_time
-    async def test_a_run_that_goes_on_while_others_are_pruned_is_kept(self, persistence: FlowPersistence) -> None:
+    async def test_a_run_that_is_resumed_while_others_are_pruned_is_kept(self, persistence: FlowPersistence) -> None:
         """Failed runs are resumed, and finish, while `prune` is running: it must not delete a run because of an outdated list."""
-        forgets, owners = needed(persistence, Retention), needed(persistence, Ownership)
+        retention, owners = needed(persistence, Retention), needed(persistence, Ownership)
         chains = [Chain(f"run {n}") for n in range(60)]
-        went_on: list[Chain] = []
+        resumed: list[Chain] = []
 
-        async def go_on() -> None:
+        async def resume_all() -> None:
             for chain in reversed(chains):  # from both ends: a backend deletes from one of them
-                for each in (chain, chains[len(went_on)]):
-                    epoch = await owners.acquire(each.run_id) if each not in went_on else 0
+                for each in (chain, chains[len(resumed)]):
+                    epoch = await owners.acquire(each.run_id) if each not in resumed else 0
                     if epoch:
                         each.epoch = epoch
                         await store(persistence, each.add(status="finished", at=time.time()))
-                        went_on.append(each)
+                        resumed.append(each)
 
         async with session(persistence):
             for chain in chains:
@@ -278,10 +276,10 @@ class Forgotten(Promises):
                 await owners.release(chain.run_id, 1)
             gone = 0
             async with anyio.create_task_group() as group:
-                group.start_soon(go_on)
+                group.start_soon(resume_all)
                 await anyio.lowlevel.checkpoint()
-                gone = await forgets.prune(older_than=3600.0)
-            for chain in went_on:
+                gone = await retention.prune(older_than=3600.0)
+            for chain in resumed:
                 found = await persistence.load(chain.run_id)
                 assert (found and found.seq) == 1, (
                     f"`prune` must keep {chain.run_id}, which was resumed and has ended just now: each deletion decides again, in the "
@@ -289,12 +287,12 @@ class Forgotten(Promises):
                 )
             left = sum([await persistence.load(chain.run_id) is not None for chain in chains])
         assert gone == len(chains) - left, (
-            f"`prune` must tell how many runs it has forgotten, {len(chains) - left}, not {gone}"
+            f"`prune` must return the number of runs that it has deleted, {len(chains) - left}, not {gone}"
         )
 
     @in_time
     async def test_the_newest_of_each_flow_are_kept(self, persistence: FlowPersistence) -> None:
-        forgets = needed(persistence, Retention)
+        retention = needed(persistence, Retention)
         async with session(persistence):
             for flow in "FG":
                 for n in range(4):
@@ -302,21 +300,22 @@ class Forgotten(Promises):
                 await store(persistence, Chain(f"{flow}4").add(flow=flow))
                 if has(persistence, Ownership):
                     await needed(persistence, Ownership).release(f"{flow}4", 1)
-            await forgets.prune(older_than=3600.0, keep_last=2)
+            await retention.prune(older_than=3600.0, keep_last=2)
             left = [f"{flow}{n}" for flow in "FG" for n in range(5) if await persistence.load(f"{flow}{n}") is not None]
         expected = ["F2", "F3", "F4", "G2", "G3", "G4"]
         assert left == expected, (
-            f"`prune` with keep_last=2 must keep the two newest that have ended of each flow, and what has not, {expected}, not {left}"
+            f"`prune` with keep_last=2 must keep the two newest ended runs of each flow, and all runs that have not "
+            f"ended: {expected}, not {left}"
         )
 
 
 def _check(entry: RunEntry, chain: Chain) -> None:
     newest = chain.rows[-1]
     status = "running" if entry.status == "interrupted" else entry.status  # other tests check for a living owner
-    told = entry.run_id, entry.flow, status, entry.pass_number, entry.seq, entry.created_at, entry.updated_at
+    listed = entry.run_id, entry.flow, status, entry.pass_number, entry.seq, entry.created_at, entry.updated_at
     right = newest.run_id, newest.flow, newest.status, newest.pass_number, newest.seq, chain.rows[0].at, newest.at
-    assert told == right, (
-        f"`runs` must tell id, flow, status, pass, seq, and the times of the first and the last checkpoint: {right}, not {told}"
+    assert listed == right, (
+        f"`runs` must list id, flow, status, pass, seq, and the times of the first and the last checkpoint: {right}, not {listed}"
     )
 
 

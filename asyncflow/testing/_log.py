@@ -52,7 +52,9 @@ class Log(Promises):
             for n in range(6):
                 checkpoint = chain.add(whole=n % 3 == 0)
                 await (persistence.save if n % 3 == 0 else log.append)(checkpoint)
-                expect(await persistence.load("a"), chain.complete[-1], "`save` and `append` go on after one another")
+                expect(
+                    await persistence.load("a"), chain.complete[-1], "`save` and `append` continue after one another"
+                )
 
     @in_time
     async def test_a_run_of_three_hundred_deltas_loads(self, persistence: FlowPersistence) -> None:
@@ -123,47 +125,47 @@ class Log(Promises):
     @in_time
     async def test_a_wrong_predecessor_is_stale(self, persistence: FlowPersistence) -> None:
         async with session(persistence):
-            chain = await _begun(persistence)
+            chain = await _started(persistence)
             await refused(
                 persistence, chain.instead(previous=chain.rows[0].digest), "one that follows an older checkpoint"
             )
             await refused(
                 persistence, chain.instead(previous=b"\0" * 16, whole=False), "one that follows an unknown checkpoint"
             )
-            await _goes_on(persistence, chain)
+            await _continues(persistence, chain)
 
     @in_time
     async def test_a_wrong_epoch_is_stale(self, persistence: FlowPersistence) -> None:
         async with session(persistence):
-            chain = await _begun(persistence)
+            chain = await _started(persistence)
             epoch = chain.rows[-1].epoch
-            await refused(persistence, chain.instead(epoch=epoch + 1), "one of an epoch that has not begun")
-            await _goes_on(persistence, chain)
+            await refused(persistence, chain.instead(epoch=epoch + 1), "one of an epoch that has not started")
+            await _continues(persistence, chain)
 
     @in_time
     async def test_a_wrong_seq_is_stale(self, persistence: FlowPersistence) -> None:
         async with session(persistence):
-            chain = await _begun(persistence)
+            chain = await _started(persistence)
             for seq in (1, 4, 100):
-                await refused(persistence, chain.instead(seq=seq, base=seq), f"seq {seq} where 3 is due")
-            await refused(persistence, Chain("nobody").add(seq=1, base=1), "seq 1 of a run that has not begun")
-            await _goes_on(persistence, chain)
+                await refused(persistence, chain.instead(seq=seq, base=seq), f"seq {seq} where 3 is expected")
+            await refused(persistence, Chain("unknown").add(seq=1, base=1), "seq 1 of a run that has not started")
+            await _continues(persistence, chain)
 
     @in_time
-    async def test_a_checkpoint_is_not_taken_twice(self, persistence: FlowPersistence) -> None:
+    async def test_a_checkpoint_is_not_stored_twice(self, persistence: FlowPersistence) -> None:
         async with session(persistence):
-            chain = await _begun(persistence)
+            chain = await _started(persistence)
             await refused(persistence, chain.rows[-1], "the newest checkpoint once more")
             await refused(persistence, chain.rows[1], "an older checkpoint once more")
-            await _goes_on(persistence, chain)
+            await _continues(persistence, chain)
 
     @in_time
     async def test_a_second_beginning_of_a_run_is_stale(self, persistence: FlowPersistence) -> None:
         async with session(persistence):
-            chain = await _begun(persistence)
+            chain = await _started(persistence)
             await refused(persistence, chain.rows[0], "the first checkpoint once more")
             await refused(persistence, Chain("a").add(state=b'{"other":1}'), "another first checkpoint of the run")
-            await _goes_on(persistence, chain)
+            await _continues(persistence, chain)
 
     @in_time
     async def test_of_two_that_follow_one_checkpoint_one_is_stored(self, persistence: FlowPersistence) -> None:
@@ -202,7 +204,7 @@ class Log(Promises):
             first, second = moment.chain.add(), moment.chain.add(whole=False, state=LARGE)
             async with session(persistence):
                 await log.append(first)
-            async with moment.held():
+            async with moment.context():
                 is_stored = await moment.strike(partial(log.append, second))
                 async with session(persistence):
                     await is_well(persistence, moment, is_stored=is_stored)
@@ -219,7 +221,7 @@ class Log(Promises):
                 await _is_prefix(persistence, chain, ended, cancelled + 1)
 
 
-async def _begun(persistence: FlowPersistence) -> Chain:
+async def _started(persistence: FlowPersistence) -> Chain:
     """Store a run of three checkpoints, and return its chain."""
     log = needed(persistence, CheckpointLog)
     chain = Chain("a")
@@ -228,7 +230,7 @@ async def _begun(persistence: FlowPersistence) -> Chain:
     return chain
 
 
-async def _goes_on(persistence: FlowPersistence, chain: Chain) -> None:
+async def _continues(persistence: FlowPersistence, chain: Chain) -> None:
     with must("after a StaleCheckpoint, the one that follows must be stored"):
         await store(persistence, chain.add(whole=False))
     expect(
@@ -284,10 +286,10 @@ async def _is_prefix(persistence: FlowPersistence, chain: Chain, ended: dict[int
         found, chain.complete[head], "what remains after a withdrawal is the run up to some checkpoint, without a gap"
     )
     for seq, became in sorted(ended.items()):
-        told = {"stored", "cancelled when stored"} if seq <= head else {"withdrawn", "cancelled when not stored"}
-        assert became in told, (
+        expected = {"stored", "cancelled when stored"} if seq <= head else {"withdrawn", "cancelled when not stored"}
+        assert became in expected, (
             f"append {cancelled} of appends 1 to {QUEUED} was cancelled, and in the end the run is stored up to {head}, but append "
-            f"{seq} was {became}: a cancellation comes out when the outcome is final, and what follows a withdrawn checkpoint is "
+            f"{seq} was {became}: a cancellation must be raised only when the outcome is final, and what follows a withdrawn checkpoint is "
             "withdrawn with it (CheckpointWithdrawnError)"
         )
     for checkpoint in chain.rows[head + 1 :]:

@@ -66,8 +66,8 @@ def in_time(
         with anyio.move_on_after(self.patience) as scope:
             await test(self, *args, **kwargs)
         assert not scope.cancelled_caught, (
-            f"the backend has not answered within {self.patience} seconds: what waits for a lock, a queue or a connection has to "
-            "be let go, also after a call that was cancelled"
+            f"the backend has not answered within {self.patience} seconds: every wait for a lock, a queue or a connection must "
+            "end, also after a call that was cancelled"
         )
 
     return timed
@@ -154,7 +154,7 @@ async def together(calls: Iterable[Callable[[], Coroutine[Any, Any, object]]]) -
 _WAYS: Final[dict[Way, str]] = {
     "scope": "by a scope",
     "task": "by Task.cancel",
-    "repeatedly": "by Task.cancel again and again",
+    "repeatedly": "by Task.cancel repeatedly",
 }
 
 
@@ -162,11 +162,11 @@ _WAYS: Final[dict[Way, str]] = {
 class Moment:
     """One await of a call, and one way to cancel the call there."""
 
-    told: str
+    title: str
     """A description of the cancellation, to start a message with."""
     chain: Chain
     """A run used only here."""
-    held: Callable[[], AbstractAsyncContextManager[object]]
+    context: Callable[[], AbstractAsyncContextManager[object]]
     """The context around the call and the check after it: a session, or nothing. Closing a session would end operations in progress."""
     _cancelled_at: Callable[[Callable[[], Coroutine[Any, Any, object]]], Awaitable[bool]]
     _must_raise: bool
@@ -186,27 +186,27 @@ class Moment:
         try:
             self.is_last = not await self._cancelled_at(watched)
         except Exception as error:
-            error.add_note(f"{self.told}: it must go through as a cancellation, and nothing else")
+            error.add_note(f"{self.title}: the call must raise the cancellation, and nothing else")
             raise
         is_swallowed = self._must_raise and has_returned and not self.is_last
-        assert not is_swallowed, f"{self.told}: the cancellation must be raised when all is done, and the call returned"
+        assert not is_swallowed, f"{self.title}: the call must raise the cancellation at its end, but it returned"
         return has_returned
 
 
 def moments(persistence: FlowPersistence, what: str, *, natively: bool = True) -> Iterator[Moment]:
     """Iterate over every await of a call: each way of cancelling, at once and 2 ms later, without a session and in one."""
-    held: dict[str, Callable[[], AbstractAsyncContextManager[object]]] = {"": nullcontext}
+    contexts: dict[str, Callable[[], AbstractAsyncContextManager[object]]] = {"": nullcontext}
     if offers(persistence, Sessions):
-        held[" in a session"] = persistence.session
+        contexts[" in a session"] = persistence.session
     used: list[tuple[Way, float]] = [(way, later) for way in ways() for later in MOMENTS if natively or way == "scope"]
     used = [(way, later) for way, later in used if way != "repeatedly" or not later]
-    for (where, holding), (way, later) in product(held.items(), used):
+    for (where, holding), (way, later) in product(contexts.items(), used):
         for at in count(1):
             when = f"await {at}" if not later else f"2 ms after await {at}"
-            told = f"{what}{where}, cancelled {_WAYS[way]} at {when}"
-            assert at < MOST_AWAITS, f"{told}: do not wait by asking again and again"
+            title = f"{what}{where}, cancelled {_WAYS[way]} at {when}"
+            assert at < MOST_AWAITS, f"{title}: do not poll in a loop"
             struck = partial(cancelled_at, at=at, way=way, later=later)
-            moment = Moment(told, Chain(told), holding, struck, way != "scope" and not later)
+            moment = Moment(title, Chain(title), holding, struck, way != "scope" and not later)
             yield moment
             if moment.is_last:
                 break

@@ -52,11 +52,11 @@ class TwoVerbs(Promises):
     async def test_a_run_that_is_unknown_is_none(self, persistence: FlowPersistence) -> None:
         async with session(persistence):
             for seq in (None, 0, 1):
-                found = await persistence.load("nobody", seq)
+                found = await persistence.load("unknown", seq)
                 assert found is None, f"`load` of an unknown run must return None, and returned {type(found).__name__}"
-            await persistence.save(Chain("somebody").add())
-            assert await persistence.load("nobody") is None, (
-                "`load` of an unknown run must return None beside another run"
+            await persistence.save(Chain("known").add())
+            assert await persistence.load("unknown") is None, (
+                "`load` of an unknown run must return None while another run is stored"
             )
 
     @in_time
@@ -71,7 +71,7 @@ class TwoVerbs(Promises):
                     expect(found, checkpoint, f"`load` with seq={checkpoint.seq}")
             for seq in (-1, 4, 5, 1000):
                 assert await persistence.load("a", seq) is None, (
-                    f"`load` with seq={seq}, which the run has not, must return None"
+                    f"`load` with seq={seq}, which the run does not have, must return None"
                 )
 
     @in_time
@@ -82,7 +82,7 @@ class TwoVerbs(Promises):
                 for chain in chains[turn % 3 :]:
                     await persistence.save(chain.add(state=b'{"run":"%s","n":%d}' % (chain.run_id.encode(), turn)))
             for chain in chains:
-                expect(await persistence.load(chain.run_id), chain.rows[-1], "a run beside others")
+                expect(await persistence.load(chain.run_id), chain.rows[-1], "a run that is stored among others")
 
     @in_time
     async def test_an_id_of_any_legal_form_is_a_run_of_its_own(self, persistence: FlowPersistence) -> None:
@@ -91,16 +91,16 @@ class TwoVerbs(Promises):
             for run_id in IDS:
                 found = await persistence.load(run_id)
                 assert found is None, (
-                    f"id {run_id!r} is a run of its own, unknown so far, and `load` found that of {found.run_id!r}"
+                    f"id {run_id!r} is a different run, unknown so far, but `load` returned run {found.run_id!r}"
                 )
                 saved.append(Chain(run_id).add(state=b'{"n":%d}' % len(saved)))
                 await persistence.save(saved[-1])
             for checkpoint in saved:
-                expect(
-                    await persistence.load(checkpoint.run_id), checkpoint, f"the run whose id is {checkpoint.run_id!r}"
-                )
+                expect(await persistence.load(checkpoint.run_id), checkpoint, f"the run with id {checkpoint.run_id!r}")
             for run_id in NOT_IDS:
-                assert await persistence.load(run_id) is None, f"ids are compared whole, and {run_id!r} was never saved"
+                assert await persistence.load(run_id) is None, (
+                    f"`load` must compare complete ids, and {run_id!r} was never saved"
+                )
 
     @in_time
     async def test_many_save_at_the_same_time(self, persistence: FlowPersistence) -> None:
@@ -162,7 +162,7 @@ class TwoVerbs(Promises):
                     "after a StaleCheckpoint, the one that follows is saved",
                 )
             else:
-                expect(await persistence.load("a"), wrong, "`save` has taken a checkpoint that does not follow")
+                expect(await persistence.load("a"), wrong, "`save` has stored a checkpoint that does not follow")
 
     @in_time
     async def test_a_save_cancelled_at_any_await_leaves_the_old_or_the_new(self, persistence: FlowPersistence) -> None:
@@ -171,7 +171,7 @@ class TwoVerbs(Promises):
             first, second = moment.chain.extend(2, whole=True)
             async with session(persistence):
                 await persistence.save(first)
-            async with moment.held():
+            async with moment.context():
                 is_stored = await moment.strike(partial(persistence.save, second))
                 async with session(persistence):
                     await is_well(persistence, moment, is_stored=is_stored)
@@ -181,12 +181,12 @@ class TwoVerbs(Promises):
         chain = Chain("a")
         await persistence.save(chain.add())
         for moment in moments(persistence, "a load"):
-            async with moment.held():
+            async with moment.context():
                 await moment.strike(partial(persistence.load, "a"))
                 async with session(persistence):
-                    expect(await persistence.load("a"), chain.rows[-1], moment.told)
+                    expect(await persistence.load("a"), chain.rows[-1], moment.title)
                     await store(persistence, chain.add())
-                    expect(await persistence.load("a"), chain.rows[-1], moment.told)
+                    expect(await persistence.load("a"), chain.rows[-1], moment.title)
 
 
 async def is_whole(persistence: FlowPersistence, chain: Chain, least: int) -> None:
@@ -199,22 +199,32 @@ async def is_whole(persistence: FlowPersistence, chain: Chain, least: int) -> No
         f"`load` during saves returned checkpoint {found.seq}, which was never saved"
     )
     assert found.seq >= least, f"`load` went back to checkpoint {found.seq}, after checkpoint {least} was acknowledged"
-    expect(found, chain.complete[found.seq], "a load during saves sees a checkpoint as a whole, or the one before")
+    expect(
+        found,
+        chain.complete[found.seq],
+        "a load during saves must return a complete checkpoint: the new one or the one before",
+    )
 
 
 async def is_well(persistence: FlowPersistence, moment: Moment, *, is_stored: bool) -> None:
     """Check that the second of two checkpoints was stored whole or not at all, that this is final, and that the run can continue."""
-    chain, told = moment.chain, moment.told
+    chain, title = moment.chain, moment.title
     old, new = chain.complete
     found = await persistence.load(chain.run_id)
     if is_stored or found is None or found.seq != old.seq:
-        expect(found, new, f"{told}, and it returned" if is_stored else f"{told}: the old or the new is stored, whole")
+        expect(
+            found,
+            new,
+            f"{title}, and it returned"
+            if is_stored
+            else f"{title}: the old or the new checkpoint is stored completely",
+        )
     else:
-        expect(found, old, f"{told}: the old or the new is stored, whole")
+        expect(found, old, f"{title}: the old or the new checkpoint is stored completely")
     await store(persistence, Chain(f"after {chain.run_id}").add())  # operations in progress have had their turn
     again = await persistence.load(chain.run_id)
     assert again == found, (
-        f"{told}: when the cancellation comes out the outcome must be final, and it has changed since"
+        f"{title}: the outcome must be final when the cancellation is raised, and it has changed since"
     )
     left = [chain.rows[1]] if found == old else []
     for checkpoint in (*left, chain.add()):
@@ -222,6 +232,6 @@ async def is_well(persistence: FlowPersistence, moment: Moment, *, is_stored: bo
             await store(persistence, checkpoint)
         except StaleCheckpoint as stale:
             raise AssertionError(
-                f"{told}: checkpoint {checkpoint.seq} follows what is stored, and was refused"
+                f"{title}: checkpoint {checkpoint.seq} follows the stored checkpoint, but was rejected"
             ) from stale
-    expect(await persistence.load(chain.run_id), chain.complete[-1], f"{told}: the run goes on")
+    expect(await persistence.load(chain.run_id), chain.complete[-1], f"{title}: the run continues")

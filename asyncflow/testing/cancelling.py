@@ -139,11 +139,11 @@ class _Counted:
         self.count = 0
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        go_on: Callable[[Any], Any] = self.coroutine.send
+        advance: Callable[[Any], Any] = self.coroutine.send
         what: Any = None
         while True:
             try:
-                yielded = go_on(what)
+                yielded = advance(what)
             except StopIteration as stop:
                 return stop.value
             self.count += 1
@@ -151,6 +151,6 @@ class _Counted:
                 self.strike()
             try:
                 what = yield yielded
-                go_on = self.coroutine.send
+                advance = self.coroutine.send
             except BaseException as error:  # any exception that is thrown in belongs to the coroutine
-                go_on, what = self.coroutine.throw, error
+                advance, what = self.coroutine.throw, error

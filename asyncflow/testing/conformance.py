@@ -124,17 +124,15 @@ class EndToEnd(Promises):
     """The tests with a real flow."""
 
     @in_time
-    async def test_a_flow_that_failed_goes_on_and_runs_each_method_once(self, persistence: FlowPersistence) -> None:
+    async def test_a_failed_flow_resumes_and_runs_each_method_once(self, persistence: FlowPersistence) -> None:
         ran: Counter[str] = Counter()
         flow = _Errand(ran, _raise, persistence=persistence)
         with contextlib.suppress(MethodError):
             await flow.kickoff()
-        await _goes_on(persistence, flow, ran)
+        await _resumes(persistence, flow, ran)
 
     @in_time
-    async def test_a_flow_that_was_cancelled_goes_on_and_runs_each_method_once(
-        self, persistence: FlowPersistence
-    ) -> None:
+    async def test_a_cancelled_flow_resumes_and_runs_each_method_once(self, persistence: FlowPersistence) -> None:
         ran: Counter[str] = Counter()
         scope = anyio.CancelScope()
 
@@ -145,26 +143,26 @@ class EndToEnd(Promises):
         flow = _Errand(ran, cancel, persistence=persistence)
         with scope:
             await flow.kickoff()
-        await _goes_on(persistence, flow, ran)
+        await _resumes(persistence, flow, ran)
 
 
 async def _raise() -> None:
     raise ConnectionError("in the second turn")
 
 
-async def _goes_on(persistence: FlowPersistence, flow: _Errand, ran: Counter[str]) -> None:
+async def _resumes(persistence: FlowPersistence, flow: _Errand, ran: Counter[str]) -> None:
     assert ran["turn"] == 1, f"a flow must run on the backend up to its second turn, and ran {dict(ran)}"
     options: dict[str, Any] = {"ran": ran, "trouble": anyio.lowlevel.checkpoint, "persistence": persistence}
-    with must("a run that stopped must be found again, and go on"):
+    with must("a run that stopped must be found and resumed"):
         output = await _Errand.resume(flow.run_id, **options)
         again = await _Errand.resume(flow.run_id, **options)
         loaded = await _Errand.load(flow.run_id, **options)
 
     assert ran == _EACH_ONCE, (
-        f"a run that goes on runs each method once, {_EACH_ONCE}; over this backend it ran {dict(ran)}"
+        f"a resumed run must run each method once, {_EACH_ONCE}; on this backend it ran {dict(ran)}"
     )
     assert output == again == _OUTPUT, (
-        f"the output of a run that goes on must be {_OUTPUT!r}, and is {output!r}, then {again!r}"
+        f"the output of a resumed run must be {_OUTPUT!r}, and is {output!r}, then {again!r}"
     )
     assert (loaded.status, loaded.state.turns) == ("finished", 3), "the last checkpoint of a run must be loaded"
 
@@ -221,7 +219,7 @@ async def check(
     Returns the outcome of each test. Raises `ConformanceError` after all tests have run, if any has failed.
     """
     if not __debug__:
-        raise RuntimeError("the tests are assertions, and `python -O` leaves those out; run them without it")
+        raise RuntimeError("the tests are assertions, which `python -O` removes; run them without -O")
     outcomes: dict[str, Literal["passed", "skipped", "failed"]] = {}
     reasons: dict[str, str] = {}
     failed: list[Exception] = []

@@ -61,10 +61,10 @@ class Fault:
         unknown = [name for name in self.operations if name not in get_args(Operation)]
         if unknown or not self.operations:
             raise ValueError(
-                f"operations is a tuple of some of {', '.join(get_args(Operation))}, not {self.operations!r}"
+                f"operations must be a tuple of some of {', '.join(get_args(Operation))}, not {self.operations!r}"
             )
         if self.at < 1 or (self.times is not None and self.times < 1):
-            raise ValueError(f"at and times are at least 1, not {self.at} and {self.times}: it would never strike")
+            raise ValueError(f"at and times must be at least 1, not {self.at} and {self.times}: it would never strike")
 
     def strikes(self, nth: int) -> bool:
         """Whether the fault strikes the n-th of its operations.
@@ -78,7 +78,7 @@ class Fault:
 class Fail(Fault):
     """The operation raises, and does nothing."""
 
-    error: Callable[[], BaseException] = lambda: _error("not saved", "fails, as it was told to")
+    error: Callable[[], BaseException] = lambda: _error("not saved", "failed, as this test requested")
     """Creates the exception; by default a `StorageWriteError` "not saved"."""
 
 
@@ -86,7 +86,9 @@ class Fail(Fault):
 class LoseReply(Fault):
     """The operation is done, but raises."""
 
-    error: Callable[[], BaseException] = lambda: _error("unknown", "is done, and its reply lost, as it was told to")
+    error: Callable[[], BaseException] = lambda: _error(
+        "unknown", "completed, but its reply was lost, as this test requested"
+    )
     """Creates the exception; by default a `StorageWriteError` "unknown"."""
 
 
@@ -163,7 +165,7 @@ class FaultyPersistence:
                 raise error()
             case Hang():
                 await self._let_go.wait()
-                raise _error("not saved", "hung, and was let go")
+                raise _error("not saved", "hung, and was released")
             case Kill(after=False):
                 _kill()
         result = await do()
@@ -251,7 +253,7 @@ def _with(cls: type[FaultyPersistence], parts: tuple[type[FaultyPersistence], ..
 
 
 def _error(outcome: str, what: str) -> StorageWriteError:
-    return StorageWriteError(f"the storage {what}; resume the run when it is well", outcome=outcome)
+    return StorageWriteError(f"the storage {what}; resume the run when the storage is available", outcome=outcome)
 
 
 def _kill() -> None:

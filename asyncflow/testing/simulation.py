@@ -157,10 +157,10 @@ async def crash_everywhere(
     runs end differently from each other; and if a run waits for something that never happens. Python's `random` is seeded, too.
     """
     if schedules < 1:
-        raise ValueError(f"schedules is at least 1, not {schedules}")
+        raise ValueError(f"schedules must be at least 1, not {schedules}")
     if isinstance(flow, Flow):
         raise TypeError(
-            f"a new flow is needed for each run: give the class {type(flow).__name__}, or a function that makes one"
+            f"each run needs a new flow: pass the class {type(flow).__name__}, or a function that creates one"
         )
     trial = _Trial(flow, dict(inputs or {}), running_loop(), limit, outside)
     return await anyio.to_thread.run_sync(lambda: _crash_everywhere(trial, range(seed, seed + schedules), compare))
@@ -173,31 +173,29 @@ def _crash_everywhere(trial: _Trial, seeds: range, compare: Callable[[End], Any]
     compare = compare or (in_any_order if any(one.is_parallel for one in undisturbed) else as_plain)
     expected = compare(undisturbed[0].end)
     for one in undisturbed[1:]:
-        how = f"undisturbed, under schedules {seeds[0]} and {one.seed}, it ends differently"
+        how = f"without a crash, the run ends differently under schedules {seeds[0]} and {one.seed}"
         _check(how, expected, compare(one.end), _CHANCE)
     crashes = 0
     for one in undisturbed[:-1]:
         for crash in _crashes(one.commits):
             end, commit = trial.crashed(one.seed, crash)
             where = f"{crash.when} commit {crash.at} ({commit}) was stored"
-            how = f"crashed {where}, and resumed, under schedule {one.seed}, it ends differently"
-            _check(
-                how, expected, compare(end), "does a method keep something in `self`, or elsewhere outside the state?"
-            )
+            how = f"crashed {where} and resumed, under schedule {one.seed}, the run ends differently"
+            _check(how, expected, compare(end), "does a method keep data in `self`, or elsewhere outside the state?")
             crashes += 1
     return CrashReport(len(seeds), sum(one.commits for one in undisturbed[:-1]), crashes)
 
 
 _CHANCE: Final = (
-    "time or chance decides, or what an earlier run has left in this process, such as a fake that all share (see `outside`); say "
-    "with `compare` what is to be the same"
+    "the end depends on time, on randomness, or on something that an earlier run left in this process, such as a shared fake (see "
+    "`outside`); select with `compare` what must be equal"
 )
 
 
 def _check(how: str, expected: Any, found: Any, cure: str) -> None:
     if expected != found:
         where, was, becomes = _difference(expected, found)
-        raise AssertionError(f"{how}: {where or 'it'} is {becomes!r} and not {was!r}; {cure}")
+        raise AssertionError(f"{how}: {where or 'it'} is {becomes!r}, not {was!r}; {cure}")
 
 
 def _difference(a: Any, b: Any, path: str = "") -> tuple[str, Any, Any]:
@@ -212,8 +210,8 @@ def _difference(a: Any, b: Any, path: str = "") -> tuple[str, Any, Any]:
 
 def as_plain(end: End) -> Any:
     """Return an end as JSON values: only its stored form can be compared."""
-    told = {"status": end.status, "result": end.result, "state": end.state}
-    return to_jsonable_python(told, inf_nan_mode="strings", bytes_mode="hex", fallback=repr)
+    shown = {"status": end.status, "result": end.result, "state": end.state}
+    return to_jsonable_python(shown, inf_nan_mode="strings", bytes_mode="hex", fallback=repr)
 
 
 def in_any_order(end: End) -> Any:
@@ -278,8 +276,8 @@ class _Trial:
             storage.restarted()
             return simulated(lambda: self._run(storage, around), seed=seed, loop=self.loop), died_at
         raise AssertionError(
-            f"{self._name} has come to no commit {crash.at} under schedule {seed}, but had before: something that is not in the "
-            "state, such as a clock or chance, decides what it does"
+            f"{self._name} reached no commit {crash.at} under schedule {seed}, but did before: its course depends on something "
+            "outside the state, such as a clock or randomness"
         )
 
     def _keep(self, flow: type) -> None:
@@ -305,7 +303,7 @@ class _Trial:
             result = sorted((failure.method, type(failure.exception).__qualname__) for failure in error.failures)
         except TimeoutError:
             raise AssertionError(
-                f"{self._name} has not ended in {self.limit:g} virtual seconds: it waits for something that never comes, or "
+                f"{self._name} did not end within {self.limit:g} virtual seconds: it waits for something that never happens, or "
                 "that takes real time, such as a socket or a thread of its own"
             ) from None
         return End(flow.status, result, flow.state, *around)

@@ -117,7 +117,7 @@ def test_of_binary_bytes_the_settings_are_advised_on_the_model_that_holds_them(v
         codec_for(Outer).encode(Outer(id="x", inner=Inner(value=b"\xff")))
 
     assert 'ser_json_bytes="base64", val_json_bytes="base64"' in error.cure
-    assert caught.value.cure.startswith("let Inner say so")
+    assert caught.value.cure.startswith("set it on Inner")
     assert is_kept(list[bytes], [b"\xff"], ser_json_bytes="base64", val_json_bytes="base64")
 
 

@@ -174,7 +174,7 @@ IN_RUNS = (
         "the last writer wins",
         ("E4",),
         "merge.py",
-        '    raise Conflict(path, "both changed it")\n',
+        '    raise Conflict(path, "both methods changed it")\n',
         "    return ours\n",
         "state/test_merges.py::test_changes_that_cannot_both_stand_fail_the_later_method",
     ),

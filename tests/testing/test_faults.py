@@ -118,7 +118,7 @@ async def test_listing_and_forgetting_are_operations_too(operation: Any) -> None
     ids=str,
 )
 def test_what_would_never_strike_is_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match=r"at least 1|is a tuple of some of save, append"):
+    with pytest.raises(ValueError, match=r"at least 1|must be a tuple of some of save, append"):
         Fail(**wrong)
 
 

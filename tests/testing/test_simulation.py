@@ -88,7 +88,7 @@ async def test_what_a_flow_keeps_in_itself_is_found() -> None:
             self.state.count = self.kept
 
     with pytest.raises(
-        AssertionError, match=r"after commit 2 \(first:1\) was stored.* state\.count is 0 and not 5; .*`self`"
+        AssertionError, match=r"after commit 2 \(first:1\) was stored.* state\.count is 0, not 5; .*`self`"
     ):
         await crash_everywhere(Forgetful)
 
@@ -126,7 +126,7 @@ async def test_what_a_flow_keeps_in_its_class_is_found() -> None:
             self.state.count = getattr(self, "other", 0)
 
     for flow, was in ((InAValue, 5), (InAList, 6), (InANewName, 5)):
-        with pytest.raises(AssertionError, match=rf"after commit 2 \(first:1\) .* state\.count is 0 and not {was}; "):
+        with pytest.raises(AssertionError, match=rf"after commit 2 \(first:1\) .* state\.count is 0, not {was}; "):
             await crash_everywhere(flow)
 
 
@@ -184,12 +184,12 @@ async def test_what_is_outside_outlives_a_crash_and_can_be_compared() -> None:
     assert report.crashes == 2 * report.commits == 18
     assert (await crash_everywhere(Pay, outside=Bank)).crashes  # once more for a crash: nothing is wrong with the state
 
-    with pytest.raises(AssertionError, match=r"before commit 3 \(second:1\) .* it is \('finished', 2\) and not "):
+    with pytest.raises(AssertionError, match=r"before commit 3 \(second:1\) .* it is \('finished', 2\), not "):
         await crash_everywhere(Pay, outside=Bank, compare=paid)
 
 
 async def test_a_flow_that_is_made_already_is_refused() -> None:
-    with pytest.raises(TypeError, match="give the class Sound"):
+    with pytest.raises(TypeError, match="pass the class Sound"):
         await crash_everywhere(Sound())  # type: ignore[arg-type]
 
 
@@ -202,7 +202,7 @@ async def test_a_fake_that_all_runs_share_is_told_as_what_it_may_be() -> None:
             self.bank.pay()
             self.state.count = len(self.bank.paid)
 
-    with pytest.raises(AssertionError, match="such as a fake that all share"):
+    with pytest.raises(AssertionError, match="such as a shared fake"):
         await crash_everywhere(lambda: Counted(bank))
 
 
@@ -218,7 +218,7 @@ async def test_what_happens_twice_outside_the_state_is_found_where_it_comes_back
             self.state.count = next(numbers) - self.state.count
 
     with pytest.raises(
-        AssertionError, match=r"undisturbed, under schedules 0 and 1, it ends differently: state\.count is 1 and not 0"
+        AssertionError, match=r"the run ends differently under schedules 0 and 1: state\.count is 1, not 0"
     ):
         await crash_everywhere(Counting)
 
@@ -229,7 +229,7 @@ async def test_an_end_that_depends_on_chance_passes_where_it_is_not_compared() -
         async def first(self) -> None:
             self.state.count = random.randrange(10**9)
 
-    with pytest.raises(AssertionError, match="say with `compare` what is to be the same"):
+    with pytest.raises(AssertionError, match="select with `compare` what must be equal"):
         await crash_everywhere(Lucky)
 
     assert (await crash_everywhere(Lucky, compare=lambda end: end.status)).crashes
@@ -288,7 +288,7 @@ async def test_a_failure_that_only_a_resumed_run_has_is_found() -> None:
         async def second(self) -> None:
             self.client.__class__  # noqa: B018 - an AttributeError where `first` was run in another process
 
-    with pytest.raises(AssertionError, match="status is 'failed' and not 'finished'"):
+    with pytest.raises(AssertionError, match="status is 'failed', not 'finished'"):
         await crash_everywhere(Missing, schedules=1)
 
 
@@ -298,7 +298,7 @@ async def test_a_flow_that_waits_for_ever_is_told() -> None:
         async def first(self) -> None:
             await anyio.Event().wait()
 
-    with pytest.raises(AssertionError, match=r"has not ended in 86400 virtual seconds"):
+    with pytest.raises(AssertionError, match=r"did not end within 86400 virtual seconds"):
         await crash_everywhere(Waiting)
 
 

@@ -37,7 +37,7 @@ class TellsTheFirstCheckpointsTime(Lists):
         return [entry._replace(updated_at=entry.created_at) for entry in found]
 
 
-@caught_by("the_catalog_tells_flows_and_statuses_apart")
+@caught_by("the_catalog_filters_by_flow_and_status")
 class ListsFlowsInAnyCase(Right):
     async def runs(self, *, flow: str | None = None, **options: Any) -> list[RunEntry]:
         found = await super().runs(**options)
@@ -51,13 +51,13 @@ class ListsRunsOfAllFlowsOfOneName(Right):
         return [entry for entry in await super().runs(**options) if names is None or entry.flow in names]
 
 
-@caught_by("the_catalog_tells_flows_and_statuses_apart")
+@caught_by("the_catalog_filters_by_flow_and_status")
 class ListsAllForAnId(Right):
     async def runs(self, *, run_id: str | None = None, **options: Any) -> list[RunEntry]:
         return await super().runs(**options)
 
 
-@caught_by("the_catalog_tells_flows_and_statuses_apart")
+@caught_by("the_catalog_filters_by_flow_and_status")
 class CutsBeforeItChooses(Right):
     """A page of what fits, among the newest of all."""
 
@@ -87,7 +87,7 @@ class CallsAllThatRunInterrupted(Right):
         return await super().runs(status="unfinished" if status == "interrupted" else status, **options)
 
 
-@caught_by("the_catalog_tells_flows_and_statuses_apart", "the_catalog_tells_that_a_released_run_is_driven_by_nobody")
+@caught_by("the_catalog_filters_by_flow_and_status", "the_catalog_shows_that_a_released_run_has_no_owner")
 class TellsThatAllAreDriven(Lists):
     def listed(self, found: list[RunEntry]) -> list[RunEntry]:
         return [entry._replace(is_driven=True) for entry in found]
@@ -194,7 +194,7 @@ class KeepsWhatHasFailed(Prunes):
         return entry.status in ("finished", "cancelled") and entry.updated_at < before
 
 
-@caught_by("a_run_that_goes_on_while_others_are_pruned_is_kept")
+@caught_by("a_run_that_is_resumed_while_others_are_pruned_is_kept")
 class ListsFirstAndDeletesLater(Right):
     """Each deletion asks only whether somebody drives the run: it may have been resumed, and have ended, since it was listed."""
 
@@ -210,7 +210,7 @@ class ListsFirstAndDeletesLater(Right):
         return gone
 
 
-@caught_by("a_run_that_goes_on_while_others_are_pruned_is_kept")
+@caught_by("a_run_that_is_resumed_while_others_are_pruned_is_kept")
 class DeletesTheOldestFirstByAnOldList(Right):
     """The same from the other end of the list."""
 
@@ -225,7 +225,7 @@ class DeletesTheOldestFirstByAnOldList(Right):
         return gone
 
 
-@caught_by("a_run_that_is_driven_is_not_forgotten")
+@caught_by("a_run_with_a_living_owner_is_not_deleted")
 class ForgetsWhatIsDriven(Right):
     async def delete(self, run_id: str) -> bool:
         self._driven.discard(run_id)

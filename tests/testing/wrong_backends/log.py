@@ -10,7 +10,7 @@ from asyncflow.persistence.checkpoint import fold
 from .right import Right, caught_by
 
 
-@caught_by("deltas_are_folded_on_load", "a_flow_that_failed_goes_on_and_runs_each_method_once")
+@caught_by("deltas_are_folded_on_load", "a_failed_flow_resumes_and_runs_each_method_once")
 class DoesNotFold(Right):
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
         newest, whole = self.newest(run_id), await super().load(run_id)
@@ -87,7 +87,7 @@ class ComparesThePredecessorAlone(Right):
         self.put(checkpoint)
 
 
-@caught_by("a_checkpoint_is_not_taken_twice")
+@caught_by("a_checkpoint_is_not_stored_twice")
 class TakesTheSameAgain(Right):
     async def store(self, checkpoint: Checkpoint) -> None:
         if self.newest(checkpoint.run_id) != checkpoint:

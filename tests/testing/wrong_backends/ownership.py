@@ -7,13 +7,13 @@ from .right import Fenced, Right, caught_by
 from .two_verbs import WithALock
 
 
-@caught_by("nobody_owns_a_run_that_is_unknown")
+@caught_by("an_unknown_run_has_no_owner")
 class OwnsWhatIsUnknown(Right):
     async def acquire(self, run_id: str, *, force: bool = False) -> int:
         return await super().acquire(run_id, force=force) or 1
 
 
-@caught_by("every_acquiring_raises_the_epoch", "a_run_is_taken_over_by_force")
+@caught_by("every_acquiring_raises_the_epoch", "acquire_by_force_takes_over_a_run")
 class HasOneEpochForAll(Right):
     async def acquire(self, run_id: str, *, force: bool = False) -> int:
         return 1 if run_id in self._rows else 0
@@ -80,7 +80,7 @@ class KeepsItsLockAfterACancelledAcquire(WithALock):
         return await super().acquire(run_id, force=force)
 
 
-@caught_by("a_place_tells_storages_apart")
+@caught_by("a_place_identifies_a_storage")
 class IsInAnotherPlaceEachTime(Right):
     @property
     def place(self) -> object:

@@ -60,7 +60,7 @@ class StaysHalfOpen(Opened):
         self.opening.release()
 
 
-@caught_by("a_flow_that_was_cancelled_goes_on_and_runs_each_method_once")
+@caught_by("a_cancelled_flow_resumes_and_runs_each_method_once")
 class RollsBackWhatACancelledSessionStored(Opened):
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
