@@ -1,1 +1,1 @@
-"""How fast it is: the work, the ways to do it, and the figures. `python -m benchmarks`, or `python3 noxfile.py -s bench`."""
+"""Benchmarks: the workloads, the libraries that run them, and the figures. `python -m benchmarks`, or `python3 noxfile.py -s bench`."""

@@ -1,4 +1,4 @@
-"""Let asyncflow and its peers do the works, in turn, each time in a process of its own: `python -m benchmarks --help`."""
+"""Run the workloads with asyncflow and its peers, in turn, each time in a new process: `python -m benchmarks --help`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BEGIN, END = "<!-- the last table -->\n", "<!-- its end -->\n"
 
 
 def machine() -> str:
-    """What it was measured on."""
+    """Describe the machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0
     return (
         f"{platform.system()} {platform.release()}, {_processor()}, {os.cpu_count()} cores, {memory:.0f} GB, "
@@ -41,7 +41,7 @@ def _processor() -> str:
 
 
 def headline(options: argparse.Namespace) -> str:
-    """What was measured where, and with which versions."""
+    """Describe what was measured, where, and with which versions."""
     peers = ", ".join(f"{first.partition('==')[0]} {first.partition('==')[2]}" for first, *_ in REQUIREMENTS.values())
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return (
@@ -88,15 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     chosen = running.cases(options.works, options.only, options.loops, everything=options.all, seconds=options.seconds)
     for environment in dict.fromkeys(case.who.environment for case in chosen):
-        running.tell(f"environment of {environment}")
+        running.report(f"environment of {environment}")
         with contextlib.suppress(NoEnvironment):  # its lines will say so
             python_of(environment)
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(NoEnvironment):  # here, too
             os.environ[VARIABLE] = stack.enter_context(postgres())
-        lines = running.run(chosen, options.rounds, running.tell, running.measured)
-        running.count_syncs(lines, running.tell)
-    running.tell("")
+        lines = running.run(chosen, options.rounds, running.report, running.measured)
+        running.count_syncs(lines, running.report)
+    running.report("")
     head, tables = headline(options), report.tables(lines)
     print(f"{head}\n\n{tables}")
     write(FOLDER, lines, head)
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write(folder: Path, lines: Sequence[running.Line], head: str) -> None:
-    """The figures as JSON, and as a picture."""
+    """Write the figures as JSON and as a picture."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "figures.json").write_text(report.as_json(lines, head))
     (folder / "figures.svg").write_text(picture(report.rows(lines), head.partition("\n")[0]))
@@ -114,7 +114,7 @@ def write(folder: Path, lines: Sequence[running.Line], head: str) -> None:
 
 
 def with_tables(page: str, tables: str) -> str:
-    """The page with other tables between its two markers."""
+    """Return the page with new tables between its two markers."""
     before, rest = page.split(BEGIN)
     return f"{before}{BEGIN}\n{tables}\n{END}{rest.split(END)[1]}"
 

@@ -1,4 +1,4 @@
-"""Two builds side by side: CPU a step of this one and of another, in W1 and W2, stored and not stored.
+"""Compare two builds side by side: CPU per step in W1 and W2, with and without storage.
 
     python -m benchmarks --against PATH
 
@@ -28,7 +28,7 @@ import anyio
 
 from .environments import FOLDER, ROOT
 from .peers import STEPS
-from .running import tell
+from .running import report
 from .works import many
 
 AIM = 1.02
@@ -64,7 +64,7 @@ def compared(other: Path, rounds: int, seconds: float) -> list[Comparison]:
     lines = [Comparison(work, way) for work, way, _ in CASES]
     for n in range(rounds):
         for line, (work, way, at_once) in zip(lines, CASES, strict=True):
-            tell(f"round {n + 1} of {rounds}: {work} {way}")
+            report(f"round {n + 1} of {rounds}: {work} {way}")
             with (
                 tempfile.TemporaryDirectory(prefix="against-", dir=_made(FOLDER), ignore_cleanup_errors=True) as folder,
                 _worker(ROOT, way, at_once, seconds / TURNS, Path(folder) / "ours") as ours,
@@ -96,10 +96,10 @@ def table(lines: Sequence[Comparison]) -> str:
     ]
     for line in lines:
         ratio = f"{line.ratio:.3f}"
-        told = ratio if line.ratio <= AIM else f"**{ratio}**"
+        shown = ratio if line.ratio <= AIM else f"**{ratio}**"
         each = " ".join(f"{ratio:.2f}" for ratio in line.ratios)
         ours, theirs = statistics.median(line.ours), statistics.median(line.theirs)
-        rows.append(f"| {line.work} | {line.way} | {ours:.1f} | {theirs:.1f} | {told} | {each} |")
+        rows.append(f"| {line.work} | {line.way} | {ours:.1f} | {theirs:.1f} | {shown} | {each} |")
     return "\n".join(rows)
 
 
@@ -130,7 +130,7 @@ def _worker(tree: Path, way: str, at_once: int, seconds: float, folder: Path) ->
         return float(json.loads(answers.readline()))
 
     try:
-        turn()  # warm: what is made once has been made
+        turn()  # warm-up: caches are filled
         yield turn
     finally:
         with contextlib.suppress(BrokenPipeError):

@@ -1,4 +1,4 @@
-"""Where each peer runs: a virtual environment of its own, `.nox/benchmarks/<name>`, and a process that is told to keep to itself."""
+"""Where each peer runs: in its own virtual environment, `.nox/benchmarks/<name>`, in a process without network access."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / ".nox" / "benchmarks"  # `.nox/bench` is the session's own, which nox may make anew
+FOLDER = ROOT / ".nox" / "benchmarks"  # `.nox/bench` belongs to the session, and nox may recreate it
 
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "burr": ("apache-burr==0.43.0", "aiosqlite==0.22.1", "anyio==4.16.0", "pydantic==2.14.4"),
@@ -44,19 +44,19 @@ QUIET = {
     "LANGSMITH_TRACING": "false",
     "OTEL_SDK_DISABLED": "true",
 }
-"""The variables that the peers document for switching off what they send home."""
+"""The variables with which the peers document how to switch off their telemetry."""
 
 
-class NoEnvironment(Exception):  # noqa: N818  (it is told in the table)
-    """Why a peer's environment cannot be made."""
+class NoEnvironment(Exception):  # noqa: N818  (reported in the table)
+    """The environment of a peer cannot be created; the message says why."""
 
 
 _failures: dict[str, str] = {}
-"""What could not be made in this run: it is not tried again for each line."""
+"""Environments that could not be created in this run: they are not retried for each line."""
 
 
 def python_of(environment: str) -> Path:
-    """The interpreter of a peer's environment, which is made if it is not there as it should be. Raises `NoEnvironment`."""
+    """Return the interpreter of a peer's environment; create the environment if it is missing or outdated. Raises `NoEnvironment`."""
     if environment == "asyncflow":
         return Path(sys.executable)
     if environment in _failures:
@@ -90,11 +90,11 @@ def _run(command: list[str]) -> None:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something, fit for a cell of a table."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it said nothing"]
+    """Return the last non-empty line, shortened for a cell of a table."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no output"]
     return lines[-1].replace("|", "/")[:200]
 
 
 def variables(home: Path) -> dict[str, str]:
-    """The environment variables of a measurement: quiet, with a home of its own that is thrown away."""
+    """Return the environment variables of a measurement: no telemetry, and a temporary home folder."""
     return {**os.environ, **QUIET, "HOME": str(home), "XDG_DATA_HOME": str(home), "PYTHONDONTWRITEBYTECODE": ""}

@@ -1,6 +1,6 @@
-"""What it costs to make sure that a state loads back as it is: `python -m benchmarks.exactness`.
+"""What the round-trip check costs, which ensures that a state loads back equal: `python -m benchmarks.exactness`.
 
-Beside the time that pydantic takes to write the same state as JSON, and, for the small one, the time of a whole step.
+It prints the time for which pydantic serializes the same state next to it, and, for the small state, the time of a complete step.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from asyncflow.persistence import Catalog, CheckpointHistory, CheckpointLog, Own
 
 PACKAGE = str(Path(asyncflow.__file__).parent) + os.sep
 WARM = 3
-"""Rounds before the one that is counted: what is made once has been made."""
+"""Warm-up rounds before the counted one: they fill the caches."""
 
 VERBS = frozenset(
     name
@@ -293,11 +293,11 @@ def main() -> None:
     if asked.json:
         print(json.dumps({name: vars(trip) for name, trip in ours.items()}))
         return
-    told = table(ours, None if asked.against is None else trips_of(asked.against))
+    text = table(ours, None if asked.against is None else trips_of(asked.against))
     if asked.readme:
         before, _, rest = README.read_text().partition(BEGIN)
-        README.write_text(f"{before}{BEGIN}\n{told}\n{END}{rest.partition(END)[2]}")
-    print(told)
+        README.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+    print(text)
     for name, trip in ours.items():
         print(f"\n{name}: {', '.join(trip.modules)}")
 

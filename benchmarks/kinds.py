@@ -1,6 +1,6 @@
-"""What a step costs that changes one record of 1 MB, by the kind of state: `python -m benchmarks.kinds`.
+"""What a step costs that changes one record of 1 MB, for each kind of state: `python -m benchmarks.kinds`.
 
-CPU of the process a step, the median of all, beside that of a plain state in the same round; and how long the event loop was held.
+It prints the median CPU per step, its ratio to a plain state in the same round, and how long the event loop was blocked.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def flow_of(model: Any, samples: list[float]) -> Any:
 
 
 async def measured(model: Any, folder: Path) -> tuple[float, float]:
-    """CPU of a step, and the longest that the loop was held in half of them, in milliseconds."""
+    """Return the median CPU per step and the median of the longest blocking of the loop per step, in milliseconds."""
 
     async def tick() -> None:
         last = time.perf_counter()
@@ -133,7 +133,7 @@ async def measured(model: Any, folder: Path) -> tuple[float, float]:
 
 def main() -> None:
     print(f"{STEPS} steps with 1 MB of {RECORDS} records, on {machine()}\n")
-    print("| state | CPU a step, ms | of a plain one | the loop held, ms |\n| --- | --- | --- | --- |")
+    print("| state | CPU a step, ms | of a plain one | the loop blocked, ms |\n| --- | --- | --- | --- |")
     first = 0.0
     with tempfile.TemporaryDirectory() as folder:
         for kind, model in KINDS.items():

@@ -62,7 +62,7 @@ Naps = _naps()
 
 
 class Sleeper(Flow[FlowState]):
-    """One that lives until it is told to go."""
+    """A flow that runs until it is released."""
 
     @start()
     async def sleep(self) -> None:
@@ -80,7 +80,7 @@ def _kickoff(flow: type[Flow[Any]], storage: Any) -> Run:
 
 @asynccontextmanager
 async def _owned(flow: type[Flow[Any]], storage: Any, *, awaits: bool = True) -> AsyncIterator[Run]:
-    """By a runner: `run`, or `start` and then `result`."""
+    """Run by a runner: `run`, or `start` and then `result`."""
     async with FlowRunner(storage, max_running=2 * LIVE, grace=0, patience=5) as runner:
 
         async def started() -> Any:
@@ -91,7 +91,7 @@ async def _owned(flow: type[Flow[Any]], storage: Any, *, awaits: bool = True) ->
 
 @asynccontextmanager
 async def _way(name: str, flow: type[Flow[Any]], folder: Path) -> AsyncIterator[Run]:
-    """One of the ways to run a flow, such as "kickoff, SQLite"."""
+    """Return one of the ways to run a flow, such as "kickoff, SQLite"."""
     how, _, store = name.partition(", ")
     storage: Any = {
         "": lambda: None,
@@ -113,7 +113,7 @@ async def _way(name: str, flow: type[Flow[Any]], folder: Path) -> AsyncIterator[
 
 
 async def _all(run: Run, runs: int, at_once: int) -> float:
-    """Seconds that so many runs take, at most so many at once; 0 for all."""
+    """Return the seconds that so many runs take, at most so many at once; 0: all at once."""
     limit = anyio.CapacityLimiter(at_once or runs)
 
     async def one() -> None:
@@ -127,7 +127,7 @@ async def _all(run: Run, runs: int, at_once: int) -> float:
     return time.perf_counter() - began
 
 
-# ---- what is measured, each in a process of its own ------------------------------------------------------------------
+# ---- measurements, each in its own process ------------------------------------------------------------------
 
 
 async def chains(way: str, folder: Path) -> float:
@@ -157,7 +157,7 @@ async def memory(way: str, folder: Path) -> float:
         await asleep(LIVE)
         await anyio.sleep(3)
         gc.collect()
-        _tell((_resident() - before) / 1e6)
+        _print_figure((_resident() - before) / 1e6)
         os._exit(0)  # the runs would be looked up, one by one
 
 
@@ -167,7 +167,7 @@ async def looking(way: str, folder: Path) -> float:
         began = time.perf_counter()
         for _ in range(5):
             assert await runner.recover() == 0
-        _tell((time.perf_counter() - began) / 5 * 1e3)
+        _print_figure((time.perf_counter() - began) / 5 * 1e3)
         os._exit(0)
 
 
@@ -314,14 +314,14 @@ def table(name: str, rounds: int) -> str:
     return "\n".join(lines)
 
 
-def _tell(figure: float) -> None:
+def _print_figure(figure: float) -> None:
     print(json.dumps(figure), flush=True)
 
 
 def one(name: str, way: str, folder: str) -> None:
     measure = MEASURES[name][0]
     found = measure(way, Path(folder))
-    _tell(found if isinstance(found, float) else anyio.run(lambda: found))
+    _print_figure(found if isinstance(found, float) else anyio.run(lambda: found))
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ HERE = ("localhost", "127.0.0.1", "::1", None, "")
 
 
 def stay_here(event: str, args: tuple[Any, ...]) -> None:
-    """Refuse whatever leads to another machine: an audit hook, which no library can take away."""
+    """Reject every connection to another machine: an audit hook, which no library can remove."""
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         reached = args[1][0] if isinstance(args[1], tuple) else None
     elif event == "socket.getaddrinfo":
@@ -34,11 +34,11 @@ def stay_here(event: str, args: tuple[Any, ...]) -> None:
     else:
         return
     if reached not in HERE:
-        raise PermissionError(f"a benchmark reaches no other machine, and this was to reach {reached!r}")
+        raise PermissionError(f"benchmarks must not connect to other machines, but this one tried to reach {reached!r}")
 
 
 async def measure(module: str, way: str, work: str, size: int, seconds: float, folder: Path) -> None:
-    """Let one peer do one work, write its figures, and leave at once: ending what lives can take longer than all the rest."""
+    """Run one workload with one peer, write its figures, and exit at once: a clean shutdown can take longer than the measurement."""
     make = importlib.import_module(f"benchmarks.peers.{module}").WAYS[way]
     stored = folder / "stored"
     stored.mkdir()
@@ -50,7 +50,7 @@ async def measure(module: str, way: str, work: str, size: int, seconds: float, f
 
 
 def first_of(error: BaseException) -> BaseException:
-    """The first error that is no group: the parent tells its last line."""
+    """Return the first error that is not a group: the parent process reports its last line."""
     return first_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 

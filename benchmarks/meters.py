@@ -1,4 +1,4 @@
-"""What a process can tell of itself: time, CPU, bytes written, syncs, memory, and how long its event loop was held."""
+"""Meters of the own process: time, CPU, bytes written, syncs, memory, and how long its event loop was blocked."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 import anyio
 
 TICK = 0.001
-"""Seconds that the ticker sleeps; what it oversleeps is how long the event loop was held."""
+"""Seconds that the ticker sleeps; the time that it oversleeps is how long the event loop was blocked."""
 
 SYNCS = "BENCHMARKS_SYNCS"
 """The environment variable that names the file in which strace writes a line for each sync."""
 
 
 def written() -> int:
-    """Bytes that this process has handed to write calls; 0 where the system does not say."""
+    """Return the bytes that this process has passed to write calls; 0 where the system does not report them."""
     try:
         fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     except OSError:
@@ -29,7 +29,7 @@ def written() -> int:
 
 
 def synced() -> int | None:
-    """Calls of fsync and fdatasync that have ended; None where nobody counts them."""
+    """Return the completed calls of fsync and fdatasync; None if they are not counted."""
     named = os.environ.get(SYNCS)
     return None if named is None else sum("unfinished" not in line for line in Path(named).read_text().splitlines())
 

@@ -26,7 +26,7 @@ PANELS = (
     Panel("W1", "us_a_step", "A durable step of a lone run", "us"),
     Panel("W3", "ms", "100 parallel listeners and a join", "ms"),
     Panel("W4", "ms_a_step", "A step that appends to 1 MB of state", "ms"),
-    Panel("W2", "stall_max_ms", "The longest that the event loop was held", "ms"),
+    Panel("W2", "stall_max_ms", "Longest blocking of the event loop", "ms"),
     Panel("W5", "ms", "Loading one of 10,000 runs by id", "ms"),
     Panel("W6", "us_a_step", "5,000 runs whose steps sleep, by the step", "us"),
     Panel("W8", "kb_a_run", "Memory of a run that lives", "KB"),

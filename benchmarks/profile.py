@@ -2,7 +2,7 @@
 
 A timer of the CPU that the process uses notes which function the event loop's thread is in. What the connection's thread does
 meanwhile shows as waiting in the selector. With `--instructions`, valgrind counts them instead, library by library: a figure
-that repeats to a percent on the busiest machine, for whoever changes the hot path.
+that repeats to a percent on the busiest machine, for changes to the hot path.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ async def _measured(way: str, runs: int, every: float) -> tuple[int, float, floa
 
 
 def _place(file: str) -> str:
-    """A file as it is called in its project."""
+    """Return the name of a file within its project."""
     return re.sub(r"^.*(?=(asyncflow|benchmarks|asyncio|anyio|pydantic|sniffio)/)|^.*/", "", file)
 
 
@@ -85,7 +85,7 @@ def _group(file: str) -> str:
 
 
 def by_function(way: str, runs: int, most: int) -> str:
-    """Two tables: what a step costs by what is done, and by function."""
+    """Return two tables: what a step costs by activity, and by function."""
     assert threading.current_thread() is threading.main_thread(), "signals are looked at there"
     steps, cpu, mine, seen = asyncio.run(_measured(way, runs, EVERY if most else 0))
     each = cpu / steps * 1e6 / max(1, sum(seen.values()))
@@ -126,11 +126,11 @@ def _counted(way: str, runs: int, folder: Path) -> Counter[str]:
     python = [sys.executable, "-m", "benchmarks.profile", "--way", way, "--runs", str(runs), "--most", "0"]
     valgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"]
     subprocess.run([*valgrind, *python], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    told = subprocess.run(
+    output = subprocess.run(
         ["callgrind_annotate", "--threshold=100", out], check=True, capture_output=True, text=True
     ).stdout
     found: Counter[str] = Counter()
-    for count, library in re.findall(r"^\s*([\d,]+) \([^)]*\)\s+\S+:.*?(?:\[(.*)\])?$", told, re.MULTILINE):
+    for count, library in re.findall(r"^\s*([\d,]+) \([^)]*\)\s+\S+:.*?(?:\[(.*)\])?$", output, re.MULTILINE):
         found[Path(library).name or "elsewhere"] += int(count.replace(",", ""))
     return found
 
@@ -139,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--way", choices=sorted(WAYS), default="full", help="which store")
     parser.add_argument("--runs", type=int, default=5_000)
-    parser.add_argument("--most", type=int, default=30, help="functions in the table; 0: nobody looks")
+    parser.add_argument("--most", type=int, default=30, help="functions in the table; 0: no table")
     parser.add_argument("--instructions", action="store_true", help="count them, under valgrind; some minutes")
     options = parser.parse_args()
     print(by_library(options.way) if options.instructions else by_function(options.way, options.runs, options.most))

@@ -25,7 +25,7 @@ STEPS = 1
 
 
 async def main(runs: int, conninfo: str | None) -> None:
-    """Make, prune, and tell."""
+    """Store the runs, prune them, and print the figures."""
     with tempfile.TemporaryDirectory() as folder:
         storage = _storage(folder, conninfo)
         async with storage:

@@ -1,4 +1,4 @@
-"""From lines to what a person reads: medians, ratios, and the tables. Pure."""
+"""Turn measured lines into medians, ratios and tables. Pure."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _cells(row: Row, columns: Sequence[Column]) -> list[str]:
 
 
 def _has(row: Row, column: Column) -> bool:
-    """What a server writes is not told by its clients."""
+    """Whether a row has a figure: clients cannot count the bytes that a server writes."""
     is_elsewhere = row.line.case.who.needs_server and column.figure in ("bytes_a_step", "written_kb", "mb_a_100000")
     return row.figures is not None and column.figure in row.figures and not is_elsewhere
 
@@ -83,11 +83,11 @@ def _times(ratio: float) -> str:
 
 def as_json(lines: Sequence[Line], about: str) -> str:
     """Every round's figures, a line for each line of the tables."""
-    told = [json.dumps(_told(row)) for found in rows(lines).values() for row in found]
-    return f'{{"about": {json.dumps(about)}, "lines": [\n' + ",\n".join(told) + "\n]}\n"
+    texts = [json.dumps(_as_json(row)) for found in rows(lines).values() for row in found]
+    return f'{{"about": {json.dumps(about)}, "lines": [\n' + ",\n".join(texts) + "\n]}\n"
 
 
-def _told(row: Row) -> dict[str, object]:
+def _as_json(row: Row) -> dict[str, object]:
     case = row.line.case
     return {
         "work": case.work,

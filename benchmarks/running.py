@@ -1,4 +1,4 @@
-"""Runs the measurements in turn, each in a process of its own, and keeps what each said, or why it said nothing."""
+"""Runs the measurements in turn, each in a process of its own, and keeps the figures of each, or why there are none."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .meters import SYNCS
 from .works import WORKS, Figures
 
 
-class Failed(Exception):  # noqa: N818  (it is told in the table)
-    """Why there are no figures."""
+class Failed(Exception):  # noqa: N818  (reported in the table)
+    """A measurement gave no figures; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _size(work: str, who: Contestant, everything: bool) -> int:
 
 
 def run(
-    chosen: Sequence[Case], rounds: int, told: Callable[[str], None], measure: Callable[[Case], Figures]
+    chosen: Sequence[Case], rounds: int, report: Callable[[str], None], measure: Callable[[Case], Figures]
 ) -> list[Line]:
     """So many rounds of all cases, alternating. One that fails is not tried again."""
     lines = [Line(case, failure=case.who.cannot.get(case.work)) for case in chosen]
@@ -84,7 +84,7 @@ def run(
             most = WORKS[line.case.work].rounds or rounds
             if line.failure is not None or n >= most:
                 continue
-            told(f"round {n + 1} of {rounds}, {place} of {len(lines)}: {line.case.work} {line.case.title}")
+            report(f"round {n + 1} of {rounds}, {place} of {len(lines)}: {line.case.work} {line.case.title}")
             try:
                 line.rounds.append(measure(line.case))
             except (Failed, NoEnvironment) as error:
@@ -97,7 +97,7 @@ def measured(case: Case) -> Figures:
     return _measured(case, [], {})
 
 
-def count_syncs(lines: Iterable[Line], told: Callable[[str], None]) -> None:
+def count_syncs(lines: Iterable[Line], report: Callable[[str], None]) -> None:
     """Once more under strace, if there is one, the lone runs of those that store: how often they wait for the disk."""
     if shutil.which("strace") is None:
         return
@@ -105,7 +105,7 @@ def count_syncs(lines: Iterable[Line], told: Callable[[str], None]) -> None:
         case = line.case
         if case.work != "W1" or not line.rounds or not case.who.is_stored or case.who.needs_server:
             continue
-        told(f"syncs: {case.title}")
+        report(f"syncs: {case.title}")
         with tempfile.NamedTemporaryFile(prefix="syncs-") as log:
             strace = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", log.name]
             try:
@@ -144,8 +144,8 @@ def _measured(case: Case, wrapper: list[str], more: dict[str, str]) -> Figures:
         return figures
 
 
-def tell(text: str) -> None:
-    """Progress, on one line of stderr."""
+def report(text: str) -> None:
+    """Show progress on one line of stderr."""
     print(
         f"\r\x1b[K{text}" if sys.stderr.isatty() else text,
         end="" if sys.stderr.isatty() else "\n",

@@ -1,4 +1,4 @@
-"""What each work does, whoever does it. Each takes as many runs as fit into its seconds, says how many, and answers with rates."""
+"""The workloads, the same for every library. Each takes as many runs as fit into its seconds, says how many, and answers with rates."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ async def warmed(run: Callable[[], Awaitable[object]], most: int, at_once: int, 
         took = time.perf_counter() - began
         each = min(each, took / few)  # the machine may have been busy with something else
     gc.collect()
-    gc.freeze()  # what a server does once it is loaded: modules are not looked through again and again
+    gc.freeze()  # what a server does once it is loaded: the garbage collector skips the loaded modules
     fewest = min(at_once or 100, int(10 * seconds / each))
     return max(2, min(most, max(fewest, int(seconds / each))))
 
 
 async def chains(peer: Chains, size: int, seconds: float, _: TaskGroup, at_once: int) -> Figures:
-    """W1, W2: runs of the chain. Stalls are taken in a second go, as the ticker takes its share."""
+    """W1, W2: runs of the chain. Stalls are measured in a second round, because the ticker itself costs time."""
     runs = await warmed(peer.chain, size, at_once, seconds)
     meter = Meter()
     await many(peer.chain, runs, at_once)
@@ -224,7 +224,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Work:
-    """One table: what is done, how large, which figures are shown, and which of them (`key`: less is better) are compared."""
+    """One table: the workload, its size, which figures are shown, and which of them (`key`: less is better) are compared."""
 
     title: str
     does: str

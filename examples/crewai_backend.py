@@ -1,7 +1,7 @@
-"""A synchronous backend in CrewAI's manner (`save_state`, `load_state`) serves as a persistence of asyncflow.
+"""Use a synchronous CrewAI backend (`save_state`, `load_state`) as a persistence of asyncflow.
 
-`FromCrewAI` is the adapter. What the backend is given is the readable state, as CrewAI gives it, with one key more: the
-whole checkpoint as text, which is what a run goes on from. Its calls run in worker threads.
+`FromCrewAI` is the adapter. It gives the backend the readable state, as CrewAI does, with one additional key: the complete
+checkpoint as text, from which a run resumes. The backend is called in worker threads.
 """
 
 import json
@@ -21,7 +21,7 @@ CHECKPOINT = "__asyncflow_checkpoint__"
 
 
 class CrewAIBackend(Protocol):
-    """What CrewAI asks of a persistence."""
+    """The interface of a CrewAI persistence."""
 
     def save_state(self, flow_uuid: str, method_name: str, state_data: dict[str, Any]) -> None: ...
 
@@ -29,7 +29,7 @@ class CrewAIBackend(Protocol):
 
 
 class FromCrewAI:
-    """A backend of CrewAI's as a `FlowPersistence`."""
+    """Adapts a CrewAI backend to `FlowPersistence`."""
 
     def __init__(self, backend: CrewAIBackend) -> None:
         self.backend = backend
@@ -43,14 +43,14 @@ class FromCrewAI:
 
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
         data = await anyio.to_thread.run_sync(self.backend.load_state, run_id)
-        if data is None or CHECKPOINT not in data:  # a state that CrewAI itself has saved holds no checkpoint
+        if data is None or CHECKPOINT not in data:  # a state that CrewAI itself saved has no checkpoint
             return None
         newest = Checkpoint.from_bytes(data[CHECKPOINT].encode())
         return newest if seq in (None, newest.seq) else None
 
 
 class StatesInSQLite:
-    """Such a backend, as it stands in many projects: synchronous, one row for each saved state."""
+    """A typical backend of this kind: synchronous, one row for each saved state."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,7 +1,7 @@
-"""A backend of one's own: a class that saves and loads. Here, a folder with one file for each run.
+"""A custom backend: a class that saves and loads. This one keeps a folder with one file for each run.
 
-A file is replaced as a whole, so a crash leaves either the old checkpoint or the new one. What such a backend does not
-do is to keep two processes from driving one run at the same time; that is a capability of its own (`Ownership`).
+A file is replaced atomically, so a crash leaves either the old checkpoint or the new one. Such a backend does not prevent two
+processes from executing one run at the same time; the capability `Ownership` does.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from asyncflow.persistence import Checkpoint
 
 
 class FolderPersistence:
-    """The newest checkpoint of every run, each in a file."""
+    """Stores the newest checkpoint of each run in a file."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -33,7 +33,9 @@ class FolderPersistence:
     def _write(self, checkpoint: Checkpoint) -> None:
         newest = self._read(checkpoint.run_id)
         if checkpoint.seq != (0 if newest is None else newest.seq + 1):
-            raise StaleCheckpoint(f"checkpoint {checkpoint.seq} does not follow what is stored", seq=checkpoint.seq)
+            raise StaleCheckpoint(
+                f"checkpoint {checkpoint.seq} does not follow the stored checkpoint", seq=checkpoint.seq
+            )
         path = self._path(checkpoint.run_id)
         with open(path.with_suffix(".new"), "wb") as file:
             file.write(checkpoint.to_bytes())
@@ -46,7 +48,7 @@ class FolderPersistence:
         return Checkpoint.from_bytes(path.read_bytes()) if path.exists() else None
 
     def _path(self, run_id: str) -> Path:
-        return self.folder / f"{hashlib.sha256(run_id.encode()).hexdigest()}.run"  # an id may hold any character
+        return self.folder / f"{hashlib.sha256(run_id.encode()).hexdigest()}.run"  # an id may contain any character
 
 
 class Draft(FlowState):
@@ -66,7 +68,7 @@ class Write(Flow[Draft]):
     @listen(think)
     async def publish(self) -> str:
         if not self.printer_works:
-            raise ConnectionError("the printer does not answer")
+            raise ConnectionError("the printer does not respond")
         return " ".join(self.state.words)
 
 

@@ -1,4 +1,4 @@
-"""A flow is killed half-way, and goes on by its UUID in another process: a survey of Python's own standard library.
+"""Kill a flow half-way and resume it by its UUID in another process: a survey of Python's standard library.
 
     find_packages -> next_turn -+-> lane_1 -+                (turn after turn; the lanes work side by side, in threads)
                        ^  |     +-> lane_2 -+-> meet -+
@@ -8,11 +8,11 @@
                           +-> judge -+-> report_clean
                                      +-> report_with_failures
 
-Run without arguments it is the watcher: it starts the survey in a process of its own, kills that, starts another one,
-and compares the report with that of an undisturbed run. Its exit code is 0 only if everything was as promised.
+Without arguments it is the watcher: it starts the survey in a process, kills that process, resumes the survey in another one,
+and compares the report with that of an undisturbed run. Its exit code is 0 only if every promise was kept.
 
-The watcher does not take the survey's word for it. Each method begins and ends with a line in a log beside the database,
-which no transaction takes back; what had completed at the kill is read from the database.
+The watcher checks the survey independently. Each method logs its start and its end in a file next to the database, which no
+transaction rolls back; the methods that had completed at the kill are read from the database.
 """
 
 import ast
@@ -46,7 +46,7 @@ SHOWN = 5
 
 
 class Counts(BaseModel):
-    """What there is in one package, or in many."""
+    """The counts of one package, or of many."""
 
     files: int = 0
     lines: int = 0
@@ -76,17 +76,17 @@ class Report(BaseModel):
 
 class SurveyState(FlowState):
     turns: list[list[list[str]]] = Field(default_factory=list)
-    """Of each turn, of each lane, the packages."""
+    """The packages of each lane of each turn."""
     turn: int = 0
     found: dict[str, Counts] = Field(default_factory=dict)
-    """By package. The lanes write different keys at the same time: the merge puts them together."""
+    """The counts by package. The lanes write different keys at the same time, and the merge combines them."""
     files: Annotated[int, merge.add] = 0
     """The lanes add to one number at the same time: the field says how that is merged."""
 
 
 @persist
 class Survey(Flow[SurveyState]):
-    """Counts what is in the standard library. `folder`: where the database is, and the log."""
+    """Counts the contents of the standard library. `folder`: the folder of the database and the log."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(persistence=SQLiteFlowPersistence(folder / "survey.db"))
@@ -142,7 +142,7 @@ class Survey(Flow[SurveyState]):
             return self.report("some files do not parse")
 
     def read(self, lane: int) -> int:
-        """Survey the packages of one lane in this turn; how many files they have."""
+        """Survey the packages of one lane in this turn; return their number of files."""
         packages = self.state.turns[self.state.turn][lane]
         with self.logged(f"read {shortened(packages)}"):
             for package in packages:
@@ -158,7 +158,7 @@ class Survey(Flow[SurveyState]):
 
     @contextmanager
     def logged(self, done: str = "") -> Iterator[None]:
-        """Say in the log that this method begins, and that it has ended; then show it."""
+        """Log the start and the end of this method, and print it."""
         invocation = self.invocation_id.rpartition("/")[2]  # of "run/pass/method:occurrence"
         self.log.write("begin", self.run_id, invocation)
         yield
@@ -167,13 +167,13 @@ class Survey(Flow[SurveyState]):
 
 
 def files_of(package: Path) -> list[Path]:
-    """The source files of a package, or the one of a module."""
+    """Return the source files of a package, or the single one of a module."""
     sources = sorted(package.rglob("*.py")) if package.is_dir() else [package]
     return [source for source in sources if source.is_file()]
 
 
 def found_packages() -> dict[str, int]:
-    """The packages and modules of the standard library, and the bytes of their sources."""
+    """Return the packages and modules of the standard library with the size of their sources in bytes."""
     found: dict[str, int] = {}
     files = 0
     for entry in sorted(STDLIB.iterdir()):
@@ -187,7 +187,7 @@ def found_packages() -> dict[str, int]:
 
 
 def shared_out(packages: dict[str, int]) -> list[list[list[str]]]:
-    """The packages in turns and lanes of about the same size: each, the largest first, goes to where the least is."""
+    """Return the packages in turns and lanes of about the same size: each one, largest first, goes to the smallest lane."""
     shares: list[list[str]] = [[] for _ in range(TURNS * LANES)]
     sizes = [0] * len(shares)
     for package in sorted(packages, key=lambda name: (-packages[name], name)):
@@ -198,7 +198,7 @@ def shared_out(packages: dict[str, int]) -> list[list[list[str]]]:
 
 
 def survey(sources: Sequence[Path]) -> Counts:
-    """Parse the files and count what is in them."""
+    """Parse the files and count their contents."""
     counts = Counts()
     for source in sources:
         module = source.relative_to(STDLIB).as_posix()
@@ -239,7 +239,7 @@ class Log:
             os.close(file)
 
     def of_run(self, run_id: str) -> tuple[list[str], list[str]]:
-        """The invocations that began, in order, and those that came to their end; a repeated one comes twice."""
+        """Return the invocations that started, in order, and those that ended; a repeated one is listed twice."""
         lines = [line.split() for line in self.path.read_text().splitlines()] if self.path.exists() else []
         began, ended = ([i for word, run, i in lines if (word, run) == (of, run_id)] for of in ("begin", "end"))
         return began, ended
@@ -249,7 +249,7 @@ class Log:
 
 
 class PromiseBrokenError(Exception):
-    """Something was not as it should be."""
+    """A promise was not kept."""
 
 
 def say(text: str) -> None:
@@ -264,35 +264,35 @@ def check(holds: bool, otherwise: str) -> None:
 async def survey_process(
     folder: Path, how: str, run_id: str, until: Callable[[], Awaitable[bool]] | None = None
 ) -> int:
-    """Run the survey in a process of its own, and kill that as soon as `until` says so. Its exit code."""
+    """Run the survey in a new process, and kill it as soon as `until` returns true. Return its exit code."""
     command = [sys.executable, __file__, how, str(folder), run_id]
     async with await anyio.open_process(command, stdin=None, stdout=None, stderr=None) as process:
         while until is not None and process.returncode is None:
             if await until():
-                process.kill()  # SIGKILL: the process has no say in it
+                process.kill()  # SIGKILL: the process cannot handle it
                 break
             await anyio.sleep(0.005)
         return await process.wait()
 
 
 async def is_half_way(folder: Path, run_id: str) -> bool:
-    """Whether the join of a turn is half full: one lane has completed, and another is at work.
+    """Whether a turn is half done: one lane has completed, and another is running.
 
-    In the last turn it is enough that one is at work, so that the kill cannot be missed.
+    In the last turn one running lane is enough, so that the kill is not missed.
     """
     log = Log(folder)
-    turn, at_work, ended = lanes_of_the_turn(log, run_id)
-    if turn < KILL_IN_TURN or not at_work:
+    turn, running, ended = lanes_of_the_turn(log, run_id)
+    if turn < KILL_IN_TURN or not running:
         return False
     if turn == TURNS:
         return True
     if not ended or set(ended).isdisjoint(await completed(folder, run_id)):
         return False
-    return lanes_of_the_turn(log, run_id)[:2] == (turn, at_work)  # still so, now that the database has been read
+    return lanes_of_the_turn(log, run_id)[:2] == (turn, running)  # unchanged while the database was read
 
 
 def lanes_of_the_turn(log: Log, run_id: str) -> tuple[int, list[str], list[str]]:
-    """The newest turn, and its lanes that are at work and that have ended, as the log says."""
+    """Return the newest turn, its running lanes and its ended lanes, from the log."""
     began, ended = log.of_run(run_id)
     lanes = [i for i in began if i.startswith("lane_")]
     turn = max(map(turn_of, lanes), default=0)
@@ -305,7 +305,7 @@ def turn_of(lane: str) -> int:
 
 
 async def completed(folder: Path, run_id: str) -> list[str]:
-    """The invocations that have a checkpoint, as the database says."""
+    """Return the invocations that have a checkpoint, from the database."""
     flow = await Survey.load(run_id, folder=folder)
     return [entry.method for entry in await flow.history() if entry.kind in ("method", "finished")]
 
@@ -315,23 +315,23 @@ async def watched(folder: Path) -> None:
     run_id, undisturbed = str(uuid.uuid4()), str(uuid.uuid4())
     say(f"Surveying {STDLIB}\nRun {run_id}\nDatabase {folder / 'survey.db'}\n")
 
-    say("First process: it is killed when one lane has completed and another is at work.")
+    say("First process: it is killed when one lane has completed and another is running.")
     code = await survey_process(folder, "kickoff", run_id, until=lambda: is_half_way(folder, run_id))
     check(code != 0, "the survey had ended before it could be killed")
     before = await completed(folder, run_id)
     began, _ = log.of_run(run_id)
-    at_work = [i for i in began if i not in before]
-    say(f"Killed (exit code {code}): {len(before)} methods had completed. At work: {', '.join(at_work)}.\n")
-    check(bool(at_work), "nothing was at work when the process was killed")
+    running = [i for i in began if i not in before]
+    say(f"Killed (exit code {code}): {len(before)} methods had completed. Running: {', '.join(running)}.\n")
+    check(bool(running), "no method was running when the process was killed")
 
-    say("Second process: it goes on by the UUID.")
+    say("Second process: it resumes the run by its UUID.")
     check(await survey_process(folder, "resume", run_id) == 0, "the resumed run has failed")
     again = log.of_run(run_id)[0][len(began) :]
     repeated = [i for i in before if i in again]
     check(not repeated, f"completed methods were run again: {', '.join(repeated)}")
-    check(set(at_work) <= set(again), "not all that was at work was run again")
+    check(set(running) <= set(again), "not every method that was running was run again")
     print(f"Skipped, because they had completed: {', '.join(before)}.")
-    print(f"Run again, because they were at work: {', '.join(at_work)}.\n")
+    print(f"Run again, because they were running: {', '.join(running)}.\n")
 
     say("Third process: the same survey, undisturbed, to compare.")
     check(await survey_process(folder, "kickoff", undisturbed) == 0, "the undisturbed run has failed")
@@ -348,7 +348,7 @@ async def watched(folder: Path) -> None:
         print(f"    {entry.seq:3}  {clock}  {entry.kind:9} {entry.method:22} {', '.join(entry.changed)}".rstrip())
     print_report(resumed.result)
     print(f"\nAll as promised: {len(before)} completed methods were not run again, and both reports are equal.")
-    print(f"The database stays at {folder / 'survey.db'}")
+    print(f"The database is kept at {folder / 'survey.db'}")
 
 
 def print_report(report: Report) -> None:
@@ -361,7 +361,7 @@ def print_report(report: Report) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    warnings.simplefilter("ignore")  # what the parser has to say about old sources
+    warnings.simplefilter("ignore")  # the parser warns about old sources
     match arguments:
         case ["kickoff", folder, run_id]:
             anyio.run(Survey(Path(folder)).kickoff, {"id": run_id})

@@ -1,7 +1,7 @@
 """A shop's orders as a web service: each is priced, paid and shipped, in steps that take seconds, and none is lost.
 
 `uvicorn examples.fastapi_app:app --workers 2` serves it; `README.md` here says what to try. The runs are stored in `./asyncflow.db`,
-or where `$ASYNCFLOW_DB` points; the workers share that file.
+or the file that `$ASYNCFLOW_DB` names; the workers share that file.
 """
 
 import os
@@ -44,7 +44,7 @@ class Receipt(BaseModel):
 
 
 class PlaceOrder(Flow[Order]):
-    """Prices an order, takes the money, and ships it. What costs more than 100 is not shipped by itself."""
+    """Prices an order, charges it, and ships it. An order above 100 is not shipped automatically."""
 
     @start()
     async def price(self) -> Decimal:
@@ -58,7 +58,7 @@ class PlaceOrder(Flow[Order]):
 
     @listen("small")
     async def pay(self) -> None:
-        """Takes the money: at least once, so a payment service is given the invocation's id, which repeats with the call."""
+        """Charge the order, at least once: pass the invocation id, which a repeated call repeats, to the payment service."""
         await anyio.sleep(SECONDS)
         self.state.payment = self.invocation_id
 
@@ -70,13 +70,13 @@ class PlaceOrder(Flow[Order]):
 
     @listen("large")
     async def ask(self) -> Receipt:
-        return Receipt(total=self.state.total, parcel="none: call us first")
+        return Receipt(total=self.state.total, parcel="none: please call us first")
 
 
 async def authorize(key: Annotated[str, Depends(APIKeyHeader(name="X-Key"))]) -> None:
-    """Who has the key may do everything; a service with accounts would look up whose run it is."""
+    """Allow everything to a client with the key; a service with accounts would look up the owner of the run."""
     if not secrets.compare_digest(key.encode(), KEY.encode()):
-        raise HTTPException(403, "that is not the key")
+        raise HTTPException(403, "wrong key")
 
 
 runner = FlowRunner(flows=[PlaceOrder], max_running=100, overload="raise", grace=2 * SECONDS)

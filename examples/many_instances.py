@@ -1,9 +1,9 @@
-"""A thousand runs of one flow at a time, on one storage: one instance each, and no more than some hundred at work.
+"""Run one flow a thousand times on one storage: one instance for each run, and at most some hundred runs at a time.
 
-The storage commits what many runs have ready in one transaction, so they do not queue up for the disk one by one.
+The storage commits the checkpoints of many runs in one transaction (group commit), so runs do not wait for the disk one by one.
 
-Each run has an id of its own and is started with `once=True`. So the program may be started again after a crash or Ctrl-C: runs that
-have finished give their stored results, the others resume, and no method that has completed runs again.
+Each run has its own id and is started with `once=True`. So the program can be restarted after a crash or Ctrl-C: finished runs return
+their stored results, the others resume, and completed methods are not run again.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ AT_ONCE = 100
 
 
 calls = 0
-"""How often a method ran."""
+"""The number of method calls."""
 
 
 class Counted(FlowState):
@@ -59,7 +59,7 @@ async def main() -> None:
         async with SQLiteFlowPersistence(Path(folder, "squares.db")) as storage:
             took = await all_of_them(storage)
             results.clear()
-            again = await all_of_them(storage)  # as a program does that is started again
+            again = await all_of_them(storage)  # like a restarted program
 
     assert results == {n: n * n for n in range(INSTANCES)}
     assert calls == INSTANCES

@@ -1,6 +1,6 @@
-"""Ten thousand runs that live at the same time in one process, owned by a runner: all wait until the last has begun, then go on.
+"""Ten thousand live runs in one process, owned by a runner: all wait until the last one has started, then continue.
 
-They are stored before they wait, so that another process could take them up. A line says how far they are.
+They are stored before they wait, so that another process could recover them. A line shows the progress.
 """
 
 import functools
@@ -16,7 +16,7 @@ from asyncflow import Flow, FlowRunner, FlowState, SQLiteFlowPersistence, listen
 
 INSTANCES = 10_000
 STARTING = 500
-"""Starts on their way at once: what they store goes into the same transactions."""
+"""Starts in progress at the same time: their checkpoints share transactions."""
 
 
 class Reminder(FlowState):
@@ -39,29 +39,29 @@ class Remind(Flow[Reminder]):
 
 
 def megabytes() -> float:
-    """The most memory that this process has had."""
+    """Return the peak memory of this process."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
 async def main(instances: int = INSTANCES) -> None:
-    begun, done, most, before, since = 0, 0, 0, megabytes(), time.perf_counter()
+    started, done, most, before, since = 0, 0, 0, megabytes(), time.perf_counter()
     results: set[int] = set()
     all_alive = anyio.Event()
     limit = anyio.CapacityLimiter(STARTING)
 
     async def one(number: int, runner: FlowRunner) -> None:
-        nonlocal begun, done, most
+        nonlocal started, done, most
         async with limit:
             handle = await runner.start(lambda: Remind(all_alive), {"number": number})
-        begun += 1
-        if begun == instances:
+        started += 1
+        if started == instances:
             most = runner.running
             all_alive.set()
         results.add(await handle.result())
         done += 1
 
-    async def tell(runner: FlowRunner) -> None:
+    async def show_progress(runner: FlowRunner) -> None:
         while done < instances:
             print(f"\r{runner.running:6} alive, {done:6} of {instances} done", end="", file=sys.stderr, flush=True)
             await anyio.sleep(0.2)
@@ -70,7 +70,7 @@ async def main(instances: int = INSTANCES) -> None:
     with tempfile.TemporaryDirectory() as folder:
         storage = SQLiteFlowPersistence(Path(folder, "reminders.db"))
         async with FlowRunner(storage, max_running=instances) as runner, anyio.create_task_group() as group:
-            group.start_soon(tell, runner)
+            group.start_soon(show_progress, runner)
             for number in range(instances):
                 group.start_soon(functools.partial(one, number, runner))
 

@@ -1,6 +1,6 @@
-"""A flow in a program that is written for trio: it is awaited in a nursery, beside the program's own tasks.
+"""A flow in a trio program: it is awaited in a nursery, next to the program's own tasks.
 
-There is nothing to configure: a flow runs on the event loop that awaits it.
+No configuration is needed: a flow runs on the event loop that awaits it.
 """
 
 import tempfile
@@ -13,7 +13,7 @@ from asyncflow import Flow, FlowState, SQLiteFlowPersistence, listen, start
 
 
 class Orders(FlowState):
-    customer: str = "nobody"
+    customer: str = "unknown"
     lines: list[str] = Field(default_factory=list)
 
 
@@ -26,11 +26,11 @@ class TakeOrder(Flow[Orders]):
 
     @listen(fetch)
     def write(self, count: int) -> str:  # a plain method: it runs in a worker thread
-        return f"{self.state.customer} ordered {count} things"
+        return f"{self.state.customer} ordered {count} items"
 
 
 async def clock(until: trio.Event) -> None:
-    """Something else that the program does meanwhile."""
+    """Another task of the program."""
     ticks = 0
     while not until.is_set():
         ticks += 1
@@ -56,7 +56,7 @@ async def main() -> None:
             late = TakeOrder(persistence=storage)
             with trio.move_on_after(0.01) as deadline:  # a deadline is a cancellation; the run can be resumed
                 await late.kickoff({"customer": "Emmy"})
-            print("cut off by its deadline:", deadline.cancelled_caught, "-", late.status)
+            print("cancelled at its deadline:", deadline.cancelled_caught, "-", late.status)
             print(await TakeOrder.resume(late.run_id, persistence=storage))
 
 

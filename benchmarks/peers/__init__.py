@@ -60,7 +60,7 @@ def put(records: list[Record], change: Change) -> None:
 
 
 def with_put(records: list[Record], change: Change) -> list[Record]:
-    """A list with the change made, for those whose states must not be changed."""
+    """Return a changed copy of a list, for libraries whose states are immutable."""
     place, score = change
     changed = record(place) if place == len(records) else records[place].model_copy()
     changed.score = score
@@ -68,7 +68,7 @@ def with_put(records: list[Record], change: Change) -> list[Record]:
 
 
 class Turns:
-    """What happens in a cycle: each turn is noted, and told what to change; `done` once there were enough, or time is up.
+    """The turns of a cycle: notes each turn and says what it changes; `done` after enough turns, or when the time is up.
 
     `place`: which record of so many a turn changes; None changes none.
     """
@@ -93,7 +93,7 @@ class Turns:
 
     @property
     def done(self) -> bool:
-        """Time is looked at as often as samples are taken, and not before there are three to compare."""
+        """The clock is read once per sample, and not before there are three samples to compare."""
         if self.taken >= self._most:
             return True
         return self.taken % self._every == 0 and len(self.samples) > 2 and time.perf_counter() > self._until

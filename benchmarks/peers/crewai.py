@@ -14,7 +14,7 @@ from pydantic import PrivateAttr
 from . import STEPS, Large, Peer, Record, State, Turns, classes
 
 TURNS = {"_turns": PrivateAttr(), "turns": property(lambda self: self._turns)}
-"""A flow is a pydantic model: what is not of its state is private."""
+"""A flow is a pydantic model, so attributes other than its state are private."""
 
 
 class InMemory(Peer):

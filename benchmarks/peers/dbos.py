@@ -1,4 +1,4 @@
-"""DBOS: a workflow of steps. It stores no state: a step's result is what is stored, and the state is put together again by replay."""
+"""DBOS: a workflow of steps. It stores the result of each step, not the state, which replay rebuilds."""
 
 from __future__ import annotations
 

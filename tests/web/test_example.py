@@ -35,7 +35,7 @@ def test_an_order_is_priced_paid_and_shipped_or_asked_about(monkeypatch: pytest.
 
     assert small["result"] == {"total": "9.00", "parcel": "parcel for Ada"}
     assert small["state"]["payment"].endswith("pay:1")
-    assert large["result"] == {"total": "225.00", "parcel": "none: call us first"}
+    assert large["result"] == {"total": "225.00", "parcel": "none: please call us first"}
 
 
 UVICORN = (
