@@ -186,11 +186,11 @@ def test_a_flow_runs_in_a_nursery_of_a_trio_program(example: Example, capsys: py
 
     lines = capsys.readouterr().out.splitlines()
     assert sorted(lines[:3]) == [
-        "Ada ordered 2 things",
-        "Grace ordered 2 things",
+        "Ada ordered 2 items",
+        "Grace ordered 2 items",
         "the clock ticked while the flows ran: True",
     ]
-    assert lines[3:] == ["cut off by its deadline: True - interrupted", "Emmy ordered 2 things"]
+    assert lines[3:] == ["cancelled at its deadline: True - interrupted", "Emmy ordered 2 items"]
 
 
 async def test_many_instances_run_on_one_storage(example: Example, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,7 +216,7 @@ async def test_a_custom_backend_only_saves_and_loads(example: Example, capsys: p
 
     assert capsys.readouterr().out.splitlines() == [
         "thinking",
-        "publish failed: the printer does not answer",
+        "publish failed: the printer does not respond",
         "resumed: to be",
     ]
 
@@ -270,10 +270,10 @@ def test_the_demo_is_killed_and_goes_on_by_its_uuid(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     out = as_a_process("demo", timeout=180)
 
-    killed = re.search(r"^Killed \(exit code (-?\d+)\): (\d+) methods had completed\. At work: (.+)\.$", out, re.M)
+    killed = re.search(r"^Killed \(exit code (-?\d+)\): (\d+) methods had completed\. Running: (.+)\.$", out, re.M)
     skipped = re.search(r"^Skipped, because they had completed: (.+)\.$", out, re.M)
-    repeated = re.search(r"^Run again, because they were at work: (.+)\.$", out, re.M)
-    database = re.search(r"^The database stays at (.+)$", out, re.M)
+    repeated = re.search(r"^Run again, because they were running: (.+)\.$", out, re.M)
+    database = re.search(r"^The database is kept at (.+)$", out, re.M)
     assert killed is not None
     assert skipped is not None
     assert repeated is not None

@@ -621,8 +621,8 @@ class OfCrewAI:
 
 
 NO_BACKENDS: dict[str, tuple[Any, str]] = {
-    "a text": ("runs.db", "str is no persistence: it needs `async def save"),
-    "a class": (MemoryFlowPersistence, "MemoryFlowPersistence is a class; a persistence is an object: MemoryFlowPersistence"),
+    "a text": ("runs.db", "str does not implement FlowPersistence: it needs `async def save"),
+    "a class": (MemoryFlowPersistence, "MemoryFlowPersistence is a class; pass an instance: MemoryFlowPersistence"),
     "a plain save": (Plain(), "save of Plain must be `async def`"),
     "plain methods": (PlainWithoutAnnotations(), "save and load of PlainWithoutAnnotations must be `async def`"),
     "a plain load": (PlainLoad(), "load of PlainLoad must be `async def`"),

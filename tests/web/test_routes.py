@@ -719,5 +719,7 @@ async def test_who_asks_is_told_as_a_text(serve: Serve) -> None:
 
     async with serve(authorize=authorize) as service:
         assert (await service.order()).status_code == 202
-        with pytest.raises(TypeError, match="authorize returns who asks, as a str, int or UUID, or None; not a object"):
+        with pytest.raises(
+            TypeError, match="authorize must return the client as a str, int or UUID, or None; not a object"
+        ):
             await service.order(key="k")

@@ -290,7 +290,7 @@ def test_what_code_was_to_write_and_did_not_is_null_and_never_the_raw_value(capl
         data = json_of({"of": [Masked(), Whole()]})
 
     assert read(data.decode()) == {"of": [{"pin": None, "pins": None, "word": "**********", "isShown": BASE64}, None]}
-    assert "Masked.pin is shown as null" in caplog.text
+    assert "value shown as null: Masked.pin" in caplog.text
     assert "1234" not in caplog.text
 
 
