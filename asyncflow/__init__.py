@@ -1,14 +1,14 @@
 """asyncflow: durable, async-first flows.
 
-The house, in the order in which data flows (`DESIGN.md` has the plan and the reasons):
+The folders, in the order in which data passes through them (`DESIGN.md` describes them and gives the reasons):
 
-    _definition    DECLARE    code becomes data; nothing runs
-    _scheduling    DECIDE     what has happened in, what to do next out; pure
-    _codec         ENCODE     values as bytes and back, exactly or not at all
-    persistence    REMEMBER   one small protocol, many backends
-    _runtime       DRIVE      one pass of one run
-    _runs          OPERATE    what each call means for a run
-    runner         SERVE      runs in the background
+    _definition    DECLARE    turns a flow class into data; runs nothing
+    _scheduling    DECIDE     decides what runs next; pure
+    _codec         ENCODE     turns values into bytes and back, exactly or not at all
+    persistence    REMEMBER   defines the small protocol of backends; SQLite, PostgreSQL and memory
+    _runtime       DRIVE      executes one pass of one run
+    _runs          OPERATE    maps each call of a flow to an action on its run
+    runner         SERVE      owns runs in the background
 """
 
 from . import errors, events, merge, persistence

@@ -30,7 +30,7 @@ class Fence(Protocol):
         - `run_id`: the id of the run.
         - `epoch`: the fencing epoch under which this process owns it.
 
-        Also reset the run's count of take-overs from dead owners, because its process is alive. Raises `StaleCheckpoint` if the run
+        Also reset the run's count of takeovers from dead owners, because its process is alive. Raises `StaleCheckpoint` if the run
         is not owned under this epoch: another owner has taken it over, or it has ended or was deleted.
         """
         ...

@@ -320,7 +320,7 @@ class RunHandle:
         return status_of(stored.status, is_live), stored
 
     async def result(self) -> Any:
-        """Wait until the run has ended, here or elsewhere, and return its result. After a take-over, wait for the new owner's result.
+        """Wait until the run has ended, here or elsewhere, and return its result. After a takeover, wait for the new owner's result.
 
         Raises `MethodError`, `RunCancelledError`, and any other error that stopped the run here, unless the run has ended since then.
         """

@@ -150,7 +150,7 @@ class Recovery:
                 run.lose()
 
     async def _forgive(self, at_work: list[RunEntry]) -> None:
-        """Reset the count of take-overs once this process has survived for a while with a run: the run does not kill processes.
+        """Reset the count of takeovers once this process has survived for a while with a run: the run does not kill processes.
 
         Such a run may wait for days for a person or a message, and commit no checkpoint.
         """

@@ -71,7 +71,7 @@ class Change(NamedTuple):
     head: Head | None
     """The run's new head; None if the run is to be deleted."""
     takeovers: Literal["kept", "counted", "reset"] = "kept"
-    """What becomes of the count of the run's take-overs."""
+    """What becomes of the count of the run's takeovers."""
 
 
 def after(job: Owning, head: Head, me: str, liveness: Callable[[str], Liveness], left: float | None) -> Change:

@@ -53,7 +53,7 @@ SELECT_RUNS = (
 )
 SELECT_RUN_IDS = "SELECT run_id FROM {schema}.runs ORDER BY id"
 FORGET_TAKEOVERS = "UPDATE {schema}.runs SET taken_at = NULL WHERE run_id = %s AND taken_at IS NOT NULL"
-"""Reset the take-over count: a run that is released normally, or that its process has driven for a while, is not a poison run."""
+"""Reset the takeover count: a run that is released normally, or that its process has driven for a while, is not a poison run."""
 SELECT_CHECKPOINTS = f"SELECT {_COLUMNS} FROM {_OF_RUN} AND c.seq BETWEEN %s AND %s ORDER BY c.seq"
 SELECT_DIGEST = f"SELECT c.digest FROM {_OF_RUN} AND c.seq = %s"
 SELECT_BASE = f"SELECT c.base FROM {_OF_RUN} AND c.seq = %s"

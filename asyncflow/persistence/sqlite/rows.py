@@ -51,7 +51,7 @@ SELECT_RUN_IDS = "SELECT run_id FROM runs ORDER BY id"
 OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, digest = ? WHERE run_id = ?"
 COUNT_TAKEOVER = "UPDATE runs SET takeovers = CASE WHEN taken_at = head THEN takeovers ELSE 0 END + 1, taken_at = head WHERE run_id = ?"
 FORGET_TAKEOVERS = "UPDATE runs SET taken_at = NULL WHERE run_id = ? AND taken_at IS NOT NULL"
-"""Reset the take-over count: a run that is released normally, or that its process has driven for a while, is not a poison run."""
+"""Reset the takeover count: a run that is released normally, or that its process has driven for a while, is not a poison run."""
 SELECT_CHECKPOINTS = (
     f"SELECT {_COLUMNS} FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) "
     "AND seq BETWEEN ? AND ? ORDER BY seq"
