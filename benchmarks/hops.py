@@ -230,7 +230,7 @@ async def _served(storage: SQLiteFlowPersistence, run_id: str) -> None:
         TRACER.end()
         await handle.result()
         look: Any = getattr(handle, "snapshot", None) or handle.look
-        TRACER.begin("handle.look, the snapshot")
+        TRACER.begin("handle.snapshot")
         await look()
         TRACER.end()
 

@@ -134,7 +134,7 @@ def _type(node: ast.AST | None, module: str) -> str:
     if node is None:
         return ""
     text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
-    text = re.sub(r" \| _Unset\b|_Unset \| ", "", re.sub(r"^ClassVar\[(.*)\]$", r"\1", text))
+    text = re.sub(r" \| Unset\b|\bUnset \| ", "", re.sub(r"^ClassVar\[(.*)\]$", r"\1", text))
     return re.sub(r"\b[A-Z]\w+\b", lambda found: _meaning(found[0], module), text)
 
 

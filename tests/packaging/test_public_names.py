@@ -20,6 +20,7 @@ from sybil.parsers.markdown import CodeBlockParser
 
 import asyncflow
 from asyncflow._definition.triggers import AllOf, AnyOf
+from asyncflow._keywords import Unset
 
 ROOT = reference.ROOT
 PAGES = [
@@ -29,8 +30,8 @@ PAGES = [
 ]
 PROGRAMS = sorted((ROOT / "examples").glob("*.py"))
 
-OPAQUE = (AllOf, AnyOf)
-"""What `and_` and `or_` return: users only pass it on."""
+OPAQUE = (AllOf, AnyOf, Unset)
+"""What `and_` and `or_` return, which users only pass on; and the default of a keyword that was not given."""
 
 MODULES = {path: importlib.import_module(path) for path in reference.PUBLIC}
 
