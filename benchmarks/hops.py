@@ -229,7 +229,7 @@ async def _served(storage: SQLiteFlowPersistence, run_id: str) -> None:
         handle = await runner.start(Three, run_id=run_id)
         TRACER.end()
         await handle.result()
-        look: Any = getattr(handle, "snapshot", None) or handle.look
+        look: Any = next(getattr(handle, name) for name in ("snapshot", "look") if hasattr(handle, name))
         TRACER.begin("handle.snapshot")
         await look()
         TRACER.end()

@@ -295,7 +295,7 @@ class Instance(RunSnapshot):
         recorder = None if self._engine is None else self._engine.recorder
         return 0 if recorder is None else recorder.epoch
 
-    def lose(self) -> None:
+    def fence(self) -> None:
         """Stop the run at once, if it is running: another owner has it, and resumes it or has ended it."""
         if self._engine is not None:
             self._engine.stop(refusals.lost(self._run_id))

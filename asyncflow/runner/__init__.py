@@ -1,14 +1,14 @@
 """SERVE: owns runs in the background. It starts, limits, drains and recovers them."""
 
 from .runner import (
+    FlowInfo,
     FlowRunner,
     JsonInputs,
     JsonInputsError,
-    KnownFlow,
     MakeFlow,
     RunFailure,
     RunHandle,
     RunView,
 )
 
-__all__ = ["FlowRunner", "JsonInputs", "JsonInputsError", "KnownFlow", "MakeFlow", "RunFailure", "RunHandle", "RunView"]
+__all__ = ["FlowInfo", "FlowRunner", "JsonInputs", "JsonInputsError", "MakeFlow", "RunFailure", "RunHandle", "RunView"]

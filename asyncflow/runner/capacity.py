@@ -18,7 +18,7 @@ class Places:
     """The places of a runner that has been entered: one for each run, running or waiting."""
 
     def __init__(self, running: int, waiting: int, overload: Overload) -> None:
-        self.turns = anyio.Semaphore(running)
+        self.slots = anyio.Semaphore(running)
         """Limits the runs that are running."""
         self.parents = Parents(running)
         self._places = anyio.Semaphore(running + waiting)
@@ -34,11 +34,11 @@ class Places:
         """Return statistics about the callers that wait for a place."""
         return self._places.statistics()
 
-    async def take(self) -> None:
+    async def take_when_free(self) -> None:
         """Take a place, as soon as one is free."""
         await self._places.acquire()
 
-    async def ask(self, patience: float | None) -> None:
+    async def take_or_refuse(self, patience: float | None) -> None:
         """Take a place. Raises `RunnerOverloadedError` if none is free; where callers wait, after `patience` seconds."""
         try:
             if self.is_full and self._overload == "wait":

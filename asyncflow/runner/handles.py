@@ -40,13 +40,14 @@ class Live:
     """A run that a task of the runner drives in this process. Thousands live at once, so rarely needed parts are created on demand."""
 
     __slots__ = (
-        "_gone",
-        "_has_turn",
-        "_news",
+        "_change",
+        "_has_slot",
+        "_on_ended",
         "_parents",
-        "_turns",
+        "_slots",
         "_waiting",
         "_waits",
+        "admitted",
         "again",
         "awaited",
         "ended",
@@ -54,7 +55,6 @@ class Live:
         "flow",
         "inputs",
         "is_new",
-        "known",
         "refusal",
         "result",
         "run_id",
@@ -67,7 +67,7 @@ class Live:
         run_id: str | None,
         inputs: dict[str, Any] | None,
         places: Places,
-        gone: Callable[[Live], None],
+        on_ended: Callable[[Live], None],
         *,
         again: bool = False,
     ) -> None:
@@ -76,7 +76,7 @@ class Live:
         """Whether to resume the run also if it has failed."""
         self.is_new = run_id is None
         self.run_id: str = flow.run_id if run_id is None else run_id
-        self.known = Flag()
+        self.admitted = Flag()
         """Set when the run is stored, or has been refused."""
         self.ended = Flag()
         self.refusal: Exception | None = None
@@ -87,13 +87,13 @@ class Live:
         """The number of handles that await its result."""
         self.inputs = inputs
         """None for a run that is resumed or recovered: it is stored already, and a run that is no longer stored is not started."""
-        self._turns = places.turns
+        self._slots = places.slots
         self._parents = places.parents
-        self._gone = gone
-        self._news: anyio.Event | None = None
+        self._on_ended = on_ended
+        self._change: anyio.Event | None = None
         self._waiting: anyio.CancelScope | None = None
         self._waits = True
-        self._has_turn = self.winds_down = False
+        self._has_slot = self.winds_down = False
 
     @property
     def epoch(self) -> int:
@@ -101,15 +101,15 @@ class Live:
         return self.flow._instance.epoch  # type: ignore[no-any-return]  # of any flow
 
     @property
-    def news(self) -> anyio.Event:
+    def next_change(self) -> anyio.Event:
         """An event that is set at the next checkpoint of the run, and at its end; later reads return a new event."""
-        self._news = self._news or anyio.Event()
-        return self._news
+        self._change = self._change or anyio.Event()
+        return self._change
 
     async def drive(self) -> None:
         """Drive the run to its end, and keep its result or error. If this is cancelled, the run can be resumed."""
         instance = self.flow._instance
-        instance.gate, instance.is_asked = self._turn, False
+        instance.gate, instance.is_asked = self._acquire_slot, False
         instance.watch(self._notify)
         try:
             if self.again:
@@ -121,54 +121,54 @@ class Live:
         except Exception as error:  # a flow's error belongs to that flow, and ends nothing else
             self.error = error
             self._log_unless_awaited(error)
-            if not self.known.is_set() and not isinstance(error, ENDED):
+            if not self.admitted.is_set() and not isinstance(error, ENDED):
                 self.refusal = error
         except BaseException as error:  # the runner ends, or the flow raised it itself, which ends nothing else either
             ends_program = _ends_program(error)
             self.winds_down = self.winds_down or ends_program or in_cancelled_scope()
             stopped = refusals.interrupted(self.run_id) if self.winds_down else refusals.cut_off(self.run_id, error)
             self.error = stopped
-            if not self.known.is_set():
+            if not self.admitted.is_set():
                 self.refusal = stopped  # it may not be stored yet
             if ends_program:
                 raise
         finally:
-            if self._has_turn:
-                self._turns.release()
-            self.known.set()
+            if self._has_slot:
+                self._slots.release()
+            self.admitted.set()
             self.ended.set()
             self._notify(None)
-            self._gone(self)
+            self._on_ended(self)
 
     def _log_unless_awaited(self, error: Exception) -> None:
         """Log a failure of this run, not one that was only read from the storage, if no caller awaits its result."""
-        if isinstance(error, MethodError) and self._has_turn and not self.awaited:
+        if isinstance(error, MethodError) and self._has_slot and not self.awaited:
             name = self.flow._instance.setup.settings.name
             logger.error("run failed: %s of %s, and no caller awaits its result", self.run_id, name, exc_info=error)
 
-    async def _turn(self) -> None:
-        """Report that the run is stored, and wait for a turn."""
-        self.known.set()
+    async def _acquire_slot(self) -> None:
+        """Report that the run is stored, and wait for a slot."""
+        self.admitted.set()
         try:
-            self._turns.acquire_nowait()
-            self._has_turn = True
+            self._slots.acquire_nowait()
+            self._has_slot = True
             await anyio.lowlevel.checkpoint()  # let its starter continue first, as when the run has to wait
         except anyio.WouldBlock:
-            await self._wait_for_turn()
+            await self._wait_for_slot()
         if self.winds_down:
             self.flow._instance.wind_down()  # the request to wind down came before the run was stored
 
-    async def _wait_for_turn(self) -> None:
+    async def _wait_for_slot(self) -> None:
         if not self._waits:
             return
         with anyio.CancelScope() as self._waiting:
-            await self._turns.acquire()
-            self._has_turn = True
+            await self._slots.acquire()
+            self._has_slot = True
         self._waiting = None
 
     def waited_for(self) -> AbstractContextManager[None]:
-        """Record that the caller awaits the end of this run. The caller may be a run of the same runner, which keeps its own turn."""
-        return self._parents.awaiting(lambda: not self._has_turn and not self.ended.is_set())
+        """Record that the caller awaits the end of this run. The caller may be a run of the same runner, which keeps its own slot."""
+        return self._parents.awaiting(lambda: not self._has_slot and not self.ended.is_set())
 
     def wind_down(self) -> None:
         """Stop the run at its next checkpoints."""
@@ -182,9 +182,9 @@ class Live:
         self.flow._instance.stop()
         self._wait_no_longer()
 
-    def lose(self) -> None:
+    def fence(self) -> None:
         """Stop the run at once: it belongs to another owner."""
-        self.flow._instance.lose()
+        self.flow._instance.fence()
         self._wait_no_longer()
 
     async def cancel(self) -> None:
@@ -198,9 +198,9 @@ class Live:
             self._waiting.cancel()
 
     def _notify(self, _: Checkpoint | None) -> None:
-        news, self._news = self._news, None
-        if news is not None:
-            news.set()
+        next_change, self._change = self._change, None
+        if next_change is not None:
+            next_change.set()
 
 
 def _ends_program(error: BaseException) -> bool:
@@ -371,7 +371,7 @@ class RunHandle:
         pause = SOON
         while True:
             is_live = self._live is not None and not self._live.ended.is_set()
-            news = None if self._live is None else self._live.news  # set by checkpoints from now on
+            next_change = None if self._live is None else self._live.next_change  # set by checkpoints from now on
             rows = await persistence.history(self.run_id, after=max(-1, seq - 1))
             for row in rows:
                 for event in events_from(row):
@@ -381,8 +381,8 @@ class RunHandle:
             if not is_live and (rows[-1] if rows else await self.checkpoint()).status != "running":
                 return
             pause = min(pause * 1.5, LATE)
-            if is_live and news is not None:
-                await news.wait()
+            if is_live and next_change is not None:
+                await next_change.wait()
             else:
                 await anyio.sleep(pause)
 

@@ -22,12 +22,12 @@ class Opening:
 
     def __init__(self, persistence: object) -> None:
         self._persistence = persistence
-        self._held = AsyncExitStack()
+        self._storage = AsyncExitStack()
         self.is_there = False
 
     async def begin(self, stack: AsyncExitStack, seconds: float, *, waits: bool) -> Self:
         """Open the storage. If it is unavailable, retry for `seconds` seconds, then raise; without `waits`, leave that to `finish`."""
-        await stack.enter_async_context(self._held)
+        await stack.enter_async_context(self._storage)
         until = anyio.current_time() + seconds
         while True:
             try:
@@ -58,5 +58,5 @@ class Opening:
                 await anyio.sleep(PAUSE)
 
     async def _open(self) -> None:
-        await self._held.enter_async_context(session(self._persistence))
+        await self._storage.enter_async_context(session(self._persistence))
         self.is_there = True

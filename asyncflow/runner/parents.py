@@ -1,4 +1,4 @@
-"""Detects a deadlock: runs that await other runs of the same runner, which wait for a turn. If all running runs do that, none continues."""
+"""Detects a deadlock: runs that await other runs of the same runner, which wait for a slot. If all running runs do that, none continues."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ logger = logging.getLogger("asyncflow")
 
 
 class Parents:
-    """The runs that await a run which waits for its turn. Logs once when every running run waits like this."""
+    """The runs that await a run which waits for a slot. Logs once when every running run waits like this."""
 
-    __slots__ = ("_awaited", "_has_warned", "_most")
+    __slots__ = ("_awaited", "_is_logged", "_most")
 
     def __init__(self, most: int) -> None:
         """`most`: the maximum number of runs that run at once."""
         self._most = most
         self._awaited: dict[int, Callable[[], bool]] = {}
-        self._has_warned = False
+        self._is_logged = False
 
     @contextmanager
     def awaiting(self, is_queued: Callable[[], bool]) -> Iterator[None]:
@@ -33,16 +33,20 @@ class Parents:
             return
         parent = id(scope.flow)
         self._awaited[parent] = is_queued
-        self._warn()
+        self._log_deadlock()
         try:
             yield
         finally:
             self._awaited.pop(parent, None)
 
-    def _warn(self) -> None:
-        if self._has_warned or len(self._awaited) < self._most or not all(asked() for asked in self._awaited.values()):
+    def _log_deadlock(self) -> None:
+        if (
+            self._is_logged
+            or len(self._awaited) < self._most
+            or not all(is_queued() for is_queued in self._awaited.values())
+        ):
             return
-        self._has_warned = True
+        self._is_logged = True
         logger.warning(
             "runner deadlocked: all its %d running runs await queued runs, so none of them can continue. Raise max_running above the "
             "number of runs that await others, or let a method kickoff() the flow that it awaits",

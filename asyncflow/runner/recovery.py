@@ -51,32 +51,32 @@ class Recovery:
     def __init__(
         self,
         persistence: FlowPersistence,
-        is_known: Callable[[RunEntry], bool],
+        is_recoverable: Callable[[RunEntry], bool],
         identities: Callable[[], Collection[str]],
-        recover_run: Callable[[RunEntry], Awaitable[bool]],
+        recover: Callable[[RunEntry], Awaitable[bool]],
         live: Mapping[str, Live],
         max_takeovers: int | None,
     ) -> None:
         """Keep what it queries and calls.
 
-        `is_known`: whether a run is of a registered flow and not driven here; `identities`: the identities under which runs of registered
-        flows are stored; `recover_run`: recovers a run, and returns whether it did; `live`: the runs that are driven here.
+        `is_recoverable`: whether a run is of a registered flow and not driven here; `identities`: the identities under which runs of
+        registered flows are stored; `recover`: recovers a run, and returns whether it did; `live`: the runs that are driven here.
         """
         self._persistence = persistence
-        self._is_known = is_known
+        self._is_recoverable = is_recoverable
         self._identities = identities
-        self._recover_run = recover_run
+        self._recover = recover
         self._live = live
         self._max_takeovers = max_takeovers
         self._stopped: dict[str, tuple[float, float]] = {}
         """For each run that stopped here: when to retry it, and its next back-off in seconds."""
-        self._given_up = set[str]()
-        self._is_taking = self._is_scanning = False
+        self._quarantined = set[str]()
+        self._is_recovering = self._is_scanning = False
         self._alone_until = 0.0
-        self._at_work: dict[str, float] = {}
+        self._taken_over_at: dict[str, float] = {}
         """Since when this process drives each run that it took over from a dead process, as long as the run commits no checkpoint."""
 
-    def note(self, run_id: str, flow: str, error: BaseException | None) -> None:
+    def note_end(self, run_id: str, flow: str, error: BaseException | None) -> None:
         """Record how a run ended here, or that it could not be recovered."""
         if error is None or isinstance(error, ENDED):
             self._stopped.pop(run_id, None)
@@ -86,7 +86,7 @@ class Recovery:
         retry = f"retry in {pause:.1f} s" if self._is_scanning else "no retry; resume it"
         logger.warning("run stopped unexpectedly: %s of %s; %s: %s", run_id, flow, retry, error)
 
-    async def keep_looking(self, seconds: float) -> None:
+    async def keep_scanning(self, seconds: float) -> None:
         """Scan every `seconds` seconds, or less often where a scan takes long. The runs found wait for places in a task of their own."""
         self._is_scanning, logged = bool(offers(self._persistence, Catalog)), ""
         async with anyio.create_task_group() as group:
@@ -95,9 +95,9 @@ class Recovery:
                 try:
                     found = await self._found(is_patient=True)
                     logged = ""
-                    if found and not self._is_taking:
-                        self._is_taking = True
-                        group.start_soon(self._take, found)
+                    if found and not self._is_recovering:
+                        self._is_recovering = True
+                        group.start_soon(self._recover_each, found)
                 except Exception as error:  # any exception of a backend: the runs that are driven here continue
                     if str(error) != logged:  # once, and not twice a second until it is repaired
                         logger.warning(
@@ -107,12 +107,18 @@ class Recovery:
                 took = anyio.current_time() - began
                 await anyio.sleep(max(seconds, min(REST * took, LONGEST)))
 
-    async def _take(self, found: list[RunEntry]) -> None:
+    async def _recover_each(self, found: list[RunEntry]) -> None:
         try:
             for entry in found:
                 await self._recover_run(entry)
         finally:
-            self._is_taking = False
+            self._is_recovering = False
+
+    async def _recover_run(self, entry: RunEntry) -> bool:
+        is_recovered = await self._recover(entry)
+        if is_recovered:
+            logger.info("resuming interrupted run: %s of %s", entry.run_id, entry.flow)
+        return is_recovered
 
     async def recover_all(self) -> int:
         """Recover every run that no process drives, also those to retry later and quarantined ones. Return how many."""
@@ -123,58 +129,58 @@ class Recovery:
         persistence = self._persistence
         if not offers(persistence, Catalog):
             return []
-        stored = {run_id for run_id, run in self._live.items() if run.known.is_set()}
-        running, before, known = dict[str, RunEntry](), None, frozenset(self._identities())
-        while known:
-            page = await persistence.runs(status="unfinished", identities=known, before=before, limit=PAGE)
+        stored = {run_id for run_id, run in self._live.items() if run.admitted.is_set()}
+        running, before, ids = dict[str, RunEntry](), None, frozenset(self._identities())
+        while ids:
+            page = await persistence.runs(status="unfinished", identities=ids, before=before, limit=PAGE)
             running.update((entry.run_id, entry) for entry in page)
             if len(page) < PAGE:
                 break
             before = page[-1].position
         self._forget_all_but(running.keys())
-        await self._look_after(stored - running.keys())
-        await self._forgive([running[run_id] for run_id in self._live if run_id in running])
+        await self._fence_lost(stored - running.keys())
+        await self._reset_takeovers([running[run_id] for run_id in self._live if run_id in running])
         free = [entry for entry in running.values() if self._is_free(entry)]
         if not is_patient:
             return free
-        return self._chosen(free, [running[run_id] for run_id in self._live if run_id in running])
+        return self._runs_to_recover(free, [running[run_id] for run_id in self._live if run_id in running])
 
-    async def _look_after(self, gone: set[str]) -> None:
+    async def _fence_lost(self, missing: set[str]) -> None:
         """Stop the runs here that another owner has ended or deleted: else their methods run to their end, and are fenced only then."""
-        for run_id in gone:
+        for run_id in missing:
             run = self._live.get(run_id)
             stored = None if run is None else await self._persistence.load(run_id)
             if run is None or not run.epoch:
                 continue
             if stored is None or stored.epoch > run.epoch or stored.status == "cancelled":
-                run.lose()
+                run.fence()
 
-    async def _forgive(self, at_work: list[RunEntry]) -> None:
+    async def _reset_takeovers(self, driven: list[RunEntry]) -> None:
         """Reset the count of takeovers once this process has survived for a while with a run: the run does not kill processes.
 
         Such a run may wait for days for a person or a message, and commit no checkpoint.
         """
         now = anyio.current_time()
-        began = self._at_work
-        self._at_work = {entry.run_id: began.get(entry.run_id, now) for entry in at_work if entry.takeovers}
+        began = self._taken_over_at
+        self._taken_over_at = {entry.run_id: began.get(entry.run_id, now) for entry in driven if entry.takeovers}
         fence = self._persistence.fence() if offers(self._persistence, Fencing) else None
         if fence is None:
             return
-        for run_id, since in list(self._at_work.items()):
+        for run_id, since in list(self._taken_over_at.items()):
             run = self._live.get(run_id)
             if now - since >= LIVED and run is not None and run.epoch:
                 with suppress(StaleCheckpoint):  # another owner has it: that is detected elsewhere
                     await fence.confirm(run_id, run.epoch)
 
-    def _chosen(self, free: list[RunEntry], at_work: list[RunEntry]) -> list[RunEntry]:
+    def _runs_to_recover(self, free: list[RunEntry], driven: list[RunEntry]) -> list[RunEntry]:
         """Return the runs to recover now. Recover suspected poison runs one at a time, so that the others do not die with them."""
-        chosen = [entry for entry in free if not self._is_put_off(entry)]
+        chosen = [entry for entry in free if not self._is_deferred(entry)]
         suspects = sorted(filter(self._is_suspect, chosen), key=lambda entry: entry.takeovers)
         now = anyio.current_time()
-        is_one_at_work = any(map(self._is_suspect, at_work)) and now < self._alone_until
-        if suspects and not is_one_at_work:
+        is_one_driven = any(map(self._is_suspect, driven)) and now < self._alone_until
+        if suspects and not is_one_driven:
             self._alone_until = now + ALONE
-        return [e for e in chosen if not self._is_suspect(e)] + ([] if is_one_at_work else suspects[:1])
+        return [e for e in chosen if not self._is_suspect(e)] + ([] if is_one_driven else suspects[:1])
 
     def _is_suspect(self, entry: RunEntry) -> bool:
         """Whether a run may be a poison run: it was taken over at least half as often as `max_takeovers` allows."""
@@ -182,16 +188,16 @@ class Recovery:
 
     def _is_free(self, entry: RunEntry) -> bool:
         """Whether no process drives a run of a registered flow. The catalog may still list this process as owner of a stopped run."""
-        return (not entry.is_driven or entry.run_id in self._stopped) and self._is_known(entry)
+        return (not entry.is_driven or entry.run_id in self._stopped) and self._is_recoverable(entry)
 
-    def _is_put_off(self, entry: RunEntry) -> bool:
+    def _is_deferred(self, entry: RunEntry) -> bool:
         """Whether a run is to be retried later, or is quarantined. Logs a quarantined run once."""
         if entry.run_id in self._stopped:
             return self._stopped[entry.run_id][0] > anyio.current_time()
         if self._max_takeovers is None or entry.takeovers < self._max_takeovers:
             return False
-        if entry.run_id not in self._given_up:
-            self._given_up.add(entry.run_id)
+        if entry.run_id not in self._quarantined:
+            self._quarantined.add(entry.run_id)
             logger.error(
                 "run quarantined: %s of %s. Since its last checkpoint it was taken over from %d dead processes, none of which had "
                 "survived %d seconds with it, so it may be what kills them (max_takeovers=%s). It stays interrupted, and no runner "
@@ -210,4 +216,4 @@ class Recovery:
     def _forget_all_but(self, seen: Set[str]) -> None:
         """Forget the runs that are no longer unfinished: another owner has ended them."""
         self._stopped = {run_id: when for run_id, when in self._stopped.items() if run_id in seen}
-        self._given_up &= seen
+        self._quarantined &= seen

@@ -15,7 +15,7 @@ from .._runs.setup import Setup
 from ..errors import FlowDefinitionError
 from ..persistence.checkpoint import Checkpoint
 
-__all__ = ["KnownFlow", "KnownFlows", "described", "warn_of_another_storage"]
+__all__ = ["FlowInfo", "FlowRegistry", "described", "warn_of_another_storage"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -23,7 +23,7 @@ MakeFlow = Callable[[], Any]
 """A flow class, or a function without arguments that returns a flow."""
 
 
-class KnownFlows:
+class FlowRegistry:
     """The registered flows of one runner. Their names are unique, so that each run is resumed by its own class."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ def _same_name(known: Identity, other: Identity) -> FlowDefinitionError:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownFlow:
+class FlowInfo:
     """The description of a flow, available without running it: a web front end, for example, documents the flow from it."""
 
     name: str
@@ -103,12 +103,12 @@ class KnownFlow:
     """The return annotations of the methods that a run may end with; empty if one of them has none."""
 
 
-def described(made: Any) -> KnownFlow:
+def described(made: Any) -> FlowInfo:
     """Return the description of a flow."""
     instance = made._instance
     definition, types = instance.setup.settings.definition, instance.state_type
     results = tuple(method.returns for method in definition.last)
-    return KnownFlow(
+    return FlowInfo(
         instance.setup.settings.name,
         inspect.cleandoc(vars(type(made)).get("__doc__") or ""),
         types.declaration,

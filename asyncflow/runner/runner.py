@@ -1,7 +1,7 @@
 """`FlowRunner`: owns runs independently of their callers, and recovers interrupted runs that a dead process left behind.
 
 It runs its tasks in its own task group, which no error of a flow ends. It never decides what a flow does next; it starts, limits
-and ends runs. A run is stored before it waits for its turn, so that a run id that was returned to a caller can be loaded.
+and ends runs. A run is stored before it waits for a slot, so that a run id that was returned to a caller can be loaded.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from .driver import instantiate
 from .handles import SOON, Live, RunFailure, RunHandle, RunView
 from .opening import Opening
 from .recovery import Recovery
-from .registry import KnownFlow, KnownFlows, MakeFlow, described, warn_of_another_storage
+from .registry import FlowInfo, FlowRegistry, MakeFlow, described, warn_of_another_storage
 from .views import Viewed
 
-__all__ = ["FlowRunner", "JsonInputs", "JsonInputsError", "KnownFlow", "MakeFlow", "RunFailure", "RunHandle", "RunView"]
+__all__ = ["FlowInfo", "FlowRunner", "JsonInputs", "JsonInputsError", "MakeFlow", "RunFailure", "RunHandle", "RunView"]
 
 LEAVING: Final = 30.0
 """Seconds that stopped runs have to end one by one, before the runner cancels all of them together."""
@@ -52,7 +52,7 @@ class FlowRunner:
     - `flows`: classes, or functions that return a flow: the runner recovers their interrupted runs. Flows that are started are added
       to them.
     - `max_running`: maximum number of runs that run at the same time.
-    - `max_waiting`: maximum number of further runs, which are stored and wait for their turn, in order.
+    - `max_waiting`: maximum number of further runs, which are stored and wait for a slot, in order.
     - `overload`: what `start` does when there are more (the backpressure): "wait", or "raise" a `RunnerOverloadedError`.
     - `grace`: seconds that its runs have to finish on exit (graceful shutdown); then they stop at their next checkpoint.
     - `patience`: seconds after that until the runner cancels the runs that have not reached a checkpoint. Either way they can be
@@ -92,10 +92,10 @@ class FlowRunner:
             raise ValueError(f"overload must be 'wait' or 'raise', not {overload!r}")
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
         check_backend(self.persistence)
-        self._flows = KnownFlows()
+        self._flows = FlowRegistry()
         self._viewed = Viewed(self._instance_of)
         for make in flows:
-            self._known(make)
+            self._register(make)
         self._most = (max_running, max_waiting)
         self._overload: Overload = overload
         self._grace = grace
@@ -104,9 +104,9 @@ class FlowRunner:
         self._live: dict[str, Live] = {}
         self._recovery = Recovery(
             self.persistence,
-            self._is_known,
+            self._is_recoverable,
             lambda: self._flows.identities,
-            self._recover_run,
+            self._recover_one,
             self._live,
             max_takeovers,
         )
@@ -137,15 +137,15 @@ class FlowRunner:
             self._group = await stack.enter_async_context(anyio.create_task_group())
             self._stack = stack.pop_all()
         self._is_ending, self._idle, self._loop = False, anyio.Event(), current_loop()
-        self._group.start_soon(self._look_for_others)
+        self._group.start_soon(self._scan_for_interrupted)
         return self
 
     __aenter__ = enter
 
-    async def _look_for_others(self) -> None:
+    async def _scan_for_interrupted(self) -> None:
         await self._opening.finish()
         if self._recover_every is not None:
-            await self._recovery.keep_looking(self._recover_every)
+            await self._recovery.keep_scanning(self._recover_every)
 
     async def __aexit__(self, *raised: Any) -> None:
         """Drain the runs. If the block has raised, or this is cancelled, stop them at once. All runs can be resumed."""
@@ -190,14 +190,14 @@ class FlowRunner:
         """Whether it is at its limit of runs, so that `start` waits, or raises `RunnerOverloadedError`."""
         return self.is_open and self._places.is_full
 
-    def add(self, flow: MakeFlow) -> KnownFlow:
+    def add(self, flow: MakeFlow) -> FlowInfo:
         """Register a flow, so that its interrupted runs are recovered, too. Return its description.
 
         - `flow`: a flow class, or a function without arguments that returns a flow.
 
         Raises `FlowDefinitionError` if another flow has its name or a former identity, and `TypeError` for anything else than a flow.
         """
-        return described(self._known(flow))
+        return described(self._register(flow))
 
     def is_driven(self, entry: RunEntry) -> bool:
         """Whether a run that the catalog lists has a living owner, in this process or elsewhere.
@@ -239,14 +239,14 @@ class FlowRunner:
             flow, "_state_type", None
         )  # call a function that makes flows only where it is necessary
         given = materialized(inputs, lambda: types or instantiate(flow)._state_type)
-        known = reconcile_run_ids(*(types.ids_taken(given) if types else [given.pop("id", None)]), run_id)
-        if known is not None and known not in self._live and self.is_full:
-            ended = await self._ended(flow, known, given)  # that needs no free place
+        wanted = reconcile_run_ids(*(types.ids_taken(given) if types else [given.pop("id", None)]), run_id)
+        if wanted is not None and wanted not in self._live and self.is_full:
+            ended = await self._ended(flow, wanted, given)  # that needs no free place
             if ended is not None:
                 return ended
         while True:
-            run = self._live.get(known or "") or await self._placed(flow, known, given, patience)
-            await run.known.wait()
+            run = self._live.get(wanted or "") or await self._admit(flow, wanted, given, patience)
+            await run.admitted.wait()
             handle = await self._served(run, flow, given)
             if handle is not None:
                 return handle
@@ -264,7 +264,7 @@ class FlowRunner:
         if stored is None:
             await anyio.sleep(SOON)  # its owner is about to store it
             return None
-        self._known(flow)._instance.check_same(stored, given)
+        self._register(flow)._instance.check_same(stored, given)
         return self._handle(run.run_id, None if is_elsewhere else run, is_elsewhere=is_elsewhere)
 
     async def _ended(self, flow: MakeFlow, run_id: str, given: dict[str, Any]) -> RunHandle | None:
@@ -272,7 +272,7 @@ class FlowRunner:
         stored = await self.persistence.load(run_id)
         if stored is None or stored.status == "running":
             return None
-        self._known(flow)._instance.check_same(stored, given)
+        self._register(flow)._instance.check_same(stored, given)
         return self._handle(run_id)
 
     async def run(
@@ -299,28 +299,28 @@ class FlowRunner:
         Raises `RunNotFoundError`, `RunCancelledError`, `RunFlowMismatchError` if the flow is not registered,
         what `MyFlow.resume` raises before it runs anything, `RunnerOverloadedError`, `RunnerClosedError`.
         """
-        known = parse_run_id(run_id)
+        wanted = parse_run_id(run_id)
         while True:
             self._check_open()
-            stored = await self.persistence.load(known)
+            stored = await self.persistence.load(wanted)
             if stored is None:
-                raise refusals.unknown_run(self.persistence, known, None)
+                raise refusals.unknown_run(self.persistence, wanted, None)
             make = self._flows.of(stored)
             if make is None:
                 raise refusals.unknown_flow(stored)
             if stored.status == "cancelled":
-                raise refusals.cancelled(known)
+                raise refusals.cancelled(wanted)
             if stored.status == "finished":
-                return self._handle(known)
-            live = self._live.get(known)
-            run = live or await self._placed(make, known, None, patience, again=True)
-            await run.known.wait()
+                return self._handle(wanted)
+            live = self._live.get(wanted)
+            run = live or await self._admit(make, wanted, None, patience, again=True)
+            await run.admitted.wait()
             if stored.status == "failed" and not run.again:
                 await run.ended.wait()  # it only reports its failure, or fails at this moment
             elif isinstance(run.refusal, RunLockedError):
-                return self._handle(known, is_elsewhere=True)
+                return self._handle(wanted, is_elsewhere=True)
             elif run.refusal is None:
-                return self._handle(known, run)
+                return self._handle(wanted, run)
             elif run is not live:
                 raise run.refusal
 
@@ -331,10 +331,10 @@ class FlowRunner:
 
         Raises `RunNotFoundError`.
         """
-        known = parse_run_id(run_id)
-        if known not in self._live and await self.persistence.load(known) is None:
-            raise refusals.unknown_run(self.persistence, known, None)
-        return self._handle(known)
+        wanted = parse_run_id(run_id)
+        if wanted not in self._live and await self.persistence.load(wanted) is None:
+            raise refusals.unknown_run(self.persistence, wanted, None)
+        return self._handle(wanted)
 
     async def cancel(self, run_id: object) -> None:
         """Cancel a run permanently and durably, whichever process drives it. A finished run stays as it is.
@@ -344,18 +344,18 @@ class FlowRunner:
         Raises `RunNotFoundError`.
         """
         self._check_loop()
-        known = parse_run_id(run_id)
-        live = self._live.get(known)
+        wanted = parse_run_id(run_id)
+        live = self._live.get(wanted)
         if live is not None:
-            await live.known.wait()
+            await live.admitted.wait()
         if live is not None and not live.ended.is_set():
             await live.cancel()
         else:
-            await cancel_stored(self.persistence, known)
+            await cancel_stored(self.persistence, wanted)
 
     @property
     def running(self) -> int:
-        """The number of runs that it owns, including those that wait for their turn."""
+        """The number of runs that it owns, including those that wait for a slot."""
         return len(self._live)
 
     # ---- recovering interrupted runs ---------------------------------------------------------------------------
@@ -365,20 +365,20 @@ class FlowRunner:
         self._check_loop()
         return await self._recovery.recover_all()
 
-    def _is_known(self, entry: RunEntry) -> bool:
+    def _is_recoverable(self, entry: RunEntry) -> bool:
         return self.is_open and entry.run_id not in self._live and self._flows.named(entry.identity) is not None
 
-    async def _recover_run(self, entry: RunEntry) -> bool:
+    async def _recover_one(self, entry: RunEntry) -> bool:
         """Recover a run as soon as there is a free place, unless it no longer needs that by then. Return whether it was recovered."""
-        await self._places.take()
+        await self._places.take_when_free()
         try:
             if self.is_open and entry.run_id not in self._live:
                 make = self._flows.named(entry.identity)
                 assert make is not None, "only runs of registered flows are recovered"
-                self._begun(make, entry.run_id, None)
+                self._launch(make, entry.run_id, None)
                 return True
         except Exception as error:  # a function that makes a flow may raise any exception
-            self._recovery.note(entry.run_id, entry.flow, error)
+            self._recovery.note_end(entry.run_id, entry.flow, error)
         self._places.release()
         return False
 
@@ -401,14 +401,14 @@ class FlowRunner:
                 "`anyio.from_thread.run(runner.start, Report)`"
             )
 
-    async def _placed(
+    async def _admit(
         self, flow: MakeFlow, run_id: str | None, inputs: Given, patience: float | None, *, again: bool = False
     ) -> Live:
         """Take a place, and start a run in it; or return the run of this id that another caller has started in the meantime."""
-        await self._places.ask(patience)
+        await self._places.take_or_refuse(patience)
         try:
             other = self._live.get(run_id or "")
-            run = other or self._begun(flow, run_id, inputs, again=again)
+            run = other or self._launch(flow, run_id, inputs, again=again)
         except BaseException:
             self._places.release()
             raise
@@ -416,7 +416,7 @@ class FlowRunner:
             self._places.release()
         return run
 
-    def _known(self, make: MakeFlow) -> Flow[Any]:
+    def _register(self, make: MakeFlow) -> Flow[Any]:
         """Create a flow that stores in the runner's storage, and register it."""
         flow = instantiate(make)
         instance = flow._instance
@@ -425,23 +425,23 @@ class FlowRunner:
         instance.store_in(self.persistence)
         return flow
 
-    def _begun(self, make: MakeFlow, run_id: str | None, inputs: Given, *, again: bool = False) -> Live:
+    def _launch(self, make: MakeFlow, run_id: str | None, inputs: Given, *, again: bool = False) -> Live:
         """Start a run and return it; or return the run that is already driven under this id, or under the id that the flow has."""
         group = self._check_open()
-        flow = self._known(make)
-        known = self._live.get(run_id or flow.run_id)
-        if known is not None:
-            return known
-        run = Live(flow, run_id, inputs, self._places, self._gone, again=again)
+        flow = self._register(make)
+        other = self._live.get(run_id or flow.run_id)
+        if other is not None:
+            return other
+        run = Live(flow, run_id, inputs, self._places, self._on_ended, again=again)
         self._live[run.run_id] = run
         group.start_soon(run.drive)
         return run
 
-    def _gone(self, run: Live) -> None:
+    def _on_ended(self, run: Live) -> None:
         del self._live[run.run_id]
         is_ours = run.refusal is None or (run.inputs is None and not run.again)  # else its starter got the error
         if is_ours and not run.winds_down and self.is_open:
-            self._recovery.note(run.run_id, run.flow._instance.setup.settings.name, run.error)
+            self._recovery.note_end(run.run_id, run.flow._instance.setup.settings.name, run.error)
         self._places.release()
         if not self._live:
             self._idle.set()
@@ -455,4 +455,4 @@ class FlowRunner:
     def _instance_of(self, c: Checkpoint) -> Any:
         """Return a new instance of the flow of a stored run; None if the flow is not registered."""
         make = self._flows.of(c)
-        return None if make is None else self._known(make)._instance
+        return None if make is None else self._register(make)._instance

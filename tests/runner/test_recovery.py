@@ -498,7 +498,7 @@ async def test_a_full_runner_sees_what_others_have_ended() -> None:
     async with FlowRunner(storage, flows=[Steps], max_running=1, max_waiting=0, recover_every=None) as runner:
         driven = await runner.start(Steps, {"gate": "never"}, run_id="x") if gate("never") else None
         assert driven is not None
-        runner._group.start_soon(runner._recovery.keep_looking, 0.01)  # type: ignore[union-attr]  # it is entered
+        runner._group.start_soon(runner._recovery.keep_scanning, 0.01)  # type: ignore[union-attr]  # it is entered
         await anyio.sleep(0.05)  # what it finds waits for a place
         async with FlowRunner(elsewhere, recover_every=None) as other:
             await other.cancel("x")

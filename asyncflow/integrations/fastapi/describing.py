@@ -26,7 +26,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaMode
 
-from ...runner import KnownFlow
+from ...runner import FlowInfo
 from .models import Run
 
 __all__ = ["body_type", "comes_from", "ids_of", "inputs_type", "run_type"]
@@ -37,7 +37,7 @@ _NO_JSON: Final = ("CallableSchema", "IsInstanceSchema", "IsSubclassSchema")
 """The names in pydantic's errors for fields that no JSON can set. Such a field is left out of the schema unless it is required."""
 
 
-def run_type(flow: KnownFlow) -> type[Run]:
+def run_type(flow: FlowInfo) -> type[Run]:
     """Return the `Run` model of this flow."""
     results = [_documented(annotation, f"what {flow.name} returns") for annotation in flow.results]
     result: Any = Any if not results or Any in results else Union[(*results, None)]
@@ -57,12 +57,12 @@ class _WithId:
         return {**schema, "properties": {"id": {"type": "string"}}, "required": ["id"]}
 
 
-def _state_type(flow: KnownFlow) -> Any:
+def _state_type(flow: FlowInfo) -> Any:
     documented = _documented(flow.state, f"the state of {flow.name}")
     return Annotated[documented, _WithId()] if get_origin(documented) is dict else documented
 
 
-def body_type(flow: KnownFlow) -> tuple[Any, bool]:
+def body_type(flow: FlowInfo) -> tuple[Any, bool]:
     """Return the type of the body of a request that starts a run, and whether a body is required.
 
     The type is described as the flow's inputs, and accepts any value unchanged.
@@ -72,12 +72,12 @@ def body_type(flow: KnownFlow) -> tuple[Any, bool]:
     return Annotated[Any, PlainValidator(_as_it_is, json_schema_input_type=described)], are_needed
 
 
-def ids_of(flow: KnownFlow) -> frozenset[str]:
+def ids_of(flow: FlowInfo) -> frozenset[str]:
     """Return the names that inputs may use for a run's id."""
     return frozenset({"id", *(alias for alias in _aliases(flow, "id") if isinstance(alias, str))})
 
 
-def _aliases(flow: KnownFlow, name: str) -> list[str | AliasPath]:
+def _aliases(flow: FlowInfo, name: str) -> list[str | AliasPath]:
     """Return the aliases that inputs may use for a field."""
     field = getattr(flow.state, "model_fields", {}).get(name)
     aliases: list[Any] = [] if field is None else [field.alias, field.validation_alias]
@@ -86,14 +86,14 @@ def _aliases(flow: KnownFlow, name: str) -> list[str | AliasPath]:
     return [alias for alias in aliases if isinstance(alias, str | AliasPath)]
 
 
-def comes_from(flow: KnownFlow, path: str, given: Mapping[str, Any]) -> bool:
+def comes_from(flow: FlowInfo, path: str, given: Mapping[str, Any]) -> bool:
     """Whether a part of the state comes from a run's inputs, and not from the flow itself. An empty path is the whole state."""
     name = re.split(r"[.\[]", path, maxsplit=1)[0]
     aliases = (alias if isinstance(alias, str) else alias.path[0] for alias in _aliases(flow, name))
     return any(key in given for key in (name, *aliases)) if name else bool(given)
 
 
-def inputs_type(flow: KnownFlow) -> tuple[Any, bool]:
+def inputs_type(flow: FlowInfo) -> tuple[Any, bool]:
     """Return the type of the inputs that start a run of this flow, and whether any are required: its state without the id."""
     model = flow.state
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
@@ -113,7 +113,7 @@ def inputs_type(flow: KnownFlow) -> tuple[Any, bool]:
     return made, any(field.is_required() for field in made.model_fields.values())
 
 
-def _input_field(flow: KnownFlow, name: str, field: FieldInfo, config: ConfigDict) -> Any:
+def _input_field(flow: FlowInfo, name: str, field: FieldInfo, config: ConfigDict) -> Any:
     """Return a field of the inputs as `create_model` accepts it; None if it need not and cannot be given as JSON.
 
     A field that must be given, but whose type has no JSON schema, accepts any JSON. That is logged.

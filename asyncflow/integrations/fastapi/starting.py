@@ -16,7 +16,7 @@ from pydantic_core import from_json
 from ...errors import LimitExceededError, NotStorableError, RunInputsError, RunnerClosedError
 from ...persistence import Checkpoint
 from ...persistence.status import Status
-from ...runner import FlowRunner, JsonInputs, KnownFlow, MakeFlow, RunHandle
+from ...runner import FlowInfo, FlowRunner, JsonInputs, MakeFlow, RunHandle
 from .answers import Unread, documented, failed, misfit, unavailable, uncancelled
 from .describing import body_type, comes_from, ids_of
 from .models import Accepted, Problem, Run
@@ -64,7 +64,7 @@ def add_start(
     router: APIRouter,
     runner: FlowRunner,
     flow: MakeFlow,
-    known: KnownFlow,
+    known: FlowInfo,
     run: type[Run],
     longest_wait: float,
     authorize: Callable[..., Any],
@@ -154,7 +154,7 @@ async def _ended_badly(runner: FlowRunner, run_id: str) -> Checkpoint | None:
 
 
 async def _started(
-    runner: FlowRunner, flow: MakeFlow, known: KnownFlow, given: JsonInputs, run_id: str | None, patience: float
+    runner: FlowRunner, flow: MakeFlow, known: FlowInfo, given: JsonInputs, run_id: str | None, patience: float
 ) -> tuple[RunHandle, Checkpoint]:
     """Start the run of a request. Refuse a known key with other inputs, also with no inputs if the run has some.
 
