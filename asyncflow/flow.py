@@ -15,7 +15,7 @@ from ._definition.definition import FlowDefinition
 from ._definition.identity import Identity, Origin, checked_former_names, checked_name
 from ._definition.names import Surroundings
 from ._keywords import UNSET, Unset, not_taken, one_of
-from ._runs.edits import edit, fork, look
+from ._runs.edits import edit, fork, load_into
 from ._runs.history import HistoryEntry, history_of
 from ._runs.instance import Instance
 from ._runs.setup import setup_of
@@ -88,7 +88,7 @@ class Flow(Uncached, Generic[S]):
     _state_type: ClassVar[StateType]
     _codecs: ClassVar[Codecs]
     _persisted: ClassVar[Persisted]
-    _known_settings: ClassVar[dict[tuple[str | None, OnError, int | None], Settings]]
+    _settings_cache: ClassVar[dict[tuple[str | None, OnError, int | None], Settings]]
 
     def __init_subclass__(
         cls, *, name: str | None = None, formerly: str | Iterable[str] | None = None, **kwargs: Any
@@ -119,7 +119,7 @@ class Flow(Uncached, Generic[S]):
         cls._persistence_marked()
 
     @classmethod
-    def _look_again(cls) -> None:
+    def _define_again(cls) -> None:
         """Define the class again if names have been added since. Log once which methods have labels that cannot be checked."""
         if cls._surroundings.has_grown:
             cls._define()
@@ -135,7 +135,7 @@ class Flow(Uncached, Generic[S]):
     def _persistence_marked(cls) -> None:
         """Read the `@persist` marks of the class. A `@persist` that decorates the class calls this again."""
         cls._persisted = Persisted.of(cls.__name__, persist_mark_of(cls), persist_marks(cls), check_backend)
-        cls._known_settings = {}
+        cls._settings_cache = {}
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class Flow(Uncached, Generic[S]):
             cure = "subclass it, and decorate" if cls is Flow else "decorate"
             raise FlowDefinitionError(f"{cls.__name__} has no methods; {cure} the first with @start()")
         if cls._definition.unresolved:
-            cls._look_again()
+            cls._define_again()
         given = cls.initial_state if initial_state is UNSET else initial_state
         cls._state_type.check_initial(given)
         where = cls.persistence if persistence is UNSET else persistence
@@ -174,7 +174,7 @@ class Flow(Uncached, Generic[S]):
     @classmethod
     def _settings(cls, name: str | None, on_error: OnError, max_method_calls: int | None) -> Settings:
         """Return the settings of this class; all its instances with the same arguments share one object."""
-        known = cls._known_settings.get((name, on_error, max_method_calls))
+        known = cls._settings_cache.get((name, on_error, max_method_calls))
         if known is None:
             formerly = checked_former_names(
                 vars(cls).get("formerly", ()), cls
@@ -183,8 +183,8 @@ class Flow(Uncached, Generic[S]):
             known = Settings(
                 identity, cls._definition, cls._state_type, on_error, max_method_calls, cls._persisted.checkpoints
             )
-            if len(cls._known_settings) < 16:  # names may be generated for each run
-                cls._known_settings[name, on_error, max_method_calls] = known
+            if len(cls._settings_cache) < 16:  # names may be generated for each run
+                cls._settings_cache[name, on_error, max_method_calls] = known
         return known
 
     def __repr__(self) -> str:
@@ -332,7 +332,7 @@ class Flow(Uncached, Generic[S]):
         """
         known = parse_run_id(run_id)
         flow = cls(**init)
-        await look(flow._instance, known, seq)
+        await load_into(flow._instance, known, seq)
         return flow
 
     @classmethod

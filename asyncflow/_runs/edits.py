@@ -15,11 +15,11 @@ from .instance import Instance
 from .ownership import is_driven, owned
 from .passes import write_whole
 
-__all__ = ["edit", "fork", "look"]
+__all__ = ["edit", "fork", "load_into"]
 
 
-async def look(instance: Instance, run_id: str, seq: int | None = None) -> None:
-    """Show a stored run."""
+async def load_into(instance: Instance, run_id: str, seq: int | None = None) -> None:
+    """Load a stored run into an instance, and run nothing."""
     async with session(instance.storage("load")):
         instance.show(await instance.found(run_id, seq))
         if seq is None and instance.status == "interrupted" and await is_driven(instance.storage("load"), run_id):
