@@ -170,7 +170,7 @@ async def test_a_dict_behind_a_name_is_a_dict_of_its_values() -> None:
 
 @pytest.mark.found("P2")
 def test_a_state_that_is_defined_below_the_flow_is_named() -> None:
-    with pytest.raises(FlowDefinitionError, match="names Nowhere, which is not defined above the flow"):
+    with pytest.raises(FlowDefinitionError, match="uses the name Nowhere, which is not defined above the flow"):
 
         class Lost(Flow["Nowhere"]):  # type: ignore[name-defined]
             @start()
