@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -146,6 +147,8 @@ async def test_a_database_locked_by_another_program_is_waited_for_off_the_event_
     flow = Steps()
     await flow.kickoff()
 
+    waited = re.search(r" for ([\d.]+) seconds", str(caught.value))
     assert turns > 100
-    assert "0.3" in str(caught.value)
+    assert waited is not None
+    assert float(waited[1]) >= 0.3, "and more on a busy machine"
     assert flow.status == "finished"
