@@ -84,5 +84,5 @@ def _problems(call: str, unknown: Collection[str], known: Collection[str], is_of
 def one_of(what: str, value: Any, allowed: tuple[str, ...]) -> Any:
     """Return the value if it is allowed. Raises `ValueError` otherwise."""
     if value not in allowed:
-        raise ValueError(f"{what} is one of {', '.join(map(repr, allowed))}, not {value!r}")
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
     return value

@@ -22,7 +22,7 @@ def parse_run_id(value: object) -> str:
     if isinstance(value, uuid.UUID):
         return str(value)
     if not isinstance(value, str):
-        raise InvalidRunIdError(f"a run id is a UUID or a text, not {type(value).__name__}")
+        raise InvalidRunIdError(f"a run id must be a UUID or a string, not {type(value).__name__}")
     if len(value) == 36 and value.count("-") == 4:
         try:
             canonical = str(uuid.UUID(value))
@@ -32,7 +32,7 @@ def parse_run_id(value: object) -> str:
             return canonical
     if not 1 <= len(value) <= 128 or not value.isprintable() or value != value.strip():
         raise InvalidRunIdError(
-            "a run id has 1 to 128 printable characters and no spaces around it; nothing was read or written"
+            "a run id must have 1 to 128 printable characters and no surrounding spaces; nothing was read or written"
         )
     return value
 

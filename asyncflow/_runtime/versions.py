@@ -38,7 +38,7 @@ class Version:
         """The state, which must not be changed."""
         state = self._state  # read once: another thread may read it while it is lent
         if state is _LENT:
-            assert self._again is not None, "lent only where it can be made anew"
+            assert self._again is not None, "lent only if it can be decoded again"
             state = self._state = self._again()
         return state
 
