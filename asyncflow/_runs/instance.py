@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, cast
@@ -28,7 +28,7 @@ from .json_inputs import named, state_from_json, values_of
 from .loading import Stored, load, load_owned
 from .matching import check_flow
 from .ownership import Claim, owned, owned_within
-from .passes import begin, commit_start, recorder_of, take_up
+from .passes import begin, commit_resumed, commit_start, recorder_of, take_up
 from .snapshot import RunSnapshot
 
 __all__ = ["Instance"]
@@ -108,9 +108,7 @@ class Instance(RunSnapshot):
             )
         self._check_inputs(stored.checkpoint, given)
         self._check_edits(stored)
-        begun = self._taken_up(stored, claim)
-        self._turn_to(run_id)
-        return begun
+        return await self._taken_up(stored, claim)
 
     async def start(self, run_id: str, inputs: Mapping[str, Any] | None) -> Any:
         """Start a new run, resume an interrupted one, or return the outcome of one that has ended. Idempotent.
@@ -130,7 +128,7 @@ class Instance(RunSnapshot):
                         return await self._drive(*begun, claim)
                     self.check_same(stored.checkpoint, self._given(inputs))
                     if stored.checkpoint.status == "running":
-                        return await self._drive(*self._taken_up(stored, claim), claim)
+                        return await self._drive(*await self._taken_up(stored, claim), claim)
             except StorageReadOnlyError:
                 stored = await self._ended_for_readers(run_id)
                 if stored is None:
@@ -150,7 +148,7 @@ class Instance(RunSnapshot):
                         raise refusals.unknown_run(self.setup.persistence, run_id, None)
                     self.show(stored)
                     if self.status not in ("cancelled", "finished"):
-                        return await self._drive(*self._taken_up(stored, claim), claim)
+                        return await self._drive(*await self._taken_up(stored, claim), claim)
             except StorageReadOnlyError:
                 stored = await self._ended_for_readers(run_id)
                 if stored is None or stored.checkpoint.status == "failed":
@@ -167,11 +165,14 @@ class Instance(RunSnapshot):
             stored = await load(self.setup, run_id)
         return None if stored is None or stored.checkpoint.status == "running" else stored
 
-    def _taken_up(self, stored: Stored, claim: Claim) -> Begun:
-        """Return the rest of a pass, over this instance's own state if it equals the stored one: as a copy, as the caller may hold it."""
+    async def _taken_up(self, stored: Stored, claim: Claim) -> Begun:
+        """Commit a resume. Continue over this instance's own state if it equals the stored one: a copy, as the caller may hold it."""
         state = self.going_on(stored)
         mine = stored if state is stored.state else replace(stored, state=own(state))
-        return take_up(self.setup, self.flow, mine, claim)
+        engine, commands, checkpoint = take_up(self.setup, self.flow, mine, claim)
+        self._turn_to(stored.checkpoint.run_id)
+        await self._committed(commit_resumed(engine, checkpoint), stored)
+        return engine, commands
 
     async def _begun(
         self, run_id: str, claim: Claim, held: list[Any], given: dict[str, Any], *, after: Checkpoint | None = None
@@ -192,14 +193,21 @@ class Instance(RunSnapshot):
         )
         self._turn_to(run_id)
         self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
+        await self._committed(commit_start(engine, checkpoint))
+        return engine, commands
+
+    async def _committed(self, commit: Awaitable[None], stored: Stored | None = None) -> None:
+        """Commit a first checkpoint. If that is cancelled, show what is stored: the checkpoint may or may not have been committed."""
         try:
-            await commit_start(engine, checkpoint)
+            await commit
+        except Exception:  # a backend may raise anything
+            if stored is not None:
+                self.show(stored)
+            raise
         except anyio.get_cancelled_exc_class():
-            # A backend may raise anything; the checkpoint may or may not have been committed.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # a backend may raise anything
                 await to_its_end(self._look_up)
             raise
-        return engine, commands
 
     async def _drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
         self._engine, self._ended, self.status, self.error = engine, None, "running", None

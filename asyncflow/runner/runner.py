@@ -61,10 +61,10 @@ class FlowRunner:
       `StorageBusyError`. See `enter` for a runner that serves meanwhile.
     - `recover_every`: seconds between two scans for interrupted runs, the first one on entry; or more where a scan takes long. None:
       never.
-    - `max_takeovers`: how often a run is taken over from dead processes without a checkpoint in between (None: no limit). Such a run
-      may be a poison run, which kills the processes: after half of that number the runner recovers such runs one at a time, so that
-      other runs do not die with them. At the limit the run is quarantined: the runner logs it, and leaves it until it is resumed,
-      started or cancelled explicitly.
+    - `max_takeovers`: how often a run is taken over from dead processes without progress, that is, without a checkpoint in between
+      other than of a resume (None: no limit). Such a run may be a poison run, which kills the processes: after half of that number
+      the runner recovers such runs one at a time, so that other runs do not die with them. At the limit the run is quarantined: the
+      runner logs it, and leaves it until it is resumed, started or cancelled explicitly.
 
     Raises `ValueError` for a number out of range.
     """

@@ -344,7 +344,7 @@ IN_STORAGE = (
     Mutant(
         "PostgreSQL: no fence",
         ("L1",),
-        "persistence/postgres/formats.sql",
+        "persistence/postgres/resumes.sql",
         "AND epoch = c.epoch AND head",
         "AND head",
         f"{POSTGRES}::test_a_run_can_be_taken_by_force",
