@@ -186,7 +186,7 @@ async def test_checkpoints_of_one_run_in_one_batch_follow_one_another(
 
     async with persistence:
         await persistence.append(chain.add())
-        queue = persistence._shared.held.commits._queue  # type: ignore[union-attr]
+        queue = persistence._shared.current.commits._queue  # type: ignore[union-attr]
         async with anyio.create_task_group() as group:
             with sql.transaction():
                 query("SELECT FROM {0}.runs FOR UPDATE")  # the first of them waits, and the others queue up behind it
