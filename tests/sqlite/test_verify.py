@@ -84,5 +84,5 @@ async def test_a_damaged_schema_is_found_and_what_others_added_is_theirs(name: s
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("UPDATE sqlite_schema SET sql = replace(sql, ?, ?) WHERE name = ?", (text, damaged, name))
 
-    with pytest.raises(errors.StorageCorruptError, match=rf"schema is not as it was made \({name}\)"):
+    with pytest.raises(errors.StorageCorruptError, match=rf"its schema differs from the original \({name}\)"):
         await Steps.resume(flow.run_id)

@@ -302,7 +302,7 @@ async def _check_schema(connection: aiosqlite.Connection, path: Path) -> None:
     damaged = sorted(name for name, sql in _schema().items() if _unquoted(found.get(name)) != _unquoted(sql))
     if damaged:
         raise StorageCorruptError(
-            f"{path} is damaged: its schema is not as it was made ({', '.join(damaged)}); restore it from a backup. It is kept as it is"
+            f"{path} is damaged: its schema differs from the original ({', '.join(damaged)}); restore it from a backup. It is kept as it is"
         )
 
 
