@@ -10,7 +10,7 @@ from asyncflow import errors
 
 
 @pytest.mark.clauses("V5")
-@pytest.mark.parametrize("depth", [250, 3_000])
+@pytest.mark.parametrize("depth", [150, 250, 3_000])
 @pytest.mark.parametrize("where", ["dict state", "model state", "result", "plain result"])
 async def test_what_is_nested_too_deeply_is_a_limit(depth: int, where: str) -> None:
     value = nested(depth)
