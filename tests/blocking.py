@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,7 +100,8 @@ def _caller(frame: FrameType | None) -> str | None:
         if name.startswith(PACKAGE) and not name.startswith(PACKAGE + "testing/"):
             module = name.removeprefix(PACKAGE).removesuffix(".py").replace("/", ".")
             return f"{module}.{frame.f_code.co_qualname}"
-        if name.startswith(ONCE) or name.endswith(LOOPS) or not _is_of_a_library(name):
+        is_finalizer = name == weakref.__file__ or frame.f_code.co_name == "__del__"  # of any object, at any moment
+        if is_finalizer or name.startswith(ONCE) or name.endswith(LOOPS) or not _is_of_a_library(name):
             return None
         frame = frame.f_back
     return None

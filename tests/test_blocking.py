@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ def waits():
         pass
 
 def calls(function): return function()
+def drops(kept): kept.clear()
 """
 
 BLOCKING = {
@@ -102,6 +104,15 @@ async def test_what_has_called_the_loop_has_not_called_what_the_loop_runs(plante
 
     with blocking.watching() as found:
         await anyio.to_thread.run_sync(in_a_loop_of_its_own, work)
+
+    assert found == []
+
+
+async def test_a_finalizer_that_runs_by_chance_in_asyncflow_is_not_its_own(planted: dict[str, Any]) -> None:
+    kept = [tempfile.TemporaryDirectory()]
+
+    with blocking.watching() as found, pytest.warns(ResourceWarning):
+        planted["drops"](kept)
 
     assert found == []
 
