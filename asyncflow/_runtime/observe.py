@@ -13,7 +13,6 @@ from ..events import (
     RunCancelled,
     RunFailed,
     RunFinished,
-    RunResumed,
     RunStarted,
     StateEdited,
 )
@@ -31,8 +30,6 @@ def events_from(c: Checkpoint) -> list[Event]:
     match c.kind:
         case "started":
             found.append((RunStarted, {"pass_number": c.pass_number}))
-        case "resumed":
-            found.append((RunResumed, {"pass_number": c.pass_number}))
         case "method" | "finished":
             found += _ended(c)
         case "failed":
