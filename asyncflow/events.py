@@ -15,6 +15,7 @@ __all__ = [
     "RunCancelled",
     "RunFailed",
     "RunFinished",
+    "RunResumed",
     "RunStarted",
     "StateEdited",
 ]
@@ -44,6 +45,14 @@ class Event:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
     """A pass started: its state and inputs are stored."""
+
+    pass_number: int
+    """The number of the pass, from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResumed(Event):
+    """A pass was resumed: its pending invocations start again."""
 
     pass_number: int
     """The number of the pass, from 1."""

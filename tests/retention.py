@@ -69,7 +69,7 @@ async def what_goes_on_is_kept(storage: Any, other: Any, meanwhile: str, monkeyp
     async with storage, other:
         chains = [await ended(storage, f"run {n}") for n in range(4)]
         with monkeypatch.context() as patch:
-            opened = storage._shared.held
+            opened = storage._shared.current
             listed = await opened.home.run(lambda: opened.reader.ended(HOUR, -1, 100))
             await MEANWHILE[meanwhile](other, chains[1])
 
@@ -92,7 +92,7 @@ async def the_newest_are_counted_anew_in_each_batch(storage: Any, other: Any, mo
     monkeypatch.setattr(pruning, "PORTION", 0.0)
     async with storage, other:
         chains = [await ended(storage, f"run {n}") for n in range(5)]
-        submit = storage._shared.held.commits.submit
+        submit = storage._shared.current.commits.submit
         batches: list[Any] = []
 
         async def submitted(job: Any) -> None:
@@ -103,7 +103,7 @@ async def the_newest_are_counted_anew_in_each_batch(storage: Any, other: Any, mo
                 batches.append(None)
                 await interrupted(other, chains[4])
 
-        monkeypatch.setattr(storage._shared.held.commits, "submit", submitted)
+        monkeypatch.setattr(storage._shared.current.commits, "submit", submitted)
         gone = await storage.prune(older_than=HOUR, keep_last=2)
         left = [n for n in range(5) if await storage.load(f"run {n}") is not None]
 
@@ -121,7 +121,7 @@ async def what_was_done_before_a_cancellation_is_kept(
         for n in range(10):
             await ended(storage, f"run {n}")
         neighbour = Chain("neighbour")
-        submit = storage._shared.held.commits.submit
+        submit = storage._shared.current.commits.submit
         batches: list[Any] = []
         with anyio.CancelScope() as scope:
 
@@ -133,7 +133,7 @@ async def what_was_done_before_a_cancellation_is_kept(
                 if len(batches) == 3:
                     scope.cancel()
 
-            monkeypatch.setattr(storage._shared.held.commits, "submit", submitted)
+            monkeypatch.setattr(storage._shared.current.commits, "submit", submitted)
             await storage.prune(older_than=HOUR)
         left = [n for n in range(10) if await storage.load(f"run {n}") is not None]
 

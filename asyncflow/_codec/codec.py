@@ -386,7 +386,7 @@ def codec_for(annotation: Any) -> Codec:
 
 def _limited(data: bytes) -> bytes:
     if len(data) > MAX_BYTES:
-        reason = f"it takes {len(data)} bytes, and {MAX_BYTES} is the most"
+        reason = f"it takes {len(data)} bytes; the maximum is {MAX_BYTES}"
         raise Refused("", "", reason, "keep large data in files or tables, and their names in the state", limit=True)
     return data
 

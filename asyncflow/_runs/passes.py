@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from .._runtime.engine import Engine
 from .._runtime.recorder import Recorder
@@ -19,7 +19,7 @@ from .matching import check_resumable
 from .ownership import Claim
 from .setup import Setup
 
-__all__ = ["begin", "commit_start", "recorder_of", "take_up", "write_whole"]
+__all__ = ["begin", "commit_resumed", "commit_start", "recorder_of", "take_up", "write_whole"]
 
 
 async def begin(
@@ -70,8 +70,23 @@ async def commit_start(engine: Engine, checkpoint: Checkpoint | None) -> None:
         ) from fenced
 
 
-def take_up(setup: Setup, flow: object, stored: Stored, claim: Claim) -> tuple[Engine, tuple[Command, ...]]:
-    """Return the engine of an interrupted or failed pass, and its first commands.
+async def commit_resumed(engine: Engine, checkpoint: Checkpoint | None) -> None:
+    """Commit the first checkpoint of a resumed pass. Raises `RunFencedError` if another owner has taken the run over."""
+    if checkpoint is not None and engine.recorder is not None:
+        await engine.recorder.commit(checkpoint)
+
+
+RESUMES: Final = 100
+"""Resumes in a row without progress after which the next one is stored as a snapshot: loading reads them all."""
+
+
+def take_up(
+    setup: Setup, flow: object, stored: Stored, claim: Claim
+) -> tuple[Engine, tuple[Command, ...], Checkpoint | None]:
+    """Return the engine of an interrupted or failed pass, its first commands, and the checkpoint to commit before them.
+
+    The checkpoint clears what has failed or was held back. It is None if nothing is left to run: such a run can be resumed any
+    number of times, and its log does not grow.
 
     Raises `FlowDefinitionError` if the class has lost a method that the run waits for, or has changed so that one of the run's
     joins could never run.
@@ -81,9 +96,22 @@ def take_up(setup: Setup, flow: object, stored: Stored, claim: Claim) -> tuple[E
     transition, commands = advance(definition, stored.progress, Resumed())
     stored.progress.fold(transition)
     recorder = recorder_of(setup, c.run_id, claim, c)
+    checkpoint = None
+    if commands:
+        checkpoint = recorder.prepare(
+            "resumed", "running", stored.progress, transition=transition, complete=not _follows_snapshot(c)
+        )
     version = Version(0, stored.state)
     engine = Engine(flow, setup.settings, setup.codecs, c.run_id, c.pass_number, recorder, stored.progress, version)
-    return engine, commands
+    return engine, commands, checkpoint
+
+
+def _follows_snapshot(c: Checkpoint) -> bool:
+    """Whether nothing but resumes was stored since the last snapshot: then another resume needs none.
+
+    Otherwise a resume is stored as a snapshot, so that the deltas of several processes do not add up.
+    """
+    return c.base == c.seq or (c.kind == "resumed" and c.seq - c.base < RESUMES)
 
 
 async def write_whole(

@@ -13,6 +13,7 @@ from ..events import (
     RunCancelled,
     RunFailed,
     RunFinished,
+    RunResumed,
     RunStarted,
     StateEdited,
 )
@@ -30,6 +31,8 @@ def events_from(c: Checkpoint) -> list[Event]:
     match c.kind:
         case "started":
             found.append((RunStarted, {"pass_number": c.pass_number}))
+        case "resumed":
+            found.append((RunResumed, {"pass_number": c.pass_number}))
         case "method" | "finished":
             found += _ended(c)
         case "failed":

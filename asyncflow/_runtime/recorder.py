@@ -130,9 +130,9 @@ class Recorder:
         self._state = b"" if after is None else after.state or b""
         self._progress = None if after is None else after.progress
         self._last_written: bytes | None = None if after is None else after.state
-        self._deltas = COMPLETE_AFTER
+        self._deltas = 0
         self._patches = 0
-        self._complete_size = 0
+        self._complete_size = 0 if after is None else after.size
         self._latest: tuple[str, bytes | None, Any] = ("", None, None)
         """The method, the bytes and the value of the latest result whose type is in `AS_LOADED`."""
 

@@ -30,11 +30,12 @@ __all__ = [
     "verified",
 ]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """The newest checkpoint format, which this version writes. It reads all older formats; a newer one is a `StorageVersionError`.
 
 Format 1: asyncflow 0.1. Format 2: the digest covers the format, the writer's version and the flow's identity; the first byte of a
-value names the codec that wrote it. To add a field to a transition or an invocation, append it with a default and increase this
+value names the codec that wrote it. Format 3: a resume is a checkpoint, of the kind "resumed"; `to_bytes` calls the number of the
+pass `pass_number` instead of `number`. To add a field to a transition or an invocation, append it with a default and increase this
 number.
 """
 
@@ -119,10 +120,8 @@ class Checkpoint(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """Encode the whole checkpoint as JSON in UTF-8, preceded by a checksum."""
-        digests = {"previous": self.previous.hex(), "digest": self.digest.hex()}
-        body = to_json(
-            {**{_stored(name): _text(getattr(self, name)) for name in _FIELDS if name not in _DIGESTS}, **digests}
-        )
+        fields = dict(zip(_names(self.format), self, strict=True))
+        body = to_json(fields | {"previous": self.previous.hex(), "digest": self.digest.hex()})
         return hashlib.blake2b(body, digest_size=16).hexdigest().encode() + b"\n" + body
 
     @classmethod
@@ -156,11 +155,12 @@ def _from_fields(fields: dict[str, Any]) -> Checkpoint:
     """Build a checkpoint from a JSON object of its fields. Raises `StorageVersionError` if a newer version wrote it."""
     if type(fields.get("format")) is int:
         refuse_newer(fields["format"], fields.get("version"), "a stored checkpoint", run_id=fields.get("run_id"))
-    unknown = sorted(fields.keys() - set(map(_stored, _FIELDS)))
+    given = fields if "format" in fields else fields | _FORMAT_1
+    names = _names(given["format"])
+    unknown = sorted(given.keys() - set(names))
     if unknown:
         _refuse_version(f"a stored checkpoint has the unknown field {unknown[0]!r}", fields["version"])
-    given = fields if "format" in fields else fields | _FORMAT_1
-    return Checkpoint(**{name: _bytes(name, given[_stored(name)]) for name in _FIELDS})
+    return Checkpoint._make([_bytes(name, given[name]) for name in names])
 
 
 def refuse_newer(number: int, version: object, what: str, **about: Any) -> None:
@@ -223,6 +223,7 @@ def origin_digest(identity: str, form: int, version: str) -> bytes:
 
 
 _FIELDS = Checkpoint._fields
+_FIELDS_BEFORE_3 = tuple("number" if name == "pass_number" else name for name in _FIELDS)
 _HEAD = slice(_FIELDS.index("identity"))
 _ORIGIN = slice(_HEAD.stop, _FIELDS.index("epoch"))
 """A digest covers these fields and the parts. It does not cover the epoch.
@@ -268,13 +269,9 @@ def _is_well_typed(row: Checkpoint) -> bool:
     return row.format > 1 or (row.format == 1 and not row.identity and not row.version)
 
 
-def _stored(name: str) -> str:
-    """Return the name of a field in `to_bytes`."""
-    return "number" if name == "pass_number" else name
-
-
-def _text(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
+def _names(form: int) -> tuple[str, ...]:
+    """Return the names of the fields in `to_bytes` of a format."""
+    return _FIELDS if form >= 3 else _FIELDS_BEFORE_3
 
 
 def _bytes(name: str, value: Any) -> Any:

@@ -135,7 +135,7 @@ class MemoryFlowPersistence:
     def _shown(self, entry: RunEntry) -> RunEntry:
         """Return a catalog entry as it is shown: a running run without an owner is "interrupted"."""
         is_driven = entry.run_id in self._driven
-        return entry._replace(status=status_of(entry.status, is_driven)) if entry.status == "running" else entry
+        return entry._replace(status=status_of(entry.status, is_driven))
 
     def _enter(self, c: Checkpoint) -> None:
         """Update the catalog entry of a run."""

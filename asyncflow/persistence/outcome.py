@@ -76,7 +76,7 @@ def decode_outcome(data: bytes) -> Outcome:
     if "type" in stored:
         return Failed((*_earlier_failures(stored), _failure(stored)))
     if stored:
-        raise ValueError("it is the outcome of no pass")
+        raise ValueError("it is not the outcome of a pass")
     return Cancelled()
 
 

@@ -143,7 +143,10 @@ class RunEntry(NamedTuple):
     position: int
     """Its position in the catalog: larger for runs that started later."""
     takeovers: int = 0
-    """How often the run was taken over from a dead owner since its newest checkpoint. A poison run, which kills its processes, has many."""
+    """How often the run was taken over from a dead owner since its newest checkpoint that shows progress, which a resume does not.
+
+    A poison run, which kills its processes, has many.
+    """
     identity: str = ""
     """The key by which its flow is found: `Checkpoint.known_by`."""
 

@@ -19,8 +19,17 @@ Status = Literal["running", "interrupted", "failed", "finished", "cancelled"]
 STORED: Final = frozenset(get_args(Status)) - {"interrupted"}
 """The statuses that checkpoints store. "interrupted" is not stored, because a process that dies stores nothing: see `status_of`."""
 
-Kind = Literal["started", "method", "failed", "cancelled", "finished", "edited"]
-"""What a checkpoint stores: the start of a pass, the end of a method, its failure, the end of the pass, or an edit of the state."""
+Kind = Literal["started", "method", "failed", "cancelled", "finished", "edited", "resumed"]
+"""What a checkpoint stores.
+
+    started     a pass was started
+    method      a method ended
+    failed      a method raised
+    cancelled   the run was cancelled
+    finished    the last method ended
+    edited      the state was edited from outside
+    resumed     the pass was resumed; since format 3
+"""
 
 KINDS: Final = frozenset(get_args(Kind))
 
@@ -28,8 +37,8 @@ KINDS: Final = frozenset(get_args(Kind))
 def status_of(stored: Status, is_driven: bool) -> Status:
     """Return the status of a run from its stored status and whether a live owner drives it.
 
-    A run that is stored as running is interrupted without a live owner. A failed run with a live owner is being resumed.
+    A run that is stored as running is interrupted without a live owner. Any other status is as it is stored.
     """
     if stored in ("running", "interrupted"):
         return "running" if is_driven else "interrupted"
-    return "running" if is_driven and stored == "failed" else stored
+    return stored

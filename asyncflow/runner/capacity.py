@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import anyio
@@ -9,21 +10,43 @@ import anyio
 from ..errors import RunnerOverloadedError
 from .parents import Parents
 
-__all__ = ["Overload", "Places"]
+__all__ = ["Limits", "Overload", "Places"]
 
 Overload = Literal["wait", "raise"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings of a runner that are numbers or words; see `FlowRunner`. Raises `ValueError` for one out of range."""
+
+    max_running: int
+    max_waiting: int
+    overload: Overload
+    grace: float
+    patience: float
+    max_takeovers: int | None
+
+    def __post_init__(self) -> None:
+        if self.max_running < 1 or self.max_waiting < 0:
+            raise ValueError("max_running must be at least 1, and max_waiting at least 0")
+        if not (self.grace >= 0 and self.patience >= 0):
+            raise ValueError("grace and patience must be numbers of seconds, at least 0")
+        if self.max_takeovers is not None and self.max_takeovers < 1:
+            raise ValueError("max_takeovers must be at least 1, or None for no limit")
+        if self.overload not in ("wait", "raise"):
+            raise ValueError(f"overload must be 'wait' or 'raise', not {self.overload!r}")
 
 
 class Places:
     """The places of a runner that has been entered: one for each run, running or waiting."""
 
-    def __init__(self, running: int, waiting: int, overload: Overload) -> None:
-        self.slots = anyio.Semaphore(running)
+    def __init__(self, limits: Limits) -> None:
+        self.slots = anyio.Semaphore(limits.max_running)
         """Limits the runs that are running."""
-        self.parents = Parents(running)
-        self._places = anyio.Semaphore(running + waiting)
-        self._most = running + waiting
-        self._overload = overload
+        self.parents = Parents(limits.max_running)
+        self._most = limits.max_running + limits.max_waiting
+        self._places = anyio.Semaphore(self._most)
+        self._overload = limits.overload
 
     @property
     def is_full(self) -> bool:

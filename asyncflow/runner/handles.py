@@ -304,17 +304,14 @@ class RunHandle:
     async def status(self) -> Status:
         """Return "running", "interrupted", "failed", "finished" or "cancelled", according to the newest checkpoint.
 
-        A run is running while it has an owner, here or elsewhere, as far as the storage has a catalog that reports it. A failed run
-        that is being resumed is stored as failed until the first resumed method has ended; its status is "running" meanwhile.
+        A run is running while it has an owner, here or elsewhere, as far as the storage has a catalog that reports it.
         """
         return (await self.status_and_checkpoint())[0]
 
     async def status_and_checkpoint(self) -> tuple[Status, Checkpoint]:
         """Return the status of the run, and its newest checkpoint. Raises what `checkpoint` raises."""
         stored = await self.checkpoint()
-        if stored.status in ("finished", "cancelled"):
-            return stored.status, stored
-        is_live = await is_driven(self._persistence, self.run_id)
+        is_live = stored.status == "running" and await is_driven(self._persistence, self.run_id)
         if stored.status == "running" and not is_live:
             stored = await self.checkpoint()  # it may have ended in the meantime
         return status_of(stored.status, is_live), stored

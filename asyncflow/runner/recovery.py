@@ -199,7 +199,7 @@ class Recovery:
         if entry.run_id not in self._quarantined:
             self._quarantined.add(entry.run_id)
             logger.error(
-                "run quarantined: %s of %s. Since its last checkpoint it was taken over from %d dead processes, none of which had "
+                "run quarantined: %s of %s. Since its last progress it was taken over from %d dead processes, none of which had "
                 "survived %d seconds with it, so it may be what kills them (max_takeovers=%s). It stays interrupted, and no runner "
                 "recovers it. Find the cause, such as memory that runs out; then resume it with %s.resume(%r), or cancel it. A larger "
                 "max_takeovers, or None, makes runners recover it again",

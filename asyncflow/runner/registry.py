@@ -13,9 +13,12 @@ from .._definition.identity import Identity
 from .._runs.ownership import is_same_place
 from .._runs.setup import Setup
 from ..errors import FlowDefinitionError
+from ..flow import Flow
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.protocol import FlowPersistence
+from .driver import instantiate
 
-__all__ = ["FlowInfo", "FlowRegistry", "described", "warn_of_another_storage"]
+__all__ = ["FlowInfo", "FlowRegistry", "described"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -26,11 +29,26 @@ MakeFlow = Callable[[], Any]
 class FlowRegistry:
     """The registered flows of one runner. Their names are unique, so that each run is resumed by its own class."""
 
-    def __init__(self) -> None:
+    def __init__(self, persistence: FlowPersistence) -> None:
+        self._persistence = persistence
         self._named: dict[str, tuple[Identity, MakeFlow]] = {}
         self._makes: dict[str, MakeFlow] = {}
         self.names: Mapping[str, str] = {}
         """The name of the flow by each identity that its runs may be stored under: `RunEntry.identity`, `Checkpoint.known_by`."""
+
+    def register(self, make: MakeFlow) -> Flow[Any]:
+        """Create a flow that stores in the runner's storage, and register it."""
+        flow = instantiate(make)
+        instance = flow._instance
+        if self.add(instance.setup.settings.identity, make):
+            _warn_of_another_storage(instance.setup, self._persistence)
+        instance.store_in(self._persistence)
+        return flow
+
+    def instance_of(self, c: Checkpoint) -> Any:
+        """Return a new instance of the flow of a stored run; None if the flow is not registered."""
+        make = self.of(c)
+        return None if make is None else self.register(make)._instance
 
     def add(self, identity: Identity, make: MakeFlow) -> bool:
         """Register a flow; return whether it is new. Raises `FlowDefinitionError` for a second class with the same identity or name."""
@@ -117,7 +135,7 @@ def described(made: Any) -> FlowInfo:
     )
 
 
-def warn_of_another_storage(setup: Setup, storage: object) -> None:
+def _warn_of_another_storage(setup: Setup, storage: object) -> None:
     """Warn if a flow declares another storage than the runner's: `load` and `resume` of its class look in the flow's own storage."""
     if setup.is_declared and not is_same_place(setup.persistence, storage):
         logger.warning(

@@ -6,11 +6,10 @@ and ends runs. A run is stored before it waits for a slot, so that a run id that
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -22,27 +21,22 @@ from .._runs.json_inputs import JsonInputsError
 from .._runs.ownership import is_driven_here
 from .._waiting import current_loop
 from ..errors import RunLockedError, RunnerClosedError
-from ..flow import Flow
-from ..persistence.checkpoint import Checkpoint
 from ..persistence.checks import check_backend
 from ..persistence.default import default_persistence
 from ..persistence.protocol import FlowPersistence, RunEntry
 from ..state import StateType, parse_run_id, reconcile_run_ids
-from .capacity import Overload, Places
+from .capacity import Limits, Overload, Places
 from .driver import instantiate
 from .handles import SOON, Live, RunFailure, RunHandle, RunView
 from .opening import Opening
+from .owned import OwnedRuns
 from .recovery import Recovery
-from .registry import FlowInfo, FlowRegistry, MakeFlow, described, warn_of_another_storage
+from .registry import FlowInfo, FlowRegistry, MakeFlow, described
 from .views import Viewed
 
 __all__ = ["FlowInfo", "FlowRunner", "JsonInputs", "JsonInputsError", "MakeFlow", "RunFailure", "RunHandle", "RunView"]
 
-LEAVING: Final = 30.0
-"""Seconds that stopped runs have to end one by one, before the runner cancels all of them together."""
-
 Given = dict[str, Any] | None  # the inputs of a run; None for a run that is stored already
-logger = logging.getLogger("asyncflow")
 
 
 class FlowRunner:
@@ -61,10 +55,10 @@ class FlowRunner:
       `StorageBusyError`. See `enter` for a runner that serves meanwhile.
     - `recover_every`: seconds between two scans for interrupted runs, the first one on entry; or more where a scan takes long. None:
       never.
-    - `max_takeovers`: how often a run is taken over from dead processes without a checkpoint in between (None: no limit). Such a run
-      may be a poison run, which kills the processes: after half of that number the runner recovers such runs one at a time, so that
-      other runs do not die with them. At the limit the run is quarantined: the runner logs it, and leaves it until it is resumed,
-      started or cancelled explicitly.
+    - `max_takeovers`: how often a run is taken over from dead processes without progress, that is, without a checkpoint in between
+      other than of a resume (None: no limit). Such a run may be a poison run, which kills the processes: after half of that number
+      the runner recovers such runs one at a time, so that other runs do not die with them. At the limit the run is quarantined: the
+      runner logs it, and leaves it until it is resumed, started or cancelled explicitly.
 
     Raises `ValueError` for a number out of range.
     """
@@ -82,26 +76,15 @@ class FlowRunner:
         recover_every: float | None = 0.5,
         max_takeovers: int | None = 10,
     ) -> None:
-        if max_running < 1 or max_waiting < 0:
-            raise ValueError("max_running must be at least 1, and max_waiting at least 0")
-        if not (grace >= 0 and patience >= 0):
-            raise ValueError("grace and patience must be numbers of seconds, at least 0")
-        if max_takeovers is not None and max_takeovers < 1:
-            raise ValueError("max_takeovers must be at least 1, or None for no limit")
-        if overload not in ("wait", "raise"):
-            raise ValueError(f"overload must be 'wait' or 'raise', not {overload!r}")
+        self._limits = Limits(max_running, max_waiting, overload, grace, patience, max_takeovers)
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
         check_backend(self.persistence)
-        self._flows = FlowRegistry()
-        self._viewed = Viewed(self._instance_of)
+        self._flows = FlowRegistry(self.persistence)
+        self._viewed = Viewed(self._flows.instance_of)
         for make in flows:
-            self._register(make)
-        self._most = (max_running, max_waiting)
-        self._overload: Overload = overload
-        self._grace = grace
-        self._patience = patience
+            self._flows.register(make)
         self._recover_every = recover_every
-        self._live: dict[str, Live] = {}
+        self._live = OwnedRuns()
         self._recovery = Recovery(
             self.persistence,
             self._is_recoverable,
@@ -115,7 +98,6 @@ class FlowRunner:
         self._loop: object = None
         self._opening: Opening
         self._places: Places
-        self._idle: anyio.Event
         self._stack: AsyncExitStack
 
     # ---- entering and leaving ----------------------------------------------------------------------------------
@@ -131,12 +113,12 @@ class FlowRunner:
         """
         if self._group is not None:
             raise RunnerClosedError("the runner is already in use; create another one")
-        self._places = Places(*self._most, self._overload)
+        self._places = Places(self._limits)
         async with AsyncExitStack() as stack:
-            self._opening = await Opening(self.persistence).begin(stack, self._patience, waits=waits)
+            self._opening = await Opening(self.persistence).begin(stack, self._limits.patience, waits=waits)
             self._group = await stack.enter_async_context(anyio.create_task_group())
             self._stack = stack.pop_all()
-        self._is_ending, self._idle, self._loop = False, anyio.Event(), current_loop()
+        self._is_ending, self._loop = False, current_loop()
         self._group.start_soon(self._scan_for_interrupted)
         return self
 
@@ -153,32 +135,12 @@ class FlowRunner:
         assert group is not None, "entered"
         try:
             if raised[0] is None:
-                await self._drain()
-            await self._stop()
+                await self._live.drain(self._limits.grace, self._limits.patience)
+            await self._live.stop()
         finally:
             self._group = None
             group.cancel_scope.cancel()
             await self._stack.aclose()
-
-    async def _drain(self) -> None:
-        with anyio.move_on_after(self._grace):
-            await self._until_idle()
-        for run in self._live.values():
-            run.wind_down()
-        with anyio.move_on_after(self._patience):
-            await self._until_idle()
-
-    async def _stop(self) -> None:
-        """Stop each run by itself. One cancel scope for all would visit all of them again whenever one of them makes progress."""
-        for run in self._live.values():
-            run.stop()
-        with anyio.move_on_after(LEAVING):
-            await self._until_idle()
-
-    async def _until_idle(self) -> None:
-        while self._live:
-            self._idle = anyio.Event()
-            await self._idle.wait()
 
     @property
     def is_open(self) -> bool:
@@ -197,7 +159,7 @@ class FlowRunner:
 
         Raises `FlowDefinitionError` if another flow has its name or a former identity, and `TypeError` for anything else than a flow.
         """
-        return described(self._register(flow))
+        return described(self._flows.register(flow))
 
     def is_driven(self, entry: RunEntry) -> bool:
         """Whether a run that the catalog lists has a living owner, in this process or elsewhere.
@@ -235,9 +197,7 @@ class FlowRunner:
         Raises what `kickoff` raises before a run starts; `RunnerOverloadedError`, `RunnerClosedError`.
         """
         self._check_open()
-        types: StateType | None = getattr(
-            flow, "_state_type", None
-        )  # call a function that makes flows only where it is necessary
+        types: StateType | None = getattr(flow, "_state_type", None)  # a function is called only where it has to be
         given = materialized(inputs, lambda: types or instantiate(flow)._state_type)
         wanted = reconcile_run_ids(*(types.ids_taken(given) if types else [given.pop("id", None)]), run_id)
         if wanted is not None and wanted not in self._live and self.is_full:
@@ -264,7 +224,7 @@ class FlowRunner:
         if stored is None:
             await anyio.sleep(SOON)  # its owner is about to store it
             return None
-        self._register(flow)._instance.check_same(stored, given)
+        self._flows.register(flow)._instance.check_same(stored, given)
         return self._handle(run.run_id, None if is_elsewhere else run, is_elsewhere=is_elsewhere)
 
     async def _ended(self, flow: MakeFlow, run_id: str, given: dict[str, Any]) -> RunHandle | None:
@@ -272,7 +232,7 @@ class FlowRunner:
         stored = await self.persistence.load(run_id)
         if stored is None or stored.status == "running":
             return None
-        self._register(flow)._instance.check_same(stored, given)
+        self._flows.register(flow)._instance.check_same(stored, given)
         return self._handle(run_id)
 
     async def run(
@@ -327,9 +287,7 @@ class FlowRunner:
     async def get(self, run_id: object) -> RunHandle:
         """Return a handle on any stored run, whichever process drives it.
 
-        - `run_id`: the id of the run.
-
-        Raises `RunNotFoundError`.
+        - `run_id`: the id of the run. Raises `RunNotFoundError` if none is stored under it.
         """
         wanted = parse_run_id(run_id)
         if wanted not in self._live and await self.persistence.load(wanted) is None:
@@ -339,9 +297,7 @@ class FlowRunner:
     async def cancel(self, run_id: object) -> None:
         """Cancel a run permanently and durably, whichever process drives it. A finished run stays as it is.
 
-        - `run_id`: the id of the run.
-
-        Raises `RunNotFoundError`.
+        - `run_id`: the id of the run. Raises `RunNotFoundError` if none is stored under it.
         """
         self._check_loop()
         wanted = parse_run_id(run_id)
@@ -416,19 +372,10 @@ class FlowRunner:
             self._places.release()
         return run
 
-    def _register(self, make: MakeFlow) -> Flow[Any]:
-        """Create a flow that stores in the runner's storage, and register it."""
-        flow = instantiate(make)
-        instance = flow._instance
-        if self._flows.add(instance.setup.settings.identity, make):
-            warn_of_another_storage(instance.setup, self.persistence)
-        instance.store_in(self.persistence)
-        return flow
-
     def _launch(self, make: MakeFlow, run_id: str | None, inputs: Given, *, again: bool = False) -> Live:
         """Start a run and return it; or return the run that is already driven under this id, or under the id that the flow has."""
         group = self._check_open()
-        flow = self._register(make)
+        flow = self._flows.register(make)
         other = self._live.get(run_id or flow.run_id)
         if other is not None:
             return other
@@ -438,21 +385,14 @@ class FlowRunner:
         return run
 
     def _on_ended(self, run: Live) -> None:
-        del self._live[run.run_id]
+        self._live.remove(run)
         is_ours = run.refusal is None or (run.inputs is None and not run.again)  # else its starter got the error
         if is_ours and not run.winds_down and self.is_open:
             self._recovery.note_end(run.run_id, run.flow._instance.setup.settings.name, run.error)
         self._places.release()
-        if not self._live:
-            self._idle.set()
 
     def _handle(self, run_id: str, live: Live | None = None, *, is_elsewhere: bool = False) -> RunHandle:
         live, cancel = live or self._live.get(run_id), partial(self.cancel, run_id)
         return RunHandle(
             run_id, self.persistence, live, self._viewed.outcome, cancel, self._viewed.view, is_elsewhere=is_elsewhere
         )
-
-    def _instance_of(self, c: Checkpoint) -> Any:
-        """Return a new instance of the flow of a stored run; None if the flow is not registered."""
-        make = self._flows.of(c)
-        return None if make is None else self._register(make)._instance

@@ -99,7 +99,7 @@ AWKWARD: Final[dict[str, dict[str, Any]]] = {
         "state": b'{ "b" : 1.0,\n"a":1E2, "a": 0.10, "c":123456789012345678901234567890 }'
     },
     "null, which is not nothing": {"result": b"null", "inputs": b"null", "outcome": b"null"},
-    "what is empty": {"state": b"{}", "result": b'""', "inputs": b"{}", "outcome": b"[]", "flow": "F"},
+    "empty values": {"state": b"{}", "result": b'""', "inputs": b"{}", "outcome": b"[]", "flow": "F"},
     "nothing": {"result": None, "inputs": None, "outcome": None, "changes": None},
     "quotes of other languages": {"flow": "'; DROP TABLE runs; -- %s {} \\ \" `", "method": "a'b:1"},
     "deep nesting": {"state": b'{"a":' + b"[" * 100 + b"]" * 100 + b"}"},

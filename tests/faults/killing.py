@@ -514,7 +514,7 @@ def _database(folder: Path, chains: dict[str, list[Checkpoint]]) -> Iterator[str
             yield f"a checkpoint of {run_id} fails its digest"
         if heads[run_id] != [chain[-1].seq, chain[-1].digest, "finished"]:
             yield f"the head of {run_id} is {heads[run_id]}, after {chain[-1]}"
-        twice = [method for method, count in Counter(row.method for row in chain).items() if count > 1]
+        twice = [method for method, count in Counter(row.method for row in chain if row.method).items() if count > 1]
         if twice:
             yield f"WRONG: {twice} have more than one checkpoint in {run_id}"
 

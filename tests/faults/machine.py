@@ -374,6 +374,11 @@ class Drive:
     started: list[tuple[str, tuple[str, ...], Values]] = field(default_factory=list)
     over: Any = None
     """What it ends with: an output, or the type of an error."""
+    found: int = field(init=False)
+    """How many rows were stored when it began."""
+
+    def __post_init__(self) -> None:
+        self.found = self.acknowledged
 
     @property
     def process(self) -> "Process":
@@ -385,8 +390,8 @@ class Drive:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the first row of its pass is known to be stored."""
-        return self.acknowledged > 0 and self.rows[self.acknowledged - 1].number == self.rows[-1].number
+        """Whether its own first row, which starts or resumes the pass, is known to be stored."""
+        return self.acknowledged > self.found
 
     def invocation(self, key: str) -> str:
         return f"{self.run.id}/{self.rows[-1].number}/{key}"

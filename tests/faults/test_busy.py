@@ -231,7 +231,7 @@ async def test_a_lock_held_too_long_is_a_busy_error_and_the_run_can_be_resumed(
     assert flow_class.began == 0, "the listener began, though its predecessor's checkpoint was not saved"
     assert (refused, result) == (1, "one two")
     assert [c.digest for c in stored] == [c.digest for c in told.acknowledged]
-    assert [c.kind for c in stored if c.kind != "failed"] == ["started", "method", "finished"]
+    assert [c.kind for c in stored if c.kind != "failed"] == ["started", "resumed", "method", "finished"]
 
 
 @pytest.mark.skipif(FACTOR < 7, reason="the long form")

@@ -205,7 +205,7 @@ def test_looking_after_the_files_takes_a_few_calls_to_the_system(monkeypatch: py
         storage = SQLiteFlowPersistence(DB)
         async with storage:
             await paid(storage, 1)
-            place = storage._shared.held.file  # type: ignore[union-attr]  # it is open
+            place = storage._shared.current.file  # type: ignore[union-attr]  # it is open
             calls: list[str] = []
 
             def hook(event: str, args: tuple[Any, ...]) -> None:

@@ -203,10 +203,11 @@ class Machine(RuleBasedStateMachine):
         self.commit(drive)
 
     def resumed(self, run: Run, driver: Driver, newest: Row) -> None:
-        drive = Drive(run, driver, run.epoch, list(run.rows), len(run.rows), len(run.rows))
+        again = tuple(run.pending(newest.events))
+        row = Row("resumed", "running", newest.number, run.epoch, newest.state, newest.events, launches=again)
+        drive = Drive(run, driver, run.epoch, [*run.rows, row], len(run.rows), len(run.rows))
         run.drives.append(drive)
-        drive.launch(run.pending(newest.events))
-        self.world.settle()
+        self.commit(drive)
         self.figures["resumed"] += 1
 
     def commit(self, drive: Drive) -> None:

@@ -238,10 +238,13 @@ def complaints(trial: Trial, rows: Sequence[Checkpoint], newest: Checkpoint | No
     stored: dict[str, int] = {}
     found: list[str] = []
     for row in rows[1:]:
+        if row.kind == "resumed":
+            told = model.resumed()
+            continue
         if row.method.rpartition(":")[0] not in {node.name for node in trial.nodes}:
             found.append(f"checkpoint {row.seq} is about {row.method!r}")
         if model.raised and row.method not in model.running():
-            model.resumed()  # it is not stored that a run was taken up again: what it did then tells
+            found.append(f"{row.method} ended in a run that had failed and was not resumed, by what is stored")
         if row.kind == "failed":
             told = model.raises(row.method)
             continue

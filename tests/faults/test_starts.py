@@ -216,7 +216,7 @@ async def test_a_plain_method_starts_only_while_the_lease_holds_when_a_thread_is
                 if is_replaced:
                     replace("run")
                 if is_renewed:
-                    await persistence._shared.held.commits.submit(Renew())  # type: ignore[union-attr]
+                    await persistence._shared.current.commits.submit(Renew())  # type: ignore[union-attr]
                 return made if kind is Wrapped else await in_thread(call)
 
             monkeypatch.setattr(starts, "in_thread", late)

@@ -186,7 +186,7 @@ async def test_checkpoints_of_one_run_in_one_batch_follow_one_another(
 
     async with persistence:
         await persistence.append(chain.add())
-        queue = persistence._shared.held.commits._queue  # type: ignore[union-attr]
+        queue = persistence._shared.current.commits._queue  # type: ignore[union-attr]
         async with anyio.create_task_group() as group:
             with sql.transaction():
                 query("SELECT FROM {0}.runs FOR UPDATE")  # the first of them waits, and the others queue up behind it
@@ -349,7 +349,21 @@ async def test_a_run_is_its_owners_until_the_lease_has_run_out_and_then_the_owne
     assert takeovers == [1, 0], "it was given back in order"
     assert result == "taken over"
     assert rest == "RunFencedError\n"
-    assert query("SELECT count(*), max(epoch) FROM {0}.checkpoints") == [(3, 3)]
+    assert query("SELECT count(*), max(epoch) FROM {0}.checkpoints") == [(4, 3)], "started, resumed, and two ends"
+
+
+@pytest.mark.clauses("L2")
+async def test_a_resume_takes_the_count_of_takeovers_along(persistence: PostgresFlowPersistence, query: Query) -> None:
+    chain = Chain("a")
+    async with persistence:
+        await persistence.append(chain.add())
+        query("UPDATE {0}.runs SET takeovers = 7, counted_at = head")
+        found = []
+        for kind in ("resumed", "resumed", "method"):
+            await persistence.append(chain.add(kind=kind))
+            found += [entry.takeovers for entry in await persistence.runs()]
+
+    assert found == [7, 7, 0]
 
 
 @pytest.mark.clauses("L1")
@@ -481,7 +495,7 @@ FLIPS = {
     "head_digest": "set_byte(head_digest, 3, get_byte(head_digest, 3) # 4)",
     "owner": "'another'",
     "epoch": "epoch + 1",
-    "digest": "set_byte(digest, 3, get_byte(digest, 3) # 4)",
+    "row_digest": "set_byte(row_digest, 3, get_byte(row_digest, 3) # 4)",
 }
 CHECKPOINT_FLIPS = {
     "pass_number": "pass_number + 1",

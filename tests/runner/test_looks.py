@@ -91,5 +91,5 @@ async def test_a_run_that_waits_is_taken_over_as_often_as_its_processes_die(monk
 def taken_over_from_the_dead(*, times: int) -> None:
     """As so many processes have left it that died with it, one after the other."""
     with sqlite3.connect("runs.db", isolation_level=None) as connection:
-        connection.execute("UPDATE runs SET takeovers = ?, taken_at = head", (times,))
+        connection.execute("UPDATE runs SET takeovers = ?, counted_at = head", (times,))
     connection.close()

@@ -291,6 +291,9 @@ async def test_a_failed_run_that_another_process_goes_on_with_has_not_ended(ends
             assert waited.cancelled_caught, "it has an outcome of before, and a driver"
             if ends == "killed":
                 process.kill()
+                process.wait()
+                assert await handle.status() == "interrupted", "it was resumed, and that is stored"
+                assert await runner.recover() == 1
             else:
                 process.stdin.write("go on\n")
                 process.stdin.flush()
@@ -414,7 +417,7 @@ async def test_a_run_that_gets_on_is_taken_over_as_often_as_it_takes() -> None:
     await anyio.Path("lives.log").write_text("one\ntwo\n")  # these end one process each, and the third two
     await anyio.to_thread.run_sync(lives, 4)
     storage = STORES["sqlite"]()
-    assert [(entry.takeovers, entry.seq) for entry in await storage.runs()] == [(1, 2)]
+    assert [(entry.takeovers, entry.seq) for entry in await storage.runs()] == [(1, 5)], "three resumes"
 
     async with FlowRunner(storage, flows=[Deadly], max_takeovers=2):
         await until(lambda: ran)

@@ -135,7 +135,7 @@ async def test_an_error_in_its_block_passes_through_and_its_runs_can_be_resumed(
 
 async def test_a_start_that_its_runner_s_end_cuts_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is given a run that may not even be stored."""
-    monkeypatch.setattr("asyncflow.runner.runner.LEAVING", 0.1)
+    monkeypatch.setattr("asyncflow.runner.owned.LEAVING", 0.1)
 
     class Stuck(MemoryFlowPersistence):
         async def append(self, checkpoint: Any) -> None:

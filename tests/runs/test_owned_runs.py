@@ -77,7 +77,7 @@ async def test_a_run_whose_process_was_killed_goes_on_at_once(is_trio: bool) -> 
     assert output == "one two three four"
     assert effects.split() == ["first", "second", "third", "third", "fourth"]
     assert loaded.state.done == ["first", "second", "third", "fourth"]
-    assert [entry.method for entry in await loaded.history()] == ["", "first:1", "second:1", "third:1", "fourth:1"]
+    assert [entry.method for entry in await loaded.history()] == ["", "first:1", "second:1", "", "third:1", "fourth:1"]
 
 
 @pytest.mark.clauses("L2")

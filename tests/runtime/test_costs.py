@@ -255,7 +255,7 @@ LEASE = 3_600.0
 async def statements(persistence: Any) -> AsyncGenerator[list[str], None]:
     """The statements that its writing connection runs, those of triggers included."""
     found: list[str] = []
-    connection = persistence._shared.held.writer._connection
+    connection = persistence._shared.current.writer._connection
     await connection.set_trace_callback(found.append)
     yield found
     await connection.set_trace_callback(None)

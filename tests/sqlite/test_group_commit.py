@@ -133,7 +133,7 @@ async def test_checkpoints_of_a_run_in_one_transaction_are_stored_in_their_order
             rows[name] = [made(name)]
             for status in statuses:
                 rows[name].append(made(name, rows[name][-1], status=status))
-        opened = storage._shared.held
+        opened = storage._shared.current
         assert opened is not None, "entered"
         for rows_of_all in zip(*rows.values(), strict=True):
             for row in rows_of_all:

@@ -51,7 +51,7 @@ async def test_a_run_that_could_not_be_given_back_is_given_back_later(monkeypatc
         await anyio.sleep(0.5)
         assert (await storage.runs())[0].is_driven, "it is tried no more"
 
-        storage._shared.held.unreleased.add("x", epoch + 2)  # type: ignore[union-attr]  # it is open
+        storage._shared.current.unreleased.add("x", epoch + 2)  # type: ignore[union-attr]  # it is open
         assert await storage.acquire("x") == epoch + 2
         await anyio.sleep(0.5)
         assert (await storage.runs())[0].is_driven, "whoever takes it up keeps it"

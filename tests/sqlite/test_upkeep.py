@@ -205,7 +205,7 @@ async def test_a_busy_error_names_the_host_of_an_owner(
     storage = SQLiteFlowPersistence("runs.db")
     async with storage:
         await Echo(persistence=storage).kickoff()
-        assert (f"process {owner.pid} on {socket.gethostname()}") in storage._shared.held.holders()  # type: ignore[union-attr]
+        assert (f"process {owner.pid} on {socket.gethostname()}") in storage._shared.current.holders()  # type: ignore[union-attr]
 
 
 # ---- many openings ---------------------------------------------------------------------------------------------------

@@ -69,9 +69,9 @@ async def test_an_unknown_run_cannot_be_verified() -> None:
         ("runs", "UNIQUE", "UNIQUe"),
         ("checkpoints", "REFERENCES", "REFERENCEs"),
         ("commits", "NULL AS at", "NULL as at"),
-        ("append_first", "BEGIN", "BEGIn"),
-        ("append_running", "NEW.seq - 1", "NEW.seq - 3"),
-        ("append_other", "NEW.epoch", "OLD.epoch"),
+        ("store_first", "BEGIN", "BEGIn"),
+        ("store_running", "NEW.seq - 1", "NEW.seq - 3"),
+        ("store_other", "NEW.epoch", "OLD.epoch"),
     ],
 )
 async def test_a_damaged_schema_is_found_and_what_others_added_is_theirs(name: str, text: str, damaged: str) -> None:
@@ -84,5 +84,5 @@ async def test_a_damaged_schema_is_found_and_what_others_added_is_theirs(name: s
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("UPDATE sqlite_schema SET sql = replace(sql, ?, ?) WHERE name = ?", (text, damaged, name))
 
-    with pytest.raises(errors.StorageCorruptError, match=rf"schema is not as it was made \({name}\)"):
+    with pytest.raises(errors.StorageCorruptError, match=rf"its schema differs from the original \({name}\)"):
         await Steps.resume(flow.run_id)

@@ -86,6 +86,7 @@ async def test_a_run_of_a_file_that_an_older_version_wrote_can_be_edited_and_beg
     assert await storage.verify() == []
 
 
+@pytest.mark.clauses("V6")
 async def test_what_a_backend_of_two_verbs_was_given_by_an_older_version_loads_and_resumes(version: str) -> None:
     class Kept:
         async def save(self, checkpoint: Checkpoint) -> None:
@@ -138,8 +139,8 @@ async def test_a_file_is_upgraded_in_one_transaction_or_refused_whole(
 OLDER = ("schema.sql", "leases.sql", "takeovers.sql")
 
 
-def of_0_1(statement: str, *values: Any) -> list[Any]:
-    """A statement that 0.1 sends, over a connection of its own."""
+def of_an_older_version(statement: str, *values: Any) -> list[Any]:
+    """A statement that an older version sends, over a connection of its own."""
     with closing(sqlite3.connect("runs.db")) as connection, connection:
         connection.execute("PRAGMA trusted_schema = OFF")
         return connection.execute(statement, values).fetchall()
@@ -152,9 +153,9 @@ async def test_a_process_of_0_1_is_refused_by_an_upgraded_file_and_changes_nothi
         before = identity_of("runs.db")
 
         with pytest.raises(sqlite3.OperationalError, match="upgraded by a newer asyncflow: update asyncflow"):
-            of_0_1(f"INSERT INTO commits VALUES ({', '.join('?' * 20)})", *["x"] * 20)
+            of_an_older_version(f"INSERT INTO commits VALUES ({', '.join('?' * 20)})", *["x"] * 20)
         with pytest.raises(sqlite3.OperationalError, match="no such column"):
-            of_0_1("SELECT run_id, flow, status, number FROM runs")
+            of_an_older_version("SELECT run_id, flow, status, number FROM runs")
 
         assert identity_of("runs.db") == before
         assert await storage.verify() == []
@@ -166,7 +167,7 @@ async def test_a_process_of_0_1_is_refused_by_an_upgraded_file_and_changes_nothi
 def upgraded_by(version: str) -> None:
     """Make of the database one of a newer version: its statements are others."""
     with closing(sqlite3.connect("runs.db")) as connection, connection:
-        connection.execute("DROP VIEW first_appends")
+        connection.execute("DROP VIEW first_checkpoints")
         connection.execute("ALTER TABLE runs RENAME COLUMN head TO newest")
         connection.execute("INSERT INTO upgrades VALUES (99, ?)", (version,))
         connection.execute("PRAGMA user_version = 99")
@@ -238,7 +239,7 @@ async def test_a_row_of_a_newer_format_hurts_its_run_alone() -> None:
         for run_id in ("newer", "other"):
             await cls(persistence=storage).kickoff({"id": run_id})
         with closing(sqlite3.connect("runs.db")) as connection, connection:
-            connection.execute("UPDATE runs SET format = 3, version = '9.9' WHERE run_id = 'newer'")
+            connection.execute("UPDATE runs SET format = 4, version = '9.9' WHERE run_id = 'newer'")
 
         for call in (
             lambda: cls.load("newer", persistence=storage),
@@ -259,3 +260,53 @@ def test_a_field_added_to_a_transition_has_its_default_in_an_older_format() -> N
 
     assert transition.skipped == ()
     assert transition.enabled[0].arguments == ()
+
+
+async def test_a_process_of_0_2_on_an_upgraded_file_is_refused_and_changes_nothing() -> None:
+    shutil.copy(HERE / "0.2" / "runs.db", "runs.db")
+    async with SQLiteFlowPersistence("runs.db") as storage:
+        await storage.load("linear-failed")
+        before = identity_of("runs.db")
+
+        for view, columns in (("first_appends", 23), ("running_appends", 19), ("other_appends", 21)):
+            with pytest.raises(sqlite3.OperationalError, match="no such table"):
+                of_an_older_version(f"INSERT INTO {view} VALUES ({', '.join('?' * columns)})", *["x"] * columns)
+        for statement in (
+            "SELECT run_id, head, digest FROM runs",
+            "UPDATE runs SET owner = 'x', epoch = 9, digest = x'00'",
+            "UPDATE runs SET takeovers = 1, taken_at = head",
+        ):
+            with pytest.raises(sqlite3.OperationalError, match="no such column"):
+                of_an_older_version(statement)
+
+        assert identity_of("runs.db") == before
+        assert await storage.verify() == []
+
+
+async def test_the_count_of_takeovers_outlives_the_upgrade() -> None:
+    shutil.copy(HERE / "0.2" / "runs.db", "runs.db")
+    with closing(sqlite3.connect("runs.db")) as connection, connection:
+        connection.execute("UPDATE runs SET takeovers = 3, taken_at = head WHERE run_id = 'linear-killed'")
+    async with SQLiteFlowPersistence("runs.db") as storage:
+        assert [entry.takeovers for entry in await storage.runs(run_id="linear-killed")] == [3]
+
+        epoch = await storage.acquire("linear-killed")
+        assert [entry.takeovers for entry in await storage.runs(run_id="linear-killed")] == [4]
+        await storage.release("linear-killed", epoch)
+
+
+@pytest.mark.clauses("V6")
+def test_bytes_of_an_older_format_are_written_back_as_they_were(version: str) -> None:
+    for path in sorted((HERE / version / "to_bytes").iterdir()):
+        data = path.read_bytes()
+        again = Checkpoint.from_bytes(data)
+        assert Checkpoint.from_bytes(again.to_bytes()) == again
+        fields = json.loads(again.to_bytes().partition(b"\n")[2])
+        assert "number" in fields
+        assert "pass_number" not in fields
+
+
+async def test_the_bytes_of_today_name_the_pass() -> None:
+    fields = json.loads((await checkpoint_of_today()).to_bytes().partition(b"\n")[2])
+
+    assert (fields["format"], fields["pass_number"]) == (FORMAT, 1)

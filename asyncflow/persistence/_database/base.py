@@ -123,7 +123,7 @@ class Unreleased:
     def try_again(self) -> None:
         """Queue the failed releases again. Runs on the event loop of the backend's users."""
         left = [job for job in self._jobs if not job.is_settled or job.error is not None]
-        self._jobs = [job if job.is_taken and not job.is_settled else self._queued(job) for job in left]
+        self._jobs = [job if job.is_dequeued and not job.is_settled else self._queued(job) for job in left]
 
     def _queued(self, job: Release) -> Release:
         again = Release(job.run_id, job.epoch)
@@ -211,7 +211,7 @@ class DatabasePersistence(ABC, Generic[T]):
 
     def append(self, checkpoint: Checkpoint) -> Coroutine[Any, Any, None]:
         """Store a checkpoint, complete or a delta. See `CheckpointLog.append`."""
-        opened = self._shared.held
+        opened = self._shared.current
         if opened is None:
             return self._opened_for(checkpoint)
         if not checkpoint.seq:
@@ -328,7 +328,7 @@ class DatabasePersistence(ABC, Generic[T]):
 
     def fence(self) -> Fence | None:
         """Return this owner's fence while a session is open, otherwise None. See `Fencing.fence`."""
-        opened = self._shared.held
+        opened = self._shared.current
         return None if opened is None else opened.fence
 
 

@@ -57,7 +57,7 @@ class GroupCommit:
         except interruptions():
             if job.is_settled:
                 pass  # settled just now, by its commit or by the withdrawal of an earlier job
-            elif not job.is_taken:
+            elif not job.is_dequeued:
                 self._withdraw(job)
             else:
                 job.late = anyio.Event()
@@ -106,7 +106,7 @@ class GroupCommit:
         size = 0
         while self._queue and len(batch) < BATCH and size < BATCH_BYTES:
             job = self._queue.popleft()
-            job.is_taken = True
+            job.is_dequeued = True
             size += job.size
             batch.append(job)
         if self._idle.is_set():

@@ -16,7 +16,7 @@ class Job:
     """A job to be done in a transaction, and its waiters."""
 
     size = 300
-    is_taken = False
+    is_dequeued = False
     is_settled = False
     error: BaseException | None = None
     waiter: Awaitable[None] | None = None

@@ -37,5 +37,5 @@ def query_of(status: Status | Literal["unfinished"] | None, **asked: Any) -> tup
 def entry_of(row: tuple[Any, ...], is_driven: bool) -> RunEntry:
     """Return the entry of a row: id, flow, status, pass, seq, owner, times, position, takeovers, identity, seconds of the lease."""
     run_id, flow, stored, pass_number, seq = row[:5]
-    status = status_of(stored, is_driven) if stored == "running" else stored
+    status = status_of(stored, is_driven)
     return RunEntry._make((run_id, flow, status, pass_number, seq, is_driven, *row[6:11]))

@@ -50,12 +50,12 @@ _IN_USE: Final[set[Any]] = set()
 class _Opening(Generic[T]):
     """The opening of one event loop, and the number of its users."""
 
-    __slots__ = ("held", "loop", "turn", "users")
+    __slots__ = ("loop", "resource", "turn", "users")
 
     def __init__(self, loop: object) -> None:
         self.loop = loop
         self.turn = anyio.Lock()
-        self.held: T | None = None
+        self.resource: T | None = None
         self.users = 0
 
 
@@ -84,7 +84,7 @@ class SharedResource(Generic[T]):
         self._process = _process
 
     @property
-    def held(self) -> T | None:
+    def current(self) -> T | None:
         """The resource that the running event loop has open, else None.
 
         Raises `ForkedProcessError` in a child of the process that opened it.
@@ -92,15 +92,17 @@ class SharedResource(Generic[T]):
         if self._process is not _process:
             self._check_fork()
         opening = self._openings.get(current_loop())
-        return None if opening is None else opening.held
+        return None if opening is None else opening.resource
 
     @property
-    def held_anywhere(self) -> T | None:
+    def any_current(self) -> T | None:
         """The resource that any event loop has open, else None. No loop has to be running.
 
         Use it only for attributes that are equal in all openings.
         """
-        return next((opening.held for opening in list(self._openings.values()) if opening.held is not None), None)
+        return next(
+            (opening.resource for opening in list(self._openings.values()) if opening.resource is not None), None
+        )
 
     def use(self) -> AbstractAsyncContextManager[T]:
         """Return a context manager that keeps the resource open on this event loop. Cancelled at any point, it leaves nothing open.
@@ -115,10 +117,10 @@ class SharedResource(Generic[T]):
             self._check_fork()
         opening = use.opening = self._joined(current_loop())
         try:
-            if opening.held is None:
+            if opening.resource is None:
                 await self._open_in_time(opening)
-            assert opening.held is not None, "opened by this user or by another, and this one has not left"
-            return opening.held
+            assert opening.resource is not None, "opened by this user or by another, and this one has not left"
+            return opening.resource
         except BaseException:
             await self.leave(use)
             raise
@@ -154,15 +156,15 @@ class SharedResource(Generic[T]):
 
     async def _open(self, opening: _Opening[T]) -> None:
         async with opening.turn:
-            if opening.held is None:
-                opening.held = await self._opened()
+            if opening.resource is None:
+                opening.resource = await self._opened()
 
     async def _close(self, opening: _Opening[T]) -> None:
         async with opening.turn:
             try:
-                if not opening.users and opening.held is not None:  # else another user came, or nothing was opened
-                    held, opening.held = opening.held, None
-                    await self._closed(held)
+                if not opening.users and opening.resource is not None:  # else another user came, or nothing was opened
+                    resource, opening.resource = opening.resource, None
+                    await self._closed(resource)
             finally:
                 self._forget(opening)
 
@@ -179,8 +181,8 @@ class SharedResource(Generic[T]):
             opening.users += 1
             _IN_USE.add(self)
         for each in left:
-            if each.held is not None:
-                self._abandoned(each.held)
+            if each.resource is not None:
+                self._abandoned(each.resource)
         return opening
 
     def _forget(self, opening: _Opening[T]) -> None:

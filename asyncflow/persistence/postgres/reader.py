@@ -140,7 +140,7 @@ class Reader:
             return
         turns = self._turns = self._turns or anyio.Semaphore(self._most)
         async with turns:
-            connection = await self._taken()
+            connection = await self._checked_out()
             try:
                 yield connection
             finally:
@@ -149,7 +149,7 @@ class Reader:
                 else:
                     await self._drop(connection)
 
-    async def _taken(self) -> Connection:
+    async def _checked_out(self) -> Connection:
         while self._idle:
             connection = self._idle.pop()
             if is_alive(connection):

@@ -55,7 +55,7 @@ class Writer:
         self._key = key
         self.lease = Lease(lease)
         self._liveness = liveness
-        self._held: Connection | None = None
+        self._current: Connection | None = None
         self._turn: anyio.Lock | None = None
         """Serializes writes and reads on a shared connection. Created lazily, on the event loop where it is used."""
         self._session = 0
@@ -63,30 +63,30 @@ class Writer:
 
     async def open(self) -> None:
         """Open the connection. Raises a typed storage error on failure."""
-        self._held = await self._target.opened()
+        self._current = await self._target.opened()
         self._session = new_session()
 
     @property
     def is_pooled(self) -> bool:
         """Whether a connection pooler is between this process and the server, so that statements must not be prepared."""
-        return self._held is not None and self._held.prepare_threshold is None
+        return self._current is not None and self._current.prepare_threshold is None
 
     async def close(self) -> bool:
         """Release the lease and close the connection. Return whether the lease is released."""
-        if self._held is None:
+        if self._current is None:
             return False
         try:
             with contextlib.suppress(psycopg.Error, OSError):
-                await self._held.execute(self._target.sql(rows.LEAVE), (self._owner,))
+                await self._current.execute(self._target.sql(rows.LEAVE), (self._owner,))
                 return True
             return False
         finally:
-            await self._held.close()
+            await self._current.close()
 
     def abandon(self) -> None:
         """Close the connection without its event loop."""
-        if self._held is not None:
-            self._held.pgconn.finish()
+        if self._current is not None:
+            self._current.pgconn.finish()
 
     @property
     def has_lease(self) -> bool:
@@ -198,10 +198,10 @@ class Writer:
 
     async def _connected(self) -> Connection:
         """Return the connection, or a new one if it was lost. While the server restarts, wait for it, for some seconds."""
-        if self._held is not None:
-            if is_alive(self._held):
-                return self._held
-            await self._held.close()
+        if self._current is not None:
+            if is_alive(self._current):
+                return self._current
+            await self._current.close()
         deadline = anyio.current_time() + BUSY_SECONDS
         while True:
             try:
@@ -211,8 +211,8 @@ class Writer:
                 if anyio.current_time() > deadline:
                     raise
             await anyio.sleep(PAUSE)
-        assert self._held is not None, "opened just now"
-        return self._held
+        assert self._current is not None, "opened just now"
+        return self._current
 
     async def _resolve(self, connection: Connection, batch: Sequence[Job], error: Exception) -> None:
         """Find out what was committed, on a new connection, after nothing sent over the old one can take effect any more."""

@@ -1,4 +1,4 @@
-"""How checkpoints are inserted: the three views that store them (`formats.sql`), and the values for each."""
+"""How checkpoints are inserted: the three views that store them (`resumes.sql`), and the values for each."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def _insert(view: str, *left_out: str, has_owner: bool) -> Insert:
     return Insert(sql, f"WITH here AS (SELECT 1) {sql}", itemgetter(*known), has_owner)
 
 
-_FIRST: Final = _insert("first_appends", has_owner=True)
-_RUNNING: Final = _insert("running_appends", "flow", "identity", "status", has_owner=False)
-_OTHER: Final = _insert("other_appends", "flow", "identity", has_owner=True)
+_FIRST: Final = _insert("first_checkpoints", has_owner=True)
+_RUNNING: Final = _insert("running_checkpoints", "flow", "identity", "status", has_owner=False)
+_OTHER: Final = _insert("other_checkpoints", "flow", "identity", has_owner=True)
 
 
 class Appends:
@@ -74,7 +74,7 @@ class Appends:
         """
         c = job.checkpoint
         owner, head = head_after(c, self._owner, self._key)
-        if c.status == "running" and c.run_id in self._running:
+        if c.status == "running" and c.run_id in self._running and c.kind != "resumed":
             insert = _RUNNING
         else:
             insert = _OTHER if c.seq else _FIRST

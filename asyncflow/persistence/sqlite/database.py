@@ -52,7 +52,7 @@ if _driver.level == logging.NOTSET:
 APPLICATION_ID: Final = 0x61666C77
 """'aflw' in ASCII. SQLite's `application_id`, which distinguishes asyncflow's databases from those of other programs."""
 
-MIGRATIONS: Final = ("schema.sql", "leases.sql", "takeovers.sql", "formats.sql")
+MIGRATIONS: Final = ("schema.sql", "leases.sql", "takeovers.sql", "formats.sql", "resumes.sql")
 """The schema migrations, one file for each schema version, in order. `user_version` counts the applied ones."""
 
 _NAMED: Final = 4
@@ -302,7 +302,7 @@ async def _check_schema(connection: aiosqlite.Connection, path: Path) -> None:
     damaged = sorted(name for name, sql in _schema().items() if _unquoted(found.get(name)) != _unquoted(sql))
     if damaged:
         raise StorageCorruptError(
-            f"{path} is damaged: its schema is not as it was made ({', '.join(damaged)}); restore it from a backup. It is kept as it is"
+            f"{path} is damaged: its schema differs from the original ({', '.join(damaged)}); restore it from a backup. It is kept as it is"
         )
 
 

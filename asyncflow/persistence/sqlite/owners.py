@@ -83,7 +83,7 @@ class Owner:
                     if not left:
                         raise
                     continue  # another owner has just left and removed the folder
-                if self._is_held(file, path):
+                if self._is_locked(file, path):
                     return file
                 os.close(file)
             raise OSError(f"{path} was removed repeatedly while it was locked")
@@ -93,7 +93,7 @@ class Owner:
                 "Change the permissions of its parent folder. Nothing was written"
             ) from error
 
-    def _is_held(self, file: int, path: Path) -> bool:
+    def _is_locked(self, file: int, path: Path) -> bool:
         """Lock the file. Return whether that succeeded and the path still refers to this file."""
         assert fcntl is not None, "asked only where files can be locked"
         try:

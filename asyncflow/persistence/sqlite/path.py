@@ -42,7 +42,7 @@ def database_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | No
         )
     if _URL.match(text):
         raise ValueError(
-            f"{text.partition(':')[0]}: begins a URL, but SQLiteFlowPersistence takes a path: write the path alone, such as "
+            f"'{text.partition(':')[0]}:' begins a URL, but SQLiteFlowPersistence takes a path: write the path alone, such as "
             "'runs.db'; for a file with exactly this name, put './' before it"
         )
     return Path(os.path.abspath(_expanded(text)))

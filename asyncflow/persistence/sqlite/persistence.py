@@ -191,5 +191,5 @@ class SQLiteFlowPersistence(DatabasePersistence[_Open]):
     @property
     def place(self) -> object:
         """The real path of the file, however it was named."""
-        opened = self._shared.held_anywhere
+        opened = self._shared.any_current
         return Path(os.path.realpath(self.path)) if opened is None else opened.place

@@ -44,11 +44,11 @@ def _any_text(data: bytes) -> str:
 class Reader:
     """Reads runs. It opens its connection at the first read, and runs on the connection's event loop."""
 
-    def __init__(self, path: Path, key: bytes, place: FileIdentity) -> None:
+    def __init__(self, path: Path, key: bytes, files: FileIdentity) -> None:
         self._path = path
         self._key = key
         self._connection: aiosqlite.Connection | None = None
-        self._place = place
+        self._files = files
         self._turn: anyio.Lock | None = None
         self._is_sound = False
 
@@ -108,7 +108,7 @@ class Reader:
         async with turn:
             with explained(self._path):
                 self._connection = self._connection or await self._opened()
-                self._place.check()
+                self._files.check()
                 try:
                     yield self._connection
                 except sqlite3.OperationalError as error:

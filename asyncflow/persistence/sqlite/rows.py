@@ -7,7 +7,7 @@ from ..checkpoint import Checkpoint
 
 _NAMES = [name for name in Checkpoint._fields[2:] if name != "identity"]
 _COLUMNS = ", ".join(_NAMES)
-_HEAD = (*Head._fields, "digest")
+_HEAD = (*Head._fields, "row_digest")
 FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
 """The key by which a run's flow is found (`Checkpoint.known_by`), as in the index `running_by_flow`."""
 
@@ -43,14 +43,14 @@ DELETE_CHECKPOINTS = "DELETE FROM checkpoints WHERE run = (SELECT id FROM runs W
 DELETE_RUN = "DELETE FROM runs WHERE run_id = ?"
 SELECT_RUNS = (
     "SELECT run_id, flow, status, pass_number, head, owner, created_at, updated_at, id, "
-    f"CASE WHEN taken_at = head THEN takeovers ELSE 0 END, {FLOW}, "
+    f"CASE WHEN counted_at = head THEN takeovers ELSE 0 END, {FLOW}, "
     f"(SELECT expires - {NOW} FROM owners WHERE owners.owner = runs.owner) FROM runs "
     "WHERE id < ? AND {chosen} ORDER BY id DESC LIMIT ?"
 )
 SELECT_RUN_IDS = "SELECT run_id FROM runs ORDER BY id"
-OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, digest = ? WHERE run_id = ?"
-COUNT_TAKEOVER = "UPDATE runs SET takeovers = CASE WHEN taken_at = head THEN takeovers ELSE 0 END + 1, taken_at = head WHERE run_id = ?"
-FORGET_TAKEOVERS = "UPDATE runs SET taken_at = NULL WHERE run_id = ? AND taken_at IS NOT NULL"
+OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, row_digest = ? WHERE run_id = ?"
+COUNT_TAKEOVER = "UPDATE runs SET takeovers = CASE WHEN counted_at = head THEN takeovers ELSE 0 END + 1, counted_at = head WHERE run_id = ?"
+FORGET_TAKEOVERS = "UPDATE runs SET counted_at = NULL WHERE run_id = ? AND counted_at IS NOT NULL"
 """Reset the takeover count: a run that is released normally, or that its process has driven for a while, is not a poison run."""
 SELECT_CHECKPOINTS = (
     f"SELECT {_COLUMNS} FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) "

@@ -48,7 +48,7 @@ class Writer:
         owner: str,
         key: bytes,
         lease: float,
-        place: FileIdentity,
+        files: FileIdentity,
         opened: Callable[[bool], Coroutine[Any, Any, aiosqlite.Connection]],
         kept: Callable[[], None],
         holders: Callable[[], Sequence[str]],
@@ -57,7 +57,7 @@ class Writer:
         """Create a writer; it does no I/O.
 
         `opened`: opens the database; its argument is whether the disk has failed since the last opening. `kept`: called after the
-        database was opened and `place` has recorded the files. `holders`: returns the possible holders of the write lock.
+        database was opened and `files` has recorded the files. `holders`: returns the possible holders of the write lock.
         `liveness`: what is known of an owner, apart from its lease.
         """
         self._path = path
@@ -66,29 +66,29 @@ class Writer:
         self.lease = Lease(lease)
         self._appends = Appends(owner, key)
         self._opened = opened
-        self._held: aiosqlite.Connection | None = None
+        self._current: aiosqlite.Connection | None = None
         self._kept = kept
         self._holders = holders
         self._liveness = liveness
-        self._place = place
+        self._files = files
         self._began = 0.0
         self._has_failed = False
 
     async def open(self) -> None:
         """Open the connection. Raises the errors of `open_database`."""
-        self._held = await self._opened(self._has_failed)
-        self._place.keep()
+        self._current = await self._opened(self._has_failed)
+        self._files.keep()
         self._kept()
         self._has_failed = False
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
-        if self._held is not None:
-            await (self._held.close() if self._place.is_cut_off else close_database(self._held))
+        if self._current is not None:
+            await (self._current.close() if self._files.is_cut_off else close_database(self._current))
 
     def abandon(self) -> None:
         """Close the connection without its event loop."""
-        stop(self._held)
+        stop(self._current)
 
     @property
     def has_lease(self) -> bool:
@@ -97,32 +97,30 @@ class Writer:
 
     @property
     def _connection(self) -> aiosqlite.Connection:
-        assert self._held is not None, "opened, and opened again before each use where that failed"
-        return self._held
+        assert self._current is not None, "opened, and opened again before each use where that failed"
+        return self._current
 
     # ---- a batch and its outcome -----------------------------------------------------------------------------------
 
     async def write(self, batch: Sequence[Job]) -> None:
         """Commit a batch. Set the `error` of each job that was not committed.
 
-        If a single job can be the cause of an error, each half of the batch is retried, down to that job: so one job of 512 costs 18
-        more transactions. After a disk error it is unknown what was committed: the writer looks that up on a new connection, and
-        retries nothing blindly.
+        If a single job can be the cause of an error, each job is retried alone. After a disk error it is unknown what was
+        committed: the writer looks that up on a new connection, and retries nothing blindly.
         """
         error = await self._tried(batch)
         if error is None:
             return
         code = primary_code(error)
-        if code == sqlite3.SQLITE_ERROR and self._held is not None:
-            error = await self._upgraded(self._held) or error
+        if code == sqlite3.SQLITE_ERROR and self._current is not None:
+            error = await self._upgraded(self._current) or error
         if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL):
             self._has_failed = True
             batch = await self._resolved(batch, error)
         is_one_jobs = not isinstance(error, sqlite3.Error) or code in _ONE_JOBS
         if len(batch) > 1 and is_one_jobs:
-            half = len(batch) // 2
-            await self.write(batch[:half])
-            await self.write(batch[half:])
+            for job in batch:
+                await self.write((job,))
             return
         for job in batch:
             job.error = self._translated(error, job)
@@ -131,7 +129,7 @@ class Writer:
         is_committed = False
         self._began = time.monotonic()
         try:
-            if self._held is None:
+            if self._current is None:
                 await self.open()
             await self._transaction(batch)
             is_committed = True
@@ -155,11 +153,11 @@ class Writer:
         return None
 
     async def _roll_back(self) -> None:
-        if self._held is not None:
+        if self._current is not None:
             with contextlib.suppress(
                 sqlite3.Error
             ):  # SQLite may have rolled back already; anything still open ends with the connection
-                await self._held.rollback()
+                await self._current.rollback()
 
     def _translated(self, error: Exception, job: Job) -> Exception:
         if isinstance(error, sqlite3.IntegrityError) and isinstance(job, Append):
@@ -182,16 +180,16 @@ class Writer:
 
     async def _fold_deleted_log(self) -> None:
         """Fold a deleted log into the database, as long as no process has started another log."""
-        if not self._place.can_fold:
+        if not self._files.can_fold:
             return
         ((is_busy, frames, folded),) = await self._connection.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
         if not is_busy and frames == folded:
-            self._place.fate = "What was saved before is in the database. Close the storage"
-            self._place.check()
+            self._files.fate = "What was saved before is in the database. Close the storage"
+            self._files.check()
 
     async def _transaction(self, batch: Sequence[Job]) -> None:
         try:
-            self._place.check()
+            self._files.check()
         except StorageNotFoundError:
             await self._fold_deleted_log()
             raise
@@ -262,10 +260,10 @@ class Writer:
         return [job for job, is_stored in zip(batch, found, strict=True) if not is_stored]
 
     async def _open_again(self) -> None:
-        held, self._held = self._held, None
-        if held is not None:
+        before, self._current = self._current, None
+        if before is not None:
             with contextlib.suppress(sqlite3.Error):
-                await held.close()
+                await before.close()
         await self.open()
 
     async def _is_stored(self, job: Job) -> bool:

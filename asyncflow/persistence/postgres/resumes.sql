@@ -1,0 +1,76 @@
+-- Version 5. A resume has a checkpoint of its own, which shows no progress: takeovers are counted up to it.
+
+-- The seq of the newest checkpoint at which a takeover was counted, or of the resumes after it. If it is the head, the count is
+-- valid.
+ALTER TABLE {schema}.runs RENAME COLUMN taken_at TO counted_at;
+
+-- A connected process of 0.2 uses the old names: its statements fail with the reason, and it loses nothing.
+ALTER TABLE {schema}.runs RENAME COLUMN digest TO row_digest;
+
+CREATE OR REPLACE FUNCTION {schema}.store(
+  connection BIGINT, milliseconds BIGINT, keeper TEXT, lease DOUBLE PRECISION,
+  run_ids TEXT[], flows TEXT[], seqs BIGINT[], pass_numbers BIGINT[], kinds TEXT[], statuses TEXT[],
+  ats DOUBLE PRECISION[], methods TEXT[], bases BIGINT[], identities TEXT[], formats BIGINT[], versions TEXT[], epochs BIGINT[],
+  states BYTEA[], progresses BYTEA[], changess BYTEA[], results BYTEA[], inputss BYTEA[], outcomes BYTEA[],
+  previouses BYTEA[], digests BYTEA[], owners TEXT[], head_digests BYTEA[]
+) RETURNS BIGINT[] LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'this schema was upgraded by a newer asyncflow: update asyncflow in this process';
+END $$;
+
+-- Store checkpoints one after the other: each in its table and, by compare and set, in the head of its run. Return the positions,
+-- from 1, of those that do not follow what is stored; these change nothing. The count of takeovers stays valid after a resume.
+CREATE FUNCTION {schema}.append(
+  connection BIGINT, milliseconds BIGINT, keeper TEXT, lease DOUBLE PRECISION,
+  run_ids TEXT[], flows TEXT[], seqs BIGINT[], pass_numbers BIGINT[], kinds TEXT[], statuses TEXT[],
+  ats DOUBLE PRECISION[], methods TEXT[], bases BIGINT[], identities TEXT[], formats BIGINT[], versions TEXT[], epochs BIGINT[],
+  states BYTEA[], progresses BYTEA[], changess BYTEA[], results BYTEA[], inputss BYTEA[], outcomes BYTEA[],
+  previouses BYTEA[], digests BYTEA[], owners TEXT[], row_digests BYTEA[]
+) RETURNS BIGINT[] LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+  c RECORD;
+  place BIGINT;
+  refused BIGINT[] := '{}';
+BEGIN
+  PERFORM {schema}.begin(connection, milliseconds, keeper, lease);
+  FOR c IN
+    SELECT * FROM unnest(
+      run_ids, flows, seqs, pass_numbers, kinds, statuses, ats, methods, bases, identities, formats, versions, epochs,
+      states, progresses, changess, results, inputss, outcomes, previouses, digests, owners, row_digests
+    ) WITH ORDINALITY AS given (
+      run_id, flow, seq, pass_number, kind, status, at, method, base, identity, format, version, epoch,
+      state, progress, changes, result, inputs, outcome, previous, digest, owner, row_digest, nth
+    ) ORDER BY nth
+  LOOP
+    IF c.seq = 0 THEN
+      INSERT INTO {schema}.runs
+        (run_id, flow, identity, status, pass_number, head, head_digest, base, format, version, owner, epoch,
+        created_at, updated_at, row_digest)
+      VALUES
+        (c.run_id, c.flow, c.identity, c.status, c.pass_number, 0, c.digest, c.base, c.format, c.version, c.owner,
+        c.epoch, c.at, c.at, c.row_digest)
+      ON CONFLICT (run_id) DO NOTHING RETURNING id INTO place;
+    ELSE
+      UPDATE {schema}.runs SET
+        status = c.status, pass_number = c.pass_number, head = c.seq, head_digest = c.digest, base = c.base,
+        format = c.format, version = c.version, owner = c.owner, updated_at = c.at, row_digest = c.row_digest,
+        counted_at = CASE WHEN c.kind = 'resumed' AND counted_at = head THEN c.seq ELSE counted_at END
+      WHERE run_id = c.run_id AND epoch = c.epoch AND head = c.seq - 1 AND head_digest = c.previous
+      RETURNING id INTO place;
+    END IF;
+    IF place IS NULL THEN
+      refused := refused || c.nth;
+      CONTINUE;
+    END IF;
+    INSERT INTO {schema}.checkpoints
+      (run, seq, pass_number, kind, status, at, method, base, format, version, epoch, state, progress, changes, result,
+      inputs, outcome, previous, digest)
+    VALUES
+      (place, c.seq, c.pass_number, c.kind, c.status, c.at, c.method, c.base, c.format, c.version, c.epoch, c.state,
+      c.progress, c.changes, c.result, c.inputs, c.outcome, c.previous, c.digest);
+  END LOOP;
+  RETURN refused;
+END $$;
+
+INSERT INTO {schema}.asyncflow VALUES (5);

@@ -1,0 +1,49 @@
+"""The runs that a runner drives at this moment, and how it ends them when it is left."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import anyio
+
+from .handles import Live
+
+__all__ = ["OwnedRuns"]
+
+LEAVING: Final = 30.0
+"""Seconds that stopped runs have to end one by one, before the runner cancels all of them together."""
+
+
+class OwnedRuns(dict[str, Live]):
+    """The runs by their ids, including those that wait for a slot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._empty: anyio.Event | None = None
+
+    def remove(self, run: Live) -> None:
+        """Remove a run that has ended."""
+        del self[run.run_id]
+        if not self and self._empty is not None:
+            self._empty.set()
+
+    async def drain(self, grace: float, patience: float) -> None:
+        """Let the runs finish for `grace` seconds, then let them stop at their next checkpoint for `patience` seconds."""
+        with anyio.move_on_after(grace):
+            await self._until_empty()
+        for run in self.values():
+            run.wind_down()
+        with anyio.move_on_after(patience):
+            await self._until_empty()
+
+    async def stop(self) -> None:
+        """Stop each run by itself. One cancel scope for all would visit all of them again whenever one of them makes progress."""
+        for run in self.values():
+            run.stop()
+        with anyio.move_on_after(LEAVING):
+            await self._until_empty()
+
+    async def _until_empty(self) -> None:
+        while self:
+            self._empty = anyio.Event()
+            await self._empty.wait()
