@@ -112,11 +112,11 @@ async def measured(model: Any, folder: Path) -> tuple[float, float]:
         while True:
             await anyio.sleep(0.001)
             now = time.perf_counter()
-            held.append(now - last - 0.001)
+            blocked.append(now - last - 0.001)
             last = now
 
     samples: list[float] = []
-    held: list[float] = []
+    blocked: list[float] = []
     async with (
         SQLiteFlowPersistence(folder / f"{model.__name__}.db") as persistence,
         anyio.create_task_group() as group,
@@ -128,7 +128,7 @@ async def measured(model: Any, folder: Path) -> tuple[float, float]:
         group.cancel_scope.cancel()
     gc.unfreeze()
     steps = [b - a for a, b in pairwise(samples[1:])]
-    return median(steps) * 1e3, sorted(held)[-STEPS // 2] * 1e3
+    return median(steps) * 1e3, sorted(blocked)[-STEPS // 2] * 1e3
 
 
 def main() -> None:
@@ -137,9 +137,9 @@ def main() -> None:
     first = 0.0
     with tempfile.TemporaryDirectory() as folder:
         for kind, model in KINDS.items():
-            cpu, held = anyio.run(measured, model, Path(folder))
+            cpu, blocked = anyio.run(measured, model, Path(folder))
             first = first or cpu
-            print(f"| {kind} | {cpu:.1f} | {cpu / first:.1f} | {held:.1f} |")
+            print(f"| {kind} | {cpu:.1f} | {cpu / first:.1f} | {blocked:.1f} |")
 
 
 if __name__ == "__main__":

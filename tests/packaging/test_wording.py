@@ -38,8 +38,8 @@ def test_the_texts_of_errors_are_the_ones_that_were_reviewed() -> None:
     assert error_texts.PAGE.read_text(encoding="utf-8") == error_texts.page(), f"write it again: {error_texts.COMMAND}"
 
 
-def test_rationed_words_stay_out_of_the_package() -> None:
-    files = sorted((ROOT / "asyncflow").rglob("*.py"))
+def test_rationed_words_stay_out_of_package_examples_and_benchmarks() -> None:
+    files = sorted(file for folder in ("asyncflow", "examples", "benchmarks") for file in (ROOT / folder).rglob("*.py"))
     found = [
         f"{file.relative_to(ROOT)}:{line}: {match[0]}"
         for file in files

@@ -32,7 +32,7 @@ _HEADER: Final = struct.Struct("=IIIBBHI")
 
 See https://sqlite.org/walformat.html, 2.1. The header is 48 bytes long and is stored twice.
 """
-_WHOLE: Final = 48
+_HEADER_BYTES: Final = 48
 _FRAMES: Final = 16
 """The offset of the number of frames in the header."""
 _LOG_HEADER: Final = 32
@@ -137,9 +137,9 @@ class FileIdentity:
         """Return the header of the index, or None if its two copies differ at this moment or SQLite no longer has it open."""
         with contextlib.suppress(OSError, AttributeError):
             if self._known and os.fstat(self._handle)[1:3] == self._known_index:
-                head = os.pread(self._handle, 2 * _WHOLE, 0)
-                if head[:_WHOLE] == head[_WHOLE:]:
-                    return head[:_WHOLE]
+                head = os.pread(self._handle, 2 * _HEADER_BYTES, 0)
+                if head[:_HEADER_BYTES] == head[_HEADER_BYTES:]:
+                    return head[:_HEADER_BYTES]
         return None
 
     @property
