@@ -244,7 +244,7 @@ async def test_a_crewai_backend_serves_as_persistence(example: Example, capsys: 
         "no room is free",
         "readable as before: {'city': 'Lisbon', 'days': 3}",
         "resumed: 3 days in Lisbon",
-        "rows: started choose book book",
+        "rows: started choose book resumed book",
     ]
 
 
