@@ -19,7 +19,7 @@ from ._runs.edits import edit, fork, load_into
 from ._runs.history import HistoryEntry, history_of
 from ._runs.instance import Instance
 from ._runs.setup import setup_of
-from ._runtime.recorder import Codecs
+from ._runtime.codecs import Codecs
 from ._runtime.settings import Settings
 from ._runtime.tracebacks import from_here
 from .errors import FlowDefinitionError, MethodError

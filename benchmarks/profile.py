@@ -38,6 +38,7 @@ GROUPS = (
     ("asyncflow/_codec/patches", "record: the checkpoint, its delta and its digests"),
     ("asyncflow/_codec", "encode: states and results, and whether they load back equal"),
     ("asyncflow/_values", "copy: a draft for each method, a version for each commit"),
+    ("asyncflow/_runtime/chain", "record: the checkpoint, its delta and its digests"),
     ("asyncflow/_runtime/recorder", "record: the checkpoint, its delta and its digests"),
     ("asyncflow/persistence/checkpoint", "record: the checkpoint, its delta and its digests"),
     ("asyncflow/persistence/_database/run_head", "record: the checkpoint, its delta and its digests"),

@@ -4,12 +4,12 @@ import pytest
 
 from asyncflow._codec import chunked as pieces
 from asyncflow._codec import patches
-from asyncflow._runtime import recorder, versions
+from asyncflow._runtime import large_states, versions
 
 
 def treat_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, size in (
-        (recorder, "LARGE", 0),
+        (large_states, "LARGE", 0),
         (versions, "LARGE", 0),
         (patches, "SMALL", 0),
         (pieces, "FEW", 1),

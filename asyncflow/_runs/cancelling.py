@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from functools import partial
 
+from .._runtime.chain import Chain
 from .._runtime.recorder import Recorder
 from .._waiting import to_its_end
 from ..errors import CapabilityMissingError, RunFencedError
 from ..persistence.checkpoint import Checkpoint, decode_progress
-from ..persistence.outcome import Cancelled
 from ..persistence.protocol import CheckpointLog, FlowPersistence, Ownership, offers, session
 from . import call_errors as refusals
 from .ownership import release_run
@@ -76,9 +77,7 @@ async def _end(persistence: FlowPersistence, owner: Ownership, seen: Checkpoint)
 
 
 async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: int) -> None:
-    recorder = Recorder(
-        persistence,
-        None,
+    chain = Chain(
         flow=newest.flow,
         identity=newest.identity,
         run_id=newest.run_id,
@@ -86,10 +85,10 @@ async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: i
         pass_number=newest.pass_number,
         inputs=newest.inputs,
         after=newest,
-        whole=False,
+        is_log=offers(persistence, CheckpointLog),
+        clock=time.time,
     )
-    progress = decode_progress(newest.progress or b"")
-    await recorder.commit(recorder.prepare("cancelled", "cancelled", progress, outcome=Cancelled(), outcome_only=True))
+    await Recorder(persistence, chain).commit(chain.cancelled(decode_progress(newest.progress or b"")))
 
 
 def _owner(persistence: object) -> Ownership | None:

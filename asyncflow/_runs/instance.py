@@ -13,13 +13,12 @@ import anyio
 from .._runtime.engine import Engine
 from .._runtime.outputs import Outputs
 from .._runtime.scope import current_scope
-from .._runtime.versions import own
+from .._runtime.version import own
 from .._scheduling.messages import Command
 from .._values.copying import same
 from .._waiting import protect_from_interrupts, to_its_end
 from ..errors import RunCancelledError, StorageReadOnlyError
 from ..persistence.checkpoint import Checkpoint
-from ..persistence.outcome import Cancelled
 from ..persistence.protocol import session
 from ..state import new_run_id, reconcile_run_ids
 from . import call_errors as refusals
@@ -237,16 +236,16 @@ class Instance(RunSnapshot):
         """Update what this instance shows of the run. If the run was stopped, load it: a commit may have been in progress."""
         # Whether the state goes back to the last checkpoint.
         goes_back = self.setup.whole and engine.recorder is not None and not engine.is_finished
-        self._state = engine.saved.state if goes_back else engine.committed.state
-        self._digest = None if engine.recorder is None else engine.recorder.digest
+        self._state = engine.versions.saved.state if goes_back else engine.versions.committed.state
+        self._digest = None if engine.recorder is None else engine.recorder.chain.digest
         self._pass_number = engine.pass_number
-        self._pending = tuple(engine.progress.pending)
+        self._pending = engine.pending
         if engine.is_finished:
             self.status = "finished"
         elif engine.is_cancelled:
             self.status = "cancelled" if engine.recorder is None else "interrupted"
         else:
-            self.status = "failed" if engine.failures and engine.stopped is None else "interrupted"
+            self.status = "failed" if engine.has_failed else "interrupted"
         if engine.recorder is None or not (engine.stopped is not None or engine.is_cut_short or goes_back):
             return
         if engine.is_cancelled:
@@ -301,7 +300,7 @@ class Instance(RunSnapshot):
     def epoch(self) -> int:
         """The fencing epoch under which this owner drives the run; 0 if there is none."""
         recorder = None if self._engine is None else self._engine.recorder
-        return 0 if recorder is None else recorder.epoch
+        return 0 if recorder is None else recorder.chain.epoch
 
     def fence(self) -> None:
         """Stop the run at once, if it is running: another owner has it, and resumes it or has ended it."""
@@ -326,9 +325,9 @@ class Instance(RunSnapshot):
             return
         stored = await self.found(self._run_id)
         if stored.checkpoint.status not in ("finished", "cancelled"):
-            recorder = recorder_of(self.setup, self._run_id, claim, stored.checkpoint)
-            end = recorder.prepare("cancelled", "cancelled", stored.progress, outcome=Cancelled(), outcome_only=True)
-            await recorder.commit(end)
+            c = stored.checkpoint
+            recorder = recorder_of(self.setup, self._run_id, claim, c, c.pass_number, c.inputs)
+            await recorder.commit(recorder.chain.cancelled(stored.progress))
             claim.is_over = True
 
     # ---- helpers -----------------------------------------------------------------------------------------------

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from .._runtime.chain import Chain
 from .._runtime.engine import Engine
+from .._runtime.large_states import first_version
 from .._runtime.recorder import Recorder
-from .._runtime.versions import Version, recorded, taken
-from .._scheduling.advance import advance
+from .._runtime.version import Version
 from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
 from ..errors import RunFencedError, RunLockedError
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.outcome import Cancelled
+from ..persistence.protocol import CheckpointLog, offers
 from ..persistence.status import Kind, Status
 from .loading import Stored
 from .matching import check_resumable
@@ -39,21 +41,12 @@ async def begin(
     `LimitExceededError`.
     """
     is_stored = setup.persistence is not None and claim is not None
-    encoded = await taken(held, setup.codecs, is_stored=is_stored)
-    data, version = (None, None) if encoded is None else (encoded.data, encoded.version(0, held[0], setup.codecs))
-    progress = Progress()
-    transition, commands = advance(setup.settings.definition, progress, Started())
-    progress.fold(transition)
-    recorder = checkpoint = None
-    if setup.persistence is not None and claim is not None:
-        recorder = recorder_of(setup, run_id, claim, after)
-        recorder.pass_number = pass_number
-        if data is None:
-            data, version = recorded(0, held, recorder, is_copy=True)
-        recorder.inputs = inputs
-        checkpoint = recorder.prepare("started", "running", progress, state=data, complete=True)
-    version = version or Version(0, held[0])
-    engine = Engine(flow, setup.settings, setup.codecs, run_id, pass_number, recorder, progress, version)
+    data, first = await first_version(held, setup.codecs, run_id, is_stored=is_stored)
+    recorder = (
+        recorder_of(setup, run_id, claim, after, pass_number, inputs) if is_stored and claim is not None else None
+    )
+    engine = Engine(flow, setup.settings, setup.codecs, run_id, pass_number, recorder, Progress(), first, data)
+    commands, checkpoint, _ = engine.journal.happened(Started(), state=data, is_snapshot=True)
     return engine, commands, checkpoint
 
 
@@ -91,18 +84,15 @@ def take_up(
     Raises `FlowDefinitionError` if the class has lost a method that the run waits for, or has changed so that one of the run's
     joins could never run.
     """
-    definition, c = setup.settings.definition, stored.checkpoint
+    c = stored.checkpoint
     check_resumable(setup.settings, c, stored.progress)
-    transition, commands = advance(definition, stored.progress, Resumed())
-    stored.progress.fold(transition)
-    recorder = recorder_of(setup, c.run_id, claim, c)
-    checkpoint = None
-    if commands:
-        checkpoint = recorder.prepare(
-            "resumed", "running", stored.progress, transition=transition, complete=not _follows_snapshot(c)
-        )
-    version = Version(0, stored.state)
-    engine = Engine(flow, setup.settings, setup.codecs, c.run_id, c.pass_number, recorder, stored.progress, version)
+    recorder = recorder_of(setup, c.run_id, claim, c, c.pass_number, c.inputs)
+    first = Version(0, stored.state)
+    settings, codecs = setup.settings, setup.codecs
+    engine = Engine(flow, settings, codecs, c.run_id, c.pass_number, recorder, stored.progress, first, c.state)
+    commands, checkpoint, _ = engine.journal.happened(
+        Resumed(), is_recorded=bool(stored.progress.pending), is_snapshot=not _follows_snapshot(c)
+    )
     return engine, commands, checkpoint
 
 
@@ -119,36 +109,28 @@ async def write_whole(
 ) -> None:
     """Store a run as a snapshot: the first checkpoint of a fork, or an edit. Raises `StateNotStorableError`."""
     c = run.checkpoint
-    recorder = recorder_of(setup, c.run_id, claim, after, pass_number=c.pass_number, inputs=c.inputs)
-    data, _ = recorder.state_bytes(run.state)
+    recorder = recorder_of(setup, c.run_id, claim, after, c.pass_number, c.inputs)
+    data, _ = setup.codecs.encode_state(run.state, c.run_id)
     outcome = None if isinstance(run.outcome, Cancelled) else run.outcome
-    checkpoint = recorder.prepare(kind, status, run.progress, state=data, outcome=outcome, complete=True)
+    checkpoint = recorder.chain.prepare(kind, status, run.progress, state=data, outcome=outcome, complete=True)
     await recorder.commit(checkpoint)
 
 
 def recorder_of(
-    setup: Setup,
-    run_id: str,
-    claim: Claim,
-    after: Checkpoint | None,
-    *,
-    pass_number: int = 1,
-    inputs: bytes | None = None,
+    setup: Setup, run_id: str, claim: Claim, after: Checkpoint | None, pass_number: int, inputs: bytes | None
 ) -> Recorder:
     """Return a recorder that continues after a checkpoint, or starts a chain."""
     assert setup.persistence is not None, "called only if the runs are stored"
-    return Recorder(
-        setup.persistence,
-        setup.codecs,
+    chain = Chain(
         flow=setup.settings.name if after is None else after.flow,
         identity=setup.settings.identity.stored if after is None else after.identity,
         run_id=run_id,
         epoch=claim.epoch or 1,
-        pass_number=pass_number if after is None else after.pass_number,
-        inputs=inputs if after is None else after.inputs,
+        pass_number=pass_number,
+        inputs=inputs,
         after=after,
-        whole=setup.whole,
-        observe=setup.observe,
-        fence=claim.fence,
-        stretch=claim.stretch,
+        is_log=offers(setup.persistence, CheckpointLog),
+        snapshots=setup.whole,
+        clock=setup.clock,
     )
+    return Recorder(setup.persistence, chain, observe=setup.observe, fence=claim.fence, stretch=claim.stretch)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from .._definition.declared import Persisted
 from .._keywords import Unset
+from .._runtime.codecs import Codecs
 from .._runtime.observe import log_events
-from .._runtime.recorder import Codecs
 from .._runtime.settings import Settings
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.default import default_persistence
@@ -30,6 +31,8 @@ class Setup:
     observe: Callable[[Checkpoint], object] | None = None
     is_declared: bool = False
     """Whether the flow declares its own persistence instead of using the default one."""
+    clock: Callable[[], float] = time.time
+    """Returns the time of a checkpoint, in seconds since the epoch."""
 
 
 def setup_of(

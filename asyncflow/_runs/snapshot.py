@@ -22,8 +22,6 @@ from ..persistence.status import Status, status_of
 from ..state import StateType, new_run_id, parse_run_id
 from . import call_errors as refusals
 from .loading import Stored, decoded, load
-from .ownership import Claim
-from .passes import recorder_of
 from .setup import Setup
 
 __all__ = ["RunSnapshot"]
@@ -72,7 +70,7 @@ class RunSnapshot:
 
     @property
     def pending(self) -> tuple[str, ...]:
-        return self._pending if self._engine is None else tuple(self._engine.progress.pending)
+        return self._pending if self._engine is None else self._engine.pending
 
     @property
     def flow(self) -> Any:
@@ -117,7 +115,7 @@ class RunSnapshot:
         if scope is not None:
             return scope.draft()
         if self._engine is not None:
-            return copied(self._engine.committed.state)
+            return copied(self._engine.versions.committed.state)
         if self._state is None:
             try:
                 self._state = self.state_type.create(self.initial, {}, self.run_id)
@@ -137,7 +135,7 @@ class RunSnapshot:
 
     def committed_state(self) -> Any:
         """Return a copy of the newest committed state, also inside a method."""
-        return copied(self._engine.committed.state) if self._engine is not None else copied(self.state())
+        return copied(self._engine.versions.committed.state) if self._engine is not None else copied(self.state())
 
     # ---- stored runs -------------------------------------------------------------------------------------------
 
@@ -184,8 +182,7 @@ class RunSnapshot:
         self.error = stored_failure(self._class, c) if c.status == "failed" else None
         outcome = stored.outcome
         if c.status == "finished" and isinstance(outcome, Finished):
-            recorder = recorder_of(self.setup, c.run_id, Claim(), c)
-            self.result = recorder.result(outcome.method, outcome.result)
+            self.result = self.setup.codecs.decode_result(outcome.result, c.run_id, outcome.method)
             self.outputs = Outputs({outcome.method: self.result})
 
     def going_on(self, stored: Stored) -> Any:

@@ -10,94 +10,93 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Mapping
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from .._definition.definition import MethodDefinition
 from .._failure import Failure
-from .._scheduling.advance import advance
-from .._scheduling.messages import Command, Fail, Finish, MethodRaised, MethodReturned, RunMethod
+from .._scheduling.messages import Command, Finish, MethodRaised, MethodReturned, RunMethod
 from .._scheduling.progress import Progress
-from .._values.copying import ATOMS, copied, is_long
 from .._waiting import calls_user_code
 from ..errors import CheckpointWithdrawnError, RunCancelledError
-from ..persistence.outcome import Finished
-from ..persistence.status import Status
+from .codecs import Codecs
 from .contexts import apart, fresh_context, is_same_context
 from .crowd import CROWD, Crowd
-from .ended import Ended, first_leaf, label_returned, merged, says
-from .failures import changed_id_error, failed_with, limit_error, method_error
+from .failures import limit_error, method_error
+from .journal import Happened, Journal
+from .labels import label_returned
+from .large_states import Encoded
 from .outputs import Outputs
-from .recorder import Codecs, Recorder
+from .recorder import Recorder
+from .results import Results, StoredResults
 from .scope import Scope, entered
 from .settings import Settings
 from .starts import begun, proven, started_in_thread
-from .tracebacks import trimmed
-from .versions import Encoded, Version, encoded_in_pieces, own, recorded
+from .tracebacks import first_leaf, trimmed
+from .version import Version
+from .versions import StateVersions
 
 __all__ = ["Engine"]
 
 BREATHE: Final = 16
 """Without persistence and with a small state: methods that run before the engine yields to other tasks, about every 0.3 ms."""
 
-WRITERS: Final = 32
-"""How many earlier writers the engine remembers, to name them in a conflict error."""
 
-
-@dataclass(slots=True)
 class Engine:
     """Drives one pass of one run. `recorder` is None without persistence."""
 
-    flow: Any
-    settings: Settings
-    codecs: Codecs
-    run_id: str
-    pass_number: int
-    recorder: Recorder | None
-    progress: Progress
-    newest: Version
-    committed: Version = field(init=False)
-    """The newest version that is known to be durable: the base of new invocations, and the state that readers outside the methods see."""
-    outputs: Outputs = field(default_factory=Outputs)
-    """The latest result of each method."""
-    output: Any = None
-    failures: list[Failure] = field(default_factory=list)
-    is_finished: bool = False
-    is_cancelled: bool = False
-    """Whether the run was cancelled permanently."""
-    running: dict[str, Scope] = field(default_factory=dict)
-    """The invocations whose methods are running, by invocation key."""
-    thread: int = field(default_factory=threading.get_ident)
-    _steps: int = 0
-    _is_large: bool = field(init=False)
-    """Whether the state takes long to copy. Without persistence, the engine checks this on each draft."""
-    _stopped: BaseException | None = None
-    _scope: anyio.CancelScope | None = None
-    _group: TaskGroup | None = None
-    _beside: list[Scope] = field(default_factory=list)
-    """Invocations that have to run concurrently with the first one, and wait until a task group is open."""
-    _crowd: Crowd[Scope] | None = None
-    """Set when many invocations run at once: they take turns."""
-    _methods: Mapping[str, MethodDefinition] = field(init=False)
-    saved: Version = field(init=False)
-    """The version whose state was recorded last. It may be older than `newest`, as some methods have no checkpoint."""
-    _prefix: str = field(init=False)
-    """The prefix of the ids of this pass's invocations: run id and pass number."""
-    _writers: tuple[tuple[int, str], ...] = ()
-    """Version index and method of the newest commits that were made while other invocations ran, to name them in a conflict error."""
+    __slots__ = (
+        *("_beside", "_crowd", "_group", "_methods", "_prefix", "_scope", "_steps", "_stopped", "flow", "is_cancelled"),
+        *("is_finished", "journal", "output", "outputs", "pass_number", "recorder", "run_id", "running", "settings"),
+        *("thread", "versions"),
+    )
 
-    def __post_init__(self) -> None:
-        self.committed = self.newest
-        self._is_large = self.recorder is None and is_long(self.newest.state)
-        self.saved = self.newest
-        self._methods = self.settings.definition.methods
-        self._prefix = f"{self.run_id}/{self.pass_number}/"
+    def __init__(
+        self,
+        flow: Any,
+        settings: Settings,
+        codecs: Codecs,
+        run_id: str,
+        pass_number: int,
+        recorder: Recorder | None,
+        progress: Progress,
+        first: Version,
+        data: bytes | None,
+    ) -> None:
+        """`first`: the state with which the pass starts or continues. `data`: its bytes, if the run is stored."""
+        chain = None if recorder is None else recorder.chain
+        self.flow = flow
+        self.settings = settings
+        self.run_id = run_id
+        self.pass_number = pass_number
+        self.recorder = recorder
+        self.versions = StateVersions(settings, codecs, run_id, first, size=None if chain is None else len(data or b""))
+        results = Results() if chain is None else StoredResults(codecs, run_id)
+        fails_early = settings.on_error == "cancel"
+        self.journal = Journal(settings.definition, progress, results, chain, fails_early=fails_early)
+        self.outputs = Outputs()
+        """The latest result of each method."""
+        self.output: Any = None
+        self.is_finished = False
+        self.is_cancelled = False
+        """Whether the run was cancelled permanently."""
+        self.running: dict[str, Scope] = {}
+        """The invocations whose methods are running, by invocation key."""
+        self.thread = threading.get_ident()
+        self._steps = 0
+        self._stopped: BaseException | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._group: TaskGroup | None = None
+        self._beside: list[Scope] = []
+        """Invocations that have to run concurrently with the first one, and wait until a task group is open."""
+        self._crowd: Crowd[Scope] | None = None
+        """Set when many invocations run at once: they take turns."""
+        self._methods = settings.definition.methods
+        self._prefix = f"{run_id}/{pass_number}/"
+        """The prefix of the ids of this pass's invocations."""
 
     # ---- driving -----------------------------------------------------------------------------------------------
 
@@ -113,14 +112,24 @@ class Engine:
                 await apart(self._work_together(scope))
         if self._stopped is not None and not (self.is_cancelled and self.is_finished):
             raise self._stopped
-        if self.failures:
-            raise method_error(type(self.flow).__name__, self.run_id, self.failures, self.recorder is not None)
+        if failures := self.journal.failures:
+            raise method_error(type(self.flow).__name__, self.run_id, failures, self.recorder is not None)
         return self.output
 
     @property
     def stopped(self) -> BaseException | None:
         """The error that ended the run from outside, or a backend's error; None if its methods ended it."""
         return self._stopped
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a method failed, and nothing from outside ended the run."""
+        return bool(self.journal.failures) and self._stopped is None
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The keys of the invocations that are to be completed."""
+        return tuple(self.journal.progress.pending)
 
     @property
     def is_cut_short(self) -> bool:
@@ -161,7 +170,7 @@ class Engine:
 
     def _launch(self, group: TaskGroup, scope: Scope) -> None:
         """Start an invocation in a task of its own; if many invocations run, start it in its turn."""
-        if self._crowd is None and len(self.progress.pending) > CROWD:
+        if self._crowd is None and len(self.journal.progress.pending) > CROWD:
             self._crowd = Crowd(group, self._work_apart)
         if self._crowd is None:
             group.start_soon(self._work_apart, scope)
@@ -201,8 +210,8 @@ class Engine:
                 invocation = command.invocation
                 method = self._methods[invocation.method]
                 # A merged version shares values with older versions.
-                is_alone = len(self.progress.pending) == 1 and self.committed is self.newest
-                scope = Scope(self.flow, method, invocation, self._prefix, self.committed, is_alone=is_alone)
+                is_alone = len(self.journal.progress.pending) == 1 and self.versions.committed is self.versions.newest
+                scope = Scope(self.flow, method, invocation, self._prefix, self.versions.committed, is_alone=is_alone)
                 if first is None:
                     first = scope
                 elif self._group is None:
@@ -218,34 +227,35 @@ class Engine:
         """Run one invocation, commit its end, and return the commands that follow from it."""
         try:
             result = await self._call(scope)
-            held = [scope.close()]  # the list holds the only reference to the draft
+            draft = scope.close()
             if self._crowd is not None:
-                await self._crowd.wait(turn, len(self.progress.pending))
-            is_cut = held[0] is not None and self._should_chunk(scope, held[0])
-            is_stored = self.recorder is not None
-            encoded = await encoded_in_pieces(held, self.codecs, is_stored=is_stored) if is_cut else None
-            ended = self._returned(scope, held, result, encoded)
+                await self._crowd.wait(turn, len(self.journal.progress.pending))
+            is_slow = self.versions.takes_long(draft) and self._may_wait(scope)
+            encoded = await self.versions.encoded(draft) if is_slow else None
+            version, (commands, checkpoint, result) = self._returned(scope, draft, result, encoded)
+            is_well = True
         except Exception as error:  # a user's method may raise anything
             if self.recorder is not None and error is self.recorder.refusal:
                 raise  # the method has not started
             if self._crowd is not None:
-                await self._crowd.wait(turn, len(self.progress.pending))
-            ended = self._raised(scope, error)
+                await self._crowd.wait(turn, len(self.journal.progress.pending))
+            version, (commands, checkpoint, result) = self._raised(scope, error)
+            is_well = False
         finally:
             if scope.is_open:
                 scope.close()
-        if ended.checkpoint is not None and self.recorder is not None:
-            commit = self.recorder.commit(ended.checkpoint)
+        if checkpoint is not None and self.recorder is not None:
+            commit = self.recorder.commit(checkpoint)
             await (commit if self._crowd is None else self._crowd.store(commit))
-        if ended.version.index > self.committed.index:
-            self.committed = ended.version
-        if ended.is_well:
-            self.outputs[scope.method.name] = ended.result
-            if ended.is_last:  # not simply the last to get here: a backend may answer in any order
-                self.output = ended.result
-        if not ended.is_well and self.settings.on_error == "cancel" and self._scope is not None:
+        if version.index > self.versions.committed.index:
+            self.versions.committed = version
+        if is_well:
+            self.outputs[scope.method.name] = result
+            if commands and type(commands[0]) is Finish:  # others may get here later
+                self.output = result
+        elif self.settings.on_error == "cancel" and self._scope is not None:
             self._scope.cancel()  # not earlier: that could withdraw the commit that records this failure
-        return ended.commands
+        return commands
 
     # ---- one invocation ----------------------------------------------------------------------------------------
 
@@ -257,13 +267,15 @@ class Engine:
             raise limit_error(self.settings.name, self.run_id, method.name, limit)
         args: list[Any] = []
         named: dict[str, Any] = {}
+        journal = self.journal
         for name, source in invocation.arguments:
+            value = journal.results.received(source, journal.progress.results.get(source))
             if name:
-                named[name] = self._received(source)
+                named[name] = value
             else:
-                args.append(self._received(source))
+                args.append(value)
         self._steps += 1
-        if self.recorder is None and (self._is_large or not self._steps % BREATHE):
+        if self.recorder is None and (self.versions.is_large or not self._steps % BREATHE):
             await anyio.lowlevel.checkpoint()  # without commits to wait for, a cycle would starve the event loop
         token = entered.set(scope)
         context = copy_context()
@@ -286,108 +298,34 @@ class Engine:
             await fresh_context()
         return result
 
-    def _received(self, source: str) -> Any:
-        """Return an invocation's result for one that receives it: a separate value, the same whether the run was resumed or not."""
-        kept = self.progress.results.get(source)
-        if self.recorder is None:
-            return copied(kept)
-        return None if kept is None else self.recorder.result(source.rpartition(":")[0], kept)
-
     # ---- the end of an invocation: one step, with no await -----------------------------------------------------
 
-    def _should_chunk(self, scope: Scope, draft: Any) -> bool:
-        """Whether to encode a draft piece by piece: it is large, and no other invocation can run in between."""
-        if self.recorder is None:
-            self._is_large = is_long(draft)
-            return self._is_large and scope.is_alone
-        return self.recorder.is_large and scope.is_alone and self.settings.checkpoints(scope.method)
+    def _may_wait(self, scope: Scope) -> bool:
+        """Whether the end of an invocation may be encoded piece by piece: no other invocation can run in between."""
+        return scope.is_alone and (self.recorder is None or self.settings.checkpoints(scope.method))
 
-    def _returned(self, scope: Scope, held: list[Any], result: Any, encoded: Encoded | None) -> Ended:
+    def _returned(
+        self, scope: Scope, draft: list[Any], result: Any, encoded: Encoded | None
+    ) -> tuple[Version, Happened]:
         """Record the end of a method that returned: merge and encode first, and only then change anything.
 
         Raises the error that makes the invocation a failed one instead.
         """
-        method, key, recorder = scope.method, scope.key, self.recorder
+        method, key, versions, journal = scope.method, scope.key, self.versions, self.journal
         label = label_returned(self.settings, self.run_id, method, result) if method.is_router else None
-        transition, commands = advance(self.settings.definition, self.progress, MethodReturned(key, label))
-        is_last = len(commands) == 1 and type(commands[0]) is Finish
-        has_checkpoint = self.settings.checkpoints_all or self.settings.checkpoints(method)
-        state, version = self._version(scope, held, recorder if has_checkpoint else None, encoded)
-        is_waited_for = transition.keeps_result
-        kept, result = self._kept(method, result, is_waited_for or is_last)
-        self.progress.fold(transition, kept)
-        if version is not self.newest:
-            self.newest = version
-            if len(self.progress.pending) > len(transition.enabled):
-                self._writers = (*self._writers[-WRITERS:], (version.index, method.name))
-        mine = result if type(result) in ATOMS else own(result)
-        if recorder is None or not (has_checkpoint or is_last or says(commands, Fail)):
-            return Ended(commands, version, None, True, is_last, mine)
-        if has_checkpoint:
-            self.saved = version
-        checkpoint = recorder.prepare(
-            "finished" if is_last else "method",
-            "finished" if is_last else self._status(commands) if self.failures else "running",
-            self.progress,
-            transition=transition,
-            state=state,
-            method=key,
-            result=kept if is_waited_for else None,
-            outcome=Finished(method.name, kept) if is_last else None,
-            outcome_only=not has_checkpoint,
+        is_recorded = self.settings.checkpoints_all or self.settings.checkpoints(method)
+        state, version = versions.leave(scope.base, method.name, draft, encoded, is_recorded=is_recorded)
+        happened = journal.happened(
+            MethodReturned(key, label), method.name, key, result, state, is_recorded=is_recorded
         )
-        return Ended(commands, version, checkpoint, True, is_last, mine)
+        if version is not versions.newest:
+            versions.publish(version, state, method.name, is_alone=len(journal.progress.pending) <= len(happened[0]))
+        return version, happened
 
-    def _kept(self, method: MethodDefinition, result: Any, is_kept: bool) -> tuple[Any, Any]:
-        """Return what to keep of a result for the invocations that wait for it, if any, and the result as they will receive it."""
-        if not is_kept:
-            return None, result
-        if self.recorder is None:
-            return own(result), result
-        return self.recorder.result_bytes(method.name, result)
-
-    def _raised(self, scope: Scope, error: Exception) -> Ended:
-        transition, commands = advance(self.settings.definition, self.progress, MethodRaised(scope.key))
-        self.progress.fold(transition)
-        self.failures.append(Failure(scope.method.name, scope.invocation_id, trimmed(error)))
-        if self.recorder is None:
-            return Ended(commands, self.newest, None)
-        checkpoint = self.recorder.prepare(
-            "failed",
-            self._status(commands),
-            self.progress,
-            transition=transition,
-            method=scope.key,
-            outcome=failed_with(self.failures, is_over=says(commands, Fail)),
-            outcome_only=not self.settings.checkpoints_all,
+    def _raised(self, scope: Scope, error: Exception) -> tuple[Version, Happened]:
+        """Record the end of a method that raised. Its draft is dropped."""
+        failure = Failure(scope.method.name, scope.invocation_id, trimmed(error))
+        happened = self.journal.happened(
+            MethodRaised(scope.key), key=scope.key, failure=failure, is_recorded=self.settings.checkpoints_all
         )
-        return Ended(commands, self.newest, checkpoint)
-
-    def _status(self, commands: tuple[Command, ...]) -> Status:
-        """Return the status of an unfinished run once this end is stored. If siblings are cancelled, the first failure fails the run."""
-        if not self.failures:
-            return "running"
-        return "failed" if says(commands, Fail) or self.settings.on_error == "cancel" else "running"
-
-    def _version(
-        self, scope: Scope, held: list[Any], recorder: Recorder | None, encoded: Encoded | None
-    ) -> tuple[bytes | None, Version]:
-        """Return the version that an invocation leaves, and its bytes if it has to be recorded."""
-        name, base, newest = scope.method.name, scope.base, self.newest
-        if held[0] is None:
-            version = newest
-        elif self.settings.state_type.id_of(held[0]) != self.run_id:
-            raise changed_id_error(self.settings.name, self.run_id, name)
-        elif base.index != newest.index:
-            version = merged(self.settings, self.run_id, scope, held[0], newest, self._writers)
-        elif encoded is not None:
-            return encoded.data, encoded.version(newest.index + 1, held[0], self.codecs)
-        elif recorder is not None and recorder.is_large:
-            return recorded(newest.index + 1, held, recorder, name)
-        else:
-            # A copy: code that still holds the draft cannot reach the version.
-            version = Version(newest.index + 1, own(held[0]))
-        if recorder is None or version.index == self.saved.index:
-            return None, version
-        data, kept = recorder.state_bytes(version.state, name)
-        return data, Version(version.index, kept)
+        return self.versions.newest, happened

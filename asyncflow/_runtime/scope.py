@@ -18,7 +18,7 @@ from .._definition.definition import MethodDefinition
 from .._scheduling.messages import Invocation
 from .._waiting import in_trio
 from ..errors import DraftClosedError, StateError
-from .versions import Version
+from .version import Version
 
 __all__ = ["Scope", "current_scope", "entered", "scope_of_thread"]
 
@@ -76,11 +76,11 @@ class Scope:
         self._check_open()
         self._drafts = [state]
 
-    def close(self) -> Any:
-        """End the scope. Return the draft, or None if the state was never accessed."""
+    def close(self) -> list[Any]:
+        """End the scope. Return a list that holds the draft, and the only reference to it; it is empty if the state was never accessed."""
         self.is_open = False  # set first: a thread that makes a draft now checks it afterwards
         drafts, self._drafts = self._drafts, []
-        return drafts[0] if drafts else None
+        return drafts[:1]
 
     def _check_open(self) -> None:
         if not self.is_open:

@@ -31,12 +31,12 @@ async def proven(recorder: Recorder) -> None:
     assert recorder.fence is not None, "called only if the run has a fence"
     try:
         while not recorder.fence.holds(recorder.stretch):  # the process may be held up again before the answer arrives
-            recorder.stretch = await recorder.fence.confirm(recorder.run_id, recorder.epoch)
+            recorder.stretch = await recorder.fence.confirm(recorder.chain.run_id, recorder.chain.epoch)
     except StaleCheckpoint as stale:
         recorder.refusal = RunFencedError(
-            f"run {recorder.run_id} was fenced: another owner has taken it over, because this process was held up for longer than its "
-            "lease. Nothing was started here after that, and nothing more is stored here. The other owner resumes the run",
-            run_id=recorder.run_id,
+            f"run {recorder.chain.run_id} was fenced: another owner has taken it over, because this process was held up for longer "
+            "than its lease. Nothing was started here after that, and nothing more is stored here. The other owner resumes the run",
+            run_id=recorder.chain.run_id,
         )
         raise recorder.refusal from stale
     except Exception as error:  # a backend may raise anything

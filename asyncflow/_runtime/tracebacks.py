@@ -56,3 +56,9 @@ def _is_full() -> bool:
 
 def _is_ours(found: TracebackType) -> bool:
     return str(found.tb_frame.f_globals.get("__name__", "")).startswith("asyncflow.")
+
+
+def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first exception in a group, or in a group within it, that is not a group itself."""
+    first = group.exceptions[0]
+    return first_leaf(first) if isinstance(first, BaseExceptionGroup) else first

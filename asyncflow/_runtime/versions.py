@@ -1,143 +1,100 @@
-"""The versions of a run's state. A version never changes: a commit makes a new one.
+"""The versions of one run's state: the drafts that become versions, and how far they are durable.
 
-An invocation that runs alone may borrow the state of a large version and change it in place, while others would get a copy. If
-anything reads that version meanwhile, or the invocation fails, the version's state is decoded again from its bytes.
+A draft is a copy, and is copied again when its method ends: code that still holds it cannot reach the version. Large states
+take too long to copy for that: see `large_states`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import anyio.lowlevel
+from .._values.copying import is_long
+from ..merge import Conflict
+from .codecs import Codecs
+from .failures import changed_id_error, conflict_error
+from .large_states import LARGE, Encoded, encoded_in_pieces, large_version
+from .settings import Settings
+from .version import Version, own
 
-from .._codec.codec import MAX_BYTES
-from .._values.copying import copied, is_long
-from ..errors import LimitExceededError
-from .recorder import LARGE, Codecs, Recorder
-from .uniqueness import is_exclusively_owned, is_held_once
+__all__ = ["StateVersions"]
 
-__all__ = ["Encoded", "Version", "encoded_in_pieces", "lendable", "own", "recorded", "taken"]
-
-_LENT: Final = object()
+WRITERS: Final = 32
+"""How many earlier writers are remembered, to name them in a conflict error."""
 
 
-class Version:
-    """A committed state and its index. `again` makes the state again; it is set if the state may be lent, as no other object holds it."""
+class StateVersions:
+    """The newest, the durable and the last recorded version of a run's state, and the making of new ones."""
 
-    __slots__ = ("_again", "_state", "index")
+    __slots__ = ("_codecs", "_run_id", "_settings", "_stored", "_writers", "committed", "is_large", "newest", "saved")
 
-    def __init__(self, index: int, state: Any, again: Callable[[], Any] | None = None) -> None:
-        self.index = index
-        self._state = state
-        self._again = again
+    def __init__(
+        self, settings: Settings, codecs: Codecs, run_id: str, first: Version, *, size: int | None = None
+    ) -> None:
+        """`size`: the bytes of the state as it is stored; None without persistence."""
+        self._settings = settings
+        self._codecs = codecs
+        self._run_id = run_id
+        self._stored = size is not None
+        self.newest = first
+        """The version that the last method left. It may not be durable yet."""
+        self.committed = first
+        """The newest version known to be durable: the base of new invocations, and the state that readers outside the methods see."""
+        self.saved = first
+        """The version whose state was recorded last. It may be older than `newest`, as some methods have no checkpoint."""
+        self.is_large = is_long(first.state) if size is None else size >= LARGE
+        """Whether the newest state takes long to copy. Without persistence, each draft is examined."""
+        self._writers: tuple[tuple[int, str], ...] = ()
+        """Index and method of the newest versions that were made while other invocations ran."""
 
-    @property
-    def state(self) -> Any:
-        """The state, which must not be changed."""
-        state = self._state  # read once: another thread may read it while it is lent
-        if state is _LENT:
-            assert self._again is not None, "lent only if it can be decoded again"
-            state = self._state = self._again()
-        return state
+    def takes_long(self, draft: list[Any]) -> bool:
+        """Whether a draft takes long to copy or encode."""
+        if not self._stored and draft:
+            self.is_large = is_long(draft[0])
+        return self.is_large
 
-    def draft(self, *, is_alone: bool) -> Any:
-        """Return a state that may be changed: a copy or, for an invocation that runs alone, the version's own state."""
-        if self._again is None:
-            return copied(self._state)
+    async def encoded(self, draft: list[Any]) -> Encoded | None:
+        """Encode a draft that takes long, and let other tasks run meanwhile. Return None if `leave` has to encode or copy it."""
+        return await encoded_in_pieces(draft, self._codecs, is_stored=self._stored) if draft else None
+
+    def leave(
+        self, base: Version, method: str, draft: list[Any], encoded: Encoded | None, *, is_recorded: bool
+    ) -> tuple[bytes | None, Version]:
+        """Return the version that an invocation leaves, and its bytes if it is to be recorded. This changes nothing yet.
+
+        `draft` holds the invocation's draft, and the only reference to it, or is empty. Raises `StateConflictError`, `StateError`,
+        `StateNotStorableError`, `LimitExceededError`.
+        """
+        newest, index, is_recorded = self.newest, self.newest.index + 1, is_recorded and self._stored
+        if not draft:
+            if not is_recorded or newest.index == self.saved.index:
+                return None, newest
+            index, state = newest.index, newest.state
+        elif self._settings.state_type.id_of(draft[0]) != self._run_id:
+            raise changed_id_error(self._settings.name, self._run_id, method)
+        elif base.index != newest.index:
+            state = self._merged(base, method, draft[0])
+        elif encoded is not None or (is_recorded and self.is_large):
+            data, version = large_version(index, draft, encoded, self._codecs, self._run_id, method)
+            return data if is_recorded else None, version
+        else:
+            state = own(draft[0])
+        if not is_recorded:
+            return None, Version(index, state)
+        data, state = self._codecs.encode_state(state, self._run_id, method)
+        return data, Version(index, state)
+
+    def publish(self, version: Version, data: bytes | None, method: str, *, is_alone: bool) -> None:
+        """Make a version the newest one. `data`: its bytes, if it is recorded. `is_alone`: no other invocation runs meanwhile."""
+        self.newest = version
+        if data is not None:
+            self.saved, self.is_large = version, len(data) >= LARGE
         if not is_alone:
-            return copied(self.state)
-        held, self._state = [self.state], _LENT
-        return held.pop() if is_held_once(held) else copied(held[0])  # else another thread is copying it
+            self._writers = (*self._writers[-WRITERS:], (version.index, method))
 
-
-def recorded(
-    index: int, held: list[Any], recorder: Recorder, method: str | None = None, *, is_copy: bool = False
-) -> tuple[bytes, Version]:
-    """Return the bytes and the version of a state, the only item of `held`. Use it without a copy if no other object holds any of it.
-
-    `is_copy`: no other object does, as far as the caller knows. Raises `StateNotStorableError`, `LimitExceededError`.
-    """
-    is_mine = is_copy or is_exclusively_owned(held)  # checked first: a state that has to be copied is encoded once
-    if not is_mine:
-        held[0] = own(held[0])
-    data, kept = recorder.state_bytes(held[0], method)
-    if kept is held[0] and len(data) >= LARGE and recorder.codecs.may_be_lent:
-        del kept
-        if is_exclusively_owned(held):  # again: code that encoded it may have kept a part
-            return data, lendable(index, held[0], recorder.codecs, data)
-        kept = held[0]
-    if is_mine and not is_copy:
-        data, kept = recorder.state_bytes(own(held[0]), method)
-    return data, Version(index, kept)
-
-
-def lendable(index: int, state: Any, codecs: Codecs, data: bytes) -> Version:
-    """Return a version that may be lent, from a state that no other object holds, and its bytes."""
-    return Version(index, state, partial(codecs.state.decode, data))
-
-
-class Encoded(NamedTuple):
-    """The bytes of a large state, and whether it may be lent: no other object holds it, and it can be decoded again from the bytes."""
-
-    data: bytes
-    is_lendable: bool
-
-    def version(self, index: int, state: Any, codecs: Codecs) -> Version:
-        return lendable(index, state, codecs, self.data) if self.is_lendable else Version(index, state)
-
-
-async def encoded_in_pieces(
-    held: list[Any], codecs: Codecs, *, is_stored: bool, is_copy: bool = False
-) -> Encoded | None:
-    """Encode a large state, the only item of `held`, in pieces, and let other tasks run in between. Return its bytes.
-
-    If another object holds a part of it, a copy replaces it. The copy is made in one step, so that it is consistent. Return None if
-    JSON may not preserve the state. Without persistence, also return None if it cannot be lent: its bytes are then of no use.
-    """
-    pieces, is_lendable = codecs.state.pieces, is_exclusively_owned(held)
-    if pieces is None or not (is_lendable or is_stored):
-        return None
-    if not (is_lendable or is_copy or is_exclusively_owned(held, to_be_lent=False)):
-        held[0] = own(held[0])
-        is_lendable = is_exclusively_owned(held)
-    data = await _exhausted(pieces.encode(held[0]))
-    return Encoded(data, is_lendable) if data is not None and len(data) <= MAX_BYTES else None
-
-
-async def _exhausted(encoding: Generator[None, None, bytes | None]) -> bytes | None:
-    while True:
+    def _merged(self, base: Version, method: str, draft: Any) -> Any:
+        """Merge a draft, three-way, with what others have committed since its launch. Raises `StateConflictError`."""
         try:
-            next(encoding)
-        except StopIteration as done:
-            data: bytes | None = done.value
-            return data
-        await anyio.lowlevel.checkpoint()
-
-
-async def taken(held: list[Any], codecs: Codecs, *, is_stored: bool) -> Encoded | None:
-    """Encode the state that starts a pass, the only item of `held`, if it is large.
-
-    A large state stays the given one if no other object holds any of it; otherwise a copy replaces it.
-    """
-    if is_long(held[0]):
-        is_copy = not is_exclusively_owned(held)
-        if is_copy:
-            held[0] = own(held[0])
-        encoded = await encoded_in_pieces(held, codecs, is_stored=is_stored, is_copy=is_copy)
-        if encoded is not None or is_copy:
-            return encoded
-    held[0] = own(held[0])
-    return None
-
-
-def own(value: Any) -> Any:
-    """Return a copy of what a method leaves, which no other code can reach."""
-    try:
-        return copied(value)
-    except RecursionError:
-        raise LimitExceededError(
-            f"a {type(value).__name__} is nested too deeply to be kept, or contains itself; flatten it. Nothing of this call was "
-            "saved"
-        ) from None
+            return self._settings.state_type.merged(base.state, draft, self.newest.state)
+        except Conflict as conflict:
+            others = [writer for index, writer in self._writers if index > base.index]
+            raise conflict_error(self._settings.name, self._run_id, method, others, conflict) from None

@@ -19,9 +19,9 @@ IN_STORAGE = (
     Mutant(
         "a payload is an alias of the state",
         ("V1",),
-        "_runtime/engine.py",
-        "            return copied(kept)\n",
-        "            return kept\n",
+        "_runtime/results.py",
+        "        return copied(kept)\n",
+        "        return kept\n",
         "runtime/test_triggers.py::test_a_receiver_that_changes_its_payload_changes_nothing_else",
     ),
     Mutant(
@@ -173,7 +173,7 @@ IN_STORAGE = (
     Mutant(
         "a state that others hold is encoded in pieces before it is copied",
         ("E4",),
-        "_runtime/versions.py",
+        "_runtime/large_states.py",
         "        held[0] = own(held[0])\n        is_lendable",
         "        is_lendable",
         "state/test_large_checked.py::test_it_is_of_the_moment_when_its_method_ended",
@@ -206,8 +206,8 @@ IN_STORAGE = (
         "a schedule decides what a pass gives",
         ("D1",),
         "_runtime/engine.py",
-        "            if ended.is_last:  # not simply",
-        "            if True:  # not simply",
+        "            if commands and type(commands[0]) is Finish:  # others",
+        "            if True:  # others",
         "faults/test_schedules.py::test_every_schedule_is_what_the_model_says",
     ),
     Mutant(

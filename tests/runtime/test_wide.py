@@ -113,7 +113,7 @@ async def driven(flow: Flow[Any]) -> tuple[int, float]:
 
     def failures() -> int:
         engine = flow._instance._engine
-        return 0 if engine is None else len(engine.failures)
+        return 0 if engine is None else len(engine.journal.failures)
 
     async def ring() -> None:
         for _ in range(200):

@@ -33,7 +33,7 @@ from asyncflow import (
     router,
     start,
 )
-from asyncflow._runtime import versions
+from asyncflow._runtime import large_states, version
 from asyncflow.errors import StateNotStorableError
 from asyncflow.testing import cancel_everywhere, crash_everywhere
 
@@ -68,8 +68,9 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> list[object]:
             found.append(value)
         return copied(value)
 
-    copied = versions.copied
-    monkeypatch.setattr(versions, "copied", counted)
+    copied = version.copied
+    for module in (version, large_states):
+        monkeypatch.setattr(module, "copied", counted)
     return found
 
 
@@ -560,13 +561,13 @@ async def test_outside_the_committed_state_is_shown_while_a_method_changes_it(st
 
 
 def test_what_another_thread_is_copying_is_not_lent() -> None:
-    version = versions.Version(1, Big(records=records(3)), lambda: Big(records=records(3)))
-    seen = version.state  # as `copied` holds it, for as long as that takes
+    lendable = large_states.LendableVersion(1, Big(records=records(3)), lambda: Big(records=records(3)))
+    seen = lendable.state  # as `copied` holds it, for as long as that takes
 
-    version.draft(is_alone=True).records.clear()
+    lendable.draft(is_alone=True).records.clear()
 
     assert len(seen.records) == 3
-    assert len(version.state.records) == 3
+    assert len(lendable.state.records) == 3
 
 
 async def test_a_cached_property_is_found_out_anew_in_each_method() -> None:

@@ -1,0 +1,100 @@
+"""Encode and decode the values of one flow: its states and the results of its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .._codec.codec import Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
+from .._codec.plain_models import is_read_plainly
+from .._definition.definition import FlowDefinition
+from ..errors import (
+    CheckpointCorruptError,
+    LimitExceededError,
+    NotStorableError,
+    ResultNotStorableError,
+    StateNotStorableError,
+    StateSchemaError,
+)
+from ..persistence.checkpoint import UNREADABLE
+from ..state import DictState, StateType
+
+__all__ = ["Codecs"]
+
+
+class Codecs:
+    """Encodes and decodes the states and results of one flow. Made once per class."""
+
+    def __init__(self, definition: FlowDefinition, state_type: StateType) -> None:
+        self.definition = definition
+        self.state = state_codec_for(state_type)
+        self.may_be_lent = not isinstance(state_type, DictState) or is_read_plainly(state_type.values)
+        self._results: dict[str, Codec] = {}
+
+    def result(self, method: str) -> Codec:
+        """Return the codec of a method's result, by its return annotation."""
+        codec = self._results.get(method)
+        if codec is None:
+            known = self.definition.methods.get(method)
+            codec = self._results[method] = plain_codec if known is None else codec_for(known.returns)
+        return codec
+
+    def encode_state(self, state: Any, run_id: str, method: str | None = None) -> tuple[bytes, Any]:
+        """Encode a state. Return its bytes, and the state as it will load. Raises `StateNotStorableError`, `LimitExceededError`."""
+        try:
+            return self.state.encode(state)
+        except Refused as refused:
+            raise _not_storable(StateNotStorableError, "the state", refused, run_id, method) from None
+
+    def encode_result(self, value: Any, run_id: str, method: str) -> tuple[bytes, Any]:
+        """Encode a result. Return its bytes, and the result as it will load. Raises `ResultNotStorableError`, `LimitExceededError`."""
+        try:
+            return self.result(method).encode(value)
+        except Refused as refused:
+            if (known := self.definition.methods.get(method)) is not None and known.is_unresolved:
+                refused.cure = f"import what the return annotation of {method} names outside of `if TYPE_CHECKING`"
+            raise _not_storable(ResultNotStorableError, f"what {method} returned", refused, run_id, method) from None
+
+    def decode_result(self, data: bytes, run_id: str, method: str) -> Any:
+        """Decode a stored result.
+
+        Raises `StateSchemaError` if the method's return type has changed since, and `CheckpointCorruptError` if the bytes are unreadable.
+        """
+        try:
+            return self.result(method).decode(data)
+        except Misfit as misfit:
+            raise StateSchemaError(
+                f"the stored result of {method} was written under a return annotation that {method} no longer has. Nothing was "
+                f"changed; put the annotation back for as long as such runs are resumed or loaded"
+                if misfit.is_gone
+                else f"the stored result of {method} does not fit its return annotation: {misfit.detail}. Nothing was "
+                f"changed; let the annotation accept both, then resume",
+                paths=misfit.paths,
+                run_id=run_id,
+                method=method,
+            ) from misfit.__cause__
+        except UNREADABLE as error:
+            raise CheckpointCorruptError(
+                f"the stored result of {method} cannot be read ({type(error).__name__}). Nothing was changed; load an older seq, "
+                "or restore the storage from a backup",
+                run_id=run_id,
+                method=method,
+            ) from error
+
+
+def _not_storable(
+    kind: Callable[..., NotStorableError], what: str, refused: Refused, run_id: str, method: str | None
+) -> NotStorableError | LimitExceededError:
+    where = f" at '{refused.path}'" if refused.path else ""
+    text = f"{what} cannot be stored: {refused.type_name or 'the value'}{where}: {refused.reason}. Nothing was saved; {refused.cure}"
+    if refused.limit:
+        return LimitExceededError(text, run_id=run_id, method=method)
+    return kind(
+        text,
+        path=refused.path,
+        type_name=refused.type_name,
+        reason=refused.reason,
+        cure=refused.cure,
+        run_id=run_id,
+        method=method,
+    )

@@ -1,0 +1,115 @@
+"""The one road of everything that happens to a pass: decide what it changes, apply that, and prepare its checkpoint.
+
+A method's return, its failure, a start and a resume take this road. Whatever can raise comes first: until then nothing has changed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .._definition.definition import FlowDefinition
+from .._failure import Failure
+from .._scheduling.advance import advance
+from .._scheduling.messages import Command, Fail, Finish, Happening, MethodRaised, MethodReturned, Resumed, Started
+from .._scheduling.progress import Progress
+from .._values.copying import ATOMS
+from ..persistence.checkpoint import Checkpoint
+from ..persistence.outcome import Finished, Outcome
+from ..persistence.status import Kind, Status
+from .chain import Chain
+from .failures import failed_with
+from .results import Results
+from .version import own
+
+__all__ = ["Happened", "Journal"]
+
+KINDS: Final[dict[type[Happening], Kind]] = {
+    Started: "started",
+    Resumed: "resumed",
+    MethodReturned: "method",
+    MethodRaised: "failed",
+}
+"""The kind of each happening's checkpoint. The last one of a pass is "finished"."""
+
+Happened = tuple[tuple[Command, ...], Checkpoint | None, Any]
+"""The commands to execute once the checkpoint is durable, the checkpoint, and a copy of the method's result."""
+
+
+class Journal:
+    """Records the happenings of one pass in its progress and, if the run is stored, in its chain of checkpoints."""
+
+    __slots__ = ("_chain", "_definition", "_fails_early", "failures", "progress", "results")
+
+    def __init__(
+        self,
+        definition: FlowDefinition,
+        progress: Progress,
+        results: Results,
+        chain: Chain | None,
+        *,
+        fails_early: bool,
+    ) -> None:
+        """`fails_early`: the first failure fails the run, as it cancels all other methods."""
+        self._definition = definition
+        self._chain = chain
+        self._fails_early = fails_early
+        self.progress = progress
+        self.results = results
+        self.failures: list[Failure] = []
+
+    def happened(
+        self,
+        happening: Happening,
+        method: str = "",
+        key: str = "",
+        result: Any = None,
+        state: bytes | None = None,
+        *,
+        failure: Failure | None = None,
+        is_recorded: bool = True,
+        is_snapshot: bool = False,
+    ) -> Happened:
+        """Record a happening. Raises `ResultNotStorableError` or `LimitExceededError`, and has changed nothing then.
+
+        `method`, `key`: of the invocation that ended. `state`: the bytes of the state that it left, if it changed. `is_recorded`: the
+        checkpoint holds state and progress, and not only how the method or the pass ended. `is_snapshot`: it is a snapshot in any case.
+        """
+        transition, commands = advance(self._definition, self.progress, happening)
+        ends = type(commands[0]) if commands else None
+        kept: Any
+        is_last, is_waited_for, kept = ends is Finish, transition.keeps_result, None
+        if is_waited_for or is_last:
+            kept, result = self.results.keep(method, result)
+        if type(result) not in ATOMS:
+            result = own(result)
+        self.progress.fold(transition, kept)  # from here on, nothing raises
+        if failure is not None:
+            self.failures.append(failure)
+        chain, kind = self._chain, KINDS[type(happening)]
+        if chain is None or not (is_recorded or is_last or ends is Fail or failure is not None):
+            return commands, None, result
+        status: Status = "running"
+        outcome: Outcome | None = None
+        if is_last:
+            kind = status = "finished"
+            outcome = Finished(method, kept)
+        elif self.failures:
+            if self._fails_early or ends is Fail:
+                status = "failed"
+            if failure is not None:
+                outcome = failed_with(self.failures, is_over=ends is Fail)
+        changes = None if kind == "started" else transition  # a start holds its progress as a whole
+        needed = kept if is_waited_for else None
+        checkpoint = chain.prepare(
+            kind,
+            status,
+            self.progress,
+            changes,
+            state,
+            key,
+            needed,
+            outcome,
+            complete=is_snapshot,
+            outcome_only=not is_recorded,
+        )
+        return commands, checkpoint, result
