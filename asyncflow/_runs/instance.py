@@ -15,18 +15,17 @@ from .._runtime.outputs import Outputs
 from .._runtime.scope import current_scope
 from .._runtime.version import own
 from .._scheduling.messages import Command
-from .._values.copying import same
 from .._waiting import protect_from_interrupts, to_its_end
-from ..errors import RunCancelledError, StorageReadOnlyError
+from ..errors import RunCancelledError, RunLockedError, StorageReadOnlyError
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import session
 from ..state import new_run_id, reconcile_run_ids
 from . import call_errors as refusals
-from .inputs import JsonInputs, inputs_bytes, inputs_match, materialized
-from .json_inputs import named, state_from_json, values_of
+from .inputs import JsonInputs, inputs_bytes, materialized
+from .json_inputs import state_from_json
 from .loading import Stored, load, load_owned
-from .matching import check_flow
-from .ownership import Claim, owned, owned_within
+from .matching import are_its_inputs, by_field, check_flow
+from .ownership import Claim, can_create, owned, owned_by_creating, owned_within
 from .passes import begin, commit_resumed, commit_start, recorder_of, take_up
 from .snapshot import RunSnapshot
 
@@ -62,7 +61,7 @@ class Instance(RunSnapshot):
                     begin_with = (await self.found(from_run)).state
                 is_new = brought is None and run_id == self.own_id and not self._may_be_stored
                 async with owned_within(wait, self.setup.persistence, run_id, is_new=is_new) as claim:
-                    stored = None if is_new else await load_owned(self.setup, run_id, claim)
+                    stored = None if is_new else await load_owned(self.setup, run_id, claim, creates=True)
                     if once and stored is not None and stored.checkpoint.status == "finished":
                         return self._finished(stored, given)
                     if stored is not None and from_run is not None:
@@ -105,8 +104,9 @@ class Instance(RunSnapshot):
             return await self._begun(
                 run_id, claim, [self.state_type.updated(before, given)], given, after=stored.checkpoint
             )
-        self._check_inputs(stored.checkpoint, given)
-        self._check_edits(stored)
+        if not are_its_inputs(self.state_type, self.initial, stored.checkpoint, given):
+            raise refusals.other_inputs(self._class, stored.checkpoint)
+        self.check_edits(stored)
         return await self._taken_up(stored, claim)
 
     async def start(self, run_id: str, inputs: Mapping[str, Any] | None) -> Any:
@@ -114,27 +114,48 @@ class Instance(RunSnapshot):
 
         `inputs` is None if the run is stored already. Raises `RunNotFoundError` if it no longer is.
         """
-        persistence = self.storage("start")
+        persistence, given = self.storage("start"), self._given(inputs)
+        creates = inputs is not None and can_create(persistence)
+        own = owned_by_creating(persistence, run_id) if creates else owned(persistence, run_id, is_new=False)
         with self.driving():
             try:
-                async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
-                    stored = await load_owned(self.setup, run_id, claim)
+                async with session(persistence), own as claim:
                     self._run_id = run_id
+                    if creates:
+                        begun = await self._created(run_id, given, claim)
+                        if begun is not None:
+                            return await self._drive(*begun, claim)
+                        await claim.acquire(run_id)
+                    stored = await load_owned(self.setup, run_id, claim)
                     if stored is None:
                         if inputs is None:
                             raise refusals.unknown_run(persistence, run_id, None)
-                        begun = await self._pass_for(run_id, None, self._given(inputs), claim, None)
-                        return await self._drive(*begun, claim)
-                    self.check_same(stored.checkpoint, self._given(inputs))
+                        return await self._drive(*await self._pass_for(run_id, None, given, claim, None), claim)
+                    self.check_same(stored.checkpoint, given)
                     if stored.checkpoint.status == "running":
                         return await self._drive(*await self._taken_up(stored, claim), claim)
             except StorageReadOnlyError:
                 stored = await self._ended_for_readers(run_id)
                 if stored is None:
                     raise
-                self.check_same(stored.checkpoint, self._given(inputs))
+                self.check_same(stored.checkpoint, given)
             self.show(stored)
             return self.outcome(stored)
+
+    async def _created(self, run_id: str, given: dict[str, Any], claim: Claim) -> Begun | None:
+        """Create a run by its first checkpoint: one trip to the storage. Return None, without owning the run, if it is not created.
+
+        It is stored already then, or its inputs are refused. In both cases the caller has to load it: the inputs of a stored run may
+        be refused by the class as it is today, and yet be the ones that the run was started with.
+        """
+        try:
+            return await self._pass_for(run_id, None, given, claim, None)
+        except RunLockedError:
+            claim.epoch = 0
+        except Exception:  # the flow's own code may raise anything; if it does so again, the caller gets it
+            if claim.epoch:
+                raise  # by the commit, whose outcome may be unknown
+        return None
 
     async def resume(self, run_id: str, wait: float = 0.0) -> Any:
         """Resume a run, or return the stored result of a finished one."""
@@ -188,7 +209,7 @@ class Instance(RunSnapshot):
             claim=claim,
             after=after,
             pass_number=1 + before,
-            inputs=inputs_bytes(self._named(given)) if is_stored else None,
+            inputs=inputs_bytes(by_field(self.state_type, given)) if is_stored else None,
         )
         self._turn_to(run_id)
         self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
@@ -340,40 +361,14 @@ class Instance(RunSnapshot):
             return self.state_type.create(self.initial, given, run_id)
         return self.state_type.updated(self.with_id(begin_with, run_id), given)
 
-    def _check_edits(self, stored: Stored) -> None:
-        """Raise `StateError` if the state was changed here since the run stopped: resuming would silently ignore the change."""
-        c = stored.checkpoint
-        is_as_shown = self._digest == c.digest and self._state is not None and not self.setup.whole
-        if is_as_shown and not same(self._state, stored.state):
-            raise refusals.edited_here(c)
-
     def check_same(self, c: Checkpoint, given: dict[str, Any]) -> None:
         """Check that a stored run belongs to this flow and was started with these inputs. If none are given, any inputs match."""
         check_flow(self.setup.settings.identity, c)
-        if not self._are_its_inputs(c, given):
+        if not are_its_inputs(self.state_type, self.initial, c, given):
             raise refusals.begun_otherwise(c)
-
-    def _check_inputs(self, c: Checkpoint, given: dict[str, Any]) -> None:
-        if not self._are_its_inputs(c, given):
-            raise refusals.other_inputs(self._class, c)
-
-    def _are_its_inputs(self, c: Checkpoint, given: dict[str, Any]) -> bool:
-        if not given or inputs_match(c.inputs, self._named(given)):
-            return True
-        if not isinstance(given, JsonInputs):
-            return False
-        state = state_from_json(self.state_type, self.initial, given, c.run_id)
-        # 0.1 stored the values that it read from the JSON.
-        return inputs_match(c.inputs, values_of(state, self._named(given)))
 
     def _given(self, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
         return materialized(inputs, lambda: self.state_type)
-
-    def _named(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the inputs, keyed by the names of the state's fields."""
-        if isinstance(given, JsonInputs):
-            return named(self.state_type, given)
-        return dict(zip(self.state_type.names_of(given), given.values(), strict=True))
 
     def driving(self) -> AbstractContextManager[None]:
         """Return a context manager under which no other call drives this instance. Entering it raises `FlowBusyError` if one does."""

@@ -7,13 +7,12 @@ from typing import Any
 
 from .._codec.codec import Misfit
 from .._scheduling.progress import Progress
-from .._waiting import to_its_end
 from ..errors import CheckpointCorruptError, StateSchemaError, StorageError
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, decode_progress
 from ..persistence.checks import to_be_awaited
 from ..persistence.outcome import Finished, Outcome, decode_outcome
 from .matching import check_covers, check_flow
-from .ownership import Claim
+from .ownership import Claim, can_create
 from .setup import Setup
 
 __all__ = ["Stored", "decoded", "load", "load_owned", "outcome_of"]
@@ -29,12 +28,18 @@ class Stored:
     outcome: Outcome | None = None
 
 
-async def load_owned(setup: Setup, run_id: str, claim: Claim) -> Stored | None:
-    """Load a run that is to be driven, or return None. If it was stored only after the claim was made, acquire it and load it again."""
+async def load_owned(setup: Setup, run_id: str, claim: Claim, *, creates: bool = False) -> Stored | None:
+    """Load a run that is to be driven, or return None. If it was stored only after the claim was made, acquire it and load it again.
+
+    `creates`: whether the caller then commits its first checkpoint. If the backend refuses that for a stored run, a run that could
+    not be acquired is not looked for again.
+    """
+    if creates and not claim.epoch and claim.owner is not None and can_create(claim.owner):
+        return None
     stored = await load(setup, run_id)
     if stored is None or claim.epoch:
         return stored
-    await to_its_end(lambda: claim.take(run_id))
+    await claim.acquire(run_id)
     return await load(setup, run_id)
 
 

@@ -1,6 +1,8 @@
-"""Check whether a class may load and resume a stored run: it is the run's own flow, and can complete what the run waits for."""
+"""Check whether a call fits a stored run: its class is the run's flow and can complete the run, and its inputs are the run's."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from .._definition.identity import Identity
 from .._runtime.settings import Settings
@@ -8,9 +10,12 @@ from .._scheduling.progress import Progress
 from .._scheduling.upgrades import obstacles
 from ..errors import FlowDefinitionError
 from ..persistence.checkpoint import Checkpoint
+from ..state import StateType
 from .call_errors import mismatch
+from .inputs import JsonInputs, inputs_match
+from .json_inputs import named, state_from_json, values_of
 
-__all__ = ["check_covers", "check_flow", "check_resumable"]
+__all__ = ["are_its_inputs", "by_field", "check_covers", "check_flow", "check_resumable"]
 
 
 def check_flow(identity: Identity, c: Checkpoint) -> None:
@@ -56,3 +61,21 @@ def _missing(settings: Settings, progress: Progress) -> list[str]:
     results = (key.rpartition(":")[0] for key in progress.results)
     named = {i.method for i in progress.pending.values()}.union(progress.latches, results)
     return sorted(named - settings.definition.methods.keys())
+
+
+def are_its_inputs(state_type: StateType, initial: Any, c: Checkpoint, given: dict[str, Any]) -> bool:
+    """Whether a stored pass was started with these inputs. If none are given, any inputs match."""
+    if not given or inputs_match(c.inputs, by_field(state_type, given)):
+        return True
+    if not isinstance(given, JsonInputs):
+        return False
+    state = state_from_json(state_type, initial, given, c.run_id)
+    # 0.1 stored the values that it read from the JSON.
+    return inputs_match(c.inputs, values_of(state, by_field(state_type, given)))
+
+
+def by_field(state_type: StateType, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the inputs, keyed by the names of the state's fields."""
+    if isinstance(given, JsonInputs):
+        return named(state_type, given)
+    return dict(zip(state_type.names_of(given), given.values(), strict=True))

@@ -12,9 +12,19 @@ import anyio
 from .._waiting import current_loop, is_closed, to_its_end
 from ..errors import RunLockedError, StorageError
 from ..persistence.fence import Fence
-from ..persistence.protocol import Catalog, Fencing, FlowPersistence, Ownership, offers
+from ..persistence.protocol import Catalog, CheckpointLog, Fencing, FlowPersistence, Ownership, offers
 
-__all__ = ["Claim", "is_driven", "is_driven_here", "is_same_place", "owned", "owned_within", "release_run"]
+__all__ = [
+    "Claim",
+    "can_create",
+    "is_driven",
+    "is_driven_here",
+    "is_same_place",
+    "owned",
+    "owned_by_creating",
+    "owned_within",
+    "release_run",
+]
 
 logger = logging.getLogger("asyncflow")
 
@@ -33,8 +43,11 @@ class Claim:
     stretch: object = None
     """The period in which the owner's lease has held without a gap (see `Fence.stretch`), read before the run was acquired."""
 
-    async def take(self, run_id: str) -> None:
-        """Acquire the run, and record that at once: a caller that is cancelled meanwhile has a run to release."""
+    async def acquire(self, run_id: str) -> None:
+        """Acquire the run. It is awaited to its end: a caller that is cancelled meanwhile has a run to release."""
+        await to_its_end(lambda: self._take(run_id))
+
+    async def _take(self, run_id: str) -> None:
         if self.fence is not None:
             self.stretch = self.fence.stretch
         if self.owner is not None:
@@ -89,6 +102,19 @@ def owned(persistence: FlowPersistence, run_id: str, *, is_new: bool) -> _Owned:
     return _Owned(persistence, run_id, is_new, 0.0)
 
 
+def owned_by_creating(persistence: FlowPersistence, run_id: str) -> _Owned:
+    """Like `owned`, for a run that is probably not stored yet: acquire nothing. The caller commits its first checkpoint.
+
+    If that is refused, because the run is stored already, the caller acquires the run by `Claim.acquire`. See `can_create`.
+    """
+    return _Owned(persistence, run_id, False, 0.0, acquires=False)
+
+
+def can_create(persistence: object) -> bool:
+    """Whether a backend refuses the first checkpoint of a run that is stored already: it compares and sets."""
+    return offers(persistence, Ownership) and offers(persistence, CheckpointLog)
+
+
 def owned_within(wait: float, persistence: FlowPersistence, run_id: str, *, is_new: bool = False) -> _Owned:
     """Like `owned`, but wait until no other owner drives the run. Raises `RunLockedError` if that takes longer than `wait` seconds."""
     return _Owned(persistence, run_id, is_new, wait)
@@ -97,13 +123,16 @@ def owned_within(wait: float, persistence: FlowPersistence, run_id: str, *, is_n
 class _Owned:
     """Owns a run exclusively. It lives as long as the run, and there can be thousands: generators would take ten times as much memory."""
 
-    __slots__ = ("_claim", "_driven", "_is_new", "_wait")
+    __slots__ = ("_acquires", "_claim", "_driven", "_is_new", "_wait")
 
-    def __init__(self, persistence: FlowPersistence, run_id: str, is_new: bool, wait: float) -> None:
+    def __init__(
+        self, persistence: FlowPersistence, run_id: str, is_new: bool, wait: float, *, acquires: bool = True
+    ) -> None:
         owner = persistence if offers(persistence, Ownership) else None
         self._driven = (_place(persistence), run_id)
         self._claim = Claim(owner)
         self._is_new = is_new
+        self._acquires = acquires
         self._wait = wait
 
     async def __aenter__(self) -> Claim:
@@ -134,8 +163,8 @@ class _Owned:
         claim.stretch = None if claim.fence is None else claim.fence.stretch
         claim.epoch, claim.is_over = 1 if self._is_new or claim.owner is None else 0, False
         try:
-            if not claim.epoch:
-                await to_its_end(lambda: claim.take(run_id))
+            if not claim.epoch and self._acquires:
+                await claim.acquire(run_id)
         except BaseException as error:
             await self._left(error)
             raise

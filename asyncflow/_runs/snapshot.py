@@ -193,6 +193,13 @@ class RunSnapshot:
         state = self._state
         return state if state is not None and same(state, stored.state) else stored.state
 
+    def check_edits(self, stored: Stored) -> None:
+        """Raise `StateError` if the state was changed here since the run stopped: resuming would silently ignore the change."""
+        c = stored.checkpoint
+        is_as_shown = self._digest == c.digest and self._state is not None and not self.setup.whole
+        if is_as_shown and not same(self._state, stored.state):
+            raise refusals.edited_here(c)
+
     def storage(self, what: str) -> Any:
         persistence = self.setup.persistence
         if persistence is None:

@@ -99,7 +99,7 @@ async def test_a_run_that_came_to_be_between_acquiring_and_loading_is_not_driven
     first = Slow(persistence=SQLiteFlowPersistence("runs.db"))
     load, came = driving.load_owned, []
 
-    async def late(setup: Any, run_id: str, claim: Any) -> Any:
+    async def late(setup: Any, run_id: str, claim: Any, **how: Any) -> Any:
         if not came:  # another process, which this one's registry knows nothing of, makes the run at this moment
             came.append(run_id)
             monkeypatch.setattr("asyncflow._runs.ownership._DRIVEN", {})
@@ -108,7 +108,7 @@ async def test_a_run_that_came_to_be_between_acquiring_and_loading_is_not_driven
             monkeypatch.setattr(
                 "asyncflow.persistence.sqlite.owners.Owner.liveness", lambda owner, other: Liveness.ALIVE
             )
-        return await load(setup, run_id, claim)
+        return await load(setup, run_id, claim, **how)
 
     monkeypatch.setattr(driving, "load_owned", late)
     async with anyio.create_task_group() as group:
