@@ -22,7 +22,7 @@ class Contestant:
     way: str
     environment: str
     takes: str
-    """What a power cut takes of what was acknowledged."""
+    """The acknowledged data that a power cut loses."""
     versus: tuple[str, str] = ("asyncflow", "full")
     """Module and way that it is compared with: equal work, equal durability."""
     loops: tuple[str, ...] = ("asyncio",)

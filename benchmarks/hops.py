@@ -7,7 +7,7 @@
 A flow of three trivial methods is stored in SQLite, on asyncio, after a warm-up. Counted are Python functions of the package, in all
 threads; a coroutine counts once, however often it is resumed. A *move* is a call or a return between two modules, *back* one that
 leads into a module that the trip has entered before. A reader who follows the trip opens as many files as it enters modules.
-The counts repeat exactly, but for `runner.start`, where the turns of two tasks may differ by a call or two.
+The counts repeat exactly, except for `runner.start`, where the turns of two tasks may differ by a call or two.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ RECORDS = 9_000
 """About a megabyte as JSON."""
 PAUSE = 0.01
 """Seconds that each step of W6 sleeps."""
-FOREVER = 1e6
+ENDLESS = 1e6
 
 
 async def many(run: Callable[[], Awaitable[object]], runs: int, at_once: int) -> None:
@@ -204,7 +204,7 @@ async def live(peer: Chains, size: int, seconds: float, background: TaskGroup) -
     before, until, asked = resident(), time.perf_counter() + seconds, 0
     while asked < size and time.perf_counter() < until:
         for _ in range(min(100, size - asked)):
-            background.start_soon(peer.chain, FOREVER)
+            background.start_soon(peer.chain, ENDLESS)
             asked += 1
         while Resting.now < asked and time.perf_counter() < until:  # noqa: ASYNC110  (or until the time is up)
             await anyio.sleep(0.001)

@@ -51,7 +51,7 @@ async def edit(instance: Instance, changes: Mapping[str, Any] | None, fields: Ma
             stored = await instance.found(run_id)
             if brought and (isinstance(changes, Mapping | None) or reconcile_run_ids(*brought) != run_id):
                 raise RunInputsError("the id of a run cannot be changed; nothing was written", run_id=run_id)
-            state = instance.state_type.updated(instance.going_on(stored), given)
+            state = instance.state_type.updated(instance.state_to_continue(stored), given)
             edited = replace(stored, state=state)
             status = stored.checkpoint.status
             await write_whole(instance.setup, "edited", status, edited, claim, after=stored.checkpoint)

@@ -26,7 +26,7 @@ from .json_inputs import state_from_json
 from .loading import Stored, load, load_owned
 from .matching import are_its_inputs, by_field, check_flow
 from .ownership import Claim, can_create, owned, owned_by_creating, owned_within
-from .passes import begin, commit_resumed, commit_start, recorder_of, take_up
+from .passes import begin, commit_resumed, commit_start, recorder_of, resume_pass
 from .snapshot import RunSnapshot
 
 __all__ = ["Instance"]
@@ -100,14 +100,14 @@ class Instance(RunSnapshot):
             raise refusals.cancelled(run_id)
         if stored.checkpoint.status == "finished":
             same_as_here = self._digest == stored.checkpoint.digest and self._state is not None
-            before = self._state if same_as_here else self.going_on(stored)
+            before = self._state if same_as_here else self.state_to_continue(stored)
             return await self._begun(
                 run_id, claim, [self.state_type.updated(before, given)], given, after=stored.checkpoint
             )
         if not are_its_inputs(self.state_type, self.initial, stored.checkpoint, given):
             raise refusals.other_inputs(self._class, stored.checkpoint)
         self.check_edits(stored)
-        return await self._taken_up(stored, claim)
+        return await self._resumed(stored, claim)
 
     async def start(self, run_id: str, inputs: Mapping[str, Any] | None) -> Any:
         """Start a new run, resume an interrupted one, or return the outcome of one that has ended. Idempotent.
@@ -133,7 +133,7 @@ class Instance(RunSnapshot):
                         return await self._drive(*await self._pass_for(run_id, None, given, claim, None), claim)
                     self.check_same(stored.checkpoint, given)
                     if stored.checkpoint.status == "running":
-                        return await self._drive(*await self._taken_up(stored, claim), claim)
+                        return await self._drive(*await self._resumed(stored, claim), claim)
             except StorageReadOnlyError:
                 stored = await self._ended_for_readers(run_id)
                 if stored is None:
@@ -168,7 +168,7 @@ class Instance(RunSnapshot):
                         raise refusals.unknown_run(self.setup.persistence, run_id, None)
                     self.show(stored)
                     if self.status not in ("cancelled", "finished"):
-                        return await self._drive(*await self._taken_up(stored, claim), claim)
+                        return await self._drive(*await self._resumed(stored, claim), claim)
             except StorageReadOnlyError:
                 stored = await self._ended_for_readers(run_id)
                 if stored is None or stored.checkpoint.status == "failed":
@@ -185,11 +185,11 @@ class Instance(RunSnapshot):
             stored = await load(self.setup, run_id)
         return None if stored is None or stored.checkpoint.status == "running" else stored
 
-    async def _taken_up(self, stored: Stored, claim: Claim) -> Begun:
+    async def _resumed(self, stored: Stored, claim: Claim) -> Begun:
         """Commit a resume. Continue over this instance's own state if it equals the stored one: a copy, as the caller may hold it."""
-        state = self.going_on(stored)
+        state = self.state_to_continue(stored)
         mine = stored if state is stored.state else replace(stored, state=own(state))
-        engine, commands, checkpoint = take_up(self.setup, self.flow, mine, claim)
+        engine, commands, checkpoint = resume_pass(self.setup, self.flow, mine, claim)
         self._turn_to(stored.checkpoint.run_id)
         await self._committed(commit_resumed(engine, checkpoint), stored)
         return engine, commands

@@ -21,7 +21,7 @@ from .matching import check_resumable
 from .ownership import Claim
 from .setup import Setup
 
-__all__ = ["begin", "commit_resumed", "commit_start", "recorder_of", "take_up", "write_whole"]
+__all__ = ["begin", "commit_resumed", "commit_start", "recorder_of", "resume_pass", "write_whole"]
 
 
 async def begin(
@@ -73,7 +73,7 @@ RESUMES: Final = 100
 """Resumes in a row without progress after which the next one is stored as a snapshot: loading reads them all."""
 
 
-def take_up(
+def resume_pass(
     setup: Setup, flow: object, stored: Stored, claim: Claim
 ) -> tuple[Engine, tuple[Command, ...], Checkpoint | None]:
     """Return the engine of an interrupted or failed pass, its first commands, and the checkpoint to commit before them.

@@ -173,7 +173,7 @@ class RunSnapshot:
         """Switch to this run, and show it as it is stored. `written`: the state that was stored last, if this instance stored it."""
         c = stored.checkpoint
         self._state = self._state if written is None else written
-        state = self.going_on(stored)
+        state = self.state_to_continue(stored)
         self._run_id, self._state, self._pass_number, self._digest = c.run_id, state, c.pass_number, c.digest
         self._may_be_stored = True
         self.status = status_of(c.status, is_driven=False)
@@ -185,7 +185,7 @@ class RunSnapshot:
             self.result = self.setup.codecs.decode_result(outcome.result, c.run_id, outcome.method)
             self.outputs = Outputs({outcome.method: self.result})
 
-    def going_on(self, stored: Stored) -> Any:
+    def state_to_continue(self, stored: Stored) -> Any:
         """Return the state with which a stored run continues here: the instance's state if it equals the stored one, else the stored one.
 
         The instance's state may contain values that are not stored (private attributes, excluded fields). They would be lost silently.

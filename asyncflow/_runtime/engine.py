@@ -49,7 +49,18 @@ class Engine:
     """Drives one pass of one run. `recorder` is None without persistence."""
 
     __slots__ = (
-        *("_beside", "_crowd", "_group", "_methods", "_prefix", "_scope", "_steps", "_stopped", "flow", "is_cancelled"),
+        *(
+            "_concurrent",
+            "_crowd",
+            "_group",
+            "_methods",
+            "_prefix",
+            "_scope",
+            "_steps",
+            "_stopped",
+            "flow",
+            "is_cancelled",
+        ),
         *("is_finished", "journal", "output", "outputs", "pass_number", "recorder", "run_id", "running", "settings"),
         *("thread", "versions"),
     )
@@ -90,7 +101,7 @@ class Engine:
         self._stopped: BaseException | None = None
         self._scope: anyio.CancelScope | None = None
         self._group: TaskGroup | None = None
-        self._beside: list[Scope] = []
+        self._concurrent: list[Scope] = []
         """Invocations that have to run concurrently with the first one, and wait until a task group is open."""
         self._crowd: Crowd[Scope] | None = None
         """Set when many invocations run at once: they take turns."""
@@ -108,7 +119,7 @@ class Engine:
         """
         with anyio.CancelScope() as self._scope:
             scope = await apart(self._work(self._next(commands)))
-            if self._beside:
+            if self._concurrent:
                 await apart(self._work_together(scope))
         if self._stopped is not None and not (self.is_cancelled and self.is_finished):
             raise self._stopped
@@ -158,8 +169,8 @@ class Engine:
         try:
             async with anyio.create_task_group() as group:
                 self._group = group
-                beside, self._beside = self._beside, []
-                for scope in beside:
+                concurrent, self._concurrent = self._concurrent, []
+                for scope in concurrent:
                     self._launch(group, scope)
                 await self._work(first)
         except BaseExceptionGroup as raised:  # trio raises KeyboardInterrupt while it waits for the tasks
@@ -187,7 +198,7 @@ class Engine:
         value is the invocation that has to run next in this task.
         """
         try:
-            while scope is not None and self._stopped is None and not self._beside:
+            while scope is not None and self._stopped is None and not self._concurrent:
                 scope = self._next(await self._step(scope, turn))
                 turn = 0
         except anyio.get_cancelled_exc_class() as cancelled:
@@ -215,7 +226,7 @@ class Engine:
                 if first is None:
                     first = scope
                 elif self._group is None:
-                    self._beside.append(scope)
+                    self._concurrent.append(scope)
                 else:
                     self._launch(self._group, scope)
             elif type(command) is Finish:

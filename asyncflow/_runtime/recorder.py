@@ -62,9 +62,9 @@ class Recorder:
                 seq=checkpoint.seq,
             ) from stale
         if self._observe is not None:
-            self._tell(checkpoint)
+            self._notify(checkpoint)
 
-    def _tell(self, checkpoint: Checkpoint) -> None:
+    def _notify(self, checkpoint: Checkpoint) -> None:
         """Notify the observer of a stored checkpoint. An observer that raises is not notified again, and cannot harm the run."""
         assert self._observe is not None, "called only if there is an observer"
         try:

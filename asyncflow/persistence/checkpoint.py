@@ -240,7 +240,7 @@ _FORMAT_1: Final = {"identity": "", "format": 1, "version": ""}
 
 
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-"""The exceptions that decoding raises for data other than what was written."""
+"""The exceptions that decoding raises for data that was changed since it was written."""
 
 _TEXT, _NUMBER, _PART = (str,), (int,), (bytes, type(None))
 _TYPES: Any = (

@@ -387,11 +387,11 @@ class RunHandle:
         """Wait for the last checkpoint of a run that another owner drives, and return it. A failed run may still be being resumed."""
         pause = SOON
         while True:
-            is_at_work = self._is_elsewhere and await is_driven(
+            is_still_driven = self._is_elsewhere and await is_driven(
                 self._persistence, self.run_id
             )  # checked before the load: the run may end between the two
             stored = await self.checkpoint()
-            if stored.status != "running" and not (stored.status == "failed" and is_at_work):
+            if stored.status != "running" and not (stored.status == "failed" and is_still_driven):
                 return stored
             await anyio.sleep(pause)
             pause = min(pause * 1.5, LATE)
