@@ -272,13 +272,12 @@ class Engine:
 
     @calls_user_code
     async def _call(self, scope: Scope) -> Any:
-        method, invocation, flow = scope.method, scope.invocation, self.flow
+        method, invocation, flow, journal = scope.method, scope.invocation, self.flow, self.journal
         limit = self.settings.max_method_calls
         if limit is not None and invocation.occurrence > limit:
             raise limit_error(self.settings.name, self.run_id, method.name, limit)
         args: list[Any] = []
         named: dict[str, Any] = {}
-        journal = self.journal
         for name, source in invocation.arguments:
             value = journal.results.received(source, journal.progress.results.get(source))
             if name:

@@ -85,14 +85,14 @@ class Journal:
         self.progress.fold(transition, kept)  # from here on, nothing raises
         if failure is not None:
             self.failures.append(failure)
-        chain, kind = self._chain, KINDS[type(happening)]
-        if chain is None or not (is_recorded or is_last or ends is Fail or failure is not None):
+        if self._chain is None or not (is_recorded or is_last or ends is Fail or failure is not None):
             return commands, None, result
-        status: Status = "running"
-        outcome: Outcome | None = None
+        kind: Kind
+        status: Status
+        outcome: Outcome | None
+        kind, status, outcome = KINDS[type(happening)], "running", None
         if is_last:
-            kind = status = "finished"
-            outcome = Finished(method, kept)
+            kind, status, outcome = "finished", "finished", Finished(method, kept)
         elif self.failures:
             if self._fails_early or ends is Fail:
                 status = "failed"
@@ -100,16 +100,6 @@ class Journal:
                 outcome = failed_with(self.failures, is_over=ends is Fail)
         changes = None if kind == "started" else transition  # a start holds its progress as a whole
         needed = kept if is_waited_for else None
-        checkpoint = chain.prepare(
-            kind,
-            status,
-            self.progress,
-            changes,
-            state,
-            key,
-            needed,
-            outcome,
-            complete=is_snapshot,
-            outcome_only=not is_recorded,
-        )
+        parts = (kind, status, self.progress, changes, state, key, needed, outcome)
+        checkpoint = self._chain.prepare(*parts, complete=is_snapshot, outcome_only=not is_recorded)
         return commands, checkpoint, result

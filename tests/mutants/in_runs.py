@@ -118,8 +118,8 @@ IN_RUNS = (
         "a method that changes nothing has no checkpoint",
         ("E1",),
         "_runtime/journal.py",
-        "        if chain is None or not (is_recorded or is_last",
-        "        if chain is None or not ((is_recorded and state is not None) or is_last",
+        "        if self._chain is None or not (is_recorded or is_last",
+        "        if self._chain is None or not ((is_recorded and state is not None) or is_last",
         "sqlite/test_rows.py::test_a_method_that_does_not_change_the_state_stores_none",
     ),
     Mutant(
@@ -214,8 +214,8 @@ IN_RUNS = (
         "a base is taken when a method begins, not when it is launched",
         ("E4",),
         "_runtime/engine.py",
-        "        method, invocation, flow = scope.method, scope.invocation, self.flow\n",
-        "        method, invocation, flow = scope.method, scope.invocation, self.flow\n        scope.base = self.committed\n",
+        "        args: list[Any] = []\n",
+        "        args: list[Any] = []\n        scope.base = self.versions.committed\n",
         "state/test_drafts.py::test_a_method_sees_the_state_of_its_launch_and_committed_state_the_newest",
     ),
     # ---- cancellation
