@@ -78,7 +78,7 @@ The one that is, `FileIdentity.check`, calls `os.stat` for some names before eac
 UNCONTENDED: Final = {
     "asyncflow.persistence.memory._changing": "held for some operations on dicts",
     "asyncflow.persistence._database.shared_resource._counting": "held while a count changes",
-    "asyncflow._runs.ownership._taking": "held while one entry of a dict changes",
+    "asyncflow._runs.ownership._claiming": "held while one entry of a dict changes",
     "asyncflow._codec.schemas._building": "held once for each annotation, while its schema is made",
 }
 """The locks that asyncflow may wait for on a loop's thread, since no holder waits for anything: why they are short."""

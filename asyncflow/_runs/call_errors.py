@@ -19,17 +19,17 @@ from ..errors import (
 from ..persistence.checkpoint import Checkpoint
 
 __all__ = [
-    "begun_otherwise",
+    "already_stored",
     "busy",
     "cancelled",
-    "cut_off",
     "edited_here",
+    "fenced",
     "interrupted",
-    "lost",
     "mismatch",
     "not_stored",
     "other_inputs",
-    "stored_already",
+    "started_with_other_inputs",
+    "stopped_by",
     "unknown_flow",
     "unknown_run",
 ]
@@ -93,7 +93,7 @@ def unknown_flow(c: Checkpoint) -> RunFlowMismatchError:
     )
 
 
-def stored_already(run_id: str) -> RunInputsError:
+def already_stored(run_id: str) -> RunInputsError:
     """Return the error for `restore_from_state_id` with the id of a run that is already stored."""
     return RunInputsError(
         f"run {run_id} is already stored, so it cannot start with the state of another run; nothing was run. Leave "
@@ -118,7 +118,7 @@ def interrupted(run_id: str) -> RunInterruptedError:
     )
 
 
-def lost(run_id: str) -> RunFencedError:
+def fenced(run_id: str) -> RunFencedError:
     """Return the error for a run that another owner has ended or resumes."""
     return RunFencedError(
         f"run {run_id} was fenced: another owner has taken it over or ended it. Its methods here were cancelled, and nothing more is "
@@ -127,7 +127,7 @@ def lost(run_id: str) -> RunFencedError:
     )
 
 
-def cut_off(run_id: str, by: BaseException) -> RunInterruptedError:
+def stopped_by(run_id: str, by: BaseException) -> RunInterruptedError:
     """Return the error for a run that a method ended by raising a non-error, such as the cancellation of a task that it awaited."""
     error = RunInterruptedError(
         f"run {run_id} was stopped by a {type(by).__name__} that one of its methods raised, although the run was not cancelled; what "
@@ -148,7 +148,7 @@ def other_inputs(flow: str, c: Checkpoint) -> RunInputsError:
     )
 
 
-def begun_otherwise(c: Checkpoint) -> RunInputsError:
+def started_with_other_inputs(c: Checkpoint) -> RunInputsError:
     """Return the error for inputs to a run, whatever its status, that was started with others."""
     return RunInputsError(
         f"run {c.run_id} was started with other inputs; nothing was run. Leave the inputs out to attach to it, or pass another id",

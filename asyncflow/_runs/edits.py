@@ -13,7 +13,7 @@ from ..state import reconcile_run_ids
 from .inputs import materialized
 from .instance import Instance
 from .ownership import is_driven, owned
-from .passes import write_whole
+from .passes import write_snapshot
 
 __all__ = ["edit", "fork", "load_into"]
 
@@ -35,7 +35,7 @@ async def fork(instance: Instance, run_id: str, seq: int | None) -> None:
         c = stored.checkpoint
         copy = replace(stored, checkpoint=c._replace(run_id=own_id), state=instance.with_id(stored.state, own_id))
         status: Status = "finished" if c.status == "finished" or not stored.progress.pending else "running"
-        await write_whole(instance.setup, "started", status, copy, claim, after=None)
+        await write_snapshot(instance.setup, "started", status, copy, claim, after=None)
         claim.is_over = status == "finished"
         instance.show(await instance.found(own_id))
 
@@ -44,16 +44,16 @@ async def edit(instance: Instance, changes: Mapping[str, Any] | None, fields: Ma
     """Edit the stored state of a run that is not running, and store the edit as a checkpoint of its own."""
     persistence = instance.storage("update_state")
     given = materialized(changes, lambda: instance.state_type) | dict(fields)
-    brought = instance.state_type.ids_taken(given)
+    given_id = instance.state_type.ids_taken(given)
     with instance.driving():
         run_id = instance.run_id
         async with session(persistence), owned(persistence, run_id, is_new=False) as claim:
             stored = await instance.found(run_id)
-            if brought and (isinstance(changes, Mapping | None) or reconcile_run_ids(*brought) != run_id):
+            if given_id and (isinstance(changes, Mapping | None) or reconcile_run_ids(*given_id) != run_id):
                 raise RunInputsError("the id of a run cannot be changed; nothing was written", run_id=run_id)
             state = instance.state_type.updated(instance.state_to_continue(stored), given)
             edited = replace(stored, state=state)
             status = stored.checkpoint.status
-            await write_whole(instance.setup, "edited", status, edited, claim, after=stored.checkpoint)
+            await write_snapshot(instance.setup, "edited", status, edited, claim, after=stored.checkpoint)
             claim.is_over = status in ("finished", "cancelled")
             instance.show(await instance.found(run_id), state)

@@ -31,7 +31,7 @@ from .snapshot import RunSnapshot
 
 __all__ = ["Instance"]
 
-Begun = tuple[Engine, tuple[Command, ...]]
+Prepared = tuple[Engine, tuple[Command, ...]]
 """A pass to drive, and its first commands."""
 
 
@@ -48,9 +48,9 @@ class Instance(RunSnapshot):
         `once`: return the result of a finished run instead of starting a new pass.
         """
         given = self._given(inputs)
-        brought = reconcile_run_ids(*self.state_type.ids_taken(given))
+        given_id = reconcile_run_ids(*self.state_type.ids_taken(given))
         with self.driving():
-            run_id = self._id_of(brought, from_run)
+            run_id = self._id_of(given_id, from_run)
             begin_with = self._state if self.status == "new" or run_id == self._run_id else None
             if self.setup.persistence is None:
                 if from_run is not None:
@@ -59,22 +59,22 @@ class Instance(RunSnapshot):
             async with session(self.setup.persistence):
                 if from_run is not None:
                     begin_with = (await self.found(from_run)).state
-                is_new = brought is None and run_id == self.own_id and not self._may_be_stored
+                is_new = given_id is None and run_id == self.own_id and not self._may_be_stored
                 async with owned_within(wait, self.setup.persistence, run_id, is_new=is_new) as claim:
                     stored = None if is_new else await load_owned(self.setup, run_id, claim, creates=True)
                     if once and stored is not None and stored.checkpoint.status == "finished":
                         return self._finished(stored, given)
                     if stored is not None and from_run is not None:
-                        raise refusals.stored_already(run_id)
+                        raise refusals.already_stored(run_id)
                     return await self._drive(*await self._pass_for(run_id, stored, given, claim, begin_with), claim)
 
-    def _id_of(self, brought: str | None, from_run: str | None) -> str:
+    def _id_of(self, given_id: str | None, from_run: str | None) -> str:
         """Return the run id of a kickoff: the id that it brings, a new id when it starts from another run's state, or this run's id."""
-        if brought is None and from_run is not None and self.status != "new":
+        if given_id is None and from_run is not None and self.status != "new":
             self.own_id = new_run_id()
             self._may_be_stored = False
             return self.own_id
-        return self.run_id if brought is None else brought
+        return self.run_id if given_id is None else given_id
 
     async def _kickoff_unstored(self, run_id: str, given: dict[str, Any], begin_with: Any, once: bool) -> Any:
         if once and self.status == "finished" and run_id == self._run_id:
@@ -90,24 +90,24 @@ class Instance(RunSnapshot):
 
     async def _pass_for(
         self, run_id: str, stored: Stored | None, given: dict[str, Any], claim: Claim, begin_with: Any
-    ) -> Begun:
+    ) -> Prepared:
         """Return the pass to drive: a new one, or the rest of an interrupted one."""
         if self.status == "new":
             self._run_id = run_id  # even if this fails: the instance has no other run yet
         if stored is None:
-            return await self._begun(run_id, claim, [self._fresh_state(run_id, given, begin_with)], given)
+            return await self._start_pass(run_id, claim, [self._fresh_state(run_id, given, begin_with)], given)
         if stored.checkpoint.status == "cancelled":
             raise refusals.cancelled(run_id)
         if stored.checkpoint.status == "finished":
             same_as_here = self._digest == stored.checkpoint.digest and self._state is not None
             before = self._state if same_as_here else self.state_to_continue(stored)
-            return await self._begun(
+            return await self._start_pass(
                 run_id, claim, [self.state_type.updated(before, given)], given, after=stored.checkpoint
             )
         if not are_its_inputs(self.state_type, self.initial, stored.checkpoint, given):
             raise refusals.other_inputs(self._class, stored.checkpoint)
         self.check_edits(stored)
-        return await self._resumed(stored, claim)
+        return await self._resume_pass(stored, claim)
 
     async def start(self, run_id: str, inputs: Mapping[str, Any] | None) -> Any:
         """Start a new run, resume an interrupted one, or return the outcome of one that has ended. Idempotent.
@@ -122,9 +122,9 @@ class Instance(RunSnapshot):
                 async with session(persistence), own as claim:
                     self._run_id = run_id
                     if creates:
-                        begun = await self._created(run_id, given, claim)
-                        if begun is not None:
-                            return await self._drive(*begun, claim)
+                        prepared = await self._created(run_id, given, claim)
+                        if prepared is not None:
+                            return await self._drive(*prepared, claim)
                         await claim.acquire(run_id)
                     stored = await load_owned(self.setup, run_id, claim)
                     if stored is None:
@@ -133,7 +133,7 @@ class Instance(RunSnapshot):
                         return await self._drive(*await self._pass_for(run_id, None, given, claim, None), claim)
                     self.check_same(stored.checkpoint, given)
                     if stored.checkpoint.status == "running":
-                        return await self._drive(*await self._resumed(stored, claim), claim)
+                        return await self._drive(*await self._resume_pass(stored, claim), claim)
             except StorageReadOnlyError:
                 stored = await self._ended_for_readers(run_id)
                 if stored is None:
@@ -142,7 +142,7 @@ class Instance(RunSnapshot):
             self.show(stored)
             return self.outcome(stored)
 
-    async def _created(self, run_id: str, given: dict[str, Any], claim: Claim) -> Begun | None:
+    async def _created(self, run_id: str, given: dict[str, Any], claim: Claim) -> Prepared | None:
         """Create a run by its first checkpoint: one trip to the storage. Return None, without owning the run, if it is not created.
 
         It is stored already then, or its inputs are refused. In both cases the caller has to load it: the inputs of a stored run may
@@ -168,7 +168,7 @@ class Instance(RunSnapshot):
                         raise refusals.unknown_run(self.setup.persistence, run_id, None)
                     self.show(stored)
                     if self.status not in ("cancelled", "finished"):
-                        return await self._drive(*await self._resumed(stored, claim), claim)
+                        return await self._drive(*await self._resume_pass(stored, claim), claim)
             except StorageReadOnlyError:
                 stored = await self._ended_for_readers(run_id)
                 if stored is None or stored.checkpoint.status == "failed":
@@ -185,18 +185,18 @@ class Instance(RunSnapshot):
             stored = await load(self.setup, run_id)
         return None if stored is None or stored.checkpoint.status == "running" else stored
 
-    async def _resumed(self, stored: Stored, claim: Claim) -> Begun:
+    async def _resume_pass(self, stored: Stored, claim: Claim) -> Prepared:
         """Commit a resume. Continue over this instance's own state if it equals the stored one: a copy, as the caller may hold it."""
         state = self.state_to_continue(stored)
         mine = stored if state is stored.state else replace(stored, state=own(state))
         engine, commands, checkpoint = resume_pass(self.setup, self.flow, mine, claim)
-        self._turn_to(stored.checkpoint.run_id)
+        self._switch_to(stored.checkpoint.run_id)
         await self._committed(commit_resumed(engine, checkpoint), stored)
         return engine, commands
 
-    async def _begun(
+    async def _start_pass(
         self, run_id: str, claim: Claim, held: list[Any], given: dict[str, Any], *, after: Checkpoint | None = None
-    ) -> Begun:
+    ) -> Prepared:
         """Start a new pass over the state in the list `held`, and commit its first checkpoint if the run is stored."""
         is_stored, before = self.setup.persistence is not None, 0 if after is None else after.pass_number
         if not is_stored and run_id == self._run_id:
@@ -211,7 +211,7 @@ class Instance(RunSnapshot):
             pass_number=1 + before,
             inputs=inputs_bytes(by_field(self.state_type, given)) if is_stored else None,
         )
-        self._turn_to(run_id)
+        self._switch_to(run_id)
         self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
         await self._committed(commit_start(engine, checkpoint))
         return engine, commands
@@ -226,15 +226,15 @@ class Instance(RunSnapshot):
             raise
         except anyio.get_cancelled_exc_class():
             with contextlib.suppress(Exception):  # a backend may raise anything
-                await to_its_end(self._look_up)
+                await to_its_end(self._reload)
             raise
 
     async def _drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
         self._engine, self._ended, self.status, self.error = engine, None, "running", None
         self.outputs = engine.outputs
         try:
-            if self.gate is not None:
-                await self.gate()
+            if self.on_started is not None:
+                await self.on_started()
             self.result = await engine.drive(commands)
             return self.result
         except RunCancelledError as error:
@@ -271,9 +271,9 @@ class Instance(RunSnapshot):
             return
         if engine.is_cancelled:
             await to_its_end(lambda: self._cancelled_durably(claim))
-        if self.is_asked or engine.is_cancelled:
+        if self.is_read or engine.is_cancelled:
             with contextlib.suppress(Exception):  # a backend may raise anything; report what ended the run
-                await to_its_end(self._look_up)
+                await to_its_end(self._reload)
 
     async def _cancelled_durably(self, claim: Claim) -> None:
         """Record that the run was cancelled. If that fails, report the error to the caller of `cancel()`."""
@@ -283,7 +283,7 @@ class Instance(RunSnapshot):
             self._cancel_error = error
             raise
 
-    async def _look_up(self) -> None:
+    async def _reload(self) -> None:
         outputs = self.outputs
         self.show(await self.found(self._run_id))
         self.outputs = Outputs(outputs | self.outputs)
@@ -326,7 +326,7 @@ class Instance(RunSnapshot):
     def fence(self) -> None:
         """Stop the run at once, if it is running: another owner has it, and resumes it or has ended it."""
         if self._engine is not None:
-            self._engine.stop(refusals.lost(self._run_id))
+            self._engine.stop(refusals.fenced(self._run_id))
 
     async def _cancel_running(self, engine: Engine) -> None:
         ended = self._ended = self._ended or anyio.Event()
@@ -365,7 +365,7 @@ class Instance(RunSnapshot):
         """Check that a stored run belongs to this flow and was started with these inputs. If none are given, any inputs match."""
         check_flow(self.setup.settings.identity, c)
         if not are_its_inputs(self.state_type, self.initial, c, given):
-            raise refusals.begun_otherwise(c)
+            raise refusals.started_with_other_inputs(c)
 
     def _given(self, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
         return materialized(inputs, lambda: self.state_type)

@@ -57,13 +57,13 @@ class Claim:
 _DRIVEN: dict[tuple[object, str], object] = {}
 """Maps (place, run id) of each run that this process drives to the event loop that drives it."""
 
-_taking = threading.Lock()
+_claiming = threading.Lock()
 """Held while a run is looked up in `_DRIVEN` and added to it: if two threads want one run, only one gets it."""
 
 
 def _forked() -> None:
-    global _taking
-    _taking = threading.Lock()  # another thread of the parent may have held it at the fork
+    global _claiming
+    _claiming = threading.Lock()  # another thread of the parent may have held it at the fork
     _DRIVEN.clear()  # the child does not drive the parent's runs
 
 
@@ -140,7 +140,7 @@ class _Owned:
         pause = 0.01
         while True:
             try:
-                await self._taken()
+                await self._acquire()
                 return self._claim
             except RunLockedError:
                 if until is None or anyio.current_time() >= until:
@@ -148,10 +148,10 @@ class _Owned:
             await anyio.sleep(pause)
             pause = min(pause * 2, 0.5)
 
-    async def _taken(self) -> None:
+    async def _acquire(self) -> None:
         driven, run_id = self._driven, self._driven[1]
         loop = current_loop()
-        with _taking:
+        with _claiming:
             if driven in _DRIVEN and not is_closed(_DRIVEN[driven]):
                 raise RunLockedError(
                     f"run {run_id} is already being driven in this process; await that call, or retry when it has ended",

@@ -21,7 +21,7 @@ from .matching import check_resumable
 from .ownership import Claim
 from .setup import Setup
 
-__all__ = ["begin", "commit_resumed", "commit_start", "recorder_of", "resume_pass", "write_whole"]
+__all__ = ["begin", "commit_resumed", "commit_start", "recorder_of", "resume_pass", "write_snapshot"]
 
 
 async def begin(
@@ -104,7 +104,7 @@ def _follows_snapshot(c: Checkpoint) -> bool:
     return c.base == c.seq or (c.kind == "resumed" and c.seq - c.base < RESUMES)
 
 
-async def write_whole(
+async def write_snapshot(
     setup: Setup, kind: Kind, status: Status, run: Stored, claim: Claim, *, after: Checkpoint | None
 ) -> None:
     """Store a run as a snapshot: the first checkpoint of a fork, or an edit. Raises `StateNotStorableError`."""

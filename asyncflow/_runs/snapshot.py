@@ -54,9 +54,9 @@ class RunSnapshot:
         self._engine: Engine | None = None
         self._ended: anyio.Event | None = None
         self._cancel_error: BaseException | None = None
-        self.gate: Callable[[], Awaitable[None]] | None = None
+        self.on_started: Callable[[], Awaitable[None]] | None = None
         """Awaited once the run is known to be stored, before any of its methods starts."""
-        self.is_asked = True
+        self.is_read = True
         """Whether callers ask this instance for the run's status. A runner's handles ask the backend instead."""
 
     def __repr__(self) -> str:
@@ -100,8 +100,8 @@ class RunSnapshot:
         if self.status != "new":
             return self._run_id
         state = self._state
-        brought = self.state_type.given_id(self.initial if state is None else state)
-        return self._run_id if brought is None or brought == self._run_id else parse_run_id(brought)
+        given_id = self.state_type.given_id(self.initial if state is None else state)
+        return self._run_id if given_id is None or given_id == self._run_id else parse_run_id(given_id)
 
     def scope(self) -> Scope | None:
         """Return the invocation that the caller belongs to: by the caller's context, or as a thread of the one method that is running."""
@@ -162,7 +162,7 @@ class RunSnapshot:
             raise refusals.unknown_run(self.setup.persistence, run_id, seq)
         return stored
 
-    def _turn_to(self, run_id: str) -> None:
+    def _switch_to(self, run_id: str) -> None:
         """Switch to this run. Forget everything about another one, so that this run does not start with any of it."""
         if run_id != self._run_id and self.status != "new":
             self.status, self._state, self._pass_number, self._digest = "new", None, 0, None

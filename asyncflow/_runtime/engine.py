@@ -32,9 +32,9 @@ from .large_states import Encoded
 from .outputs import Outputs
 from .recorder import Recorder
 from .results import Results, StoredResults
-from .scope import Scope, entered
+from .scope import Scope, current_invocation
 from .settings import Settings
-from .starts import begun, proven, started_in_thread
+from .starts import confirm_ownership, start_coroutine, start_in_thread
 from .tracebacks import first_leaf, trimmed
 from .version import Version
 from .versions import StateVersions
@@ -287,23 +287,23 @@ class Engine:
         self._steps += 1
         if self.recorder is None and (self.versions.is_large or not self._steps % BREATHE):
             await anyio.lowlevel.checkpoint()  # without commits to wait for, a cycle would starve the event loop
-        token = entered.set(scope)
+        token = current_invocation.set(scope)
         context = copy_context()
         self.running[scope.key] = scope
         try:
             if method.is_async:
                 recorder = self.recorder
                 if recorder is not None and recorder.fence is not None and not recorder.fence.holds(recorder.stretch):
-                    await proven(recorder)
+                    await confirm_ownership(recorder)
                 result = await method.function(flow, *args, **named)
             else:
-                result = await started_in_thread(self.recorder, lambda: method.function(flow, *args, **named))
+                result = await start_in_thread(self.recorder, lambda: method.function(flow, *args, **named))
                 if inspect.iscoroutine(result):  # a plain wrapper around an async function
-                    result = await begun(self.recorder, result)
+                    result = await start_coroutine(self.recorder, result)
             is_changed = not is_same_context(copy_context(), context)
         finally:
             del self.running[scope.key]
-            entered.reset(token)
+            current_invocation.reset(token)
         if is_changed:
             await fresh_context()
         return result

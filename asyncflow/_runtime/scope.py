@@ -20,7 +20,7 @@ from .._waiting import in_trio
 from ..errors import DraftClosedError, StateError
 from .version import Version
 
-__all__ = ["Scope", "current_scope", "entered", "scope_of_thread"]
+__all__ = ["Scope", "current_invocation", "current_scope", "scope_of_thread"]
 
 _TRIO_CALLBACKS: Final = "<TrioToken.run_sync_soon task>"
 """The name of trio's task that runs the functions which threads send to the loop, also by `trio.from_thread.run_sync`."""
@@ -52,7 +52,7 @@ class Scope:
         self.base = base
         self.is_open = True
         self.is_alone = is_alone and method.is_async
-        self.parent = entered.get()
+        self.parent = current_invocation.get()
         self._drafts: list[Any] = []
         """The first item is the draft. Several threads of the method may access it first at the same time, and appending is atomic."""
 
@@ -91,12 +91,12 @@ class Scope:
             )
 
 
-entered: ContextVar[Scope | None] = ContextVar("asyncflow_scope", default=None)
+current_invocation: ContextVar[Scope | None] = ContextVar("asyncflow_scope", default=None)
 
 
 def current_scope(flow: object) -> Scope | None:
     """Return the innermost scope of this flow around the caller. Nested flows find their own."""
-    scope = entered.get()
+    scope = current_invocation.get()
     while scope is not None and scope.flow is not flow:
         scope = scope.parent
     return scope
@@ -121,7 +121,7 @@ def scope_of_thread(running: Mapping[str, Scope], loop_thread: int) -> Scope | N
     """
     here = threading.get_ident()
     is_outside = not _is_callback() if here == loop_thread else here == threading.main_thread().ident
-    if is_outside or entered.get() is not None:
+    if is_outside or current_invocation.get() is not None:
         return None
     scopes = tuple(running.values())
     if len(scopes) == 1:

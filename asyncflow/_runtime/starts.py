@@ -14,7 +14,7 @@ from ..errors import RunFencedError, StaleCheckpoint
 from .recorder import Recorder
 from .threads import in_thread
 
-__all__ = ["begun", "proven", "started_in_thread"]
+__all__ = ["confirm_ownership", "start_coroutine", "start_in_thread"]
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ class _NotProvenError(Exception):
     """Raised if a body did not start, because the lease may have expired by the time a thread was free for it."""
 
 
-async def proven(recorder: Recorder) -> None:
+async def confirm_ownership(recorder: Recorder) -> None:
     """Ask the database whether the run still belongs to its owner, until that is known for the present moment.
 
     Raises `RunFencedError`, and what the backend raises. Then nothing may start, and `recorder.refusal` holds the error.
@@ -44,7 +44,7 @@ async def proven(recorder: Recorder) -> None:
         raise
 
 
-async def started_in_thread(recorder: Recorder | None, call: Callable[[], T]) -> T:
+async def start_in_thread(recorder: Recorder | None, call: Callable[[], T]) -> T:
     """Call a plain method in a worker thread. The call may wait for a free thread, so the lease is checked in the thread itself."""
     if recorder is None or recorder.fence is None:
         return await in_thread(call)
@@ -56,18 +56,18 @@ async def started_in_thread(recorder: Recorder | None, call: Callable[[], T]) ->
         return call()
 
     while True:
-        await proven(recorder)
+        await confirm_ownership(recorder)
         try:
             return await in_thread(checked)
         except _NotProvenError:
             continue
 
 
-async def begun(recorder: Recorder | None, body: Coroutine[Any, Any, T]) -> T:
+async def start_coroutine(recorder: Recorder | None, body: Coroutine[Any, Any, T]) -> T:
     """Check the lease and await the coroutine that a plain wrapper around an async function made: its body has not started yet."""
     try:
         if recorder is not None and recorder.fence is not None:
-            await proven(recorder)
+            await confirm_ownership(recorder)
     except BaseException:
         body.close()
         raise

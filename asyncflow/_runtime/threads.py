@@ -24,7 +24,7 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from .._waiting import outlast
-from .scope import entered
+from .scope import current_invocation
 
 __all__ = ["in_thread", "instead"]
 
@@ -107,7 +107,7 @@ def _threads_of_depth() -> _Threads:
 
 def _depth() -> int:
     """Return how many plain methods are running around the one that is about to start."""
-    scope, depth = entered.get(), 0
+    scope, depth = current_invocation.get(), 0
     while scope is not None and scope.parent is not None:
         scope = scope.parent
         depth += scope.is_open and not scope.method.is_async

@@ -109,7 +109,7 @@ class Live:
     async def drive(self) -> None:
         """Drive the run to its end, and keep its result or error. If this is cancelled, the run can be resumed."""
         instance = self.flow._instance
-        instance.gate, instance.is_asked = self._acquire_slot, False
+        instance.on_started, instance.is_read = self._acquire_slot, False
         instance.watch(self._notify)
         try:
             if self.again:
@@ -126,7 +126,7 @@ class Live:
         except BaseException as error:  # the runner ends, or the flow raised it itself, which ends nothing else either
             ends_program = _ends_program(error)
             self.winds_down = self.winds_down or ends_program or in_cancelled_scope()
-            stopped = refusals.interrupted(self.run_id) if self.winds_down else refusals.cut_off(self.run_id, error)
+            stopped = refusals.interrupted(self.run_id) if self.winds_down else refusals.stopped_by(self.run_id, error)
             self.error = stopped
             if not self.admitted.is_set():
                 self.refusal = stopped  # it may not be stored yet

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .._runtime.scope import entered
+from .._runtime.scope import current_invocation
 
 __all__ = ["Parents"]
 
@@ -27,8 +27,8 @@ class Parents:
     @contextmanager
     def awaiting(self, is_queued: Callable[[], bool]) -> Iterator[None]:
         """Record that the caller awaits a run that may be queued. Only a method of a run that a runner owns counts as a caller."""
-        scope = entered.get()
-        if scope is None or scope.flow._instance.gate is None or not is_queued():  # type: ignore[attr-defined]  # of any flow
+        scope = current_invocation.get()
+        if scope is None or scope.flow._instance.on_started is None or not is_queued():  # type: ignore[attr-defined]  # of any flow
             yield
             return
         parent = id(scope.flow)
