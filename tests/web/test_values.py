@@ -195,7 +195,8 @@ atoms = st.one_of(
 )
 keys = st.one_of(words, st.integers(), st.floats(), st.binary(max_size=4), st.none(), st.booleans(), st.dates())
 keys |= st.tuples(st.integers(), st.binary(max_size=2)) | st.frozensets(st.integers(), max_size=2)
-hashed = st.one_of(st.integers(), st.floats(), words, st.binary(max_size=4), st.dates())
+# Two sets with a NaN in them may have two orders: the hash of a NaN is that of the object.
+hashed = st.one_of(st.integers(), st.floats(allow_nan=False), words, st.binary(max_size=4), st.dates())
 values = st.recursive(
     atoms,
     lambda inner: (
