@@ -115,6 +115,8 @@ async def test_an_old_head_with_its_own_digest_is_found() -> None:
 
     with pytest.raises(errors.CheckpointCorruptError):
         await Steps.load(flow.run_id)
+    (found,) = await Steps.persistence.verify(flow.run_id)
+    assert isinstance(found, errors.CheckpointCorruptError)
 
 
 @pytest.mark.clauses("V4")
