@@ -83,8 +83,8 @@ class PostgresFlowPersistence(DatabasePersistence[_Open]):
 
     Creating an object does no I/O. Entered with `async with`, it stays open until that block ends. Otherwise the first operation
     opens it, and the last one to end closes it. One object serves any number of event loops and threads, with separate connections
-    for each loop: one that writes, and at most `readers` that read. It needs PostgreSQL 14 or later. A connection pooler is
-    supported only if it keeps one server connection for each client connection (pgbouncer: session pooling).
+    for each loop: one that writes, and at most `readers` that read. It needs PostgreSQL 14 or later. A connection pooler may
+    pool sessions or transactions, but not statements.
 
     - `conninfo`: where the server is, such as "postgresql://user@host/database"; missing parts come from libpq's environment
       variables.
