@@ -20,16 +20,16 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .._values import own_code as _own_code
 from .._values.copying import difference, key_text, path_text, promoted
-from ..state import DictState, StateType, explained
+from ..state import explained
 from .advice import changed, deep, is_written, raised, unfit, unreadable, unwritable
-from .chunked import Pieces, pieces_for
+from .chunked import Pieces
 from .errors import MAX_DEPTH, Misfit, Refused
-from .marks import MIXED, SAME, TAGGED, TYPED, has_tags
+from .marks import BY_ANNOTATION, MIXED, SAME, TAGGED, TYPED, has_tags
 from .round_trip import Plan, is_json, plan_for
 from .schemas import TYPE_IS_GONE, Tagging, has_any, is_plain, settings_of, tagging_of
 from .tagged import tagged, untagged
 
-__all__ = ["Codec", "Misfit", "Refused", "codec_for", "plain_codec", "state_codec_for"]
+__all__ = ["Codec", "Misfit", "Refused", "codec_for", "plain_codec"]
 
 MAX_BYTES = 256 * 1024 * 1024
 """The largest value that is stored: well below SQLite's own limit of 1,000,000,000 bytes per blob."""
@@ -53,7 +53,6 @@ class Codec(ABC):
         """Return the value. Raises `Misfit` if it does not fit the annotation, `ValueError` if the data is not JSON."""
 
 
-_BY_ANNOTATION: Final = frozenset((SAME, TYPED, MIXED))
 _GONE: Final = (
     "it was written under an annotation that no longer exists, and its JSON alone does not determine the value"
 )
@@ -301,77 +300,14 @@ class PlainCodec(Codec):
 
     def decode(self, data: bytes) -> Any:
         mark = data[:1]
-        if mark != TAGGED and mark in _BY_ANNOTATION:
+        if mark != TAGGED and mark in BY_ANNOTATION:
             if mark == SAME:
                 return from_json(data, allow_inf_nan=False)
             raise Misfit(_GONE, is_gone=True)
         return untagged(from_json(data, allow_inf_nan=False))
 
 
-class DictStateCodec(Codec):
-    """Encodes the states of a `Flow[dict[str, X]]`: every value except the `id` is an X."""
-
-    def __init__(self, values: Any) -> None:
-        self._values = codec_for(dict[str, values])
-
-    def encode(self, value: Any) -> tuple[bytes, Any]:
-        _refuse_keys(value)
-        values = {key: inner for key, inner in value.items() if key != "id"}
-        data, kept = self._values.encode(values)
-        if data.startswith(TAGGED):
-            data = TAGGED + to_json(tagged(value, "", 0))
-        else:
-            data = b'%b{"id":%b%b%b' % (data[:1], to_json(value["id"]), b"," if values else b"", data[2:])
-        return data, value if kept is values else {"id": value["id"], **kept}
-
-    def decode(self, data: bytes) -> Any:
-        mark = data[:1] if data[:1] == TAGGED or data[:1] in _BY_ANNOTATION else b""
-        stored = from_json(data)
-        if mark == TAGGED:
-            stored = untagged(stored)
-        stored = _state_dict(stored)
-        run_id = stored.pop("id")
-        tree = tagged(stored, "", 0) if mark == TAGGED else stored
-        return {"id": run_id, **self._values.decode(mark + to_json(tree))}
-
-
-class PlainDictStateCodec(PlainCodec):
-    """Encodes the states of a `Flow[dict]`."""
-
-    def encode(self, value: Any) -> tuple[bytes, Any]:
-        _refuse_keys(value)
-        return super().encode(value)
-
-    def decode(self, data: bytes) -> Any:
-        return _state_dict(super().decode(data))
-
-
-def _refuse_keys(state: dict[Any, Any]) -> None:
-    """Raise `Refused` for a state with a key that is not a string: its keys are names, as inputs and patches give them."""
-    for key in state:
-        if not isinstance(key, str):
-            what = type(key).__name__
-            reason = f"the keys of a state must be strings, and one is of type {what}"
-            raise Refused("", "dict", reason, "use strings as keys of the state, or store that dict under one of them")
-
-
-def _state_dict(value: Any) -> Any:
-    if type(value) is not dict or type(value.get("id")) is not str or any(type(key) is not str for key in value):
-        raise Misfit("it is not a dict with string keys and a string id")
-    return value
-
-
 plain_codec = PlainCodec()
-
-
-def state_codec_for(state_type: StateType) -> Codec:
-    """Return the codec of a flow's states."""
-    if isinstance(state_type, DictState):
-        return PlainDictStateCodec() if state_type.values is Any else DictStateCodec(state_type.values)
-    codec = codec_for(state_type.annotation)
-    if isinstance(codec, TypedCodec):  # a model that is not complete yet gets the plain codec
-        codec.pieces = pieces_for(state_type.annotation, codec.mark)
-    return codec
 
 
 def codec_for(annotation: Any) -> Codec:

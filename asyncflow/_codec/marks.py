@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["MIXED", "SAME", "TAGGED", "TYPED", "has_tags"]
+__all__ = ["BY_ANNOTATION", "MIXED", "SAME", "TAGGED", "TYPED", "has_tags"]
 
 TAGGED: Final = b" "
 """Written entirely with tags: only `tagged.py` reads it."""
@@ -21,6 +21,9 @@ TYPED: Final = b"\n"
 
 MIXED: Final = b"\r"
 """Written by an annotation, which is needed to read it, with tags where the annotation says `Any`."""
+
+BY_ANNOTATION: Final = frozenset((SAME, TYPED, MIXED))
+"""The marks of what an annotation wrote."""
 
 
 def has_tags(data: bytes) -> bool:

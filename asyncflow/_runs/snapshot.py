@@ -94,6 +94,21 @@ class RunSnapshot:
         both = observe if known is None else lambda checkpoint: (observe(checkpoint), known(checkpoint))
         self._setup = replace(self.setup, observe=both)
 
+    def serve(self, on_started: Callable[[], Awaitable[None]], on_checkpoint: Callable[[Checkpoint], object]) -> None:
+        """Serve a runner. See `runner.driver.Driver`."""
+        self.on_started, self.is_read = on_started, False
+        self.watch(on_checkpoint)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a runner drives the run."""
+        return self.on_started is not None
+
+    @property
+    def flow_name(self) -> str:
+        """The flow's name, as shown to people."""
+        return self.setup.settings.name
+
     @property
     def run_id(self) -> str:
         """The run's id. Before the first kickoff, the id that the run will have, unless the inputs bring another."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .._codec.codec import Codec, Misfit, Refused, codec_for, plain_codec, state_codec_for
+from .._codec.codec import Codec, Misfit, Refused, codec_for, plain_codec
 from .._codec.plain_models import is_read_plainly
+from .._codec.state_codecs import state_codec_for
 from .._definition.definition import FlowDefinition
 from ..errors import (
     CheckpointCorruptError,

@@ -1,10 +1,76 @@
-"""The runner's port to a run: what it asks of the flow object that drives the run."""
+"""The runner's port to a run: what it asks of the object that drives the run, and where it takes that object from a flow."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
 
 from ..flow import Flow
+from ..persistence.checkpoint import Checkpoint
+
+__all__ = ["Driver", "driver_of", "instantiate"]
+
+
+class Driver(Protocol):
+    """Drives one run for a runner. What a `Flow` delegates to is one."""
+
+    @property
+    def run_id(self) -> str:
+        """The id that the run has, or will have."""
+        ...
+
+    @property
+    def flow_name(self) -> str:
+        """The name of the run's flow, as shown to people."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """The fencing epoch under which this owner drives the run; 0 if there is none."""
+        ...
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a runner drives the run."""
+        ...
+
+    def serve(self, on_started: Callable[[], Awaitable[None]], on_checkpoint: Callable[[Checkpoint], object]) -> None:
+        """Serve a runner: await `on_started` once the run is stored, before its first method; call `on_checkpoint` after each commit."""
+        ...
+
+    async def kickoff(self, inputs: Mapping[str, Any] | None, from_run: str | None) -> Any:
+        """Start a new run, and return its result."""
+        ...
+
+    async def start(self, run_id: str, inputs: Mapping[str, Any] | None) -> Any:
+        """Start a run, resume an interrupted one, or return the outcome of one that has ended. `inputs`: None for a stored run."""
+        ...
+
+    async def resume(self, run_id: str) -> Any:
+        """Resume an interrupted or failed run, or return the result of a finished one."""
+        ...
+
+    async def cancel(self) -> None:
+        """End the run permanently and durably."""
+        ...
+
+    def wind_down(self) -> None:
+        """Stop the run at its next checkpoints."""
+        ...
+
+    def stop(self) -> None:
+        """Stop the run at once."""
+        ...
+
+    def fence(self) -> None:
+        """Stop the run at once: another owner has it."""
+        ...
+
+
+def driver_of(flow: Any) -> Driver:
+    """Return the driver of a flow's run."""
+    driver: Driver = flow._instance
+    return driver
 
 
 def instantiate(make: object) -> Flow[Any]:

@@ -1,10 +1,8 @@
-"""A run that a runner owns, and the handles on such a run, or on a run that another owner drives."""
+"""The handles on a run, whichever process drives it, and what they show of it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -15,197 +13,18 @@ from .._runs import call_errors as refusals
 from .._runs.ownership import is_driven
 from .._runtime.observe import events_from
 from .._runtime.tracebacks import from_here
-from .._waiting import in_cancelled_scope
-from ..errors import CapabilityMissingError, MethodError, RunCancelledError, RunFencedError, StorageError
+from ..errors import CapabilityMissingError, RunFencedError, StorageError
 from ..events import Event
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
 from ..persistence.status import Status, status_of
-from .capacity import Places
-from .flag import Flag
+from .live import ENDED, Live
 
-logger = logging.getLogger("asyncflow")
-
-__all__ = ["Live", "RunFailure", "RunHandle", "RunView"]
+__all__ = ["RunFailure", "RunHandle", "RunView"]
 
 SOON: Final = 0.05
 LATE: Final = 1.0
 """Seconds between two polls of a run that another owner drives: at first, and after a while."""
-
-ENDED: Final = (MethodError, RunCancelledError)
-"""Errors that are the outcome of a run, and do not mean that its start was refused."""
-
-
-class Live:
-    """A run that a task of the runner drives in this process. Thousands live at once, so rarely needed parts are created on demand."""
-
-    __slots__ = (
-        "_change",
-        "_has_slot",
-        "_on_ended",
-        "_parents",
-        "_slots",
-        "_waiting",
-        "_waits",
-        "admitted",
-        "again",
-        "awaited",
-        "ended",
-        "error",
-        "flow",
-        "inputs",
-        "is_new",
-        "refusal",
-        "result",
-        "run_id",
-        "winds_down",
-    )
-
-    def __init__(
-        self,
-        flow: Any,
-        run_id: str | None,
-        inputs: dict[str, Any] | None,
-        places: Places,
-        on_ended: Callable[[Live], None],
-        *,
-        again: bool = False,
-    ) -> None:
-        self.flow = flow
-        self.again = again
-        """Whether to resume the run also if it has failed."""
-        self.is_new = run_id is None
-        self.run_id: str = flow.run_id if run_id is None else run_id
-        self.admitted = Flag()
-        """Set when the run is stored, or has been refused."""
-        self.ended = Flag()
-        self.refusal: Exception | None = None
-        """Why the run did not start."""
-        self.error: BaseException | None = None
-        self.result: Any = None
-        self.awaited = 0
-        """The number of handles that await its result."""
-        self.inputs = inputs
-        """None for a run that is resumed or recovered: it is stored already, and a run that is no longer stored is not started."""
-        self._slots = places.slots
-        self._parents = places.parents
-        self._on_ended = on_ended
-        self._change: anyio.Event | None = None
-        self._waiting: anyio.CancelScope | None = None
-        self._waits = True
-        self._has_slot = self.winds_down = False
-
-    @property
-    def epoch(self) -> int:
-        """The fencing epoch of this owner; 0 while nothing is driven."""
-        return self.flow._instance.epoch  # type: ignore[no-any-return]  # of any flow
-
-    @property
-    def next_change(self) -> anyio.Event:
-        """An event that is set at the next checkpoint of the run, and at its end; later reads return a new event."""
-        self._change = self._change or anyio.Event()
-        return self._change
-
-    async def drive(self) -> None:
-        """Drive the run to its end, and keep its result or error. If this is cancelled, the run can be resumed."""
-        instance = self.flow._instance
-        instance.on_started, instance.is_read = self._acquire_slot, False
-        instance.watch(self._notify)
-        try:
-            if self.again:
-                self.result = await instance.resume(self.run_id)
-            elif self.is_new and self.inputs is not None:
-                self.result = await instance.kickoff(self.inputs, None)
-            else:
-                self.result = await instance.start(self.run_id, self.inputs)
-        except Exception as error:  # a flow's error belongs to that flow, and ends nothing else
-            self.error = error
-            self._log_unless_awaited(error)
-            if not self.admitted.is_set() and not isinstance(error, ENDED):
-                self.refusal = error
-        except BaseException as error:  # the runner ends, or the flow raised it itself, which ends nothing else either
-            ends_program = _ends_program(error)
-            self.winds_down = self.winds_down or ends_program or in_cancelled_scope()
-            stopped = refusals.interrupted(self.run_id) if self.winds_down else refusals.stopped_by(self.run_id, error)
-            self.error = stopped
-            if not self.admitted.is_set():
-                self.refusal = stopped  # it may not be stored yet
-            if ends_program:
-                raise
-        finally:
-            if self._has_slot:
-                self._slots.release()
-            self.admitted.set()
-            self.ended.set()
-            self._notify(None)
-            self._on_ended(self)
-
-    def _log_unless_awaited(self, error: Exception) -> None:
-        """Log a failure of this run, not one that was only read from the storage, if no caller awaits its result."""
-        if isinstance(error, MethodError) and self._has_slot and not self.awaited:
-            name = self.flow._instance.setup.settings.name
-            logger.error("run failed: %s of %s, and no caller awaits its result", self.run_id, name, exc_info=error)
-
-    async def _acquire_slot(self) -> None:
-        """Report that the run is stored, and wait for a slot."""
-        self.admitted.set()
-        try:
-            self._slots.acquire_nowait()
-            self._has_slot = True
-            await anyio.lowlevel.checkpoint()  # let its starter continue first, as when the run has to wait
-        except anyio.WouldBlock:
-            await self._wait_for_slot()
-        if self.winds_down:
-            self.flow._instance.wind_down()  # the request to wind down came before the run was stored
-
-    async def _wait_for_slot(self) -> None:
-        if not self._waits:
-            return
-        with anyio.CancelScope() as self._waiting:
-            await self._slots.acquire()
-            self._has_slot = True
-        self._waiting = None
-
-    def waited_for(self) -> AbstractContextManager[None]:
-        """Record that the caller awaits the end of this run. The caller may be a run of the same runner, which keeps its own slot."""
-        return self._parents.awaiting(lambda: not self._has_slot and not self.ended.is_set())
-
-    def wind_down(self) -> None:
-        """Stop the run at its next checkpoints."""
-        self.winds_down = True
-        self.flow._instance.wind_down()
-        self._wait_no_longer()
-
-    def stop(self) -> None:
-        """Stop the run at once."""
-        self.winds_down = True
-        self.flow._instance.stop()
-        self._wait_no_longer()
-
-    def fence(self) -> None:
-        """Stop the run at once: it belongs to another owner."""
-        self.flow._instance.fence()
-        self._wait_no_longer()
-
-    async def cancel(self) -> None:
-        """Cancel the run permanently."""
-        self._wait_no_longer()
-        await self.flow._instance.cancel()
-
-    def _wait_no_longer(self) -> None:
-        self._waits = False
-        if self._waiting is not None:
-            self._waiting.cancel()
-
-    def _notify(self, _: Checkpoint | None) -> None:
-        next_change, self._change = self._change, None
-        if next_change is not None:
-            next_change.set()
-
-
-def _ends_program(error: BaseException) -> bool:
-    crashes = (KeyboardInterrupt, SystemExit)
-    return isinstance(error, crashes) or (isinstance(error, BaseExceptionGroup) and error.subgroup(crashes) is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

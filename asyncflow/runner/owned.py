@@ -6,7 +6,7 @@ from typing import Final
 
 import anyio
 
-from .handles import Live
+from .live import Live
 
 __all__ = ["OwnedRuns"]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .._runtime.scope import current_invocation
+from .driver import driver_of
 
 __all__ = ["Parents"]
 
@@ -28,7 +29,7 @@ class Parents:
     def awaiting(self, is_queued: Callable[[], bool]) -> Iterator[None]:
         """Record that the caller awaits a run that may be queued. Only a method of a run that a runner owns counts as a caller."""
         scope = current_invocation.get()
-        if scope is None or scope.flow._instance.on_started is None or not is_queued():  # type: ignore[attr-defined]  # of any flow
+        if scope is None or not driver_of(scope.flow).is_served or not is_queued():
             yield
             return
         parent = id(scope.flow)

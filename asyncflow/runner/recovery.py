@@ -16,7 +16,7 @@ import anyio
 
 from ..errors import MethodError, RunCancelledError, RunFencedError, RunLockedError, RunNotFoundError, StaleCheckpoint
 from ..persistence.protocol import Catalog, Fencing, FlowPersistence, RunEntry, offers
-from .handles import Live
+from .live import Live
 
 __all__ = ["Recovery"]
 

@@ -26,8 +26,9 @@ from ..persistence.default import default_persistence
 from ..persistence.protocol import FlowPersistence, RunEntry
 from ..state import StateType, parse_run_id, reconcile_run_ids
 from .capacity import Limits, Overload, Places
-from .driver import instantiate
-from .handles import SOON, Live, RunFailure, RunHandle, RunView
+from .driver import driver_of, instantiate
+from .handles import SOON, RunFailure, RunHandle, RunView
+from .live import Live
 from .opening import Opening
 from .owned import OwnedRuns
 from .recovery import Recovery
@@ -379,7 +380,7 @@ class FlowRunner:
         other = self._live.get(run_id or flow.run_id)
         if other is not None:
             return other
-        run = Live(flow, run_id, inputs, self._places, self._on_ended, again=again)
+        run = Live(driver_of(flow), run_id, inputs, self._places, self._on_ended, flow=flow, again=again)
         self._live[run.run_id] = run
         group.start_soon(run.drive)
         return run
@@ -388,7 +389,7 @@ class FlowRunner:
         self._live.remove(run)
         is_ours = run.refusal is None or (run.inputs is None and not run.again)  # else its starter got the error
         if is_ours and not run.winds_down and self.is_open:
-            self._recovery.note_end(run.run_id, run.flow._instance.setup.settings.name, run.error)
+            self._recovery.note_end(run.run_id, run.driver.flow_name, run.error)
         self._places.release()
 
     def _handle(self, run_id: str, live: Live | None = None, *, is_elsewhere: bool = False) -> RunHandle:

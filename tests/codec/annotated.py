@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from asyncflow._codec.codec import Codec, state_codec_for
+from asyncflow._codec.codec import Codec
+from asyncflow._codec.state_codecs import state_codec_for
 from asyncflow._values.copying import difference
 from asyncflow.state import state_type_of
 

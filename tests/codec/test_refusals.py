@@ -19,7 +19,8 @@ from pydantic import (
 )
 
 from asyncflow import Flow, FlowState, MemoryFlowPersistence, MethodError, errors, start
-from asyncflow._codec.codec import Refused, codec_for, state_codec_for
+from asyncflow._codec.codec import Refused, codec_for
+from asyncflow._codec.state_codecs import state_codec_for
 from asyncflow._values.copying import difference, same
 from asyncflow.state import state_type_of
 

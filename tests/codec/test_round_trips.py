@@ -30,7 +30,8 @@ from pydantic_core import TzInfo
 from typing_extensions import TypedDict
 
 from asyncflow import Flow, FlowState, MemoryFlowPersistence, errors, start
-from asyncflow._codec.codec import Codec, Refused, codec_for, state_codec_for
+from asyncflow._codec.codec import Codec, Refused, codec_for
+from asyncflow._codec.state_codecs import state_codec_for
 from asyncflow.state import state_type_of
 
 # ---- whether two values are the same -------------------------------------------------------------------------------
