@@ -55,7 +55,7 @@ async def test_a_backend_is_taken_by_the_name_persistence() -> None:
         flow = cls()
         await flow.kickoff()
         assert await where.load(flow.run_id) is not None
-        assert all(mark.verbose for mark in cls._persisted.marks) == (cls is not OnTheClass)
+        assert cls._persisted.is_verbose == (cls is not OnTheClass)
 
 
 @pytest.mark.found("C4")
