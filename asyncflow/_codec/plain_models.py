@@ -146,12 +146,7 @@ def _is_known_union(members: tuple[Any, ...], inside: frozenset[Any]) -> bool:
 def _has_plain_classes(annotation: Any, inside: frozenset[Any]) -> bool:
     """Whether the models in a union member are plain: pydantic also tries them on values of another member."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation in inside or (
-            is_plain(annotation)
-            and all(
-                _has_plain_classes(f.annotation, inside | {annotation}) for f in annotation.__pydantic_fields__.values()
-            )
-        )
+        return annotation in inside or (is_plain(annotation) and _has_plain_fields(annotation, inside | {annotation}))
     if isinstance(annotation, type) and (dataclasses.is_dataclass(annotation) or is_typeddict(annotation)):
         return False
     if isinstance(annotation, typing.NewType):
@@ -160,6 +155,10 @@ def _has_plain_classes(annotation: Any, inside: frozenset[Any]) -> bool:
     if named is not None and isinstance(named, _ALIASES) and not _has_plain_classes(named.__value__, inside):
         return False  # an alias that contains itself was refused before
     return get_origin(annotation) is Literal or all(_has_plain_classes(arg, inside) for arg in get_args(annotation))
+
+
+def _has_plain_fields(model: type[BaseModel], inside: frozenset[Any]) -> bool:
+    return all(_has_plain_classes(field.annotation, inside) for field in model.__pydantic_fields__.values())
 
 
 def _is_known_class(cls: Any, inside: frozenset[Any]) -> bool:

@@ -47,15 +47,19 @@ def is_plain(schema: Mapping[str, Any]) -> tuple[bool, bool]:
             if not {*map(type, part["expected"])} <= {str, int, bool, types.NoneType}:
                 return False, False
         elif kind == "typed-dict":
-            todo += [field["schema"] for field in part["fields"].values()]
-            if part.get("computed_fields") or part.get("extras_schema") or part.get("extra_behavior") == "allow":
+            if _holds_more_than_its_fields(part):
                 return False, False
+            todo += [field["schema"] for field in part["fields"].values()]
         elif kind not in _SAME or (kind == "dict" and part.get("keys_schema", _ANY)["type"] not in ("str", "any")):
             return False, False
         else:
             has_any = has_any or not _is_said(part)
             todo += _within(part)
     return True, has_any
+
+
+def _holds_more_than_its_fields(part: Mapping[str, Any]) -> bool:
+    return bool(part.get("computed_fields") or part.get("extras_schema") or part.get("extra_behavior") == "allow")
 
 
 _ANY: Final[Any] = {"type": "any"}

@@ -39,21 +39,18 @@ def _of_one(
         )
     for label in sorted(label for label in method.labels or () if label in methods):  # `&` iterates over all methods
         yield f"{method.name} returns the label '{label}', which is also a method's name; rename the label"
-    lacking = (
-        () if broken is None else (n for n in method.names if n not in methods and n not in labels and n not in broken)
-    )
-    for name in sorted(lacking):
-        yield _unknown(method, name, sorted(labels | methods.keys() | (broken or set())))
-    if (
-        method.is_start
-        and method.receives is not Receives.NOTHING
-        and _begins(method, methods)
-        and requires_a_value(method.function)
-    ):
+    unknown = {name for name in method.names if name not in methods and name not in labels}
+    if unknown and broken is not None:
+        for name in sorted(unknown - broken):
+            yield _unknown(method, name, sorted(labels | methods.keys() | broken))
+    if _lacks_a_default(method, methods):
         yield f"{method.name} runs at the start, when its trigger has no result yet; give its parameter a default"
 
 
-def _begins(method: MethodDefinition, methods: Mapping[str, MethodDefinition]) -> bool:
+def _lacks_a_default(method: MethodDefinition, methods: Mapping[str, MethodDefinition]) -> bool:
+    """Whether the method requires a result, and runs at the start of a pass because no start is without a condition."""
+    if not method.is_start or method.receives is Receives.NOTHING or not requires_a_value(method.function):
+        return False
     return all(m.condition is not None for m in methods.values() if m.is_start)
 
 

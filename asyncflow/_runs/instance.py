@@ -19,6 +19,7 @@ from .._waiting import protect_from_interrupts, to_its_end
 from ..errors import RunCancelledError, RunLockedError, StorageReadOnlyError
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import session
+from ..persistence.status import Status
 from ..state import new_run_id, reconcile_run_ids
 from . import call_errors as refusals
 from .inputs import JsonInputs, inputs_bytes, materialized
@@ -261,12 +262,7 @@ class Instance(RunSnapshot):
         self._digest = None if engine.recorder is None else engine.recorder.chain.digest
         self._pass_number = engine.pass_number
         self._pending = engine.pending
-        if engine.is_finished:
-            self.status = "finished"
-        elif engine.is_cancelled:
-            self.status = "cancelled" if engine.recorder is None else "interrupted"
-        else:
-            self.status = "failed" if engine.has_failed else "interrupted"
+        self.status = _status_after(engine)
         if engine.recorder is None or not (engine.stopped is not None or engine.is_cut_short or goes_back):
             return
         if engine.is_cancelled:
@@ -373,6 +369,15 @@ class Instance(RunSnapshot):
     def driving(self) -> AbstractContextManager[None]:
         """Return a context manager under which no other call drives this instance. Entering it raises `FlowBusyError` if one does."""
         return _Driving(self)
+
+
+def _status_after(engine: Engine) -> Status:
+    """Return the status of a run whose engine has ended, as far as this process knows it."""
+    if engine.is_finished:
+        return "finished"
+    if engine.is_cancelled:
+        return "cancelled" if engine.recorder is None else "interrupted"
+    return "failed" if engine.has_failed else "interrupted"
 
 
 class _Driving:

@@ -246,10 +246,9 @@ class Engine:
             version, (commands, checkpoint, result) = self._returned(scope, draft, result, encoded)
             is_well = True
         except Exception as error:  # a user's method may raise anything
-            if self.recorder is not None and error is self.recorder.refusal:
+            if self._is_refusal(error):
                 raise  # the method has not started
-            if self._crowd is not None:
-                await self._crowd.wait(turn, len(self.journal.progress.pending))
+            await self._wait_turn(turn)
             version, (commands, checkpoint, result) = self._raised(scope, error)
             is_well = False
         finally:
@@ -264,9 +263,20 @@ class Engine:
             self.outputs[scope.method.name] = result
             if commands and type(commands[0]) is Finish:  # others may get here later
                 self.output = result
-        elif self.settings.on_error == "cancel" and self._scope is not None:
-            self._scope.cancel()  # not earlier: that could withdraw the commit that records this failure
+        elif self.settings.on_error == "cancel":
+            self._cancel_others()  # not earlier: that could withdraw the commit that records this failure
         return commands
+
+    def _cancel_others(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _wait_turn(self, turn: int) -> None:
+        if self._crowd is not None:
+            await self._crowd.wait(turn, len(self.journal.progress.pending))
+
+    def _is_refusal(self, error: Exception) -> bool:
+        return self.recorder is not None and error is self.recorder.refusal
 
     # ---- one invocation ----------------------------------------------------------------------------------------
 

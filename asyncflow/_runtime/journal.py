@@ -94,12 +94,15 @@ class Journal:
         if is_last:
             kind, status, outcome = "finished", "finished", Finished(method, kept)
         elif self.failures:
-            if self._fails_early or ends is Fail:
-                status = "failed"
-            if failure is not None:
-                outcome = failed_with(self.failures, is_over=ends is Fail)
+            status, outcome = self._failed(ends, failure)
         changes = None if kind == "started" else transition  # a start holds its progress as a whole
         needed = kept if is_waited_for else None
         parts = (kind, status, self.progress, changes, state, key, needed, outcome)
         checkpoint = self._chain.prepare(*parts, complete=is_snapshot, outcome_only=not is_recorded)
         return commands, checkpoint, result
+
+    def _failed(self, ends: type[Command] | None, failure: Failure | None) -> tuple[Status, Outcome | None]:
+        """Return the status of a run in which a method has failed, and the outcome, if this happening is a failure."""
+        is_over = ends is Fail
+        status: Status = "failed" if is_over or self._fails_early else "running"
+        return status, None if failure is None else failed_with(self.failures, is_over=is_over)

@@ -69,7 +69,7 @@ def _changed_array(a: Any, b: Any, same: Same) -> str | None:
         return None if bool(equals(b)) else "its value changes"
     if getattr(getattr(a, "dtype", None), "kind", "") == "O":  # objects: 1 equals True
         return None if same(a.tolist(), b.tolist()) else "its value changes"
-    if hasattr(a, "__len__") and getattr(a, "shape", None) != () and len(a) != len(b):
+    if _has_length(a) and len(a) != len(b):
         return f"its {len(a)} items become {len(b)}"
     is_same = a == b
     if isinstance(is_same, list | tuple):
@@ -77,6 +77,10 @@ def _changed_array(a: Any, b: Any, same: Same) -> str | None:
     if not _all(is_same):
         is_same = is_same | ((a != a) & (b != b))
     return None if _all(is_same) else "its value changes"
+
+
+def _has_length(array: Any) -> bool:
+    return hasattr(array, "__len__") and getattr(array, "shape", None) != ()  # an array without dimensions has none
 
 
 def _all(compared: Any) -> bool:

@@ -72,9 +72,7 @@ def _found(annotation: Any, is_it: IsIt, path: str, inside: tuple[Any, ...]) -> 
 def _found_in_class(cls: Any, is_it: IsIt, path: str, inside: tuple[Any, ...]) -> Iterator[str]:
     own = getattr(cls, "__pydantic_decorators__", None)
     if own is not None:
-        for each in (*own.field_validators.values(), *own.validators.values(), *own.field_serializers.values()):
-            if is_it(_code_of(each)):
-                yield from (f"{path}.{name}".lstrip(".") for name in each.info.fields)
+        yield from _decorated_fields(own, is_it, path)
     fields = cls.__pydantic_fields__.items() if issubclass(cls, BaseModel) else ()
     has_hints = not fields and (dataclasses.is_dataclass(cls) or typing_extensions.is_typeddict(cls))
     hints = _hints(cls).items() if has_hints else ()
@@ -90,6 +88,12 @@ def _found_in_class(cls: Any, is_it: IsIt, path: str, inside: tuple[Any, ...]) -
     hooks = [vars(cls).get(name) for name in ("model_post_init", "__init__", "__post_init__")]
     if any(is_it(_code_of(each)) for each in (*whole, *hooks)):
         yield path
+
+
+def _decorated_fields(own: Any, is_it: IsIt, path: str) -> Iterator[str]:
+    for each in (*own.field_validators.values(), *own.validators.values(), *own.field_serializers.values()):
+        if is_it(_code_of(each)):
+            yield from (f"{path}.{name}".lstrip(".") for name in each.info.fields)
 
 
 def _hints(cls: Any) -> dict[str, Any]:

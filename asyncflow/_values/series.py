@@ -58,7 +58,7 @@ class _Ends(NamedTuple):
 
 def _deques(base: Any, ours: Any, theirs: Any) -> Any:
     most = theirs.maxlen
-    if ours.maxlen != most or (isinstance(base, collections.deque) and base.maxlen != most):
+    if any(each.maxlen != most for each in (ours, base) if isinstance(each, collections.deque)):
         return None
     start = list(base)
     mine, yours = _ends(start, list(ours), most), _ends(start, list(theirs), most)
@@ -66,7 +66,7 @@ def _deques(base: Any, ours: Any, theirs: Any) -> Any:
         replaced = _by_place(start, list(ours), list(theirs))
         return None if replaced is None else collections.deque(replaced, most)
     n, first, last = len(start), max(mine.first, yours.first), min(mine.last, yours.last)
-    both_took = (mine.first and yours.first) or (mine.last < n and yours.last < n)
+    both_took = min(mine.first, yours.first) > 0 or max(mine.last, yours.last) < n
     before, after = mine.before + yours.before, yours.after + mine.after
     both = [*before, *start[first:last], *after]
     is_too_long = most is not None and len(both) > most
@@ -92,13 +92,17 @@ def _ends(base: list[Any], side: list[Any], most: int | None) -> _Ends | None:
             found, taken = _Ends(0, n if is_full else left, new, []), base[left:]
         else:
             continue
-        were_there = [any(wholly_same(x, y) for y in taken) for x in new]  # perhaps moved, rather than added
-        is_moved = all(were_there) if is_full else any(were_there)  # a full one may well receive again what it once had
         is_replaced = _is_rather_replaced(
             base, side, len(new) + (0 if is_full else gone), is_at_front=bool(found.before)
         )
-        return None if (were_there and is_moved) or is_replaced else found
+        return None if is_replaced or _are_moved(new, taken, is_full=is_full) else found
     return None
+
+
+def _are_moved(new: list[Any], taken: list[Any], *, is_full: bool) -> bool:
+    """Whether new items were rather moved from the other end. A full deque may well receive again what it once had."""
+    were_there = [any(wholly_same(x, y) for y in taken) for x in new]
+    return bool(new) and (all(were_there) if is_full else any(were_there))
 
 
 def _is_rather_replaced(base: list[Any], side: list[Any], changes: int, *, is_at_front: bool) -> bool:
