@@ -42,6 +42,11 @@ class FolderPersistence:
             file.flush()
             os.fsync(file.fileno())
         os.replace(file.name, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # else a power cut may undo the rename
+        finally:
+            os.close(folder)
 
     def _read(self, run_id: str) -> Checkpoint | None:
         path = self._path(run_id)

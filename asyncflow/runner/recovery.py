@@ -195,20 +195,20 @@ class Recovery:
         if entry.run_id in self._stopped:
             return self._stopped[entry.run_id][0] > anyio.current_time()
         if self._max_takeovers is None or entry.takeovers < self._max_takeovers:
+            self._quarantined.discard(entry.run_id)
             return False
         if entry.run_id not in self._quarantined:
             self._quarantined.add(entry.run_id)
             logger.error(
                 "run quarantined: %s of %s. Since its last progress it was taken over from %d dead processes, none of which had "
-                "survived %d seconds with it, so it may be what kills them (max_takeovers=%s). It stays interrupted, and no runner "
-                "recovers it. Find the cause, such as memory that runs out; then resume it with %s.resume(%r), or cancel it. A larger "
-                "max_takeovers, or None, makes runners recover it again",
+                "survived %d seconds with it, so it may be what kills them (max_takeovers=%s). It stays interrupted, and no scan "
+                "recovers it. Find the cause, such as memory that runs out; then resume it with runner.resume(%r), or cancel it. A "
+                "larger max_takeovers, or None, makes runners recover it again",
                 entry.run_id,
                 entry.flow,
                 entry.takeovers,
                 LIVED,
                 self._max_takeovers,
-                entry.flow,
                 entry.run_id,
             )
         return True

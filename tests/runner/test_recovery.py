@@ -15,7 +15,7 @@ from owned import STORES, Steps, Work, gate, gates, ran, until
 
 import asyncflow
 from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, SQLiteFlowPersistence, errors, listen, start
-from asyncflow.persistence import Checkpoint
+from asyncflow.persistence import Checkpoint, RunEntry
 from asyncflow.runner.recovery import AGAIN
 
 
@@ -393,6 +393,15 @@ async def test_a_run_that_ends_its_processes_is_taken_over_so_often_and_no_more(
     assert told.levelno == logging.ERROR
     assert told.getMessage().startswith("run quarantined: x of Deadly. ")
     assert "from 1 dead processes" in told.getMessage()
+
+
+async def test_a_run_is_logged_each_time_it_is_quarantined(caplog: pytest.LogCaptureFixture) -> None:
+    dead = RunEntry("x", "Deadly", "interrupted", 1, 3, False, 0.0, 0.0, 1, takeovers=1)
+    async with FlowRunner(MemoryFlowPersistence(), flows=[Deadly], max_takeovers=1) as runner:
+        for entry in (dead, dead, dead._replace(takeovers=0), dead):  # resumed by hand meanwhile, with progress
+            runner._recovery._is_deferred(entry)
+
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["run quarantined"] * 2
 
 
 @pytest.mark.parametrize("most", [2, None])
