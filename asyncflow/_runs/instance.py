@@ -1,4 +1,4 @@
-"""One flow instance: decide what each call does by the status of its run, and drive one run at a time."""
+"""One flow instance: decide from the status of a run what each call does, and drive one run at a time."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ class Instance(RunSnapshot):
             async with session(self.setup.persistence):
                 if from_run is not None:
                     begin_with = (await self.found(from_run)).state
+                # No other process can know this id yet, so there is nothing to look up.
                 is_new = given_id is None and run_id == self.own_id and not self._may_be_stored
                 async with owned_within(wait, self.setup.persistence, run_id, is_new=is_new) as claim:
                     stored = None if is_new else await load_owned(self.setup, run_id, claim, creates=True)
@@ -70,7 +71,10 @@ class Instance(RunSnapshot):
                     return await self._drive(*await self._pass_for(run_id, stored, given, claim, begin_with), claim)
 
     def _id_of(self, given_id: str | None, from_run: str | None) -> str:
-        """Return the run id of a kickoff: the id that it brings, a new id when it starts from another run's state, or this run's id."""
+        """Return the run id of a kickoff: the id in its inputs, else this run's id.
+
+        An instance that has already had a run, and starts from another run's state without an id in the inputs, gets a new own id.
+        """
         if given_id is None and from_run is not None and self.status != "new":
             self.own_id = new_run_id()
             self._may_be_stored = False
@@ -84,7 +88,7 @@ class Instance(RunSnapshot):
         return await self._drive(*await self._pass_for(run_id, None, given, claim, begin_with), claim)
 
     def _finished(self, stored: Stored, given: dict[str, Any]) -> Any:
-        """The stored result of a finished run. Raises `RunInputsError` if it was started with other inputs."""
+        """Show a finished run, and return its stored result. Raises `RunInputsError` if it was started with other inputs."""
         self.check_same(stored.checkpoint, given)
         self.show(stored)
         return self.result
@@ -117,10 +121,10 @@ class Instance(RunSnapshot):
         """
         persistence, given = self.storage("start"), self._given(inputs)
         creates = inputs is not None and can_create(persistence)
-        own = owned_by_creating(persistence, run_id) if creates else owned(persistence, run_id, is_new=False)
+        ownership = owned_by_creating(persistence, run_id) if creates else owned(persistence, run_id, is_new=False)
         with self.driving():
             try:
-                async with session(persistence), own as claim:
+                async with session(persistence), ownership as claim:
                     self._run_id = run_id
                     if creates:
                         prepared = await self._created(run_id, given, claim)
@@ -136,7 +140,7 @@ class Instance(RunSnapshot):
                     if stored.checkpoint.status == "running":
                         return await self._drive(*await self._resume_pass(stored, claim), claim)
             except StorageReadOnlyError:
-                stored = await self._ended_for_readers(run_id)
+                stored = await self._ended_if_read_only(run_id)
                 if stored is None:
                     raise
                 self.check_same(stored.checkpoint, given)
@@ -144,10 +148,10 @@ class Instance(RunSnapshot):
             return self.outcome(stored)
 
     async def _created(self, run_id: str, given: dict[str, Any], claim: Claim) -> Prepared | None:
-        """Create a run by its first checkpoint: one trip to the storage. Return None, without owning the run, if it is not created.
+        """Create a run by its first checkpoint: one trip to the storage.
 
-        It is stored already then, or its inputs are refused. In both cases the caller has to load it: the inputs of a stored run may
-        be refused by the class as it is today, and yet be the ones that the run was started with.
+        Return None, without owning the run, if it was not created: either it is stored already, or its inputs are refused. The caller
+        then loads it, also in the second case: today's class may refuse inputs with which the run was once started.
         """
         try:
             return await self._pass_for(run_id, None, given, claim, None)
@@ -171,7 +175,7 @@ class Instance(RunSnapshot):
                     if self.status not in ("cancelled", "finished"):
                         return await self._drive(*await self._resume_pass(stored, claim), claim)
             except StorageReadOnlyError:
-                stored = await self._ended_for_readers(run_id)
+                stored = await self._ended_if_read_only(run_id)
                 if stored is None or stored.checkpoint.status == "failed":
                     raise
                 self.show(stored)
@@ -179,17 +183,17 @@ class Instance(RunSnapshot):
                 raise refusals.cancelled(self._run_id)
             return self.result
 
-    async def _ended_for_readers(self, run_id: str) -> Stored | None:
-        """Return a run that has ended, if the backend is read-only, such as a standby server; return None for any other run."""
+    async def _ended_if_read_only(self, run_id: str) -> Stored | None:
+        """After the backend (such as a standby) refused a write: return the run if it finished, failed or was cancelled, else None."""
         assert self.setup.persistence is not None, "called only if the runs are stored"
         async with session(self.setup.persistence):
             stored = await load(self.setup, run_id)
         return None if stored is None or stored.checkpoint.status == "running" else stored
 
     async def _resume_pass(self, stored: Stored, claim: Claim) -> Prepared:
-        """Commit a resume. Continue over this instance's own state if it equals the stored one: a copy, as the caller may hold it."""
+        """Commit a resume. Continue with this instance's own state if it equals the stored one: it may have values that are not stored."""
         state = self.state_to_continue(stored)
-        mine = stored if state is stored.state else replace(stored, state=own(state))
+        mine = stored if state is stored.state else replace(stored, state=own(state))  # a copy: the caller may hold it
         engine, commands, checkpoint = resume_pass(self.setup, self.flow, mine, claim)
         self._switch_to(stored.checkpoint.run_id)
         await self._committed(commit_resumed(engine, checkpoint), stored)
@@ -198,19 +202,13 @@ class Instance(RunSnapshot):
     async def _start_pass(
         self, run_id: str, claim: Claim, held: list[Any], given: dict[str, Any], *, after: Checkpoint | None = None
     ) -> Prepared:
-        """Start a new pass over the state in the list `held`, and commit its first checkpoint if the run is stored."""
+        """Start a new pass over the state, the only item of `held` (see `begin`), and commit its first checkpoint if the run is stored."""
         is_stored, before = self.setup.persistence is not None, 0 if after is None else after.pass_number
         if not is_stored and run_id == self._run_id:
             before = self._pass_number
+        inputs = inputs_bytes(by_field(self.state_type, given)) if is_stored else None
         engine, commands, checkpoint = await begin(
-            self.setup,
-            self.flow,
-            run_id,
-            held,
-            claim=claim,
-            after=after,
-            pass_number=1 + before,
-            inputs=inputs_bytes(by_field(self.state_type, given)) if is_stored else None,
+            self.setup, self.flow, run_id, held, claim=claim, after=after, pass_number=1 + before, inputs=inputs
         )
         self._switch_to(run_id)
         self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
@@ -256,7 +254,7 @@ class Instance(RunSnapshot):
 
     async def _sync_after_run(self, engine: Engine, claim: Claim) -> None:
         """Update what this instance shows of the run. If the run was stopped, load it: a commit may have been in progress."""
-        # Whether the state goes back to the last checkpoint.
+        # If only some methods have a checkpoint, an unfinished run goes back to the state of the last one.
         goes_back = self.setup.whole and engine.recorder is not None and not engine.is_finished
         self._state = engine.versions.saved.state if goes_back else engine.versions.committed.state
         self._digest = None if engine.recorder is None else engine.recorder.chain.digest
@@ -334,9 +332,10 @@ class Instance(RunSnapshot):
                 raise self._cancel_error
 
     async def _record_cancel(self, claim: Claim) -> None:
-        """Store the cancellation after the newest stored checkpoint, unless the run has ended: of two endings the first one counts.
+        """Store the cancellation after the newest stored checkpoint, unless the run is finished or cancelled.
 
-        A commit that was in progress at the cancellation may have been withdrawn or stored. It may have been the last method's end.
+        The first of two such endings counts; a failed run can be cancelled. A commit that was in progress at the cancellation may have
+        been withdrawn or stored. It may have been the last method's end.
         """
         if self.setup.persistence is None:
             return
@@ -381,7 +380,7 @@ def _status_after(engine: Engine) -> Status:
 
 
 class _Driving:
-    """Marks an instance as driven. It lives as long as the run, and there can be thousands, as of `_Owned`."""
+    """Marks an instance as driven. Like `_Owned`, with slots and no generator: it lives as long as its run, and there can be thousands."""
 
     __slots__ = ("_instance",)
 

@@ -37,8 +37,8 @@ async def begin(
 ) -> tuple[Engine, tuple[Command, ...], Checkpoint | None]:
     """Prepare a new pass from the start. Return its engine, its first commands, and the checkpoint to commit before them (D2).
 
-    `held` is a list with the state. The state is copied if any other object holds a part of it. Raises `StateNotStorableError`,
-    `LimitExceededError`.
+    `held` is a list whose only item is the state, so that the encoder can check that nothing else refers to it. If another object
+    holds a part of the state, it is copied. Raises `StateNotStorableError`, `LimitExceededError`.
     """
     is_stored = setup.persistence is not None and claim is not None
     data, first = await first_version(held, setup.codecs, run_id, is_stored=is_stored)

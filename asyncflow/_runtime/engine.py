@@ -1,6 +1,6 @@
 """Drive one pass: report to the scheduler what happened, record its decisions, and run its commands in the task group.
 
-    method ends -> advance -> merge state, prepare checkpoint, fold progress (one step, no await) -> commit -> act
+    method ends -> merge state -> advance -> fold progress -> prepare checkpoint (one step, no await) -> commit -> act
 
 When a method's completion enables exactly one listener, that listener runs in the same task. So a cycle neither nests calls nor
 spawns tasks.

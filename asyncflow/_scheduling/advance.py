@@ -6,8 +6,8 @@ The rules, in the order in which `_completed` applies them:
 2. It closes a loop if it reaches any method of its ancestry. Then it opens one new cycle, named after it, for all the
    listeners that it reaches; otherwise they inherit its cycle.
 3. A single trigger fires its listener every time.
-4. A listener whose outermost condition is an `or_` fires once per cycle; later events of that cycle pass it over, and
-   are not latched.
+4. A listener whose outermost condition is an `or_` of two or more fires once per cycle; later events of that cycle
+   skip it, and are not latched.
 5. Any other condition latches what arrives, fires when it is satisfied, and then forgets everything that it has seen.
 6. A fired join belongs to the cycle of the completing event; its ancestry is the union over its parts of that cycle.
 """

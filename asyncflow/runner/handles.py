@@ -24,7 +24,7 @@ __all__ = ["RunFailure", "RunHandle", "RunView"]
 
 SOON: Final = 0.05
 LATE: Final = 1.0
-"""Seconds between two polls of a run that another owner drives: at first, and after a while."""
+"""Seconds between two polls of a run that another owner drives: the first pause, and the longest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +188,7 @@ class RunHandle:
         while True:
             is_live = self._live is not None and not self._live.ended.is_set()
             next_change = None if self._live is None else self._live.next_change  # set by checkpoints from now on
+            # This checkpoint again: it may have further events.
             rows = await persistence.history(self.run_id, after=max(-1, seq - 1))
             for row in rows:
                 for event in events_from(row):
@@ -203,7 +204,10 @@ class RunHandle:
                 await anyio.sleep(pause)
 
     async def _ended(self) -> Checkpoint:
-        """Wait for the last checkpoint of a run that another owner drives, and return it. A failed run may still be being resumed."""
+        """Wait for the last checkpoint of a run that another owner drives, and return it.
+
+        A run stored as failed may be about to be resumed by its owner: wait while it is driven.
+        """
         pause = SOON
         while True:
             is_still_driven = self._is_elsewhere and await is_driven(

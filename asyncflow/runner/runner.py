@@ -1,7 +1,8 @@
 """`FlowRunner`: owns runs independently of their callers, and recovers interrupted runs that a dead process left behind.
 
 It runs its tasks in its own task group, which no error of a flow ends. It never decides what a flow does next; it starts, limits
-and ends runs. A run is stored before it waits for a slot, so that a run id that was returned to a caller can be loaded.
+and ends runs. A run takes a *place* (`max_running` + `max_waiting`) when it is accepted, and a *slot* (`max_running`) while it runs.
+It is stored before it waits for a slot, so that a run id that was returned to a caller can be loaded.
 """
 
 from __future__ import annotations
@@ -44,8 +45,7 @@ class FlowRunner:
     """Owns runs of flows while it is entered, and drains them on exit.
 
     - `persistence`: where all its runs are stored; the default SQLite file, unless given.
-    - `flows`: classes, or functions that return a flow: the runner recovers their interrupted runs. Flows that are started are added
-      to them.
+    - `flows`: classes, or functions that return a flow: the runner recovers their interrupted runs. Started flows are added.
     - `max_running`: maximum number of runs that run at the same time.
     - `max_waiting`: maximum number of further runs, which are stored and wait for a slot, in order.
     - `overload`: what `start` does when there are more (the backpressure): "wait", or "raise" a `RunnerOverloadedError`.
@@ -54,8 +54,7 @@ class FlowRunner:
       resumed. By default the two are 9 seconds together: Docker kills a container 10 seconds after it has asked it to stop. On
       entry, the runner also waits `patience` seconds for a storage that is unavailable, and then raises `StorageUnreachableError` or
       `StorageBusyError`. See `enter` for a runner that serves meanwhile.
-    - `recover_every`: seconds between two scans for interrupted runs, the first one on entry; or more where a scan takes long. None:
-      never.
+    - `recover_every`: seconds between two scans for interrupted runs, the first on entry; more where a scan takes long. None: never.
     - `max_takeovers`: how often a run is taken over from dead processes without progress, that is, without a checkpoint in between
       other than of a resume (None: no limit). Such a run may be a poison run, which kills the processes: after half of that number
       the runner recovers such runs one at a time, so that other runs do not die with them. At the limit the run is quarantined: the
@@ -107,8 +106,7 @@ class FlowRunner:
         """Enter the runner, as `async with` does; `__aexit__` ends it.
 
         - `waits`: whether to wait for a storage that is unavailable, for `patience` seconds. False: open it in the background, however
-          long that takes. Until then `is_open` is False, and `start` raises `RunnerClosedError`. So a server can start, and answer
-          503, while its database is unavailable.
+          long that takes. Until then `is_open` is False, and `start` raises `RunnerClosedError`: a server can start, and answer 503.
 
         Raises `RunnerClosedError` if it has been entered already, and `StorageError`s.
         """
@@ -214,7 +212,8 @@ class FlowRunner:
 
     async def _served(self, run: Live, flow: MakeFlow, given: dict[str, Any]) -> RunHandle | None:
         """Return a handle on the requested run, or None if the caller has to try again. Raises the error that refused the run."""
-        is_ours, is_elsewhere = run.inputs is given, isinstance(run.refusal, RunLockedError)
+        is_ours = run.inputs is given  # the same object: this call launched the run
+        is_elsewhere = isinstance(run.refusal, RunLockedError)
         if run.refusal is not None and not is_elsewhere:
             if is_ours:
                 raise run.refusal
@@ -277,7 +276,8 @@ class FlowRunner:
             run = live or await self._admit(make, wanted, None, patience, again=True)
             await run.admitted.wait()
             if stored.status == "failed" and not run.again:
-                await run.ended.wait()  # it only reports its failure, or fails at this moment
+                # The live task only reads the stored failure, or the run is just failing: resume it in a task of its own after that.
+                await run.ended.wait()
             elif isinstance(run.refusal, RunLockedError):
                 return self._handle(wanted, is_elsewhere=True)
             elif run.refusal is None:
@@ -361,7 +361,7 @@ class FlowRunner:
     async def _admit(
         self, flow: MakeFlow, run_id: str | None, inputs: Given, patience: float | None, *, again: bool = False
     ) -> Live:
-        """Take a place, and start a run in it; or return the run of this id that another caller has started in the meantime."""
+        """Take a place, and launch a run; or return the run of this id that another caller has launched in the meantime."""
         await self._places.take_or_refuse(patience)
         try:
             other = self._live.get(run_id or "")
@@ -387,8 +387,9 @@ class FlowRunner:
 
     def _on_ended(self, run: Live) -> None:
         self._live.remove(run)
-        is_ours = run.refusal is None or (run.inputs is None and not run.again)  # else its starter got the error
-        if is_ours and not run.winds_down and self.is_open:
+        # The error of a refused start or resume is raised to its caller. A recovered run has none.
+        reports_here = run.refusal is None or (run.inputs is None and not run.again)
+        if reports_here and not run.winds_down and self.is_open:
             self._recovery.note_end(run.run_id, run.driver.flow_name, run.error)
         self._places.release()
 

@@ -247,7 +247,7 @@ IN_STORAGE = (
         "one failing save fails its neighbours",
         ("D1",),
         "persistence/sqlite/writer.py",
-        "        if len(batch) > 1 and is_one_jobs:\n",
+        "        if len(batch) > 1 and may_be_one_job:\n",
         "        if False:\n",
         "sqlite/test_group_commit.py::test_a_save_that_fails_does_not_fail_its_neighbours_in_the_batch",
     ),

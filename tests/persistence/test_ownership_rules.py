@@ -8,7 +8,7 @@ from asyncflow.persistence._database.ownership_rules import (
     Change,
     Liveness,
     Verdict,
-    after,
+    effect_of,
     is_driving,
     to_acquire,
     to_delete,
@@ -77,10 +77,10 @@ def test_acquiring_raises_the_epoch_and_counts_takeovers_alone(
     before = head(None if owner is None else "other")
     if acquired is LOCKED:
         with pytest.raises(RunLockedError):
-            after(job, before, "me", lambda _: owner or unasked(""), left)
+            effect_of(job, before, "me", lambda _: owner or unasked(""), left)
         assert job.epoch == 0
         return
-    change = after(job, before, "me", lambda _: owner or unasked(""), left)
+    change = effect_of(job, before, "me", lambda _: owner or unasked(""), left)
 
     assert change == Change(head("me", 4), "counted" if acquired is TAKEOVER else "kept")
     assert job.epoch == 4
@@ -88,7 +88,7 @@ def test_acquiring_raises_the_epoch_and_counts_takeovers_alone(
 
 @pytest.mark.parametrize("left", [NO_LEASE, EXPIRED, HOLDS])
 def test_acquiring_by_force_asks_for_no_owner_and_is_no_takeover(left: float | None) -> None:
-    assert after(Acquire("r", force=True), head("other"), "me", unasked, left) == Change(head("me", 4))
+    assert effect_of(Acquire("r", force=True), head("other"), "me", unasked, left) == Change(head("me", 4))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_acquiring_by_force_asks_for_no_owner_and_is_no_takeover(left: float | N
     ],
 )
 def test_an_owner_releases_and_confirms_its_own_runs_alone(job: Owning, before: Head, expected: Change) -> None:
-    assert after(job, before, "me", unasked, HOLDS) == expected
+    assert effect_of(job, before, "me", unasked, HOLDS) == expected
     assert not isinstance(job, Confirm) or job.is_ours is (expected.takeovers == "reset")
     assert not isinstance(job, Delete) or job.is_done
 
@@ -120,7 +120,7 @@ def test_an_owner_releases_and_confirms_its_own_runs_alone(job: Owning, before: 
 )
 def test_a_locked_run_is_reported_with_what_is_known_of_its_owner(owner: Liveness, said: str) -> None:
     with pytest.raises(RunLockedError, match=r"its lease expires in 5\.0 seconds") as caught:
-        after(Delete("r"), head("other"), "me", lambda _: owner, HOLDS)
+        effect_of(Delete("r"), head("other"), "me", lambda _: owner, HOLDS)
 
     assert said in str(caught.value)
     assert (caught.value.owner, caught.value.seconds) == ("other", HOLDS)

@@ -13,7 +13,7 @@ from ...errors import RunLockedError
 from .jobs import Acquire, Confirm, Delete, Owning, Release
 from .run_head import Head
 
-__all__ = ["Change", "Liveness", "Verdict", "after", "is_driving", "locked", "to_acquire", "to_delete"]
+__all__ = ["Change", "Liveness", "Verdict", "effect_of", "is_driving", "locked", "to_acquire", "to_delete"]
 
 
 class Liveness(Enum):
@@ -74,7 +74,7 @@ class Change(NamedTuple):
     """What becomes of the count of the run's takeovers."""
 
 
-def after(job: Owning, head: Head, me: str, liveness: Callable[[str], Liveness], left: float | None) -> Change:
+def effect_of(job: Owning, head: Head, me: str, liveness: Callable[[str], Liveness], left: float | None) -> Change:
     """Return the effect of a job of the owner `me` on a stored run, and set the job's result. Raises `RunLockedError`.
 
     `liveness`: what is known of another owner; asked only where it matters. `left`: the remaining seconds of the lease of the run's owner.

@@ -18,7 +18,7 @@ from ...errors import (
 from .._database.jobs import Append, Confirm, Job, Owning, Prune
 from .._database.lease import Lease, now
 from .._database.outcomes import not_written, shows
-from .._database.ownership_rules import Liveness, after
+from .._database.ownership_rules import Liveness, effect_of
 from .._database.run_head import Head, values_of
 from .._database.shared_resource import AWAY, PAUSE
 from . import rows
@@ -28,7 +28,7 @@ from .pruning import PostgresBatch
 
 __all__ = ["Writer"]
 
-_ONE_JOBS: Final = ("22", "23", "40", "53", "54", "55", "57")
+_CAUSED_BY_ONE_JOB: Final = ("22", "23", "40", "53", "54", "55", "57")
 """SQLSTATE classes of errors that a single job of a batch can cause: it is too large, or waits for a lock that other jobs do not need."""
 
 ONE_MORE: Final = 0.02
@@ -133,7 +133,7 @@ class Writer:
         state = getattr(error, "sqlstate", None) or ""
         if not is_settled(connection) or state.startswith(_UNKNOWN):
             await self._resolve(connection, batch, error)
-        elif len(batch) > 1 and (state == "" or state.startswith(_ONE_JOBS)):
+        elif len(batch) > 1 and (state == "" or state.startswith(_CAUSED_BY_ONE_JOB)):
             deadline = time.monotonic() + BUSY_SECONDS  # shared by all jobs: a whole table may be locked
             for job in batch:
                 await self._write((job,), max(ONE_MORE, deadline - time.monotonic()))
@@ -160,21 +160,22 @@ class Writer:
 
     async def _transaction(self, connection: Connection, batch: Sequence[Job], seconds: float) -> Verdicts:
         sent = now()
-        is_due = self.lease.is_due(sent) or any(isinstance(job, Confirm) for job in batch)
-        begin = (self._session, int(seconds * 1000), self._owner, self.lease.seconds if is_due else None)
+        # A Confirm asks for a renewal even if none is due.
+        renews = self.lease.is_due(sent) or any(isinstance(job, Confirm) for job in batch)
+        begin = (self._session, int(seconds * 1000), self._owner, self.lease.seconds if renews else None)
         verdicts, appends, owning = _sorted_out(batch)
         if owning or connection.isolation_level is not None:
             async with connection.transaction():
                 await rows_of(connection, self._target.sql(rows.BEGIN), (*begin, str(int(IDLE_SECONDS * 1000))))
-                await self._decide(connection, owning, verdicts)
+                await self._execute_owning(connection, owning, verdicts)
                 await self._store(connection, begin, appends, verdicts)
         else:
             await self._store(connection, begin, appends, verdicts)
-        if is_due:
+        if renews:
             self.lease.renewed_for(batch, sent)
         return verdicts
 
-    async def _decide(self, connection: Connection, jobs: Sequence[Job], verdicts: Verdicts) -> None:
+    async def _execute_owning(self, connection: Connection, jobs: Sequence[Job], verdicts: Verdicts) -> None:
         """Execute the jobs that depend on stored rows: those about owners together, then each pruning."""
         about_owners = [job for job in jobs if isinstance(job, Owning)]
         if about_owners:
@@ -264,7 +265,7 @@ class Writer:
             try:
                 head = Head.read(job.run_id, heads[job.run_id], self._key)
                 left = None if head.owner is None else leases.get(head.owner, 0.0)
-                change = after(job, head, self._owner, self._liveness, left)
+                change = effect_of(job, head, self._owner, self._liveness, left)
             except AsyncflowError as error:
                 verdicts[job] = error
                 continue

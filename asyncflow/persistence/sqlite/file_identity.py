@@ -62,7 +62,7 @@ class FileIdentity:
         self._handle = -1
         """SQLite's own file descriptor of the index; -1 if it was not found."""
         self._frame = 0
-        self.fate = "Close the storage: what was saved before is in the log that is still open, and is then folded into the database"
+        self.advice = "Close the storage: what was saved before is in the log that is still open, and is then folded into the database"
 
     def keep(self) -> None:
         """Remember the present files, which have just been opened for writing."""
@@ -106,7 +106,7 @@ class FileIdentity:
             if not is_kept:
                 raise StorageNotFoundError(
                     f"{path}, the {name} of {self._path}, was moved, deleted or replaced while it was in use; nothing more was "
-                    f"saved. {self.fate}. Then open it again, and never touch the files that belong to an open database"
+                    f"saved. {self.advice}. Then open it again, and never touch the files that belong to an open database"
                 )
         if self.is_cut_off:
             raise StorageCorruptError(

@@ -38,8 +38,8 @@ class _Open:
         self.path = path
         self.owner = Owner(Path(os.path.realpath(path)))  # the same for all processes, however they name the file
         self.file = file = FileIdentity(path)
-        opened = partial(open_database, path, synchronous)
-        self.writer = Writer(path, self.owner.id, key, lease, file, opened, self.note, self.holders, self.liveness)
+        open_file = partial(open_database, path, synchronous)
+        self.writer = Writer(path, self.owner.id, key, lease, file, open_file, self.note, self.holders, self.liveness)
         self.commits = GroupCommit(home, self.writer.write)
         self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)

@@ -21,7 +21,7 @@ from ...errors import (
 from .._database.jobs import Append, Confirm, Job, Owning, Prune
 from .._database.lease import Lease, now
 from .._database.outcomes import not_written, shows
-from .._database.ownership_rules import Liveness, after
+from .._database.ownership_rules import Liveness, effect_of
 from .._database.run_head import Head
 from . import rows
 from .appends import CHANGES, Appends
@@ -32,15 +32,26 @@ from .pruning import SqliteBatch, forget_dead
 
 __all__ = ["Writer"]
 
-_ONE_JOBS: Final = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_FULL, 0)
-"""SQLite error codes that a single job of a batch can cause: it does not follow the stored checkpoints, or is too large.
+_CAUSED_BY_ONE_JOB: Final = (
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_FULL,
+    0,
+)
+"""SQLite error codes that a single job of a batch can cause.
 
-0 is for errors of Python's binding.
+It does not follow the stored checkpoints, is too large, or has a value of a wrong type. SQLITE_FULL is here as well as among the
+disk errors: half a batch may still fit. 0 is for errors of Python's binding.
 """
 
 
 class Writer:
-    """Executes jobs: two hops to the connection's thread for a batch of checkpoints of any size, one hop for a single checkpoint."""
+    """Executes jobs.
+
+    A batch of checkpoints, of any size, takes one hop to the connection's thread for each kind of insert (at most three) and one for
+    the commit; a single checkpoint takes one. A renewal of the lease takes further hops.
+    """
 
     def __init__(
         self,
@@ -49,15 +60,15 @@ class Writer:
         key: bytes,
         lease: float,
         files: FileIdentity,
-        opened: Callable[[bool], Coroutine[Any, Any, aiosqlite.Connection]],
-        kept: Callable[[], None],
+        open_database: Callable[[bool], Coroutine[Any, Any, aiosqlite.Connection]],
+        on_open: Callable[[], None],
         holders: Callable[[], Sequence[str]],
         liveness: Callable[[str], Liveness],
     ) -> None:
         """Create a writer; it does no I/O.
 
-        `opened`: opens the database; its argument is whether the disk has failed since the last opening. `kept`: called after the
-        database was opened and `files` has recorded the files. `holders`: returns the possible holders of the write lock.
+        `open_database`: opens the database; its argument is whether the disk has failed since the last opening. `on_open`: called
+        after the database was opened and `files` has recorded the files. `holders`: returns the possible holders of the write lock.
         `liveness`: what is known of an owner, apart from its lease.
         """
         self._path = path
@@ -65,9 +76,9 @@ class Writer:
         self._key = key
         self.lease = Lease(lease)
         self._appends = Appends(owner, key)
-        self._opened = opened
+        self._open_database = open_database
         self._current: aiosqlite.Connection | None = None
-        self._kept = kept
+        self._on_open = on_open
         self._holders = holders
         self._liveness = liveness
         self._files = files
@@ -76,9 +87,9 @@ class Writer:
 
     async def open(self) -> None:
         """Open the connection. Raises the errors of `open_database`."""
-        self._current = await self._opened(self._has_failed)
+        self._current = await self._open_database(self._has_failed)
         self._files.keep()
-        self._kept()
+        self._on_open()
         self._has_failed = False
 
     async def close(self) -> None:
@@ -92,12 +103,12 @@ class Writer:
 
     @property
     def has_lease(self) -> bool:
-        """Whether this writer has written anything, and a lease with it."""
+        """Whether the lease is stored. The first transaction of this writer stores it."""
         return self.lease.is_known
 
     @property
     def _connection(self) -> aiosqlite.Connection:
-        assert self._current is not None, "opened, and opened again before each use where that failed"
+        assert self._current is not None, "`_tried` and `_open_again` open the connection before it is used"
         return self._current
 
     # ---- a batch and its outcome -----------------------------------------------------------------------------------
@@ -106,20 +117,20 @@ class Writer:
         """Commit a batch. Set the `error` of each job that was not committed.
 
         If a single job can be the cause of an error, each half of the batch is retried, down to that job: so one job of 512 costs 18
-        more transactions. After a disk error it is unknown what was committed: the writer looks that up on a new connection, and
-        retries nothing blindly.
+        more transactions. After a disk error it is unknown what was committed. The writer looks it up on a new connection, and retries
+        only jobs that were certainly not committed, and only if the disk was full.
         """
         error = await self._tried(batch)
         if error is None:
             return
         code = primary_code(error)
         if code == sqlite3.SQLITE_ERROR and self._current is not None:
-            error = await self._upgraded(self._current) or error
+            error = await self._error_if_upgraded(self._current) or error
         if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL):
             self._has_failed = True
             batch = await self._resolved(batch, error)
-        is_one_jobs = not isinstance(error, sqlite3.Error) or code in _ONE_JOBS
-        if len(batch) > 1 and is_one_jobs:
+        may_be_one_job = not isinstance(error, sqlite3.Error) or code in _CAUSED_BY_ONE_JOB
+        if len(batch) > 1 and may_be_one_job:
             half = len(batch) // 2
             await self.write(batch[:half])
             await self.write(batch[half:])
@@ -143,10 +154,10 @@ class Writer:
                 await self._roll_back()
         return None
 
-    async def _upgraded(self, connection: aiosqlite.Connection) -> AsyncflowError | None:
+    async def _error_if_upgraded(self, connection: aiosqlite.Connection) -> AsyncflowError | None:
         """Return the error for a database that a newer asyncflow has upgraded since it was opened, else None.
 
-        Statements of this version fail on the upgraded schema.
+        Called after SQLITE_ERROR, because statements of this version fail on the upgraded schema.
         """
         try:
             await check_identity(connection, self._path)
@@ -181,12 +192,12 @@ class Writer:
         return translated
 
     async def _fold_deleted_log(self) -> None:
-        """Fold a deleted log into the database, as long as no process has started another log."""
+        """Fold a deleted log into the database, unless another process has already started a new log."""
         if not self._files.can_fold:
             return
         ((is_busy, frames, folded),) = await self._connection.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
         if not is_busy and frames == folded:
-            self._files.fate = "What was saved before is in the database. Close the storage"
+            self._files.advice = "What was saved before is in the database. Close the storage"
             self._files.check()
 
     async def _transaction(self, batch: Sequence[Job]) -> None:
@@ -198,23 +209,24 @@ class Writer:
         appended = [job for job in batch if isinstance(job, Append)]
         owning = [job for job in batch if not isinstance(job, Append)]
         sent = now()
-        is_due = self.lease.is_due(sent) or any(isinstance(job, Confirm) for job in owning)
-        if len(appended) == 1 and not owning and not is_due:
+        # A Confirm asks for a renewal even if none is due.
+        renews = self.lease.is_due(sent) or any(isinstance(job, Confirm) for job in owning)
+        if len(appended) == 1 and not owning and not renews:
             await self._append(appended, is_alone=True)
             self._appends.committed()
             return
         if owning:
-            await self._decide(owning)
+            await self._execute_owning(owning)
         if appended:
             await self._append(appended)
-        if is_due:
+        if renews:
             await self._renew()
         await self._connection.commit()
         self._appends.committed()
-        if is_due:
+        if renews:
             self.lease.renewed_for(batch, sent)
 
-    async def _decide(self, jobs: Sequence[Job]) -> None:
+    async def _execute_owning(self, jobs: Sequence[Job]) -> None:
         """Execute the jobs that depend on stored rows, under the write lock: no other process changes the rows before the commit."""
         await self._connection.execute("BEGIN IMMEDIATE")
         for job in jobs:
@@ -247,10 +259,14 @@ class Writer:
     # ---- unknown outcomes ----------------------------------------------------------------------------------------
 
     async def _resolved(self, batch: Sequence[Job], error: Exception) -> Sequence[Job]:
-        """Return the jobs of a failed batch that were certainly not committed. The others are done, or get an error with outcome 'unknown'.
+        """Return the jobs of a failed batch that were certainly not committed.
 
-        A commit that failed may be in the log all the same (11 of 88 were). What a new connection finds is valid only after the log
-        was written again and synced: after a failed fsync, a reader sees data that a power cut would lose.
+        All others were found, so they were committed. If the lookup itself fails, all jobs get an error with outcome 'unknown', and
+        none is returned.
+
+        A commit that failed may be in the log all the same (in a fault test, 11 of 88 were). After a failed fsync, a reader sees data
+        that a power cut would lose. So `open` first writes the log again and syncs it (`_has_failed`), and what the new connection
+        finds is valid.
         """
         try:
             await self._open_again()
@@ -289,7 +305,7 @@ class Writer:
             return
         *row, left = found[0]
         head = Head.read(job.run_id, row, self._key)
-        change = after(job, head, self._owner, self._liveness, left)
+        change = effect_of(job, head, self._owner, self._liveness, left)
         if change.takeovers != "kept":
             count = rows.COUNT_TAKEOVER if change.takeovers == "counted" else rows.FORGET_TAKEOVERS
             await self._connection.execute(count, (job.run_id,))
