@@ -27,7 +27,7 @@ class Failure:
     @property
     def type(self) -> str:
         """The type of the exception, with its module, such as `builtins.KeyError`."""
-        return str(getattr(self.exception, "recorded_type", "")) or type_of(self.exception)
+        return _recorded(self.exception, "recorded_type") or type_of(self.exception)
 
     @property
     def message(self) -> str:
@@ -39,15 +39,29 @@ class Failure:
 
     @property
     def traceback(self) -> str:
-        """The traceback as text: the frames of the user's code, and those that it called."""
-        recorded = getattr(self.exception, "recorded_traceback", None)
-        return recorded if isinstance(recorded, str) else "".join(traceback.format_exception(self.exception))
+        """The traceback as text: the frames of the user's code, and those that it called; '' if it cannot be converted to text."""
+        recorded = _recorded(self.exception, "recorded_traceback")
+        if recorded is not None:
+            return recorded
+        try:
+            return "".join(traceback.format_exception(self.exception))
+        except Exception:  # it reads attributes of a third-party exception, which may raise anything
+            return ""
 
     def __repr__(self) -> str:
         return f"Failure({self.invocation_id}: {self.type.rpartition('.')[2]})"
 
     def __reduce__(self) -> tuple[Callable[..., Failure], tuple[str, str, Exception]]:
         return Failure, (self.method, self.invocation_id, portable(self.exception))
+
+
+def _recorded(error: Exception, name: str) -> str | None:
+    """Return a text of an `errors.RecordedException`, None for another exception."""
+    try:
+        text = getattr(error, name, None)
+    except Exception:  # a third-party __getattr__ may raise anything
+        return None
+    return text if isinstance(text, str) else None
 
 
 def type_of(error: Exception) -> str:

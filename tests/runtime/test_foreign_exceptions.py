@@ -53,6 +53,13 @@ class Odd(Exception):
     __notes__ = 3  # type: ignore[assignment]
 
 
+class Delegating(Exception):
+    """Answers no question for an attribute with an AttributeError."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
 def in_a_circle() -> Exception:
     one, two = ValueError("one"), ValueError("two")
     one.__cause__, two.__cause__ = two, one
@@ -64,6 +71,7 @@ FAILURES: dict[str, Callable[[], Exception]] = {
     "untidy": lambda: Untidy(1, 2),
     "frozen": Frozen,
     "odd": Odd,
+    "delegating": Delegating,
     "in a circle": in_a_circle,
     "a group": lambda: ExceptionGroup("several", [ValueError(1), Unprintable()]),
     "StopAsyncIteration": StopAsyncIteration,
