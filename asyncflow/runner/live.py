@@ -12,18 +12,21 @@ import anyio.lowlevel
 
 from .._runs import call_errors as refusals
 from .._waiting import in_cancelled_scope
-from ..errors import MethodError, RunCancelledError
+from ..errors import MethodError, RunCancelledError, RunFencedError, RunLockedError
 from ..persistence.checkpoint import Checkpoint
 from .capacity import Places
 from .driver import Driver
 from .flag import Flag
 
-__all__ = ["ENDED", "Live"]
+__all__ = ["ELSEWHERE", "ENDED", "Live"]
 
 logger = logging.getLogger("asyncflow")
 
 ENDED: Final = (MethodError, RunCancelledError)
 """Errors that are the outcome of a run, and do not mean that its start was refused."""
+
+ELSEWHERE: Final = (RunLockedError, RunFencedError)
+"""Errors with which a start or a resume is refused because another owner has the run, or has taken it over or ended it meanwhile."""
 
 
 class Live:

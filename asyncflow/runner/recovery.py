@@ -14,7 +14,15 @@ from typing import Final
 
 import anyio
 
-from ..errors import MethodError, RunCancelledError, RunFencedError, RunLockedError, RunNotFoundError, StaleCheckpoint
+from ..errors import (
+    MethodError,
+    RunCancelledError,
+    RunFencedError,
+    RunLockedError,
+    RunNotFoundError,
+    StaleCheckpoint,
+    StorageError,
+)
 from ..persistence.protocol import Catalog, Fencing, FlowPersistence, RunEntry, offers
 from .live import Live
 
@@ -76,13 +84,21 @@ class Recovery:
         self._taken_over_at: dict[str, float] = {}
         """Since when this process drives each run that it took over from a dead process, as long as the run commits no checkpoint."""
 
-    def note_end(self, run_id: str, flow: str, error: BaseException | None) -> None:
-        """Record how a run ended here, or that it could not be recovered."""
+    def note_end(self, run_id: str, flow: str, error: BaseException | None, *, is_refused: bool = False) -> None:
+        """Record how a run ended here, or that it could not be recovered.
+
+        `is_refused`: its start or resume was refused, and the caller got the error. After an error of the storage this process may own
+        the run all the same: then no other process recovers it.
+        """
+        if is_refused and not isinstance(error, StorageError):
+            return
         if error is None or isinstance(error, ENDED):
             self._stopped.pop(run_id, None)
             return
         _, pause = self._stopped.get(run_id, (0.0, AGAIN))
         self._stopped[run_id] = anyio.current_time() + pause, min(2 * pause, LATEST)
+        if is_refused:
+            return
         retry = f"retry in {pause:.1f} s" if self._is_scanning else "no retry; resume it"
         logger.warning("run stopped unexpectedly: %s of %s; %s: %s", run_id, flow, retry, error)
 

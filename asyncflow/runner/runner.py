@@ -21,7 +21,7 @@ from .._runs.inputs import JsonInputs, materialized
 from .._runs.json_inputs import JsonInputsError
 from .._runs.ownership import is_driven_here
 from .._waiting import current_loop
-from ..errors import RunLockedError, RunnerClosedError
+from ..errors import RunnerClosedError
 from ..persistence.checks import check_backend
 from ..persistence.default import default_persistence
 from ..persistence.protocol import FlowPersistence, RunEntry
@@ -29,7 +29,7 @@ from ..state import StateType, parse_run_id, reconcile_run_ids
 from .capacity import Limits, Overload, Places
 from .driver import driver_of, instantiate
 from .handles import SOON, RunFailure, RunHandle, RunView
-from .live import Live
+from .live import ELSEWHERE, Live
 from .opening import Opening
 from .owned import OwnedRuns
 from .recovery import Recovery
@@ -213,7 +213,7 @@ class FlowRunner:
     async def _served(self, run: Live, flow: MakeFlow, given: dict[str, Any]) -> RunHandle | None:
         """Return a handle on the requested run, or None if the caller has to try again. Raises the error that refused the run."""
         is_ours = run.inputs is given  # the same object: this call launched the run
-        is_elsewhere = isinstance(run.refusal, RunLockedError)
+        is_elsewhere = isinstance(run.refusal, ELSEWHERE)
         if run.refusal is not None and not is_elsewhere:
             if is_ours:
                 raise run.refusal
@@ -278,7 +278,7 @@ class FlowRunner:
             if stored.status == "failed" and not run.again:
                 # The live task only reads the stored failure, or the run is just failing: resume it in a task of its own after that.
                 await run.ended.wait()
-            elif isinstance(run.refusal, RunLockedError):
+            elif isinstance(run.refusal, ELSEWHERE):
                 return self._handle(wanted, is_elsewhere=True)
             elif run.refusal is None:
                 return self._handle(wanted, run)
@@ -388,9 +388,9 @@ class FlowRunner:
     def _on_ended(self, run: Live) -> None:
         self._live.remove(run)
         # The error of a refused start or resume is raised to its caller. A recovered run has none.
-        reports_here = run.refusal is None or (run.inputs is None and not run.again)
-        if reports_here and not run.winds_down and self.is_open:
-            self._recovery.note_end(run.run_id, run.driver.flow_name, run.error)
+        is_refused = run.refusal is not None and (run.inputs is not None or run.again)
+        if not run.winds_down and self.is_open:
+            self._recovery.note_end(run.run_id, run.driver.flow_name, run.error, is_refused=is_refused)
         self._places.release()
 
     def _handle(self, run_id: str, live: Live | None = None, *, is_elsewhere: bool = False) -> RunHandle:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import asyncflow
 from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, SQLiteFlowPersistence, errors, listen, start
 from asyncflow.persistence import Checkpoint, RunEntry
 from asyncflow.runner.recovery import AGAIN
+from asyncflow.testing import Fail, Fault, FaultyPersistence, LoseReply
 
 
 class NoError(BaseException):
@@ -185,6 +187,55 @@ async def test_a_run_goes_on_when_its_storage_is_well_again(
         assert await handle.result() == 2, "who has held on to it is told, too"
     assert ran == ["x first", "x first", "x second"]
     assert "run stopped unexpectedly: x of Steps; retry in 0.5 s: " in caplog.text
+
+
+@pytest.mark.parametrize("fault", [Fail(at=2), LoseReply(at=2)])
+@pytest.mark.clauses("L2")
+async def test_a_run_whose_resume_the_storage_refused_is_recovered(storage: Any, fault: Fault) -> None:
+    await left_behind(storage)
+    gates["g"].set()
+    shaky = FaultyPersistence(
+        storage, fault
+    )  # its first checkpoint would create the run; the second one is the resume's
+    async with FlowRunner(shaky, recover_every=0.005) as runner:
+        with pytest.raises(errors.StorageWriteError):
+            await runner.start(Steps, {"gate": "g"}, run_id="x")
+
+        with anyio.fail_after(120):
+            assert await (await runner.get("x")).result() == 2
+    assert ran == ["x first", "x second"]
+
+
+@pytest.mark.clauses("L2")
+async def test_a_run_that_was_stored_though_its_start_was_refused_is_recovered(storage: Any) -> None:
+    async with FlowRunner(FaultyPersistence(storage, LoseReply()), recover_every=0.005) as runner:
+        with pytest.raises(errors.StorageWriteError):
+            await runner.start(Steps, run_id="x")
+
+        with anyio.fail_after(120):
+            assert await (await runner.get("x")).result() == 2
+    assert ran == ["x first", "x second"]
+
+
+class Overtaken(MemoryFlowPersistence):
+    """Another owner cancels a run between the acquiring and the checkpoint of its resume."""
+
+    async def append(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.kind == "resumed":
+            await FlowRunner(self).cancel(checkpoint.run_id)
+        await super().append(checkpoint)
+
+
+@pytest.mark.parametrize("verb", ["start", "resume"])
+async def test_a_resume_that_another_owner_overtakes_attaches_to_the_run(verb: str) -> None:
+    storage = Overtaken()
+    await left_behind(storage)
+    async with FlowRunner(storage, flows=[Steps], recover_every=None) as runner:
+        resume = {"start": partial(runner.start, Steps, run_id="x"), "resume": partial(runner.resume, "x")}[verb]
+        handle = await resume()
+        with pytest.raises(errors.RunCancelledError):
+            await handle.result()
+    assert not ran
 
 
 async def test_a_run_that_cannot_go_on_is_told_of_and_tried_ever_more_seldom(
