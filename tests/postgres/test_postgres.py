@@ -18,6 +18,7 @@ from server import Server
 
 import asyncflow
 from asyncflow import Flow, FlowRunner, FlowState, errors, listen, start
+from asyncflow.persistence._database.jobs import Acquire, Delete, Renew
 from asyncflow.persistence.postgres import PostgresFlowPersistence
 from asyncflow.persistence.postgres.database import MIGRATIONS
 from asyncflow.testing._checkpoints import Chain
@@ -218,6 +219,24 @@ async def test_a_save_that_fails_does_not_fail_its_neighbours_in_the_batch(
     assert query("SELECT run_id FROM {0}.runs ORDER BY 1") == [(f"run {n}",) for n in (0, 1, 4, 5)]
 
 
+@pytest.mark.clauses("L1")
+async def test_a_run_that_is_acquired_and_deleted_in_one_batch_is_kept(persistence: PostgresFlowPersistence) -> None:
+    async with persistence:
+        chain = Chain("x")
+        await persistence.save(chain.add())
+        await persistence.release("x", 1)
+        opened = persistence._shared.current
+        assert opened is not None, "entered"
+        first, acquire, delete = Renew(), Acquire("x"), Delete("x")
+        for job in (first, acquire, delete):  # the first one is committed alone, if the loop gets to it
+            opened.commits.put(job)
+        await persistence.save(Chain("y").add())
+
+        assert acquire.epoch == 2
+        assert isinstance(delete.error, errors.RunLockedError)
+        assert await persistence.load("x") is not None
+
+
 @pytest.mark.clauses("D1")
 async def test_a_run_locked_by_another_program_is_waited_for_and_fails_no_neighbours(
     persistence: PostgresFlowPersistence, sql: psycopg.Connection, query: Query, monkeypatch: pytest.MonkeyPatch
@@ -265,6 +284,7 @@ async def test_an_id_that_cannot_be_stored_is_the_id_of_no_run(persistence: Post
 HOLDER = """
 import sys, anyio
 from asyncflow import *
+from asyncflow.persistence._database.jobs import Acquire, Delete, Renew
 from asyncflow.persistence.postgres import PostgresFlowPersistence
 
 class Steps(Flow[dict]):
@@ -441,6 +461,7 @@ def test_what_a_closed_loop_has_left_open_is_let_go_and_its_runs_are_free(
 LEAKING = """
 import os, sys, warnings, anyio
 from asyncflow.errors import ForkedProcessError
+from asyncflow.persistence._database.jobs import Acquire, Delete, Renew
 from asyncflow.persistence.postgres import PostgresFlowPersistence
 from asyncflow.persistence.postgres.database import MIGRATIONS
 from asyncflow.testing._checkpoints import Chain

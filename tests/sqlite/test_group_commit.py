@@ -14,6 +14,7 @@ from loops import on_asyncio
 from asyncflow import SQLiteFlowPersistence, errors
 from asyncflow.persistence import Checkpoint
 from asyncflow.persistence._database.jobs import Append
+from asyncflow.persistence.sqlite.writer import Writer
 
 
 async def test_many_runs_at_once_need_far_fewer_transactions_than_checkpoints(seen: Seen) -> None:
@@ -158,6 +159,35 @@ async def test_a_second_creator_of_an_id_is_stale_and_changes_nothing() -> None:
 
     assert loaded == head
     assert len(sql("SELECT * FROM runs")) == 1
+
+
+async def test_starts_that_are_repeated_cost_their_neighbours_one_more_transaction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = list[int]()
+    transaction = Writer._transaction
+
+    async def counted(writer: Writer, batch: Any) -> None:
+        tried.append(len(batch))
+        await transaction(writer, batch)
+
+    async with SQLiteFlowPersistence(PATH) as storage:
+        for name in ("a", "b"):
+            await storage.save(made(name))
+        monkeypatch.setattr(Writer, "_transaction", counted)
+        opened = storage._shared.current
+        assert opened is not None, "entered"
+        jobs = [Append(made(name, at=99.0)) for name in ("first", "c", "a", "d", "b", "e")]
+        for job in jobs:
+            opened.commits.put(job)
+        await storage.save(made("the last"))
+        stored = {entry.run_id for entry in await storage.runs()}
+
+    assert [job.run_id for job in jobs if isinstance(job.error, errors.StaleCheckpoint)] == ["a", "b"]
+    assert [job.run_id for job in jobs if job.error is None] == ["first", "c", "d", "e"]
+    assert stored == {"a", "b", "c", "d", "e", "first", "the last"}
+    assert len(tried) <= 3, "the event loop decides whether the first job is committed alone"
+    assert tried[-1] == tried[-2] - 2
 
 
 @pytest.mark.clauses("C2", "C3")

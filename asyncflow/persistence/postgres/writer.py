@@ -258,7 +258,8 @@ class Writer:
         sql = self._target.sql
         found = await rows_of(connection, sql(rows.LOCK_HEADS), ([job.run_id for job in jobs],))
         heads: dict[str, tuple[Any, ...]] = {row[0]: row for row in found}
-        leases = await self._leases(connection, (row[_OWNER] for row in found))
+        # An `Acquire` of this batch may make this owner the owner of a run that a later job wants.
+        leases = await self._leases(connection, (*(row[_OWNER] for row in found), self._owner))
         for job in jobs:
             if job.run_id not in heads:
                 continue
@@ -283,8 +284,8 @@ class Writer:
 
     async def _leases(self, connection: Connection, owners: Iterable[str | None]) -> dict[str, float]:
         """Return the remaining seconds of each owner's lease, by the server's clock. Owners that have left have no lease."""
-        others = [owner for owner in set(owners) if owner is not None]
-        return dict(await rows_of(connection, self._target.sql(rows.SELECT_LEASES), (others,))) if others else {}
+        known = [owner for owner in set(owners) if owner is not None]
+        return dict(await rows_of(connection, self._target.sql(rows.SELECT_LEASES), (known,)))
 
 
 def _sorted_out(batch: Sequence[Job]) -> tuple[Verdicts, list[Append], list[Job]]:

@@ -57,4 +57,5 @@ SELECT_CHECKPOINTS = (
     "AND seq BETWEEN ? AND ? ORDER BY seq"
 )
 SELECT_DIGEST = "SELECT digest FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) AND seq = ?"
+SELECT_STORED = "SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(?))"
 SELECT_BASE = "SELECT base FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) AND seq = ?"

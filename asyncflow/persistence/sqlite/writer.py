@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiosqlite
+from pydantic_core import to_json
 
 from ...errors import (
     AsyncflowError,
@@ -131,6 +132,9 @@ class Writer:
             batch = await self._resolved(batch, error)
         may_be_one_job = not isinstance(error, sqlite3.Error) or code in _CAUSED_BY_ONE_JOB
         if len(batch) > 1 and may_be_one_job:
+            if code == sqlite3.SQLITE_CONSTRAINT and (rest := await self._refuse_second_starts(batch, error)):
+                await self.write(rest)
+                return
             half = len(batch) // 2
             await self.write(batch[:half])
             await self.write(batch[half:])
@@ -171,6 +175,22 @@ class Writer:
                 sqlite3.Error
             ):  # SQLite may have rolled back already; anything still open ends with the connection
                 await self._current.rollback()
+
+    async def _refuse_second_starts(self, batch: Sequence[Job], error: Exception) -> list[Job]:
+        """Refuse the first checkpoints of runs that are stored already, and return the other jobs; return [] if there are no such.
+
+        A client may repeat its starts, and must not cost the neighbours in the batch a transaction each.
+        """
+        starts = {job.run_id: job for job in batch if isinstance(job, Append) and job.checkpoint.seq == 0}
+        if self._current is None or not starts:
+            return []
+        try:
+            found = await self._current.execute_fetchall(rows.SELECT_STORED, (to_json(list(starts)).decode(),))
+        except (sqlite3.Error, ValueError):  # then each job gets an error of its own
+            return []
+        for (run_id,) in found:
+            starts[run_id].error = self._translated(error, starts[run_id])
+        return [job for job in batch if job.error is None] if found else []
 
     def _translated(self, error: Exception, job: Job) -> Exception:
         if isinstance(error, sqlite3.IntegrityError) and isinstance(job, Append):
@@ -264,7 +284,7 @@ class Writer:
         All others were found, so they were committed. If the lookup itself fails, all jobs get an error with outcome 'unknown', and
         none is returned.
 
-        A commit that failed may be in the log all the same (in a fault test, 11 of 88 were). After a failed fsync, a reader sees data
+        A commit that failed may be in the log all the same. After a failed fsync, a reader sees data
         that a power cut would lose. So `open` first writes the log again and syncs it (`_has_failed`), and what the new connection
         finds is valid.
         """
