@@ -111,8 +111,12 @@ def owned_by_creating(persistence: FlowPersistence, run_id: str) -> _Owned:
 
 
 def can_create(persistence: object) -> bool:
-    """Whether a backend refuses the first checkpoint of a run that is stored already: it compares and sets."""
-    return offers(persistence, Ownership) and offers(persistence, CheckpointLog)
+    """Whether a backend refuses the first checkpoint of a run that is stored already: it compares and sets.
+
+    A backend that may have lost ids to damage says so by an attribute `can_create`, until it has looked for that.
+    """
+    is_log = offers(persistence, Ownership) and offers(persistence, CheckpointLog)
+    return is_log and bool(getattr(persistence, "can_create", True))
 
 
 def owned_within(wait: float, persistence: FlowPersistence, run_id: str, *, is_new: bool = False) -> _Owned:

@@ -127,7 +127,7 @@ def test_a_stored_patch_that_does_not_belong_there_is_a_corrupt_checkpoint() -> 
         "a", "F", 1, 1, "method", "running", 0.0, state=b"[[0,77]]", changes=b"[]", previous=whole.digest
     ).sealed()
 
-    with pytest.raises(CheckpointCorruptError, match="put together"):
+    with pytest.raises(CheckpointCorruptError, match="its state cannot be rebuilt"):
         fold([whole, delta])
 
 

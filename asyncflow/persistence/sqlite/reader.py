@@ -50,7 +50,8 @@ class Reader:
         self._connection: aiosqlite.Connection | None = None
         self._files = files
         self._turn: anyio.Lock | None = None
-        self._is_sound = False
+        self.is_sound = False
+        """Whether the file was checked for damage since it was opened."""
 
     async def checkpoints(
         self, run_id: str, seq: int | None, *, whole: bool, after: int = -1
@@ -190,7 +191,7 @@ class Reader:
 
     async def _refuse_damage(self, connection: aiosqlite.Connection) -> None:
         """Raise `StorageCorruptError` if the file is damaged: an unknown id may be a lost run, not a new one. Checked once per opening."""
-        if self._is_sound:
+        if self.is_sound:
             return
         ((verdict,),) = await connection.execute_fetchall("PRAGMA quick_check(1)")
         if verdict == "ok":  # quick_check does not compare the ids with their index, which was used to look for the run
@@ -204,4 +205,4 @@ class Reader:
             raise StorageCorruptError(
                 f"{self._path} is damaged ({verdict}); restore it from a backup. It is kept as it is"
             )
-        self._is_sound = True
+        self.is_sound = True
