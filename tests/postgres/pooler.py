@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -118,12 +117,8 @@ class Pooler:
             connection.close()
 
     def close(self) -> None:
-        self._process.send_signal(signal.SIGQUIT)  # at once
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()  # not SIGQUIT: a process that is started in the background of a shell ignores it
+        self._process.wait()
         shutil.rmtree(self.folder)
 
 
