@@ -139,6 +139,7 @@ def ends(method: str) -> None:
 async def test_no_method_starts_once_the_owner_was_replaced_between_any_two_lines(began: Start) -> None:
     leaks, struck = [], 0
     async with SQLiteFlowPersistence("runs.db", lease=LEASE, durability="process") as persistence:
+        await Steps(persistence=persistence).kickoff({"id": "the first, before which the file is checked for damage"})
         with clock() as leases:
             counted = Replacing(began, persistence, 0, leases)
             await counted.drive()
