@@ -9,7 +9,6 @@ Native asyncio cancellation leaves `anyio.to_thread.run_sync` while the thread i
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable
@@ -53,14 +52,23 @@ class _Threads:
     def __init__(self) -> None:
         self._limiter = anyio.CapacityLimiter(THREADS)
         self._last_end = -math.inf
+        self._waiting = 0
 
     async def acquire(self) -> object:
         """Wait for a free thread. Return the token to release."""
+        token = object()
+        if not self._waiting and self._limiter.available_tokens > 0:  # then it cannot raise WouldBlock
+            self._limiter.acquire_on_behalf_of_nowait(token)
+            return token
+        self._waiting += 1
+        try:
+            return await self._wait()
+        finally:
+            self._waiting -= 1
+
+    async def _wait(self) -> object:
         while True:
             token = object()
-            with contextlib.suppress(anyio.WouldBlock):
-                self._limiter.acquire_on_behalf_of_nowait(token)
-                return token
             began = anyio.current_time()
             with anyio.move_on_after(STALL):
                 await self._limiter.acquire_on_behalf_of(token)
@@ -84,7 +92,7 @@ class _Threads:
         """Release a thread that has ended."""
         self._last_end = anyio.current_time()
         self._limiter.release_on_behalf_of(token)
-        if self._limiter.total_tokens > THREADS and not self._limiter.statistics().tasks_waiting:
+        if self._limiter.total_tokens > THREADS and not self._waiting:
             self._limiter.total_tokens = THREADS
 
 
