@@ -81,7 +81,7 @@ def decoded(setup: Setup, checkpoint: Checkpoint) -> Stored:
     except Misfit as misfit:
         raise StateSchemaError(
             f"the stored state of run {run_id} was written under another type of state than {setup.settings.name} has now, which "
-            "cannot decode it. Nothing was changed; put the earlier type back for as long as such runs are resumed or loaded"
+            "cannot decode it. Nothing was changed; keep the earlier type until no such run has to be resumed or loaded"
             if misfit.is_gone
             else f"the stored state of run {run_id} does not fit the model of {setup.settings.name}: {misfit.detail}. Nothing was "
             "changed; add the fields, or a before-validator (@model_validator(mode='before')) that converts the old form into the new",

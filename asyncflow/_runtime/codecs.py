@@ -66,7 +66,7 @@ class Codecs:
         except Misfit as misfit:
             raise StateSchemaError(
                 f"the stored result of {method} was written under a return annotation that {method} no longer has. Nothing was "
-                f"changed; put the annotation back for as long as such runs are resumed or loaded"
+                f"changed; keep the annotation until no such run has to be resumed or loaded"
                 if misfit.is_gone
                 else f"the stored result of {method} does not fit its return annotation: {misfit.detail}. Nothing was "
                 f"changed; let the annotation accept both, then resume",

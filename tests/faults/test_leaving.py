@@ -352,7 +352,7 @@ leaving()
 @pytest.mark.parametrize(
     ("hop", "lease"),
     [
-        pytest.param("_execute_fetchall", 60.0, id="by one statement"),
+        pytest.param("execute", 60.0, id="by one statement"),
         pytest.param("commit", 0.001, id="after several"),  # a lease that is always due goes into the transaction
     ],
 )

@@ -267,7 +267,7 @@ class Writer:
         before = self._connection.total_changes
         if is_alone:
             insert, values = self._appends.insert(jobs[0])
-            await self._connection.execute_fetchall(insert.one, values)  # cheaper than `execute`, which wraps a cursor
+            await self._connection.execute(insert.one, values)
         else:
             for insert, rows_of_it in self._appends.inserts(jobs):
                 await self._connection.executemany(insert.many, rows_of_it)
