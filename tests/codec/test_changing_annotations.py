@@ -223,7 +223,7 @@ async def test_a_run_is_resumed_only_by_a_class_that_can_read_its_results(
 
     assert isinstance(error, errors.StateSchemaError)
     assert "the stored result of one " in str(error)
-    assert "put the annotation back" in str(error)
+    assert "keep the annotation until no such run" in str(error)
     assert without.received == []
     assert difference(back.received, [value]) is None
 

@@ -156,7 +156,8 @@ async def test_no_method_starts_once_the_owner_was_replaced_between_any_two_line
     tell("R31", trials=struck, faults=struck, leaks=len(leaks))
     assert struck >= 3  # how many lines the loop gets to run before it is told of the commit depends on the threads
     assert all(" 0 looks" in leak for leak in leaks), leaks
-    assert len(leaks) <= AT_THE_BODY * (2 if began == "listeners" else 1), leaks
+    places = set(leaks)  # two runs can be struck at one line, because their counts of lines differ
+    assert len(places) <= AT_THE_BODY * (2 if began == "listeners" else 1), leaks
 
 
 # ---- a thread is waited for ------------------------------------------------------------------------------------------
