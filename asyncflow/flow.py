@@ -20,6 +20,7 @@ from ._runs.history import HistoryEntry, history_of
 from ._runs.instance import Instance
 from ._runs.setup import setup_of
 from ._runtime.codecs import Codecs
+from ._runtime.scope import current_invocation
 from ._runtime.settings import Settings
 from ._runtime.tracebacks import from_here
 from .errors import FlowDefinitionError, MethodError
@@ -200,7 +201,8 @@ class Flow(Uncached, Generic[S]):
         From outside, while the flow runs: a copy of the committed state. Raises `DraftClosedError` in code that still runs after its
         method has ended, and `StateError` in a thread that a method has started, while other methods run.
         """
-        held: S = self._instance.state()
+        scope = current_invocation.get()
+        held: S = scope.draft() if scope is not None and scope.flow is self else self._instance.state()
         return held
 
     @state.setter

@@ -25,7 +25,7 @@ from .advice import changed, deep, is_written, raised, unfit, unreadable, unwrit
 from .chunked import Pieces
 from .errors import MAX_DEPTH, Misfit, Refused
 from .marks import BY_ANNOTATION, MIXED, SAME, TAGGED, TYPED, has_tags
-from .round_trip import Plan, is_json, plan_for
+from .round_trip import is_json, plan_for
 from .schemas import TYPE_IS_GONE, Tagging, has_any, is_plain, settings_of, tagging_of
 from .tagged import tagged, untagged
 
@@ -64,7 +64,9 @@ class TypedCodec(Codec):
     def __init__(self, annotation: Any) -> None:
         self._annotation = annotation
         self._adapter = adapter = TypeAdapter(annotation)
-        self.plan = plan_for(annotation)
+        plan = plan_for(annotation)
+        self._holds = None if plan is None else plan.one
+        self._asks = plan is not None and plan.asks
         # writes JSON only, even if it loses something; created once: the call takes ten times as long with warnings="none"
         self.write: Callable[[Any], bytes] = partial(
             adapter.serializer.to_json, by_alias=False, round_trip=True, warnings=False
@@ -89,22 +91,24 @@ class TypedCodec(Codec):
     # ---- writing -----------------------------------------------------------------------------------------------
 
     def encode(self, value: Any) -> tuple[bytes, Any]:
-        plan = self.plan
-        if plan is None or not plan.one(value):
+        if self._holds is None or not self._holds(value):
             return self._tried(value)
         try:
-            data = _limited(self.write(value))
+            data = self.write(value)
         except PydanticSerializationError as error:
             raise self._unwritten(value, error) from None
+        if len(data) > MAX_BYTES:
+            _limited(data)
         if self._has_any and has_tags(data):  # a dict of the user's at an `Any`, which must not be read as a tag
             return self._tried(value)
-        return (self.mark + data, value) if not plan.asks or self._is_read_back(plan, data) else self._tried(value)
+        return (self.mark + data, value) if not self._asks or self._is_read_back(data) else self._tried(value)
 
-    def _is_read_back(self, plan: Plan, data: bytes) -> bool:
+    def _is_read_back(self, data: bytes) -> bool:
         """Whether the bytes decode to the value that was encoded, although the model's own code takes part."""
+        assert self._holds is not None, "it holds for the value"
         try:
             read = self._read(data)
-            return plan.one(read) and self.write(read) == data
+            return self._holds(read) and self.write(read) == data
         except Exception:  # whatever that code raises: `_tried` reports it
             return False
 

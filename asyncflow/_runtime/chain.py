@@ -93,7 +93,6 @@ class Chain:
         method: str = "",
         result: bytes | None = None,
         outcome: Outcome | None = None,
-        *,
         complete: bool = False,
         outcome_only: bool = False,
     ) -> Checkpoint:

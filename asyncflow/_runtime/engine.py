@@ -222,7 +222,7 @@ class Engine:
                 method = self._methods[invocation.method]
                 # A merged version shares values with older versions.
                 is_alone = len(self.journal.progress.pending) == 1 and self.versions.committed is self.versions.newest
-                scope = Scope(self.flow, method, invocation, self._prefix, self.versions.committed, is_alone=is_alone)
+                scope = Scope(self.flow, method, invocation, self._prefix, self.versions.committed, is_alone)
                 if first is None:
                     first = scope
                 elif self._group is None:
@@ -241,8 +241,9 @@ class Engine:
             draft = scope.close()
             if self._crowd is not None:
                 await self._crowd.wait(turn, len(self.journal.progress.pending))
-            is_slow = self.versions.takes_long(draft) and self._may_wait(scope)
-            encoded = await self.versions.encoded(draft) if is_slow else None
+            encoded = None
+            if (self.versions.is_large or self.recorder is None) and self.versions.takes_long(draft):
+                encoded = await self.versions.encoded(draft) if self._may_wait(scope) else None
             version, (commands, checkpoint, result) = self._returned(scope, draft, result, encoded)
             is_well = True
         except Exception as error:  # a user's method may raise anything
@@ -294,22 +295,23 @@ class Engine:
                 named[name] = value
             else:
                 args.append(value)
-        self._steps += 1
-        if self.recorder is None and (self.versions.is_large or not self._steps % BREATHE):
-            await anyio.lowlevel.checkpoint()  # without commits to wait for, a cycle would starve the event loop
+        recorder = self.recorder
+        if recorder is None:
+            self._steps += 1
+            if self.versions.is_large or not self._steps % BREATHE:
+                await anyio.lowlevel.checkpoint()  # without commits to wait for, a cycle would starve the event loop
         token = current_invocation.set(scope)
         context = copy_context()
         self.running[scope.key] = scope
         try:
             if method.is_async:
-                recorder = self.recorder
                 if recorder is not None and recorder.fence is not None and not recorder.fence.holds(recorder.stretch):
                     await confirm_ownership(recorder)
                 result = await method.function(flow, *args, **named)
             else:
-                result = await start_in_thread(self.recorder, lambda: method.function(flow, *args, **named))
+                result = await start_in_thread(recorder, lambda: method.function(flow, *args, **named))
                 if inspect.iscoroutine(result):  # a plain wrapper around an async function
-                    result = await start_coroutine(self.recorder, result)
+                    result = await start_coroutine(recorder, result)
             is_changed = not is_same_context(copy_context(), context)
         finally:
             del self.running[scope.key]
@@ -334,12 +336,10 @@ class Engine:
         method, key, versions, journal = scope.method, scope.key, self.versions, self.journal
         label = label_returned(self.settings, self.run_id, method, result) if method.is_router else None
         is_recorded = self.settings.checkpoints_all or self.settings.checkpoints(method)
-        state, version = versions.leave(scope.base, method.name, draft, encoded, is_recorded=is_recorded)
-        happened = journal.happened(
-            MethodReturned(key, label), method.name, key, result, state, is_recorded=is_recorded
-        )
+        state, version = versions.leave(scope.base, method.name, draft, encoded, is_recorded)
+        happened = journal.happened(MethodReturned(key, label), method.name, key, result, state, is_recorded)
         if version is not versions.newest:
-            versions.publish(version, state, method.name, is_alone=len(journal.progress.pending) <= len(happened[0]))
+            versions.publish(version, state, method.name, len(journal.progress.pending) <= len(happened[0]))
         return version, happened
 
     def _raised(self, scope: Scope, error: Exception) -> tuple[Version, Happened]:

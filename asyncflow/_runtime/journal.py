@@ -64,9 +64,8 @@ class Journal:
         key: str = "",
         result: Any = None,
         state: bytes | None = None,
-        *,
-        failure: Failure | None = None,
         is_recorded: bool = True,
+        failure: Failure | None = None,
         is_snapshot: bool = False,
     ) -> Happened:
         """Record a happening. Raises `ResultNotStorableError` or `LimitExceededError`, and has changed nothing then.
@@ -97,8 +96,9 @@ class Journal:
             status, outcome = self._failed(ends, failure)
         changes = None if kind == "started" else transition  # a start holds its progress as a whole
         needed = kept if is_waited_for else None
-        parts = (kind, status, self.progress, changes, state, key, needed, outcome)
-        checkpoint = self._chain.prepare(*parts, complete=is_snapshot, outcome_only=not is_recorded)
+        checkpoint = self._chain.prepare(
+            kind, status, self.progress, changes, state, key, needed, outcome, is_snapshot, not is_recorded
+        )
         return commands, checkpoint, result
 
     def _failed(self, ends: type[Command] | None, failure: Failure | None) -> tuple[Status, Outcome | None]:

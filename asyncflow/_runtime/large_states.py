@@ -48,7 +48,7 @@ class LendableVersion(Version):
             state = self._state = self._again()
         return state
 
-    def draft(self, *, is_alone: bool) -> Any:
+    def draft(self, is_alone: bool) -> Any:
         """Return a copy or, for an invocation that runs alone, the version's own state."""
         if not is_alone:
             return copied(self.state)

@@ -40,8 +40,7 @@ class Scope:
         invocation: Invocation,
         prefix: str,
         base: Version,
-        *,
-        is_alone: bool = False,
+        is_alone: bool,
     ) -> None:
         """`is_alone`: no other invocation is running, or will start, before this one has ended."""
         self.flow = flow
@@ -66,7 +65,7 @@ class Scope:
         drafts = self._drafts  # read once: the invocation may end meanwhile
         if not drafts:
             if self.is_open:
-                drafts.append(self.base.draft(is_alone=self.is_alone))
+                drafts.append(self.base.draft(self.is_alone))
             if not self.is_open:
                 self._check_open()
         return drafts[0]

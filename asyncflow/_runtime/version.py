@@ -20,7 +20,7 @@ class Version:
         self.state = state
         """The state, which must not be changed."""
 
-    def draft(self, *, is_alone: bool) -> Any:
+    def draft(self, is_alone: bool) -> Any:
         """Return a state that the caller may change. `is_alone`: no other invocation runs meanwhile."""
         return copied(self.state)
 

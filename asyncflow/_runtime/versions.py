@@ -57,7 +57,7 @@ class StateVersions:
         return await encoded_in_pieces(draft, self._codecs, is_stored=self._stored) if draft else None
 
     def leave(
-        self, base: Version, method: str, draft: list[Any], encoded: Encoded | None, *, is_recorded: bool
+        self, base: Version, method: str, draft: list[Any], encoded: Encoded | None, is_recorded: bool
     ) -> tuple[bytes | None, Version]:
         """Return the version that an invocation leaves, and its bytes if it is to be recorded. This changes nothing yet.
 
@@ -83,7 +83,7 @@ class StateVersions:
         data, state = self._codecs.encode_state(state, self._run_id, method)
         return data, Version(index, state)
 
-    def publish(self, version: Version, data: bytes | None, method: str, *, is_alone: bool) -> None:
+    def publish(self, version: Version, data: bytes | None, method: str, is_alone: bool) -> None:
         """Make a version the newest one. `data`: its bytes, if it is recorded. `is_alone`: no other invocation runs meanwhile."""
         self.newest = version
         if data is not None:

@@ -114,9 +114,9 @@ class Transition(NamedTuple):
     @property
     def keeps_result(self) -> bool:
         """Whether an invocation or a join now needs the result of the completed invocation."""
-        key = self.completed
-        for invocation in self.enabled:
-            for _, source in invocation.arguments:
+        key, _, _, enabled, latched, _ = self
+        for *_, arguments in enabled:
+            for _, source in arguments:
                 if source == key:
                     return True
-        return any(seen.source == key for _, _, seen in self.latched) if self.latched else False
+        return any(seen.source == key for _, _, seen in latched) if latched else False

@@ -43,18 +43,19 @@ class Progress:
 
     def fold(self, transition: Transition, result: Any = None) -> None:
         """Apply what a happening changed. `result` is the completed method's, kept while something refers to it."""
-        if transition.resumed:
+        completed, failed, resumed, enabled, latched, _ = transition  # an attribute of a named tuple costs much more
+        if resumed:
             self.failed = self.held = frozenset()
-        if transition.failed:
-            self.failed |= {transition.failed}
-        for invocation in transition.enabled:
+        if failed:
+            self.failed |= {failed}
+        for invocation in enabled:
             self._enable(invocation)
-        for listener, name, seen in transition.latched:
+        for listener, name, seen in latched:
             self._latch(listener, name, seen)
-        if transition.completed:
-            if transition.completed in self.uses:
-                self.results[transition.completed] = result
-            self._complete(transition.completed)
+        if completed:
+            if completed in self.uses:
+                self.results[completed] = result
+            self._complete(completed)
 
     def recount(self) -> None:
         """Compute `alive` and `uses` from the other fields, for a progress that was read from storage."""
@@ -69,8 +70,9 @@ class Progress:
                 self._retain(seen.source)
 
     def _enable(self, invocation: Invocation) -> None:
-        method, cycle, key = invocation.method, invocation.cycle, invocation.key
-        self.counts[method] = invocation.occurrence
+        method, occurrence, cycle, _, arguments = invocation
+        key = f"{method}:{occurrence}"  # `invocation.key`
+        self.counts[method] = occurrence
         self.pending[key] = invocation
         self.alive[cycle] = self.alive.get(cycle, 0) + 1
         fired = self.fired.get(cycle)
@@ -80,7 +82,7 @@ class Progress:
             fired.add(method)
         if self.failed:
             self.held |= {key}
-        for _, source in invocation.arguments:
+        for _, source in arguments:
             self._retain(source)
         if self.latches:
             for seen in self.latches.pop(method, {}).values():
@@ -94,18 +96,18 @@ class Progress:
         latch[name] = seen
 
     def _complete(self, key: str) -> None:
-        invocation = self.pending.pop(key)
+        _, _, cycle, _, arguments = self.pending.pop(key)
         if self.failed or self.held:
             self.failed -= {key}
             self.held -= {key}
-        for _, source in invocation.arguments:
+        for _, source in arguments:
             self._release(source)
-        left = self.alive[invocation.cycle] - 1
+        left = self.alive[cycle] - 1
         if left:
-            self.alive[invocation.cycle] = left
+            self.alive[cycle] = left
         else:
-            del self.alive[invocation.cycle]
-            self.fired.pop(invocation.cycle, None)
+            del self.alive[cycle]
+            self.fired.pop(cycle, None)
 
     def _retain(self, source: str) -> None:
         if source:

@@ -191,7 +191,7 @@ def _refuse_version(what: str, version: object, **about: Any) -> NoReturn:
 
 def seal(fields: tuple[Any, ...]) -> Checkpoint:
     """Return the checkpoint with these fields (all but the digest, in order) and its digest."""
-    return Checkpoint._make((*fields, _digest(fields)))
+    return tuple.__new__(Checkpoint, (*fields, _digest(fields)))
 
 
 def _digest(fields: tuple[Any, ...]) -> bytes:

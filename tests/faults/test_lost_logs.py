@@ -58,6 +58,24 @@ async def paid(storage: SQLiteFlowPersistence, count: int = RUNS) -> list[str]:
     return [flow.run_id for flow in flows]
 
 
+def is_recognized(storage: SQLiteFlowPersistence) -> bool:
+    """Whether the next commit examines no file by its path."""
+    files = storage._shared.current.file  # type: ignore[union-attr]  # it is open
+    return bool(files._unchanged) and files._has_last_frame()
+
+
+async def settled(storage: SQLiteFlowPersistence) -> list[str]:
+    """Runs that were acknowledged, the last ones while the files are recognized by their unchanged folder."""
+    acknowledged = await paid(storage, RUNS - 2)
+    await anyio.sleep(0.15)
+    acknowledged += await paid(storage, 2)
+    assert is_recognized(storage)
+    return acknowledged
+
+
+AGES = pytest.mark.parametrize("fill", [paid, settled], ids=["just opened", "settled"])
+
+
 async def stored(run_ids: list[str]) -> int:
     """How many of these runs a new process finds finished, in a sound database."""
     fresh = SQLiteFlowPersistence(DB)
@@ -68,11 +86,12 @@ async def stored(run_ids: list[str]) -> int:
 
 
 @pytest.mark.found("R3")
+@AGES
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_log_that_goes_in_mid_run_is_noticed_and_nothing_acknowledged_is_lost(fault: str) -> None:
+async def test_a_log_that_goes_in_mid_run_is_noticed_and_nothing_acknowledged_is_lost(fault: str, fill: Any) -> None:
     storage = SQLiteFlowPersistence(DB)
     async with storage:
-        acknowledged = await paid(storage)
+        acknowledged = await fill(storage)
         FAULTS[fault]()
         for again in range(2):
             with pytest.raises(errors.StorageNotFoundError, match="while it was in use") as caught:
@@ -121,13 +140,14 @@ def test_nothing_acknowledged_is_lost_where_the_process_is_killed_after_its_log_
 @pytest.mark.found("R3")
 @pytest.mark.parametrize("size", [0, 5_000, -1], ids=["to nothing", "to a part", "by a byte"])
 @pytest.mark.parametrize("reads", [True, False])
+@AGES
 async def test_a_log_that_is_cut_off_is_noticed_and_what_was_folded_in_before_is_left_alone(
-    size: int, reads: bool
+    size: int, reads: bool, fill: Any
 ) -> None:
     storage = SQLiteFlowPersistence(DB)
     before = await paid(storage, 2)
     async with storage:
-        await paid(storage, 5)
+        await fill(storage)
         os.truncate(LOG, size if size >= 0 else os.stat(LOG).st_size - 1)
         with pytest.raises(errors.StorageCorruptError, match="was truncated while it was in use"):
             await Pay(persistence=storage).kickoff({"id": "after"})
@@ -140,17 +160,70 @@ async def test_a_log_that_is_cut_off_is_noticed_and_what_was_folded_in_before_is
 
 
 @pytest.mark.found("R3")
-async def test_a_log_that_sqlite_itself_cuts_off_is_no_fault() -> None:
+@AGES
+async def test_a_log_that_sqlite_itself_cuts_off_is_no_fault(fill: Any) -> None:
     storage = SQLiteFlowPersistence(DB)
     async with storage:
-        acknowledged = []
+        acknowledged = await fill(storage)
         for _ in range(5):
             acknowledged += await paid(storage, 3)
             with closing(sqlite3.connect(DB)) as other:
                 assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
             assert os.stat(LOG).st_size == 0
 
-    assert await stored(acknowledged) == 15
+    assert await stored(acknowledged) == RUNS + 15
+
+
+def restored_with_its_times(folder: Path) -> None:
+    """As a copy of a backup with all its times: the folder's mtime is the same afterwards."""
+    before = os.stat(folder)
+    replaced(str(folder / DB))
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replaced_whole(folder: Path) -> None:
+    os.rename(folder, "before")
+    shutil.copytree("before", folder)
+
+
+FOLDERS: dict[str, Callable[[Path], None]] = {
+    "moved": lambda folder: os.rename(folder, "elsewhere"),
+    "replaced": replaced_whole,
+    "restored": restored_with_its_times,
+    "without the database": lambda folder: os.unlink(folder / DB),
+}
+
+
+@pytest.mark.found("R3")
+@pytest.mark.parametrize("is_linked", [False, True])
+@pytest.mark.parametrize("fault", FOLDERS)
+async def test_a_database_whose_folder_changes_is_noticed(fault: str, is_linked: bool) -> None:
+    """Also through a symbolic link, whose own folder does not change."""
+    os.mkdir("data")
+    await paid(SQLiteFlowPersistence(Path("data", DB)), 1)
+    os.mkdir("links")
+    os.symlink(Path("../data", DB), Path("links", "link.db"))
+    storage = SQLiteFlowPersistence(Path("links", "link.db") if is_linked else Path("data", DB))
+    async with storage:
+        await paid(storage, 2)
+        await anyio.sleep(0.15)
+        await paid(storage, 2)
+        assert is_recognized(storage) != is_linked
+        FOLDERS[fault](Path("data"))
+        with pytest.raises(errors.StorageNotFoundError, match="while it was in use"):
+            await Pay(persistence=storage).kickoff()
+
+
+@pytest.mark.found("R3")
+async def test_a_settled_folder_in_which_others_write_is_examined_and_is_no_fault() -> None:
+    storage = SQLiteFlowPersistence(DB)
+    async with storage:
+        acknowledged = await settled(storage)
+        for number in range(5):
+            shutil.copy(DB, f"copy {number}")
+            acknowledged += await paid(storage, 1)
+
+    assert await stored(acknowledged) == RUNS + 5
 
 
 OTHER = """

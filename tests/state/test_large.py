@@ -564,7 +564,7 @@ def test_what_another_thread_is_copying_is_not_lent() -> None:
     lendable = large_states.LendableVersion(1, Big(records=records(3)), lambda: Big(records=records(3)))
     seen = lendable.state  # as `copied` holds it, for as long as that takes
 
-    lendable.draft(is_alone=True).records.clear()
+    lendable.draft(True).records.clear()
 
     assert len(seen.records) == 3
     assert len(lendable.state.records) == 3

@@ -15,7 +15,7 @@ import anyio
 from ..._waiting import interruptions, outlast
 from ...errors import CheckpointWithdrawnError, StorageWriteError
 from .jobs import Append, Job
-from .loop_host import LoopHost
+from .loop_host import LoopHost, WorkCancelledError
 
 __all__ = ["GroupCommit"]
 
@@ -112,11 +112,10 @@ class GroupCommit:
         if self._idle.is_set():
             self._idle = anyio.Event()
         self._busy = True
-        self._home.spawn(lambda: self._write(batch), lambda ended: self._ended(batch, ended))
+        self._home.spawn(lambda: self._write(batch), lambda error: self._ended(batch, error))
 
-    def _ended(self, batch: list[Job], ended: Any) -> None:
-        error = None if ended.cancelled() else ended.exception()
-        if ended.cancelled() or error is not None:
+    def _ended(self, batch: list[Job], error: BaseException | None) -> None:
+        if error is not None:
             for job in batch:
                 job.error = job.error or _cut_off(job, error)
         self._wake(batch, 0)
@@ -143,8 +142,8 @@ class GroupCommit:
             self._idle.set()
 
 
-def _cut_off(job: Job, cause: BaseException | None) -> StorageWriteError:
-    why = "the event loop ended" if cause is None else f"{type(cause).__name__} was raised"
+def _cut_off(job: Job, cause: BaseException) -> StorageWriteError:
+    why = "the event loop ended" if isinstance(cause, WorkCancelledError) else f"{type(cause).__name__} was raised"
     error = StorageWriteError(
         f"{why} during a commit of run {job.run_id}; the checkpoint may or may not have been saved; resume the run to find out",
         run_id=job.run_id,

@@ -19,17 +19,23 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ..._waiting import in_trio, outlast, protect_from_interrupts, to_its_end
 
-__all__ = ["LoopHost", "current_loop_host"]
+__all__ = ["LoopHost", "WorkCancelledError", "current_loop_host"]
 
 T = TypeVar("T")
 Work = Callable[[], Coroutine[Any, Any, T]]
+Done = Callable[[BaseException | None], None]
+"""Called when work has ended: with None, or with the exception that it raised."""
+
+
+class WorkCancelledError(Exception):
+    """Work was cancelled, because its event loop ends."""
 
 
 class LoopHost(Protocol):
     """Runs coroutines to their end, shielded from the cancellation of their waiters."""
 
-    def spawn(self, work: Work[T], done: Callable[[Future[T] | asyncio.Future[T]], None]) -> None:
-        """Start the work. Call `done` with its future, on the callers' loop, when it has ended."""
+    def spawn(self, work: Work[None], done: Done) -> None:
+        """Start the work. Call `done` on the callers' loop when it has ended."""
         ...
 
     async def run(self, work: Work[T]) -> T:
@@ -87,12 +93,21 @@ class _ThisLoop:
         self.waiter = self.loop.create_future
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def spawn(self, work: Work[T], done: Callable[[Future[T] | asyncio.Future[T]], None]) -> None:
-        def ended(task: asyncio.Task[T]) -> None:
-            self._tasks.discard(task)
-            done(task)
+    def spawn(self, work: Work[None], done: Done) -> None:
+        is_done = False
 
-        task = self.loop.create_task(work())
+        async def run() -> None:
+            nonlocal is_done
+            await work()
+            is_done = True
+            done(None)  # here, because a callback of the task costs one more turn of the event loop
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not is_done:
+                done(_error_of(task))
+
+        task = self.loop.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(ended)  # a single callback, because the loop creates a handle for each
 
@@ -132,22 +147,21 @@ class _Portal:
         """Start the thread. Do not call it in trio's thread, where Ctrl-C could interrupt the wait for the new thread's start."""
         self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
 
-    def spawn(self, work: Work[T], done: Callable[[Future[T] | asyncio.Future[T]], None]) -> None:
-        assert self._portal is not None, "opened by `current_loop_host`"
-        future: Future[T] = self._portal.start_task_soon(work)
-        future.add_done_callback(lambda ended: self.loop.run_sync_soon(done, ended))
+    def spawn(self, work: Work[None], done: Done) -> None:
+        self._start(work, lambda ended: done(_error_of(ended)))
 
     async def run(self, work: Work[T]) -> T:
         ended = anyio.Event()
-        outcome: list[Future[T] | asyncio.Future[T]] = []
-
-        def done(future: Future[T] | asyncio.Future[T]) -> None:
-            outcome.append(future)
-            ended.set()
-
-        self.spawn(work, done)
+        future = self._start(work, lambda _: ended.set())
         await outlast(ended)
-        return outcome[0].result()
+        return future.result()
+
+    def _start(self, work: Work[T], done: Callable[[Future[T]], None]) -> Future[T]:
+        """Start the work. Call `done` with its future, on the callers' loop, when it has ended."""
+        assert self._portal is not None, "opened by `current_loop_host`"
+        future: Future[T] = self._portal.start_task_soon(work)
+        future.add_done_callback(lambda ended: self.loop.run_sync_soon(done, ended))
+        return future
 
     def soon(self, call: Callable[[], None]) -> None:
         self.loop.run_sync_soon(call)
@@ -170,3 +184,7 @@ class _Portal:
     def close(self) -> None:
         """End the thread."""
         self._stack.close()
+
+
+def _error_of(ended: Future[None] | asyncio.Future[None]) -> BaseException | None:
+    return WorkCancelledError() if ended.cancelled() else ended.exception()

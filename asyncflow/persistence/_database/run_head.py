@@ -93,9 +93,10 @@ def head_after(c: Checkpoint, owner: str, key: bytes) -> tuple[str | None, bytes
     A run that has finished or was cancelled has no owner. A failed run keeps its owner, because siblings of the failed method may
     still be running.
     """
-    driver = owner if c.status in ("running", "failed") else None
-    fields = (c.run_id, c.flow, c.status, c.pass_number, c.seq, c.base, driver, c.epoch)
-    return driver, _digest(c.digest, fields, origin_digest(c.identity, c.format, c.version), key)
+    run_id, flow, seq, pass_number, _, status, _, _, base, identity, form, version, epoch = c[:_PARTS]
+    driver = owner if status in ("running", "failed") else None
+    fields = (run_id, flow, status, pass_number, seq, base, driver, epoch)
+    return driver, _digest(c[-1], fields, origin_digest(identity, form, version), key)
 
 
 def _digest(head_digest: bytes, fields: tuple[Any, ...], origin: bytes, key: bytes) -> bytes:
@@ -109,3 +110,4 @@ def checkpoint_of(head: Head, row: tuple[Any, ...]) -> Checkpoint:
 
 
 _IDENTITY = Checkpoint._fields.index("identity") - 2
+_PARTS = Checkpoint._fields.index("state")

@@ -17,9 +17,14 @@ CHANGES: Final = 2
 
 _FIELDS: Final = Checkpoint._fields
 _STATE, _PREVIOUS = map(_FIELDS.index, ("state", "previous"))
+_HEAD: Final = _FIELDS.index("status") + 1
 
 _LARGE: Final = 1 << 16
 """The size in bytes from which copying costs more than the search for an adapter."""
+
+
+def _as_it_is(part: Any) -> Any:
+    return part
 
 
 class Insert(NamedTuple):
@@ -74,15 +79,19 @@ class Appends:
         """
         c = job.checkpoint
         owner, head = head_after(c, self._owner, self._key)
-        if c.status == "running" and c.run_id in self._running and c.kind != "resumed":
+        run_id, _, seq, _, kind, status = c[:_HEAD]
+        if status == "running" and run_id in self._running and kind != "resumed":
             insert = _RUNNING
         else:
-            insert = _OTHER if c.seq else _FIRST
+            insert = _OTHER if seq else _FIRST
             self._stored.append(c)
-        content: Any = c[_STATE:_PREVIOUS]
-        parts = [0 if v is None else bytearray(v) if type(v) is bytes and len(v) < _LARGE else v for v in content]
-        owned = (owner or 0,) if insert.has_owner else ()
-        return insert, [*insert.about(c), *parts, bytearray(c.previous), bytearray(c.digest), *owned, bytearray(head)]
+        content: Any = c[_STATE:]
+        *parts, previous, digest = content
+        bound = bytearray if job.size < _LARGE else _as_it_is
+        parts = [0 if part is None else bound(part) if type(part) is bytes else part for part in parts]
+        _, _, about, has_owner = insert
+        owned = (owner or 0,) if has_owner else ()
+        return insert, [*about(c), *parts, bytearray(previous), bytearray(digest), *owned, bytearray(head)]
 
     def inserts(self, jobs: Iterable[Append]) -> list[tuple[Insert, list[list[Any]]]]:
         """Return the statements that store these checkpoints. In their order, each checkpoint follows the earlier ones of its run."""

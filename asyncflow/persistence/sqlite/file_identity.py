@@ -11,6 +11,7 @@ import contextlib
 import os
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -35,10 +36,18 @@ See https://sqlite.org/walformat.html, 2.1. The header is 48 bytes long and is s
 _HEADER_BYTES: Final = 48
 _FRAMES: Final = 16
 """The offset of the number of frames in the header."""
+_SALT: Final = slice(32, 40)
+"""The salt of the log in the header. Each frame of the log repeats it, at `_SALT_OF_FRAME` of the frame's header."""
+_SALT_OF_FRAME: Final = slice(8, 16)
 _LOG_HEADER: Final = 32
 _FRAME_HEADER: Final = 24
 _WRITING: Final = 120
 """The byte of the index that a writer locks."""
+
+_SETTLED: Final = 0.1
+"""Seconds after which a folder's ctime is trusted: a second change within one tick of the kernel's clock (at most 10 ms) keeps it."""
+_TICKS: Final = 1_000_000
+"""Nanoseconds. A ctime that is a multiple of this comes from a file system with coarse times, and is not trusted."""
 
 Identity = tuple[int, ...]
 """Inode and device: `found[1:3]` of the result of `os.stat`.
@@ -49,9 +58,11 @@ call.
 
 
 class FileIdentity:
-    """Remembers the identity of the database's files and detects changes. The check takes about 5 us before each transaction.
+    """Remembers the identity of the database's files and detects changes. The check takes some 3 us before each transaction.
 
-    A connection alone never notices such changes.
+    A connection alone never notices such changes. While the folder's ctime is unchanged, no file in it was created, deleted or
+    renamed, and the check examines no file by its path. This also saves I/O: since Linux 6.13, `stat` of a file makes the next write
+    store new times, which the next fsync waits for (https://docs.kernel.org/filesystems/multigrain-ts.html).
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,8 +70,11 @@ class FileIdentity:
         self._log = self._index = self._path
         self._known: tuple[Identity | None, ...] = ()
         """The identities of the database, its log and the log's index, which has one link; empty while nothing is open."""
-        self._handle = -1
-        """SQLite's own file descriptor of the index; -1 if it was not found."""
+        self._folder = os.path.dirname(self._path) or os.curdir
+        self._unchanged: tuple[int, ...] = ()
+        """Inode, device and ctime of the folder when the files were examined last; empty if they have to be examined again."""
+        self._handle = self._log_handle = -1
+        """File descriptors that SQLite has of the index and of the log; -1 if they were not found."""
         self._frame = 0
         self.advice = "Close the storage: what was saved before is in the log that is still open, and is then folded into the database"
 
@@ -70,30 +84,32 @@ class FileIdentity:
         self._log, self._index = f"{real}-wal", f"{real}-shm"
         file, log, index = map(_identity, (self._path, self._log, self._index))
         self._known = () if file is None or log is None else (file, log, None if index is None else (*index, 1))
-        self._handle = self._found()
-        head = self._read_index()
-        self._frame = 0 if head is None else _frame(head)
+        self._unchanged = ()
+        self._find_handles()
 
     def check(self) -> None:
         """Raise `StorageNotFoundError` if a file was deleted or replaced, and `StorageCorruptError` if the log was truncated."""
-        known = self._known
-        if not known:
+        if not self._known:
             return
         try:
-            file, log, index = os.stat(self._path), os.stat(self._log), os.fstat(self._handle)
-            frames = int.from_bytes(os.pread(self._handle, 4, _FRAMES), sys.byteorder)
-        except (OSError, AttributeError):
-            self._look_closely()
-            return
-        if (
-            file[1:3] != known[0]
-            or log[1:3] != known[1]
-            or index[1:4] != known[2]
-            or (frames and frames * self._frame + _LOG_HEADER > log[6])
-        ):
-            self._look_closely()
+            folder = os.stat(self._folder)
+            if (*folder[1:3], folder.st_ctime_ns) == self._unchanged and self._has_last_frame():
+                return
+        except (OSError, AttributeError):  # Windows has no `pread`
+            pass
+        self._examine()
 
-    def _look_closely(self) -> None:
+    def _has_last_frame(self) -> bool:
+        """Whether the log contains the last frame that its index counts, to its last byte."""
+        head = os.pread(self._handle, _SALT.stop, 0)
+        frames = int.from_bytes(head[_FRAMES : _FRAMES + 4], sys.byteorder)
+        if not frames or not self._frame:
+            return not frames
+        frame = os.pread(self._log_handle, self._frame, (frames - 1) * self._frame + _LOG_HEADER)
+        return len(frame) == self._frame and frame[_SALT_OF_FRAME] == head[_SALT]
+
+    def _examine(self) -> None:
+        before = _folder(self._folder)
         if _identity(self._path) != self._known[0]:
             raise StorageNotFoundError(
                 f"{self._path} was moved, deleted or replaced while it was in use; nothing was saved. Restore the original file, "
@@ -113,7 +129,9 @@ class FileIdentity:
                 f"{self._log}, the log of {self._path}, was truncated while it was in use; nothing more was saved, and what was saved "
                 "since the log was last folded into the database is lost. Close the storage, and check it with verify()"
             )
-        self._handle = self._found()
+        self._find_handles()
+        # A link may be replaced in its own folder, or lead to another one.
+        self._unchanged = () if os.path.islink(self._path) else before
 
     @property
     def _known_index(self) -> Identity | None:
@@ -168,28 +186,57 @@ class FileIdentity:
             return pid if kind != fcntl.F_UNLCK and pid > 0 else None
         return None
 
-    def _found(self) -> int:
-        """Return SQLite's own file descriptor of the index, -1 if it is not found. This class never closes or duplicates it."""
-        if not self._known or self._known_index is None:
-            return -1
+    def _find_handles(self) -> None:
+        """Find file descriptors that SQLite has of the log and of its index. This class never closes or duplicates them."""
+        if not self._known or (
+            _is_open(self._handle, self._known_index) and _is_open(self._log_handle, self._known[1]) and self._frame
+        ):
+            return
+        self._handle = self._log_handle = -1
         with contextlib.suppress(OSError):
             for name in os.listdir(_HANDLES):
                 with contextlib.suppress(OSError, ValueError):
-                    if os.fstat(int(name))[1:3] == self._known_index:
-                        return int(name)
-        return -1
+                    found = os.fstat(int(name))[1:3]
+                    if found == self._known_index:
+                        self._handle = int(name)
+                    elif found == self._known[1]:
+                        self._log_handle = int(name)
+        head = self._read_index()
+        self._frame = 0 if head is None else _frame(head)
+
+
+def _is_open(handle: int, known: Identity | None) -> bool:
+    """Whether a file descriptor is still one of the file with that identity."""
+    try:
+        return known is not None and os.fstat(handle)[1:3] == known
+    except OSError:
+        return False
 
 
 def _frame(head: bytes) -> int:
-    """Return the size in bytes of a frame of the log, from its index's header; 0 if that is not initialized or has another version."""
+    """Return the size in bytes of a frame of the log, from its index's header; 0 if that is not known.
+
+    It is not in another version of the header, nor before the first frame is written. A page size of 1 stands for 65536.
+    """
     version, _, _, is_made, _, page, _ = _HEADER.unpack_from(head)
-    return _FRAME_HEADER + (page if page > 1 else 65536) if version == _VERSION and is_made else 0
+    is_known = version == _VERSION and is_made and page
+    return _FRAME_HEADER + (page if page > 1 else 65536) if is_known else 0
 
 
 def _least(head: bytes) -> int:
     """Return the minimum size in bytes of the log, from its index's header."""
     *_, frames = _HEADER.unpack_from(head)
     return int(frames * _frame(head) + _LOG_HEADER if frames else 0)
+
+
+def _folder(path: str) -> tuple[int, ...]:
+    """Return inode, device and ctime of a folder, or nothing if a further change might not change the ctime."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    is_settled = time.time() - found.st_ctime > _SETTLED and found.st_ctime_ns % _TICKS
+    return (*found[1:3], found.st_ctime_ns) if is_settled else ()
 
 
 def _identity(path: str) -> Identity | None:
