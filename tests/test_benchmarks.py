@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -202,20 +202,19 @@ def test_a_profile_shares_out_all_the_time_that_a_step_takes(way: str) -> None:
     assert len(re.findall(r"^\| [\d.]+ \| `", told, re.MULTILINE)) == 5
 
 
-def test_two_builds_take_turns_and_a_round_is_the_median_of_neighbouring_turns() -> None:
+async def test_two_builds_take_turns_and_a_round_is_the_median_of_neighbouring_turns() -> None:
     order: list[str] = []
     line = against.Comparison("W1", "none")
 
-    def build(name: str, costs: list[float]) -> Callable[[], float]:
-        def turn() -> float:
+    def build(name: str, cost: float) -> Callable[[], Awaitable[float]]:
+        async def turn() -> float:
             order.append(name)
-            return costs[len(order) % len(costs)]
+            return cost
 
         return turn
 
-    against.note(line, build("ours", [3.0]), build("theirs", [2.0]), 0)
-    against.note(line, build("ours", [2.0]), build("theirs", [2.0]), 1)
-    against.note(line, build("ours", [2.2]), build("theirs", [2.0]), 2)
+    for cost in (3.0, 2.0, 2.2):
+        line.add(await against.in_turns(build("ours", cost), build("theirs", 2.0), 2))
 
     assert line.ratios == [1.5, 1.0, 1.1]
     assert line.ratio == 1.1
@@ -223,11 +222,19 @@ def test_two_builds_take_turns_and_a_round_is_the_median_of_neighbouring_turns()
     assert "| **1.100** |" in against.table([line])
 
 
-def test_a_build_is_measured_from_its_own_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("work", "way"), [("W1", "none"), ("W2", "full"), ("W5", "full")])
+def test_two_builds_are_measured_in_one_process_each_from_its_own_folder(work: str, way: str, tmp_path: Path) -> None:
     shutil.copytree(running.ROOT / "asyncflow", tmp_path / "asyncflow")
 
-    with against._worker(tmp_path, "none", 1, 0.01, tmp_path / "runs") as turn:
-        assert turn() > 0
+    pairs = against.a_round(tmp_path, work, way, 1, 0.01)
+
+    assert len(pairs) == against.TURNS
+    assert min(map(min, pairs)) > 0
+
+
+def test_a_folder_without_a_build_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        against.a_round(tmp_path, "W1", "none", 1, 0.01)
 
 
 def test_every_file_of_a_step_has_its_group() -> None:

@@ -65,7 +65,8 @@ class TypedCodec(Codec):
         self._annotation = annotation
         self._adapter = adapter = TypeAdapter(annotation)
         plan = plan_for(annotation)
-        self._holds = None if plan is None else plan.one
+        self.holds = None if plan is None else plan.one
+        """Whether JSON surely preserves a value; None if that has to be tried for each."""
         self._asks = plan is not None and plan.asks
         # writes JSON only, even if it loses something; created once: the call takes ten times as long with warnings="none"
         self.write: Callable[[Any], bytes] = partial(
@@ -91,7 +92,7 @@ class TypedCodec(Codec):
     # ---- writing -----------------------------------------------------------------------------------------------
 
     def encode(self, value: Any) -> tuple[bytes, Any]:
-        if self._holds is None or not self._holds(value):
+        if self.holds is None or not self.holds(value):
             return self._tried(value)
         try:
             data = self.write(value)
@@ -105,10 +106,10 @@ class TypedCodec(Codec):
 
     def _is_read_back(self, data: bytes) -> bool:
         """Whether the bytes decode to the value that was encoded, although the model's own code takes part."""
-        assert self._holds is not None, "it holds for the value"
+        assert self.holds is not None, "it holds for the value"
         try:
             read = self._read(data)
-            return self._holds(read) and self.write(read) == data
+            return self.holds(read) and self.write(read) == data
         except Exception:  # whatever that code raises: `_tried` reports it
             return False
 
