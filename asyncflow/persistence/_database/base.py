@@ -36,6 +36,14 @@ __all__ = ["DatabasePersistence", "Opened", "Reads", "Unreleased", "checked_key"
 class Reads(Protocol):
     """The interface of a reader of runs. Its methods run on the loop host's event loop; each answers from one snapshot of the database."""
 
+    @property
+    def newest(self) -> Callable[[str], Coroutine[Any, Any, list[Checkpoint]]] | None:
+        """Reads the rows from which a run's newest checkpoint is folded, in one statement; None if this backend cannot.
+
+        It may be cancelled at any await. If it returns nothing, `checkpoints` has to look: the run may be unknown, or damaged.
+        """
+        ...
+
     async def checkpoints(
         self, run_id: str, seq: int | None, *, whole: bool, after: int = -1
     ) -> list[Checkpoint] | None:
@@ -228,10 +236,12 @@ class DatabasePersistence(ABC, Generic[T]):
         Raises `CheckpointCorruptError` if this run alone is damaged, `StorageCorruptError` if the database is.
         """
         async with self._shared.use() as opened:
-            found = await opened.home.run(lambda: opened.reader.checkpoints(run_id, seq, whole=False))
-        if found is None:
-            return None
-        return fold(found)
+            newest, found = opened.reader.newest, None
+            if seq is None and newest is not None:
+                found = await opened.home.read(lambda: newest(run_id))
+            if not found:
+                found = await opened.home.run(lambda: opened.reader.checkpoints(run_id, seq, whole=False))
+        return None if found is None else fold(found)
 
     async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
         """Return the checkpoints of a run with a seq above `after`, in order, as they are stored."""

@@ -42,6 +42,10 @@ class LoopHost(Protocol):
         """Run the work to its end and return its result. A cancellation is delivered after that."""
         ...
 
+    async def read(self, work: Work[T]) -> T:
+        """Run work that may be cancelled at any await, and return its result."""
+        ...
+
     def soon(self, call: Callable[[], None]) -> None:
         """Call a function on the callers' loop, after the callbacks that are ready there now."""
         ...
@@ -114,6 +118,9 @@ class _ThisLoop:
     async def run(self, work: Work[T]) -> T:
         return await to_its_end(work)
 
+    async def read(self, work: Work[T]) -> T:
+        return await work()
+
     def soon(self, call: Callable[[], None]) -> None:
         self.loop.call_soon(call)
 
@@ -155,6 +162,9 @@ class _Portal:
         future = self._start(work, lambda _: ended.set())
         await outlast(ended)
         return future.result()
+
+    async def read(self, work: Work[T]) -> T:
+        return await self.run(work)
 
     def _start(self, work: Work[T], done: Callable[[Future[T]], None]) -> Future[T]:
         """Start the work. Call `done` with its future, on the callers' loop, when it has ended."""

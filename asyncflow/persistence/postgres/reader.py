@@ -51,6 +51,9 @@ class Reader:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
 
+    newest = None
+    """A cancellation would end the statement at the server, and the transaction with it."""
+
     async def checkpoints(
         self, run_id: str, seq: int | None, *, whole: bool, after: int = -1
     ) -> list[Checkpoint] | None:

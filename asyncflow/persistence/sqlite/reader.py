@@ -61,16 +61,14 @@ class Reader:
         If `whole` is set, the rows with a seq above `after`; otherwise the rows from the last complete checkpoint on. The rows are
         from one snapshot of the database. Raises `CheckpointCorruptError`, `StorageCorruptError`.
         """
-        newest = await self._newest(run_id) if seq is None and not whole else []
-        return newest or await self._in_snapshot(
+        return await self._in_snapshot(
             lambda connection: self._select(connection, run_id, seq, after if whole else None)
         )
 
-    async def _newest(self, run_id: str) -> list[Checkpoint]:
-        """Return the rows from which the newest checkpoint is folded.
-
-        Empty if there is no such run or it has no rows; the caller then checks closely.
-        """
+    async def newest(self, run_id: str) -> list[Checkpoint]:
+        """See `base.Reads`. A cancelled statement runs to its end in the connection's thread, before the next one."""
+        if self._connection is None:
+            return []  # opening must not be cancelled
         async with self._alone() as connection:
             found = list(await connection.execute_fetchall(rows.SELECT_NEWEST, (run_id,)))
         if not found or found[0][_HEAD] is None:
