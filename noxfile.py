@@ -9,7 +9,7 @@ HERE = Path(__file__).resolve().parent
 
 try:
     import nox
-except ModuleNotFoundError:  # make a venv with nox in it, and go on there
+except ModuleNotFoundError:  # create a venv with nox, and continue in it
     TOOLS = HERE / ".nox" / "tools"
     PYTHON = TOOLS / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not PYTHON.exists() or subprocess.run([PYTHON, "-c", "import nox"], stderr=subprocess.DEVNULL).returncode:
@@ -41,7 +41,7 @@ OTHERS, MISSING = link_pythons(CACHES / "pythons")
 
 
 def install(session: nox.Session, *groups: str, resolution: str = "highest") -> None:
-    """Install the project as it stands, and the tools of some groups."""
+    """Install the project as it is, and the tools of some groups."""
     tools = nox.project.dependency_groups(PROJECT, *groups) if groups else ()
     session.install("--resolution", resolution, "-e", ".[trio]", *tools)
     session.env["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -49,14 +49,14 @@ def install(session: nox.Session, *groups: str, resolution: str = "highest") -> 
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """A real flow, killed half-way, goes on by its UUID."""
+    """Run a real flow that is killed halfway and resumed by its UUID."""
     install(session)
     session.run("python", "examples/demo.py", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything that must hold: the tests on asyncio, uvloop and trio, style, types, floors."""
+    """Run all checks: tests on asyncio, uvloop and trio, style, types, layers."""
     install(session, "tests", "lint", "types", "floors")
     check_style(session)
     check_floors(session)
@@ -75,27 +75,27 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=OTHERS)
 def tests_on(session: nox.Session) -> None:
-    """The short form of the tests, on each other supported Python that is found."""
+    """Run the short form of the tests on each other supported Python that is found."""
     install(session, "tests")
     run_tests(session, short=True)
 
 
 @nox.session
 def floors_of_dependencies(session: nox.Session) -> None:
-    """The short form of the tests, on the oldest version of each dependency that pyproject.toml allows."""
+    """Run the short form of the tests on the oldest version of each dependency that pyproject.toml allows."""
     install(session, "tests", resolution="lowest-direct")
     run_tests(session, short=True)
 
 
 @nox.session(venv_backend="none")
 def newest(session: nox.Session) -> None:
-    """The short form of the tests on a Python that only Debian testing has: `-s newest -- 3.14 [pytest arguments]`, as root."""
+    """Run the short form of the tests on a Python that only Debian testing has: `-s newest -- 3.14 [pytest arguments]`, as root."""
     session.run("bash", "tests/newest.sh", *(session.posargs or ["3.14"]))
 
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """The long forms of the fault tests, part by part, going on where they stopped; then the planted bugs."""
+    """Run the long forms of the fault tests, part by part, resuming where they stopped; then the planted bugs."""
     install(session, "tests")
     session.run("python", "tests/faults/run.py", *session.posargs)
     session.run("python", "tests/mutants/run.py")
@@ -103,28 +103,28 @@ def faults(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style."""
+    """Check the style."""
     install(session, "lint")
     check_style(session)
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types."""
+    """Check the types."""
     install(session, "types")
     check_types(session)
 
 
 @nox.session
 def floors(session: nox.Session) -> None:
-    """Who may import whom."""
+    """Check the import layers."""
     install(session, "floors")
     check_floors(session)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The figures."""
+    """Run the benchmarks."""
     install(session, "tests")
     session.run("python", "-m", "benchmarks", *session.posargs)
 

@@ -116,7 +116,17 @@ def test_the_pages_warn_of_what_others_do_and_say_what_is_proved() -> None:
 
     assert "Hypercorn (as of 0.18.0) exits with 0" in web
     assert "The code supports macOS and Windows, but is not tested there" in text
-    assert "pip install asyncflow" not in text  # on the public index that name belongs to another project
+
+
+def test_no_page_installs_the_package_by_its_name() -> None:
+    """On the public index that name belongs to another project."""
+    root = README.parent
+    pages = [
+        README,
+        *(page for folder in ("asyncflow", "examples", "benchmarks") for page in (root / folder).rglob("*.md")),
+    ]
+
+    assert [page.name for page in pages if re.search(r"pip install asyncflow(?!-)", page.read_text())] == []
 
 
 @pytest.mark.found("P7")

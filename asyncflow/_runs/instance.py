@@ -126,31 +126,32 @@ class Instance(RunSnapshot):
             try:
                 async with session(persistence), ownership as claim:
                     self._run_id = run_id
-                    if creates:
-                        prepared = await self._created(run_id, given, claim)
-                        if prepared is not None:
-                            return await self._drive(*prepared, claim)
-                        await claim.acquire(run_id)
-                    stored = await load_owned(self.setup, run_id, claim)
-                    if stored is None:
-                        if inputs is None:
-                            raise refusals.unknown_run(persistence, run_id, None)
-                        return await self._drive(*await self._pass_for(run_id, None, given, claim, None), claim)
-                    self.check_same(stored.checkpoint, given)
-                    if stored.checkpoint.status == "running":
-                        return await self._drive(*await self._resume_pass(stored, claim), claim)
+                    found: Prepared | Stored | None = await self._created(run_id, given, claim) if creates else None
+                    found = found or await self._found(run_id, None if inputs is None else given, claim)
+                    if not isinstance(found, Stored):
+                        return await self._drive(*found, claim)
             except StorageReadOnlyError:
-                stored = await self._ended_if_read_only(run_id)
-                if stored is None:
+                found = await self._ended_if_read_only(run_id)
+                if found is None:
                     raise
-                self.check_same(stored.checkpoint, given)
-            self.show(stored)
-            return self.outcome(stored)
+                self.check_same(found.checkpoint, given)
+            self.show(found)
+            return self.outcome(found)
+
+    async def _found(self, run_id: str, given: dict[str, Any] | None, claim: Claim) -> Prepared | Stored:
+        """Return the pass to drive for an id, or the stored run if it has ended. `given`: None if the run has to be stored."""
+        stored = await load_owned(self.setup, run_id, claim)
+        if stored is None:
+            if given is None:
+                raise refusals.unknown_run(self.setup.persistence, run_id, None)
+            return await self._pass_for(run_id, None, given, claim, None)
+        self.check_same(stored.checkpoint, given or {})
+        return await self._resume_pass(stored, claim) if stored.checkpoint.status == "running" else stored
 
     async def _created(self, run_id: str, given: dict[str, Any], claim: Claim) -> Prepared | None:
         """Create a run by its first checkpoint: one trip to the storage.
 
-        Return None, without owning the run, if it was not created: either it is stored already, or its inputs are refused. The caller
+        Return None, with the run acquired, if it was not created: either it is stored already, or its inputs are refused. The caller
         then loads it, also in the second case: today's class may refuse inputs with which the run was once started.
         """
         try:
@@ -160,6 +161,7 @@ class Instance(RunSnapshot):
         except Exception:  # the flow's own code may raise anything; if it does so again, the caller gets it
             if claim.epoch:
                 raise  # by the commit, whose outcome may be unknown
+        await claim.acquire(run_id)
         return None
 
     async def resume(self, run_id: str, wait: float = 0.0) -> Any:

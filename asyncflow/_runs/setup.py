@@ -21,7 +21,7 @@ __all__ = ["Setup", "setup_of"]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Everything about a flow that does not change from run to run."""
+    """A flow's settings with its codecs and its backend: all that is constant from run to run."""
 
     settings: Settings
     codecs: Codecs

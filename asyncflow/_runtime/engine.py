@@ -231,6 +231,7 @@ class Engine:
                     self._launch(self._group, scope)
             elif type(command) is Finish:
                 self.is_finished = True
+                self.output = self.outputs[command.key.rpartition(":")[0]]  # before another end can replace it
             # else Fail: every task has ended, so the task group ends too, and `drive` raises
         return first
 
@@ -262,8 +263,6 @@ class Engine:
             self.versions.committed = version
         if is_well:
             self.outputs[scope.method.name] = result
-            if commands and type(commands[0]) is Finish:  # others may get here later
-                self.output = result
         elif self.settings.on_error == "cancel":
             self._cancel_others()  # not earlier: that could withdraw the commit that records this failure
         return commands

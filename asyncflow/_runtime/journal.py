@@ -1,6 +1,6 @@
-"""The one road of everything that happens to a pass: decide what it changes, apply that, and prepare its checkpoint.
+"""The single code path for every happening of a pass: decide what it changes, apply that, and prepare its checkpoint.
 
-A method's return, its failure, a start and a resume take this road. Whatever can raise comes first: until then nothing has changed.
+A method's return, its failure, a start and a resume use this path. Whatever can raise comes first: until then nothing has changed.
 """
 
 from __future__ import annotations

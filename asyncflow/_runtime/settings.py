@@ -1,4 +1,4 @@
-"""How a flow is run, as the flow declares it."""
+"""The options that a flow class declares: identity, methods, state type, error policy, limits, methods with a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a flow is run, as the flow declares it."""
+    """The options that a flow class declares: identity, methods, state type, error policy, limits, methods with a checkpoint."""
 
     identity: Identity
     """Identifies the flow's stored runs."""

@@ -18,6 +18,8 @@ PAGES = (
     "examples/**/*.md",
     "tests/README.md",
     "benchmarks/README.md",
+    "noxfile.py",
+    "pyproject.toml",
 )
 
 RATIONED = {

@@ -84,7 +84,7 @@ class FileIdentity:
         self._log, self._index = f"{real}-wal", f"{real}-shm"
         file, log, index = map(_identity, (self._path, self._log, self._index))
         self._known = () if file is None or log is None else (file, log, None if index is None else (*index, 1))
-        self._unchanged = ()
+        self._unchanged, self._frame = (), 0
         self._find_handles()
 
     def check(self) -> None:
@@ -188,10 +188,15 @@ class FileIdentity:
 
     def _find_handles(self) -> None:
         """Find file descriptors that SQLite has of the log and of its index. This class never closes or duplicates them."""
-        if not self._known or (
-            _is_open(self._handle, self._known_index) and _is_open(self._log_handle, self._known[1]) and self._frame
-        ):
-            return
+        if not self._known or self._known_index is None:
+            self._handle = self._log_handle = -1
+        elif not (_is_open(self._handle, self._known_index) and _is_open(self._log_handle, self._known[1])):
+            self._look_for_handles()
+        if not self._frame:
+            head = self._read_index()
+            self._frame = 0 if head is None else _frame(head)
+
+    def _look_for_handles(self) -> None:
         self._handle = self._log_handle = -1
         with contextlib.suppress(OSError):
             for name in os.listdir(_HANDLES):
@@ -201,8 +206,6 @@ class FileIdentity:
                         self._handle = int(name)
                     elif found == self._known[1]:
                         self._log_handle = int(name)
-        head = self._read_index()
-        self._frame = 0 if head is None else _frame(head)
 
 
 def _is_open(handle: int, known: Identity | None) -> bool:
