@@ -13,7 +13,7 @@ import anyio
 from .._runtime.engine import Engine
 from .._runtime.outputs import Outputs
 from .._runtime.scope import current_scope
-from .._runtime.version import own
+from .._runtime.state_version import detached_copy
 from .._scheduling.messages import Command
 from .._waiting import protect_from_interrupts, to_its_end
 from ..errors import RunCancelledError, RunLockedError, StorageReadOnlyError
@@ -195,7 +195,9 @@ class Instance(RunSnapshot):
     async def _resume_pass(self, stored: Stored, claim: Claim) -> Prepared:
         """Commit a resume. Continue with this instance's own state if it equals the stored one: it may have values that are not stored."""
         state = self.state_to_continue(stored)
-        mine = stored if state is stored.state else replace(stored, state=own(state))  # a copy: the caller may hold it
+        mine = (
+            stored if state is stored.state else replace(stored, state=detached_copy(state))
+        )  # a copy: the caller may hold it
         engine, commands, checkpoint = resume_pass(self.setup, self.flow, mine, claim)
         self._switch_to(stored.checkpoint.run_id)
         await self._committed(commit_resumed(engine, checkpoint), stored)

@@ -8,7 +8,7 @@ from .._runtime.chain import Chain
 from .._runtime.engine import Engine
 from .._runtime.large_states import first_version
 from .._runtime.recorder import Recorder
-from .._runtime.version import Version
+from .._runtime.state_version import Version
 from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
 from ..errors import RunFencedError, RunLockedError

@@ -35,8 +35,8 @@ from .results import Results, StoredResults
 from .scope import Scope, current_invocation
 from .settings import Settings
 from .starts import confirm_ownership, start_coroutine, start_in_thread
+from .state_version import Version
 from .tracebacks import first_leaf, trimmed
-from .version import Version
 from .versions import StateVersions
 
 __all__ = ["Engine"]

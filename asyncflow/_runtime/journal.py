@@ -19,7 +19,7 @@ from ..persistence.status import Kind, Status
 from .chain import Chain
 from .failures import failed_with
 from .results import Results
-from .version import own
+from .state_version import detached_copy
 
 __all__ = ["Happened", "Journal"]
 
@@ -80,7 +80,7 @@ class Journal:
         if is_waited_for or is_last:
             kept, result = self.results.keep(method, result)
         if type(result) not in ATOMS:
-            result = own(result)
+            result = detached_copy(result)
         self.progress.fold(transition, kept)  # from here on, nothing raises
         if failure is not None:
             self.failures.append(failure)

@@ -19,8 +19,8 @@ import anyio.lowlevel
 from .._codec.codec import MAX_BYTES
 from .._values.copying import copied, is_long
 from .codecs import Codecs
+from .state_version import Version, detached_copy
 from .uniqueness import is_exclusively_owned, is_held_once
-from .version import Version, own
 
 __all__ = ["LARGE", "Encoded", "LendableVersion", "encoded_in_pieces", "first_version", "large_version"]
 
@@ -87,7 +87,7 @@ def _encoded_at_once(
     """
     is_mine = is_copy or is_exclusively_owned(held)  # checked first: a state that has to be copied is encoded once
     if not is_mine:
-        held[0] = own(held[0])
+        held[0] = detached_copy(held[0])
     data, kept = codecs.encode_state(held[0], run_id, method)
     if kept is held[0] and len(data) >= LARGE and codecs.may_be_lent:
         del kept
@@ -95,7 +95,7 @@ def _encoded_at_once(
             return data, _lendable(index, held[0], codecs, data)
         kept = held[0]
     if is_mine and not is_copy:
-        data, kept = codecs.encode_state(own(held[0]), run_id, method)
+        data, kept = codecs.encode_state(detached_copy(held[0]), run_id, method)
     return data, Version(index, kept)
 
 
@@ -116,7 +116,7 @@ async def encoded_in_pieces(
     if pieces is None or not (is_lendable or is_stored):
         return None
     if not (is_lendable or is_copy or is_exclusively_owned(held, to_be_lent=False)):
-        held[0] = own(held[0])
+        held[0] = detached_copy(held[0])
         is_lendable = is_exclusively_owned(held)
     data = await _exhausted(pieces.encode(held[0]))
     return Encoded(data, is_lendable) if data is not None and len(data) <= MAX_BYTES else None
@@ -152,9 +152,9 @@ async def _encoded_if_large(held: list[Any], codecs: Codecs, *, is_stored: bool)
     if is_long(held[0]):
         is_copy = not is_exclusively_owned(held)
         if is_copy:
-            held[0] = own(held[0])
+            held[0] = detached_copy(held[0])
         encoded = await encoded_in_pieces(held, codecs, is_stored=is_stored, is_copy=is_copy)
         if encoded is not None or is_copy:
             return encoded
-    held[0] = own(held[0])
+    held[0] = detached_copy(held[0])
     return None

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from .._values.copying import copied
 from .codecs import Codecs
-from .version import own
+from .state_version import detached_copy
 
 __all__ = ["Results", "StoredResults"]
 
@@ -19,7 +19,7 @@ class Results:
 
     def keep(self, method: str, value: Any) -> tuple[Any, Any]:
         """Return what to keep of a result, and the result as its receivers get it. Raises if it cannot be kept."""
-        return own(value), value
+        return detached_copy(value), value
 
     def received(self, source: str, kept: Any) -> Any:
         """Return the result of the invocation `source`, for one that receives it: a value of its own."""

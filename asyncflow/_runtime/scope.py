@@ -18,7 +18,7 @@ from .._definition.definition import MethodDefinition
 from .._scheduling.messages import Invocation
 from .._waiting import in_trio
 from ..errors import DraftClosedError, StateError
-from .version import Version
+from .state_version import Version
 
 __all__ = ["Scope", "current_invocation", "current_scope", "scope_of_thread"]
 

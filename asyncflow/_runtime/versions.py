@@ -14,7 +14,7 @@ from .codecs import Codecs
 from .failures import changed_id_error, conflict_error
 from .large_states import LARGE, Encoded, encoded_in_pieces, large_version
 from .settings import Settings
-from .version import Version, own
+from .state_version import Version, detached_copy
 
 __all__ = ["StateVersions"]
 
@@ -77,7 +77,7 @@ class StateVersions:
             data, version = large_version(index, draft, encoded, self._codecs, self._run_id, method)
             return data if is_recorded else None, version
         else:
-            state = own(draft[0])
+            state = detached_copy(draft[0])
         if not is_recorded:
             return None, Version(index, state)
         data, state = self._codecs.encode_state(state, self._run_id, method)

@@ -126,8 +126,8 @@ IN_RUNS = (
         "resuming runs the trigger again as well",
         ("E2", "X3"),
         "_scheduling/progress.py",
-        "        invocation = self.pending.pop(key)\n",
-        "        invocation = self.pending[key]\n",
+        "= self.pending.pop(key)\n",
+        "= self.pending[key]\n",
         "runs/test_resume.py::test_resume_continues_an_unfinished_run",
     ),
     Mutant(
@@ -141,7 +141,7 @@ IN_RUNS = (
     Mutant(
         "all methods share one draft",
         ("E4",),
-        "_runtime/version.py",
+        "_runtime/state_version.py",
         "        return copied(self.state)\n",
         "        return self.state\n",
         "state/test_drafts.py::test_a_draft_is_seen_by_nobody_before_it_is_committed",

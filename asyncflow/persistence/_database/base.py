@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from ..._waiting import current_loop, is_closed
 from ...errors import (
@@ -21,123 +21,15 @@ from ..checkpoint import Checkpoint, fold, verified
 from ..fence import Fence
 from ..protocol import RunEntry, check_retention
 from ..status import Status
-from .group_commit import GroupCommit
 from .handle_limit import no_handles_left
-from .jobs import Acquire, Append, Delete, Ended, Release
-from .listing import Query, entry_of, query_of
-from .loop_host import LoopHost
-from .ownership_rules import Liveness, is_driving
+from .jobs import Acquire, Append, Delete, Release
+from .listing import entry_of, query_of
+from .opened import Opened
+from .ownership_rules import is_driving
 from .pruning import forget
 from .shared_resource import SharedResource
 
-__all__ = ["DatabasePersistence", "Opened", "Reads", "Unreleased", "checked_key", "checked_lease"]
-
-
-class Reads(Protocol):
-    """The interface of a reader of runs. Its methods run on the loop host's event loop; each answers from one snapshot of the database."""
-
-    @property
-    def newest(self) -> Callable[[str], Coroutine[Any, Any, list[Checkpoint]]] | None:
-        """Reads the rows from which a run's newest checkpoint is folded, in one statement; None if this backend cannot.
-
-        It may be cancelled at any await. If it returns nothing, `checkpoints` has to look: the run may be unknown, or damaged.
-        """
-        ...
-
-    async def checkpoints(
-        self, run_id: str, seq: int | None, *, whole: bool, after: int = -1
-    ) -> list[Checkpoint] | None:
-        """Return the rows of a run up to `seq` (None: the newest), or None if the run is unknown.
-
-        If `whole` is set, the rows with a seq above `after`; otherwise the rows from the last complete checkpoint on. Raises
-        `CheckpointCorruptError`.
-        """
-        ...
-
-    async def runs(self, query: Query) -> list[tuple[Any, ...]]:
-        """Return a page of the catalog, newest run first, as rows for `listing.entry_of`."""
-        ...
-
-    async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:
-        """Return up to `limit` runs that ended more than `older_than` seconds ago by the database's clock, in catalog order.
-
-        The page starts after the catalog position `after`.
-        """
-        ...
-
-    async def run_ids(self) -> list[str]:
-        """Return the ids of all runs, in order of creation."""
-        ...
-
-    async def damage(self) -> list[str]:
-        """Return descriptions of damage to the database itself."""
-        ...
-
-
-class Opened(Protocol):
-    """The resources that are open while a backend is in use."""
-
-    home: LoopHost
-    commits: GroupCommit
-    unreleased: Unreleased
-    stop_renewing: Callable[[], object]
-
-    @property
-    def fence(self) -> Fence:
-        """The fence that proves the owner's lease."""
-        ...
-
-    @property
-    def reader(self) -> Reads:
-        """The reader of runs."""
-        ...
-
-    def liveness(self, owner: str) -> Liveness:
-        """Return what is known of an owner, apart from its lease."""
-        ...
-
-    def rest(self) -> float:
-        """Return the pause between two large transactions, for other processes, as a fraction of the time that one transaction takes."""
-        ...
-
-    async def close(self) -> None:
-        """Close the open resources. Runs on the loop host's event loop."""
-        ...
-
-    def leave(self) -> None:
-        """Stop being an owner. Call it after `close`."""
-        ...
-
-    def abandon(self) -> None:
-        """Release what a closed event loop has left open."""
-        ...
-
-
-class Unreleased:
-    """Runs whose release failed. The release is retried at each renewal of the lease, because other processes may wait for these runs."""
-
-    def __init__(self, commits: GroupCommit) -> None:
-        self._commits = commits
-        self._jobs: list[Release] = []
-
-    def add(self, run_id: str, epoch: int) -> None:
-        """Remember a failed release. If another owner has taken the run over since, it keeps the run."""
-        self._jobs.append(Release(run_id, epoch))
-
-    def forget(self, run_id: str) -> None:
-        """Forget the failed release of a run, because the run is started again or resumed and must not be released."""
-        self._jobs = [job for job in self._jobs if job.run_id != run_id]
-
-    def try_again(self) -> None:
-        """Queue the failed releases again. Runs on the event loop of the backend's users."""
-        left = [job for job in self._jobs if not job.is_settled or job.error is not None]
-        self._jobs = [job if job.is_dequeued and not job.is_settled else self._queued(job) for job in left]
-
-    def _queued(self, job: Release) -> Release:
-        again = Release(job.run_id, job.epoch)
-        self._commits.put(again)
-        return again
-
+__all__ = ["DatabasePersistence", "checked_key", "checked_lease"]
 
 T = TypeVar("T", bound=Opened)
 

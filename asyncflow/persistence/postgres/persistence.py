@@ -8,12 +8,13 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
-from .._database.base import DatabasePersistence, Unreleased, checked_key, checked_lease
+from .._database.base import DatabasePersistence, checked_key, checked_lease
 from .._database.group_commit import GroupCommit
 from .._database.jobs import Renew
 from .._database.lease import LeaseFence
 from .._database.loop_host import LoopHost, current_loop_host
 from .._database.ownership_rules import Liveness
+from .._database.unreleased import Unreleased
 from .database import BUSY_SECONDS, Target
 from .reader import Reader
 from .writer import Writer

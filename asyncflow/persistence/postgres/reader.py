@@ -57,7 +57,7 @@ class Reader:
     async def checkpoints(
         self, run_id: str, seq: int | None, *, whole: bool, after: int = -1
     ) -> list[Checkpoint] | None:
-        """See `base.Reads`."""
+        """See `opened.Reads`."""
         if not rows.is_text(run_id):
             return None
         return await self._in_snapshot(
@@ -65,7 +65,7 @@ class Reader:
         )
 
     async def runs(self, query: Query) -> list[tuple[Any, ...]]:
-        """See `base.Reads`."""
+        """See `opened.Reads`."""
         run_id, flow, status, identities, before, limit = query
         if not all(rows.is_text(name) for name in (run_id, flow) if name is not None):
             return []
@@ -79,11 +79,11 @@ class Reader:
         return await self._found(rows.SELECT_RUNS.replace("{chosen}", chosen), (*bound, limit))
 
     async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:
-        """See `base.Reads`."""
+        """See `opened.Reads`."""
         return [Ended._make(row) for row in await self._found(SELECT_ENDED, (after, older_than, limit))]
 
     async def run_ids(self) -> list[str]:
-        """See `base.Reads`."""
+        """See `opened.Reads`."""
         return [str(run_id) for (run_id,) in await self._found(rows.SELECT_RUN_IDS)]
 
     async def damage(self) -> list[str]:

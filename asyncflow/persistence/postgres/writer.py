@@ -15,9 +15,9 @@ from ...errors import (
     StaleCheckpoint,
     StorageWriteError,
 )
+from .._database.commit_outcomes import not_written, shows
 from .._database.jobs import Append, Confirm, Job, Owning, Prune
 from .._database.lease import Lease, now
-from .._database.outcomes import not_written, shows
 from .._database.ownership_rules import Liveness, effect_of
 from .._database.run_head import Head, values_of
 from .._database.shared_resource import AWAY, PAUSE

@@ -13,12 +13,13 @@ import anyio
 
 from ..._keywords import not_taken
 from ...errors import StorageBusyError
-from .._database.base import DatabasePersistence, Unreleased, checked_key, checked_lease
+from .._database.base import DatabasePersistence, checked_key, checked_lease
 from .._database.group_commit import GroupCommit
 from .._database.jobs import Renew
 from .._database.lease import LeaseFence
 from .._database.loop_host import LoopHost, current_loop_host
 from .._database.ownership_rules import Liveness
+from .._database.unreleased import Unreleased
 from .database import BUSY_SECONDS, PAUSE, open_database
 from .explain import is_stopped
 from .file_identity import FileIdentity

@@ -66,7 +66,7 @@ class Reader:
         )
 
     async def newest(self, run_id: str) -> list[Checkpoint]:
-        """See `base.Reads`. A cancelled statement runs to its end in the connection's thread, before the next one."""
+        """See `opened.Reads`. A cancelled statement runs to its end in the connection's thread, before the next one."""
         if self._connection is None:
             return []  # opening must not be cancelled
         async with self._alone() as connection:
@@ -139,7 +139,7 @@ class Reader:
         return connection
 
     async def runs(self, query: Query) -> list[tuple[Any, ...]]:
-        """See `base.Reads`."""
+        """See `opened.Reads`."""
         run_id, flow, status, identities, before, limit = query
         chosen = [f"status = '{status}'" if status else "1"]  # a literal, so that SQLite can use the partial index
         bound: list[Any] = [_ALL if before is None else before]
@@ -157,7 +157,7 @@ class Reader:
         return list(map(tuple, await self._in_snapshot(lambda c: c.execute_fetchall(sql, bound))))
 
     async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:
-        """See `base.Reads`."""
+        """See `opened.Reads`."""
         bound = (after, time.time() - older_than, limit)  # this process runs on the file's host, so its clock is valid
         found = await self._in_snapshot(lambda connection: connection.execute_fetchall(SELECT_ENDED, bound))
         return [Ended._make(row) for row in found]

@@ -19,9 +19,9 @@ from ...errors import (
     StorageNotFoundError,
     StorageWriteError,
 )
+from .._database.commit_outcomes import not_written, shows
 from .._database.jobs import Append, Confirm, Job, Owning, Prune
 from .._database.lease import Lease, now
-from .._database.outcomes import not_written, shows
 from .._database.ownership_rules import Liveness, effect_of
 from .._database.run_head import Head
 from . import rows

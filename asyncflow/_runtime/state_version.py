@@ -7,7 +7,7 @@ from typing import Any
 from .._values.copying import copied
 from ..errors import LimitExceededError
 
-__all__ = ["Version", "own"]
+__all__ = ["Version", "detached_copy"]
 
 
 class Version:
@@ -25,7 +25,7 @@ class Version:
         return copied(self.state)
 
 
-def own(value: Any) -> Any:
+def detached_copy(value: Any) -> Any:
     """Return a copy of what a method leaves, which no other code can reach."""
     try:
         return copied(value)
