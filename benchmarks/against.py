@@ -110,7 +110,7 @@ def a_round(other: Path, work: str, way: str, at_once: int, seconds: float) -> P
 
 
 class Build:
-    """A version of the package, imported beside another one of the same name."""
+    """A version of the package, imported next to another one of the same name."""
 
     def __init__(self, tree: Path) -> None:
         self._modules: dict[str, ModuleType] = {}
