@@ -31,7 +31,7 @@ class Failure:
 
     @property
     def message(self) -> str:
-        """The exception as text; '' if it cannot be converted to text."""
+        """The exception as text; empty if it cannot be converted to text."""
         try:
             return str(self.exception)
         except Exception:  # a third-party __str__ may raise anything
@@ -39,7 +39,7 @@ class Failure:
 
     @property
     def traceback(self) -> str:
-        """The traceback as text: the frames of the user's code, and those that it called; '' if it cannot be converted to text."""
+        """The traceback as text: the frames of the user's code, and those that it called; empty if it cannot be converted to text."""
         recorded = _recorded(self.exception, "recorded_traceback")
         if recorded is not None:
             return recorded

@@ -335,7 +335,7 @@ class StorageCorruptError(StorageError):
 
 
 class StorageWriteError(StorageError):
-    """A commit failed. `outcome` states whether the checkpoint was saved: 'not saved' or 'unknown'."""
+    """A commit failed. `outcome` states whether the checkpoint was saved: "not saved" or "unknown"."""
 
     def __init__(self, message: str, *, outcome: str = "unknown", **where: Any) -> None:
         super().__init__(message, **where)

@@ -57,20 +57,23 @@ class Flow(Uncached, Generic[S]):
     """A flow: a class with `@start`, `@listen` and `@router` methods that run concurrently over a transactional state.
 
     Write `Flow[Model]`, `Flow[dict[str, X]]` or plain `Flow`. The keywords of the constructor are class attributes as well; a keyword
-    that is not given has the value of the class attribute:
+    that is not given has the value of the class attribute. `name` and `formerly` may also be keywords of the class statement, as in
+    `class Report(Flow[Model], name="report")`:
 
     - `persistence`: the backend that stores the runs; None: runs are not stored. If it is not set, `@persist` decides.
     - `initial_state`: a model class, an instance or a dict; it is copied.
     - `name`: identifies stored runs, and is the name shown to people. Without it, the module and the qualified name of the class
       (for a script: its file) identify stored runs, and people see the class's name. Subclasses inherit it.
-    - `formerly`: the identity of this flow's runs before it was moved or renamed, such as "old.module.Report"; one or several.
+    - `formerly`: of the class only: the identity of this flow's runs before it was moved or renamed, such as "old.module.Report"; one
+      or several.
     - `durability`: of the default SQLite storage: "full" survives power loss, "process" the death of the process. Default: "full".
     - `on_error`: "finish" lets the siblings of a failed method finish, "cancel" cancels them. Default: "finish".
     - `max_method_calls`: the maximum number of calls of one method in a pass; None for no limit. Default: 10,000. Beyond it the run
       fails with a `LimitExceededError`.
     - `merges`: a class attribute only: the merge functions of a dict state's keys; see `asyncflow.merge`.
 
-    Raises `FlowDefinitionError` for a class that cannot run, `ArgumentsError` for other arguments.
+    Raises `FlowDefinitionError` for a class that cannot run or a `persistence` that is no backend, `ArgumentsError` for other keywords,
+    and `ValueError` for a value that a keyword does not take.
     """
 
     persistence: ClassVar[Any] = UNSET
@@ -282,7 +285,10 @@ class Flow(Uncached, Generic[S]):
 
         If the call is cancelled, the run can be resumed. Raises `MethodError` when a method raised, `FlowBusyError`, `RunLockedError`,
         `RunCancelledError`, `RunInputsError`, `RunNotFoundError` (of `restore_from_state_id`), `RunFlowMismatchError`,
-        `InvalidRunIdError`, `RunFencedError`, `LimitExceededError`, and `StorageError`s.
+        `InvalidRunIdError`, `StateSchemaError` and `FlowDefinitionError` if the stored run does not fit the class, `StateError` if the
+        state of an interrupted run was changed here, `StateNotStorableError` for inputs that cannot be stored, `RunFencedError`,
+        `LimitExceededError`, `ArgumentsError`, `CapabilityMissingError` for `restore_from_state_id` without persistence, and
+        `StorageError`s.
         """
         if unknown:
             raise not_taken("kickoff", unknown, ("inputs", "restore_from_state_id", "wait", "once"), is_of_a_flow=True)
@@ -312,8 +318,10 @@ class Flow(Uncached, Generic[S]):
         - `wait`: seconds to wait until the current owner of the run no longer drives it; then `RunLockedError`.
         - `init`: arguments of the constructor, such as `persistence`.
 
-        Raises `RunNotFoundError`, `RunFlowMismatchError`, `RunLockedError`, `RunCancelledError`, `MethodError`, `StateSchemaError`,
-        `FlowDefinitionError`, `RunFencedError`, and `StorageError`s.
+        Raises `InvalidRunIdError`, `RunNotFoundError`, `RunFlowMismatchError`, `RunLockedError`, `RunCancelledError`, `MethodError`,
+        `StateSchemaError`, `FlowDefinitionError` if the class has lost a method that the run waits for, `RunFencedError`,
+        `LimitExceededError`, `CapabilityMissingError` if the class has no persistence, `ArgumentsError` and `ValueError` as the
+        constructor does, and `StorageError`s.
         """
         known = parse_run_id(run_id)
         flow = cls(**init)
@@ -330,7 +338,8 @@ class Flow(Uncached, Generic[S]):
         - `seq`: the number of an older checkpoint, as `history` has it; None: the newest one.
         - `init`: arguments of the constructor, such as `persistence`.
 
-        Raises `RunNotFoundError`, `RunFlowMismatchError`, `StateSchemaError`, and `StorageError`s.
+        Raises `InvalidRunIdError`, `RunNotFoundError`, `RunFlowMismatchError`, `StateSchemaError`, `CapabilityMissingError` if the class
+        has no persistence, `FlowDefinitionError`, `ArgumentsError` and `ValueError` as the constructor does, and `StorageError`s.
         """
         known = parse_run_id(run_id)
         flow = cls(**init)
@@ -345,7 +354,8 @@ class Flow(Uncached, Generic[S]):
         - `seq`: the number of an older checkpoint, as `history` has it; None: the newest one.
         - `init`: arguments of the constructor, such as `persistence`.
 
-        Raises `RunNotFoundError`, `RunFlowMismatchError`, `StateSchemaError`, and `StorageError`s.
+        Raises `InvalidRunIdError`, `RunNotFoundError`, `RunFlowMismatchError`, `StateSchemaError`, `CapabilityMissingError` if the class
+        has no persistence, `FlowDefinitionError`, `ArgumentsError` and `ValueError` as the constructor does, and `StorageError`s.
         """
         known = parse_run_id(run_id)
         flow = cls(**init)
@@ -355,12 +365,22 @@ class Flow(Uncached, Generic[S]):
     async def cancel(self) -> None:
         """Cancel the run permanently and durably: it cannot be resumed. Its kickoff, if one is awaited, raises `RunCancelledError`.
 
-        A finished run stays finished, also if it finishes at this moment: its kickoff then returns the result.
+        A finished run stays finished, also if it finishes at this moment: its kickoff then returns the result. Called inside one of the
+        run's own methods, it returns at once, and the method is cancelled.
+
+        Raises `RunLockedError` while another instance or process drives the run (`FlowRunner.cancel` ends it there, too),
+        `RunNotFoundError`, `CapabilityMissingError` if the flow is not stored and not running, `InvalidRunIdError` (of an id in the
+        state), `RunFlowMismatchError`, `StateSchemaError`, `RunFencedError` if another owner takes the run over at this moment, and
+        `StorageError`s.
         """
         await self._instance.cancel()
 
     async def history(self) -> list[HistoryEntry]:
-        """Return the checkpoints of the run, oldest first. Raises `CapabilityMissingError` if the backend keeps no history."""
+        """Return the checkpoints of the run, oldest first.
+
+        Raises `RunNotFoundError`, `CapabilityMissingError` if the flow is not stored or its backend keeps no history,
+        `InvalidRunIdError` (of an id in the state), and `StorageError`s.
+        """
         return await history_of(self._instance.storage("history"), self.run_id)
 
     async def update_state(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
@@ -369,7 +389,8 @@ class Flow(Uncached, Generic[S]):
         - `changes`: the fields to change, with their new values.
         - `fields`: the same as keywords.
 
-        Raises `RunInputsError` for a value that the state's model refuses, `FlowBusyError` or `RunLockedError` while the run is running,
-        `RunNotFoundError`, `CapabilityMissingError` if the flow is not stored, and `StorageError`s.
+        Raises `RunInputsError` for a value that the state's model refuses, `StateNotStorableError` for one that cannot be stored,
+        `FlowBusyError` or `RunLockedError` while the run is running, `RunNotFoundError`, `CapabilityMissingError` if the flow is not
+        stored, `InvalidRunIdError` (of an id in the state), `RunFlowMismatchError`, `StateSchemaError`, and `StorageError`s.
         """
         await edit(self._instance, changes, fields)

@@ -48,7 +48,7 @@ MISSING: Final = _Missing()
 
 
 class Conflict(Exception):  # noqa: N818 - users get StateConflictError, which names the methods too
-    """Both sides changed `path` in incompatible ways; `reason` states how."""
+    """Both sides changed `path` in incompatible ways; `reason` states how. A merge function may raise `Conflict(path, reason)`."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)

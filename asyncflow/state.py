@@ -36,7 +36,7 @@ class FlowState(BaseModel):
     """A base model for the state of a flow, with an `id` field."""
 
     id: str = Field(default_factory=new_run_id)
-    """The id of the run."""
+    """The id of the run; by default a new UUID."""
 
 
 def explained(errors: list[ErrorDetails], whole: str = "the state") -> str:

@@ -59,7 +59,7 @@ def unfit(value: Any, error: ValidationError) -> Refused:
 
 def raised(value: Any, error: str, places: Sequence[str]) -> Refused:
     """Return the refusal of a value for which its class's own code raises: validators, serializers and others."""
-    reason = f"its own code raises {error} when it is written or loaded"
+    reason = f"code of its class, such as a validator or a serializer, raises {error} when it is written or loaded"
     cure = "make its validators and serializers accept every value that the field can have"
     return Refused(next(iter(places), ""), type(value).__name__, reason, cure)
 

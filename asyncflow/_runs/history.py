@@ -31,7 +31,7 @@ class HistoryEntry:
     status: Status
     """The status of the run after it, as it is stored."""
     method: str
-    """The invocation that ended, such as `fetch:3`; '' if none did."""
+    """The invocation that ended, such as `fetch:3`; empty if none did."""
     at: float
     """Seconds since the epoch."""
     changed: dict[str, Any]

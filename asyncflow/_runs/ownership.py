@@ -198,5 +198,7 @@ async def release_run(owner: Ownership, run_id: str, epoch: int) -> None:
         await owner.release(run_id, epoch)
     except StorageError as error:
         logger.warning(
-            "run not released: %s stays owned by this process until its storage is closed: %s", run_id, error
+            "run not released: %s stays owned by this process until a retry succeeds or its storage is closed: %s",
+            run_id,
+            error,
         )

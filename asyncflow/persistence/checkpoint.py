@@ -66,15 +66,15 @@ class Checkpoint(NamedTuple):
     at: float
     """The time of the checkpoint, in seconds since the epoch."""
     method: str = ""
-    """The invocation that ended, such as `fetch:3`; '' if none did."""
+    """The invocation that ended, such as `fetch:3`; empty if none did."""
     base: int = 0
     """The seq of the newest complete checkpoint, which may be this one."""
     identity: str = ""
-    """The identity of the flow: its declared name, or its module and qualified name. '' in runs of 0.1, which store only `flow`."""
+    """The identity of the flow: its declared name, or its module and qualified name. Empty in runs of 0.1, which store only `flow`."""
     format: int = FORMAT
     """The format that it is written in."""
     version: str = VERSION
-    """The version of asyncflow that wrote it; '' in format 1."""
+    """The version of asyncflow that wrote it; empty in format 1."""
     epoch: int = 1
     """The fencing epoch: how many owners the run has had. A commit with an older epoch is refused."""
     state: bytes | None = None
@@ -101,7 +101,7 @@ class Checkpoint(NamedTuple):
 
     @property
     def known_by(self) -> str:
-        """The key by which its flow is found: the identity or, for a run stored by 0.1, ':' and the flow's bare name."""
+        """The key by which its flow is found: the identity or, for a run stored by 0.1, ":" and the flow's bare name."""
         return self.identity or f":{self.flow}"
 
     @property

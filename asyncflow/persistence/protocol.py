@@ -92,7 +92,7 @@ class Ownership(Protocol):
     async def release(self, run_id: str, epoch: int) -> None:
         """Release a run, if this is still its owner. Never raises for a run that another owner has taken over.
 
-        Not called if the run's last checkpoint has already released it: one with status 'finished' or 'cancelled'.
+        Not called if the run's last checkpoint has already released it: one with status "finished" or "cancelled".
         """
         ...
 

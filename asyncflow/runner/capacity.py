@@ -71,7 +71,9 @@ class Places:
                 self._places.acquire_nowait()
         except (anyio.WouldBlock, TimeoutError):
             advice = (
-                "Retry later" if self._overload == "wait" else "Retry later, or wait for a place with overload='wait'"
+                "Retry later"
+                if self._overload == "wait"
+                else "Retry later, or create the runner with overload='wait' so that start waits"
             )
             raise RunnerOverloadedError(
                 f"the runner is at capacity: it has {self._most} runs (max_running + max_waiting). {advice}. Nothing was started"

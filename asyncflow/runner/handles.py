@@ -123,7 +123,8 @@ class RunHandle:
     async def status(self) -> Status:
         """Return "running", "interrupted", "failed", "finished" or "cancelled", according to the newest checkpoint.
 
-        A run is running while it has an owner, here or elsewhere, as far as the storage has a catalog that reports it.
+        A run is running while it has an owner, here or elsewhere, as far as the storage has a catalog that reports it. Raises what
+        `checkpoint` raises.
         """
         return (await self.status_and_checkpoint())[0]
 
@@ -138,7 +139,8 @@ class RunHandle:
     async def result(self) -> Any:
         """Wait until the run has ended, here or elsewhere, and return its result. After a takeover, wait for the new owner's result.
 
-        Raises `MethodError`, `RunCancelledError`, and any other error that stopped the run here, unless the run has ended since then.
+        Raises `MethodError`, `RunCancelledError`, and any other error that stopped the run here, unless the run has ended since then;
+        `RunNotFoundError` if the run has been deleted, and `StorageError`s.
         """
         live = self._live
         if live is not None:
@@ -167,7 +169,7 @@ class RunHandle:
         return await self._outcome(stored)
 
     async def cancel(self) -> None:
-        """Cancel the run permanently and durably, whichever process drives it."""
+        """Cancel the run permanently and durably, whichever process drives it. Raises what `FlowRunner.cancel` raises."""
         await self._cancel()
 
     async def events(self, *, after: tuple[int, int] = (-1, 0)) -> AsyncGenerator[Event, None]:
@@ -175,7 +177,8 @@ class RunHandle:
 
         - `after`: the (seq, n) of the last event that is already known; the default is none.
 
-        Raises `CapabilityMissingError` if the backend keeps no history.
+        Raises `CapabilityMissingError` if the backend keeps no history, `RunNotFoundError` if the run has been deleted, and
+        `StorageError`s.
         """
         persistence = self._persistence
         if not offers(persistence, CheckpointHistory):

@@ -79,19 +79,14 @@ class FlowRunner:
         self._limits = Limits(max_running, max_waiting, overload, grace, patience, max_takeovers)
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
         check_backend(self.persistence)
-        self._flows = FlowRegistry(self.persistence)
+        self._flows = known = FlowRegistry(self.persistence)
         self._viewed = Viewed(self._flows.instance_of)
         for make in flows:
             self._flows.register(make)
         self._recover_every = recover_every
-        self._live = OwnedRuns()
+        self._live = live = OwnedRuns()
         self._recovery = Recovery(
-            self.persistence,
-            self._is_recoverable,
-            lambda: self._flows.identities,
-            self._recover_one,
-            self._live,
-            max_takeovers,
+            self.persistence, self._is_recoverable, lambda: known.identities, self._recover_one, live, max_takeovers
         )
         self._group: TaskGroup | None = None
         self._is_ending = False
@@ -193,7 +188,7 @@ class FlowRunner:
         - `run_id`: the id of the run, for an idempotent call. None: a new one.
         - `patience`: seconds to wait for a free place, where `overload` is "wait"; None: no limit.
 
-        Raises what `kickoff` raises before a run starts; `RunnerOverloadedError`, `RunnerClosedError`.
+        Raises what `kickoff` raises before a run starts; `RunnerOverloadedError`, `RunnerClosedError`, `TypeError` for another `flow`.
         """
         self._check_open()
         types: StateType | None = getattr(flow, "_state_type", None)  # a function is called only where it has to be
@@ -257,7 +252,7 @@ class FlowRunner:
         - `patience`: as in `start`.
 
         Raises `RunNotFoundError`, `RunCancelledError`, `RunFlowMismatchError` if the flow is not registered,
-        what `MyFlow.resume` raises before it runs anything, `RunnerOverloadedError`, `RunnerClosedError`.
+        what `Flow.resume` raises before it runs anything, `RunnerOverloadedError`, `RunnerClosedError`.
         """
         wanted = parse_run_id(run_id)
         while True:
@@ -286,9 +281,9 @@ class FlowRunner:
                 raise run.refusal
 
     async def get(self, run_id: object) -> RunHandle:
-        """Return a handle on any stored run, whichever process drives it.
+        """Return a handle on any stored run, whichever process drives it. Raises `InvalidRunIdError`, `RunNotFoundError`, `StorageError`s.
 
-        - `run_id`: the id of the run. Raises `RunNotFoundError` if none is stored under it.
+        - `run_id`: the id of the run.
         """
         wanted = parse_run_id(run_id)
         if wanted not in self._live and await self.persistence.load(wanted) is None:
@@ -298,7 +293,11 @@ class FlowRunner:
     async def cancel(self, run_id: object) -> None:
         """Cancel a run permanently and durably, whichever process drives it. A finished run stays as it is.
 
-        - `run_id`: the id of the run. Raises `RunNotFoundError` if none is stored under it.
+        - `run_id`: the id of the run.
+
+        Raises `InvalidRunIdError`, `RunNotFoundError`, `CapabilityMissingError` if the run is not driven here and the backend lacks
+        `Ownership`, `RunFencedError` if another owner has just taken the run over (repeat the call), `StorageError`s, and
+        `RunnerClosedError` on another event loop than the runner's.
         """
         self._check_loop()
         wanted = parse_run_id(run_id)
@@ -318,7 +317,10 @@ class FlowRunner:
     # ---- recovering interrupted runs ---------------------------------------------------------------------------
 
     async def recover(self) -> int:
-        """Recover the interrupted runs of registered flows that no process drives, also quarantined ones. Return how many."""
+        """Recover the interrupted runs of registered flows that no process drives, also quarantined ones. Return how many.
+
+        It recovers none if the backend lacks `Catalog`. Raises `StorageError`s, and `RunnerClosedError` on another event loop.
+        """
         self._check_loop()
         return await self._recovery.recover_all()
 
@@ -394,7 +396,5 @@ class FlowRunner:
         self._places.release()
 
     def _handle(self, run_id: str, live: Live | None = None, *, is_elsewhere: bool = False) -> RunHandle:
-        live, cancel = live or self._live.get(run_id), partial(self.cancel, run_id)
-        return RunHandle(
-            run_id, self.persistence, live, self._viewed.outcome, cancel, self._viewed.view, is_elsewhere=is_elsewhere
-        )
+        live, cancel, viewed = live or self._live.get(run_id), partial(self.cancel, run_id), self._viewed
+        return RunHandle(run_id, self.persistence, live, viewed.outcome, cancel, viewed.view, is_elsewhere=is_elsewhere)

@@ -292,9 +292,7 @@ class SessionsOpenAndClose(Promises):
                 raise raised
         except Exception as error:  # any exception that the session turns it into
             passed = error
-        assert passed is raised, (
-            f"a session must let pass what was raised within it, as it is, and came out with {passed!r}"
-        )
+        assert passed is raised, f"a session must raise unchanged what was raised within it, but raised {passed!r}"
         async with opener.session():
             expect(await persistence.load("a"), chain.rows[-1], "after an error within a session")
 

@@ -239,9 +239,7 @@ class Forgotten(Promises):
             await store(persistence, long.add(flow="F"))
             await store(persistence, long.add(flow="F", status="finished", at=time.time()))
             gone = await retention.prune(older_than=3600.0)
-            assert gone == 3, (
-                f"`prune` must delete the three runs that ended long ago, and says that it has deleted {gone}"
-            )
+            assert gone == 3, f"`prune` must delete the three runs that ended long ago, and returned {gone}"
             for name, is_kept in (
                 ("finished", False),
                 ("cancelled", False),

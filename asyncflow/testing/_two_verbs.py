@@ -34,7 +34,7 @@ class TwoVerbs(Promises):
             await persistence.save(saved)
             expect(await persistence.load("a"), saved, "after `save` has returned, with no session open")
         assert await persistence.load("b") is None, (
-            "`load` of an unknown run must return None, with no session open too"
+            "`load` of an unknown run must return None, also when no session is open"
         )
 
     @in_time

@@ -133,9 +133,13 @@ class FaultyPersistence:
         self.faults = faults
         self.asked: list[Operation] = []
         """Every operation, in order."""
-        self.hits = 0
-        """The number of operations that were hit by a fault."""
+        self._hits = 0
         self._let_go = anyio.Event()
+
+    @property
+    def hits(self) -> int:
+        """How many operations a fault has hit."""
+        return self._hits
 
     async def save(self, checkpoint: Checkpoint) -> None:
         await self._struck("save", lambda: self.inner.save(checkpoint))
@@ -159,7 +163,7 @@ class FaultyPersistence:
     async def _struck(self, operation: Operation, do: Callable[[], Coroutine[Any, Any, T]]) -> T:
         self.asked.append(operation)
         fault = self._fault(operation)
-        self.hits += fault is not None
+        self._hits += fault is not None
         match fault:
             case Fail(error=error):
                 raise error()

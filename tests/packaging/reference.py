@@ -15,8 +15,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from types import ModuleType
+from typing import Any, get_args
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "asyncflow" / "REFERENCE.md"
@@ -46,6 +46,8 @@ RETURNED = ("RunHandle", "Failure")
 """Public classes of which asyncflow makes the instances."""
 HIDDEN = ("misplaced", "more", "unknown")
 """Parameters that exist to refuse an argument with a helpful error."""
+PLAIN = {"Trigger": "Condition", "AnyOf": "Condition", "AllOf": "Condition"}
+"""For internal types, the words that the introduction explains."""
 
 INTRODUCTION = f"""# Reference
 
@@ -55,8 +57,11 @@ change a docstring or a signature, and run `{COMMAND}`.
 **What is public.** A name is public if it is listed here, that is, if it is in the `__all__` of one of these modules; import it
 from there. Everything else is internal and may change in any version, even where its name has no underscore.
 
-Times are seconds. A parameter that has no default must be given. Every error below is in `asyncflow.errors`; besides the errors
-that a call lists, any call that reads or writes runs may raise a `StorageError`.
+Times are seconds. A parameter that has no default must be given; a default of `...` is described in the text. Types are written
+without their modules. A `Condition` is a method, a label, `or_(...)` or `and_(...)`; `S` is the type of a flow's state.
+
+The errors are in `asyncflow.errors`, except those below another module. Besides the errors that a call lists, any call that reads
+or writes runs may raise a `StorageError`.
 """
 
 
@@ -130,28 +135,44 @@ class Parameter:
 
 
 def _type(node: ast.AST | None, module: str) -> str:
-    """An annotation as text: its aliases as what they mean, without the marks for "not given"."""
+    """An annotation as text: its internal aliases as their meaning, without modules and the marks for "not given"."""
     if node is None:
         return ""
     text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
     text = re.sub(r" \| Unset\b|\bUnset \| ", "", re.sub(r"^ClassVar\[(.*)\]$", r"\1", text))
-    return re.sub(r"\b[A-Z]\w+\b", lambda found: _meaning(found[0], module), text)
+    text = re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", text)
+    text = re.sub(r"\bLiteral\[([^]]*)\]", lambda found: found[1].replace(", ", " | "), text)
+    return _quoted(re.sub(r"\b[A-Z]\w+\b", lambda found: _meaning(found[0], module), text))
 
 
 def _meaning(name: str, module: str) -> str:
-    value = getattr(importlib.import_module(module), name, None)
-    if get_origin(value) is Literal:
-        return " | ".join(f'"{word}"' for word in get_args(value))
-    return str(value) if isinstance(value, UnionType) else name
+    """What a name in an annotation is printed as: a public name and a class as they are, an internal alias as what it is assigned."""
+    if name in PLAIN:
+        return PLAIN[name]
+    if name in {each.name for each in public()}:
+        return name
+    return next((_type(node.value, owner) for owner, node, _ in _assigned(module, name)), name)
+
+
+def _quoted(text: str) -> str:
+    """A text of Python with each string in double quotes."""
+    return re.sub(r"'([^'\"\\]*)'", r'"\1"', text)
 
 
 def _default(node: ast.AST | None, module: str) -> str | None:
     """A default as text: constants as their values; None if there is none, "..." if a word cannot say it."""
+    found = _default_as_written(node, module)
+    return None if found is None else _quoted(found)
+
+
+def _default_as_written(node: ast.AST | None, module: str) -> str | None:
     if node is None:
         return None
     if isinstance(node, ast.Name):
         value = getattr(importlib.import_module(module), node.id)
-        return repr(value) if isinstance(value, int | float | str | tuple) else "..."
+        if isinstance(value, type):
+            return value.__name__
+        return repr(value) if isinstance(value, int | float | str | bytes | tuple) else "..."
     if isinstance(node, ast.Call):
         made = [k.value.id for k in node.keywords if k.arg == "default_factory" and isinstance(k.value, ast.Name)]
         plain = [ast.unparse(k.value) for k in node.keywords if k.arg == "default"]
@@ -213,8 +234,14 @@ def fields(cls: type) -> list[Parameter]:
     doc = Doc.of(cls)
     for each in found.values():
         each.about = each.about or doc.items.get(each.name, "")
-    own = {name: Parameter(name, "", None, about) for name, about in doc.items.items()} if not found else {}
-    return [*found.values(), *own.values()]
+    return [*found.values()] or [Parameter(name, _given_as(cls, name), None, text) for name, text in doc.items.items()]
+
+
+def _given_as(cls: type, name: str) -> str:
+    """The type of an attribute that the constructor takes under its name."""
+    node: Any = _node(cls.__init__)
+    args = [] if node is None else [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    return next((_type(arg.annotation, cls.__module__) for arg in args if arg.arg == name), "")
 
 
 # ---- the public names --------------------------------------------------------------------------------------------
@@ -264,12 +291,14 @@ class Call:
         return self.doc.text.startswith("Alias of")
 
 
-def _call(path: str, name: str, thing: Any, doc: Doc) -> Call:
+def _call(path: str, name: str, thing: Any, doc: Doc, attributes: Iterable[Parameter] = ()) -> Call:
     node: Any = _node(thing)
     given = parameters(node, thing.__module__, doc)
     returns = _type(node.returns, thing.__module__)
     known = {each.name.lstrip("*") for each in given}
-    more = [Parameter(n, "class attribute", None, about) for n, about in doc.items.items() if n not in known]
+    more = [each for each in attributes if each.name in doc.items and each.name not in known]
+    known |= {each.name for each in more}
+    more += [Parameter(n, "", None, about) for n, about in doc.items.items() if n not in known]
     shown = signature(name, node, given, "" if returns in ("None", "Never", "Any") else returns)
     return Call(path, shown, given, doc, more)
 
@@ -318,7 +347,7 @@ def calls(each: Public) -> Iterator[Call]:
         and not is_protocol(thing)
         and not issubclass(thing, Exception)
     ):
-        yield _call(each.path, name, made, Doc.of(thing))
+        yield _call(each.path, name, made, Doc.of(thing), fields(thing))
     for member, value in members(thing):
         function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
         if inspect.isfunction(function) and _node(function) is not None:  # NamedTuple makes some of its own
@@ -381,7 +410,7 @@ def _section(each: Public) -> list[str]:
     if inspect.isfunction(each.thing):
         return _shown(found[0], "###")
     if not isinstance(each.thing, type):
-        return [f"### `{each.name}`", "", _of_value(each), ""]
+        return [f"### `{each.name}`", "", _listed(_of_value(each)), ""]
     lines: list[str]
     if found and found[0].path == each.path:
         lines = _shown(found[0], "###")
@@ -402,22 +431,28 @@ def _fields_shown(cls: type) -> list[Parameter]:
 def _of_value(each: Public) -> str:
     """What is said of a public value that is no class and no function: the text below it in its module."""
     for module in (each.module, getattr(each.thing, "__module__", each.module)):
-        for found in _below(module, each.name):
-            return found
+        for _, _, after in _assigned(module, each.name):
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                return inspect.cleandoc(str(after.value.value))
     return ""
 
 
-def _below(module: str, name: str) -> Iterator[str]:
+def _assigned(module: str, name: str) -> Iterator[tuple[str, Any, ast.stmt]]:
+    """The assignments to a global name, wherever the module imports it from: module, assignment and next statement."""
     tree = _tree(module)
     for node, after in zip(tree.body, tree.body[1:], strict=False):
         target = getattr(node, "target", None) or next(iter(getattr(node, "targets", ())), None)
-        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if isinstance(target, ast.Name) and target.id == name and is_text:
-            yield inspect.cleandoc(str(after.value.value))  # type: ignore[attr-defined]  # see above
-        if isinstance(node, ast.ImportFrom) and any(a.name == name for a in node.names):
+        if isinstance(target, ast.Name) and target.id == name:
+            yield module, node, after
+        if isinstance(node, ast.ImportFrom) and node.level and any(a.name == name for a in node.names):
             source = importlib.import_module(module)
             package = source.__name__ if hasattr(source, "__path__") else source.__name__.rpartition(".")[0]
-            yield from _below(importlib.util.resolve_name("." * node.level + (node.module or ""), package), name)
+            yield from _assigned(importlib.util.resolve_name("." * node.level + (node.module or ""), package), name)
+
+
+def _listed(text: str) -> str:
+    """A text whose lines "word   description" are items of a list."""
+    return re.sub(r"^(\w+) {2,}(.+)$", r'- `"\1"`: \2', text, flags=re.MULTILINE)
 
 
 def _errors() -> list[str]:
@@ -436,7 +471,7 @@ def _errors() -> list[str]:
                 *_table(("error", "also a", "attributes", ""), map(_error, under)),
             ]
     alone = [group for group in base.__subclasses__() if not group.__subclasses__()]
-    lines += ["#### Of the class", "", *_table(("error", "also a", "attributes", ""), map(_error, alone))]
+    lines += ["#### Errors of a flow class", "", *_table(("error", "also a", "attributes", ""), map(_error, alone))]
     for each in public():
         if each.module == ERRORS and not issubclass(each.thing, Exception):
             lines += _section(each)
@@ -505,7 +540,7 @@ def _capabilities() -> list[str]:
         "A backend has the two methods of `FlowPersistence`, and any of the other capabilities.",
         told,
     ]
-    return [*lines, "", *_table(("capability", "methods", "", "memory", "SQLite", "PostgreSQL"), rows)]
+    return [*lines, "", *_table(("capability", "members", "", "memory", "SQLite", "PostgreSQL"), rows)]
 
 
 def _resolved(path: str) -> Any:

@@ -155,7 +155,7 @@ async def test_a_new_state_that_its_class_refuses_to_load_is_not_storable(
     refused = caught.value.__cause__
     assert isinstance(refused, errors.StateNotStorableError)
     assert refused.path == field
-    assert f"its own code raises {raises.__name__}" in str(refused)
+    assert f"such as a validator or a serializer, raises {raises.__name__}" in str(refused)
     assert "of the user's" not in str(refused)
 
 
@@ -226,7 +226,7 @@ async def test_a_serializer_that_raises_is_told_with_its_field(
 
     refused = caught.value.__cause__
     assert isinstance(refused, errors.StateNotStorableError)
-    assert (refused.path, "its own code raises KeyError" in str(refused)) == (path, True)
+    assert (refused.path, "such as a validator or a serializer, raises KeyError" in str(refused)) == (path, True)
 
 
 class Lax(FlowState):

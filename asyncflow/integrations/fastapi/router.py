@@ -182,7 +182,11 @@ def _add_runs(
         f"{one}/cancel",
         cancel_run,
         methods=["POST"],
-        responses={202: {"model": Accepted, "description": "The run is being cancelled."}, **common, **documented(409)},
+        responses={
+            202: {"model": Accepted, "description": "The run is about to end: one of its methods has not stopped yet."},
+            **common,
+            **documented(409),
+        },
     )
     add(
         f"{one}/resume",

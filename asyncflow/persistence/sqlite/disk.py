@@ -47,8 +47,8 @@ def write_again(log: Path) -> None:
         return
     except OSError as error:
         raise no_handles_left(error, log) or StorageError(
-            f"{log} cannot be written ({error.strerror}), and the disk may not hold what it reads; nothing was saved. Try "
-            "again once the disk works and has space"
+            f"{log} cannot be written ({error.strerror}), and the disk may lack data that readers already see; nothing was saved. "
+            "Try again once the disk works and has space"
         ) from error
 
 
