@@ -69,7 +69,7 @@ def inputs_bytes(inputs: Mapping[str, Any], write: Callable[[Any], bytes] | None
     try:
         data = write(known)
     except PydanticSerializationError:
-        return to_json({name: ascii(value) for name, value in known.items()})
+        return to_json({name: _ascii(value) for name, value in known.items()})
     has_sets, secrets = _special(known.values())
     if not has_sets and not secrets:
         return data
@@ -187,6 +187,14 @@ def _with_fields(tree: dict[str, Any], value: Any) -> dict[str, Any]:
     fields = _fields(value)
     names = fields.keys() if fields.keys() <= tree.keys() else tree.keys() if len(tree) == len(fields) else ()
     return {**tree, **{name: _ordered(tree[name], item) for name, item in zip(names, fields.values(), strict=False)}}
+
+
+def _ascii(value: Any) -> str:
+    """Return the text of a value that JSON cannot encode; of one whose own code raises, or that is nested too deeply, its type's name."""
+    try:
+        return ascii(value)
+    except Exception:  # a foreign __repr__ may raise anything
+        return f"<{type(value).__name__}>"
 
 
 def _written(value: Any) -> bytes:

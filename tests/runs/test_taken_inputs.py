@@ -379,6 +379,53 @@ async def test_a_validator_that_raises_whatever_it_likes_refuses_the_inputs(call
     assert "of the user's" not in str(caught.value)
 
 
+NESTING: dict[str, Callable[[Any], Any]] = {
+    "list": lambda value: [value],
+    "dict": lambda value: {"a": value},
+    "tuple": lambda value: (value,),
+    "set": lambda value: frozenset((value,)),
+}
+
+
+@pytest.mark.found("D11")
+@pytest.mark.parametrize("kind", NESTING)
+@pytest.mark.parametrize("depth", [200, 900, 3_000])
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_inputs_that_are_nested_too_deeply_are_a_limit(kind: str, depth: int, is_stored: bool) -> None:
+    class Keep(Flow[dict[str, Any]]):
+        @start()
+        async def keep(self) -> None: ...
+
+    value: Any = 1
+    for _ in range(depth):
+        value = NESTING[kind](value)
+    flow = Keep(persistence=MemoryFlowPersistence() if is_stored else None)
+    if depth == 200 and not is_stored:
+        await flow.kickoff({"value": value})
+        return
+
+    with pytest.raises(errors.LimitExceededError):
+        await flow.kickoff({"value": value})
+
+
+@pytest.mark.found("D11")
+async def test_an_input_whose_repr_raises_is_refused_as_not_storable() -> None:
+    class Rude:
+        def __repr__(self) -> str:
+            raise OSError
+
+        __str__ = __repr__
+
+    class Keep(Flow[dict[str, Any]]):
+        persistence = MemoryFlowPersistence()
+
+        @start()
+        async def keep(self) -> None: ...
+
+    with pytest.raises(errors.StateNotStorableError):
+        await Keep().kickoff({"value": Rude()})
+
+
 @pytest.mark.found("D11")
 async def test_a_validator_that_raises_about_a_merged_state_is_a_conflict() -> None:
     class Sum(FlowState):
