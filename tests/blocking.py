@@ -69,12 +69,11 @@ ALLOWED: Final = {
     "persistence.sqlite.database.prepare": "creates the file, once for each opening: SQLite would give it another mode",
     "persistence.sqlite.database._statements": "reads files of the package, once in a process",
     "persistence.sqlite.database._schema": "a database in memory, once in a process",
-    "persistence.sqlite.file_identity.FileIdentity._look_for_handles": "lists this process's own "
-    "handles, which are no files, once for each opening",
+    "persistence.sqlite.file_identity._handles_of": "lists this process's own handles, which are no files, at each opening",
 }
 """Functions and classes of asyncflow, and why they may block the loop. None of them is on the way of a step.
 
-The one that is, `FileIdentity.check`, calls `os.stat` and `os.pread` before each commit. They have no audit event, and take 3 us."""
+The one that is, `FileIdentity.check`, calls `os.stat` and `os.pread` before each commit. They have no audit event, and take 5 us."""
 
 UNCONTENDED: Final = {
     "asyncflow.persistence.memory._changing": "held for some operations on dicts",

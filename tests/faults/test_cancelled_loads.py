@@ -1,9 +1,12 @@
 """A load is cancelled at each of its awaits: it leaves nothing behind, and the next load reads what is stored."""
 
+import time
+
 import anyio
 import pytest
 
 from asyncflow import Flow, SQLiteFlowPersistence, start
+from asyncflow.persistence.sqlite import rows
 from asyncflow.testing import cancel_everywhere
 
 
@@ -64,3 +67,49 @@ async def test_loads_that_are_cancelled_while_others_run_disturb_none() -> None:
                     group.start_soon(load, run_id, turn)
 
         assert sorted(found) == sorted(ids * 3)
+
+
+SLOW = 0.05
+"""Seconds of a statement."""
+
+
+async def test_cancelled_loads_leave_no_statements_for_the_next_one_to_wait_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with SQLiteFlowPersistence("runs.db") as storage:
+        await Count(persistence=storage).kickoff({"id": "run"})
+        await storage.load("run")
+        connection = storage._shared.current.reader._connection  # type: ignore[union-attr]  # it is open
+
+        def slow() -> None:
+            time.sleep(SLOW)
+
+        create = storage._shared.current.home.run  # type: ignore[union-attr]
+        await create(lambda: connection.create_function("slow", 0, slow))
+        monkeypatch.setattr(rows, "SELECT_NEWEST", f"SELECT * FROM ({rows.SELECT_NEWEST}) WHERE slow() IS NULL")
+        began = time.monotonic()
+        for _ in range(5):
+            with anyio.move_on_after(SLOW / 10):
+                await storage.load("run")
+
+        assert time.monotonic() - began >= 5 * SLOW  # each has waited for its own
+        assert (await storage.load("run")) is not None
+
+
+@pytest.mark.parametrize("of", ["newest", "history", "one"])
+async def test_reads_in_a_cancelled_scope_return_as_they_clean_up_there(of: str) -> None:
+    async with SQLiteFlowPersistence("runs.db") as storage:
+        await Count(persistence=storage).kickoff({"id": "run"})
+        await storage.load("run")
+        found: list[object] = []
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            if of == "newest":
+                found.append(await storage.load("run"))
+            elif of == "one":
+                found.append(await storage.load("run", 0))
+            else:
+                found.append(await storage.history("run"))
+
+        assert found
+        assert found[0]

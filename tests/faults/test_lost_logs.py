@@ -215,6 +215,29 @@ async def test_a_database_whose_folder_changes_is_noticed(fault: str, is_linked:
 
 
 @pytest.mark.found("R3")
+@pytest.mark.parametrize("is_lower", [True, False])
+async def test_the_log_is_read_through_the_descriptor_that_stays_open(is_lower: bool) -> None:
+    """Not through one of another connection, which is closed earlier: its number may then name another file."""
+    await paid(SQLiteFlowPersistence(DB), 1)
+    lower = [] if is_lower else [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
+    with closing(sqlite3.connect(DB)) as inspection:
+        inspection.execute("SELECT count(*) FROM runs").fetchall()
+        for number in lower:
+            os.close(number)
+        async with SQLiteFlowPersistence(DB) as storage:
+            await settled(storage)
+            files = storage._shared.current.file  # type: ignore[union-attr]  # it is open
+            before = files._log_handle
+            inspection.close()
+
+            assert is_recognized(storage)
+            os.truncate(LOG, 5_000)
+            with pytest.raises(errors.StorageCorruptError):
+                await Pay(persistence=storage).kickoff()
+            assert files._log_handle == before
+
+
+@pytest.mark.found("R3")
 async def test_a_settled_folder_in_which_others_write_is_examined_and_is_no_fault() -> None:
     storage = SQLiteFlowPersistence(DB)
     async with storage:

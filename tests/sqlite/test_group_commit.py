@@ -13,6 +13,7 @@ from loops import on_asyncio
 
 from asyncflow import SQLiteFlowPersistence, errors
 from asyncflow.persistence import Checkpoint
+from asyncflow.persistence._database import loop_host
 from asyncflow.persistence._database.jobs import Append
 from asyncflow.persistence.sqlite.writer import Writer
 
@@ -26,6 +27,42 @@ async def test_many_runs_at_once_need_far_fewer_transactions_than_checkpoints(se
 
     assert checkpoints == 800
     assert seen.commits() < 80
+
+
+@pytest.mark.found("D1")
+@pytest.mark.parametrize("at", range(1, 6))
+def test_a_ctrl_c_while_a_commit_wakes_its_waiters_leaves_none_waiting(
+    monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """A second Ctrl-C is raised in whatever runs at that moment; the event loop then runs on, to cancel what is left."""
+    woken = 0
+    wake = loop_host._ThisLoop.wake
+
+    def interrupted(self: Any, waiter: Any) -> None:
+        nonlocal woken
+        woken += 1
+        if woken == at:
+            raise KeyboardInterrupt
+        wake(self, waiter)
+
+    async def main() -> None:
+        async with SQLiteFlowPersistence(PATH) as storage, anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(Steps(persistence=storage).kickoff)
+
+    monkeypatch.setattr(loop_host._ThisLoop, "wake", interrupted)
+    loop = asyncio.new_event_loop()
+    try:
+        task = loop.create_task(main())
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(task)
+        done, _ = loop.run_until_complete(asyncio.wait((task,), timeout=30))
+        assert done
+        task.result()
+    finally:
+        loop.close()
+
+    assert sql("SELECT count(*) FROM runs WHERE status = 'finished'") == [(3,)]
 
 
 @pytest.mark.clauses("E1")

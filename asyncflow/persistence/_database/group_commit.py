@@ -38,6 +38,8 @@ class GroupCommit:
         self._write = write
         self._queue: deque[Job] = deque()
         self._busy = False
+        self._batch: list[Job] | None = None
+        """The jobs that are being committed."""
         self._idle = anyio.Event()
         self._idle.set()
         self._portion = 1.0
@@ -111,7 +113,7 @@ class GroupCommit:
             batch.append(job)
         if self._idle.is_set():
             self._idle = anyio.Event()
-        self._busy = True
+        self._busy, self._batch = True, batch
         self._home.spawn(lambda: self._write(batch), lambda error: self._ended(batch, error))
 
     def _ended(self, batch: list[Job], error: BaseException | None) -> None:
@@ -123,7 +125,13 @@ class GroupCommit:
     def _wake(self, batch: list[Job], start: int) -> None:
         """Wake a portion of the waiters, and the next one after those have run. The portion adapts to the load of the event loop."""
         end = start + max(1, int(self._portion))
-        self._settle(batch[start:end])
+        try:
+            self._settle(batch[start:end])
+        except (
+            KeyboardInterrupt
+        ):  # asyncio raises a second Ctrl-C in whatever runs, and then runs on to cancel what is left
+            self._home.soon(lambda: self._wake(batch, start))
+            raise
         began = time.perf_counter()
 
         def after() -> None:
@@ -131,10 +139,13 @@ class GroupCommit:
             self._portion = min(max(self._portion, 1.0), MOST)
             self._wake(batch, end)
 
-        self._home.soon(after if end < len(batch) else self._commit_next)
+        self._home.soon(after if end < len(batch) else lambda: self._commit_after(batch))
 
-    def _commit_next(self) -> None:
+    def _commit_after(self, batch: list[Job]) -> None:
         """Start the next commit after all woken waiters have run, so that their next checkpoints are committed together."""
+        if self._batch is not batch:
+            return  # reported twice, because Ctrl-C interrupted the first time
+        self._batch = None
         if self._queue:
             self._begin()
         else:

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from ..._waiting import in_trio, outlast, protect_from_interrupts, to_its_end
+from ..._waiting import in_cancelled_scope, in_trio, outlast, protect_from_interrupts, to_its_end
 
 __all__ = ["LoopHost", "WorkCancelledError", "current_loop_host"]
 
@@ -35,7 +35,7 @@ class LoopHost(Protocol):
     """Runs coroutines to their end, shielded from the cancellation of their waiters."""
 
     def spawn(self, work: Work[None], done: Done) -> None:
-        """Start the work. Call `done` on the callers' loop when it has ended."""
+        """Start the work. Call `done` on the callers' loop when it has ended, and once more if Ctrl-C interrupts that call."""
         ...
 
     async def run(self, work: Work[T]) -> T:
@@ -43,7 +43,7 @@ class LoopHost(Protocol):
         ...
 
     async def read(self, work: Work[T]) -> T:
-        """Run work that may be cancelled at any await, and return its result."""
+        """Run work that may be cancelled at any await, and return its result. In a cancelled scope, it runs to its end."""
         ...
 
     def soon(self, call: Callable[[], None]) -> None:
@@ -98,18 +98,20 @@ class _ThisLoop:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Work[None], done: Done) -> None:
-        is_done = False
+        has_ended = is_reported = False
 
         async def run() -> None:
-            nonlocal is_done
+            nonlocal has_ended, is_reported
             await work()
-            is_done = True
+            has_ended = True
             done(None)  # here, because a callback of the task costs one more turn of the event loop
+            is_reported = True
 
         def ended(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
-            if not is_done:
-                done(_error_of(task))
+            error = _error_of(task)
+            if not is_reported:  # the work raised or was cancelled; or Ctrl-C interrupted `done`
+                done(None if has_ended else error)
 
         task = self.loop.create_task(run())
         self._tasks.add(task)
@@ -119,7 +121,7 @@ class _ThisLoop:
         return await to_its_end(work)
 
     async def read(self, work: Work[T]) -> T:
-        return await work()
+        return await (self.run(work) if in_cancelled_scope() else work())
 
     def soon(self, call: Callable[[], None]) -> None:
         self.loop.call_soon(call)

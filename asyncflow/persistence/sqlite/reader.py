@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import aiosqlite
 import anyio
 
+from ..._waiting import to_its_end
 from ...errors import StorageCorruptError, StorageError
 from .._database.jobs import Ended
 from .._database.listing import Query
@@ -66,11 +67,17 @@ class Reader:
         )
 
     async def newest(self, run_id: str) -> list[Checkpoint]:
-        """See `opened.Reads`. A cancelled statement runs to its end in the connection's thread, before the next one."""
+        """See `opened.Reads`. A cancelled statement runs to its end in the connection's thread, and is waited for."""
         if self._connection is None:
             return []  # opening must not be cancelled
         async with self._alone() as connection:
-            found = list(await connection.execute_fetchall(rows.SELECT_NEWEST, (run_id,)))
+            try:
+                found = list(await connection.execute_fetchall(rows.SELECT_NEWEST, (run_id,)))
+            except (
+                anyio.get_cancelled_exc_class()
+            ):  # the next reader must not queue up behind statements that nothing waits for
+                await to_its_end(lambda: connection.execute_fetchall("SELECT 1"))
+                raise
         if not found or found[0][_HEAD] is None:
             return []
         head = Head.read(run_id, tuple(found[0][:_HEAD]), self._key)

@@ -88,6 +88,7 @@ class Writer:
 
     async def open(self) -> None:
         """Open the connection. Raises the errors of `open_database`."""
+        self._files.expect()
         self._current = await self._open_database(self._has_failed)
         self._files.keep()
         self._on_open()
