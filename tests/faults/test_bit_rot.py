@@ -405,7 +405,7 @@ PARTS = 4
 
 @pytest.mark.clauses("D4", "V1", "V4")
 @pytest.mark.parametrize("part", range(PARTS))
-def test_a_flipped_bit_is_told_or_changes_nothing(part: int, memory: Path, undamaged: Whole) -> None:
+def test_a_flipped_bit_is_reported_or_changes_nothing(part: int, memory: Path, undamaged: Whole) -> None:
     count = int(1100 * FACTOR) // PARTS
     within = list(range(part, len(undamaged.data), PARTS))
     figures = looked_at(flips(count, within, f"anywhere {part}", undamaged), memory, undamaged)
@@ -430,7 +430,7 @@ STRUCTURES = {"the head of the file": 150, "the schema": 300, "the runs": 150, "
 
 @pytest.mark.clauses("D4", "V1", "V4")
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_a_flipped_bit_in_what_holds_the_file_together_is_told_or_changes_nothing(
+def test_a_flipped_bit_in_the_structure_of_the_file_is_reported_or_changes_nothing(
     structure: str, memory: Path, undamaged: Whole
 ) -> None:
     count = int(STRUCTURES[structure] * FACTOR)
@@ -512,7 +512,9 @@ def headed(connection: sqlite3.Connection, run_id: str, seq: int) -> None:
 
 @pytest.mark.clauses("D4", "V4")
 @pytest.mark.parametrize("misplace", [without, begun_late, swapped, replaced, twice, headed], ids=lambda f: f.__name__)
-def test_a_row_that_is_not_where_it_was_is_told_of_its_run_alone(misplace: Any, memory: Path, undamaged: Whole) -> None:
+def test_a_row_that_is_not_where_it_was_is_reported_for_its_run_alone(
+    misplace: Any, memory: Path, undamaged: Whole
+) -> None:
     def misplaced() -> Iterator[Case]:
         for run_id, checkpoints in undamaged.checkpoints.items():
             for c in checkpoints[:-1] if misplace is headed else checkpoints:

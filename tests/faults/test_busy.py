@@ -181,7 +181,7 @@ def percentile_99(values: list[float]) -> float:
 
 @pytest.mark.clauses("D1", "D3", "S2")
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 2])
-async def test_a_lock_held_by_another_process_is_waited_for_and_the_event_loop_goes_on(
+async def test_a_lock_held_by_another_process_is_waited_for_and_the_event_loop_keeps_running(
     seconds: float, holder: Holder
 ) -> None:
     measured: list[tuple[float, float]] = []

@@ -336,7 +336,7 @@ def test_no_code_is_run_loaded_or_named_by_data(memory: Path) -> None:
     assert figures["loaded"] >= 10
 
 
-def test_a_decoder_that_runs_what_it_is_told_would_be_seen(memory: Path) -> None:
+def test_a_decoder_that_executes_stored_data_would_be_seen(memory: Path) -> None:
     found = in_a_process(f"hostile.audited(Path({str(memory)!r}), planted=True)")
 
     assert found["pickle.find_class"] > 0

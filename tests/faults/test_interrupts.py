@@ -126,7 +126,7 @@ def struck_at(
 @pytest.mark.parametrize("main", [kicked_off, entered, run_by_a_runner])
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
-def test_an_interrupt_at_any_line_leaves_nothing_held_and_a_run_that_goes_on(
+def test_an_interrupt_at_any_line_leaves_nothing_held_and_a_run_that_can_be_resumed(
     loop: str, main: Callable[[str], Coroutine[Any, Any, None]]
 ) -> None:
     at, struck, before = 1 + SEED % STRIDE, 0, dict(_DRIVEN)

@@ -240,7 +240,7 @@ asyncio.run(main())
 
 
 @pytest.mark.clauses("C1")
-def test_an_unhandled_exception_beside_a_run_leaves_at_once() -> None:
+def test_an_unhandled_exception_next_to_a_run_leaves_at_once() -> None:
     ended = left(UNHANDLED)
 
     assert ended.code == 1
@@ -425,7 +425,7 @@ leaving()
 
 
 @pytest.mark.clauses("S4")
-def test_a_forked_process_is_refused_and_leaves_and_its_parent_goes_on() -> None:
+def test_a_forked_process_is_refused_and_leaves_and_its_parent_continues() -> None:
     ended = left(MAY_FORK + FORKED)
     _, code, seconds = next(line for line in ended.out.splitlines() if line.startswith("child")).split()
 
@@ -491,7 +491,7 @@ leaving()
 
 
 @pytest.mark.clauses("S4")
-def test_a_run_that_goes_on_in_a_forked_process_is_refused_at_its_next_commit() -> None:
+def test_a_run_that_continues_in_a_forked_process_is_refused_at_its_next_commit() -> None:
     ended = left(MAY_FORK + FORKED_IN_A_METHOD)
 
     assert (ended.code, ended.errors) == (0, "")

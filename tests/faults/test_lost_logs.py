@@ -255,7 +255,7 @@ def another_process() -> str:
 @pytest.mark.found("R3")
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("fault", ["log deleted", "both deleted"])
-async def test_nobody_else_opens_a_database_whose_log_has_gone_while_its_owner_lives(fault: str) -> None:
+async def test_no_other_process_opens_a_database_whose_log_has_gone_while_its_owner_lives(fault: str) -> None:
     storage = SQLiteFlowPersistence(DB)
     async with storage:
         acknowledged = await paid(storage)

@@ -247,7 +247,7 @@ def test_a_lease_holds_for_less_than_it_lasts_and_counts_from_before_it_was_sent
 
 
 @pytest.mark.found("T1")
-def test_a_lease_that_was_renewed_in_time_goes_on_and_one_that_was_not_has_a_gap() -> None:
+def test_a_lease_that_was_renewed_in_time_continues_and_one_that_was_not_has_a_gap() -> None:
     with clock() as leases:
         lease = Lease(100)
         lease.renewed(fencing.now())

@@ -393,7 +393,7 @@ CASES = {
     if (MODES_BIND or not case.modes) and (HAS_PROC or not case.path.startswith("/proc"))
 }
 """Those that there can be here. Where root runs the tests, which modes do not keep out, the others are in
-`test_root_without_its_powers_is_told_as_anybody_is`; and only Linux has /proc, a folder in which even root may make nothing."""
+`test_root_without_its_powers_gets_the_same_errors_as_any_user`; and only Linux has /proc, a folder in which even root may make nothing."""
 
 
 @pytest.mark.clauses("S3")
@@ -415,7 +415,7 @@ async def test_what_another_process_has_for_itself_is_busy(call: str) -> None:
     assert "Try again" in str(error)
 
 
-async def test_the_log_of_another_database_beside_ours_destroys_nothing() -> None:
+async def test_the_log_of_another_database_next_to_ours_destroys_nothing() -> None:
     in_its_log(kept=("-wal",), then=ours)()
     for call in ("kickoff", "load"):
         await refused(call, PATH)
@@ -425,7 +425,7 @@ async def test_the_log_of_another_database_beside_ours_destroys_nothing() -> Non
 
 
 @pytest.mark.parametrize("taken", TAKEN.values(), ids=TAKEN, indirect=True)
-async def test_what_is_a_storage_of_ours_is_taken_with_what_is_in_it(taken: str) -> None:
+async def test_a_file_that_is_an_asyncflow_storage_is_opened_with_its_contents(taken: str) -> None:
     persistence = SQLiteFlowPersistence(taken)
     flow = Counting(persistence=persistence)
     loaded = await Counting.load(KEPT, persistence=persistence)
@@ -462,7 +462,7 @@ def test_there_are_cases_enough() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="powers are given up one by one on Linux alone")
 @pytest.mark.skipif(MODES_BIND, reason="this user is no root: the cases about modes are among the others")
-def test_root_without_its_powers_is_told_as_anybody_is() -> None:
+def test_root_without_its_powers_gets_the_same_errors_as_any_user() -> None:
     """All of this file again, by a process that modes do keep out; so that nothing goes untried where root runs the tests."""
     libc = ctypes.CDLL(None)
 

@@ -132,7 +132,7 @@ async def test_an_application_can_end_while_its_database_is_away(
 
 
 @pytest.mark.found("D7")
-async def test_what_waiting_does_not_change_is_told_at_once(conninfo: str, schema: str) -> None:
+async def test_an_error_that_waiting_does_not_change_is_raised_at_once(conninfo: str, schema: str) -> None:
     missing = psycopg.conninfo.make_conninfo(conninfo, dbname="missing")
     with anyio.fail_after(4), pytest.raises(errors.StorageNotFoundError):
         await PostgresFlowPersistence(missing, schema=schema).load("any")

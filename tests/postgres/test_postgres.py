@@ -422,7 +422,7 @@ async def test_a_lease_is_renewed_while_a_method_runs(persistence: PostgresFlowP
 
 
 @pytest.mark.clauses("L2")
-async def test_a_failed_run_is_nobodys(persistence: PostgresFlowPersistence, query: Query) -> None:
+async def test_a_failed_run_has_no_owner(persistence: PostgresFlowPersistence, query: Query) -> None:
     class Failing(Steps):
         async def second(self, value: str) -> str:
             raise ValueError
@@ -578,7 +578,7 @@ async def test_a_missing_checkpoint_is_found(seq: int, persistence: PostgresFlow
 
 @on_one_loop
 @pytest.mark.clauses("V4")
-async def test_with_a_key_a_run_goes_on_and_with_another_it_does_not(persistence: PostgresFlowPersistence) -> None:
+async def test_with_its_key_a_run_resumes_and_with_another_it_does_not(persistence: PostgresFlowPersistence) -> None:
     keyed, other = same(persistence, key=b"k" * 16), same(persistence, key=b"o" * 16)
     chain = Chain("run")
     await keyed.append(chain.add())
@@ -652,7 +652,7 @@ TROUBLES: dict[str, tuple[dict[str, Any], type[errors.StorageError]]] = {
 @on_one_loop
 @pytest.mark.usefixtures("roles")
 @pytest.mark.parametrize(("changed", "expected"), TROUBLES.values(), ids=list(TROUBLES))
-async def test_each_trouble_at_opening_is_told_as_what_it_is_and_without_the_password(
+async def test_each_failure_at_opening_has_its_own_error_type_and_does_not_show_the_password(
     changed: dict[str, Any],
     expected: type[errors.StorageError],
     private_server: Server,
@@ -674,7 +674,7 @@ async def test_each_trouble_at_opening_is_told_as_what_it_is_and_without_the_pas
 
 @on_one_loop
 @pytest.mark.found("P6")
-async def test_an_event_loop_that_psycopg_cannot_use_is_told_as_that_and_at_once(
+async def test_an_event_loop_that_psycopg_cannot_use_is_reported_as_that_and_at_once(
     persistence: PostgresFlowPersistence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: Any, **__: Any) -> None:
@@ -687,7 +687,7 @@ async def test_an_event_loop_that_psycopg_cannot_use_is_told_as_that_and_at_once
     assert type(caught.value) is errors.StorageError
 
 
-async def test_a_schema_that_is_dropped_meanwhile_is_told_of(
+async def test_a_schema_that_is_dropped_meanwhile_is_reported(
     persistence: PostgresFlowPersistence, query: Query
 ) -> None:
     async with persistence:

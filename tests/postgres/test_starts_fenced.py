@@ -39,7 +39,7 @@ class Steps(Flow[dict]):
 @pytest.mark.found("T1")
 @pytest.mark.clauses("L1", "L3", "E2")
 @pytest.mark.parametrize("is_replaced", [True, False])
-async def test_whoever_is_held_up_between_a_commit_and_the_next_start_asks_the_server_first(
+async def test_an_owner_held_up_between_a_commit_and_the_next_start_asks_the_server_first(
     persistence: PostgresFlowPersistence, conninfo: str, is_replaced: bool
 ) -> None:
     schema = persistence._target.schema

@@ -91,7 +91,7 @@ async def test_a_run_that_is_being_stored_when_it_ends_starts_no_method() -> Non
     assert await Steps.resume("x", persistence=storage) == 2
 
 
-async def test_what_comes_to_no_checkpoint_is_cancelled_and_can_be_resumed(storage: Any) -> None:
+async def test_a_run_that_reaches_no_checkpoint_is_cancelled_and_can_be_resumed(storage: Any) -> None:
     gate("g")
     async with FlowRunner(storage, grace=0, patience=0.01, max_running=1) as runner:
         handles = [await runner.start(Steps, {"gate": "g"}, run_id=name) for name in "xy"]

@@ -154,7 +154,7 @@ async def test_a_finished_run_begins_a_new_pass_with_the_branches_of_now(store: 
 
 
 @pytest.mark.clauses("V3")
-async def test_added_methods_take_part_when_a_run_goes_on(store: Any) -> None:
+async def test_added_methods_take_part_when_a_run_resumes(store: Any) -> None:
     class Grown(Steps):
         name = "Steps"
 

@@ -174,7 +174,7 @@ async def test_a_runner_takes_one_class_as_often_as_it_is_given() -> None:
     [("", 'name = "process"'), (', name="process"', "pass")],
     ids=["an attribute", "a class keyword"],
 )
-async def test_a_declared_name_is_the_identity_wherever_the_class_stands(
+async def test_a_declared_name_is_the_identity_wherever_the_class_is_defined(
     keywords: str, body: str, storage: Any
 ) -> None:
     await failed(module("old", by="old", keywords=keywords, body=body), storage)

@@ -178,7 +178,7 @@ async def test_what_is_no_exception_leaves_as_itself_and_the_run_is_resumable(
 
 @pytest.mark.found("B15", "B16", "B17", "B18")
 @pytest.mark.parametrize("cls", FLOWS)
-async def test_stop_iteration_is_told_as_python_tells_it_of_a_coroutine(cls: type[Raising]) -> None:
+async def test_stop_iteration_is_reported_as_python_reports_it_for_a_coroutine(cls: type[Raising]) -> None:
     error = await end_of(cls(lambda: StopIteration(5), persistence=MemoryFlowPersistence()))
 
     assert type(error) is MethodError

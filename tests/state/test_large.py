@@ -269,7 +269,7 @@ async def test_other_tasks_have_their_turns_while_a_run_of_a_large_state_begins(
 
 
 @stored_or_not
-async def test_inputs_that_nobody_else_holds_are_not_copied(store: Any, copies: list[object]) -> None:
+async def test_inputs_that_no_caller_holds_are_not_copied(store: Any, copies: list[object]) -> None:
     await Watching(persistence=store).kickoff({"records": [record.model_dump() for record in records()]})
 
     assert copies == []
@@ -417,7 +417,7 @@ class Loose(FlowState):
 
 
 @pytest.mark.parametrize("what", OTHERS)
-async def test_a_large_state_may_hold_values_of_all_kinds_beside_each_other(what: str) -> None:
+async def test_a_large_state_may_hold_values_of_all_kinds_next_to_each_other(what: str) -> None:
     class Putting(Flow[Loose]):
         persistence = STORE
 
@@ -570,7 +570,7 @@ def test_what_another_thread_is_copying_is_not_lent() -> None:
     assert len(lendable.state.records) == 3
 
 
-async def test_a_cached_property_is_found_out_anew_in_each_method() -> None:
+async def test_a_cached_property_is_computed_again_in_each_method() -> None:
     found: list[int] = []
 
     def look_and_change(flow: Any) -> None:

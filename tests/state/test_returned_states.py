@@ -91,7 +91,7 @@ class Site(FlowState):
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["unstored", "stored"])
-async def test_another_flows_state_may_stand_in_a_state(stored: bool) -> None:
+async def test_a_state_may_hold_the_state_of_another_flow(stored: bool) -> None:
     class Publish(Flow[Site]):
         @start()
         async def write(self) -> None:

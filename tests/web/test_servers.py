@@ -200,7 +200,7 @@ def test_runs_of_a_killed_server_are_finished_by_the_other(world: World) -> None
     assert acknowledged >= trials
 
 
-def test_a_server_that_is_told_to_end_loses_nothing_and_leaves_in_time(world: World) -> None:
+def test_a_server_that_receives_sigterm_loses_nothing_and_leaves_in_time(world: World) -> None:
     dice, trials, interrupted = random.Random(SEED + 1), rounds(3), 0
 
     async def one() -> None:
@@ -272,7 +272,7 @@ def test_clients_that_go_away_leave_no_task_behind(world: World) -> None:
 
 
 @pytest.mark.found("R12")
-def test_a_request_that_waits_when_its_server_is_told_to_end_is_answered_with_its_run(world: World) -> None:
+def test_a_request_that_waits_when_its_server_receives_sigterm_is_answered_with_its_run(world: World) -> None:
     leaver, other = world.servers
 
     async def one() -> list[httpx2.Response]:

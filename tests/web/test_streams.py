@@ -85,7 +85,7 @@ def name(event: dict[str, str]) -> str:
     return named
 
 
-async def test_a_stream_tells_all_that_happened_and_ends_with_the_run(serve: Serve) -> None:
+async def test_a_stream_sends_all_events_and_ends_with_the_run(serve: Serve) -> None:
     async with serve() as service:
         answer = await service.order("?wait=5")
         stream = await service.http.get(f"{answer.headers['location']}/events")
@@ -121,7 +121,7 @@ async def test_one_listener_hears_every_event_and_those_who_ask_hear_them_by_nam
     assert json.loads(plain[2]["data"])["type"] == "builtins.LookupError"
 
 
-async def test_a_stream_tells_what_happens_when_it_happens(serve: Serve) -> None:
+async def test_a_stream_sends_each_event_when_it_occurs(serve: Serve) -> None:
     gate("g")
     async with serve() as service:
         where = (await service.order(gate="g")).headers["location"]
@@ -137,7 +137,7 @@ async def test_a_stream_tells_what_happens_when_it_happens(serve: Serve) -> None
 
 
 @pytest.mark.parametrize("seen", range(1, 4))
-async def test_a_client_that_comes_back_is_told_the_rest(serve: Serve, seen: int) -> None:
+async def test_a_client_that_reconnects_gets_the_rest(serve: Serve, seen: int) -> None:
     async with serve() as service:
         where = (await service.order("?wait=5")).headers["location"]
         stream = await service.http.get(f"{where}/events", headers={"Last-Event-ID": IDS[seen - 1]})
@@ -146,7 +146,7 @@ async def test_a_client_that_comes_back_is_told_the_rest(serve: Serve, seen: int
 
 
 @pytest.mark.parametrize("last", [IDS[-1], "2.7", "99.0", "999999999999999.999999999"])
-async def test_a_client_that_has_been_told_all_is_asked_to_stay_away(serve: Serve, last: str) -> None:
+async def test_a_client_that_has_received_all_events_gets_204(serve: Serve, last: str) -> None:
     async with serve() as service:
         where = (await service.order("?wait=5")).headers["location"]
         stream = await service.http.get(f"{where}/events", headers={"Last-Event-ID": last})
@@ -164,7 +164,7 @@ async def test_an_event_id_that_was_never_given_is_refused(serve: Serve, last: s
     assert client.status == 422
 
 
-async def test_a_client_comes_back_while_the_run_goes_on(serve: Serve) -> None:
+async def test_a_client_reconnects_while_the_run_continues(serve: Serve) -> None:
     gate("g")
     async with serve() as service:
         where = (await service.order(gate="g")).headers["location"]

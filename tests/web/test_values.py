@@ -456,7 +456,7 @@ async def test_a_runner_that_does_not_know_a_flow_sees_its_values_as_what_they_a
 
 
 @pytest.mark.found("B5")
-async def test_a_damaged_run_alone_is_a_fault_and_the_schema_tells_of_it(serve: Serve) -> None:
+async def test_a_damaged_run_alone_is_a_fault_and_the_schema_declares_it(serve: Serve) -> None:
     class Damaged(MemoryFlowPersistence):
         async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
             found = await super().load(run_id, seq)
