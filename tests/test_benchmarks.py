@@ -1,4 +1,4 @@
-"""The books that the benchmarks keep: tables, ratios, and that who fails is told. No peer is installed for it."""
+"""The books that the benchmarks keep: tables, ratios, and that a peer that fails is reported. No peer is installed for it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ Example = Callable[[str], Any]
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Example:
-    """Import an example by its name, anew for each test."""
+    """Import an example by its name, again for each test."""
 
     def imported(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")

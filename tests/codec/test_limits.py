@@ -1,4 +1,4 @@
-"""Depth, size and digits have limits, and what exceeds one is told as that."""
+"""Depth, size and digits have limits, and a value that exceeds one is reported as that."""
 
 import sys
 from typing import Any

@@ -352,7 +352,7 @@ def test_keys_and_members_that_cannot_be_compared_are_not_the_same(made: Any) ->
 
 
 def through(write: Any, read: Any) -> Any:
-    """The annotation of what is written and read by these two; None is None."""
+    """The annotation of a value that these two write and read; None is None."""
     return Annotated[
         Any,
         PlainSerializer(lambda value: None if value is None else write(value)),

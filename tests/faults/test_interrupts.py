@@ -1,4 +1,4 @@
-"""Ctrl-C at any line: the program ends, nothing is held, and the run goes on."""
+"""Ctrl-C at any line: the program ends, nothing is held, and the run can be resumed."""
 
 import asyncio
 import contextlib
@@ -155,7 +155,7 @@ async def goes_on(run_id: str) -> Any:
 
 
 class CancelledWhenAsked(asyncio.Future[None]):
-    """A Ctrl-C cancels the main task, and what it waits for, right after somebody asked whether the future is done."""
+    """A Ctrl-C cancels the main task, and what it waits for, right after a caller asked whether the future is done."""
 
     def done(self) -> bool:
         was_done = super().done()

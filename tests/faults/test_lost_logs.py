@@ -1,4 +1,4 @@
-"""The files beside a SQLite database (`-wal`, `-shm`) are deleted, replaced or cut off while it is in use: R3."""
+"""The files next to a SQLite database (`-wal`, `-shm`) are deleted, replaced or cut off while it is in use: R3."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Workers with runs are killed and replaced, on one SQLite file: the others take up what they had, at once and once only.
+"""Workers with runs are killed and replaced, on one SQLite file: the others recover their runs, at once and once only.
 
 The same on PostgreSQL, where nothing proves a death and leases have to run out, is in `postgres/test_leases.py`.
 """

@@ -1,4 +1,4 @@
-"""Planted bugs in what is stored: load and save, group commit, storage trouble, PostgreSQL."""
+"""Planted bugs in the storage: load and save, group commit, storage trouble, PostgreSQL."""
 
 from mutant import Mutant
 

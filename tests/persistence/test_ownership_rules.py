@@ -1,4 +1,4 @@
-"""Whether a run is free, and for which owner: every combination of what is known of its owner and of that owner's lease."""
+"""Whether a run is free, and for which owner: every combination of all that is known of its owner and of that owner's lease."""
 
 import pytest
 

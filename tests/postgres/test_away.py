@@ -109,7 +109,7 @@ async def test_an_application_answers_503_until_its_database_is_there(
         stopped.launch()
         await anyio.to_thread.run_sync(stopped.wait)
         with anyio.fail_after(60):
-            while (await client.get("/readyz")).status_code == 503:  # noqa: ASYNC110 - nobody tells of it
+            while (await client.get("/readyz")).status_code == 503:  # noqa: ASYNC110 - no event to wait for
                 await anyio.sleep(0.02)
         ready, begun = await client.get("/readyz"), await client.post("/flows/Short?wait=30", json={})
 

@@ -112,7 +112,7 @@ async def test_a_save_that_is_delivered_after_it_was_reported_as_failed_is_refus
     async with PostgresFlowPersistence(conninfo, schema=schema) as storage:
         saved = Saved(storage)
         await saved.save(late.add())
-        for row in (late.add(), new.add()):  # a next one, and a first one, whose run nobody knows yet
+        for row in (late.add(), new.add()):  # a next one, and a first one, whose run is not known yet
             proxy.hold()
             await saved.save(row)
             assert saved.told == {row.run_id: "not saved"}

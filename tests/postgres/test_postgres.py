@@ -1,4 +1,4 @@
-"""`PostgresFlowPersistence`: the schema, group commit, leases, damage, the catalog, and what each trouble is told as."""
+"""`PostgresFlowPersistence`: the schema, group commit, leases, damage, the catalog, and how each failure is reported."""
 
 import os
 import signal
@@ -193,7 +193,7 @@ async def test_checkpoints_of_one_run_in_one_batch_follow_one_another(
                 query("SELECT FROM {0}.runs FOR UPDATE")  # the first of them waits, and the others queue up behind it
                 group.start_soon(store_the_rest)
                 with anyio.fail_after(120):
-                    while len(queue) < 19:  # noqa: ASYNC110 - nobody tells of it
+                    while len(queue) < 19:  # noqa: ASYNC110 - no event to wait for
                         await anyio.sleep(0.001)
         found = await persistence.history("run")
 

@@ -1,4 +1,4 @@
-"""Several processes take up the same runs; some of them are killed. No run ever has two drivers, and all finish."""
+"""Several processes recover the same runs; some of them are killed. No run ever has two drivers, and all finish."""
 
 import os
 import random

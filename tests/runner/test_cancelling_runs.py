@@ -129,7 +129,7 @@ async def test_what_has_ended_or_is_unknown_cannot_be_cancelled(storage: Any) ->
 
 
 async def test_a_run_that_is_cancelled_as_it_begins_is_cancelled_or_finishes(storage: Any) -> None:
-    """What somebody knows the result of stays finished."""
+    """A run whose result a caller has received stays finished."""
 
     class At(Flow):
         @start()

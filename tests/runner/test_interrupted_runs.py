@@ -21,7 +21,7 @@ async def test_interrupted_runs_of_known_flows_are_recovered(storage: Any) -> No
 
 async def test_interrupted_runs_are_looked_for_again_and_again(storage: Any) -> None:
     async with FlowRunner(storage, flows=[Steps], recover_every=0.01) as runner:
-        await left_behind(storage)  # one may be taken up before what ran is forgotten
+        await left_behind(storage)  # one may be recovered before what ran is forgotten
         await until(lambda: {"x second", "y second"} <= set(ran) and not runner.running)
 
         assert await runner.run(Steps, run_id="x") == 2

@@ -55,7 +55,7 @@ async def test_once_without_a_storage_is_once_for_the_instance() -> None:
     assert len(ran) == 2
 
 
-# ---- failures that nobody awaits -------------------------------------------------------------------------------------
+# ---- failures that no caller awaits ----------------------------------------------------------------------------------
 
 
 @pytest.mark.found("T3")

@@ -1,4 +1,4 @@
-"""Runs that stop before their end, though nobody asked for it: they end nothing else, are told of, and are taken up again."""
+"""Runs that stop before their end, though no caller asked for it: they end nothing else, are reported, and are recovered."""
 
 import asyncio
 import logging
@@ -148,7 +148,7 @@ async def test_a_catalog_that_raises_anything_ends_nothing(caplog: pytest.LogCap
         assert await runner.run(Steps) == 2
 
 
-# ---- taken up again --------------------------------------------------------------------------------------------------
+# ---- recovered -------------------------------------------------------------------------------------------------------
 
 
 class FailsOnce:
@@ -176,7 +176,7 @@ class FailingSQLite(FailsOnce, SQLiteFlowPersistence):
 async def test_a_run_resumes_when_its_storage_works_again(
     make: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    # its owner lives, so nobody else may take it up
+    # its owner lives, so no other owner may recover it
     async with FlowRunner(make(), recover_every=0.005) as runner:
         handle = await runner.start(Steps, run_id="x")
         with pytest.raises(errors.StorageWriteError, match="the disk is full"):
@@ -279,7 +279,7 @@ async def test_a_run_that_is_deleted_while_it_is_to_be_recovered_stays_deleted(s
         async with anyio.create_task_group() as group:
             group.start_soon(runner.recover)
             await anyio.wait_all_tasks_blocked()
-            while not runner._places.statistics().tasks_waiting:  # noqa: ASYNC110 - nobody tells
+            while not runner._places.statistics().tasks_waiting:  # noqa: ASYNC110 - no event to wait for
                 await anyio.sleep(0.001)
             assert await storage.delete("x")
             gates["place"].set()
@@ -401,7 +401,7 @@ anyio.run(main)
 
 
 class Deadly(Flow[dict[str, Any]]):
-    """The same flow, mended."""
+    """The same flow, repaired."""
 
     name = "Deadly"
 

@@ -197,7 +197,7 @@ async def test_a_join_whose_method_is_gone_is_named() -> None:
 
         @start()
         async def b(self) -> int:
-            while self.pending != ("b:1",):  # noqa: ASYNC110 - nobody tells
+            while self.pending != ("b:1",):  # noqa: ASYNC110 - no event to wait for
                 await anyio.sleep(0.001)
             scope.cancel()
             await anyio.sleep_forever()

@@ -121,7 +121,7 @@ async def test_a_runner_recovers_no_run_of_a_class_of_another_module(storage: An
     billing, shipping = module("billing"), module("shipping")
     flow = billing(persistence=storage)
     await flow.kickoff({"id": "other"})
-    fork = await billing.fork("other", seq=1, persistence=storage)  # interrupted: nobody drives it
+    fork = await billing.fork("other", seq=1, persistence=storage)  # interrupted: no process drives it
 
     async with FlowRunner(storage, flows=[shipping], recover_every=None) as runner:
         assert await runner.recover() == 0

@@ -1,4 +1,4 @@
-"""`kickoff` with an id: by where the run of that id stands, it continues it, begins a pass or a run, or is refused."""
+"""`kickoff` with an id: by the status of the run of that id, it continues it, begins a pass or a run, or is refused."""
 
 from typing import Any
 

@@ -101,7 +101,7 @@ async def test_a_failed_run_with_method_level_persist_resumes_from_its_last_chec
 
 @pytest.mark.clauses("E4")
 async def test_a_method_checkpoint_holds_the_whole_merged_state(log: Any) -> None:
-    # what is in flight beside it is not in it
+    # what is in flight at the same time is not in it
     class Beside(Hanging):
         @start()
         async def quick(self) -> None:

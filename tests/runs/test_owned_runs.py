@@ -101,7 +101,7 @@ async def test_a_run_that_is_driven_can_be_waited_for(call: str) -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(Slow(persistence=store).kickoff, {"id": "run"})
-        while not ran:  # noqa: ASYNC110 - nobody tells
+        while not ran:  # noqa: ASYNC110 - no event to wait for
             await anyio.sleep(0.001)
         with pytest.raises(errors.RunLockedError):
             await ask(0.03)

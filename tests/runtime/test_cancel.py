@@ -28,7 +28,7 @@ def storage(request: pytest.FixtureRequest) -> Any:
 
 
 async def cancelled_run(storage: Any) -> Waiting:
-    """A run that was cancelled for good while its second method ran."""
+    """A run that was cancelled permanently while its second method ran."""
     flow = Waiting(persistence=storage)
 
     async def kickoff() -> None:

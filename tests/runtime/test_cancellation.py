@@ -1,4 +1,4 @@
-"""Cancellation, native and scoped, at every await: nothing is swallowed, nothing is torn, and the run goes on afterwards."""
+"""Cancellation, native and scoped, at every await: nothing is swallowed, nothing is torn, and the run resumes afterwards."""
 
 import asyncio
 import contextlib
@@ -139,7 +139,7 @@ cancelled_every_way = pytest.mark.parametrize(("anyio_backend", "cancelled"), CA
 
 
 async def go_on(flow_class: Any, run_id: str, effects: list[str], persistence: Any) -> Any:
-    """Take the run up in whichever way its standing asks for; None of it is left over afterwards."""
+    """Resume the run in whichever way its status asks for; None of it is left over afterwards."""
     try:
         return await flow_class.resume(run_id, effects=effects, persistence=persistence)
     except errors.RunNotFoundError:
@@ -427,7 +427,7 @@ async def test_asyncio_wait_for_ends_a_kickoff_as_a_timeout(storage: Any) -> Non
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another"])
 @on_asyncio
 async def test_a_cancellation_that_a_method_meets_by_itself_ends_the_run_resumably(storage: Any, beside: bool) -> None:
-    # it awaits a task that somebody cancelled
+    # it awaits a task that another task cancelled
 
     class Awaiting(Flow[Log]):
         persistence = storage

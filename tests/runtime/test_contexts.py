@@ -1,4 +1,4 @@
-"""Context variables: a method begins with those of the caller of the run, and what it sets reaches nobody after it."""
+"""Context variables: a method begins with those of the caller of the run, and what it sets does not reach later methods or runs."""
 
 import decimal
 from contextvars import ContextVar
@@ -34,7 +34,7 @@ def seen_then_set(name: str) -> str:
 
 
 class Setting(Flow[dict[str, str]]):
-    """Every method sets, async and plain, alone and beside others."""
+    """Every method sets, async and plain, alone and next to others."""
 
     @start()
     async def first(self) -> None:

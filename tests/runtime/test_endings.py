@@ -1,4 +1,4 @@
-"""An ending is final: of two endings of a run exactly one is stored, and everybody is told that one."""
+"""An ending is final: of two endings of a run exactly one is stored, and every observer gets that one."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -46,7 +46,7 @@ async def turns(n: int) -> None:
 
 
 class Seen:
-    """The statuses that an observer was told of a run, in order, and what its kickoff came to."""
+    """The statuses that an observer got of a run, in order, and the outcome of its kickoff."""
 
     def __init__(self) -> None:
         self.statuses: list[str] = []

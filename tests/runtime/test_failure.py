@@ -1,4 +1,4 @@
-"""Failure: recorded, told as one error, and mended by running again only what failed or never started."""
+"""Failure: recorded, raised as one error, and repaired by running again only what failed or never started."""
 
 import pickle
 import threading
@@ -35,7 +35,7 @@ class Broken(Exception):
 
 
 class Shaky(Flow[Work]):
-    """`shaky` raises, while `steady` runs beside it; `after` follows from `steady`, `later` from `shaky`."""
+    """`shaky` raises, while `steady` runs at the same time; `after` follows from `steady`, `later` from `shaky`."""
 
     def __init__(self, effects: list[str], *, mended: bool = False, **options: Any) -> None:
         super().__init__(**options)
@@ -394,7 +394,7 @@ async def test_method_errors_pickle(flow_class: Any) -> None:
 
 
 class Cancelling(Flow[Work]):
-    """`patient` would wait for ever; `shaky` raises."""
+    """`patient` would wait without limit; `shaky` raises."""
 
     on_error = "cancel"
 

@@ -1,4 +1,4 @@
-"""What user code may raise, whatever that is: a typed end on every loop, plain or not, stored or not, alone or beside another."""
+"""What user code may raise, whatever that is: a typed end on every loop, plain or not, stored or not, alone or next to another."""
 
 import asyncio
 import contextlib
@@ -90,7 +90,7 @@ CRASHES: dict[str, Callable[[], BaseException]] = {
 
 
 class Raising(Flow[dict]):
-    """`a` raises what it is told to, the first time."""
+    """`a` raises the given error, the first time."""
 
     name = "Raising"
 

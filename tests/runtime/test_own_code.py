@@ -1,4 +1,4 @@
-"""Whatever the code of a class raises about a stored or a new value, it is told as that: with the field, and never as corruption."""
+"""Whatever the code of a class raises about a stored or a new value, it is reported as that: with the field, and never as corruption."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar

@@ -1,4 +1,4 @@
-"""Threads that a method starts itself: its state is theirs where only it runs; else they are told what to write."""
+"""Threads that a method starts itself: its state is theirs where only it runs; else the error shows what to write."""
 
 import asyncio
 import contextvars

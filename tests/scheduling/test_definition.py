@@ -130,7 +130,7 @@ def test_a_grandchild_inherits_through_an_undecorated_override() -> None:
 
 
 def stacked(*decorators: Callable[[Any], Any], returns: Any = None) -> MethodDefinition:
-    """The definition of `ask`, decorated as written from top to bottom, beside a router that may emit anything."""
+    """The definition of `ask`, decorated as written from top to bottom, next to a router that may emit anything."""
 
     class Stacked:
         @start()

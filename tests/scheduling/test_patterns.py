@@ -414,7 +414,7 @@ def test_results_are_kept_only_while_a_method_waits_for_them() -> None:
         assert run.progress.uses == {}
 
 
-# ---- failure and going on [X2, X3] -----------------------------------------------------------------------------------
+# ---- failure and resuming [X2, X3] -----------------------------------------------------------------------------------
 
 
 class Workshop:

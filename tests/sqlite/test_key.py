@@ -12,7 +12,7 @@ KEY = b"a secret of 24 bytes ..."
 
 
 def forge(run_id: str) -> None:
-    """Finish a run by hand, as somebody who knows the format can: with all its digests."""
+    """Finish a run by hand, as an attacker who knows the format can: with all its digests."""
     ((*fields, _),) = sql(rows.SELECT_HEAD.partition(" WHERE")[0])
     head = Head(*fields)
     (last,) = sql("SELECT * FROM checkpoints ORDER BY seq DESC LIMIT 1")

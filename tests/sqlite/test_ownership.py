@@ -45,7 +45,7 @@ async def test_a_run_that_could_not_be_released_is_released_later(monkeypatch: p
             other.execute("ROLLBACK")
 
         with anyio.fail_after(120):
-            while (await storage.runs())[0].is_driven:  # noqa: ASYNC110 - nobody tells
+            while (await storage.runs())[0].is_driven:  # noqa: ASYNC110 - no event to wait for
                 await anyio.sleep(0.01)
         assert await storage.acquire("x") == epoch + 1
         await anyio.sleep(0.5)
@@ -112,7 +112,7 @@ async def test_every_taking_over_raises_the_epoch() -> None:
 
 @pytest.mark.clauses("X2", "L2")
 async def test_a_failed_run_has_no_owner_even_if_a_sibling_ended_after_the_failure() -> None:
-    # on_error="cancel": what was under way when the failure was stored must not say that the run goes on
+    # on_error="cancel": what was under way when the failure was stored must not say that the run is running
     raised = anyio.Event()
 
     class Three(Flow[Work]):

@@ -1,4 +1,4 @@
-"""A large state is lent to a method that runs alone, and not copied; but for the time it takes nobody can tell."""
+"""A large state is lent to a method that runs alone, and not copied; except for the time it takes there is no difference."""
 
 import weakref
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def records(count: int = 400) -> list[Record]:
 
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What is copied for drafts and versions, of what is large."""
+    """The large values that are copied for drafts and versions."""
     found: list[object] = []
 
     def counted(value: Any) -> Any:
@@ -83,7 +83,7 @@ stored_or_not = pytest.mark.parametrize("store", [STORE, None], ids=["stored", "
 
 
 class Three(Flow[Big]):
-    """`filled`, then `first` and `second`, which do what they are told."""
+    """`filled`, then `first` and `second`, which do what they are given."""
 
     def __init__(self, first: Do, second: Do = lambda flow: None, **options: Any) -> None:
         super().__init__(**{"persistence": STORE, "initial_state": Big(records=records()), **options})
@@ -437,7 +437,7 @@ async def test_a_large_state_may_hold_values_of_all_kinds_next_to_each_other(wha
 
 async def test_a_large_state_that_lacks_a_field_is_not_storable() -> None:
     def lose(flow: Any) -> None:
-        assert flow.state.total > 0  # a cached property stands in its place
+        assert flow.state.total > 0  # a cached property is in its place
         del flow.state.__dict__["by_name"]
 
     with pytest.raises(MethodError) as raised:

@@ -66,7 +66,7 @@ class Ticks:
 
 
 def flow_of(model: Any, store: Any, does: Any = lambda flow: None, then: Any = lambda flow: None) -> Any:
-    """`filled`, then `first` and `second`, which do what they are told."""
+    """`filled`, then `first` and `second`, which do what they are given."""
 
     class Steps(Flow[model]):
         @start()

@@ -1,4 +1,4 @@
-"""Two methods at once: changes that can both stand are merged, others fail the later method."""
+"""Two methods at once: compatible changes are merged, others fail the later method."""
 
 from typing import Any
 

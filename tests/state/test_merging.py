@@ -260,11 +260,11 @@ async def test_objects_that_one_method_uses_are_no_conflict(early: Edit, late: E
     assert eval(expected, {"s": flow.state, "Random": random.Random})
 
 
-# ---- the same instance goes on -------------------------------------------------------------------------------------
+# ---- the same instance resumes -------------------------------------------------------------------------------------
 
 
 class Mended(Flow[Hidden]):
-    """`second` fails until it is mended."""
+    """`second` fails until it is repaired."""
 
     is_mended = False
 

@@ -1,4 +1,4 @@
-"""A state is lent where it surely can be made anew from its bytes: where no code of anybody's is asked, by whatever name it goes."""
+"""A state is lent where it surely can be made again from its bytes: where no class's own code is asked, by whatever name it goes."""
 
 import collections
 import collections.abc

@@ -1,4 +1,4 @@
-"""A state whose model was given an `id` may stand wherever the model that was declared may: in results, states and inputs."""
+"""A state whose model was given an `id` may be used wherever the model that was declared may: in results, states and inputs."""
 
 import dataclasses
 from typing import Any

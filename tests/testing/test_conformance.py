@@ -1,4 +1,4 @@
-"""What ships as the conformance suite: every backend of ours passes it, and every wrong one is caught by a named test."""
+"""What ships as the conformance suite: every backend of asyncflow passes it, and every wrong one is caught by a named test."""
 
 import ast
 import importlib.util

@@ -175,7 +175,7 @@ async def test_what_hangs_does_so_until_it_is_let_go(inner: Any) -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(kickoff)
-        while not storage.hits:  # noqa: ASYNC110 - nobody tells
+        while not storage.hits:  # noqa: ASYNC110 - no event to wait for
             await anyio.sleep(0.001)
         await anyio.sleep(0.01)
         assert (flow.status, errors) == ("running", [])

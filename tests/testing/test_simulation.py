@@ -147,7 +147,7 @@ async def test_what_a_class_keeps_may_be_beyond_copying_and_changed_by_a_constru
 
 
 class Bank:
-    """What is outside. It pays a key once, if it is told one."""
+    """What is outside. It pays a key once, if it is given one."""
 
     def __init__(self) -> None:
         self.paid: list[str] = []

@@ -1,4 +1,4 @@
-"""A run that has failed, or was interrupted, goes on when it is asked to: by its route, and by the runner."""
+"""A run that has failed, or was interrupted, resumes when it is asked to: by its route, and by the runner."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -127,7 +127,7 @@ async def test_an_interrupted_run_is_resumed(serve: Serve) -> None:
     storage = MemoryFlowPersistence()
     async with FlowRunner(storage, grace=0, patience=0, recover_every=None) as runner:
         run_id = (await runner.start(Pay)).run_id
-        while "pay" not in ran:  # noqa: ASYNC110 - nobody tells
+        while "pay" not in ran:  # noqa: ASYNC110 - no event to wait for
             await anyio.sleep(0.001)
     gates["pay"].set()
     async with serve(storage, recover_every=None) as service:
@@ -255,7 +255,7 @@ def test_the_schema_declares_the_route() -> None:
     assert set(told["responses"]) == {"200", "202", "404", "409", "422", "500", "503"}
 
 
-# ---- beside the runner -----------------------------------------------------------------------------------------------
+# ---- next to the runner ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.found("B4")

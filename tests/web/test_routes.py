@@ -1,4 +1,4 @@
-"""The routes of a flow: what starts a run and what is refused, what is told of it, and how it is cancelled."""
+"""The routes of a flow: what starts a run and what is refused, what is shown of it, and how it is cancelled."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -372,7 +372,7 @@ async def test_a_request_that_is_cancelled_by_its_server_is_answered(
             return
         requests = [service.order(key=key), service.http.get(where)]
         tasks = [asyncio.create_task(request) for request in requests]
-        while storage.gate.statistics().tasks_waiting < 2:  # noqa: ASYNC110 - nobody tells
+        while storage.gate.statistics().tasks_waiting < 2:  # noqa: ASYNC110 - no event to wait for
             await anyio.sleep(0.001)
         for task in tasks:
             task.cancel()
@@ -397,7 +397,7 @@ async def test_an_unknown_run_is_not_found(serve: Serve, run_id: str, what: str)
 
 
 async def test_a_run_of_a_flow_that_is_not_served_is_not_found(serve: Serve) -> None:
-    """404, not 409: to clients of this service it does not exist, and nothing is told of what else is stored."""
+    """404, not 409: to clients of this service it does not exist, and nothing is shown of what else is stored."""
     storage = MemoryFlowPersistence()
     async with serve(storage) as service:
         await service.runner.run(Secret, run_id="other")
@@ -467,7 +467,7 @@ async def test_a_run_is_running_while_it_is_driven_and_interrupted_while_it_is_n
     storage = MemoryFlowPersistence()
     async with FlowRunner(storage, grace=0, patience=0, recover_every=None) as runner:
         left = (await runner.start(Order, {"item": "tea", "gate": "g"})).run_id
-        while "price" not in ran:  # noqa: ASYNC110 - nobody tells
+        while "price" not in ran:  # noqa: ASYNC110 - no event to wait for
             await anyio.sleep(0.001)
     async with serve(storage, recover_every=None) as service:
         answers = {

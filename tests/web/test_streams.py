@@ -1,4 +1,4 @@
-"""A run's events as they come: streamed, taken up again after the last one seen, and left by clients that go away."""
+"""A run's events as they come: streamed, resumed after the last one seen, and left by clients that go away."""
 
 import gc
 import json
@@ -213,7 +213,7 @@ class Counting(MemoryFlowPersistence):
 
 
 async def settled(count: Callable[[], int]) -> int:
-    """What a count comes to rest at."""
+    """The value at which a count settles."""
     last = -1
     while last != count():
         last = count()
@@ -224,12 +224,12 @@ async def settled(count: Callable[[], int]) -> int:
 
 @pytest.mark.filterwarnings(
     "ignore:Async generator 'fastapi.routing:ResourceWarning"
-)  # FastAPI's own, which trio tells of
+)  # FastAPI's own, which trio reports
 @pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
 async def test_a_client_of_a_stream_that_goes_away_leaves_nothing_behind(
     serve: Serve, spec_version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the newer specification a server tells of it when something is sent: at the next event, or the next ping."""
+    """By the newer specification a server reports it when something is sent: at the next event, or the next ping."""
     monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.01)
     gate("g")
     async with serve(Counting()) as service:
@@ -266,7 +266,7 @@ async def test_a_client_that_waits_and_goes_away_leaves_the_run_and_nothing_else
         with anyio.fail_after(120):
             async with anyio.create_task_group() as group:
                 group.start_soon(client)
-                while not service.runner.running:  # noqa: ASYNC110 - nobody tells
+                while not service.runner.running:  # noqa: ASYNC110 - no event to wait for
                     await anyio.sleep(0.001)
                 client.gone.set()
         assert await settled(lambda: len(anyio.get_running_tasks())) == before + 1  # the run's own

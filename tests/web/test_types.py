@@ -19,7 +19,7 @@ from asyncflow.integrations.fastapi import flow_router, lifespan
 
 
 def answer_of(flow: type[Flow[Any]], body: Any = None, **options: Any) -> Any:
-    """What a run of a flow comes to, or is refused with; and that the schema is there."""
+    """The result of a run of a flow, or its refusal; and that the schema is there."""
     runner = FlowRunner(MemoryFlowPersistence())
     app = FastAPI(lifespan=lifespan(runner))
     app.include_router(flow_router(runner, [flow]))
