@@ -34,7 +34,7 @@ async def resumed(storage: Any, chain: Chain) -> None:
 
 
 async def goes_on(storage: Any, chain: Chain, **fields: Any) -> None:
-    """It has been resumed, and has come to another checkpoint."""
+    """It has been resumed, and has reached another checkpoint."""
     await resumed(storage, chain)
     await storage.append(chain.add(at=time.time(), **fields))
 

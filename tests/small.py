@@ -18,7 +18,7 @@ class Log(FlowState):
 
 
 class Waiting(Flow[Log]):
-    """`first` ends, `second` waits for ever."""
+    """`first` ends, `second` waits without limit."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -1,4 +1,4 @@
-"""The books that the benchmarks keep: tables, ratios, and that who fails is told. No peer is installed for it."""
+"""The books that the benchmarks keep: tables, ratios, and that a peer that fails is reported. No peer is installed for it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_rounds_alternate() -> None:
 
 
 @pytest.mark.parametrize("error", [Failed("failed: KeyError: 'x'"), NoEnvironment("not installed: no such version")])
-def test_a_peer_that_fails_is_told_and_not_tried_again(error: Exception) -> None:
+def test_a_peer_that_fails_is_reported_and_not_tried_again(error: Exception) -> None:
     tried: list[str] = []
 
     def measure(case: Case) -> Figures:
@@ -78,7 +78,7 @@ def test_a_peer_that_fails_is_told_and_not_tried_again(error: Exception) -> None
     assert (told[0]["failure"], told[1]["failure"]) == (str(error), None)
 
 
-def test_an_environment_that_cannot_be_made_is_told_and_tried_once(
+def test_an_environment_that_cannot_be_made_is_reported_and_tried_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tried: list[object] = []
@@ -155,7 +155,7 @@ async def test_what_a_fan_out_writes_is_the_mean_of_all_runs(monkeypatch: pytest
     assert (figures["runs"], figures["written_kb"]) == (20, 5.0)
 
 
-def test_everyone_has_an_environment_and_every_line_has_one_to_be_compared_with() -> None:
+def test_every_contestant_has_an_environment_and_a_line_to_be_compared_with() -> None:
     places = {(each.module, each.way) for each in CONTESTANTS}
 
     assert {each.environment for each in CONTESTANTS} == {"asyncflow", *REQUIREMENTS}

@@ -26,7 +26,7 @@ Example = Callable[[str], Any]
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Example:
-    """Import an example by its name, anew for each test."""
+    """Import an example by its name, again for each test."""
 
     def imported(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
@@ -104,7 +104,7 @@ def test_a_restarted_class_level_flow_reloads_its_state(example: Example) -> Non
     trio.run(in_this_process)  # on another loop than the process that is gone
 
 
-async def test_a_failed_class_level_flow_goes_on_with_the_state_it_had(example: Example) -> None:
+async def test_a_failed_class_level_flow_resumes_with_the_state_it_had(example: Example) -> None:
     seed = example("seed_class_level")
     is_broken = True
 
@@ -151,7 +151,7 @@ async def test_the_method_level_flow_counts_its_runs(example: Example, capsys: p
     assert capsys.readouterr().out.splitlines() == [f"Method-level persisted runs: {n}" for n in (1, 2, 3)]
 
 
-async def test_the_method_level_flow_goes_up_under_one_id_and_begins_anew_under_another(example: Example) -> None:
+async def test_the_method_level_flow_counts_up_under_one_id_and_starts_over_under_another(example: Example) -> None:
     seed = example("seed_method_level")
     first, again, other = seed.AnotherFlow(), seed.AnotherFlow(), seed.AnotherFlow()
     await first.kickoff()
@@ -163,7 +163,7 @@ async def test_the_method_level_flow_goes_up_under_one_id_and_begins_anew_under_
     assert other.state == {"id": other.run_id, "runs": 1}
 
 
-def test_a_restarted_method_level_flow_goes_on_counting(example: Example) -> None:
+def test_a_restarted_method_level_flow_continues_to_count(example: Example) -> None:
     seed = example("seed_method_level")
     first = "import runpy, asyncflow, sys; flow = runpy.run_path(sys.argv[1])['AnotherFlow']()"
     script = f"{first}; asyncflow.run(flow, {{'id': 'our-counter'}})"
@@ -266,7 +266,7 @@ def test_an_example_ends_by_itself(name: str) -> None:
 # ---- the main job ------------------------------------------------------------------------------------------------
 
 
-def test_the_demo_is_killed_and_goes_on_by_its_uuid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_is_killed_and_resumes_by_its_uuid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     out = as_a_process("demo", timeout=180)
 

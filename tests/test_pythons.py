@@ -52,7 +52,7 @@ def test_a_python_of_uv_is_found(places: Path) -> None:
 
 
 @pytest.mark.found("P4")
-def test_a_program_that_does_not_start_is_told_and_a_python_that_is_there_is_linked(
+def test_a_program_that_does_not_start_is_reported_and_an_installed_python_is_linked(
     places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pythons.BASE", "3.0")

@@ -122,7 +122,7 @@ NO_ANNOTATION = object()
 
 
 async def returned(annotation: Any, value: Any) -> Tried:
-    """Return the value from a method; what its listener gets live, and after the run was taken up again."""
+    """Return the value from a method; what its listener gets live, and after the run was resumed."""
     received: list[Any] = []
 
     class Give(Flow):

@@ -1,4 +1,4 @@
-"""What stands where an annotation says `Any` is kept as a dict state keeps it."""
+"""A value annotated with `Any` is kept as a dict state keeps it."""
 
 import collections.abc
 import dataclasses
@@ -100,7 +100,7 @@ class Root(RootModel[dict[str, Any]]): ...
 
 
 class Wrapped(BaseModel):
-    """Its own code has a say in what is written, and leaves the values to pydantic."""
+    """Its own code has a say in the bytes that are written, and leaves the values to pydantic."""
 
     any: Any
 

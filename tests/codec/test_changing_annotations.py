@@ -66,7 +66,7 @@ def test_what_has_no_annotation_is_read_by_one_that_it_fits(annotation: Any, val
 
 
 @pytest.mark.found("B3")
-def test_what_has_no_annotation_and_does_not_fit_is_told_with_its_place() -> None:
+def test_a_misfit_of_a_value_without_an_annotation_names_its_path() -> None:
     data = kept(plain_codec, {"a": NOW, "b": {1}})
 
     with pytest.raises(Misfit) as caught:
@@ -156,7 +156,7 @@ def test_a_strict_model_reads_a_state_without_a_type() -> None:
 
 
 @pytest.mark.found("B3")
-def test_what_a_model_has_no_place_for_is_told_of_a_state_without_a_type() -> None:
+def test_a_misfit_of_an_untyped_state_names_the_key_that_the_model_has_no_field_for() -> None:
     data = kept(state_codec(dict), {"id": "x", "when": NOW, "more": {1}})
 
     with pytest.raises(Misfit) as caught:

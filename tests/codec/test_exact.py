@@ -101,7 +101,7 @@ def test_what_the_types_let_pass_is_kept(annotation: Any) -> None:
 
 
 @given(anything)
-def test_values_that_need_no_tags_are_told_from_others(value: Any) -> None:
+def test_values_that_need_no_tags_are_distinguished_from_others(value: Any) -> None:
     def needs_none(value: Any) -> bool:
         if type(value) is dict:
             return all(type(k) is str and not k.startswith("$") and needs_none(v) for k, v in value.items())
@@ -115,7 +115,7 @@ def test_values_that_need_no_tags_are_told_from_others(value: Any) -> None:
         assert not is_json(value, tags=False)
 
 
-def test_what_contains_itself_is_told_soon() -> None:
+def test_a_value_that_contains_itself_is_detected_early() -> None:
     endless: list[Any] = []
     endless += [endless, {"it": endless}]
 
@@ -125,7 +125,7 @@ def test_what_contains_itself_is_told_soon() -> None:
 @pytest.mark.parametrize(
     "annotation", [dt.timedelta, bytes, list[bytes], int | float, Point | Duration, tuple[int, str]]
 )
-def test_what_types_cannot_tell_has_no_plan(annotation: Any) -> None:
+def test_an_annotation_that_types_cannot_describe_has_no_plan(annotation: Any) -> None:
     assert plan_for(annotation) is None
 
 

@@ -212,7 +212,7 @@ def test_under_a_setting_that_changes_what_is_read_it_is_read(name: str) -> None
         codec.encode(bad)
 
 
-def test_a_setting_that_nobody_has_looked_at_interferes() -> None:
+def test_a_setting_that_asyncflow_does_not_know_interferes() -> None:
     class State(FlowState):
         model_config = ConfigDict(of_tomorrow=True)  # type: ignore[typeddict-unknown-key]  # of a later pydantic
 

@@ -1,4 +1,4 @@
-"""Depth, size and digits have limits, and what exceeds one is told as that."""
+"""Depth, size and digits have limits, and a value that exceeds one is reported as that."""
 
 import sys
 from typing import Any
@@ -56,7 +56,7 @@ async def test_what_is_too_large_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> 
     ],
     ids=["in a dict", "in a model", "within", "returned"],
 )
-async def test_a_number_with_too_many_digits_is_a_limit_and_told_where(trying: Any, told: str) -> None:
+async def test_a_number_with_too_many_digits_is_a_limit_and_the_error_names_its_path(trying: Any, told: str) -> None:
     error = await refusal(trying())
 
     assert isinstance(error, errors.LimitExceededError)

@@ -223,7 +223,7 @@ def expected(turn: int) -> list[str]:
     return lines
 
 
-async def test_the_history_of_patches_tells_what_changed(persistence: Any) -> None:
+async def test_the_history_of_patches_shows_what_changed(persistence: Any) -> None:
     flow = Writing(persistence=persistence)
     await flow.kickoff()
 
@@ -234,7 +234,7 @@ async def test_the_history_of_patches_tells_what_changed(persistence: Any) -> No
 
 
 @pytest.mark.clauses("E4")
-async def test_a_fork_from_between_patches_goes_on_from_there(persistence: Any) -> None:
+async def test_a_fork_from_between_patches_resumes_from_there(persistence: Any) -> None:
     flow = Writing(persistence=persistence)
     await flow.kickoff()
 

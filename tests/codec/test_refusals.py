@@ -142,7 +142,7 @@ def test_of_another_class_the_builtin_one_is_advised(annotation: Any, value: Any
 
 
 @pytest.mark.found("B10")
-def test_of_a_lone_surrogate_its_cause_is_told() -> None:
+def test_the_error_for_a_lone_surrogate_names_its_cause() -> None:
     error = refused(str, "\ud800")
 
     assert "surrogate" in error.reason
@@ -165,7 +165,7 @@ ADDRESS = "ada@example.com"
 @pytest.mark.parametrize("key", [SECRET, ADDRESS, "12 Some Street", 491701234567, b"Ada"], ids=str)
 @pytest.mark.parametrize("value", [b"\xff", math.inf, print, BERLIN, Real(1.0), "\ud800"], ids=repr)
 @pytest.mark.parametrize("where", ["typed", "any", "plain", "dict state"])
-async def test_no_error_tells_a_key_that_may_be_a_value(key: Any, value: Any, where: str) -> None:
+async def test_no_error_shows_a_key_that_may_be_a_value(key: Any, value: Any, where: str) -> None:
     key_type = Any if isinstance(key, bytes) else type(key)
     kinds = {bytes: bytes, float: float, dt.datetime: dt.datetime, str: str, Real: float}
     inner = kinds.get(type(value), Any)
@@ -182,7 +182,7 @@ async def test_no_error_tells_a_key_that_may_be_a_value(key: Any, value: Any, wh
 
 
 @pytest.mark.found("B10")
-async def test_no_misfit_tells_a_key_that_may_be_a_value() -> None:
+async def test_no_misfit_shows_a_key_that_may_be_a_value() -> None:
     store = MemoryFlowPersistence()
 
     def flow(annotation: Any) -> type[Flow[Any]]:
@@ -203,7 +203,7 @@ async def test_no_misfit_tells_a_key_that_may_be_a_value() -> None:
 
 
 @pytest.mark.found("B10")
-async def test_no_conflict_tells_a_key_that_may_be_a_value() -> None:
+async def test_no_conflict_shows_a_key_that_may_be_a_value() -> None:
     class F(Flow[dict]):
         @start()
         async def one(self) -> None:
@@ -352,7 +352,7 @@ def test_keys_and_members_that_cannot_be_compared_are_not_the_same(made: Any) ->
 
 
 def through(write: Any, read: Any) -> Any:
-    """The annotation of what is written and read by these two; None is None."""
+    """The annotation of a value that these two write and read; None is None."""
     return Annotated[
         Any,
         PlainSerializer(lambda value: None if value is None else write(value)),

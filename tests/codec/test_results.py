@@ -11,7 +11,7 @@ from asyncflow import Flow, MemoryFlowPersistence, MethodError, errors, listen, 
 
 
 @pytest.mark.clauses("V1")
-async def test_a_result_that_nobody_receives_is_not_stored_and_may_be_anything() -> None:
+async def test_a_result_that_no_listener_receives_is_not_stored_and_may_be_anything() -> None:
     store = MemoryFlowPersistence()
     client = threading.Lock()
 
@@ -69,7 +69,7 @@ async def test_the_output_is_what_it_will_load_as() -> None:
     assert list(map(exact, outputs)) == [exact(1.0)] * 3
 
 
-async def test_a_result_is_dropped_once_nobody_waits_for_it() -> None:
+async def test_a_result_is_dropped_once_no_listener_waits_for_it() -> None:
     store = MemoryFlowPersistence()
 
     class Once(Flow):
@@ -94,7 +94,7 @@ async def test_a_result_is_dropped_once_nobody_waits_for_it() -> None:
 
 
 @pytest.mark.clauses("V2")
-async def test_a_return_type_that_has_changed_since_is_told() -> None:
+async def test_a_return_type_that_has_changed_since_is_reported() -> None:
     store = MemoryFlowPersistence()
 
     class Old(Flow):

@@ -1,6 +1,6 @@
 """Workers that own runs by a `FlowRunner`, killed and replaced; and the log that says who ran what.
 
-`python crew.py WORK`, with a `Work` as JSON, starts its share of the runs, takes up those of the dead, and ends with its input.
+`python crew.py WORK`, with a `Work` as JSON, starts its share of the runs, recovers those of dead workers, and ends with its input.
 The log is one appending system call a line: a step begins, ends, and is known to be saved.
 """
 
@@ -36,7 +36,7 @@ SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker is told."""
+    """The arguments of a worker."""
 
     log: str
     database: str
@@ -95,7 +95,7 @@ def log(word: str, *what: object) -> None:
 
 
 def _witness(storage: DatabasePersistence[Any]) -> None:
-    """Log each acknowledgement of a step, before anybody can act on it."""
+    """Log each acknowledgement of a step, before any caller can act on it."""
     append = storage.append
 
     async def appended(checkpoint: Checkpoint) -> None:

@@ -1,7 +1,7 @@
-"""A process that is held up for longer than its lease, at any line of ours, and replaced meanwhile.
+"""A process that is held up for longer than its lease, at any line of asyncflow, and replaced meanwhile.
 
 Time is set forward instead of slept through, and the other owner is a statement on a connection of its own: between two lines of a
-blocked event loop nothing else can happen, so this is what the process sees when it goes on.
+blocked event loop nothing else can happen, so this is what the process sees when it continues.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ class Figures:
     loaded: int = 0
     """The value passed for one of the model's."""
     ran: int = 0
-    """It was gone on with."""
+    """It was resumed."""
     kinds: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
@@ -220,7 +220,7 @@ async def tried(asked: Any, figures: Figures) -> Any:
 
 
 async def look_at(path: Path, run_id: str, flow: type[Flow[Any]], figures: Figures) -> None:
-    """Read the run in every way, which changes nothing; then go on with it."""
+    """Read the run in every way, which changes nothing; then resume it."""
     before = contents(path)
     async with SQLiteFlowPersistence(path) as persistence:
         found = await tried(flow.load(run_id, persistence=persistence), figures)
@@ -253,7 +253,7 @@ def fits(state: Any) -> None:
 
 
 def attacked(attacks: st.SearchStrategy[Attack], name: str, count: int, bases: dict[str, Base]) -> Figures:
-    """Try so many attacks. What fails is shrunk, and told with what replays it."""
+    """Try so many attacks. What fails is shrunk, and reported with the arguments that replay it."""
     figures = Figures()
 
     @seed(SEED + list(FLOWS).index(name))

@@ -32,7 +32,7 @@ NAMED = (
     b'"colorsys:main"',
     b"\"cos\\nsystem\\n(S'true'\\ntR.\"",
 )
-"""Names of code, in the ways in which those decoders take them that run what they are told."""
+"""Names of code, in the ways in which those decoders take them that execute the stored data."""
 
 
 TAGS = tuple(
@@ -150,7 +150,7 @@ def paths_in(tree: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def without(tree: Any, path: tuple[Any, ...]) -> Any:
-    """The tree without what stands there."""
+    """The tree without the part at that place."""
     copy = tree.copy()
     if len(path) == 1 or path[-2:-1] == (None,) == path[:1]:
         del copy[path[-1]]
@@ -160,7 +160,7 @@ def without(tree: Any, path: tuple[Any, ...]) -> Any:
 
 
 def put_at(tree: Any, path: tuple[Any, ...]) -> Any:
-    """The tree with a mark there: in the place of a value, or, for a key, beside it under the same key, or another."""
+    """The tree with a mark there: in the place of a value, or, for a key, next to it under the same key, or another."""
     if not path:
         return MARK
     if path[0] is None:

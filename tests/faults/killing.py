@@ -1,4 +1,4 @@
-"""Kills processes that run flows, and tells by a log that no transaction takes back whether anything was lost.
+"""Kills processes that run flows, and finds out from a log that no transaction takes back whether anything was lost.
 
     test  --Life-->  Server  --fork-->  child: opens the database, resumes or begins its runs, and is killed, or ends
     test  <-Death--  Server  <-waits--
@@ -214,7 +214,7 @@ class Life:
     kill_after: float | None = None
     """Seconds from its beginning to the kill by the server."""
     kill_at: tuple[str, int] | None = None
-    """Where it kills itself: the n-th time (from 1) that it comes to "before" or "after" a storage call, or "append"."""
+    """Where it kills itself: the n-th time (from 1) that it reaches "before" or "after" a storage call, or "append"."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class Death:
 
 
 class _Points:
-    """Counts how often the child came to each kind of point, and kills it at the one that is meant."""
+    """Counts how often the child reached each kind of point, and kills it at the one that is meant."""
 
     def __init__(self, fatal: tuple[str, int] | None) -> None:
         self.fatal = None if fatal is None else tuple(fatal)
@@ -247,7 +247,7 @@ class _Points:
 
 
 class _Witnessed(SQLiteFlowPersistence):
-    """Logs each acknowledgement when the storage has returned, before anybody can act on it."""
+    """Logs each acknowledgement when the storage has returned, before any caller can act on it."""
 
     points = _Points(None)
 
@@ -428,7 +428,7 @@ class Log:
 
     @property
     def passed(self) -> dict[str, int]:
-        """How often the last life came to each kind of point."""
+        """How often the last life reached each kind of point."""
         return dict(json.loads(" ".join(self.of("passed")[-1][1:])))
 
 

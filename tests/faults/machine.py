@@ -1,8 +1,8 @@
 """R11: processes that drive runs over one store, on a loop that stops when there is nothing left to do; and what must be.
 
-`Driver`s run flows whose methods wait at gates, so that it is chosen outside which invocation ends next, and how. `Process` stands
+`Driver`s run flows whose methods wait at gates, so that it is chosen outside which invocation ends next, and how. `Process` is
 between a driver and the store: it holds commits back, dies, and loses its runs. `Run` and `Drive` are the model: they keep every
-row and every completion for ever, and ask all of history.
+row and every completion without limit, and ask all of history.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class Outcome:
     kind: Literal["return", "raise", "unstorable"] = "return"
     amount: int = 1
     mark: str = ""
-    """Two that run at the same time and set different ones cannot both stand."""
+    """Two that run at the same time and set different ones are in conflict."""
     label: str = "done"
     """What a router returns."""
 
@@ -60,7 +60,7 @@ class Driven(Flow[State]):
     async def act(self, *received: str) -> str:
         key = self.invocation_id.rpartition("/")[2]
         self.driver.starts.append((self.invocation_id, received, self.state.model_dump()))
-        self.state.trail.append(f"{key} began")  # which nobody may ever see, unless it ends well
+        self.state.trail.append(f"{key} began")  # which no other invocation may ever see, unless it ends well
         outcome = await self.driver.gate(key)
         self.state.total += outcome.amount
         self.state.trail.append(f"{key} added {outcome.amount}")
@@ -339,7 +339,7 @@ class Run:
         return not (owner is None or owner is process or owner.is_dead or self.is_expired)
 
     def acquire(self, process: "Process") -> None:
-        """Another epoch: whoever drives it now is fenced off, and what it runs will be run again."""
+        """Another epoch: the process that drives it now is fenced off, and what it runs will be run again."""
         self.epoch += 1
         self.owner, self.is_expired = process, False
         for drive in self.drives:
@@ -413,7 +413,7 @@ class Drive:
     # ---- the end of an invocation ----
 
     def end(self, key: str, outcome: Outcome) -> None:
-        """Make its row: where the run stands in the order of rows, stored or not."""
+        """Make its row: the place of the run in the order of rows, stored or not."""
         newest, base = self.rows[-1], self.running.pop(key)
         state = merged(base, drafted(base, key, outcome), newest.state)
         errors = {"raise": f"{Boom.__module__}.Boom: {key}", "unstorable": "asyncflow.errors.StateNotStorableError"}
@@ -501,7 +501,7 @@ class Drive:
 
 
 class Idle(selectors.DefaultSelector):
-    """Stops the loop when all that it could do is wait, unless a thread is at work for it."""
+    """Stops the loop when all that it could do is wait, unless a thread is running for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -520,7 +520,7 @@ class Idle(selectors.DefaultSelector):
 
 
 class Store(Protocol):
-    """Where runs are stored, as a new process, and as somebody who damages it, sees it."""
+    """Where runs are stored, as a new process, and as an attacker who damages it, sees it."""
 
     def opened(self) -> Any: ...
     def damage(self, run_id: str, seq: int, how: int) -> Callable[[], None]:
@@ -542,7 +542,7 @@ class InMemory:
     def damage(self, run_id: str, seq: int, how: int) -> Callable[[], None]:
         rows = self.persistence._rows[run_id]
         sound = list(rows)
-        if how % 4 == 0 and seq < len(rows) - 1:  # of the last one nobody else knows
+        if how % 4 == 0 and seq < len(rows) - 1:  # of the last one no other process knows
             del rows[seq]
         else:
             at = how % len(rows[seq])
@@ -633,7 +633,7 @@ class World:
         return task.result()
 
     def settle(self) -> None:
-        """Go on until everybody waits."""
+        """Run until every task waits."""
         self.loop.run_forever()
 
     def begin(self, process: "Process", work: Callable[["Driver"], Coroutine[Any, Any, Any]]) -> "Driver":
@@ -651,7 +651,7 @@ class World:
 
 
 class Process:
-    """A persistence over the store, in a place of its own: nobody knows that it is the same process."""
+    """A persistence over the store, in a place of its own: it is not known to be the same process."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -682,7 +682,7 @@ class Process:
             await outlast(held.is_let_go)
             await (
                 anyio.lowlevel.checkpoint_if_cancelled()
-            )  # as SQLite's does: whoever was cancelled meanwhile is told so
+            )  # as SQLite's does: a task that was cancelled meanwhile gets the cancellation
             self.check_alive()
 
     async def _queued(self, held: Held) -> None:
@@ -780,7 +780,7 @@ class Driver:
 
     @property
     def is_owner(self) -> bool:
-        """Whoever is not may learn of a commit of his so late that the next owner has gone on, and cannot know that."""
+        """A process that is not may learn of its commit so late that the next owner has continued, and cannot know that."""
         owner, _ = self.world.owners.get(self.starts[-1][0].split("/")[0], (None, 0))
         return owner is self.process
 

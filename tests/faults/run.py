@@ -1,7 +1,7 @@
 """The long forms of the fault tests, part by part: `python tests/faults/run.py`, or `python3 noxfile.py -s faults`.
 
 A part is one test of the catalogue, run with one seed after the other until its count is reached. What is done is kept in
-`.nox/faults.json`, so that the next call goes on there; with `--table` the table is printed, and nothing is run.
+`.nox/faults.json`, so that the next call continues there; with `--table` the table is printed, and nothing is run.
 """
 
 from __future__ import annotations

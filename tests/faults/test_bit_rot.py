@@ -1,6 +1,6 @@
-"""Bits that flip in a database that nobody looked at for a while: an error that says so, or what was stored. Never anything else.
+"""Bits that flip in a database that was not read for a while: an error that says so, or what was stored. Never anything else.
 
-SQLite alone returns changed data for two of three such flips. Whatever is told here is compared with what the whole database tells.
+SQLite alone returns changed data for two of three such flips. Every answer here is compared with that of the undamaged database.
 """
 
 import random
@@ -129,7 +129,7 @@ async def make(persistence: SQLiteFlowPersistence) -> None:
             await flow(persistence=persistence).kickoff({"id": run_id})
 
 
-# ---- what it tells -------------------------------------------------------------------------------------------------
+# ---- its answers ---------------------------------------------------------------------------------------------------
 
 Told = dict[tuple[str, str], Any]
 """What was answered to each question about a run, or the error."""
@@ -145,7 +145,7 @@ class Standing(NamedTuple):
 
 
 async def events_from(path: Path, way: str) -> Told:
-    """Ask for every run and its history; go on with each, by `resume` or by `kickoff`; and ask for it again."""
+    """Ask for every run and its history; resume each, by `resume` or by `kickoff`; and ask for it again."""
     told: Told = {}
     persistence = SQLiteFlowPersistence(path)
 
@@ -193,15 +193,15 @@ WAYS = ("resume", "kickoff")
 
 @dataclass
 class Whole:
-    """The undamaged database, and what it tells."""
+    """The undamaged database, and its answers."""
 
     data: bytes
     killed: tuple[bytes, bytes]
     """What a killed process leaves, a file and its log, with everything in the log."""
     told: dict[str, Told] = field(default_factory=dict)
-    """By the way of going on."""
+    """By the way of resuming."""
     standings: dict[tuple[str, str], list[Standing]] = field(default_factory=dict)
-    """Where a run stands from one checkpoint to the next when one goes on with it, by way and run."""
+    """The status of a run from one checkpoint to the next when it is resumed, by way and run."""
 
     @property
     def checkpoints(self) -> dict[str, list[Checkpoint]]:
@@ -287,7 +287,7 @@ def is_told_of_damage(error: Exception, run_id: str, asked: str) -> bool:
 
 
 def is_a_halt(told: Told, run_id: str, asked: str, way: str, undamaged: Whole) -> bool:
-    """Whether a run, with which one could not go on, stands where it stood at one of its checkpoints."""
+    """Whether a run that could not be resumed has the status and state that it had at one of its checkpoints."""
     stopped = asked == "load again" and isinstance(told.get((run_id, way)), Exception)
     now = told[run_id, asked]
     if isinstance(now, Standing) and now.status == "running":  # its owner could not give it back, and lives
@@ -301,9 +301,9 @@ class Figures:
 
     looked_at: int = 0
     harmless: int = 0
-    """Everything was told as it was stored."""
+    """Every answer was as it was stored."""
     alone: int = 0
-    """One run was told to be corrupt, and all others were as ever."""
+    """One run was reported as corrupt, and all others were as ever."""
     kinds: Counter[str] = field(default_factory=Counter)
     """Of errors, each counted once a file."""
 
@@ -322,7 +322,7 @@ class Figures:
 
 
 def hurt(told: Told) -> set[str]:
-    """The runs of which something is told to be damaged."""
+    """The runs of which a part is reported as damaged."""
     return {run_id for (run_id, _), answer in told.items() if isinstance(answer, Exception)} - {"unknown"}
 
 
@@ -336,7 +336,7 @@ class Case(NamedTuple):
 
 
 def looked_at(cases: Iterable[Case], memory: Path, undamaged: Whole) -> Figures:
-    """Look at every file, and fail at the first that tells something wrong, with what replays it."""
+    """Look at every file, and fail at the first with a wrong answer, with the arguments that replay it."""
     figures = Figures()
     waiting = enumerate(cases)
 
@@ -405,7 +405,7 @@ PARTS = 4
 
 @pytest.mark.clauses("D4", "V1", "V4")
 @pytest.mark.parametrize("part", range(PARTS))
-def test_a_flipped_bit_is_told_or_changes_nothing(part: int, memory: Path, undamaged: Whole) -> None:
+def test_a_flipped_bit_is_reported_or_changes_nothing(part: int, memory: Path, undamaged: Whole) -> None:
     count = int(1100 * FACTOR) // PARTS
     within = list(range(part, len(undamaged.data), PARTS))
     figures = looked_at(flips(count, within, f"anywhere {part}", undamaged), memory, undamaged)
@@ -430,7 +430,7 @@ STRUCTURES = {"the head of the file": 150, "the schema": 300, "the runs": 150, "
 
 @pytest.mark.clauses("D4", "V1", "V4")
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_a_flipped_bit_in_what_holds_the_file_together_is_told_or_changes_nothing(
+def test_a_flipped_bit_in_the_structure_of_the_file_is_reported_or_changes_nothing(
     structure: str, memory: Path, undamaged: Whole
 ) -> None:
     count = int(STRUCTURES[structure] * FACTOR)
@@ -512,7 +512,9 @@ def headed(connection: sqlite3.Connection, run_id: str, seq: int) -> None:
 
 @pytest.mark.clauses("D4", "V4")
 @pytest.mark.parametrize("misplace", [without, begun_late, swapped, replaced, twice, headed], ids=lambda f: f.__name__)
-def test_a_row_that_is_not_where_it_was_is_told_of_its_run_alone(misplace: Any, memory: Path, undamaged: Whole) -> None:
+def test_a_row_that_is_not_where_it_was_is_reported_for_its_run_alone(
+    misplace: Any, memory: Path, undamaged: Whole
+) -> None:
     def misplaced() -> Iterator[Case]:
         for run_id, checkpoints in undamaged.checkpoints.items():
             for c in checkpoints[:-1] if misplace is headed else checkpoints:
@@ -534,7 +536,7 @@ def test_a_row_that_is_not_where_it_was_is_told_of_its_run_alone(misplace: Any, 
 
 
 async def left_of_the_log(path: Path, undamaged: Whole) -> int:
-    """How many checkpoints are left: the first ones, in the order of their commits. Each run comes to its end all the same."""
+    """How many checkpoints are left: the first ones, in the order of their commits. Each run reaches its end all the same."""
     way = "resume"
     async with SQLiteFlowPersistence(path) as persistence:
         found = {run_id: await history(run_id, persistence) for run_id in RUNS}

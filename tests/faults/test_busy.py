@@ -56,7 +56,7 @@ for line in sys.stdin:
     database.execute("ROLLBACK")
     print(freed, sorted(late)[len(late) * 99 // 100], flush=True)
 """
-"""Holds the lock for so many seconds, or until it is told something else; and meanwhile looks how late the machine wakes it."""
+"""Holds the lock for so many seconds, or until it gets another command; and meanwhile looks how late the machine wakes it."""
 
 LOOP_STALL = 0.02
 """Seconds that the event loop may be late in 99 of 100 wakings, beyond what the machine itself is late."""
@@ -71,7 +71,7 @@ class Holder:
     process: subprocess.Popen[str]
 
     def say(self, line: str) -> str:
-        """Tell it something and read what it answers."""
+        """Send it a command and read what it answers."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         if line:
@@ -160,7 +160,7 @@ def held_up(held: Holder, time_held: float) -> type[Steps]:
 
 @asynccontextmanager
 async def ticking() -> AsyncIterator[list[float]]:
-    """How late the event loop wakes whoever sleeps for a moment, again and again."""
+    """How late the event loop wakes a task that sleeps for a moment, again and again."""
     late: list[float] = []
 
     async def tick() -> None:
@@ -181,7 +181,7 @@ def percentile_99(values: list[float]) -> float:
 
 @pytest.mark.clauses("D1", "D3", "S2")
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 2])
-async def test_a_lock_held_by_another_process_is_waited_for_and_the_event_loop_goes_on(
+async def test_a_lock_held_by_another_process_is_waited_for_and_the_event_loop_keeps_running(
     seconds: float, holder: Holder
 ) -> None:
     measured: list[tuple[float, float]] = []

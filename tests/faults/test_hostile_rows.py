@@ -1,6 +1,6 @@
-"""Rows that somebody has made to do harm: a typed error, or a state of the model. Nothing else is raised, run, imported or hung.
+"""Rows that an attacker has made to do harm: a typed error, or a state of the model. Nothing else is raised, run, imported or hung.
 
-Some attackers change a value and no more. Others know how digests are made: then only the decoding and the model stand between them
+Some attackers change a value and no more. Others know how digests are made: then only the decoding and the model are between them
 and the engine.
 """
 
@@ -224,7 +224,7 @@ RUNNING_CODE = (
         "urllib.Request",
     ),
 )
-"""What an interpreter tells its auditors of when it runs, loads or makes code, or reaches out."""
+"""The events that an interpreter raises for its auditors when it runs, loads or makes code, or reaches out."""
 
 
 def attacks_with_code(base: Base) -> Iterator[Attack]:
@@ -250,7 +250,7 @@ def attacks_with_code(base: Base) -> Iterator[Attack]:
 
 
 def audited(folder: Path, planted: bool) -> dict[str, int]:
-    """What a process tells its auditors of while it looks at such rows. The hook stays: to be called in a process of its own."""
+    """The events that a process raises for its auditors while it looks at such rows. The hook stays: call it in a process of its own."""
     if planted:
         decode = codec.PlainCodec.decode
         is_pickle = re.compile(rb"cos|\x80")
@@ -336,7 +336,7 @@ def test_no_code_is_run_loaded_or_named_by_data(memory: Path) -> None:
     assert figures["loaded"] >= 10
 
 
-def test_a_decoder_that_runs_what_it_is_told_would_be_seen(memory: Path) -> None:
+def test_a_decoder_that_executes_stored_data_would_be_seen(memory: Path) -> None:
     found = in_a_process(f"hostile.audited(Path({str(memory)!r}), planted=True)")
 
     assert found["pickle.find_class"] > 0

@@ -1,4 +1,4 @@
-"""Ctrl-C at any line: the program ends, nothing is held, and the run goes on."""
+"""Ctrl-C at any line: the program ends, nothing is held, and the run can be resumed."""
 
 import asyncio
 import contextlib
@@ -126,7 +126,7 @@ def struck_at(
 @pytest.mark.parametrize("main", [kicked_off, entered, run_by_a_runner])
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
-def test_an_interrupt_at_any_line_leaves_nothing_held_and_a_run_that_goes_on(
+def test_an_interrupt_at_any_line_leaves_nothing_held_and_a_run_that_can_be_resumed(
     loop: str, main: Callable[[str], Coroutine[Any, Any, None]]
 ) -> None:
     at, struck, before = 1 + SEED % STRIDE, 0, dict(_DRIVEN)
@@ -155,7 +155,7 @@ async def goes_on(run_id: str) -> Any:
 
 
 class CancelledWhenAsked(asyncio.Future[None]):
-    """A Ctrl-C cancels the main task, and what it waits for, right after somebody asked whether the future is done."""
+    """A Ctrl-C cancels the main task, and what it waits for, right after a caller asked whether the future is done."""
 
     def done(self) -> bool:
         was_done = super().done()

@@ -105,7 +105,7 @@ def run(work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
     result = anyio.run(work, *args, backend_options={"use_uvloop": True})
     left = [thread for thread in threading.enumerate() if thread.name.endswith("(_connection_worker_thread)")]
     for thread in left:
-        thread.join(0.1)  # one that has told the loop its last may need a moment to end
+        thread.join(0.1)  # one that has reported its last result to the loop may need a moment to end
     assert not any(thread.is_alive() for thread in left), "a connection was left open"
     return result
 
@@ -131,7 +131,7 @@ def undisturbed(flow: type[Flow[Tally]], folder: Path) -> tuple[Counter[str], di
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A flow, what an undisturbed run of it comes to, and whether its id is known before: then it is looked up first."""
+    """A flow, the result of an undisturbed run, and whether its id is known before: then it is looked up first."""
 
     flow: type[Flow[Tally]]
     ends: dict[str, Any]
@@ -229,7 +229,7 @@ def test_whichever_call_fails_the_error_is_typed_and_nothing_is_lost(
 def test_a_row_that_is_found_after_a_failed_fsync_counts_only_once_no_power_cut_takes_it(
     flow: type[Flow[Tally]], brings_id: bool, memory: Path
 ) -> None:
-    """A failed fsync may lose for good what was written before it, though it can be read.
+    """A failed fsync may permanently lose what was written before it, though it can be read.
 
     The row of a failed commit is found where the closing of the connection fails, too: so up to three calls in a row do.
     """

@@ -77,7 +77,7 @@ def is_in_flight(folder: Path, runs: int) -> bool:
 
 
 def undisturbed(server: Server, life: Life, replay: str) -> tuple[Final, float]:
-    """How the graphs of a life end if nobody kills it, and in how many seconds."""
+    """How the graphs of a life end if it is not killed, and in how many seconds."""
     folder = Path(life.folder)
     folder.mkdir()
     death = server.live(life)
@@ -140,7 +140,7 @@ def test_what_was_acknowledged_survives_a_kill_at_every_storage_call(
         kill = replace(life, kill_at=(point, nth))
         one = trial(server, life, expected, [kill], f"{kill}")
         if not one.hits:
-            break  # it has ended before it came to that point
+            break  # it has ended before it reached that point
         figures += one
 
     print(f"{shape} {loop} {point}: {figures}, in {time.perf_counter() - began:.1f} s")

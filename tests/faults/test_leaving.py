@@ -18,7 +18,7 @@ import asyncflow
 LIMIT = 120.0
 """Seconds for a program, all in all."""
 SOON = 20.0
-"""Seconds. A tenth of one is usual; what waits for something waits for ever, and other tests may keep both cores busy."""
+"""Seconds. A tenth of one is usual; what waits for something waits without limit, and other tests may keep both cores busy."""
 
 FLOW = """
 import asyncio, gc, os, sys, threading, time
@@ -138,7 +138,7 @@ def last_line(text: str) -> str:
     return text.splitlines()[-1]
 
 
-# ---- persistences that nobody closes -------------------------------------------------------------------------------
+# ---- persistences that are not closed ------------------------------------------------------------------------------
 
 LEAKED = """
 async def main():
@@ -240,12 +240,12 @@ asyncio.run(main())
 
 
 @pytest.mark.clauses("C1")
-def test_an_unhandled_exception_beside_a_run_leaves_at_once() -> None:
+def test_an_unhandled_exception_next_to_a_run_leaves_at_once() -> None:
     ended = left(UNHANDLED)
 
     assert ended.code == 1
     assert "ValueError: unhandled" in ended.errors
-    assert ended.errors.count("Traceback") == 2  # the group's and the exception's: no other error is told
+    assert ended.errors.count("Traceback") == 2  # the group's and the exception's: no other error is printed
     assert_nothing_forgotten(ended.errors)
     assert ended.seconds < SOON
     assert_it_goes_on()
@@ -287,7 +287,7 @@ def test_a_failing_test_with_a_run_in_flight_ends_pytest() -> None:
     assert last_line(ended.out).startswith("1 failed")
     assert "warning" not in last_line(ended.out)
     assert_nothing_forgotten(ended.out)
-    assert ended.seconds < SOON  # pytest tells the failure first
+    assert ended.seconds < SOON  # pytest reports the failure first
     assert_it_goes_on()
 
 
@@ -425,7 +425,7 @@ leaving()
 
 
 @pytest.mark.clauses("S4")
-def test_a_forked_process_is_refused_and_leaves_and_its_parent_goes_on() -> None:
+def test_a_forked_process_is_refused_and_leaves_and_its_parent_continues() -> None:
     ended = left(MAY_FORK + FORKED)
     _, code, seconds = next(line for line in ended.out.splitlines() if line.startswith("child")).split()
 
@@ -491,7 +491,7 @@ leaving()
 
 
 @pytest.mark.clauses("S4")
-def test_a_run_that_goes_on_in_a_forked_process_is_refused_at_its_next_commit() -> None:
+def test_a_run_that_continues_in_a_forked_process_is_refused_at_its_next_commit() -> None:
     ended = left(MAY_FORK + FORKED_IN_A_METHOD)
 
     assert (ended.code, ended.errors) == (0, "")

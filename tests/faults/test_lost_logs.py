@@ -1,4 +1,4 @@
-"""The files beside a SQLite database (`-wal`, `-shm`) are deleted, replaced or cut off while it is in use: R3."""
+"""The files next to a SQLite database (`-wal`, `-shm`) are deleted, replaced or cut off while it is in use: R3."""
 
 import os
 import shutil
@@ -278,7 +278,7 @@ def another_process() -> str:
 @pytest.mark.found("R3")
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("fault", ["log deleted", "both deleted"])
-async def test_nobody_else_opens_a_database_whose_log_has_gone_while_its_owner_lives(fault: str) -> None:
+async def test_no_other_process_opens_a_database_whose_log_has_gone_while_its_owner_lives(fault: str) -> None:
     storage = SQLiteFlowPersistence(DB)
     async with storage:
         acknowledged = await paid(storage)

@@ -52,7 +52,7 @@ STEPS = 30
 RUNS = 5
 
 DRAWN = (*SHAPES, *SHAPES[-2:], SHAPES[-1])
-"""Those in which more goes on at the same time more often."""
+"""Those in which more runs at the same time, more often."""
 
 number = st.integers(0, 11)
 """Chooses one of what there is."""
@@ -127,7 +127,7 @@ class Machine(RuleBasedStateMachine):
         how=st.sampled_from(("again", "again", "resume", "kickoff", "load", "load old")),
     )
     def go_on(self, which: int, where: int, well: int, how: str) -> None:
-        """Resume it, begin a new pass, or be told why not: by where the run stands."""
+        """Resume it, begin a new pass, or be refused: by the status of the run."""
         run, process = pick(self.runs, which), pick(self.processes, where)
         if how == "again":
             how, process = ("load", process) if run.last is None else (how, run.last.process)
@@ -145,7 +145,7 @@ class Machine(RuleBasedStateMachine):
                 self.end(*running[0], Outcome())
 
     def go(self, run: Run, process: Process, how: str, given: int) -> None:
-        """What a call means is told here a second time."""
+        """What a call means is written here a second time."""
         self.touched.add(run.id)
         driver = self.world.begin(process, lambda driver: self.call(driver, run, how, given))
         newest = run.rows[-1] if run.rows else None
@@ -256,7 +256,7 @@ class Machine(RuleBasedStateMachine):
     @has_running
     @rule(which=number, kind=st.sampled_from(("raise", "unstorable")), then=st.lists(outcomes, max_size=3))
     def fail(self, which: int, kind: Any, then: list[Outcome]) -> None:
-        """An invocation fails, and some of those that run beside it end, each in its way."""
+        """An invocation fails, and some of those that run at the same time end, each in its way."""
         failing, key = pick(self.running(), which)
         self.end(failing, key, Outcome(kind))
         self.check()
@@ -323,7 +323,7 @@ class Machine(RuleBasedStateMachine):
     def cancel_the_task(self, which: int) -> None:
         drive = pick(self.drives(), which)
         while len([held for held in drive.process.queue if (held.run_id, held.how) == (drive.run.id, "after")]) > 1:
-            self.let_one_go(drive.process)  # else others go on until the commit that the task itself waits for is known
+            self.let_one_go(drive.process)  # else others run until the commit that the task itself waits for is known
         if drive.over is not None:
             return
         self.touched.add(drive.run.id)
@@ -437,7 +437,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: any(run.owner and run.drives for run in self.runs))
     @rule(which=number)
     def expire(self, which: int) -> None:
-        """The lease of an owner who lives runs out: whoever asks is the next owner."""
+        """The lease of an owner who lives runs out: the process that asks is the next owner."""
         self.expired(pick([run for run in self.runs if run.owner and run.drives], which))
 
     def expired(self, run: Run) -> None:

@@ -69,7 +69,7 @@ async def drive(lease: float, pause: float) -> None:
 
 
 async def contend(number: int, runs: int) -> None:
-    """What one of many does: it drives every run that nobody else drives, until all have ended."""
+    """What one of many does: it drives every run that no other process drives, until all have ended."""
     left = {f"run-{n}" for n in range(runs)}
     async with SQLiteFlowPersistence(PATH, durability="process") as storage:
         while left:
@@ -97,7 +97,7 @@ def until(condition: Any) -> None:
 
 
 def stop_outside_a_transaction(process: "subprocess.Popen[str]") -> None:
-    """One that is stopped within one holds the file's lock, and nobody can do anything about that."""
+    """One that is stopped within one holds the file's lock, and nothing can be done about that."""
     for _ in range(100):
         process.send_signal(signal.SIGSTOP)
         time.sleep(0.005)  # until it has

@@ -56,7 +56,7 @@ def memory() -> Iterator[Path]:
 
 @dataclass(slots=True)
 class Run:
-    """What was recorded, and what an undisturbed run comes to."""
+    """What was recorded, and the result of an undisturbed run."""
 
     recording: Recording
     digests: list[bytes]
@@ -72,7 +72,7 @@ def recorded(
 ) -> Run:
     """Run flows one by one and side by side, through several openings, on a database that often folds its log in.
 
-    `told`: what SQLite is told instead of a statement.
+    `told`: what SQLite gets instead of a statement.
     """
 
     async def drive() -> dict[str, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """R09: random graphs under random schedules, cancelled and crashed at any moment, against the model of the scheduling.
 
 Everything is drawn from a seed: graph, order of tasks, latencies (in virtual time), outcomes, faults. What was committed is
-told to the model (`scheduling/model.py`), in the order of the commits: it says what each commit enables, and how the pass
+reported to the model (`scheduling/model.py`), in the order of the commits: it says what each commit enables, and how the pass
 ends. The bodies' own log says what was really started, and when. A failing seed is replayed by `trial(SEED, LOOP)`.
 """
 
@@ -110,7 +110,7 @@ def method_of(node: Node) -> Any:
 
 
 class Storage(SimulatedStorage):
-    """Tells the log what is acknowledged, and what the next life finds."""
+    """Writes to the log what is acknowledged, and what the next life finds."""
 
     def __init__(self, log: list[tuple[str, Any]]) -> None:
         super().__init__()

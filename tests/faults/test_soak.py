@@ -94,7 +94,7 @@ def test_what_a_runner_s_process_holds_is_level_though_it_is_killed_now_and_then
         assert rises[0] < MEMORY, f"memory rises within a generation: {rises}"
         assert abs(rises[1]) < 3, f"file handles rise: {rises}"
         assert abs(rises[2]) < 3, f"threads rise: {rises}"
-    rises = [rise([(n, level[i]) for n, level in enumerate(levels[1:])]) for i in (1, 2, 3)]  # of what was taken up
+    rises = [rise([(n, level[i]) for n, level in enumerate(levels[1:])]) for i in (1, 2, 3)]  # of resources in use
     again = sum(count - 1 for count in done.values())
     print(f"from the second generation to the last: {rises}; {again} effects again, of steps that were not saved")
     assert rises[0] < MEMORY, f"memory rises from generation to generation: {levels}"
@@ -142,7 +142,7 @@ def ours() -> Counter[str]:
 
 
 async def test_a_round_of_runs_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that finish, that fail, that are cancelled, that are watched, and that nobody awaits."""
+    """Runs that finish, that fail, that are cancelled, that are watched, and that no caller awaits."""
     monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", True)  # pytest would keep what the debug mode says
     monkeypatch.setattr(logging.getLogger("asyncflow"), "disabled", True)  # and the exceptions of runs that failed
     rounds, runs = (20, 1_000) if MINUTES else (6, 100)
@@ -166,7 +166,7 @@ async def test_a_round_of_runs_leaves_nothing_behind(tmp_path: Path, monkeypatch
                 for n in range(runs):
                     group.start_soon(one, runner, n)
             with anyio.fail_after(120):
-                while runner.running:  # noqa: ASYNC110 - nobody tells
+                while runner.running:  # noqa: ASYNC110 - no event to wait for
                     await anyio.sleep(0.01)
             await anyio.sleep(0.05)
             objects = ours()

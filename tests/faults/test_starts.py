@@ -1,4 +1,4 @@
-"""A start is fenced: whoever was held up past its lease starts nothing that another owner may have gone on with."""
+"""A start is fenced: a process held up past its lease starts nothing that another owner may have resumed."""
 
 import contextlib
 import os
@@ -154,7 +154,7 @@ async def test_no_method_starts_once_the_owner_was_replaced_between_any_two_line
                 at, struck, leaks = at + STRIDE, struck + one.is_replaced, leaks + one.leaks
 
     tell("R31", trials=struck, faults=struck, leaks=len(leaks))
-    assert struck >= 3  # how many lines the loop gets to run before it is told of the commit depends on the threads
+    assert struck >= 3  # how many lines the loop gets to run before it learns of the commit depends on the threads
     assert all(" 0 looks" in leak for leak in leaks), leaks
     places = set(leaks)  # two runs can be struck at one line, because their counts of lines differ
     assert len(places) <= AT_THE_BODY * (2 if began == "listeners" else 1), leaks
@@ -247,7 +247,7 @@ def test_a_lease_holds_for_less_than_it_lasts_and_counts_from_before_it_was_sent
 
 
 @pytest.mark.found("T1")
-def test_a_lease_that_was_renewed_in_time_goes_on_and_one_that_was_not_has_a_gap() -> None:
+def test_a_lease_that_was_renewed_in_time_continues_and_one_that_was_not_has_a_gap() -> None:
     with clock() as leases:
         lease = Lease(100)
         lease.renewed(fencing.now())
@@ -271,7 +271,7 @@ def test_a_suspended_machine_and_a_clock_set_forward_end_what_is_proven(
     lease = Lease(100)
     lease.renewed(fencing.now())
     assert lease.holds(lease.stretch)
-    if which == "uptime":  # suspended: CLOCK_BOOTTIME went on, and the monotonic clock has not
+    if which == "uptime":  # suspended: CLOCK_BOOTTIME kept running, and the monotonic clock has not
         known = time.clock_gettime
         monkeypatch.setattr(time, "clock_gettime", lambda which: known(which) + 100 * (which == fencing.BOOTTIME))
     else:

@@ -1,4 +1,4 @@
-"""Workers with runs are killed and replaced, on one SQLite file: the others take up what they had, at once and once only.
+"""Workers with runs are killed and replaced, on one SQLite file: the others recover their runs, at once and once only.
 
 The same on PostgreSQL, where nothing proves a death and leases have to run out, is in `postgres/test_leases.py`.
 """
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIG
 
 
 @pytest.mark.clauses("L1", "L2", "E2")
-def test_runs_of_a_killed_process_are_taken_up_by_another_at_once(tmp_path: Path) -> None:
+def test_runs_of_a_killed_process_are_recovered_by_another_at_once(tmp_path: Path) -> None:
     runs, lease = 50, 120.0
     work = Work(f"{tmp_path}/log", f"{tmp_path}/runs.db", lease=lease, recover_every=0.2, seconds=600.0)
     with Crew(work) as crew:

@@ -1,4 +1,4 @@
-"""R24: whatever stands at the path. The right error, before any method runs, and nothing touched; or it works.
+"""R24: whatever exists at the path. The right error, before any method runs, and nothing touched; or it works.
 
 Files are looked at while this process has none of them open: closing a file gives up SQLite's locks on it (POSIX).
 """
@@ -31,7 +31,7 @@ from asyncflow import Flow, FlowState, SQLiteFlowPersistence, errors, start
 
 PATH = "runs.db"
 KEPT = "kept"
-"""A run that is in each database of ours."""
+"""A run that is in each asyncflow database."""
 
 SECONDS = 120
 """A case that takes longer hangs."""
@@ -53,11 +53,11 @@ class Counting(Flow[Work]):
 
 ran: list[str] = []
 
-# ---- what stands there ---------------------------------------------------------------------------------------------
+# ---- what exists there ---------------------------------------------------------------------------------------------
 
 
 def ours(path: str = PATH) -> None:
-    """A database of ours, with one run in it."""
+    """An asyncflow database, with one run in it."""
     Path(path).write_bytes(a_database())
 
 
@@ -89,7 +89,7 @@ def each(*makes: Callable[[], object]) -> Callable[[], None]:
 
 
 def told(*statements: str, path: str = PATH, before: Callable[[], object] = lambda: None) -> Callable[[], None]:
-    """What another program leaves that tells SQLite this."""
+    """The files of another program that has given SQLite these statements."""
 
     def make() -> None:
         before()
@@ -101,7 +101,7 @@ def told(*statements: str, path: str = PATH, before: Callable[[], object] = lamb
 
 
 def left(*statements: str, kept: tuple[str, ...], before: Callable[[], object] = lambda: None) -> Callable[[], None]:
-    """The same, killed before it has closed the database: with these of its files beside it."""
+    """The same, killed before it has closed the database: with these of its files next to it."""
 
     def make() -> None:
         before()
@@ -304,7 +304,7 @@ def modes_bind() -> bool:
 def picture() -> dict[str, object]:
     """Everything here: kind, mode, time and content.
 
-    Without the index of a log, which is shared memory: whoever looks at the database has one.
+    Without the index of a log, which is shared memory: each process that reads the database has one.
     """
     return {str(path): details(path) for path in sorted(Path().rglob("*")) if not path.name.endswith("-shm")}
 
@@ -325,7 +325,7 @@ def files() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _no_hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Also where nothing can be cancelled. And nobody is waited for for long."""
+    """Also where nothing can be cancelled. And no other process is waited for for long."""
 
     def fail(*_: object) -> None:
         raise TimeoutError(f"it hangs: {SECONDS} seconds are over")
@@ -372,7 +372,7 @@ async def called(call: str, persistence: SQLiteFlowPersistence) -> object:
 
 
 async def refused(call: str, path: str) -> errors.AsyncflowError:
-    """The error, of ours. Nothing is changed by it, and nothing has run."""
+    """The error, one of asyncflow's. Nothing is changed by it, and nothing has run."""
     before = picture()
     with pytest.raises(errors.AsyncflowError) as caught:
         await called(call, SQLiteFlowPersistence(path))
@@ -393,7 +393,7 @@ CASES = {
     if (MODES_BIND or not case.modes) and (HAS_PROC or not case.path.startswith("/proc"))
 }
 """Those that there can be here. Where root runs the tests, which modes do not keep out, the others are in
-`test_root_without_its_powers_is_told_as_anybody_is`; and only Linux has /proc, a folder in which even root may make nothing."""
+`test_root_without_its_powers_gets_the_same_errors_as_any_user`; and only Linux has /proc, a folder in which even root may make nothing."""
 
 
 @pytest.mark.clauses("S3")
@@ -415,7 +415,7 @@ async def test_what_another_process_has_for_itself_is_busy(call: str) -> None:
     assert "Try again" in str(error)
 
 
-async def test_the_log_of_another_database_beside_ours_destroys_nothing() -> None:
+async def test_the_log_of_another_database_next_to_ours_destroys_nothing() -> None:
     in_its_log(kept=("-wal",), then=ours)()
     for call in ("kickoff", "load"):
         await refused(call, PATH)
@@ -425,7 +425,7 @@ async def test_the_log_of_another_database_beside_ours_destroys_nothing() -> Non
 
 
 @pytest.mark.parametrize("taken", TAKEN.values(), ids=TAKEN, indirect=True)
-async def test_what_is_a_storage_of_ours_is_taken_with_what_is_in_it(taken: str) -> None:
+async def test_a_file_that_is_an_asyncflow_storage_is_opened_with_its_contents(taken: str) -> None:
     persistence = SQLiteFlowPersistence(taken)
     flow = Counting(persistence=persistence)
     loaded = await Counting.load(KEPT, persistence=persistence)
@@ -462,7 +462,7 @@ def test_there_are_cases_enough() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="powers are given up one by one on Linux alone")
 @pytest.mark.skipif(MODES_BIND, reason="this user is no root: the cases about modes are among the others")
-def test_root_without_its_powers_is_told_as_anybody_is() -> None:
+def test_root_without_its_powers_gets_the_same_errors_as_any_user() -> None:
     """All of this file again, by a process that modes do keep out; so that nothing goes untried where root runs the tests."""
     libc = ctypes.CDLL(None)
 

@@ -1,7 +1,7 @@
 """A disk that fails, under the standard library's own SQLite, in pure ctypes; and flows to be run on it.
 
 The VFS wraps the original one: that opens each file, and then the methods of the file are swapped for a copy that records what is
-written, cut, synced and removed, and that fails where it is told to. The -shm is not durable, and passes through. From a recording
+written, cut, synced and removed, and that fails where it is set to. The -shm is not durable, and passes through. From a recording
 `Disk` makes what a crash of the process, or of the machine, leaves at any moment.
 """
 
@@ -103,7 +103,7 @@ CODES = {
     "truncate": sqlite3.SQLITE_IOERR_TRUNCATE,
     "delete": sqlite3.SQLITE_IOERR_DELETE,
 }
-"""The kinds of faults, and what SQLite is told."""
+"""The kinds of faults, and what SQLite gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class File:
         self.pending.clear()
 
     def after_power_cut(self, chance: random.Random) -> bytes:
-        """The durable content and, of what was done since, any subset, torn and cut."""
+        """The durable content and, of the operations since, any subset, torn and cut."""
         content = bytearray(self.durable)
         for change in survivors(self.pending, chance):
             apply(change, content)
@@ -524,7 +524,7 @@ def _sqlite() -> Any:
     """The very copy of SQLite that `sqlite3` uses, with the VFS that is modelled here. Skips where there is none of that.
 
     What these tests ask for then cannot be had by this Python on this system, by any means of theirs: a disk that fails is
-    made by standing between SQLite and its VFS, and must be the copy that the storage uses. The tests of kills, full disks,
+    made by a layer between SQLite and its VFS, and must be the copy that the storage uses. The tests of kills, full disks,
     flipped bits and wrong files need no VFS, and run everywhere.
     """
     import _sqlite3
@@ -572,7 +572,7 @@ class Telling(SQLiteFlowPersistence):
 
 
 def connecting_with(monkeypatch: pytest.MonkeyPatch, *statements: str, told: Callable[[str], str] = str) -> None:
-    """Let every connection begin with these statements; `told`: what SQLite is told instead of a statement."""
+    """Let every connection begin with these statements; `told`: what SQLite gets instead of a statement."""
     connect = sqlite3.connect
 
     class Connection(sqlite3.Connection):
@@ -713,7 +713,7 @@ class Large(Flow[Tally]):
 
 
 async def ended(flow: type[Flow[Tally]], run_id: str, persistence: SQLiteFlowPersistence) -> dict[str, Any]:
-    """Resume a run, or start it if nothing of it was saved; its state but for the id, and its result."""
+    """Resume a run, or start it if nothing of it was saved; its state except for the id, and its result."""
     async with persistence:
         try:
             result = await flow.resume(run_id, persistence=persistence)

@@ -111,7 +111,7 @@ IN_RUNS = (
         "_waiting.py",
         "            lowlevel.enable_ki_protection(function)\n",
         "            pass\n",
-        "faults/test_interrupts.py::test_an_interrupt_at_any_line_leaves_nothing_held_and_a_run_that_goes_on",
+        "faults/test_interrupts.py::test_an_interrupt_at_any_line_leaves_nothing_held_and_a_run_that_can_be_resumed",
     ),
     # ---- execution counts
     Mutant(
@@ -136,7 +136,7 @@ IN_RUNS = (
         "_scheduling/advance.py",
         "tuple(map(RunMethod, progress.pending.values()))",
         "tuple(map(RunMethod, list(progress.pending.values())[1:]))",
-        f"{FAILURE}::test_a_run_whose_save_failed_goes_on_once_the_storage_is_well",
+        f"{FAILURE}::test_a_run_whose_save_failed_resumes_once_the_storage_works_again",
     ),
     Mutant(
         "all methods share one draft",
@@ -144,7 +144,7 @@ IN_RUNS = (
         "_runtime/state_version.py",
         "        return copied(self.state)\n",
         "        return self.state\n",
-        "state/test_drafts.py::test_a_draft_is_seen_by_nobody_before_it_is_committed",
+        "state/test_drafts.py::test_a_draft_is_seen_by_no_other_method_before_it_is_committed",
     ),
     Mutant(
         "a state that is lent, and not made anew",
@@ -176,7 +176,7 @@ IN_RUNS = (
         "merge.py",
         '    raise Conflict(path, "both methods changed it")\n',
         "    return ours\n",
-        "state/test_merges.py::test_changes_that_cannot_both_stand_fail_the_later_method",
+        "state/test_merges.py::test_incompatible_changes_fail_the_later_method",
     ),
     Mutant(
         "private attributes take no part in a merge",
@@ -208,7 +208,7 @@ IN_RUNS = (
         "_codec/plain_models.py",
         "    if isinstance(annotation, typing.NewType):\n        return _is_known(",
         "    if isinstance(annotation, typing.NewType):\n        return True or _is_known(",
-        f"{PLAIN}::test_a_validator_that_comes_to_refuse_hurts_no_state",
+        f"{PLAIN}::test_a_validator_that_later_refuses_hurts_no_state",
     ),
     Mutant(
         "a base is taken when a method begins, not when it is launched",
@@ -234,7 +234,7 @@ IN_RUNS = (
         "_waiting.py",
         "    while not task.done():\n        try:\n",
         "    if not task.done():\n        try:\n",
-        "runtime/test_cancellation.py::test_a_run_is_nobodys_after_its_task_was_cancelled_at_any_await",
+        "runtime/test_cancellation.py::test_a_run_has_no_owner_after_its_task_was_cancelled_at_any_await",
     ),
     Mutant(
         "a cancelled waiter does not wait for its commit",
@@ -351,7 +351,7 @@ IN_RUNS = (
         " AND head_digest = NEW.previous\n    AND status = 'running'",
         " AND head_digest = NEW.previous AND status = 'running' "
         "AND (owner IS NULL OR owner NOT IN (SELECT owner FROM owners WHERE expires < 1))",
-        "sqlite/test_ownership.py::test_a_lease_that_has_run_out_spoils_no_commit_where_nobody_took_over",
+        "sqlite/test_ownership.py::test_a_lease_that_has_run_out_spoils_no_commit_where_no_owner_took_over",
     ),
     Mutant(
         "an id may be created twice",

@@ -1,4 +1,4 @@
-"""Planted bugs in what is stored: load and save, group commit, storage trouble, PostgreSQL."""
+"""Planted bugs in the storage: load and save, group commit, storage trouble, PostgreSQL."""
 
 from mutant import Mutant
 
@@ -96,7 +96,7 @@ IN_STORAGE = (
         "persistence/sqlite/reader.py",
         '"PRAGMA integrity_check(runs)"',
         '"PRAGMA quick_check(1)"',
-        "faults/test_bit_rot.py::test_a_flipped_bit_in_what_holds_the_file_together_is_told_or_changes_nothing",
+        "faults/test_bit_rot.py::test_a_flipped_bit_in_the_structure_of_the_file_is_reported_or_changes_nothing",
     ),
     Mutant(
         "the schema is not looked at",
@@ -112,7 +112,7 @@ IN_STORAGE = (
         "persistence/_database/run_head.py",
         "        if stored[0].seq != base:\n",
         "        if False:\n",
-        "faults/test_bit_rot.py::test_a_row_that_is_not_where_it_was_is_told_of_its_run_alone",
+        "faults/test_bit_rot.py::test_a_row_that_is_not_where_it_was_is_reported_for_its_run_alone",
     ),
     Mutant(
         "what a row holds may be of any type",
@@ -298,7 +298,7 @@ IN_STORAGE = (
         "persistence/_database/shared_resource.py",
         "        if self._process is not _process:\n            self._check_fork()\n        opening = self._openings",
         "        opening = self._openings",
-        "faults/test_leaving.py::test_a_run_that_goes_on_in_a_forked_process_is_refused_at_its_next_commit",
+        "faults/test_leaving.py::test_a_run_that_continues_in_a_forked_process_is_refused_at_its_next_commit",
     ),
     Mutant(
         "an error quotes the input",
@@ -306,7 +306,7 @@ IN_STORAGE = (
         "state.py",
         ' and all(isinstance(v, (int, float)) for v in error.get("ctx", {}).values())\n',
         "\n",
-        "runs/test_taken_inputs.py::test_a_message_of_ours_holds_no_part_of_an_input",
+        "runs/test_taken_inputs.py::test_an_error_message_holds_no_part_of_an_input",
     ),
     # ---- PostgreSQL
     Mutant(
@@ -339,7 +339,7 @@ IN_STORAGE = (
         "persistence/postgres/database.py",
         "            connection.pgconn.consume_input()\n",
         "            pass\n",
-        f"{CUTS}::test_a_connection_that_was_lost_while_nothing_was_asked_of_it_is_made_anew",
+        f"{CUTS}::test_a_connection_that_was_lost_while_idle_is_made_again",
     ),
     Mutant(
         "PostgreSQL: no fence",

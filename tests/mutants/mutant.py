@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mutant:
-    """A bug: in `file`, `find` (which stands there once) becomes `plant`. `test` is a pytest id, without parameters."""
+    """A bug: in `file`, `find` (which occurs there once) becomes `plant`. `test` is a pytest id, without parameters."""
 
     name: str
     clauses: tuple[str, ...]

@@ -27,7 +27,7 @@ def tested(mutant: Mutant) -> tuple[bool, str]:
     """Whether its test has failed, or hangs; and what it said."""
     with tempfile.TemporaryDirectory(prefix="asyncflow-mutant-") as name:
         planted(mutant, Path(name))
-        paths = f"pythonpath={name} . tests/scheduling tests/faults"  # the copy first, before the package beside the benchmarks
+        paths = f"pythonpath={name} . tests/scheduling tests/faults"  # the copy first, before the package next to the benchmarks
         options = ("-q", "-x", "-p", "no:cacheprovider", "-o", paths)
         command = (sys.executable, "-P", "-m", "pytest", *options, f"tests/{mutant.test}")
         env = {**os.environ, "PYTHONPATH": name, "PYTHONDONTWRITEBYTECODE": "1"}

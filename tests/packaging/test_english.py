@@ -1,10 +1,12 @@
 """Package, examples, benchmarks and pages use the field's English: no word of the list in docstrings, comments, strings, identifiers.
+Of the tests, the names of the test functions do.
 
 SQL files are left out: SQLite stores the comments within a statement, and the schema of each database is compared with them.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -24,7 +26,7 @@ PAGES = (
 
 RATIONED = {
     r"who(m)?ever": "name the actor: the caller, the client, the owner that ...",
-    r"(some|any|no|every)body|someone|anyone|everyone": "name the actor: another process, no owner, every caller",
+    r"(some|any|no|every)bodys?|someone|anyone|everyone": "name the actor: another process, no owner, every caller",
     r"told|tells?|telling": "report, show, say; tell apart: distinguish",
     r"anew": "again",
     r"beside": "next to, in addition to",
@@ -77,6 +79,39 @@ def test_a_file_is_written_in_the_fields_english(file: Path) -> None:
     found = [f"{name}:{line}: {word!r}. Write instead: {better}" for line, word, better in dialect(text)]
 
     assert not found, "\n".join(["", *found])
+
+
+def names_of_tests(source: str) -> dict[str, int]:
+    """The test functions and methods of a module, nested ones too, with their lines."""
+    functions = (
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    return {function.name: function.lineno for function in functions if function.name.startswith("test_")}
+
+
+def test_the_names_of_all_tests_are_written_in_the_fields_english() -> None:
+    found: list[str] = []
+    for file in sorted((ROOT / "tests").rglob("*.py")):
+        for name, line in names_of_tests(file.read_text()).items():
+            place = f"{file.relative_to(ROOT).as_posix()}:{line}: {name}"
+            found += [f"{place}: {word!r}. Write instead: {better}" for _, word, better in dialect(name)]
+
+    assert not found, "\n".join(["", *found])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("test_a_run_goes_on_once_nobody_holds_it", ["goes on", "nobody"]),
+        ("test_an_interrupted_run_is_nobodys", ["nobodys"]),
+        ("test_a_run_is_resumed_by_the_owner", []),
+    ],
+)
+@pytest.mark.parametrize("kind", ["def {}(): ...", "async def {}(): ...", "class TestIt:\n    def {}(self): ..."])
+def test_the_words_are_found_in_the_names_of_tests(kind: str, name: str, words: list[str]) -> None:
+    (collected,) = names_of_tests(kind.format(name))
+
+    assert [word for _, word, _ in dialect(collected)] == words
 
 
 @pytest.mark.parametrize(

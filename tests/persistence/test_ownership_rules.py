@@ -1,4 +1,4 @@
-"""Whether a run is free, and for which owner: every combination of what is known of its owner and of that owner's lease."""
+"""Whether a run is free, and for which owner: every combination of all that is known of its owner and of that owner's lease."""
 
 import pytest
 
@@ -118,7 +118,7 @@ def test_an_owner_releases_and_confirms_its_own_runs_alone(job: Owning, before: 
         (UNPROVEN, "by another process (owner other), which may have died since"),
     ],
 )
-def test_a_locked_run_is_reported_with_what_is_known_of_its_owner(owner: Liveness, said: str) -> None:
+def test_a_locked_run_is_reported_with_all_that_is_known_of_its_owner(owner: Liveness, said: str) -> None:
     with pytest.raises(RunLockedError, match=r"its lease expires in 5\.0 seconds") as caught:
         effect_of(Delete("r"), head("other"), "me", lambda _: owner, HOLDS)
 

@@ -15,7 +15,7 @@ Place = Literal["before the request", "in the request", "late", "after the reque
 
 PLACES: tuple[Place, ...] = get_args(Place)
 Held = Literal["held"]
-"""The same, and delivered when it is told to be."""
+"""The same, and delivered when `deliver` is called."""
 LATE = 0.05
 
 

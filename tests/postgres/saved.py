@@ -10,7 +10,7 @@ from asyncflow.persistence.postgres import PostgresFlowPersistence
 
 
 class Saved:
-    """Saves checkpoints of many runs at once, and keeps what it was told of each."""
+    """Saves checkpoints of many runs at once, and keeps the outcome of each."""
 
     def __init__(self, persistence: PostgresFlowPersistence) -> None:
         self.persistence = persistence

@@ -109,7 +109,7 @@ async def test_an_application_answers_503_until_its_database_is_there(
         stopped.launch()
         await anyio.to_thread.run_sync(stopped.wait)
         with anyio.fail_after(60):
-            while (await client.get("/readyz")).status_code == 503:  # noqa: ASYNC110 - nobody tells of it
+            while (await client.get("/readyz")).status_code == 503:  # noqa: ASYNC110 - no event to wait for
                 await anyio.sleep(0.02)
         ready, begun = await client.get("/readyz"), await client.post("/flows/Short?wait=30", json={})
 
@@ -132,7 +132,7 @@ async def test_an_application_can_end_while_its_database_is_away(
 
 
 @pytest.mark.found("D7")
-async def test_what_waiting_does_not_change_is_told_at_once(conninfo: str, schema: str) -> None:
+async def test_an_error_that_waiting_does_not_change_is_raised_at_once(conninfo: str, schema: str) -> None:
     missing = psycopg.conninfo.make_conninfo(conninfo, dbname="missing")
     with anyio.fail_after(4), pytest.raises(errors.StorageNotFoundError):
         await PostgresFlowPersistence(missing, schema=schema).load("any")

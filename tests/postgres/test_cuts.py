@@ -101,7 +101,7 @@ async def test_a_commit_that_is_still_under_way_is_waited_for_when_its_connectio
 @pytest.mark.found("D3")
 @pytest.mark.clauses("S1")
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
-async def test_what_is_delivered_once_it_was_told_as_not_saved_is_refused_however_late(
+async def test_a_save_that_is_delivered_after_it_was_reported_as_failed_is_refused_however_late(
     isolation: str, proxy: Proxy, cut_off: PostgresFlowPersistence, sql: psycopg.Connection
 ) -> None:
     schema = cut_off._target.schema
@@ -112,7 +112,7 @@ async def test_what_is_delivered_once_it_was_told_as_not_saved_is_refused_howeve
     async with PostgresFlowPersistence(conninfo, schema=schema) as storage:
         saved = Saved(storage)
         await saved.save(late.add())
-        for row in (late.add(), new.add()):  # a next one, and a first one, whose run nobody knows yet
+        for row in (late.add(), new.add()):  # a next one, and a first one, whose run is not known yet
             proxy.hold()
             await saved.save(row)
             assert saved.told == {row.run_id: "not saved"}
@@ -138,7 +138,7 @@ class Steps(Flow[FlowState]):
 
 @pytest.mark.clauses("D1", "E2")
 @pytest.mark.parametrize("place", PLACES)
-async def test_a_run_whose_connection_is_cut_goes_on_or_is_resumed(
+async def test_a_run_whose_connection_is_cut_continues_or_is_resumed(
     place: str, proxy: Proxy, cut_off: PostgresFlowPersistence
 ) -> None:
     ran: list[str] = []
@@ -169,7 +169,7 @@ async def test_a_run_whose_connection_is_cut_goes_on_or_is_resumed(
 
 
 @pytest.mark.clauses("D1")
-async def test_a_connection_that_was_lost_while_nothing_was_asked_of_it_is_made_anew(
+async def test_a_connection_that_was_lost_while_idle_is_made_again(
     persistence: PostgresFlowPersistence, sql: psycopg.Connection
 ) -> None:
     chain = Chain("run")

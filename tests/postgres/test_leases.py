@@ -1,4 +1,4 @@
-"""Workers with runs are killed and replaced, on PostgreSQL: what they had is taken up when their leases have run out."""
+"""Workers with runs are killed and replaced, on PostgreSQL: their runs are recovered when their leases have run out."""
 
 import random
 from pathlib import Path

@@ -94,7 +94,7 @@ class Neighbour:
         try:
             with psycopg.connect(conninfo) as connection:
                 self.pids = connection.execute("SELECT pg_backend_pid()").fetchall()
-                self._first.close()  # a session for whoever lost one
+                self._first.close()  # a session for the client that lost one
                 self.has_begun.set()
                 assert self._may_end.wait(60)
                 connection.execute("SELECT 1")

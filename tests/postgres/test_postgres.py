@@ -1,4 +1,4 @@
-"""`PostgresFlowPersistence`: the schema, group commit, leases, damage, the catalog, and what each trouble is told as."""
+"""`PostgresFlowPersistence`: the schema, group commit, leases, damage, the catalog, and how each failure is reported."""
 
 import os
 import signal
@@ -193,7 +193,7 @@ async def test_checkpoints_of_one_run_in_one_batch_follow_one_another(
                 query("SELECT FROM {0}.runs FOR UPDATE")  # the first of them waits, and the others queue up behind it
                 group.start_soon(store_the_rest)
                 with anyio.fail_after(120):
-                    while len(queue) < 19:  # noqa: ASYNC110 - nobody tells of it
+                    while len(queue) < 19:  # noqa: ASYNC110 - no event to wait for
                         await anyio.sleep(0.001)
         found = await persistence.history("run")
 
@@ -422,7 +422,7 @@ async def test_a_lease_is_renewed_while_a_method_runs(persistence: PostgresFlowP
 
 
 @pytest.mark.clauses("L2")
-async def test_a_failed_run_is_nobodys(persistence: PostgresFlowPersistence, query: Query) -> None:
+async def test_a_failed_run_has_no_owner(persistence: PostgresFlowPersistence, query: Query) -> None:
     class Failing(Steps):
         async def second(self, value: str) -> str:
             raise ValueError
@@ -578,7 +578,7 @@ async def test_a_missing_checkpoint_is_found(seq: int, persistence: PostgresFlow
 
 @on_one_loop
 @pytest.mark.clauses("V4")
-async def test_with_a_key_a_run_goes_on_and_with_another_it_does_not(persistence: PostgresFlowPersistence) -> None:
+async def test_with_its_key_a_run_resumes_and_with_another_it_does_not(persistence: PostgresFlowPersistence) -> None:
     keyed, other = same(persistence, key=b"k" * 16), same(persistence, key=b"o" * 16)
     chain = Chain("run")
     await keyed.append(chain.add())
@@ -652,7 +652,7 @@ TROUBLES: dict[str, tuple[dict[str, Any], type[errors.StorageError]]] = {
 @on_one_loop
 @pytest.mark.usefixtures("roles")
 @pytest.mark.parametrize(("changed", "expected"), TROUBLES.values(), ids=list(TROUBLES))
-async def test_each_trouble_at_opening_is_told_as_what_it_is_and_without_the_password(
+async def test_each_failure_at_opening_has_its_own_error_type_and_does_not_show_the_password(
     changed: dict[str, Any],
     expected: type[errors.StorageError],
     private_server: Server,
@@ -674,7 +674,7 @@ async def test_each_trouble_at_opening_is_told_as_what_it_is_and_without_the_pas
 
 @on_one_loop
 @pytest.mark.found("P6")
-async def test_an_event_loop_that_psycopg_cannot_use_is_told_as_that_and_at_once(
+async def test_an_event_loop_that_psycopg_cannot_use_is_reported_as_that_and_at_once(
     persistence: PostgresFlowPersistence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: Any, **__: Any) -> None:
@@ -687,7 +687,7 @@ async def test_an_event_loop_that_psycopg_cannot_use_is_told_as_that_and_at_once
     assert type(caught.value) is errors.StorageError
 
 
-async def test_a_schema_that_is_dropped_meanwhile_is_told_of(
+async def test_a_schema_that_is_dropped_meanwhile_is_reported(
     persistence: PostgresFlowPersistence, query: Query
 ) -> None:
     async with persistence:

@@ -1,4 +1,4 @@
-"""Several processes take up the same runs; some of them are killed. No run ever has two drivers, and all finish."""
+"""Several processes recover the same runs; some of them are killed. No run ever has two drivers, and all finish."""
 
 import os
 import random
@@ -49,7 +49,7 @@ def complaints(log: list[list[str]], dead: set[str]) -> list[str]:
 
 @pytest.mark.clauses("L1", "L2", "L3", "L4", "E2")
 @pytest.mark.parametrize("anyio_backend", [LOOPS["asyncio"], LOOPS["trio"]], ids=["asyncio", "trio"], indirect=True)
-async def test_processes_that_take_up_the_same_runs_are_never_two_in_one(
+async def test_processes_that_recover_the_same_runs_are_never_two_in_one(
     persistence: PostgresFlowPersistence, sql: psycopg.Connection, tmp_path: Path, anyio_backend_name: str
 ) -> None:
     rng = random.Random(SEED)

@@ -1,4 +1,4 @@
-"""The server stopped at once and started again while runs go on: nothing is lost, nothing runs again, all runs finish."""
+"""The server stopped at once and started again while runs are running: nothing is lost, nothing runs again, all runs finish."""
 
 import random
 import signal
@@ -38,7 +38,7 @@ class Witness:
             self.is_time.set()
 
     def complaints(self) -> list[str]:
-        """The start of a step tells that the checkpoint of the one before it was acknowledged."""
+        """The start of a step shows that the checkpoint of the one before it was acknowledged."""
         found = []
         acknowledged: Counter[str] = Counter()
         for run_id, step in self.started:

@@ -1,4 +1,4 @@
-"""A start is fenced on PostgreSQL, too: whoever was held up past its lease starts nothing that another owner may have gone on with."""
+"""A start is fenced on PostgreSQL, too: a process held up past its lease starts nothing that another owner may have resumed."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from asyncflow.persistence.postgres import PostgresFlowPersistence, rows
 
 
 class Steps(Flow[dict]):
-    """The process is held up at the end of `first`'s commit, which it is told of here."""
+    """The process is held up at the end of `first`'s commit, which is reported here."""
 
     def __init__(self, held_up: Any, **options: Any) -> None:
         super().__init__(**options)
@@ -39,7 +39,7 @@ class Steps(Flow[dict]):
 @pytest.mark.found("T1")
 @pytest.mark.clauses("L1", "L3", "E2")
 @pytest.mark.parametrize("is_replaced", [True, False])
-async def test_whoever_is_held_up_between_a_commit_and_the_next_start_asks_the_server_first(
+async def test_an_owner_held_up_between_a_commit_and_the_next_start_asks_the_server_first(
     persistence: PostgresFlowPersistence, conninfo: str, is_replaced: bool
 ) -> None:
     schema = persistence._target.schema

@@ -1,4 +1,4 @@
-"""Waiting for what nobody tells of."""
+"""Waiting for conditions that have no event."""
 
 from collections.abc import Callable
 from typing import TypeVar

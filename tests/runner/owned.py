@@ -51,7 +51,7 @@ def gate(name: str) -> anyio.Event:
 
 async def until(condition: Callable[[], object]) -> None:
     with anyio.fail_after(120):
-        while not condition():  # noqa: ASYNC110 - nobody tells
+        while not condition():  # noqa: ASYNC110 - no event to wait for
             await anyio.sleep(0.001)
 
 

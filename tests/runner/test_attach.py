@@ -23,7 +23,7 @@ async def test_a_run_is_attached_to_by_its_id(storage: Any) -> None:
             await runner.get("unknown")
 
 
-async def test_a_start_of_what_somebody_else_drives_attaches(storage: Any) -> None:
+async def test_a_start_of_a_run_that_another_runner_drives_attaches(storage: Any) -> None:
     gate("g")
     async with FlowRunner(storage) as runner, FlowRunner(storage) as other:
         await runner.start(Steps, {"gate": "g"}, run_id="x")
@@ -34,7 +34,7 @@ async def test_a_start_of_what_somebody_else_drives_attaches(storage: Any) -> No
     assert ran == ["x first", "x second"]
 
 
-async def test_a_run_that_was_taken_up_is_attached_to_with_its_own_inputs(storage: Any) -> None:
+async def test_a_run_that_was_recovered_is_attached_to_with_its_own_inputs(storage: Any) -> None:
     await left_behind(storage)
     gate("g")  # shut again
     async with FlowRunner(storage, flows=[Steps]) as runner:
@@ -47,7 +47,7 @@ async def test_a_run_that_was_taken_up_is_attached_to_with_its_own_inputs(storag
         assert await handle.result() == 2
 
 
-async def test_other_inputs_for_what_somebody_else_drives_are_refused(storage: Any) -> None:
+async def test_other_inputs_for_a_run_that_another_runner_drives_are_refused(storage: Any) -> None:
     gate("g")
     async with FlowRunner(storage) as runner, FlowRunner(storage) as other:
         await runner.start(Steps, {"gate": "g"}, run_id="x")

@@ -12,7 +12,7 @@ from asyncflow import Flow, FlowRunner, SQLiteFlowPersistence, errors, events, s
 from asyncflow.runner import RunHandle
 
 
-async def test_a_run_is_cancelled_for_good(storage: Any) -> None:
+async def test_a_run_is_cancelled_permanently(storage: Any) -> None:
     gate("g")
     async with FlowRunner(storage, max_running=1) as runner:
         running, waiting = [await runner.start(Steps, {"gate": "g"}, run_id=name) for name in "xy"]
@@ -52,7 +52,7 @@ async def taken_until_cancelled(handle: RunHandle, other: FlowRunner) -> AsyncIt
             await other.cancel(handle.run_id)
 
 
-async def test_a_run_that_goes_on_here_is_not_taken_for_lost(storage: Any) -> None:
+async def test_a_run_that_is_running_here_is_not_taken_for_lost(storage: Any) -> None:
     class Many(Flow[Work]):
         @start()
         async def only(self) -> int:
@@ -64,7 +64,7 @@ async def test_a_run_that_goes_on_here_is_not_taken_for_lost(storage: Any) -> No
         assert [await handle.result() for handle in handles] == [1] * 100
 
 
-async def test_a_full_runner_still_tells_what_has_ended(storage: Any) -> None:
+async def test_a_full_runner_still_reports_runs_that_have_ended(storage: Any) -> None:
     gate("g")
     async with FlowRunner(storage, max_running=1, max_waiting=0, overload="raise", recover_every=None) as runner:
         assert await runner.run(Steps, {"n": 1}, run_id="finished") == 3
@@ -86,7 +86,7 @@ async def test_a_full_runner_still_tells_what_has_ended(storage: Any) -> None:
 
 
 @pytest.mark.clauses("C4")
-async def test_a_run_is_cancelled_whoever_drives_it() -> None:
+async def test_a_run_is_cancelled_no_matter_which_runner_drives_it() -> None:
     gate("g")
     here = SQLiteFlowPersistence("runs.db", durability="process")
     async with FlowRunner(here) as runner, FlowRunner(SQLiteFlowPersistence("runs.db")) as other:
@@ -101,7 +101,7 @@ async def test_a_run_is_cancelled_whoever_drives_it() -> None:
 
 
 @pytest.mark.clauses("L1")
-async def test_of_a_run_that_another_has_taken_over_the_result_is_what_that_one_comes_to() -> None:
+async def test_the_result_of_a_run_that_another_owner_has_taken_over_is_that_owners() -> None:
     gate("g")
     here, there = (SQLiteFlowPersistence("runs.db", durability="process") for _ in range(2))
     async with FlowRunner(here, recover_every=None) as runner, there:
@@ -129,7 +129,7 @@ async def test_what_has_ended_or_is_unknown_cannot_be_cancelled(storage: Any) ->
 
 
 async def test_a_run_that_is_cancelled_as_it_begins_is_cancelled_or_finishes(storage: Any) -> None:
-    """What somebody knows the result of stays finished."""
+    """A run whose result a caller has received stays finished."""
 
     class At(Flow):
         @start()

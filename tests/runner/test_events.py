@@ -16,7 +16,7 @@ def told(event: events.Event) -> str:
 ALL = ["RunStarted", "MethodFinished first:1", "MethodFinished second:1", "RunFinished"]
 
 
-async def test_events_are_told_as_they_come_and_until_the_end(storage: Any) -> None:
+async def test_events_are_reported_as_they_occur_and_until_the_end(storage: Any) -> None:
     gate("g")
     seen: list[str] = []
     async with FlowRunner(storage) as runner:
@@ -31,7 +31,7 @@ async def test_events_are_told_as_they_come_and_until_the_end(storage: Any) -> N
         assert [told(event) async for event in (await runner.get("x")).events()] == ALL
 
 
-async def test_events_go_on_after_one(storage: Any) -> None:
+async def test_events_resume_after_a_given_one(storage: Any) -> None:
     async with FlowRunner(storage) as runner:
         handle = await runner.start(Steps)
         await handle.result()
@@ -50,7 +50,7 @@ async def test_events_of_a_run_that_fails_end(storage: Any) -> None:
     assert seen == [*ALL[:2], "MethodFailed second:1", "RunFailed"]
 
 
-async def test_events_of_a_run_elsewhere_are_told(storage: Any) -> None:
+async def test_events_of_a_run_elsewhere_are_reported(storage: Any) -> None:
     gate("g")
     seen: list[str] = []
     async with FlowRunner(storage) as runner, FlowRunner(storage) as other:

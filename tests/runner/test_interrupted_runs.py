@@ -9,7 +9,7 @@ from owned import Other, Steps, gate, gates, left_behind, ran, until
 from asyncflow import FlowRunner, MemoryFlowPersistence
 
 
-async def test_interrupted_runs_of_known_flows_are_taken_up(storage: Any) -> None:
+async def test_interrupted_runs_of_known_flows_are_recovered(storage: Any) -> None:
     await left_behind(storage)
 
     async with FlowRunner(storage, flows=[Steps]) as runner:
@@ -21,7 +21,7 @@ async def test_interrupted_runs_of_known_flows_are_taken_up(storage: Any) -> Non
 
 async def test_interrupted_runs_are_looked_for_again_and_again(storage: Any) -> None:
     async with FlowRunner(storage, flows=[Steps], recover_every=0.01) as runner:
-        await left_behind(storage)  # one may be taken up before what ran is forgotten
+        await left_behind(storage)  # one may be recovered before what ran is forgotten
         await until(lambda: {"x second", "y second"} <= set(ran) and not runner.running)
 
         assert await runner.run(Steps, run_id="x") == 2
@@ -73,7 +73,7 @@ async def test_a_runner_that_ends_while_it_looks_for_runs_drains_all_the_same() 
     assert await handle.result() == 2
 
 
-async def test_a_run_that_was_started_while_it_was_to_be_taken_up_is_not_taken_up_too(storage: Any) -> None:
+async def test_a_run_that_was_started_while_it_was_to_be_recovered_is_not_recovered_too(storage: Any) -> None:
     await left_behind(storage)
     async with FlowRunner(storage, flows=[Steps], max_running=2, max_waiting=0, recover_every=None) as runner:
         for name in ("one", "two", "g"):

@@ -75,7 +75,7 @@ def live(driver: Fake, run_id: str | None, inputs: dict[str, Any] | None, room: 
         ("a", None, True, "resume a"),
     ],
 )
-async def test_a_run_is_started_by_what_is_known_of_it(
+async def test_a_run_is_started_according_to_its_id_and_inputs(
     run_id: str | None, inputs: dict[str, Any] | None, again: bool, call: str
 ) -> None:
     driver = Fake()

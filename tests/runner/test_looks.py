@@ -81,7 +81,7 @@ async def test_a_run_that_waits_is_taken_over_as_often_as_its_processes_die(monk
                 assert (await storage.runs())[0].takeovers == 9
                 await until(lambda: runner.running)
                 with anyio.fail_after(60):
-                    while (await storage.runs())[0].takeovers:  # noqa: ASYNC110 - nobody tells
+                    while (await storage.runs())[0].takeovers:  # noqa: ASYNC110 - no event to wait for
                         await anyio.sleep(0.001)
                 if last:
                     approved.set()

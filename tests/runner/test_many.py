@@ -25,7 +25,7 @@ async def test_a_script_that_is_started_again_repeats_nothing(storage: Any) -> N
 
 
 @pytest.mark.found("T16")
-async def test_once_goes_on_with_what_was_interrupted_or_failed(storage: Any) -> None:
+async def test_once_resumes_a_run_that_was_interrupted_or_failed(storage: Any) -> None:
     with anyio.CancelScope() as scope:
         scope.cancel()
         await Steps(persistence=storage).kickoff({"id": "interrupted"}, once=True)
@@ -55,12 +55,12 @@ async def test_once_without_a_storage_is_once_for_the_instance() -> None:
     assert len(ran) == 2
 
 
-# ---- failures that nobody awaits -------------------------------------------------------------------------------------
+# ---- failures that no caller awaits ----------------------------------------------------------------------------------
 
 
 @pytest.mark.found("T3")
 @pytest.mark.parametrize("is_awaited", [True, False])
-async def test_a_failure_is_logged_with_its_traceback_unless_somebody_awaits_it(
+async def test_a_failure_is_logged_with_its_traceback_unless_a_caller_awaits_it(
     storage: Any, caplog: pytest.LogCaptureFixture, is_awaited: bool
 ) -> None:
     opened = gate("g")
@@ -115,7 +115,7 @@ async def test_every_backend_refuses_an_unknown_status_and_a_negative_limit(stor
 
 
 @pytest.mark.found("T10")
-async def test_a_run_is_running_while_somebody_drives_it_and_interrupted_while_nobody_does(storage: Any) -> None:
+async def test_a_run_is_running_while_a_process_drives_it_and_interrupted_while_none_does(storage: Any) -> None:
     opened = gate("g")
     async with FlowRunner(storage, recover_every=None, grace=0, patience=0) as runner:
         left = await runner.start(Steps, {"gate": "g"})
@@ -158,7 +158,7 @@ runners: list[FlowRunner] = []
 
 @pytest.mark.found("T7")
 @pytest.mark.parametrize("parents", [1, 2])
-async def test_it_is_told_once_when_every_run_at_work_awaits_a_queued_one(
+async def test_it_is_logged_once_when_every_running_run_awaits_a_queued_one(
     storage: Any, caplog: pytest.LogCaptureFixture, parents: int
 ) -> None:
     async with FlowRunner(storage, max_running=2, recover_every=None, grace=0, patience=0) as runner:
@@ -180,7 +180,7 @@ async def test_it_is_told_once_when_every_run_at_work_awaits_a_queued_one(
 
 
 @pytest.mark.found("B4")
-async def test_a_runner_that_is_called_on_another_event_loop_refuses_at_once_and_goes_on() -> None:
+async def test_a_runner_that_is_called_on_another_event_loop_refuses_at_once_and_keeps_running() -> None:
     gate("g").set()
     async with FlowRunner(
         MemoryFlowPersistence(), flows=[Steps], recover_every=None, grace=0.5, patience=0.5

@@ -1,4 +1,4 @@
-"""Runs that stop before their end, though nobody asked for it: they end nothing else, are told of, and are taken up again."""
+"""Runs that stop before their end, though no caller asked for it: they end nothing else, are reported, and are recovered."""
 
 import asyncio
 import logging
@@ -89,7 +89,7 @@ async def test_what_is_no_error_ends_its_own_run_only(storage: Any, anyio_backen
             assert isinstance(raised.value.__cause__, NoError | asyncio.CancelledError)
 
 
-async def test_a_run_that_stopped_so_is_taken_up_again(storage: Any, anyio_backend_name: str) -> None:
+async def test_a_run_that_stopped_so_is_recovered(storage: Any, anyio_backend_name: str) -> None:
     for flow in odd_flows(anyio_backend_name):
         ran.clear()
         async with FlowRunner(storage, recover_every=0.005) as runner:
@@ -148,7 +148,7 @@ async def test_a_catalog_that_raises_anything_ends_nothing(caplog: pytest.LogCap
         assert await runner.run(Steps) == 2
 
 
-# ---- taken up again --------------------------------------------------------------------------------------------------
+# ---- recovered -------------------------------------------------------------------------------------------------------
 
 
 class FailsOnce:
@@ -173,10 +173,10 @@ class FailingSQLite(FailsOnce, SQLiteFlowPersistence):
 
 @pytest.mark.clauses("L2")
 @pytest.mark.parametrize("make", [FailingMemory, lambda: FailingSQLite("runs.db", durability="process")])
-async def test_a_run_goes_on_when_its_storage_is_well_again(
+async def test_a_run_resumes_when_its_storage_works_again(
     make: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    # its owner lives, so nobody else may take it up
+    # its owner lives, so no other owner may recover it
     async with FlowRunner(make(), recover_every=0.005) as runner:
         handle = await runner.start(Steps, run_id="x")
         with pytest.raises(errors.StorageWriteError, match="the disk is full"):
@@ -238,7 +238,7 @@ async def test_a_resume_that_another_owner_overtakes_attaches_to_the_run(verb: s
     assert not ran
 
 
-async def test_a_run_that_cannot_go_on_is_told_of_and_tried_ever_more_seldom(
+async def test_a_run_that_cannot_resume_is_reported_and_retried_with_back_off(
     storage: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Old(Flow[Work]):
@@ -270,7 +270,7 @@ async def test_a_run_that_cannot_go_on_is_told_of_and_tried_ever_more_seldom(
     assert "run x waits for gone, which Changed no longer has" in caplog.text
 
 
-async def test_a_run_that_is_deleted_while_it_is_to_be_taken_up_stays_deleted(storage: Any) -> None:
+async def test_a_run_that_is_deleted_while_it_is_to_be_recovered_stays_deleted(storage: Any) -> None:
     await left_behind(storage)
     gate("place")
     async with FlowRunner(storage, flows=[Steps], max_running=1, max_waiting=0, recover_every=None) as runner:
@@ -279,7 +279,7 @@ async def test_a_run_that_is_deleted_while_it_is_to_be_taken_up_stays_deleted(st
         async with anyio.create_task_group() as group:
             group.start_soon(runner.recover)
             await anyio.wait_all_tasks_blocked()
-            while not runner._places.statistics().tasks_waiting:  # noqa: ASYNC110 - nobody tells
+            while not runner._places.statistics().tasks_waiting:  # noqa: ASYNC110 - no event to wait for
                 await anyio.sleep(0.001)
             assert await storage.delete("x")
             gates["place"].set()
@@ -328,7 +328,7 @@ def resuming() -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("ends", ["well", "killed"])
-async def test_a_failed_run_that_another_process_goes_on_with_has_not_ended(ends: str) -> None:
+async def test_a_failed_run_that_another_process_resumes_has_not_ended(ends: str) -> None:
     async with FlowRunner(STORES["sqlite"](), recover_every=None) as runner:
         with pytest.raises(errors.MethodError):
             await runner.run(Mended, run_id="x")
@@ -401,7 +401,7 @@ anyio.run(main)
 
 
 class Deadly(Flow[dict[str, Any]]):
-    """The same flow, mended."""
+    """The same flow, repaired."""
 
     name = "Deadly"
 
@@ -465,7 +465,7 @@ async def test_how_often_is_for_the_user_to_say(most: int | None) -> None:
     assert ran == ["three"]
 
 
-async def test_recover_takes_up_also_what_was_taken_over_too_often() -> None:
+async def test_recover_also_resumes_a_run_that_was_taken_over_too_often() -> None:
     await anyio.to_thread.run_sync(lives, 2)
     async with FlowRunner(STORES["sqlite"](), flows=[Deadly], max_takeovers=1, recover_every=None) as runner:
         assert await runner.recover() == 1
@@ -489,7 +489,7 @@ def test_a_bound_below_one_is_none() -> None:
         FlowRunner(MemoryFlowPersistence(), max_takeovers=0)
 
 
-async def test_a_run_that_was_given_back_in_order_is_no_suspect() -> None:
+async def test_a_run_that_was_released_in_order_is_no_suspect() -> None:
     await anyio.to_thread.run_sync(lives, 2)
     storage = STORES["sqlite"]()
     async with storage:
@@ -511,7 +511,7 @@ class Suspected(MemoryFlowPersistence):
 
 @pytest.mark.clauses("L2")
 @pytest.mark.parametrize("how", ["gets on", "takes long"])
-async def test_what_may_end_processes_is_taken_up_alone_and_the_others_first(
+async def test_runs_that_may_end_processes_are_recovered_alone_and_after_the_others(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = Suspected()
@@ -616,7 +616,7 @@ async def test_a_place_is_waited_for_so_long(storage: Any) -> None:
         assert await (await runner.start(Steps, run_id="z", patience=0)).result() == 2
 
 
-async def test_a_failed_run_that_goes_on_meanwhile_has_its_failure_and_no_nothing() -> None:
+async def test_a_failed_run_that_resumes_meanwhile_still_raises_its_failure() -> None:
     class Moves(MemoryFlowPersistence):
         loads = 0
 
@@ -726,7 +726,9 @@ async def test_a_prune_that_would_forget_all_is_refused(storage: Any, wrong: dic
         (lambda: dict, "and dict is neither"),
     ],
 )
-async def test_what_is_no_flow_is_told_as_such(wrong: Callable[[], Any], told: str, storage: Any) -> None:
+async def test_an_argument_that_is_no_flow_class_is_a_type_error(
+    wrong: Callable[[], Any], told: str, storage: Any
+) -> None:
     async with FlowRunner(storage) as runner:
         with pytest.raises(TypeError, match=told):
             await runner.start(wrong())
@@ -739,7 +741,7 @@ def test_what_is_no_storage_is_refused_when_the_runner_is_made() -> None:
         FlowRunner("runs.db")  # type: ignore[arg-type]  # what is wrong here
 
 
-async def test_other_inputs_for_a_run_that_goes_on_do_not_call_it_interrupted(storage: Any) -> None:
+async def test_other_inputs_for_a_run_that_continues_do_not_call_it_interrupted(storage: Any) -> None:
     gate("g")
     async with FlowRunner(storage) as runner:
         await runner.start(Steps, {"gate": "g"}, run_id="x")

@@ -49,7 +49,7 @@ async def test_after_its_grace_runs_stop_at_their_next_checkpoint(storage: Any) 
 
 
 async def test_a_runner_that_ends_reads_none_of_the_runs_that_it_stops() -> None:
-    # nobody asks their instances where they stand; thousands of reads would keep the runner from leaving
+    # no caller asks their instances for a status; thousands of reads would keep the runner from leaving
     class Read(MemoryFlowPersistence):
         loads = 0
 
@@ -91,7 +91,7 @@ async def test_a_run_that_is_being_stored_when_it_ends_starts_no_method() -> Non
     assert await Steps.resume("x", persistence=storage) == 2
 
 
-async def test_what_comes_to_no_checkpoint_is_cancelled_and_can_be_resumed(storage: Any) -> None:
+async def test_a_run_that_reaches_no_checkpoint_is_cancelled_and_can_be_resumed(storage: Any) -> None:
     gate("g")
     async with FlowRunner(storage, grace=0, patience=0.01, max_running=1) as runner:
         handles = [await runner.start(Steps, {"gate": "g"}, run_id=name) for name in "xy"]
@@ -134,7 +134,7 @@ async def test_an_error_in_its_block_passes_through_and_its_runs_can_be_resumed(
 
 
 async def test_a_start_that_its_runner_s_end_cuts_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is given a run that may not even be stored."""
+    """No caller gets a run that may not even be stored."""
     monkeypatch.setattr("asyncflow.runner.owned.LEAVING", 0.1)
 
     class Stuck(MemoryFlowPersistence):

@@ -23,7 +23,7 @@ async def test_a_run_is_looked_at(storage: Any) -> None:
     assert ended.state == Work(id="x", n=2, gate="g")
 
 
-async def test_a_failed_run_tells_what_it_failed_with(storage: Any) -> None:
+async def test_the_snapshot_of_a_failed_run_shows_its_failure(storage: Any) -> None:
     async with FlowRunner(storage) as runner:
         handle = await runner.start(Steps, {"fails": True})
         with contextlib.suppress(errors.MethodError):

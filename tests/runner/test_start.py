@@ -81,7 +81,7 @@ async def test_starting_is_idempotent(storage: Any) -> None:
     assert ran == ["x first", "x second"]
 
 
-async def test_an_interrupted_run_goes_on(storage: Any) -> None:
+async def test_an_interrupted_run_is_resumed(storage: Any) -> None:
     gate("g")
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as group:
@@ -143,7 +143,7 @@ async def test_other_inputs_for_a_known_id_are_refused(storage: Any) -> None:
         assert await runner.run(Steps, {"n": 1}, run_id="x") == 3
 
 
-async def test_what_is_wrong_with_a_call_is_told_by_start(storage: Any) -> None:
+async def test_a_mistake_in_a_call_is_raised_by_start(storage: Any) -> None:
     async with FlowRunner(storage) as runner:
         with pytest.raises(errors.RunInputsError):
             await runner.start(Steps, {"n": "no number"})

@@ -1,4 +1,4 @@
-"""Stores, a flow of three methods, and runs of it that stand where a test wants them."""
+"""Stores, a flow of three methods, and runs of it with the status that a test wants."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -43,7 +43,7 @@ class Work(FlowState):
 
 
 class Steps(Flow[Work]):
-    """Three steps. In the second one it hangs or fails, as told."""
+    """Three steps. In the second one it hangs or fails, as set."""
 
     name = "Steps"
 
@@ -95,7 +95,7 @@ async def running(flow: Flow[Any]) -> AsyncIterator[None]:
 
 
 async def run_that_is(standing: str, store: Any, inputs: dict[str, Any] | None = None) -> str:
-    """The id of a run that stands so."""
+    """The id of a run with that status."""
     flow = Steps("fail" if standing == "failed" else "hang" if standing != "finished" else "well", persistence=store)
     if standing == "finished":
         await flow.kickoff(inputs)

@@ -154,7 +154,7 @@ async def test_a_finished_run_begins_a_new_pass_with_the_branches_of_now(store: 
 
 
 @pytest.mark.clauses("V3")
-async def test_added_methods_take_part_when_a_run_goes_on(store: Any) -> None:
+async def test_added_methods_take_part_when_a_run_resumes(store: Any) -> None:
     class Grown(Steps):
         name = "Steps"
 
@@ -197,7 +197,7 @@ async def test_a_join_whose_method_is_gone_is_named() -> None:
 
         @start()
         async def b(self) -> int:
-            while self.pending != ("b:1",):  # noqa: ASYNC110 - nobody tells
+            while self.pending != ("b:1",):  # noqa: ASYNC110 - no event to wait for
                 await anyio.sleep(0.001)
             scope.cancel()
             await anyio.sleep_forever()

@@ -10,7 +10,7 @@ from asyncflow import MemoryFlowPersistence
 
 
 @pytest.mark.parametrize("standing", ["interrupted", "failed", "cancelled"])
-async def test_a_fork_is_stored_under_a_new_id_and_goes_on_from_there(standing: str, store: Any) -> None:
+async def test_a_fork_is_stored_under_a_new_id_and_resumes_from_there(standing: str, store: Any) -> None:
     run_id = await run_that_is(standing, store)
     fork = await Steps.fork(run_id, persistence=store)
     stored = await Steps.load(fork.run_id, persistence=store)
@@ -27,7 +27,7 @@ async def test_a_fork_is_stored_under_a_new_id_and_goes_on_from_there(standing: 
     assert (source.status, source.state.done) == (standing, ["first"])
 
 
-async def test_a_fork_at_an_older_seq_goes_on_from_there(store: Any) -> None:
+async def test_a_fork_at_an_older_seq_resumes_from_there(store: Any) -> None:
     run_id = await run_that_is("finished", store)
     fork = await Steps.fork(run_id, seq=1, persistence=store)
     output = await fork.kickoff()

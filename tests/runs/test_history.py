@@ -23,7 +23,7 @@ async def test_the_history_lists_every_checkpoint(log: Any) -> None:
     assert [entry.at for entry in history] == sorted(entry.at for entry in history)
 
 
-async def test_the_history_tells_nothing_of_what_did_not_change(log: Any) -> None:
+async def test_the_history_leaves_out_fields_that_did_not_change(log: Any) -> None:
     class Quiet(Flow[Work]):
         persistence = log
 

@@ -121,7 +121,7 @@ async def test_a_runner_recovers_no_run_of_a_class_of_another_module(storage: An
     billing, shipping = module("billing"), module("shipping")
     flow = billing(persistence=storage)
     await flow.kickoff({"id": "other"})
-    fork = await billing.fork("other", seq=1, persistence=storage)  # interrupted: nobody drives it
+    fork = await billing.fork("other", seq=1, persistence=storage)  # interrupted: no process drives it
 
     async with FlowRunner(storage, flows=[shipping], recover_every=None) as runner:
         assert await runner.recover() == 0
@@ -174,7 +174,7 @@ async def test_a_runner_takes_one_class_as_often_as_it_is_given() -> None:
     [("", 'name = "process"'), (', name="process"', "pass")],
     ids=["an attribute", "a class keyword"],
 )
-async def test_a_declared_name_is_the_identity_wherever_the_class_stands(
+async def test_a_declared_name_is_the_identity_wherever_the_class_is_defined(
     keywords: str, body: str, storage: Any
 ) -> None:
     await failed(module("old", by="old", keywords=keywords, body=body), storage)

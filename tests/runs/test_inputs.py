@@ -109,7 +109,7 @@ def test_the_same_inputs_are_known_again(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_inputs_are_told_apart(name: str) -> None:
+def test_other_inputs_are_distinguished(name: str) -> None:
     one, other = OTHERS[name]
 
     assert not inputs_match(inputs_bytes({"it": one}), {"it": other})
@@ -142,7 +142,7 @@ class Table:
 
 
 @pytest.mark.found("D4", "D5")
-def test_arrays_are_told_apart_by_all_that_they_hold() -> None:
+def test_arrays_are_distinguished_by_all_that_they_hold() -> None:
     table = {"t": Table([1.0, 2.0, 3.0], "f8")}
     stored = inputs_bytes(table)
 
@@ -183,7 +183,7 @@ class Fails(Flow[Work]):
         return len(self.state.tags)
 
 
-async def test_the_same_line_run_again_goes_on_whatever_the_order_of_its_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_same_call_resumes_whatever_the_order_of_its_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     store = MemoryFlowPersistence()
     with pytest.raises(errors.MethodError):
         await Fails(persistence=store).kickoff({"id": "x", "tags": ONE, "more": {"a": 1, "b": 2}})
@@ -289,7 +289,7 @@ class Named(BaseModel):
 
 
 @pytest.mark.parametrize("inputs", [{"low": 5}, {"items": [{"name": "q"}]}], ids=["state moved on", "made values"])
-async def test_the_same_line_goes_on_whatever_became_of_the_state(inputs: dict[str, Any]) -> None:
+async def test_the_same_call_resumes_whatever_became_of_the_state(inputs: dict[str, Any]) -> None:
     is_well = False
 
     class Moving(Flow[Bounds]):

@@ -1,4 +1,4 @@
-"""`kickoff` with an id: by where the run of that id stands, it continues it, begins a pass or a run, or is refused."""
+"""`kickoff` with an id: by the status of the run of that id, it continues it, begins a pass or a run, or is refused."""
 
 from typing import Any
 
@@ -93,7 +93,7 @@ async def test_of_two_creators_of_one_id_exactly_one_wins(store: Any) -> None:
 
 @pytest.mark.clauses("L2", "L4")
 @pytest.mark.parametrize("call", ["kickoff", "resume"])
-async def test_a_run_that_came_to_be_between_acquiring_and_loading_is_not_driven_twice(
+async def test_a_run_that_was_created_between_acquiring_and_loading_is_not_driven_twice(
     call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Slow(persistence=SQLiteFlowPersistence("runs.db"))

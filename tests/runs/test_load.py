@@ -30,7 +30,7 @@ async def test_load_shows_a_run_that_is_running_elsewhere(store: Any) -> None:
 
 
 @UNFINISHED
-async def test_a_loaded_run_goes_on_by_kickoff(standing: str, store: Any) -> None:
+async def test_a_loaded_run_resumes_with_kickoff(standing: str, store: Any) -> None:
     run_id = await run_that_is(standing, store)
     flow = await Steps.load(run_id, persistence=store)
     output = await flow.kickoff()

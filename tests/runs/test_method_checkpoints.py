@@ -79,7 +79,7 @@ async def test_a_finished_run_with_method_level_persist_can_be_loaded(store: Any
 
 
 @pytest.mark.clauses("X1", "X3")
-async def test_a_failed_run_with_method_level_persist_goes_on_from_its_last_checkpoint(store: Any) -> None:
+async def test_a_failed_run_with_method_level_persist_resumes_from_its_last_checkpoint(store: Any) -> None:
     class Failing(Partly):
         async def fourth(self) -> str:
             if self.hangs:
@@ -101,7 +101,7 @@ async def test_a_failed_run_with_method_level_persist_goes_on_from_its_last_chec
 
 @pytest.mark.clauses("E4")
 async def test_a_method_checkpoint_holds_the_whole_merged_state(log: Any) -> None:
-    # what is in flight beside it is not in it
+    # what is in flight at the same time is not in it
     class Beside(Hanging):
         @start()
         async def quick(self) -> None:

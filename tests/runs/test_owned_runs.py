@@ -55,7 +55,7 @@ class Killed(Flow[Count]):
 
 
 @pytest.mark.clauses("D1", "D2", "E2", "E4", "L2")
-async def test_a_run_whose_process_was_killed_goes_on_at_once(is_trio: bool) -> None:
+async def test_a_run_whose_process_was_killed_can_be_resumed_at_once(is_trio: bool) -> None:
     backend = "trio" if is_trio else "asyncio"
     program = f"HANGS = True\n{KILLED}\nanyio.run(Killed().kickoff, {{'id': 'killed'}}, backend={backend!r})"
     names: dict[str, Any] = {"HANGS": False, "__name__": "killed"}
@@ -101,7 +101,7 @@ async def test_a_run_that_is_driven_can_be_waited_for(call: str) -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(Slow(persistence=store).kickoff, {"id": "run"})
-        while not ran:  # noqa: ASYNC110 - nobody tells
+        while not ran:  # noqa: ASYNC110 - no event to wait for
             await anyio.sleep(0.001)
         with pytest.raises(errors.RunLockedError):
             await ask(0.03)

@@ -58,7 +58,7 @@ async def test_a_counter_counts_over_passes_and_instances(store: Any) -> None:
     assert outputs == [1, 2, 3, 4]
 
 
-async def test_occurrences_begin_anew_in_each_pass(log: Any) -> None:
+async def test_occurrences_start_again_at_one_in_each_pass(log: Any) -> None:
     flow = Steps(persistence=log)
     await flow.kickoff()
     await flow.kickoff()

@@ -38,7 +38,7 @@ async def test_a_half_full_join_remembers_what_has_come(store: Any) -> None:
     assert flow.ran == ["slow"]
 
 
-async def test_an_or_that_has_fired_does_not_fire_again_after_going_on(store: Any) -> None:
+async def test_an_or_that_has_fired_does_not_fire_again_after_a_resume(store: Any) -> None:
     class Once(Hanging):
         @start()
         async def quick(self) -> None: ...
@@ -83,7 +83,7 @@ class Cycle(Hanging):
 
 
 @pytest.mark.clauses("E2")
-async def test_a_cycle_goes_on_in_the_middle(store: Any) -> None:
+async def test_a_cycle_resumes_in_the_middle(store: Any) -> None:
     run_id = await interrupted(Cycle(True, persistence=store))
     flow = Cycle(False, persistence=store)
     await flow.kickoff({"id": run_id})
@@ -122,7 +122,7 @@ async def test_a_run_interrupted_at_every_turn_ends_as_an_undisturbed_one(store:
     assert flow.status == "finished"
 
 
-async def test_a_run_with_a_dict_state_goes_on(store: Any) -> None:
+async def test_a_run_with_a_dict_state_resumes(store: Any) -> None:
     class Dict(Flow[dict]):
         def __init__(self, hangs: bool, **options: Any) -> None:
             super().__init__(**options)

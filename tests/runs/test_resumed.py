@@ -97,7 +97,7 @@ class Endless(Flow[dict[str, Any]]):
         await anyio.sleep_forever()
 
 
-async def test_resumes_without_progress_store_the_state_seldom(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_resumes_without_progress_store_the_state_rarely(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "RESUMES", 4)
     before: list[Checkpoint] = []
     text = {"id": "x", "text": "x" * 10_000}

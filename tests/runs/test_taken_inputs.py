@@ -460,7 +460,7 @@ async def test_a_validator_that_raises_about_a_merged_state_is_a_conflict() -> N
 
 
 @pytest.mark.clauses("S5")
-async def test_a_message_of_ours_holds_no_part_of_an_input() -> None:
+async def test_an_error_message_holds_no_part_of_an_input() -> None:
     class Cat(BaseModel):
         kind: Literal["cat"] = "cat"
 

@@ -30,7 +30,7 @@ async def test_an_edit_is_a_checkpoint_of_its_own(log: Any) -> None:
     assert (await Steps.load(run_id, seq=1, persistence=log)).state.size == 1
 
 
-async def test_an_edit_does_not_change_where_a_finished_run_stands(store: Any) -> None:
+async def test_an_edit_does_not_change_the_status_of_a_finished_run(store: Any) -> None:
     run_id = await run_that_is("finished", store)
     flow = await Steps.load(run_id, persistence=store)
     await flow.update_state(size=40)

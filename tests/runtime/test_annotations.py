@@ -63,7 +63,7 @@ def flow_with(annotation: Any, label: str = "good") -> type[Flow[Any]]:
     class Judge(Flow[dict]):
         @start()
         @router()
-        async def judge(self) -> annotation:  # type: ignore[valid-type]  # made of what is tried
+        async def judge(self) -> annotation:  # type: ignore[valid-type]  # made of the one that is tried
             return self.state["says"]
 
         @listen(label)

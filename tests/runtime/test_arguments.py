@@ -151,7 +151,7 @@ async def test_what_a_call_of_a_run_does_not_take_is_explained(call: Callable[[s
 
 
 @pytest.mark.found("C4")
-def test_a_listener_without_a_condition_is_told_to_have_one() -> None:
+def test_a_listener_without_a_condition_is_refused_and_the_error_asks_for_one() -> None:
     with pytest.raises(errors.FlowDefinitionError) as refused:
 
         class Idle(Flow[dict]):

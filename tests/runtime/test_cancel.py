@@ -28,7 +28,7 @@ def storage(request: pytest.FixtureRequest) -> Any:
 
 
 async def cancelled_run(storage: Any) -> Waiting:
-    """A run that was cancelled for good while its second method ran."""
+    """A run that was cancelled permanently while its second method ran."""
     flow = Waiting(persistence=storage)
 
     async def kickoff() -> None:
@@ -252,7 +252,7 @@ async def test_an_instance_that_was_cancelled_at_its_first_commit_can_be_kicked_
 
 
 @pytest.mark.clauses("L2", "C4")
-async def test_a_run_that_is_cancelled_again_is_nobodys() -> None:
+async def test_a_run_that_is_cancelled_again_has_no_owner() -> None:
     store = SQLiteFlowPersistence("runs.db")
 
     class Idle(Flow[dict[str, int]]):

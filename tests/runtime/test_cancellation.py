@@ -1,4 +1,4 @@
-"""Cancellation, native and scoped, at every await: nothing is swallowed, nothing is torn, and the run goes on afterwards."""
+"""Cancellation, native and scoped, at every await: nothing is swallowed, nothing is torn, and the run resumes afterwards."""
 
 import asyncio
 import contextlib
@@ -139,7 +139,7 @@ cancelled_every_way = pytest.mark.parametrize(("anyio_backend", "cancelled"), CA
 
 
 async def go_on(flow_class: Any, run_id: str, effects: list[str], persistence: Any) -> Any:
-    """Take the run up in whichever way its standing asks for; None of it is left over afterwards."""
+    """Resume the run in whichever way its status asks for; None of it is left over afterwards."""
     try:
         return await flow_class.resume(run_id, effects=effects, persistence=persistence)
     except errors.RunNotFoundError:
@@ -149,7 +149,7 @@ async def go_on(flow_class: Any, run_id: str, effects: list[str], persistence: A
 @cancelled_every_way
 @pytest.mark.clauses("C1", "C2", "C3", "C4", "E1", "E2", "E4")
 @pytest.mark.parametrize("flow_class", [Chain, Parallel])
-async def test_a_run_cancelled_at_any_await_goes_on_as_if_undisturbed(flow_class: Any, cancelled: Way) -> None:
+async def test_a_run_cancelled_at_any_await_resumes_as_if_undisturbed(flow_class: Any, cancelled: Way) -> None:
     persistence = SQLiteFlowPersistence("runs.db", durability="process")
     undisturbed = flow_class([], persistence=persistence)
     expected = await undisturbed.kickoff()
@@ -202,7 +202,7 @@ async def test_a_resume_cancelled_at_any_await_can_be_resumed_again(cancelled: W
 
 @cancelled_every_way
 @pytest.mark.clauses("C4", "L2", "C2")
-async def test_a_run_is_nobodys_after_its_task_was_cancelled_at_any_await(cancelled: Way) -> None:
+async def test_a_run_has_no_owner_after_its_task_was_cancelled_at_any_await(cancelled: Way) -> None:
     # another process may take it up, although this one keeps the storage open
     persistence = SQLiteFlowPersistence("runs.db", durability="process")
     undisturbed = Chain([], persistence=persistence)
@@ -323,7 +323,7 @@ async def test_a_cancelled_run_is_not_recorded_as_failed(store: Any) -> None:
 
 
 @pytest.mark.clauses("C4")
-async def test_a_cancelled_run_goes_on_with_the_same_instance(store: Any) -> None:
+async def test_a_run_whose_task_was_cancelled_resumes_with_the_same_instance(store: Any) -> None:
     flow = Waiting(persistence=store)
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as group:
@@ -427,7 +427,7 @@ async def test_asyncio_wait_for_ends_a_kickoff_as_a_timeout(storage: Any) -> Non
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another"])
 @on_asyncio
 async def test_a_cancellation_that_a_method_meets_by_itself_ends_the_run_resumably(storage: Any, beside: bool) -> None:
-    # it awaits a task that somebody cancelled
+    # it awaits a task that another task cancelled
 
     class Awaiting(Flow[Log]):
         persistence = storage

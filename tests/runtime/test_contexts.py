@@ -1,4 +1,4 @@
-"""Context variables: a method begins with those of the caller of the run, and what it sets reaches nobody after it."""
+"""Context variables: a method begins with those of the caller of the run, and what it sets does not reach later methods or runs."""
 
 import decimal
 from contextvars import ContextVar
@@ -34,7 +34,7 @@ def seen_then_set(name: str) -> str:
 
 
 class Setting(Flow[dict[str, str]]):
-    """Every method sets, async and plain, alone and beside others."""
+    """Every method sets, async and plain, alone and next to others."""
 
     @start()
     async def first(self) -> None:
@@ -72,7 +72,9 @@ def told(state: dict[str, str]) -> set[str]:
 @pytest.mark.found("B13")
 @pytest.mark.parametrize("flow", [Setting, Beside])
 @pytest.mark.parametrize("store", [None, MemoryFlowPersistence, lambda: SQLiteFlowPersistence("runs.db")])
-async def test_what_a_method_sets_in_a_context_variable_reaches_nobody_after_it(flow: Any, store: Any) -> None:
+async def test_a_context_variable_that_a_method_sets_does_not_reach_later_methods_or_runs(
+    flow: Any, store: Any
+) -> None:
     storage = None if store is None else store()
     given.set("by the caller")
     run = flow(persistence=storage)

@@ -1,6 +1,6 @@
 """What a step costs, counted and not timed: a change that makes it dearer fails here, on any machine.
 
-The bounds are a little above what was counted. Whoever makes a step cheaper lowers them; whoever must raise one says why.
+The bounds are a little above what was counted. A change that makes a step cheaper lowers them; one that must raise one says why.
 """
 
 import gc
@@ -152,7 +152,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> Generato
 
 
 COUNTED = 1.0 if sys.version_info[:2] == (3, 11) else 1.3
-"""Where all this was counted. Other versions of Python tell calls and lines, and lay objects out, in their own ways."""
+"""Where all this was counted. Other versions of Python report calls and lines, and lay objects out, in their own ways."""
 
 
 # ---- calls and awaits ----------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ async def test_the_calls_of_a_step_are_so_many(
     [
         (None, 515, 17_000),
         (MemoryFlowPersistence, 1_270, 46_500),
-    ],  # 1,250 and 42,000 before checkpoints told their format; 46,342 bytes by itself, some less after tests that fill the free lists
+    ],  # 1,250 and 42,000 before checkpoints named their format; 46,342 bytes by itself, some less after tests that fill the free lists
     ids=["forgets", "stored"],
 )
 async def test_the_lines_of_a_step_and_what_they_allocate_are_so_many(

@@ -63,7 +63,7 @@ async def test_a_method_called_too_often_in_a_pass_is_a_limit() -> None:
 
 
 @pytest.mark.clauses("V5", "X3")
-async def test_a_run_that_met_the_limit_goes_on_with_a_higher_one() -> None:
+async def test_a_run_that_met_the_limit_resumes_with_a_higher_one() -> None:
     store = MemoryFlowPersistence()
     flow = Cycle(max_method_calls=25, persistence=store)
     with pytest.raises(MethodError):
@@ -76,7 +76,7 @@ async def test_a_run_that_met_the_limit_goes_on_with_a_higher_one() -> None:
     assert loaded.pending == ("turn:51",)
 
 
-async def test_the_limit_counts_each_pass_anew() -> None:
+async def test_the_limit_counts_each_pass_from_zero() -> None:
     class Short(Cycle):
         max_method_calls = 5
 

@@ -1,4 +1,4 @@
-"""An ending is final: of two endings of a run exactly one is stored, and everybody is told that one."""
+"""An ending is final: of two endings of a run exactly one is stored, and every observer gets that one."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -46,7 +46,7 @@ async def turns(n: int) -> None:
 
 
 class Seen:
-    """The statuses that an observer was told of a run, in order, and what its kickoff came to."""
+    """The statuses that an observer got of a run, in order, and the outcome of its kickoff."""
 
     def __init__(self) -> None:
         self.statuses: list[str] = []
@@ -106,7 +106,7 @@ async def test_a_run_that_is_cancelled_around_its_last_commit_has_one_ending(sto
 
 @pytest.mark.found("R2")
 @pytest.mark.clauses("C4")
-async def test_a_runner_s_run_that_is_cancelled_around_its_end_tells_one_ending(store: Any) -> None:
+async def test_a_run_of_a_runner_that_is_cancelled_around_its_end_reports_one_ending(store: Any) -> None:
     ends: Counter[str] = Counter()
     at = 0
     async with FlowRunner(store, flows=[Short], recover_every=None) as runner:
@@ -148,7 +148,7 @@ async def test_cancelling_a_run_that_has_finished_changes_nothing(store: Any) ->
 
 
 @pytest.mark.found("R2")
-async def test_a_run_without_a_storage_that_is_cancelled_around_its_end_tells_one_ending() -> None:
+async def test_a_run_without_a_storage_that_is_cancelled_around_its_end_reports_one_ending() -> None:
     class Pair(Short):
         @listen(Short.last)
         async def left(self) -> int:
@@ -176,7 +176,7 @@ async def test_a_run_without_a_storage_that_is_cancelled_around_its_end_tells_on
 @pytest.mark.found("R2")
 @pytest.mark.clauses("C4")
 @pytest.mark.parametrize("owner", ["driving", "interrupted", "acquired"])
-async def test_a_stored_run_is_cancelled_whoever_owns_it(store: Any, owner: str) -> None:
+async def test_a_stored_run_is_cancelled_no_matter_who_owns_it(store: Any, owner: str) -> None:
     class Waits(Flow[dict[str, int]]):
         @start()
         async def wait(self) -> None:

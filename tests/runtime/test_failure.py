@@ -1,4 +1,4 @@
-"""Failure: recorded, told as one error, and mended by running again only what failed or never started."""
+"""Failure: recorded, raised as one error, and repaired by running again only what failed or never started."""
 
 import pickle
 import threading
@@ -35,7 +35,7 @@ class Broken(Exception):
 
 
 class Shaky(Flow[Work]):
-    """`shaky` raises, while `steady` runs beside it; `after` follows from `steady`, `later` from `shaky`."""
+    """`shaky` raises, while `steady` runs at the same time; `after` follows from `steady`, `later` from `shaky`."""
 
     def __init__(self, effects: list[str], *, mended: bool = False, **options: Any) -> None:
         super().__init__(**options)
@@ -144,7 +144,7 @@ async def test_resume_runs_only_what_failed_or_never_started(storage: Any) -> No
 
 
 @pytest.mark.clauses("X3")
-async def test_the_same_instance_goes_on_after_a_failure(storage: Any) -> None:
+async def test_the_same_instance_resumes_after_a_failure(storage: Any) -> None:
     effects: list[str] = []
     flow = Shaky(effects, persistence=storage)
     with pytest.raises(MethodError):
@@ -222,7 +222,7 @@ async def test_the_elements_of_a_set_are_a_drafts_own() -> None:
 
 
 @pytest.mark.clauses("C1", "X4")
-async def test_an_error_on_giving_back_does_not_replace_what_ended_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_on_release_does_not_replace_the_one_that_ended_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(self: Any, run_id: str, epoch: int) -> None:
         raise errors.StorageBusyError("busy")
 
@@ -394,7 +394,7 @@ async def test_method_errors_pickle(flow_class: Any) -> None:
 
 
 class Cancelling(Flow[Work]):
-    """`patient` would wait for ever; `shaky` raises."""
+    """`patient` would wait without limit; `shaky` raises."""
 
     on_error = "cancel"
 
@@ -610,7 +610,7 @@ async def test_a_save_that_fails_stops_the_run_and_nothing_follows(at: int, erro
 
 @pytest.mark.clauses("E2", "E3")
 @pytest.mark.parametrize("at", [2, 3, 4])
-async def test_a_run_whose_save_failed_goes_on_once_the_storage_is_well(at: int) -> None:
+async def test_a_run_whose_save_failed_resumes_once_the_storage_works_again(at: int) -> None:
     storage = Failing(at, errors.StorageWriteError("the disk is full"))
     effects: list[str] = []
     flow = Steps(effects, persistence=storage)
@@ -669,7 +669,7 @@ class Mute(Exception):
     ids=["no text", "surrogate", "group", "StopIteration", "OSError"],
 )
 @pytest.mark.parametrize("plain", [False, True], ids=["async", "plain"])
-async def test_whatever_a_method_raises_is_recorded_and_told(error: Exception, plain: bool, storage: Any) -> None:
+async def test_whatever_a_method_raises_is_recorded_and_reported(error: Exception, plain: bool, storage: Any) -> None:
     class Raising(Flow[Work]):
         persistence = storage
 
@@ -710,7 +710,7 @@ async def test_a_timeout_within_a_method_is_its_own_failure(storage: Any) -> Non
 
 
 @pytest.mark.clauses("X2")
-async def test_a_failure_in_a_thread_beside_others_lets_them_finish(storage: Any) -> None:
+async def test_a_failure_in_a_thread_next_to_others_lets_them_finish(storage: Any) -> None:
     raised = threading.Event()
 
     class Threads(Flow[Work]):

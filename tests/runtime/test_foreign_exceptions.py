@@ -1,4 +1,4 @@
-"""What user code may raise, whatever that is: a typed end on every loop, plain or not, stored or not, alone or beside another."""
+"""What user code may raise, whatever that is: a typed end on every loop, plain or not, stored or not, alone or next to another."""
 
 import asyncio
 import contextlib
@@ -90,7 +90,7 @@ CRASHES: dict[str, Callable[[], BaseException]] = {
 
 
 class Raising(Flow[dict]):
-    """`a` raises what it is told to, the first time."""
+    """`a` raises the given error, the first time."""
 
     name = "Raising"
 
@@ -178,7 +178,7 @@ async def test_what_is_no_exception_leaves_as_itself_and_the_run_is_resumable(
 
 @pytest.mark.found("B15", "B16", "B17", "B18")
 @pytest.mark.parametrize("cls", FLOWS)
-async def test_stop_iteration_is_told_as_python_tells_it_of_a_coroutine(cls: type[Raising]) -> None:
+async def test_stop_iteration_is_reported_as_python_reports_it_for_a_coroutine(cls: type[Raising]) -> None:
     error = await end_of(cls(lambda: StopIteration(5), persistence=MemoryFlowPersistence()))
 
     assert type(error) is MethodError

@@ -44,7 +44,7 @@ async def test_a_subclass_may_set_state_and_attributes_in_its_init() -> None:
     assert flow.state.count == 15
 
 
-async def test_a_subclass_that_forgets_super_init_is_told_so() -> None:
+async def test_a_subclass_that_forgets_super_init_gets_an_error_that_says_so() -> None:
     class Forgetful(Flow[Counter]):
         def __init__(self) -> None:
             self.state.count = 10
@@ -191,7 +191,7 @@ async def test_the_state_may_be_changed_before_kickoff() -> None:
     assert flow.run_id == before == flow.state.id
 
 
-async def test_from_outside_a_running_flow_shows_a_copy_of_what_is_committed() -> None:
+async def test_from_outside_a_running_flow_shows_a_copy_of_the_committed_state() -> None:
     inside, go_on = anyio.Event(), anyio.Event()
 
     class Two(Flow[Counter]):
@@ -219,7 +219,7 @@ async def test_from_outside_a_running_flow_shows_a_copy_of_what_is_committed() -
 
 
 @pytest.mark.parametrize("storage", [None, MemoryFlowPersistence()], ids=["forgets", "stored"])
-async def test_a_running_flow_tells_what_is_pending(storage: MemoryFlowPersistence | None) -> None:
+async def test_a_running_flow_shows_its_pending_invocations(storage: MemoryFlowPersistence | None) -> None:
     class Two(Flow[Counter]):
         @start()
         async def first(self) -> None:

@@ -1,4 +1,4 @@
-"""Whatever the code of a class raises about a stored or a new value, it is told as that: with the field, and never as corruption."""
+"""Whatever the code of a class raises about a stored or a new value, it is reported as that: with the field, and never as corruption."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
@@ -215,7 +215,7 @@ class SerializedWhole(FlowState):
 @pytest.mark.parametrize(
     ("state", "path"), [(Serialized, "number"), (SerializedInside, "number"), (SerializedWhole, "")]
 )
-async def test_a_serializer_that_raises_is_told_with_its_field(
+async def test_a_serializer_that_raises_is_reported_with_its_field(
     state: Any, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flow = flow_of(state, lambda state: setattr(state, "number", 1))(persistence=MemoryFlowPersistence())
@@ -238,7 +238,7 @@ class Lax(FlowState):
 @pytest.mark.parametrize(
     ("inputs", "cure"), [({"count": 1}, "`row: Row | None`"), ({"row": Row()}, "`count: int | None`")]
 )
-async def test_a_default_of_none_is_told_how_to_be_declared(inputs: Any, cure: str) -> None:
+async def test_the_error_for_a_default_of_none_shows_how_to_declare_it(inputs: Any, cure: str) -> None:
     flow = flow_of(Lax, lambda state: None)(persistence=MemoryFlowPersistence())
 
     with pytest.raises(errors.StateNotStorableError) as caught:

@@ -246,7 +246,7 @@ def test_persist_on_something_else_is_a_type_error() -> None:
         persist(dict)
 
 
-def test_a_backend_class_instead_of_an_object_is_told() -> None:
+def test_a_backend_class_instead_of_an_object_is_reported() -> None:
     with pytest.raises(TypeError, match="as an object"):
         persist(SQLiteFlowPersistence)
 
@@ -474,7 +474,7 @@ async def test_after_a_kickoff_nothing_is_left_open() -> None:
     assert new == []
 
 
-async def test_entered_with_async_with_it_belongs_to_whoever_entered_it() -> None:
+async def test_entered_with_async_with_it_belongs_to_the_caller_that_entered_it() -> None:
     backend = SQLiteFlowPersistence("runs.db")
     async with backend:
         await One(persistence=backend).kickoff()
@@ -696,7 +696,7 @@ async def test_a_load_that_returns_no_checkpoint_is_an_error_that_says_what_to_r
 
 @pytest.mark.found("T9")
 @pytest.mark.parametrize("verb", ["save", "load"])
-async def test_a_plain_method_that_only_shows_when_it_is_called_is_told_before_a_method_runs(verb: str) -> None:
+async def test_a_plain_method_found_only_when_called_is_reported_before_a_method_runs(verb: str) -> None:
     inner, ran = MemoryFlowPersistence(), []
 
     class Passing:

@@ -62,7 +62,7 @@ def test_where_references_are_not_counted_a_state_is_copied(change: str) -> None
 
 
 @pytest.mark.found("P6")
-async def test_where_a_dead_owner_cannot_be_told_from_a_living_one_the_message_says_so(
+async def test_where_a_dead_owner_cannot_be_distinguished_from_a_living_one_the_message_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Held(Flow):
@@ -82,5 +82,5 @@ async def test_where_a_dead_owner_cannot_be_told_from_a_living_one_the_message_s
     assert "which is alive" not in said
 
 
-def test_where_it_can_be_told_the_message_says_that_the_owner_lives() -> None:
+def test_where_liveness_is_known_the_message_says_that_the_owner_lives() -> None:
     assert "which is alive" in str(locked("run", "owner", Liveness.ALIVE, 3.0))

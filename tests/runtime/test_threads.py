@@ -1,4 +1,4 @@
-"""Threads that a method starts itself: its state is theirs where only it runs; else they are told what to write."""
+"""Threads that a method starts itself: its state is theirs where only it runs; else the error shows what to write."""
 
 import asyncio
 import contextvars
@@ -257,7 +257,7 @@ class Two(Crawl):
     ],
     ids=["read", "written", "named"],
 )
-async def test_where_several_methods_run_a_thread_is_told_what_to_write(work: Any) -> None:
+async def test_where_several_methods_run_the_error_in_a_thread_shows_what_to_write(work: Any) -> None:
     flow = Two(work)
     await flow.kickoff()
 
@@ -276,7 +276,7 @@ async def test_where_several_methods_run_a_state_that_was_handed_over_is_the_met
     assert flow.state.pages == ["a"]
 
 
-async def test_a_thread_that_outlives_its_method_is_told_so_while_the_run_goes_on() -> None:
+async def test_a_thread_that_outlives_its_method_gets_an_error_that_says_so_while_the_run_continues() -> None:
     class Gate(MemoryFlowPersistence):
         async def append(self, checkpoint: Any) -> None:
             if checkpoint.method == "first:1":  # it has ended, and nothing else runs

@@ -137,7 +137,7 @@ async def test_the_result_of_a_handle_raises_without_the_engines_frames_each_tim
 
 @pytest.mark.found("T4")
 @STORES
-async def test_a_loaded_run_tells_what_each_method_raised_and_where(store: Any) -> None:
+async def test_a_loaded_run_shows_what_each_method_raised_and_where(store: Any) -> None:
     storage = store()
     flow = Both(persistence=storage)
     raised = await failed(flow)
@@ -159,7 +159,7 @@ async def test_a_loaded_run_tells_what_each_method_raised_and_where(store: Any) 
 
 
 @pytest.mark.found("T4")
-async def test_what_a_run_that_goes_on_had_failed_with_is_over() -> None:
+async def test_a_run_that_resumes_no_longer_shows_its_earlier_failure() -> None:
     class Once(Flow[dict[str, Any]]):
         is_well = False
 
@@ -246,7 +246,7 @@ async def test_a_method_error_names_the_invocation_and_quotes_asyncflows_own_err
 
 
 @pytest.mark.found("T4")
-async def test_a_failure_in_a_run_of_thousands_is_told_in_few_words() -> None:
+async def test_a_failure_in_a_run_of_thousands_has_a_short_message() -> None:
     class Many(Flow[dict[str, Any]]):
         @start()
         async def begin(self) -> None: ...

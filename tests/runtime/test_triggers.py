@@ -346,7 +346,7 @@ async def test_a_join_gets_what_was_returned_even_if_that_object_was_changed_sin
     assert flow.method_outputs["make"] == [1]
 
 
-async def test_an_invocation_is_told_its_id_and_only_inside() -> None:
+async def test_an_invocation_can_read_its_id_and_only_inside() -> None:
     class Known(Flow):
         @start()
         async def first(self) -> str:

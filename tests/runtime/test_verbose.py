@@ -33,7 +33,7 @@ async def test_an_observer_that_raises_cannot_hurt_a_run(fails_at: str) -> None:
     assert flow.status == "finished"
 
 
-async def test_nothing_is_told_that_is_not_stored(caplog: pytest.LogCaptureFixture) -> None:
+async def test_nothing_is_logged_that_is_not_stored(caplog: pytest.LogCaptureFixture) -> None:
     class Failing(MemoryFlowPersistence):
         async def append(self, checkpoint: Any) -> None:
             if checkpoint.seq:
@@ -49,7 +49,7 @@ async def test_nothing_is_told_that_is_not_stored(caplog: pytest.LogCaptureFixtu
     assert [record.getMessage().count("RunStarted") for record in caplog.records] == [1]
 
 
-async def test_a_failure_is_told_with_its_type(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failure_is_logged_with_its_type(caplog: pytest.LogCaptureFixture) -> None:
     @persist(MemoryFlowPersistence(), verbose=True)
     class Failing(Flow):
         name = "Failing"

@@ -1,4 +1,4 @@
-"""What a flow means, told as naively as possible: every event is kept for ever, every question asks all of history.
+"""What a flow means, written as naively as possible: every event is kept without limit, every question asks all of history.
 
 Written from the design's semantics (Running, Cycles) and the contract's X1-X3. It shares the shape of the data with the
 package (conditions as trees of `AnyOf` and `AllOf`), and none of its decisions.

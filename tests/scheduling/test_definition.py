@@ -91,7 +91,7 @@ def test_an_override_keeps_its_trigger_and_its_own_body_and_signature() -> None:
     assert list(over) == list(base)
 
 
-def test_an_override_that_is_decorated_anew_has_its_own_trigger() -> None:
+def test_an_override_that_is_decorated_again_has_its_own_trigger() -> None:
     class Over(Base):
         @listen(or_("yes", "no"))
         async def yes_came(self): ...
@@ -130,7 +130,7 @@ def test_a_grandchild_inherits_through_an_undecorated_override() -> None:
 
 
 def stacked(*decorators: Callable[[Any], Any], returns: Any = None) -> MethodDefinition:
-    """The definition of `ask`, decorated as written from top to bottom, beside a router that may emit anything."""
+    """The definition of `ask`, decorated as written from top to bottom, next to a router that may emit anything."""
 
     class Stacked:
         @start()
@@ -158,7 +158,7 @@ def stacked(*decorators: Callable[[Any], Any], returns: Any = None) -> MethodDef
         ((listen("first"), router(), persist()), "first", False),
     ],
 )
-def test_a_router_stands_alone_or_below_start_and_listen(
+def test_a_router_is_used_alone_or_below_start_and_listen(
     decorators: tuple[Any, ...], condition: object, is_start: bool
 ) -> None:
     method = stacked(*decorators)

@@ -396,7 +396,7 @@ def test_a_mistake_is_named_with_its_cure(make: Callable[[], type], what: str, c
 @pytest.mark.parametrize(
     "make", [pytest.param(make, id=make.__name__) for make, _, _ in MISTAKES if make is not half_unreachable]
 )
-def test_a_mistake_is_told_once(make: Callable[[], type]) -> None:
+def test_a_mistake_is_reported_once(make: Callable[[], type]) -> None:
     assert len(problems(make())) == 1
 
 

@@ -231,7 +231,7 @@ def test_none_is_no_label() -> None:
     assert run.keys == ["a:1", "always:1"]
 
 
-def test_a_label_that_nobody_waits_for_ends_the_run() -> None:
+def test_a_label_that_no_listener_waits_for_ends_the_run() -> None:
     class Done:
         @start()
         @router()
@@ -313,7 +313,7 @@ def test_launches_are_routers_first_then_listeners_each_in_order_of_definition()
     assert run.keys[2:] == ["router_1:1", "router_2:1", "later:1", "listener_1:1", "listener_2:1"]
 
 
-def test_a_router_delays_nobody() -> None:
+def test_a_router_delays_no_other_method() -> None:
     run = Simulation(defined(Order)).start()
     run.end("s_plain:1")
     run.end("later:1")
@@ -408,13 +408,13 @@ def test_a_named_part_that_came_twice_is_received_as_it_came_last() -> None:
         assert run.calls["both:1"] == {"p": f"<{newest}>", "q": "<q:1>"}
 
 
-def test_results_are_kept_only_while_someone_waits_for_them() -> None:
+def test_results_are_kept_only_while_a_method_waits_for_them() -> None:
     for run in interleavings(Payloads, answering(b="label")):
         assert run.progress.results == {}
         assert run.progress.uses == {}
 
 
-# ---- failure and going on [X2, X3] -----------------------------------------------------------------------------------
+# ---- failure and resuming [X2, X3] -----------------------------------------------------------------------------------
 
 
 class Workshop:

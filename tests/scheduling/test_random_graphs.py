@@ -247,7 +247,7 @@ class Wheel:
 
 
 def sizes(definition: FlowDefinition, progress: Progress) -> dict[str, int]:
-    """Of each container, what it holds, with what is inside."""
+    """Of each container, what it holds, with the values inside."""
     found = {each.name: len(getattr(progress, each.name)) for each in fields(progress)}
     found["latched names"] = sum(map(len, progress.latches.values()))
     found["fired names"] = sum(map(len, progress.fired.values()))

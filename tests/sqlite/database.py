@@ -52,14 +52,14 @@ def rows_of(run_id: str, columns: str = "seq, kind, method, status") -> list[tup
 
 
 class Seen:
-    """What SQLite was told, by every connection of this process."""
+    """The statements that SQLite got, by every connection of this process."""
 
     def __init__(self) -> None:
         self.statements: list[str] = []
         self.settings: list[dict[str, Any]] = []
 
     def commits(self) -> int:
-        """Transactions: those that were ended, and the statements that are one each; their triggers are told as themselves again."""
+        """Transactions: those that were ended, and the statements that are one each; their triggers are listed as themselves again."""
         ended = sum(statement.upper().startswith(("COMMIT", "END")) for statement in self.statements)
         return ended + len({statement for statement in self.statements if statement.startswith("WITH here")})
 

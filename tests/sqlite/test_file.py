@@ -108,7 +108,7 @@ async def test_a_file_that_goes_away_while_it_is_in_use_takes_nothing_more(lose:
     assert ran == []
 
 
-async def test_a_file_that_is_put_back_goes_on() -> None:
+async def test_a_file_that_is_put_back_is_usable_again() -> None:
     storage = SQLiteFlowPersistence(PATH)
     async with storage:
         await Steps(persistence=storage).kickoff({"id": "x"})

@@ -12,7 +12,7 @@ KEY = b"a secret of 24 bytes ..."
 
 
 def forge(run_id: str) -> None:
-    """Finish a run by hand, as somebody who knows the format can: with all its digests."""
+    """Finish a run by hand, as an attacker who knows the format can: with all its digests."""
     ((*fields, _),) = sql(rows.SELECT_HEAD.partition(" WHERE")[0])
     head = Head(*fields)
     (last,) = sql("SELECT * FROM checkpoints ORDER BY seq DESC LIMIT 1")
@@ -43,7 +43,7 @@ async def test_what_was_made_up_is_found_where_there_is_a_key(key: bytes | None)
 
 
 @pytest.mark.clauses("V4")
-async def test_with_a_key_a_run_goes_on_and_with_another_it_does_not() -> None:
+async def test_with_its_key_a_run_resumes_and_with_another_it_does_not() -> None:
     class Failing(Steps):
         name = "Steps"
 

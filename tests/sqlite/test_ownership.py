@@ -31,7 +31,7 @@ async def test_owners_are_known_to_all_whichever_way_the_file_is_named() -> None
 
 
 @pytest.mark.clauses("L2")
-async def test_a_run_that_could_not_be_given_back_is_given_back_later(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_run_that_could_not_be_released_is_released_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asyncflow.persistence.sqlite.database.BUSY_SECONDS", 0.05)
     storage = SQLiteFlowPersistence(PATH, lease=0.6)
     async with storage:
@@ -45,7 +45,7 @@ async def test_a_run_that_could_not_be_given_back_is_given_back_later(monkeypatc
             other.execute("ROLLBACK")
 
         with anyio.fail_after(120):
-            while (await storage.runs())[0].is_driven:  # noqa: ASYNC110 - nobody tells
+            while (await storage.runs())[0].is_driven:  # noqa: ASYNC110 - no event to wait for
                 await anyio.sleep(0.01)
         assert await storage.acquire("x") == epoch + 1
         await anyio.sleep(0.5)
@@ -111,8 +111,8 @@ async def test_every_taking_over_raises_the_epoch() -> None:
 
 
 @pytest.mark.clauses("X2", "L2")
-async def test_a_failed_run_is_nobodys_even_if_a_sibling_ended_after_the_failure() -> None:
-    # on_error="cancel": what was under way when the failure was stored must not say that the run goes on
+async def test_a_failed_run_has_no_owner_even_if_a_sibling_ended_after_the_failure() -> None:
+    # on_error="cancel": what was under way when the failure was stored must not say that the run is running
     raised = anyio.Event()
 
     class Three(Flow[Work]):
@@ -143,7 +143,7 @@ async def test_a_failed_run_is_nobodys_even_if_a_sibling_ended_after_the_failure
 
 
 @pytest.mark.clauses("C4", "L2")
-async def test_an_interrupted_run_is_nobodys() -> None:
+async def test_an_interrupted_run_has_no_owner() -> None:
     inside = anyio.Event()
 
     class Slow(Steps):
@@ -189,7 +189,7 @@ class Held(Flow[dict]):
 
 
 @pytest.mark.clauses("L3")
-async def test_a_lease_that_has_run_out_spoils_no_commit_where_nobody_took_over() -> None:
+async def test_a_lease_that_has_run_out_spoils_no_commit_where_no_owner_took_over() -> None:
     class Late(Steps):
         persistence = SQLiteFlowPersistence(PATH, lease=3600)  # not to be renewed meanwhile
 

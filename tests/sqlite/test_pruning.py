@@ -25,21 +25,21 @@ def other() -> SQLiteFlowPersistence:
 
 @pytest.mark.found("R1")
 @retention.each_meanwhile
-async def test_a_run_that_goes_on_after_it_was_listed_is_kept(
+async def test_a_run_that_resumes_after_it_was_listed_is_kept(
     storage: Any, other: Any, meanwhile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await retention.what_goes_on_is_kept(storage, other, meanwhile, monkeypatch)
 
 
 @pytest.mark.found("R1", "R5")
-async def test_the_newest_are_counted_anew_in_each_batch(
+async def test_the_newest_are_counted_again_in_each_batch(
     storage: Any, other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await retention.the_newest_are_counted_anew_in_each_batch(storage, other, monkeypatch)
 
 
 @pytest.mark.found("R5")
-async def test_what_was_pruned_before_a_cancellation_is_gone_and_told(
+async def test_runs_pruned_before_a_cancellation_are_gone_and_reported(
     storage: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     await retention.what_was_done_before_a_cancellation_is_kept(storage, monkeypatch, caplog)

@@ -77,7 +77,7 @@ def picture() -> dict[str, str]:
 
 @pytest.mark.parametrize(("make", "error"), TROUBLES.values(), ids=TROUBLES)
 @pytest.mark.parametrize("call", ["kickoff", "resume", "load"])
-async def test_what_is_no_storage_of_ours_is_refused_and_left_as_it_was(
+async def test_a_file_that_is_no_asyncflow_storage_is_refused_and_left_as_it_was(
     make: Callable[[], None], error: type[errors.StorageError], call: str
 ) -> None:
     ran: list[str] = []

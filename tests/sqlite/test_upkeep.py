@@ -139,7 +139,7 @@ def test_an_owner_whose_file_is_swept_before_it_is_locked_makes_another(
 def test_another_thread_of_this_process_sweeps_no_owner_that_is_entering(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A POSIX lock tells nothing within one process."""
+    """A POSIX lock shows nothing within one process."""
     entering, other = Owner(tmp_path / "runs.db"), Owner(tmp_path / "runs.db")
     made = entering._locked
 

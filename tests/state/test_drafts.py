@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("size")
 
 
 @pytest.mark.clauses("E4")
-async def test_a_draft_is_seen_by_nobody_before_it_is_committed() -> None:
+async def test_a_draft_is_seen_by_no_other_method_before_it_is_committed() -> None:
     written, looked = anyio.Event(), anyio.Event()
 
     class Two(Flow[Wide]):

@@ -1,4 +1,4 @@
-"""A large state is lent to a method that runs alone, and not copied; but for the time it takes nobody can tell."""
+"""A large state is lent to a method that runs alone, and not copied; except for the time it takes there is no difference."""
 
 import weakref
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def records(count: int = 400) -> list[Record]:
 
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What is copied for drafts and versions, of what is large."""
+    """The large values that are copied for drafts and versions."""
     found: list[object] = []
 
     def counted(value: Any) -> Any:
@@ -83,7 +83,7 @@ stored_or_not = pytest.mark.parametrize("store", [STORE, None], ids=["stored", "
 
 
 class Three(Flow[Big]):
-    """`filled`, then `first` and `second`, which do what they are told."""
+    """`filled`, then `first` and `second`, which do what they are given."""
 
     def __init__(self, first: Do, second: Do = lambda flow: None, **options: Any) -> None:
         super().__init__(**{"persistence": STORE, "initial_state": Big(records=records()), **options})
@@ -269,7 +269,7 @@ async def test_other_tasks_have_their_turns_while_a_run_of_a_large_state_begins(
 
 
 @stored_or_not
-async def test_inputs_that_nobody_else_holds_are_not_copied(store: Any, copies: list[object]) -> None:
+async def test_inputs_that_no_caller_holds_are_not_copied(store: Any, copies: list[object]) -> None:
     await Watching(persistence=store).kickoff({"records": [record.model_dump() for record in records()]})
 
     assert copies == []
@@ -417,7 +417,7 @@ class Loose(FlowState):
 
 
 @pytest.mark.parametrize("what", OTHERS)
-async def test_a_large_state_may_hold_values_of_all_kinds_beside_each_other(what: str) -> None:
+async def test_a_large_state_may_hold_values_of_all_kinds_next_to_each_other(what: str) -> None:
     class Putting(Flow[Loose]):
         persistence = STORE
 
@@ -437,7 +437,7 @@ async def test_a_large_state_may_hold_values_of_all_kinds_beside_each_other(what
 
 async def test_a_large_state_that_lacks_a_field_is_not_storable() -> None:
     def lose(flow: Any) -> None:
-        assert flow.state.total > 0  # a cached property stands in its place
+        assert flow.state.total > 0  # a cached property is in its place
         del flow.state.__dict__["by_name"]
 
     with pytest.raises(MethodError) as raised:
@@ -570,7 +570,7 @@ def test_what_another_thread_is_copying_is_not_lent() -> None:
     assert len(lendable.state.records) == 3
 
 
-async def test_a_cached_property_is_found_out_anew_in_each_method() -> None:
+async def test_a_cached_property_is_computed_again_in_each_method() -> None:
     found: list[int] = []
 
     def look_and_change(flow: Any) -> None:

@@ -66,7 +66,7 @@ class Ticks:
 
 
 def flow_of(model: Any, store: Any, does: Any = lambda flow: None, then: Any = lambda flow: None) -> Any:
-    """`filled`, then `first` and `second`, which do what they are told."""
+    """`filled`, then `first` and `second`, which do what they are given."""
 
     class Steps(Flow[model]):
         @start()
@@ -183,7 +183,7 @@ async def test_what_is_held_cannot_reach_it(what: str) -> None:
     assert (flow.state._seen, flow.state.records) == ({"first": 1}, records())
 
 
-async def test_private_attributes_go_on_from_method_to_method() -> None:
+async def test_private_attributes_are_passed_on_from_method_to_method() -> None:
     def note(flow: Any) -> None:
         flow.state._seen["first"] = 1
 

@@ -1,4 +1,4 @@
-"""Two methods at once: changes that can both stand are merged, others fail the later method."""
+"""Two methods at once: compatible changes are merged, others fail the later method."""
 
 from typing import Any
 
@@ -68,7 +68,7 @@ MERGES = {
 
 @pytest.mark.parametrize(("early", "late", "expected"), MERGES.values(), ids=MERGES)
 @pytest.mark.parametrize("stored", [False, True], ids=["unstored", "stored"])
-async def test_changes_that_can_both_stand_are_merged(early: Edit, late: Edit, expected: Any, stored: bool) -> None:
+async def test_compatible_changes_are_merged(early: Edit, late: Edit, expected: Any, stored: bool) -> None:
     persistence = MemoryFlowPersistence() if stored else None
     flow = Race(early, late, initial_state=Wide.model_validate(FULL), persistence=persistence)
     await flow.kickoff()
@@ -95,7 +95,7 @@ CONFLICTS = {
 
 @pytest.mark.clauses("E4")
 @pytest.mark.parametrize(("early", "late", "path"), CONFLICTS.values(), ids=CONFLICTS)
-async def test_changes_that_cannot_both_stand_fail_the_later_method(early: Edit, late: Edit, path: str) -> None:
+async def test_incompatible_changes_fail_the_later_method(early: Edit, late: Edit, path: str) -> None:
     flow = Race(early, late, initial_state=Wide.model_validate(FULL))
     conflict = await conflict_of(flow)
 

@@ -95,7 +95,7 @@ async def test_a_declared_merge_may_change_its_arguments() -> None:
     assert (flow.state.names, flow.state.most) == (["a", "b"], 3)
 
 
-async def test_what_says_nothing_about_being_equal_is_no_conflict_while_nobody_changes_it() -> None:
+async def test_an_object_without_an_equality_is_no_conflict_while_no_method_changes_it() -> None:
     class Config:
         def __init__(self) -> None:
             self.depth = 1
@@ -207,7 +207,7 @@ HIDDEN_CONFLICTS = {
 
 @pytest.mark.found("B2")
 @pytest.mark.parametrize(("early", "late", "path"), HIDDEN_CONFLICTS.values(), ids=HIDDEN_CONFLICTS)
-async def test_a_conflict_in_what_is_not_stored_is_one_all_the_same(early: Edit, late: Edit, path: str) -> None:
+async def test_a_conflict_in_a_part_that_is_not_stored_is_one_all_the_same(early: Edit, late: Edit, path: str) -> None:
     initial = Hidden(parts={"x": Part()}, row=[Part(), Part()])
 
     assert (await conflict_of(Hidden, early, late, initial_state=initial)).path == path
@@ -260,11 +260,11 @@ async def test_objects_that_one_method_uses_are_no_conflict(early: Edit, late: E
     assert eval(expected, {"s": flow.state, "Random": random.Random})
 
 
-# ---- the same instance goes on -------------------------------------------------------------------------------------
+# ---- the same instance resumes -------------------------------------------------------------------------------------
 
 
 class Mended(Flow[Hidden]):
-    """`second` fails until it is mended."""
+    """`second` fails until it is repaired."""
 
     is_mended = False
 
@@ -287,7 +287,7 @@ def hidden_of(state: Hidden) -> Any:
 
 
 @pytest.mark.found("B2")
-async def test_what_an_instance_shows_after_a_failure_is_what_it_goes_on_with() -> None:
+async def test_the_state_an_instance_shows_after_a_failure_is_the_one_it_resumes_with() -> None:
     flow = Mended(persistence=SQLiteFlowPersistence("runs.db"))
     with pytest.raises(MethodError):
         await flow.kickoff()
@@ -332,7 +332,7 @@ async def test_with_method_checkpoints_an_instance_shows_what_it_resumes_with() 
 
 
 @pytest.mark.found("B2")
-async def test_an_edit_of_what_is_stored_keeps_what_an_instance_shows_besides() -> None:
+async def test_an_edit_of_the_stored_state_keeps_what_an_instance_shows_besides() -> None:
     flow = Mended(persistence=MemoryFlowPersistence())
     with pytest.raises(MethodError):
         await flow.kickoff()
@@ -380,7 +380,7 @@ async def test_a_loaded_state_has_defaults_where_nothing_is_stored() -> None:
 
 
 @pytest.mark.found("B2")
-async def test_what_the_caller_does_to_a_state_that_goes_on_reaches_no_method() -> None:
+async def test_changes_by_the_caller_to_a_state_that_is_resumed_reach_no_method() -> None:
     class Looks(Flow[Hidden]):
         @start()
         async def first(self) -> None:
@@ -547,12 +547,12 @@ KIND_CONFLICTS = {
 
 @pytest.mark.found("B6")
 @pytest.mark.parametrize(("early", "late", "path"), KIND_CONFLICTS.values(), ids=KIND_CONFLICTS)
-async def test_changes_of_containers_that_cannot_both_stand_are_a_conflict(early: Edit, late: Edit, path: str) -> None:
+async def test_incompatible_changes_of_containers_are_a_conflict(early: Edit, late: Edit, path: str) -> None:
     assert (await conflict_of(Kinds, early, late)).path == path
 
 
 @pytest.mark.found("B6")
-async def test_a_merged_dataclass_finds_its_cached_properties_out_anew() -> None:
+async def test_a_merged_dataclass_computes_its_cached_properties_again() -> None:
     def early(state: Kinds) -> None:
         state.place.street = "High"
         assert state.place.text == "High, "
@@ -624,7 +624,7 @@ EQUAL_BY_KEY = {
 
 @pytest.mark.found("B2")
 @pytest.mark.parametrize(("change", "shown"), EQUAL_BY_KEY.values(), ids=EQUAL_BY_KEY)
-async def test_a_change_of_what_is_equal_by_its_own_rule_is_merged(change: str, shown: str) -> None:
+async def test_a_change_of_a_value_that_is_equal_by_its_own_rule_is_merged(change: str, shown: str) -> None:
     for first, second in ((do(change), do("s.n = 1")), (do("s.n = 1"), do(change))):
         flow = await raced(Customers, first, second)
         assert (eval(shown, {"s": flow.state}), flow.state.n) == ("new", 1)

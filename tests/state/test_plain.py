@@ -1,4 +1,4 @@
-"""A state is lent where it surely can be made anew from its bytes: where no code of anybody's is asked, by whatever name it goes."""
+"""A state is lent where it surely can be made again from its bytes: where no class's own code is asked, by whatever name it goes."""
 
 import collections
 import collections.abc
@@ -88,7 +88,7 @@ PLAIN: list[Any] = [
 
 
 @pytest.mark.parametrize("annotation", PLAIN)
-def test_what_is_read_by_no_code_of_anybodys_is_plain(annotation: Any) -> None:
+def test_an_annotation_whose_values_no_own_code_reads_is_plain(annotation: Any) -> None:
     assert is_plain(create_model("Model", value=(annotation, ...)))
 
 
@@ -207,7 +207,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
 @pytest.mark.clauses("E4")
 @pytest.mark.parametrize("stored", [False, True], ids=["unstored", "stored"])
 @pytest.mark.parametrize(("annotation", "value"), VALUES.values(), ids=VALUES)
-async def test_a_validator_that_comes_to_refuse_hurts_no_state(
+async def test_a_validator_that_later_refuses_hurts_no_state(
     annotation: Any, value: Any, stored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = create_model("Record", value=(annotation, ...), number=(int, 0))

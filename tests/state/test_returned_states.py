@@ -1,4 +1,4 @@
-"""A state whose model was given an `id` may stand wherever the model that was declared may: in results, states and inputs."""
+"""A state whose model was given an `id` may be used wherever the model that was declared may: in results, states and inputs."""
 
 import dataclasses
 from typing import Any
@@ -91,7 +91,7 @@ class Site(FlowState):
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["unstored", "stored"])
-async def test_another_flows_state_may_stand_in_a_state(stored: bool) -> None:
+async def test_a_state_may_hold_the_state_of_another_flow(stored: bool) -> None:
     class Publish(Flow[Site]):
         @start()
         async def write(self) -> None:

@@ -1,4 +1,4 @@
-"""What the stored runs of older versions must come to."""
+"""What the stored runs of older versions must result in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERSIONS = sorted(folder.name for folder in HERE.iterdir() if (folder / "runs.js
 """The versions of which there is test data; each that changed the format has its own."""
 
 ENDS = {"Linear": "4.10 for 2", "Joining": "2026 7", "Cycle": 6, "Patched": 41, "Partly": 42}
-"""What the runs of each flow come to."""
+"""What the runs of each flow result in."""
 OTHER_ENDS = {"untyped-midway": [2026, 1, 2], "untyped-or-midway": "slow"}
 
 

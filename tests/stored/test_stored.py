@@ -52,7 +52,7 @@ async def test_every_run_of_a_file_that_an_older_version_wrote_verifies_and_load
 
 
 @pytest.mark.clauses("V6")
-async def test_every_run_of_a_file_that_an_older_version_wrote_comes_to_its_right_end(
+async def test_every_run_of_a_file_that_an_older_version_wrote_reaches_its_right_end(
     version: str, storage: SQLiteFlowPersistence
 ) -> None:
     for run_id, told in runs_of(version).items():
@@ -61,7 +61,7 @@ async def test_every_run_of_a_file_that_an_older_version_wrote_comes_to_its_righ
     assert await storage.verify() == []
 
 
-async def test_every_seq_that_an_older_version_wrote_can_be_forked_and_comes_to_an_end(
+async def test_every_seq_that_an_older_version_wrote_can_be_forked_and_finishes(
     version: str, storage: SQLiteFlowPersistence
 ) -> None:
     for run_id in ("cycle-midway", "join-half-full", "patches-midway"):

@@ -1,6 +1,6 @@
 """Write the test data of this folder with the asyncflow that is importable: `python tests/stored/write.py FOLDER [CONNINFO]`.
 
-Run once for each stored format, by the commit that wrote it last; what it has written is kept for ever. FOLDER gets `runs.db`
+Run once for each stored format, by the commit that wrote it last; what it has written is kept permanently. FOLDER gets `runs.db`
 (SQLite), `to_bytes/` (a backend of two verbs), `runs.json` (what is to come of each run) and, with a CONNINFO of an empty
 PostgreSQL database, `runs.sql`. One run is left by a process that dies, so that it has an owner.
 """
@@ -129,7 +129,7 @@ async def described(persistence: Any) -> dict[str, Any]:
 
 
 def dump(conninfo: str) -> Iterator[str]:
-    """The tables of a database as SQL that makes them anew in `{schema}`."""
+    """The tables of a database as SQL that makes them again in `{schema}`."""
     import psycopg
 
     from asyncflow.persistence.postgres.database import MIGRATIONS

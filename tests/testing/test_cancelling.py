@@ -92,7 +92,7 @@ async def test_everywhere_is_each_await_in_each_way_and_moment() -> None:
     assert len(looked) == len(works)
 
 
-async def test_endless_work_is_told() -> None:
+async def test_endless_work_is_reported() -> None:
     async def endless() -> Any:
         for _ in range(10):
             try:

@@ -1,4 +1,4 @@
-"""What ships as the conformance suite: every backend of ours passes it, and every wrong one is caught by a named test."""
+"""What ships as the conformance suite: every backend of asyncflow passes it, and every wrong one is caught by a named test."""
 
 import ast
 import importlib.util
@@ -107,7 +107,7 @@ def example(name: str) -> Any:
 # ---- without pytest ------------------------------------------------------------------------------------------------
 
 
-async def test_a_check_says_what_each_test_came_to() -> None:
+async def test_a_check_reports_the_outcome_of_each_test() -> None:
     report = await check(MemoryFlowPersistence)
 
     skipped = {name for name, outcome in report.outcomes.items() if outcome == "skipped"}

@@ -137,7 +137,7 @@ async def test_what_fails_is_not_done(inner: Any) -> None:
     assert (await resumed(storage)).ran == ["first", "second"]
 
 
-async def test_it_fails_as_it_is_told_to(inner: Any) -> None:
+async def test_it_fails_with_the_given_error(inner: Any) -> None:
     storage = FaultyPersistence(inner, Fail(at=1, error=lambda: StorageReadOnlyError("told")))
 
     flow, _ = await interrupted(storage, StorageReadOnlyError)
@@ -175,7 +175,7 @@ async def test_what_hangs_does_so_until_it_is_let_go(inner: Any) -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(kickoff)
-        while not storage.hits:  # noqa: ASYNC110 - nobody tells
+        while not storage.hits:  # noqa: ASYNC110 - no event to wait for
             await anyio.sleep(0.001)
         await anyio.sleep(0.01)
         assert (flow.status, errors) == ("running", [])
@@ -193,7 +193,7 @@ async def test_a_fault_strikes_as_often_as_it_says() -> None:
     assert await Chain(persistence=storage).kickoff({"id": "run"}) == 2
 
 
-async def test_a_fault_for_ever_ends_when_it_is_healed() -> None:
+async def test_a_permanent_fault_ends_when_it_is_healed() -> None:
     storage = FaultyPersistence(MemoryFlowPersistence(), Fail(at=2, times=None))
     await interrupted(storage)
     for _ in range(3):

@@ -147,7 +147,7 @@ async def test_what_a_class_keeps_may_be_beyond_copying_and_changed_by_a_constru
 
 
 class Bank:
-    """What is outside. It pays a key once, if it is told one."""
+    """What is outside. It pays a key once, if it is given one."""
 
     def __init__(self) -> None:
         self.paid: list[str] = []
@@ -193,7 +193,7 @@ async def test_a_flow_that_is_made_already_is_refused() -> None:
         await crash_everywhere(Sound())  # type: ignore[arg-type]
 
 
-async def test_a_fake_that_all_runs_share_is_told_as_what_it_may_be() -> None:
+async def test_a_difference_through_a_shared_fake_is_reported_with_that_cause() -> None:
     bank = Bank()
 
     class Counted(Pay):
@@ -292,7 +292,7 @@ async def test_a_failure_that_only_a_resumed_run_has_is_found() -> None:
         await crash_everywhere(Missing, schedules=1)
 
 
-async def test_a_flow_that_waits_for_ever_is_told() -> None:
+async def test_a_flow_that_waits_without_limit_is_reported() -> None:
     class Waiting(Flow[Work]):
         @start()
         async def first(self) -> None:

@@ -70,7 +70,7 @@ async def tasks() -> int:
 if __name__ == "__main__":
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
-    bound.listen(128)  # whoever comes before it serves waits
+    bound.listen(128)  # a client that connects before it serves waits
     print(bound.getsockname()[1], flush=True)
     config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[bound])

@@ -75,7 +75,7 @@ class Secret(Flow):
 
 
 def untold(app: FastAPI, answers: list[httpx2.Response]) -> set[tuple[str, str, int]]:
-    """Method, path and status of answers that the schema does not tell."""
+    """Method, path and status of answers that the schema does not declare."""
     found: set[tuple[str, str, int]] = set()
     paths = app.openapi()["paths"]
     for answer in answers:
@@ -101,7 +101,7 @@ class Service(NamedTuple):
     async def ended(self, where: str) -> dict[str, Any]:
         """A run, when it has ended."""
         with anyio.fail_after(120):
-            while (await self.http.get(where)).json()["status"] in GOING_ON:  # noqa: ASYNC110 - nobody tells
+            while (await self.http.get(where)).json()["status"] in GOING_ON:  # noqa: ASYNC110 - no event to wait for
                 await anyio.sleep(0.001)
         told: dict[str, Any] = (await self.http.get(where)).json()
         return told

@@ -228,7 +228,7 @@ def test_the_values_of_a_dict_are_taken_as_json() -> None:
     ]
 
 
-def test_what_the_initial_state_holds_beside_its_fields_stays() -> None:
+def test_values_that_the_initial_state_holds_in_addition_to_its_fields_stay() -> None:
     class Kept(FlowState):
         model_config = ConfigDict(extra="allow")
         n: int = 1
@@ -374,7 +374,7 @@ async def test_a_body_that_does_not_say_it_is_json_is_refused(serve: Serve, kind
     assert (answer.status_code, answer.json()["detail"][0]["type"]) == (422, "content_type")
 
 
-async def test_who_may_not_ask_is_told_that_and_not_what_is_wrong_with_the_body(serve: Serve) -> None:
+async def test_an_unauthorized_client_gets_that_error_and_not_the_ones_of_the_body(serve: Serve) -> None:
     async def authorize(token: str = Header(default="")) -> None:
         raise HTTPException(401)
 
@@ -385,7 +385,7 @@ async def test_who_may_not_ask_is_told_that_and_not_what_is_wrong_with_the_body(
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/vnd.shop+json; charset=utf-8"])
-async def test_whoever_guards_the_routes_can_look_at_the_body(kind: str) -> None:
+async def test_a_guard_of_the_routes_can_read_the_body(kind: str) -> None:
     seen: list[Any] = []
 
     async def authorize(request: Request) -> None:

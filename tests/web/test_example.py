@@ -106,7 +106,7 @@ def test_orders_outlive_a_worker(server: tuple[subprocess.Popen[bytes], str]) ->
 
 
 @pytest.mark.parametrize("server", [HYPERCORN], indirect=True)
-def test_on_trio_a_server_runs_orders_streams_their_events_and_goes_on_with_them(
+def test_on_trio_a_server_runs_orders_streams_their_events_and_resumes_them(
     server: tuple[subprocess.Popen[bytes], str],
 ) -> None:
     process, url = server

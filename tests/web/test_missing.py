@@ -1,4 +1,4 @@
-"""An extra that is not installed is named by whoever needs it."""
+"""An extra that is not installed is named by the module that needs it."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A run that has failed, or was interrupted, goes on when it is asked to: by its route, and by the runner."""
+"""A run that has failed, or was interrupted, resumes when it is asked to: by its route, and by the runner."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -68,7 +68,7 @@ async def failed(service: Any, **headers: str) -> str:
 
 
 @pytest.mark.parametrize("is_mended", [True, False])
-async def test_a_failed_run_goes_on_with_what_failed(serve: Serve, is_mended: bool) -> None:
+async def test_a_failed_run_resumes_with_the_method_that_failed(serve: Serve, is_mended: bool) -> None:
     async with serve() as service:
         where = await failed(service)
         if is_mended:
@@ -103,7 +103,7 @@ async def test_a_run_that_is_resumed_is_running_until_it_has_ended(serve: Serve)
     assert ran == ["price", "pay", "pay"]
 
 
-async def test_what_has_ended_for_good_is_not_run_again(serve: Serve) -> None:
+async def test_a_run_that_has_ended_permanently_is_not_run_again(serve: Serve) -> None:
     async with serve() as service:
         where = await failed(service)
         is_broken.clear()
@@ -121,13 +121,13 @@ async def test_what_has_ended_for_good_is_not_run_again(serve: Serve) -> None:
     assert ran == ["price", "pay", "pay", "price", "pay"]
 
 
-async def test_an_interrupted_run_goes_on(serve: Serve) -> None:
+async def test_an_interrupted_run_is_resumed(serve: Serve) -> None:
     gate("pay")
     is_broken.clear()
     storage = MemoryFlowPersistence()
     async with FlowRunner(storage, grace=0, patience=0, recover_every=None) as runner:
         run_id = (await runner.start(Pay)).run_id
-        while "pay" not in ran:  # noqa: ASYNC110 - nobody tells
+        while "pay" not in ran:  # noqa: ASYNC110 - no event to wait for
             await anyio.sleep(0.001)
     gates["pay"].set()
     async with serve(storage, recover_every=None) as service:
@@ -157,7 +157,7 @@ async def test_a_run_of_any_name_is_resumed_and_found_where_the_answer_says(serv
         assert (await service.http.get(answer.headers["location"])).json() == answer.json()
 
 
-async def test_whoever_may_not_ask_resumes_nothing(serve: Serve) -> None:
+async def test_an_unauthorized_client_resumes_nothing(serve: Serve) -> None:
     may: list[bool] = [True]
 
     async def authorize(token: str = Header(default="")) -> None:
@@ -212,7 +212,7 @@ async def test_a_full_service_says_when_to_come_back(serve: Serve) -> None:
 # ---- the runner ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_runner_goes_on_with_one_failed_run_once_however_many_ask() -> None:
+async def test_a_runner_resumes_one_failed_run_once_however_many_callers_ask() -> None:
     async with FlowRunner(MemoryFlowPersistence()) as runner:
         with pytest.raises(MethodError):
             await runner.run(Pay, run_id="7")
@@ -246,7 +246,7 @@ async def test_a_runner_that_does_not_know_a_flow_says_so() -> None:
         await runner.resume("7")
 
 
-def test_the_schema_tells_of_it() -> None:
+def test_the_schema_declares_the_route() -> None:
     app = FastAPI()
     app.include_router(flow_router(FlowRunner(MemoryFlowPersistence()), [Order, Pay]))
 
@@ -255,7 +255,7 @@ def test_the_schema_tells_of_it() -> None:
     assert set(told["responses"]) == {"200", "202", "404", "409", "422", "500", "503"}
 
 
-# ---- beside the runner -----------------------------------------------------------------------------------------------
+# ---- next to the runner ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.found("B4")

@@ -1,4 +1,4 @@
-"""The routes of a flow: what starts a run and what is refused, what is told of it, and how it is cancelled."""
+"""The routes of a flow: what starts a run and what is refused, what is shown of it, and how it is cancelled."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -56,7 +56,7 @@ async def test_the_end_of_a_run_is_waited_for_as_long_as_asked(serve: Serve) -> 
         assert (not_yet.status_code, not_yet.json()["status"]) == (202, "running")
 
 
-async def test_a_failed_run_is_told_with_what_it_failed_with(serve: Serve) -> None:
+async def test_a_failed_run_is_answered_with_its_failure(serve: Serve) -> None:
     async with serve() as service:
         answer = await service.order("?wait=5", fails=True)
 
@@ -171,7 +171,7 @@ async def test_a_key_with_other_inputs_is_refused(serve: Serve, is_running: bool
 
 @pytest.mark.found("T18")
 @pytest.mark.parametrize("how", ["failed", "cancelled"])
-async def test_a_key_of_a_run_that_has_ended_badly_tells_so_again(serve: Serve, how: str) -> None:
+async def test_the_key_of_a_run_that_has_failed_or_was_cancelled_reports_that_again(serve: Serve, how: str) -> None:
     gate("g")
     inputs: dict[str, Any] = {"fails": True} if how == "failed" else {"gate": "g"}
     async with serve() as service:
@@ -237,7 +237,7 @@ async def test_an_overloaded_service_says_when_to_come_back(serve: Serve) -> Non
         assert (await service.http.get("/readyz")).status_code == 200
 
 
-async def test_a_full_service_still_tells_of_what_has_ended(serve: Serve) -> None:
+async def test_a_full_service_still_reports_runs_that_have_ended(serve: Serve) -> None:
     gate("g")
     async with serve(max_running=1, max_waiting=0, overload="raise") as service:
         done = await service.order("?wait=5", key="k")
@@ -306,7 +306,7 @@ async def test_a_service_that_is_ending_takes_no_runs(serve: Serve) -> None:
         await service.runner.__aenter__()
 
 
-async def test_a_storage_that_does_not_answer_is_told(serve: Serve) -> None:
+async def test_a_storage_that_does_not_answer_is_reported(serve: Serve) -> None:
     storage = Broken()
     async with serve(storage, recover_every=None) as service:
         where = (await service.order("?wait=5")).headers["location"]
@@ -327,7 +327,7 @@ async def test_a_storage_that_does_not_answer_is_told(serve: Serve) -> None:
         assert (await service.http.get("/readyz")).status_code == 200
 
 
-async def test_a_storage_that_keeps_silent_is_not_waited_for_ever(
+async def test_a_storage_that_keeps_silent_is_not_waited_for_without_limit(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncflow.integrations.fastapi.router.SOON", 0.01)
@@ -372,7 +372,7 @@ async def test_a_request_that_is_cancelled_by_its_server_is_answered(
             return
         requests = [service.order(key=key), service.http.get(where)]
         tasks = [asyncio.create_task(request) for request in requests]
-        while storage.gate.statistics().tasks_waiting < 2:  # noqa: ASYNC110 - nobody tells
+        while storage.gate.statistics().tasks_waiting < 2:  # noqa: ASYNC110 - no event to wait for
             await anyio.sleep(0.001)
         for task in tasks:
             task.cancel()
@@ -397,7 +397,7 @@ async def test_an_unknown_run_is_not_found(serve: Serve, run_id: str, what: str)
 
 
 async def test_a_run_of_a_flow_that_is_not_served_is_not_found(serve: Serve) -> None:
-    """404, not 409: to clients of this service it does not exist, and nothing is told of what else is stored."""
+    """404, not 409: to clients of this service it does not exist, and nothing is shown of what else is stored."""
     storage = MemoryFlowPersistence()
     async with serve(storage) as service:
         await service.runner.run(Secret, run_id="other")
@@ -467,7 +467,7 @@ async def test_a_run_is_running_while_it_is_driven_and_interrupted_while_it_is_n
     storage = MemoryFlowPersistence()
     async with FlowRunner(storage, grace=0, patience=0, recover_every=None) as runner:
         left = (await runner.start(Order, {"item": "tea", "gate": "g"})).run_id
-        while "price" not in ran:  # noqa: ASYNC110 - nobody tells
+        while "price" not in ran:  # noqa: ASYNC110 - no event to wait for
             await anyio.sleep(0.001)
     async with serve(storage, recover_every=None) as service:
         answers = {
@@ -489,7 +489,7 @@ async def test_a_run_is_running_while_it_is_driven_and_interrupted_while_it_is_n
 
 
 @pytest.mark.found("B1")
-async def test_runs_of_another_class_of_the_same_name_are_not_told_of(serve: Serve) -> None:
+async def test_runs_of_another_class_of_the_same_name_are_not_shown(serve: Serve) -> None:
     other = type("Order", (Secret,), {"__module__": "elsewhere", "__qualname__": "Order"})
     storage = MemoryFlowPersistence()
     async with FlowRunner(storage) as runner:
@@ -503,7 +503,7 @@ async def test_runs_of_another_class_of_the_same_name_are_not_told_of(serve: Ser
 
 
 @pytest.mark.found("B1")
-async def test_runs_that_were_stored_under_a_former_name_are_told_of_under_the_name_of_now(serve: Serve) -> None:
+async def test_runs_that_were_stored_under_a_former_name_are_shown_under_the_current_name(serve: Serve) -> None:
     class Once(Flow):
         name = "Once"
 
@@ -713,7 +713,7 @@ async def test_a_key_is_its_senders_own(serve: Serve) -> None:
         assert calls == ["ada", "bob", "ada"], "asked once a request"
 
 
-async def test_who_asks_is_told_as_a_text(serve: Serve) -> None:
+async def test_authorize_must_return_the_client_as_a_text(serve: Serve) -> None:
     async def authorize() -> object:
         return object()
 

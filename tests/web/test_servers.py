@@ -1,6 +1,6 @@
-"""R27: real servers under uvicorn, two processes on one SQLite file. One is killed, one is told to end, clients go away.
+"""R27: real servers under uvicorn, two processes on one SQLite file. One is killed, one receives SIGTERM, clients go away.
 
-The oracle is the log of `orders.py`, outside the database: whose completion was told to a client has begun once only; what was
+The oracle is the log of `orders.py`, outside the database: a method whose completion was reported to a client has begun once only; what was
 accepted ends; a method is repeated only if its process was killed within it.
 """
 
@@ -26,7 +26,7 @@ from httpx2 import HTTPError
 
 ORDERS = Path(__file__).with_name("orders.py")
 GOING_ON = ("running", "interrupted")
-"""What a run is that has not ended: nobody drives it from the end of one process until another takes it up."""
+"""What a run is that has not ended: no process drives it from the end of one process until another recovers it."""
 
 STEPS = ["price", "pay", "pack", "ship"]
 
@@ -64,7 +64,7 @@ class Server:
 
 
 class World:
-    """Two servers, or more; what clients were told; and what the log says."""
+    """Two servers, or more; what was reported to clients; and what the log says."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -73,7 +73,7 @@ class World:
         self.keys: dict[str, str] = {}
         """The key of each run that was accepted."""
         self.told: dict[str, set[tuple[str, str]]] = defaultdict(set)
-        """By server: what it told to be completed."""
+        """By server: what it reported as completed."""
         self.repeated = 0
 
     def spare(self) -> None:
@@ -111,7 +111,7 @@ class World:
 
     async def has_accepted(self, count: int) -> None:
         with anyio.fail_after(120):
-            while len(self.accepted) < count:  # noqa: ASYNC110 - nobody tells
+            while len(self.accepted) < count:  # noqa: ASYNC110 - no event to wait for
                 await anyio.sleep(0.001)
 
     async def watch(self, http: httpx2.AsyncClient, url: str, where: str) -> None:
@@ -136,7 +136,7 @@ class World:
     def check(self, victim: int | None, acknowledged: set[tuple[str, str]]) -> None:
         """What ran, and how often. `victim`: the process that was killed with SIGKILL; none but it has methods repeated.
 
-        `acknowledged`: what was told to be completed by it, or before it was killed.
+        `acknowledged`: what was reported as completed by it, or before it was killed.
         """
         log = self.log()
         for run_id in self.accepted:
@@ -200,7 +200,7 @@ def test_runs_of_a_killed_server_are_finished_by_the_other(world: World) -> None
     assert acknowledged >= trials
 
 
-def test_a_server_that_is_told_to_end_loses_nothing_and_leaves_in_time(world: World) -> None:
+def test_a_server_that_receives_sigterm_loses_nothing_and_leaves_in_time(world: World) -> None:
     dice, trials, interrupted = random.Random(SEED + 1), rounds(3), 0
 
     async def one() -> None:
@@ -262,7 +262,7 @@ def test_clients_that_go_away_leave_no_task_behind(world: World) -> None:
             for begun in runs:
                 await http.post(f"{url}/runs/{begun['run_id']}/cancel")
             with anyio.fail_after(120):
-                while (await http.get(f"{url}/tasks")).json() > before:  # noqa: ASYNC110 - nobody tells
+                while (await http.get(f"{url}/tasks")).json() > before:  # noqa: ASYNC110 - no event to wait for
                     await anyio.sleep(0.02)
 
     for _ in range(trials):
@@ -272,7 +272,7 @@ def test_clients_that_go_away_leave_no_task_behind(world: World) -> None:
 
 
 @pytest.mark.found("R12")
-def test_a_request_that_waits_when_its_server_is_told_to_end_is_answered_with_its_run(world: World) -> None:
+def test_a_request_that_waits_when_its_server_receives_sigterm_is_answered_with_its_run(world: World) -> None:
     leaver, other = world.servers
 
     async def one() -> list[httpx2.Response]:

@@ -1,4 +1,4 @@
-"""A run's events as they come: streamed, taken up again after the last one seen, and left by clients that go away."""
+"""A run's events as they come: streamed, resumed after the last one seen, and left by clients that go away."""
 
 import gc
 import json
@@ -85,7 +85,7 @@ def name(event: dict[str, str]) -> str:
     return named
 
 
-async def test_a_stream_tells_all_that_happened_and_ends_with_the_run(serve: Serve) -> None:
+async def test_a_stream_sends_all_events_and_ends_with_the_run(serve: Serve) -> None:
     async with serve() as service:
         answer = await service.order("?wait=5")
         stream = await service.http.get(f"{answer.headers['location']}/events")
@@ -121,7 +121,7 @@ async def test_one_listener_hears_every_event_and_those_who_ask_hear_them_by_nam
     assert json.loads(plain[2]["data"])["type"] == "builtins.LookupError"
 
 
-async def test_a_stream_tells_what_happens_when_it_happens(serve: Serve) -> None:
+async def test_a_stream_sends_each_event_when_it_occurs(serve: Serve) -> None:
     gate("g")
     async with serve() as service:
         where = (await service.order(gate="g")).headers["location"]
@@ -137,7 +137,7 @@ async def test_a_stream_tells_what_happens_when_it_happens(serve: Serve) -> None
 
 
 @pytest.mark.parametrize("seen", range(1, 4))
-async def test_a_client_that_comes_back_is_told_the_rest(serve: Serve, seen: int) -> None:
+async def test_a_client_that_reconnects_gets_the_rest(serve: Serve, seen: int) -> None:
     async with serve() as service:
         where = (await service.order("?wait=5")).headers["location"]
         stream = await service.http.get(f"{where}/events", headers={"Last-Event-ID": IDS[seen - 1]})
@@ -146,7 +146,7 @@ async def test_a_client_that_comes_back_is_told_the_rest(serve: Serve, seen: int
 
 
 @pytest.mark.parametrize("last", [IDS[-1], "2.7", "99.0", "999999999999999.999999999"])
-async def test_a_client_that_has_been_told_all_is_asked_to_stay_away(serve: Serve, last: str) -> None:
+async def test_a_client_that_has_received_all_events_gets_204(serve: Serve, last: str) -> None:
     async with serve() as service:
         where = (await service.order("?wait=5")).headers["location"]
         stream = await service.http.get(f"{where}/events", headers={"Last-Event-ID": last})
@@ -164,7 +164,7 @@ async def test_an_event_id_that_was_never_given_is_refused(serve: Serve, last: s
     assert client.status == 422
 
 
-async def test_a_client_comes_back_while_the_run_goes_on(serve: Serve) -> None:
+async def test_a_client_reconnects_while_the_run_continues(serve: Serve) -> None:
     gate("g")
     async with serve() as service:
         where = (await service.order(gate="g")).headers["location"]
@@ -213,7 +213,7 @@ class Counting(MemoryFlowPersistence):
 
 
 async def settled(count: Callable[[], int]) -> int:
-    """What a count comes to rest at."""
+    """The value at which a count settles."""
     last = -1
     while last != count():
         last = count()
@@ -224,12 +224,12 @@ async def settled(count: Callable[[], int]) -> int:
 
 @pytest.mark.filterwarnings(
     "ignore:Async generator 'fastapi.routing:ResourceWarning"
-)  # FastAPI's own, which trio tells of
+)  # FastAPI's own, which trio reports
 @pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
 async def test_a_client_of_a_stream_that_goes_away_leaves_nothing_behind(
     serve: Serve, spec_version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the newer specification a server tells of it when something is sent: at the next event, or the next ping."""
+    """By the newer specification a server reports it when something is sent: at the next event, or the next ping."""
     monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.01)
     gate("g")
     async with serve(Counting()) as service:
@@ -266,7 +266,7 @@ async def test_a_client_that_waits_and_goes_away_leaves_the_run_and_nothing_else
         with anyio.fail_after(120):
             async with anyio.create_task_group() as group:
                 group.start_soon(client)
-                while not service.runner.running:  # noqa: ASYNC110 - nobody tells
+                while not service.runner.running:  # noqa: ASYNC110 - no event to wait for
                     await anyio.sleep(0.001)
                 client.gone.set()
         assert await settled(lambda: len(anyio.get_running_tasks())) == before + 1  # the run's own

@@ -19,7 +19,7 @@ from asyncflow.integrations.fastapi import flow_router, lifespan
 
 
 def answer_of(flow: type[Flow[Any]], body: Any = None, **options: Any) -> Any:
-    """What a run of a flow comes to, or is refused with; and that the schema is there."""
+    """The result of a run of a flow, or its refusal; and that the schema is there."""
     runner = FlowRunner(MemoryFlowPersistence())
     app = FastAPI(lifespan=lifespan(runner))
     app.include_router(flow_router(runner, [flow]))
@@ -81,7 +81,7 @@ def test_fields_are_given_by_their_aliases() -> None:
     assert schema["OnlyInputs"]["required"] == ["firstNumber"]
 
 
-def test_a_state_that_takes_more_takes_more_but_for_an_id() -> None:
+def test_a_state_with_extra_fields_takes_any_extra_except_for_an_id() -> None:
     class Open(FlowState):
         model_config = ConfigDict(extra="allow")
         n: int = 0
@@ -225,7 +225,7 @@ def test_a_dict_is_described_with_its_id(state: Any) -> None:
         ("\U0001f600 \u2028", str, "\U0001f600 \u2028"),
     ],
 )
-def test_a_result_is_told_as_json(value: Any, returns: Any, told: Any) -> None:
+def test_a_result_is_answered_as_json(value: Any, returns: Any, told: Any) -> None:
     assert answer_of(only(dict, lambda state: value, returns), {})[0]["result"] == told
 
 

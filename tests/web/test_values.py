@@ -160,7 +160,7 @@ def client() -> Iterator[TestClient]:
 
 
 def told_of(client: TestClient, flow: str) -> Any:
-    """A run of a flow, by each route that tells of it."""
+    """A run of a flow, by each route that shows it."""
     answer = client.post(f"/flows/{flow}?wait=60")
     assert answer.status_code == 200, answer.text
     told = read(answer.text)
@@ -296,7 +296,7 @@ def test_what_code_was_to_write_and_did_not_is_null_and_never_the_raw_value(capl
 
 
 def shown_by(flow: type[Flow[Any]], inputs: Any = None) -> Any:
-    """A run of a flow, as its route tells of it."""
+    """A run of a flow, as its route shows it."""
     runner = FlowRunner(MemoryFlowPersistence())
     app = FastAPI(lifespan=lifespan(runner))
     app.include_router(flow_router(runner, [flow]))
@@ -456,7 +456,7 @@ async def test_a_runner_that_does_not_know_a_flow_sees_its_values_as_what_they_a
 
 
 @pytest.mark.found("B5")
-async def test_a_damaged_run_alone_is_a_fault_and_the_schema_tells_of_it(serve: Serve) -> None:
+async def test_a_damaged_run_alone_is_a_fault_and_the_schema_declares_it(serve: Serve) -> None:
     class Damaged(MemoryFlowPersistence):
         async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
             found = await super().load(run_id, seq)

@@ -196,7 +196,7 @@ class KeepsWhatHasFailed(Prunes):
 
 @caught_by("a_run_that_is_resumed_while_others_are_pruned_is_kept")
 class ListsFirstAndDeletesLater(Right):
-    """Each deletion asks only whether somebody drives the run: it may have been resumed, and have ended, since it was listed."""
+    """Each deletion asks only whether a process drives the run: it may have been resumed, and have ended, since it was listed."""
 
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
         before = time.time() - older_than

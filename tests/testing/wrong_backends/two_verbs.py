@@ -285,7 +285,7 @@ class SwallowsACancellation(Right):
         await super().store(checkpoint)
 
 
-ON_ASYNCIO_ALONE.add(SwallowsACancellation)  # trio tells a task again that it is cancelled, and asyncio does not
+ON_ASYNCIO_ALONE.add(SwallowsACancellation)  # trio notifies a task again that it is cancelled, and asyncio does not
 
 
 class WithALock(Right):
