@@ -30,8 +30,8 @@ def proxy(conninfo: str) -> Iterator[Proxy]:
 
 @pytest.fixture
 def cut_off(proxy: Proxy, persistence: PostgresFlowPersistence) -> PostgresFlowPersistence:
-    """The same storage, through the proxy."""
-    return PostgresFlowPersistence(proxy.conninfo, schema=persistence._target.schema)
+    """The same storage, through the proxy. No renewal of its lease meets the cut that is meant for a commit."""
+    return PostgresFlowPersistence(proxy.conninfo, schema=persistence._target.schema, lease=600)
 
 
 @pytest.mark.clauses("D1", "C2", "S1")
