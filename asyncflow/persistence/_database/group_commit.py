@@ -127,9 +127,8 @@ class GroupCommit:
         end = start + max(1, int(self._portion))
         try:
             self._settle(batch[start:end])
-        except (
-            KeyboardInterrupt
-        ):  # asyncio raises a second Ctrl-C in whatever runs, and then runs on to cancel what is left
+        except KeyboardInterrupt:
+            # asyncio raises a second Ctrl-C in whatever runs, and then runs on, to cancel what is left.
             self._home.soon(lambda: self._wake(batch, start))
             raise
         began = time.perf_counter()
