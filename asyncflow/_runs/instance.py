@@ -193,9 +193,8 @@ class Instance(RunSnapshot):
         return None if stored is None or stored.checkpoint.status == "running" else stored
 
     async def _resume_pass(self, stored: Stored, claim: Claim) -> Prepared:
-        """Commit a resume. Continue with this instance's own state if it equals the stored one: it may have values that are not stored."""
+        """Commit a resume. Continue with this instance's own state, copied, if it equals the stored one: it may have values not stored."""
         state = self.state_to_continue(stored)
-        # A copy, because the caller may hold the state.
         mine = stored if state is stored.state else replace(stored, state=detached_copy(state))
         engine, commands, checkpoint = resume_pass(self.setup, self.flow, mine, claim)
         self._switch_to(stored.checkpoint.run_id)

@@ -73,9 +73,8 @@ class Reader:
         async with self._alone() as connection:
             try:
                 found = list(await connection.execute_fetchall(rows.SELECT_NEWEST, (run_id,)))
-            except (
-                anyio.get_cancelled_exc_class()
-            ):  # the next reader must not queue up behind statements that nothing waits for
+            except anyio.get_cancelled_exc_class():
+                # The next reader must not queue up behind statements that nothing waits for.
                 await to_its_end(lambda: connection.execute_fetchall("SELECT 1"))
                 raise
         if not found or found[0][_HEAD] is None:
