@@ -5,14 +5,38 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
+from .._runs.setup import Setup
 from ..flow import Flow
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.protocol import FlowPersistence
+from ..state import StateType
 
 __all__ = ["Driver", "driver_of", "instantiate"]
 
 
 class Driver(Protocol):
     """Drives one run for a runner. What a `Flow` delegates to is one."""
+
+    initial: Any
+    """The initial state that the flow was created with; None without one."""
+
+    @property
+    def setup(self) -> Setup:
+        """The flow's settings, codecs and backend."""
+        ...
+
+    @property
+    def state_type(self) -> StateType:
+        """The type of the flow's state."""
+        ...
+
+    def store_in(self, persistence: FlowPersistence) -> None:
+        """Store in this backend, whatever the class declares."""
+        ...
+
+    def check_same(self, c: Checkpoint, given: dict[str, Any]) -> None:
+        """Raise an error unless a stored run belongs to this flow and was started with these inputs, if any are given."""
+        ...
 
     @property
     def run_id(self) -> str:

@@ -16,7 +16,7 @@ from ..errors import FlowDefinitionError
 from ..flow import Flow
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import FlowPersistence
-from .driver import instantiate
+from .driver import driver_of, instantiate
 
 __all__ = ["FlowInfo", "FlowRegistry", "described"]
 
@@ -39,16 +39,16 @@ class FlowRegistry:
     def register(self, make: MakeFlow) -> Flow[Any]:
         """Create a flow that stores in the runner's storage, and register it."""
         flow = instantiate(make)
-        instance = flow._instance
-        if self.add(instance.setup.settings.identity, make):
-            _warn_of_another_storage(instance.setup, self._persistence)
-        instance.store_in(self._persistence)
+        driver = driver_of(flow)
+        if self.add(driver.setup.settings.identity, make):
+            _warn_of_another_storage(driver.setup, self._persistence)
+        driver.store_in(self._persistence)
         return flow
 
     def instance_of(self, c: Checkpoint) -> Any:
         """Return a new instance of the flow of a stored run; None if the flow is not registered."""
         make = self.of(c)
-        return None if make is None else self.register(make)._instance
+        return None if make is None else driver_of(self.register(make))
 
     def add(self, identity: Identity, make: MakeFlow) -> bool:
         """Register a flow; return whether it is new. Raises `FlowDefinitionError` for a second class with the same identity or name."""
@@ -123,14 +123,14 @@ class FlowInfo:
 
 def described(made: Any) -> FlowInfo:
     """Return the description of a flow."""
-    instance = made._instance
-    definition, types = instance.setup.settings.definition, instance.state_type
+    driver = driver_of(made)
+    definition, types = driver.setup.settings.definition, driver.state_type
     results = tuple(method.returns for method in definition.last)
     return FlowInfo(
-        instance.setup.settings.name,
+        driver.setup.settings.name,
         inspect.cleandoc(vars(type(made)).get("__doc__") or ""),
         types.declaration,
-        types.names_set(instance.initial),
+        types.names_set(driver.initial),
         () if Signature.empty in results else results,
     )
 

@@ -219,7 +219,7 @@ class FlowRunner:
         if stored is None:
             await anyio.sleep(SOON)  # its owner is about to store it
             return None
-        self._flows.register(flow)._instance.check_same(stored, given)
+        driver_of(self._flows.register(flow)).check_same(stored, given)
         return self._handle(run.run_id, None if is_elsewhere else run, is_elsewhere=is_elsewhere)
 
     async def _ended(self, flow: MakeFlow, run_id: str, given: dict[str, Any]) -> RunHandle | None:
@@ -227,7 +227,7 @@ class FlowRunner:
         stored = await self.persistence.load(run_id)
         if stored is None or stored.status == "running":
             return None
-        self._flows.register(flow)._instance.check_same(stored, given)
+        driver_of(self._flows.register(flow)).check_same(stored, given)
         return self._handle(run_id)
 
     async def run(
