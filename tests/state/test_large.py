@@ -33,7 +33,7 @@ from asyncflow import (
     router,
     start,
 )
-from asyncflow._runtime import large_states, version
+from asyncflow._runtime import large_states, state_version
 from asyncflow.errors import StateNotStorableError
 from asyncflow.testing import cancel_everywhere, crash_everywhere
 
@@ -68,8 +68,8 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> list[object]:
             found.append(value)
         return copied(value)
 
-    copied = version.copied
-    for module in (version, large_states):
+    copied = state_version.copied
+    for module in (state_version, large_states):
         monkeypatch.setattr(module, "copied", counted)
     return found
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from asyncflow import Flow, FlowState, MemoryFlowPersistence, MethodError, listen, start
-from asyncflow._runtime import large_states, version
+from asyncflow._runtime import large_states, state_version
 from asyncflow.errors import StateNotStorableError
 
 COUNT = 4_000
@@ -101,8 +101,8 @@ async def test_it_is_copied_once_a_method_and_encoded_in_pieces(model: Any, monk
         return copied(value)
 
     copies: list[Any] = []
-    copied = version.copied
-    for module in (version, large_states):
+    copied = state_version.copied
+    for module in (state_version, large_states):
         monkeypatch.setattr(module, "copied", counted)
     flow = flow_of(model, STORE, began)
     async with anyio.create_task_group() as group:
