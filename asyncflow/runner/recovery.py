@@ -146,6 +146,7 @@ class Recovery:
         if not offers(persistence, Catalog):
             return []
         stored = {run_id for run_id, run in self._live.items() if run.admitted.is_set()}
+        stopped = dict(self._stopped)  # read first: what stops during the scan may be missing from its pages
         running, before, ids = dict[str, RunEntry](), None, frozenset(self._identities())
         while ids:
             page = await persistence.runs(status="unfinished", identities=ids, before=before, limit=PAGE)
@@ -153,7 +154,7 @@ class Recovery:
             if len(page) < PAGE:
                 break
             before = page[-1].position
-        self._forget_all_but(running.keys())
+        self._forget_ended(stopped, running.keys())
         await self._fence_lost(stored - running.keys())
         await self._reset_takeovers([running[run_id] for run_id in self._live if run_id in running])
         free = [entry for entry in running.values() if self._is_free(entry)]
@@ -229,7 +230,9 @@ class Recovery:
             )
         return True
 
-    def _forget_all_but(self, seen: Set[str]) -> None:
-        """Forget the runs that are no longer unfinished: another owner has ended them."""
-        self._stopped = {run_id: when for run_id, when in self._stopped.items() if run_id in seen}
-        self._quarantined &= seen
+    def _forget_ended(self, stopped: dict[str, tuple[float, float]], unfinished: Set[str]) -> None:
+        """Forget those of the `stopped` runs that are no longer unfinished, because another owner has ended them."""
+        for run_id, when in stopped.items():
+            if run_id not in unfinished and self._stopped.get(run_id) == when:
+                del self._stopped[run_id]
+        self._quarantined &= unfinished

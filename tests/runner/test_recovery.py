@@ -217,6 +217,38 @@ async def test_a_run_that_was_stored_though_its_start_was_refused_is_recovered(s
     assert ran == ["x first", "x second"]
 
 
+class SlowCatalog(SQLiteFlowPersistence):
+    """One listing of the runs is held back until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__("runs.db")
+        self.is_armed = False
+        self.is_listed, self.let_go = anyio.Event(), anyio.Event()
+
+    async def runs(self, **query: Any) -> Any:
+        found = await super().runs(**query)
+        if self.is_armed:
+            self.is_armed = False
+            self.is_listed.set()
+            await self.let_go.wait()
+        return found
+
+
+@pytest.mark.clauses("L2")
+async def test_a_run_that_stops_during_a_scan_which_has_not_seen_it_is_recovered() -> None:
+    storage = SlowCatalog()
+    async with FlowRunner(FaultyPersistence(storage, LoseReply()), flows=[Steps], recover_every=0.005) as runner:
+        storage.is_armed = True
+        await storage.is_listed.wait()
+        with pytest.raises(errors.StorageWriteError):
+            await runner.start(Steps, run_id="x")
+        storage.let_go.set()
+
+        with anyio.fail_after(60):
+            assert await (await runner.get("x")).result() == 2
+    assert ran == ["x first", "x second"]
+
+
 class Overtaken(MemoryFlowPersistence):
     """Another owner cancels a run between the acquiring and the checkpoint of its resume."""
 
