@@ -128,6 +128,11 @@ async def _listed(
     return found[:count]
 
 
+_NOTHING_LEFT: Final[dict[int | str, dict[str, Any]]] = {
+    204: {"description": "The run has ended, and `Last-Event-ID` was its last event."}
+}
+
+
 def _add_runs(
     router: APIRouter, runner: FlowRunner, names: frozenset[str], runs: list[type[Run]], longest_wait: float
 ) -> None:
@@ -161,22 +166,18 @@ def _add_runs(
         return await _resumed(runner, run, request, wait)
 
     async def get_run(run: Annotated[Found, Depends(found)]) -> Response:
-        return Response(
-            Run.shown(run.handle, run.stored, run.flow, run.status).to_json(), media_type="application/json"
-        )
+        shown = Run.shown(run.handle, run.stored, run.flow, run.status).to_json()
+        return Response(shown, media_type="application/json")
 
     any_run: Any = runs[0] if len(runs) == 1 else Annotated[Union[tuple(runs)], Field(discriminator="flow")]  # noqa: UP007
     one = "/runs/{run_id:path}"
     add, common = router.add_api_route, documented(404, 500, 503)
-    nothing_left: dict[int | str, dict[str, Any]] = {
-        204: {"description": "The run has ended, and `Last-Event-ID` was its last event."}
-    }
     add(
         f"{one}/events",
         stream_events,
         methods=["GET"],
         response_class=EventSourceResponse,
-        responses={**common, **nothing_left, **documented(501)},
+        responses={**common, **_NOTHING_LEFT, **documented(501)},
     )
     add(
         f"{one}/cancel",

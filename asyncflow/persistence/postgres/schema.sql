@@ -11,7 +11,7 @@ CREATE TABLE {schema}.runs (
   head BIGINT NOT NULL,             -- seq of the newest checkpoint
   head_digest BYTEA NOT NULL,
   base BIGINT NOT NULL,             -- seq of the newest complete checkpoint
-  owner TEXT COLLATE "C",           -- who drives it, while somebody does
+  owner TEXT COLLATE "C",           -- who drives it; NULL if no process does
   epoch BIGINT NOT NULL,            -- how many owners it has had
   created_at DOUBLE PRECISION NOT NULL,  -- seconds since the epoch
   updated_at DOUBLE PRECISION NOT NULL,

@@ -1,4 +1,5 @@
 -- Version 1. Statements are separated by blank lines; each migration runs in one transaction.
+-- SQLite stores each statement from CREATE on, comments included, and an opening compares it with this text: never change it.
 
 CREATE TABLE runs (
   id INTEGER PRIMARY KEY,
