@@ -13,8 +13,10 @@ The folders, in the order in which data passes through them (`DESIGN.md` describ
 
 from . import errors, events, merge, persistence
 from ._definition.decorators import listen, persist, router, start
+from ._definition.retry import Retry, RetryAfter
 from ._definition.triggers import and_, or_
 from ._runs.history import HistoryEntry
+from ._runtime.scope import InvocationInfo, this_invocation
 from ._sync import run
 from ._version import VERSION as __version__  # noqa: N811 - the name that tools look for
 from .errors import AsyncflowError, MethodError
@@ -30,8 +32,11 @@ __all__ = [
     "FlowRunner",
     "FlowState",
     "HistoryEntry",
+    "InvocationInfo",
     "MemoryFlowPersistence",
     "MethodError",
+    "Retry",
+    "RetryAfter",
     "RunHandle",
     "SQLiteFlowPersistence",
     "__version__",
@@ -46,4 +51,5 @@ __all__ = [
     "router",
     "run",
     "start",
+    "this_invocation",
 ]

@@ -4,9 +4,31 @@ from __future__ import annotations
 
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
-__all__ = ["Failure", "portable", "type_of"]
+__all__ = ["ATTEMPTS", "TRACEBACK", "FailedAttempt", "Failure", "portable", "type_of"]
+
+ATTEMPTS: Final = 10
+"""How many of an invocation's failed attempts are kept with their errors: the newest ones."""
+
+TRACEBACK: Final = 8 * 1024
+"""The characters that are kept of the traceback of a failed attempt: the last ones, where the exception is."""
+
+
+class FailedAttempt(NamedTuple):
+    """An attempt of an invocation that raised, as it is stored: as texts."""
+
+    number: int
+    """The number of the attempt, from 1."""
+    at: float
+    """When it raised, in seconds since the Unix epoch."""
+    type: str
+    """The type of the exception, with its module, such as `builtins.KeyError`."""
+    message: str
+    """The exception as text."""
+    traceback: str
+    """The traceback as text; only its last 8 KB."""
 
 
 class Failure:
@@ -15,14 +37,27 @@ class Failure:
     - `method`: the name of the method.
     - `invocation_id`: the id of the invocation that raised.
     - `exception`: the exception itself. If the run failed in another process, or earlier, it is an `errors.RecordedException`.
+    - `number`: the number of the attempt that raised it, from 1.
     """
 
-    __slots__ = ("exception", "invocation_id", "method")
+    __slots__ = ("_at", "_earlier", "exception", "invocation_id", "method", "number")
 
-    def __init__(self, method: str, invocation_id: str, exception: Exception) -> None:
+    def __init__(
+        self,
+        method: str,
+        invocation_id: str,
+        exception: Exception,
+        earlier: Sequence[FailedAttempt] = (),
+        number: int = 1,
+        at: float = 0.0,
+    ) -> None:
+        """`earlier`: the attempts that raised before. `number`, `at`: of the attempt that raised this exception."""
         self.method = method
         self.invocation_id = invocation_id
         self.exception = exception
+        self._earlier = tuple(earlier)
+        self.number = number
+        self._at = at
 
     @property
     def type(self) -> str:
@@ -48,11 +83,21 @@ class Failure:
         except Exception:  # it reads attributes of a third-party exception, which may raise anything
             return ""
 
+    @property
+    def attempts(self) -> tuple[FailedAttempt, ...]:
+        """The attempts that raised since the run was started, or resumed after a failure; the last of them raised `exception`.
+
+        At most the newest 10. Without a retry policy there is one.
+        """
+        last = FailedAttempt(self.number, self._at, self.type, self.message, self.traceback[-TRACEBACK:])
+        return (*self._earlier, last)[-ATTEMPTS:]
+
     def __repr__(self) -> str:
         return f"Failure({self.invocation_id}: {self.type.rpartition('.')[2]})"
 
-    def __reduce__(self) -> tuple[Callable[..., Failure], tuple[str, str, Exception]]:
-        return Failure, (self.method, self.invocation_id, portable(self.exception))
+    def __reduce__(self) -> tuple[Callable[..., Failure], tuple[Any, ...]]:
+        what = self.method, self.invocation_id, portable(self.exception)
+        return Failure, (*what, self._earlier, self.number, self._at)
 
 
 def _recorded(error: Exception, name: str) -> str | None:

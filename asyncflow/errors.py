@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from ._failure import Failure, portable
+from ._failure import FailedAttempt, Failure, portable
 
 __all__ = [
     "ArgumentsError",
@@ -19,6 +19,7 @@ __all__ = [
     "CheckpointCorruptError",
     "CheckpointWithdrawnError",
     "DraftClosedError",
+    "FailedAttempt",
     "Failure",
     "FlowBusyError",
     "FlowDefinitionError",
@@ -28,6 +29,7 @@ __all__ = [
     "LimitExceededError",
     "MethodError",
     "MethodErrorGroup",
+    "MethodTimeoutError",
     "NoOutputError",
     "NotStorableError",
     "PersistenceLoopError",
@@ -41,6 +43,7 @@ __all__ = [
     "RunInterruptedError",
     "RunLockedError",
     "RunNotFoundError",
+    "RunTimeoutError",
     "RunnerClosedError",
     "RunnerOverloadedError",
     "RunningLoopError",
@@ -232,6 +235,18 @@ class MethodErrorGroup(MethodError, ExceptionGroup[Exception]):  # noqa: N818 - 
         kept = {id(e) for e in excs}
         left = [f for f in self.failures if id(f.exception) in kept]
         return MethodErrorGroup(self.message, excs, failures=left, run_id=self.run_id, method=self.method, seq=self.seq)
+
+
+class RunTimeoutError(MethodError, TimeoutError):
+    """The run was not finished within its `run_timeout`. Its methods were cancelled; what had completed is saved.
+
+    It is not retried. `resume(run_id, run_timeout=...)` continues the run with a new time limit. `failures` holds what methods
+    had raised before.
+    """
+
+
+class MethodTimeoutError(RunError, TimeoutError):
+    """An attempt of a method took longer than its `timeout`. An async method was cancelled; a plain one still runs in its thread."""
 
 
 class RecordedException(RunError):  # noqa: N818 - it represents an exception of any kind

@@ -11,6 +11,7 @@ __all__ = [
     "Event",
     "MethodFailed",
     "MethodFinished",
+    "MethodRetrying",
     "MethodSkipped",
     "RunCancelled",
     "RunFailed",
@@ -86,6 +87,20 @@ class MethodFailed(Event):
     """The invocation that raised, such as `fetch:1`."""
     type: str
     """The type of the exception, with its module."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodRetrying(Event):
+    """An attempt of an invocation raised an exception, and another attempt follows."""
+
+    invocation: str
+    """The invocation, such as `fetch:1`."""
+    attempt: int
+    """The number of the attempt that raised, from 1."""
+    type: str
+    """The type of the exception, with its module."""
+    due: float
+    """When the next attempt is due, in seconds since the Unix epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

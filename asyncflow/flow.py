@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, cast
 
+from ._definition.attempting import check_bounded, checked_limit
 from ._definition.build import define, persist_marks
 from ._definition.declared import Persisted, Uncached, declared_state
 from ._definition.decorators import persist_mark_of
@@ -19,6 +21,7 @@ from ._runs.edits import edit, fork, load_into
 from ._runs.history import HistoryEntry, history_of
 from ._runs.instance import Instance
 from ._runs.setup import setup_of
+from ._runs.snapshot import MissingInstance
 from ._runtime.codecs import Codecs
 from ._runtime.scope import current_invocation
 from ._runtime.settings import Settings
@@ -40,17 +43,7 @@ T = TypeVar("T")
 Durability = Literal["full", "process"]
 OnError = Literal["finish", "cancel"]
 
-
-_KEYWORDS: Final = ("persistence", "initial_state", "name", "durability", "on_error", "max_method_calls")
-
-
-class _Missing:
-    """Placeholder for the instance of a flow until its constructor has created one. Raises `FlowDefinitionError` on access."""
-
-    def __get__(self, flow: object, cls: type) -> Instance:
-        raise FlowDefinitionError(
-            f"{cls.__name__}.__init__ does not call super().__init__(); call it first", problems=["no super"]
-        )
+_KEYWORDS: Final = ("persistence", "initial_state", "name", "durability", "on_error", "max_method_calls", "run_timeout")
 
 
 class Flow(Uncached, Generic[S]):
@@ -70,6 +63,9 @@ class Flow(Uncached, Generic[S]):
     - `on_error`: "finish" lets the siblings of a failed method finish, "cancel" cancels them. Default: "finish".
     - `max_method_calls`: the maximum number of calls of one method in a pass; None for no limit. Default: 10,000. Beyond it the run
       fails with a `LimitExceededError`.
+    - `run_timeout`: how long a pass may take, waits included: seconds, or a timedelta; then it fails with a `RunTimeoutError`. A resume
+      does not prolong it, unless it has a `run_timeout` of its own. Default: None, no limit.
+    - `retry`, `timeout`: class attributes only: the defaults of all methods; see `listen`.
     - `merges`: a class attribute only: the merge functions of a dict state's keys; see `asyncflow.merge`.
 
     Raises `FlowDefinitionError` for a class that cannot run or a `persistence` that is no backend, `ArgumentsError` for other keywords,
@@ -83,16 +79,17 @@ class Flow(Uncached, Generic[S]):
     durability: ClassVar[Durability] = "full"
     on_error: ClassVar[OnError] = "finish"
     max_method_calls: ClassVar[int | None] = 10_000
+    run_timeout: ClassVar[float | timedelta | None] = None
     merges: ClassVar[Mapping[str, Merge]] = {}
 
-    _instance: Instance = cast(Instance, _Missing())
+    _instance: Instance = cast(Instance, MissingInstance())
     _definition: ClassVar[FlowDefinition]
     _origin: ClassVar[Origin]
     _surroundings: ClassVar[Surroundings]
     _state_type: ClassVar[StateType]
     _codecs: ClassVar[Codecs]
     _persisted: ClassVar[Persisted]
-    _settings_cache: ClassVar[dict[tuple[str | None, OnError, int | None], Settings]]
+    _settings_cache: ClassVar[dict[tuple[object, ...], Settings]]
 
     def __init_subclass__(
         cls, *, name: str | None = None, formerly: str | Iterable[str] | None = None, **kwargs: Any
@@ -150,6 +147,7 @@ class Flow(Uncached, Generic[S]):
         durability: Durability | None = None,
         on_error: OnError | None = None,
         max_method_calls: int | Unset | None = UNSET,
+        run_timeout: float | timedelta | Unset | None = UNSET,
         **unknown: Never,
     ) -> None:
         cls = type(self)
@@ -170,25 +168,29 @@ class Flow(Uncached, Generic[S]):
             name,
             one_of("on_error", on_error or cls.on_error, ("finish", "cancel")),
             cls.max_method_calls if max_method_calls is UNSET else cast("int | None", max_method_calls),
+            checked_limit("run_timeout", cls.run_timeout if run_timeout is UNSET else run_timeout),
         )
         chosen = one_of("durability", durability or cls.durability, ("full", "process"))
         setup = partial(setup_of, settings, cls._codecs, cls._persisted, where, chosen)
         self._instance = Instance(self, cls._state_type, given, setup)
 
     @classmethod
-    def _settings(cls, name: str | None, on_error: OnError, max_method_calls: int | None) -> Settings:
+    def _settings(
+        cls, name: str | None, on_error: OnError, max_method_calls: int | None, run_timeout: float | None
+    ) -> Settings:
         """Return the settings of this class; all its instances with the same arguments share one object."""
-        known = cls._settings_cache.get((name, on_error, max_method_calls))
+        key = name, on_error, max_method_calls, run_timeout
+        known = cls._settings_cache.get(key)
         if known is None:
             formerly = checked_former_names(
                 vars(cls).get("formerly", ()), cls
             )  # not inherited: a subclass is another flow
             identity = Identity(cls, cls._origin, checked_name(name, cls) or cls.name, formerly)
-            known = Settings(
-                identity, cls._definition, cls._state_type, on_error, max_method_calls, cls._persisted.checkpoints
-            )
+            check_bounded(cls._definition, run_timeout)
+            declared = identity, cls._definition, cls._state_type
+            known = Settings(*declared, on_error, max_method_calls, run_timeout, cls._persisted.checkpoints)
             if len(cls._settings_cache) < 16:  # names may be generated for each run
-                cls._settings_cache[name, on_error, max_method_calls] = known
+                cls._settings_cache[key] = known
         return known
 
     def __repr__(self) -> str:
@@ -283,7 +285,8 @@ class Flow(Uncached, Generic[S]):
         - `wait`: seconds to wait until the current owner of the run no longer drives it; then `RunLockedError`.
         - `once`: for a finished run, return its stored result and run nothing, so that a script can be started again.
 
-        If the call is cancelled, the run can be resumed. Raises `MethodError` when a method raised, `FlowBusyError`, `RunLockedError`,
+        If the call is cancelled, the run can be resumed. Raises `MethodError` when a method raised, `RunTimeoutError` (a `MethodError`)
+        after `run_timeout`, `FlowBusyError`, `RunLockedError`,
         `RunCancelledError`, `RunInputsError`, `RunNotFoundError` (of `restore_from_state_id`), `RunFlowMismatchError`,
         `InvalidRunIdError`, `StateSchemaError` and `FlowDefinitionError` if the stored run does not fit the class, `StateError` if the
         state of an interrupted run was changed here, `StateNotStorableError` for inputs that cannot be stored, `RunFencedError`,
@@ -316,7 +319,7 @@ class Flow(Uncached, Generic[S]):
 
         - `run_id`: the id of the run.
         - `wait`: seconds to wait until the current owner of the run no longer drives it; then `RunLockedError`.
-        - `init`: arguments of the constructor, such as `persistence`.
+        - `init`: arguments of the constructor, such as `persistence`. A `run_timeout` is a new time limit, from now; None removes it.
 
         Raises `InvalidRunIdError`, `RunNotFoundError`, `RunFlowMismatchError`, `RunLockedError`, `RunCancelledError`, `MethodError`,
         `StateSchemaError`, `FlowDefinitionError` if the class has lost a method that the run waits for, `RunFencedError`,
@@ -325,8 +328,9 @@ class Flow(Uncached, Generic[S]):
         """
         known = parse_run_id(run_id)
         flow = cls(**init)
+        deadline = flow._instance.new_deadline() if "run_timeout" in init else None
         try:
-            return await flow._instance.resume(known, wait)
+            return await flow._instance.resume(known, wait, deadline=deadline)
         except MethodError as error:
             raise from_here(error) from error.__cause__
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from ..errors import FlowDefinitionError
+from .attempting import Attempting
 from .decorators import Mark, Note, Pending, PersistMark, note_of
 from .definition import FlowDefinition, MethodDefinition, Receives, label_of
 from .signatures import UNRESOLVED, declared_labels, received, return_annotation
@@ -37,11 +38,12 @@ def define(cls: type, api: type, local: Mapping[str, Any]) -> FlowDefinition:
     broken: dict[str, set[str]] = {}
     methods: dict[str, MethodDefinition] = {}
     names = (local, {**local, **_names_within(cls)})
+    attempts = Attempting.of_class(cls, problems)
     known = _names_of(cls)
     for name, function, note in _noted(cls, problems, broken):
         if hasattr(api, name):
             problems.append(f"{name} shadows a name of Flow; rename the method")
-        method = _method(name, function, note, names, known, problems, _inherited(cls, name, function))
+        method = _method(name, function, note, names, known, problems, _inherited(cls, name, function), attempts)
         if method is None:
             broken[name] = {mark.kind for mark in note.marks}
         else:
@@ -154,6 +156,7 @@ def _method(
     known: Mapping[int, str],
     problems: list[str],
     inherited: Any,
+    attempts: Attempting,
 ) -> MethodDefinition | None:
     def problem(text: str) -> None:
         problems.append(f"{name} {text}")
@@ -176,6 +179,7 @@ def _method(
         receives, parameters = received(function, condition)
     except ValueError as error:
         problem(str(error))
+    retry, timeout = attempts.of_method(note.marks, problem)
     returns = return_annotation(function, *names)
     if returns is UNRESOLVED:
         returns = inherited
@@ -197,6 +201,8 @@ def _method(
         parameters=parameters,
         returns=inspect.Signature.empty if is_unresolved else returns,
         is_unresolved=is_unresolved,
+        retry=retry,
+        timeout=timeout,
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Literal, Never, Protocol, TypeVar, overload
+from typing import Any, Literal, Never, Protocol, TypedDict, TypeVar, Unpack, overload
 
-from .._keywords import not_taken
+from .._durations import Seconds
+from .._keywords import UNSET, Unset, not_taken
 from ..errors import FlowDefinitionError
+from .retry import Retry
 from .signatures import declared_labels
 from .triggers import AllOf, AnyOf, Trigger
 
@@ -34,6 +36,13 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
+class _Options(TypedDict, total=False):
+    """The keywords that `start`, `listen` and `router` share, for a type checker."""
+
+    retry: Retry | None
+    timeout: Seconds | None
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """One `@start`, `@listen` or `@router` as written. `trigger` is None if none was given."""
@@ -41,6 +50,8 @@ class Mark:
     kind: Literal["start", "listen", "router"]
     trigger: Trigger | None = None
     emit: tuple[Any, ...] | None = None
+    retry: Retry | Unset | None = UNSET
+    timeout: Seconds | Unset | None = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,59 +123,99 @@ def _note_on(function: Any) -> Note:
 
 
 @overload
-def start() -> _Decorator: ...
+def start(**options: Unpack[_Options]) -> _Decorator: ...
 @overload
-def start(condition: Callable[..., Coroutine[Any, Any, R]]) -> _Listening[R]: ...
+def start(condition: Callable[..., Coroutine[Any, Any, R]], **options: Unpack[_Options]) -> _Listening[R]: ...
 @overload
-def start(condition: str | AnyOf | AllOf) -> _Decorator: ...
+def start(condition: str | AnyOf | AllOf, **options: Unpack[_Options]) -> _Decorator: ...
 @overload
-def start(condition: Callable[..., R]) -> _Listening[R]: ...
-def start(condition: Trigger | None = None, *more: Never, **unknown: Never) -> Any:
+def start(condition: Callable[..., R], **options: Unpack[_Options]) -> _Listening[R]: ...
+def start(
+    condition: Trigger | None = None,
+    *more: Never,
+    retry: Retry | Unset | None = UNSET,
+    timeout: Seconds | Unset | None = UNSET,
+    **unknown: Never,
+) -> Any:
     """Run the method when the flow starts, or, with a condition, each time the condition is satisfied.
 
     - `condition`: a method, a label, or a tree of `or_` and `and_`, as for `listen`. None: the method runs when the flow starts.
+    - `retry`, `timeout`: as for `listen`.
     """
-    _check("@start", ("condition",), more, unknown)
-    return Pending(Mark("start", condition))
+    _check("@start", ("condition", "retry", "timeout"), more, unknown)
+    return Pending(Mark("start", condition, None, retry, timeout))
 
 
 @overload
-def listen(condition: Callable[..., Coroutine[Any, Any, R]]) -> _Listening[R]: ...
+def listen(condition: Callable[..., Coroutine[Any, Any, R]], **options: Unpack[_Options]) -> _Listening[R]: ...
 @overload
-def listen(condition: str | AnyOf | AllOf) -> _Decorator: ...
+def listen(condition: str | AnyOf | AllOf, **options: Unpack[_Options]) -> _Decorator: ...
 @overload
-def listen(condition: Callable[..., R]) -> _Listening[R]: ...
-def listen(condition: Trigger | None = None, *more: Never, **unknown: Never) -> Any:
+def listen(condition: Callable[..., R], **options: Unpack[_Options]) -> _Listening[R]: ...
+def listen(
+    condition: Trigger | None = None,
+    *more: Never,
+    retry: Retry | Unset | None = UNSET,
+    timeout: Seconds | Unset | None = UNSET,
+    **unknown: Never,
+) -> Any:
     """Run the method each time the condition is satisfied.
 
     - `condition`: a method, a label, or a tree of `or_` and `and_` over them.
+    - `retry`: a `Retry` policy: when an attempt that raised is followed by another one; None: never. If it is not given, the class
+      attribute `retry` applies, if that is a `Retry`.
+    - `timeout`: how long an attempt may take, in seconds or as a timedelta; then it raises `MethodTimeoutError`. None: no limit. If it
+      is not given, the class attribute `timeout` applies, if that is a number or a timedelta.
 
     A method with one positional parameter receives its trigger's result (for a label: the router's value). A method that waits
     for `and_` and whose parameters are all names of its triggers receives each result by name.
     """
-    _check("@listen", ("condition",), more, unknown)
-    return Pending(Mark("listen", condition))
+    _check("@listen", ("condition", "retry", "timeout"), more, unknown)
+    return Pending(Mark("listen", condition, None, retry, timeout))
 
 
 @overload
-def router(*, emit: Iterable[Any] | None = None) -> _Decorator: ...
+def router(*, emit: Iterable[Any] | None = None, **options: Unpack[_Options]) -> _Decorator: ...
 @overload
-def router(condition: Callable[..., Coroutine[Any, Any, R]], *, emit: Iterable[Any] | None = None) -> _Listening[R]: ...
+def router(
+    condition: Callable[..., Coroutine[Any, Any, R]],
+    *,
+    emit: Iterable[Any] | None = None,
+    **options: Unpack[_Options],
+) -> _Listening[R]: ...
 @overload
-def router(condition: str | AnyOf | AllOf, *, emit: Iterable[Any] | None = None) -> _Decorator: ...
+def router(
+    condition: str | AnyOf | AllOf,
+    *,
+    emit: Iterable[Any] | None = None,
+    **options: Unpack[_Options],
+) -> _Decorator: ...
 @overload
-def router(condition: Callable[..., R], *, emit: Iterable[Any] | None = None) -> _Listening[R]: ...
-def router(condition: Trigger | None = None, *more: Never, emit: Iterable[Any] | None = None, **unknown: Never) -> Any:
+def router(
+    condition: Callable[..., R],
+    *,
+    emit: Iterable[Any] | None = None,
+    **options: Unpack[_Options],
+) -> _Listening[R]: ...
+def router(
+    condition: Trigger | None = None,
+    *more: Never,
+    emit: Iterable[Any] | None = None,
+    retry: Retry | Unset | None = UNSET,
+    timeout: Seconds | Unset | None = UNSET,
+    **unknown: Never,
+) -> Any:
     """Run the method like a listener; the value that it returns becomes a label that other methods listen to.
 
     - `condition`: as for `listen`. Without one, `@router` is stacked under `@start(...)` or `@listen(...)`.
     - `emit`: the labels that it may return: a list of them, an `Enum` or a `Literal`. Without it, the return annotation declares
       them (`Literal` or an `Enum`).
+    - `retry`, `timeout`: as for `listen`.
 
     None is no label. Returning a label that is not declared raises `UnknownLabelError` at run time.
     """
-    _check("@router", ("condition", "emit"), more, unknown)
-    return Pending(Mark("router", condition, None if emit is None else _emitted(emit)))
+    _check("@router", ("condition", "emit", "retry", "timeout"), more, unknown)
+    return Pending(Mark("router", condition, None if emit is None else _emitted(emit), retry, timeout))
 
 
 @overload

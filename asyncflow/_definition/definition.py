@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
+from .retry import Retry
 from .triggers import AnyOf, Condition, names_in, required_names
 
 __all__ = ["FlowDefinition", "MethodDefinition", "Reached", "Receives", "label_of"]
@@ -45,6 +46,10 @@ class MethodDefinition:
     """Every name that its condition mentions."""
     once_a_cycle: bool = False
     """Whether its outermost condition is an `or_` of two or more parts."""
+    retry: Retry | None = None
+    """What follows when an attempt of it raises; None: it is not tried again."""
+    timeout: float | None = None
+    """The seconds that an attempt may take; None for no limit."""
     fewest: int = 0
     """The minimum number of names that must have arrived before its condition can be satisfied."""
 

@@ -11,6 +11,7 @@ from .._runtime.recorder import Recorder
 from .._waiting import to_its_end
 from ..errors import CapabilityMissingError, RunFencedError
 from ..persistence.checkpoint import Checkpoint, decode_progress
+from ..persistence.outcome import Cancelled
 from ..persistence.protocol import CheckpointLog, FlowPersistence, Ownership, offers, session
 from . import call_errors as refusals
 from .ownership import release_run
@@ -88,7 +89,7 @@ async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: i
         is_log=offers(persistence, CheckpointLog),
         clock=time.time,
     )
-    await Recorder(persistence, chain).commit(chain.cancelled(decode_progress(newest.progress or b"")))
+    await Recorder(persistence, chain).commit(chain.ended(decode_progress(newest.progress or b""), Cancelled()))
 
 
 def _owner(persistence: object) -> Ownership | None:

@@ -8,9 +8,11 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from .._failure import FailedAttempt
+from .._runtime.attempts import attempt_of
 from ..errors import CapabilityMissingError, CheckpointCorruptError
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, decode_transition, state_after
-from ..persistence.outcome import Failed, decode_outcome
+from ..persistence.outcome import Failed, StoredFailure, decode_outcome
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers, session
 from ..persistence.status import Kind, Status
 from . import call_errors as refusals
@@ -39,7 +41,7 @@ class HistoryEntry:
     skipped: tuple[str, ...] = ()
     """The `or_` listeners that were not started again."""
     error: str = ""
-    """The type and message of the exception, for a failure."""
+    """The type and message of the exception, for a failure and a failed attempt."""
     traceback: str = field(default="", repr=False)
     """Its traceback, as text."""
 
@@ -80,8 +82,7 @@ def entries(rows: Sequence[Checkpoint]) -> list[HistoryEntry]:
         changed: dict[str, Any] = {}
         if row.state is not None:
             before, changed = _changed(before, from_json(state or b"{}"))
-        outcome = None if row.outcome is None else decode_outcome(row.outcome)
-        failure = outcome.newest if isinstance(outcome, Failed) else None
+        failure = _failure(row)
         skipped = () if row.changes is None else decode_transition(row.changes).skipped
         error = "" if failure is None else f"{failure.type}: {failure.message}"
         found.append(
@@ -91,6 +92,14 @@ def entries(rows: Sequence[Checkpoint]) -> list[HistoryEntry]:
             )
         )
     return found
+
+
+def _failure(row: Checkpoint) -> StoredFailure | FailedAttempt | None:
+    """Return the exception whose checkpoint this is, if it is one of an exception."""
+    if row.kind == "retrying":
+        return attempt_of(row)[0]
+    outcome = None if row.outcome is None or row.kind != "failed" else decode_outcome(row.outcome)
+    return outcome.newest if isinstance(outcome, Failed) else None
 
 
 def _changed(before: dict[str, bytes], state: dict[str, Any]) -> tuple[dict[str, bytes], dict[str, Any]]:

@@ -11,13 +11,15 @@ from typing import Any, cast
 import anyio
 
 from .._runtime.engine import Engine
+from .._runtime.failures import run_timed_out
 from .._runtime.outputs import Outputs
 from .._runtime.scope import current_scope
 from .._runtime.state_version import detached_copy
 from .._scheduling.messages import Command
 from .._waiting import protect_from_interrupts, to_its_end
-from ..errors import RunCancelledError, RunLockedError, StorageReadOnlyError
+from ..errors import RunCancelledError, RunLockedError, RunTimeoutError, StorageReadOnlyError
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.outcome import Cancelled, Failed
 from ..persistence.protocol import session
 from ..persistence.status import Status
 from ..state import new_run_id, reconcile_run_ids
@@ -27,7 +29,7 @@ from .json_inputs import state_from_json
 from .loading import Stored, load, load_owned
 from .matching import are_its_inputs, by_field, check_flow
 from .ownership import Claim, can_create, owned, owned_by_creating, owned_within
-from .passes import begin, commit_resumed, commit_start, recorder_of, resume_pass
+from .passes import begin, commit_end, commit_resumed, commit_start, resume_pass
 from .snapshot import RunSnapshot
 
 __all__ = ["Instance"]
@@ -164,8 +166,8 @@ class Instance(RunSnapshot):
         await claim.acquire(run_id)
         return None
 
-    async def resume(self, run_id: str, wait: float = 0.0) -> Any:
-        """Resume a run, or return the stored result of a finished one."""
+    async def resume(self, run_id: str, wait: float = 0.0, *, deadline: float | None = None) -> Any:
+        """Resume a run, or return the stored result of a finished one. `deadline`: see `Resumed`."""
         persistence = self.storage("resume")
         with self.driving():
             try:
@@ -175,7 +177,7 @@ class Instance(RunSnapshot):
                         raise refusals.unknown_run(self.setup.persistence, run_id, None)
                     self.show(stored)
                     if self.status not in ("cancelled", "finished"):
-                        return await self._drive(*await self._resume_pass(stored, claim), claim)
+                        return await self._drive(*await self._resume_pass(stored, claim, deadline), claim)
             except StorageReadOnlyError:
                 stored = await self._ended_if_read_only(run_id)
                 if stored is None or stored.checkpoint.status == "failed":
@@ -192,11 +194,11 @@ class Instance(RunSnapshot):
             stored = await load(self.setup, run_id)
         return None if stored is None or stored.checkpoint.status == "running" else stored
 
-    async def _resume_pass(self, stored: Stored, claim: Claim) -> Prepared:
+    async def _resume_pass(self, stored: Stored, claim: Claim, deadline: float | None = None) -> Prepared:
         """Commit a resume. Continue with this instance's own state, copied, if it equals the stored one: it may have values not stored."""
         state = self.state_to_continue(stored)
         mine = stored if state is stored.state else replace(stored, state=detached_copy(state))
-        engine, commands, checkpoint = resume_pass(self.setup, self.flow, mine, claim)
+        engine, commands, checkpoint = resume_pass(self.setup, self.flow, mine, claim, deadline)
         self._switch_to(stored.checkpoint.run_id)
         await self._committed(commit_resumed(engine, checkpoint), stored)
         return engine, commands
@@ -238,10 +240,10 @@ class Instance(RunSnapshot):
                 await self.on_started()
             self.result = await engine.drive(commands)
             return self.result
-        except RunCancelledError as error:
-            if not engine.is_cancelled or error is not engine.stopped:
+        except (RunCancelledError, RunTimeoutError) as error:
+            if not (engine.is_cancelled or engine.is_timed_out) or error is not engine.stopped:
                 raise  # a method raised it, about another run
-            cancelled = error
+            ended = error
         finally:
             try:
                 await self._sync_after_run(engine, claim)
@@ -251,8 +253,8 @@ class Instance(RunSnapshot):
                 if self._ended is not None:
                     self._ended.set()
         if cast(str, self.status) != "finished":
-            raise cancelled
-        return self.result  # its last checkpoint was being committed when it was cancelled: it had finished
+            raise ended
+        return self.result  # its last checkpoint was being committed when it was ended: it had finished
 
     async def _sync_after_run(self, engine: Engine, claim: Claim) -> None:
         """Update what this instance shows of the run. If the run was stopped, load it: a commit may have been in progress."""
@@ -267,14 +269,16 @@ class Instance(RunSnapshot):
             return
         if engine.is_cancelled:
             await to_its_end(lambda: self._cancelled_durably(claim))
-        if self.is_read or engine.is_cancelled:
+        elif isinstance(late := engine.stopped, RunTimeoutError):
+            await to_its_end(lambda: self._record_end(claim, run_timed_out(late, engine.pass_number)))
+        if self.is_read or engine.is_cancelled or engine.is_timed_out:
             with contextlib.suppress(Exception):  # a backend may raise anything; report what ended the run
                 await to_its_end(self._reload)
 
     async def _cancelled_durably(self, claim: Claim) -> None:
         """Record that the run was cancelled. If that fails, report the error to the caller of `cancel()`."""
         try:
-            await self._record_cancel(claim)
+            await self._record_end(claim, Cancelled())
         except Exception as error:  # a backend may raise anything; no caller may believe that the run is cancelled
             self._cancel_error = error
             raise
@@ -300,7 +304,7 @@ class Instance(RunSnapshot):
         with self.driving():
             self._run_id = self.run_id  # that of a given state
             async with session(persistence), owned(persistence, self._run_id, is_new=False) as claim:
-                await self._record_cancel(claim)
+                await self._record_end(claim, Cancelled())
                 self.show(await self.found(self._run_id))
 
     def wind_down(self) -> None:
@@ -333,20 +337,14 @@ class Instance(RunSnapshot):
             if self._cancel_error is not None:
                 raise self._cancel_error
 
-    async def _record_cancel(self, claim: Claim) -> None:
-        """Store the cancellation after the newest stored checkpoint, unless the run is finished or cancelled.
-
-        The first of two such endings counts; a failed run can be cancelled. A commit that was in progress at the cancellation may have
-        been withdrawn or stored. It may have been the last method's end.
-        """
+    async def _record_end(self, claim: Claim, end: Cancelled | Failed) -> None:
+        """Store a cancellation, or that the time limit passed, after the newest checkpoint, which may have been the last method's end."""
         if self.setup.persistence is None:
             return
-        stored = await self.found(self._run_id)
-        if stored.checkpoint.status not in ("finished", "cancelled"):
-            c = stored.checkpoint
-            recorder = recorder_of(self.setup, self._run_id, claim, c, c.pass_number, c.inputs)
-            await recorder.commit(recorder.chain.cancelled(stored.progress))
-            claim.is_over = True
+        stored, is_cancelled = await self.found(self._run_id), isinstance(end, Cancelled)
+        if stored.checkpoint.status == "running" or (is_cancelled and stored.checkpoint.status == "failed"):
+            await commit_end(self.setup, stored, claim, end)
+            claim.is_over = is_cancelled
 
     # ---- helpers -----------------------------------------------------------------------------------------------
 
@@ -378,7 +376,7 @@ def _status_after(engine: Engine) -> Status:
         return "finished"
     if engine.is_cancelled:
         return "cancelled" if engine.recorder is None else "interrupted"
-    return "failed" if engine.has_failed else "interrupted"
+    return "failed" if engine.has_failed or engine.is_timed_out else "interrupted"
 
 
 class _Driving:

@@ -13,7 +13,7 @@ from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
 from ..errors import RunFencedError, RunLockedError
 from ..persistence.checkpoint import Checkpoint
-from ..persistence.outcome import Cancelled
+from ..persistence.outcome import Cancelled, Failed
 from ..persistence.protocol import CheckpointLog, offers
 from ..persistence.status import Kind, Status
 from .loading import Stored
@@ -21,7 +21,7 @@ from .matching import check_resumable
 from .ownership import Claim
 from .setup import Setup
 
-__all__ = ["begin", "commit_resumed", "commit_start", "recorder_of", "resume_pass", "write_snapshot"]
+__all__ = ["begin", "commit_end", "commit_resumed", "commit_start", "recorder_of", "resume_pass", "write_snapshot"]
 
 
 async def begin(
@@ -45,8 +45,12 @@ async def begin(
     recorder = (
         recorder_of(setup, run_id, claim, after, pass_number, inputs) if is_stored and claim is not None else None
     )
-    engine = Engine(flow, setup.settings, setup.codecs, run_id, pass_number, recorder, Progress(), first, data)
-    commands, checkpoint, _ = engine.journal.happened(Started(), state=data, is_snapshot=True)
+    engine = Engine(
+        *(flow, setup.settings, setup.codecs, run_id, pass_number, recorder, Progress(), first, data, setup.clock)
+    )
+    limit = setup.settings.run_timeout
+    started = Started() if limit is None else Started(setup.clock() + limit)
+    commands, checkpoint, _ = engine.journal.happened(started, state=data, is_snapshot=True)
     return engine, commands, checkpoint
 
 
@@ -69,15 +73,23 @@ async def commit_resumed(engine: Engine, checkpoint: Checkpoint | None) -> None:
         await engine.recorder.commit(checkpoint)
 
 
+async def commit_end(setup: Setup, stored: Stored, claim: Claim, end: Cancelled | Failed) -> None:
+    """Commit a cancellation, or that the time limit passed, after a stored checkpoint."""
+    c = stored.checkpoint
+    recorder = recorder_of(setup, c.run_id, claim, c, c.pass_number, c.inputs)
+    await recorder.commit(recorder.chain.ended(stored.progress, end))
+
+
 RESUMES: Final = 100
 """Resumes in a row without progress after which the next one is stored as a snapshot: loading reads them all."""
 
 
 def resume_pass(
-    setup: Setup, flow: object, stored: Stored, claim: Claim
+    setup: Setup, flow: object, stored: Stored, claim: Claim, deadline: float | None
 ) -> tuple[Engine, tuple[Command, ...], Checkpoint | None]:
     """Return the engine of an interrupted or failed pass, its first commands, and the checkpoint to commit before them.
 
+    `deadline`: see `Resumed`.
     The checkpoint clears what has failed or was held back. It is None if nothing is left to run: such a run can be resumed any
     number of times, and its log does not grow.
 
@@ -89,9 +101,11 @@ def resume_pass(
     recorder = recorder_of(setup, c.run_id, claim, c, c.pass_number, c.inputs)
     first = Version(0, stored.state)
     settings, codecs = setup.settings, setup.codecs
-    engine = Engine(flow, settings, codecs, c.run_id, c.pass_number, recorder, stored.progress, first, c.state)
+    engine = Engine(
+        flow, settings, codecs, c.run_id, c.pass_number, recorder, stored.progress, first, c.state, setup.clock
+    )
     commands, checkpoint, _ = engine.journal.happened(
-        Resumed(), is_recorded=bool(stored.progress.pending), is_snapshot=not _follows_snapshot(c)
+        Resumed(deadline), is_recorded=bool(stored.progress.pending), is_snapshot=not _follows_snapshot(c)
     )
     return engine, commands, checkpoint
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +11,7 @@ from .._keywords import Unset
 from .._runtime.codecs import Codecs
 from .._runtime.observe import log_events
 from .._runtime.settings import Settings
+from .._runtime.timing import now
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.default import default_persistence
 from ..persistence.protocol import FlowPersistence
@@ -31,8 +31,8 @@ class Setup:
     observe: Callable[[Checkpoint], object] | None = None
     is_declared: bool = False
     """Whether the flow declares its own persistence instead of using the default one."""
-    clock: Callable[[], float] = time.time
-    """Returns the time of a checkpoint, in seconds since the epoch."""
+    clock: Callable[[], float] = now
+    """Returns the time of checkpoints, deadlines and attempts, in seconds since the Unix epoch."""
 
 
 def setup_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import anyio
 
@@ -14,7 +14,7 @@ from .._runtime.failures import stored_failure
 from .._runtime.outputs import Outputs
 from .._runtime.scope import Scope, current_scope, scope_of_thread
 from .._values.copying import copied, same
-from ..errors import InvalidRunIdError, MethodError, RunInputsError, StateError
+from ..errors import FlowDefinitionError, InvalidRunIdError, MethodError, RunInputsError, StateError
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.outcome import Finished
 from ..persistence.protocol import FlowPersistence
@@ -24,7 +24,16 @@ from . import call_errors as refusals
 from .loading import Stored, decoded, load
 from .setup import Setup
 
-__all__ = ["RunSnapshot"]
+__all__ = ["MissingInstance", "RunSnapshot"]
+
+
+class MissingInstance:
+    """Placeholder for the instance of a flow until its constructor has created one. Raises `FlowDefinitionError` on access."""
+
+    def __get__(self, flow: object, cls: type) -> NoReturn:
+        raise FlowDefinitionError(
+            f"{cls.__name__}.__init__ does not call super().__init__(); call it first", problems=["no super"]
+        )
 
 
 class RunSnapshot:
@@ -83,6 +92,11 @@ class RunSnapshot:
         if self._setup is None:
             self._setup = self._make_setup()
         return self._setup
+
+    def new_deadline(self) -> float:
+        """Return when a time limit passes that begins now, in seconds since the Unix epoch; 0 if the flow has none."""
+        limit = self.setup.settings.run_timeout
+        return 0.0 if limit is None else self.setup.clock() + limit
 
     def store_in(self, persistence: FlowPersistence) -> None:
         """Store in this backend, whatever the class declares."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 from pydantic_core import to_json
 
@@ -18,7 +18,7 @@ from ..persistence.checkpoint import (
     encode_transition,
     seal,
 )
-from ..persistence.outcome import Cancelled, Outcome, encode_outcome
+from ..persistence.outcome import Cancelled, Failed, Outcome, encode_outcome
 from ..persistence.status import Kind, Status
 
 __all__ = ["Chain"]
@@ -128,9 +128,10 @@ class Chain:
             self._deltas += checkpoint.size
         return checkpoint
 
-    def cancelled(self, progress: Progress) -> Checkpoint:
-        """Return the checkpoint of a cancellation. It changes neither state nor progress."""
-        return self.prepare("cancelled", "cancelled", progress, outcome=Cancelled(), outcome_only=True)
+    def ended(self, progress: Progress, outcome: Cancelled | Failed) -> Checkpoint:
+        """Return the checkpoint of a cancellation, or of a time limit that passed. It changes neither state nor progress."""
+        end: Literal["cancelled", "failed"] = "cancelled" if isinstance(outcome, Cancelled) else "failed"
+        return self.prepare(end, end, progress, outcome=outcome, outcome_only=True)
 
     def _state_change(self) -> bytes:
         """Return what a delta stores of a state that changed: a patch, or the whole state if a patch saves little."""

@@ -8,8 +8,8 @@ spawns tasks.
 
 from __future__ import annotations
 
-import inspect
 import threading
+from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, Final
 
@@ -17,25 +17,26 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from .._failure import Failure
-from .._scheduling.messages import Command, Finish, MethodRaised, MethodReturned, RunMethod
+from .._scheduling.messages import Command, Finish, Invocation, MethodRaised, MethodReturned, RunLater, RunMethod
 from .._scheduling.progress import Progress
 from .._waiting import calls_user_code
-from ..errors import CheckpointWithdrawnError, RunCancelledError
+from ..errors import CheckpointWithdrawnError, RunCancelledError, RunTimeoutError
 from .codecs import Codecs
 from .contexts import apart, fresh_context, is_same_context
 from .crowd import CROWD, Crowd
-from .failures import limit_error, method_error
+from .failures import limit_error, method_error, run_timeout_error
 from .journal import Happened, Journal
 from .labels import label_returned
 from .large_states import Encoded
 from .outputs import Outputs
 from .recorder import Recorder
 from .results import Results, StoredResults
+from .retries import Retries, failure_of
 from .scope import Scope, current_invocation
 from .settings import Settings
-from .starts import confirm_ownership, start_coroutine, start_in_thread
+from .starts import call_plain, confirm_ownership
 from .state_version import Version
+from .timeouts import until, within
 from .tracebacks import first_leaf, trimmed
 from .versions import StateVersions
 
@@ -50,19 +51,19 @@ class Engine:
 
     __slots__ = (
         *(
+            "_clock",
             "_concurrent",
             "_crowd",
             "_group",
             "_methods",
             "_prefix",
+            "_retries",
             "_scope",
             "_steps",
             "_stopped",
-            "flow",
-            "is_cancelled",
         ),
-        *("is_finished", "journal", "output", "outputs", "pass_number", "recorder", "run_id", "running", "settings"),
-        *("thread", "versions"),
+        *("flow", "is_cancelled", "is_finished", "journal", "output", "outputs", "pass_number", "recorder", "run_id"),
+        *("running", "settings", "thread", "versions"),
     )
 
     def __init__(
@@ -76,8 +77,9 @@ class Engine:
         progress: Progress,
         first: Version,
         data: bytes | None,
+        clock: Callable[[], float],
     ) -> None:
-        """`first`: the state with which the pass starts or continues. `data`: its bytes, if the run is stored."""
+        """`first`: the state with which the pass starts or continues. `data`: its bytes, if the run is stored. `clock`: see `Chain`."""
         chain = None if recorder is None else recorder.chain
         self.flow = flow
         self.settings = settings
@@ -89,7 +91,6 @@ class Engine:
         fails_early = settings.on_error == "cancel"
         self.journal = Journal(settings.definition, progress, results, chain, fails_early=fails_early)
         self.outputs = Outputs()
-        """The latest result of each method."""
         self.output: Any = None
         self.is_finished = False
         self.is_cancelled = False
@@ -97,6 +98,9 @@ class Engine:
         self.running: dict[str, Scope] = {}
         """The invocations whose methods are running, by invocation key."""
         self.thread = threading.get_ident()
+        self._clock = clock
+        self._retries: Retries | None = None
+        """Set once an attempt has failed that may be followed by another one."""
         self._steps = 0
         self._stopped: BaseException | None = None
         self._scope: anyio.CancelScope | None = None
@@ -107,7 +111,6 @@ class Engine:
         """Set when many invocations run at once: they take turns."""
         self._methods = settings.definition.methods
         self._prefix = f"{run_id}/{pass_number}/"
-        """The prefix of the ids of this pass's invocations."""
 
     # ---- driving -----------------------------------------------------------------------------------------------
 
@@ -118,10 +121,13 @@ class Engine:
         KeyboardInterrupt. All tasks of the pass have ended by then.
         """
         with anyio.CancelScope() as self._scope:
-            scope = await apart(self._work(self._next(commands)))
-            if self._concurrent:
-                await apart(self._work_together(scope))
-        if self._stopped is not None and not (self.is_cancelled and self.is_finished):
+            if self.journal.progress.deadline:
+                await until(
+                    self.journal.progress.deadline, self._clock, lambda: self._work_all(commands), self._time_out
+                )
+            else:
+                await self._work_all(commands)
+        if self._stopped is not None and not ((self.is_cancelled or self.is_timed_out) and self.is_finished):
             raise self._stopped
         if failures := self.journal.failures:
             raise method_error(type(self.flow).__name__, self.run_id, failures, self.recorder is not None)
@@ -158,11 +164,26 @@ class Engine:
         """End the run at its next checkpoints: let running methods finish and store their ends, but start nothing more."""
         if self._stopped is None:
             self._stopped = why
+        if self._retries is not None:
+            self._retries.end_pauses()
 
     def cancel(self, why: RunCancelledError) -> None:
         """Stop the run permanently: whatever else ends it meanwhile, it counts as cancelled, unless it has finished by then."""
         self.is_cancelled = True
         self.stop(why)
+
+    def _time_out(self) -> None:
+        self.stop(run_timeout_error(type(self.flow).__name__, self.run_id, self.journal.failures, self.recorder))
+
+    @property
+    def is_timed_out(self) -> bool:
+        """Whether the pass ended because its time limit passed."""
+        return isinstance(self._stopped, RunTimeoutError)
+
+    async def _work_all(self, commands: tuple[Command, ...]) -> None:
+        scope = await apart(self._work(self._next(commands)))
+        if self._concurrent:
+            await apart(self._work_together(scope))
 
     async def _work_together(self, first: Scope | None) -> None:
         """Continue in a task group once more than one invocation has to run. Opening a task group costs half a step."""
@@ -199,7 +220,7 @@ class Engine:
         """
         try:
             while scope is not None and self._stopped is None and not self._concurrent:
-                scope = self._next(await self._step(scope, turn))
+                scope = self._next(await (self._step if scope.due is None else self._later_step)(scope, turn))
                 turn = 0
         except anyio.get_cancelled_exc_class() as cancelled:
             if self._scope is not None and not self._scope.cancel_called:
@@ -217,12 +238,10 @@ class Engine:
         """Launch the invocations that the commands start, in order. Return the first one instead, to run it in this task."""
         first: Scope | None = None
         for command in commands:
-            if type(command) is RunMethod:  # `match` takes six times as long, at each step
-                invocation = command.invocation
-                method = self._methods[invocation.method]
-                # A merged version shares values with older versions.
-                is_alone = len(self.journal.progress.pending) == 1 and self.versions.committed is self.versions.newest
-                scope = Scope(self.flow, method, invocation, self._prefix, self.versions.committed, is_alone)
+            if type(command) is RunMethod or type(command) is RunLater:  # `match` takes six times as long, at each step
+                scope = self._scope_of(command.invocation)
+                if type(command) is RunLater:
+                    scope.due = command.at
                 if first is None:
                     first = scope
                 elif self._group is None:
@@ -235,6 +254,16 @@ class Engine:
             # else Fail: every task has ended, so the task group ends too, and `drive` raises
         return first
 
+    def _scope_of(self, invocation: Invocation) -> Scope:
+        progress, versions = self.journal.progress, self.versions
+        # A merged version shares values with older versions.
+        is_alone = len(progress.pending) == 1 and versions.committed is versions.newest
+        method = self._methods[invocation.method]
+        scope = Scope(self.flow, method, invocation, self._prefix, versions.committed, is_alone)
+        if progress.attempts and scope.key in progress.attempts:
+            scope.attempt += progress.attempts[scope.key].failed
+        return scope
+
     async def _step(self, scope: Scope, turn: int) -> tuple[Command, ...]:
         """Run one invocation, commit its end, and return the commands that follow from it."""
         try:
@@ -243,14 +272,16 @@ class Engine:
             if self._crowd is not None:
                 await self._crowd.wait(turn, len(self.journal.progress.pending))
             encoded = None
-            if (self.versions.is_large or self.recorder is None) and self.versions.takes_long(draft):
-                encoded = await self.versions.encoded(draft) if self._may_wait(scope) else None
+            if self.versions.takes_long(draft) and self._may_wait(scope):
+                encoded = await self.versions.encoded(draft)
             version, (commands, checkpoint, result) = self._returned(scope, draft, result, encoded)
             is_well = True
         except Exception as error:  # a user's method may raise anything
-            if self._is_refusal(error):
+            if self.recorder is not None and error is self.recorder.refusal:
                 raise  # the method has not started
             await self._wait_turn(turn)
+            if await self._is_conflict(scope, error):
+                return (RunMethod(scope.invocation),)
             version, (commands, checkpoint, result) = self._raised(scope, error)
             is_well = False
         finally:
@@ -263,37 +294,48 @@ class Engine:
             self.versions.committed = version
         if is_well:
             self.outputs[scope.method.name] = result
-        elif self.settings.on_error == "cancel":
-            self._cancel_others()  # not earlier: that could withdraw the commit that records this failure
+        else:
+            self._end_others(scope)  # not earlier: that could withdraw the commit that records this failure
         return commands
 
-    def _cancel_others(self) -> None:
-        if self._scope is not None:
+    async def _later_step(self, scope: Scope, turn: int) -> tuple[Command, ...]:
+        """Wait for the next attempt of an invocation, and make it on the state of that time, unless the pass ends meanwhile."""
+        if not await self._retries_of_pass().pause(scope) or self._stopped is not None:
+            return ()  # it is stored: a resume continues here
+        self.journal.progress.wake(scope.key)
+        return await self._step(self._scope_of(scope.invocation), turn)
+
+    async def _is_conflict(self, scope: Scope, error: Exception) -> bool:
+        """Whether the invocation is run again because of a merge conflict. Wait for the state that it is run on."""
+        return scope.method.retry is not None and await self._retries_of_pass().is_conflict(scope, error)
+
+    def _end_others(self, scope: Scope) -> None:
+        """After a failure: let no further attempt start, and cancel the other methods if the flow says so."""
+        if scope.key not in self.journal.progress.failed:
+            return
+        if self._retries is not None:
+            self._retries.end_pauses()
+        if self.settings.on_error == "cancel" and self._scope is not None:
             self._scope.cancel()
+
+    def _retries_of_pass(self) -> Retries:
+        if self._retries is None:
+            self._retries = Retries(self.journal.progress, self.versions, self._clock)
+        return self._retries
 
     async def _wait_turn(self, turn: int) -> None:
         if self._crowd is not None:
             await self._crowd.wait(turn, len(self.journal.progress.pending))
 
-    def _is_refusal(self, error: Exception) -> bool:
-        return self.recorder is not None and error is self.recorder.refusal
-
     # ---- one invocation ----------------------------------------------------------------------------------------
 
     @calls_user_code
     async def _call(self, scope: Scope) -> Any:
-        method, invocation, flow, journal = scope.method, scope.invocation, self.flow, self.journal
+        method, invocation, flow = scope.method, scope.invocation, self.flow
         limit = self.settings.max_method_calls
         if limit is not None and invocation.occurrence > limit:
             raise limit_error(self.settings.name, self.run_id, method.name, limit)
-        args: list[Any] = []
-        named: dict[str, Any] = {}
-        for name, source in invocation.arguments:
-            value = journal.results.received(source, journal.progress.results.get(source))
-            if name:
-                named[name] = value
-            else:
-                args.append(value)
+        args, named = self.journal.arguments(invocation)
         recorder = self.recorder
         if recorder is None:
             self._steps += 1
@@ -306,11 +348,10 @@ class Engine:
             if method.is_async:
                 if recorder is not None and recorder.fence is not None and not recorder.fence.holds(recorder.stretch):
                     await confirm_ownership(recorder)
-                result = await method.function(flow, *args, **named)
+                body = method.function(flow, *args, **named)
+                result = await (body if method.timeout is None else within(method.timeout, body, scope))
             else:
-                result = await start_in_thread(recorder, lambda: method.function(flow, *args, **named))
-                if inspect.iscoroutine(result):  # a plain wrapper around an async function
-                    result = await start_coroutine(recorder, result)
+                result = await call_plain(recorder, scope, lambda: method.function(flow, *args, **named))
             is_changed = not is_same_context(copy_context(), context)
         finally:
             del self.running[scope.key]
@@ -342,9 +383,18 @@ class Engine:
         return version, happened
 
     def _raised(self, scope: Scope, error: Exception) -> tuple[Version, Happened]:
-        """Record the end of a method that raised. Its draft is dropped."""
-        failure = Failure(scope.method.name, scope.invocation_id, trimmed(error))
-        happened = self.journal.happened(
-            MethodRaised(scope.key), key=scope.key, failure=failure, is_recorded=self.settings.checkpoints_all
-        )
-        return self.versions.newest, happened
+        """Record the end of an attempt that raised: its draft is dropped. It is tried again, or has failed."""
+        settings, versions = self.settings, self.versions
+        failure = failure_of(scope, trimmed(error), self.journal.progress, self._clock())
+        retry_at = None if scope.method.retry is None else self._retries_of_pass().next_at(scope, error)
+        raised, version = MethodRaised(scope.key, retry_at), versions.newest
+        if retry_at is None:
+            is_recorded = settings.checkpoints_all
+            return version, self.journal.happened(raised, key=scope.key, failure=failure, is_recorded=is_recorded)
+        state, is_recorded = None, settings.checkpoints(scope.method)
+        if is_recorded and not settings.checkpoints_all:  # the newest state may not be stored yet
+            state, version = versions.leave(scope.base, scope.method.name, [], None, is_recorded)
+        happened = self.journal.attempt_failed(raised, failure, state, is_recorded)
+        if state is not None:
+            versions.publish(version, state, scope.method.name, is_alone=True)
+        return version, happened

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from .._definition.definition import MethodDefinition
-from .._failure import Failure
+from .._failure import Failure, type_of
 from ..errors import (
     AsyncflowError,
     LimitExceededError,
     MethodError,
     MethodErrorGroup,
     RecordedException,
+    RunTimeoutError,
     StateConflictError,
     StateError,
     UnknownLabelError,
@@ -20,6 +21,7 @@ from ..errors import (
 from ..merge import Conflict
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.outcome import Failed, StoredFailure, decode_outcome
+from .attempts import decode_attempts, encodable, encode_attempts
 
 __all__ = [
     "changed_id_error",
@@ -28,6 +30,8 @@ __all__ = [
     "limit_error",
     "method_error",
     "method_label_error",
+    "run_timed_out",
+    "run_timeout_error",
     "stored_failure",
     "stored_failures",
     "undeclared_label_error",
@@ -55,9 +59,30 @@ def method_error(flow: str, run_id: str, failures: Sequence[Failure], is_stored:
     return _of_failures(f"{named}. {advice}", failures, run_id=run_id)
 
 
+def run_timeout_error(flow: str, run_id: str, failures: Sequence[Failure], recorder: object) -> RunTimeoutError:
+    """Return the error of a run whose time limit passed. `failures`: what its methods had raised by then."""
+    if recorder is None:
+        advice = "The run has no persistence, so nothing is saved"
+    else:
+        advice = (
+            f"What had completed is saved as run {run_id}. `await {flow}.resume({run_id!r}, run_timeout=...)` continues it with a new "
+            "time limit"
+        )
+    text = f"{flow} did not finish within its run_timeout; its running methods were cancelled. {advice}"
+    return RunTimeoutError(text, failures=failures, run_id=run_id)
+
+
+def run_timed_out(error: RunTimeoutError, pass_number: int) -> Failed:
+    """Return what to store of a run whose time limit passed."""
+    return failed_with([*error.failures, Failure("", f"{error.run_id}/{pass_number}/", error)], is_over=True)
+
+
 def stored_failure(flow: str, c: Checkpoint) -> MethodError:
     """Return the error of a run that failed elsewhere or earlier. The exceptions themselves are gone; their texts are stored."""
     failures = stored_failures(c)
+    if failures and failures[-1].type == type_of(RunTimeoutError("")):
+        *before, late = failures
+        return RunTimeoutError(late.message, failures=before, run_id=c.run_id, seq=c.seq)
     what = _named(flow, failures, lambda f: f.type, lambda f: f.message) if failures else "a method raised"
     text = (
         f"run {c.run_id} has failed: {what}. What had completed is saved. `await {flow}.resume({c.run_id!r})` runs only what failed "
@@ -83,7 +108,15 @@ def _recorded(c: Checkpoint, f: StoredFailure) -> Failure:
         method=f.method,
         seq=c.seq,
     )
-    return Failure(f.method, f"{c.run_id}/{c.pass_number}/{f.invocation or c.method or f.method}", exception)
+    attempts = decode_attempts(f.attempts)
+    return Failure(
+        f.method,
+        f"{c.run_id}/{c.pass_number}/{f.invocation or c.method or f.method}",
+        exception,
+        attempts[:-1],
+        attempts[-1].number if attempts else 1,
+        attempts[-1].at if attempts else 0.0,
+    )
 
 
 def _of_failures(text: str, failures: Sequence[Failure], **where: Any) -> MethodError:
@@ -102,7 +135,8 @@ def _named(
     for f in failures[:NAMED]:
         text = text_of(f)
         key = f.invocation_id.rpartition("/")[2]
-        named.append(f"{flow}.{f.method} raised {type_of(f)} ({key})" + (f": {text}" if text else ""))
+        often = f", attempt {f.number}" if f.number > 1 else ""
+        named.append(f"{flow}.{f.method} raised {type_of(f)} ({key}{often})" + (f": {text}" if text else ""))
     more = len(failures) - len(named)
     return ", ".join(named) + (f", and {more} more raised" if more else "")
 
@@ -176,7 +210,7 @@ def failed_with(failures: Sequence[Failure], *, is_over: bool) -> Failed:
     earlier: list[StoredFailure] = []
     size = 0
     for each in map(_stored, failures[:-1][:EARLIER] if is_over else ()):
-        size += sum(map(len, (each.method, each.type, each.message, each.traceback, each.invocation)))
+        size += sum(map(len, (each.method, each.type, each.message, each.traceback, each.invocation, each.attempts)))
         if size <= EARLIER_BYTES:
             earlier.append(each)
     return Failed((*earlier, _stored(failures[-1])))
@@ -185,4 +219,5 @@ def failed_with(failures: Sequence[Failure], *, is_over: bool) -> Failed:
 def _stored(failure: Failure) -> StoredFailure:
     invocation = failure.invocation_id.rpartition("/")[2]
     texts = failure.method, failure.type, failure.message, failure.traceback, invocation
-    return StoredFailure(*(text.encode("utf-8", "replace").decode() for text in texts))
+    attempts = encode_attempts(failure.attempts) if failure.number > 1 else ""
+    return StoredFailure(*[*map(encodable, texts), attempts])

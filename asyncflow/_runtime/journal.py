@@ -10,12 +10,23 @@ from typing import Any, Final
 from .._definition.definition import FlowDefinition
 from .._failure import Failure
 from .._scheduling.advance import advance
-from .._scheduling.messages import Command, Fail, Finish, Happening, MethodRaised, MethodReturned, Resumed, Started
+from .._scheduling.messages import (
+    Command,
+    Fail,
+    Finish,
+    Happening,
+    Invocation,
+    MethodRaised,
+    MethodReturned,
+    Resumed,
+    Started,
+)
 from .._scheduling.progress import Progress
 from .._values.copying import ATOMS
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.outcome import Finished, Outcome
 from ..persistence.status import Kind, Status
+from .attempts import encode_attempt
 from .chain import Chain
 from .failures import failed_with
 from .results import Results
@@ -101,8 +112,38 @@ class Journal:
         )
         return commands, checkpoint, result
 
+    def arguments(self, invocation: Invocation) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments of an invocation, positional and by name: the results of its triggers, each a value of its own."""
+        args: list[Any] = []
+        named: dict[str, Any] = {}
+        for name, source in invocation.arguments:
+            value = self.results.received(source, self.progress.results.get(source))
+            if name:
+                named[name] = value
+            else:
+                args.append(value)
+        return args, named
+
+    def attempt_failed(
+        self, raised: MethodRaised, failure: Failure, state: bytes | None, is_recorded: bool
+    ) -> Happened:
+        """Record an attempt that failed, and is followed by another one: after a resume, if the pass is failing."""
+        transition, commands = advance(self._definition, self.progress, raised)
+        ends = type(commands[0]) if commands else None
+        error = encode_attempt(failure.attempts[-1])
+        self.progress.fold(transition, error)
+        if self._chain is None or not (is_recorded or ends is Fail):
+            return commands, None, None
+        status: Status
+        outcome: Outcome | None
+        status, outcome = self._failed(ends, None) if self.failures else ("running", None)
+        checkpoint = self._chain.prepare(
+            *("retrying", status, self.progress, transition, state, raised.key, error, outcome, False, not is_recorded)
+        )
+        return commands, checkpoint, None
+
     def _failed(self, ends: type[Command] | None, failure: Failure | None) -> tuple[Status, Outcome | None]:
-        """Return the status of a run in which a method has failed, and the outcome, if this happening is a failure."""
+        """Return the status of a run in which a method has failed, and the outcome, if this happening is a failure or ends the pass."""
         is_over = ends is Fail
         status: Status = "failed" if is_over or self._fails_early else "running"
-        return status, None if failure is None else failed_with(self.failures, is_over=is_over)
+        return status, failed_with(self.failures, is_over=is_over) if is_over or failure is not None else None

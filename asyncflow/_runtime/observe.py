@@ -9,6 +9,7 @@ from ..events import (
     Event,
     MethodFailed,
     MethodFinished,
+    MethodRetrying,
     MethodSkipped,
     RunCancelled,
     RunFailed,
@@ -19,6 +20,7 @@ from ..events import (
 )
 from ..persistence.checkpoint import Checkpoint, decode_transition
 from ..persistence.outcome import Failed, decode_outcome
+from .attempts import attempt_of
 
 __all__ = ["events_from", "log_events"]
 
@@ -35,17 +37,19 @@ def events_from(c: Checkpoint) -> list[Event]:
             found.append((RunResumed, {"pass_number": c.pass_number}))
         case "method" | "finished":
             found += _ended(c)
-        case "failed":
+        case "failed" if c.method:
             failed = None if c.outcome is None else decode_outcome(c.outcome)
             failure = failed.newest.type if isinstance(failed, Failed) else ""
             found.append((MethodFailed, {"invocation": c.method, "type": failure}))
+        case "retrying":
+            found.append((MethodRetrying, _retrying(c)))
         case "cancelled":
             found.append((RunCancelled, {}))
         case "edited":
             found.append((StateEdited, {}))
     if c.kind == "finished":
         found.append((RunFinished, {}))
-    if c.status == "failed" and c.kind in ("method", "failed"):
+    if c.status == "failed" and c.kind in ("method", "failed", "retrying"):
         found.append((RunFailed, {}))
     where: dict[str, Any] = {"run_id": c.run_id, "flow": c.flow, "seq": c.seq, "at": c.at}
     return [cls(**where, n=n, **fields) for n, (cls, fields) in enumerate(found)]
@@ -60,6 +64,13 @@ def _ended(c: Checkpoint) -> list[tuple[type[Event], dict[str, Any]]]:
         enabled, skipped = tuple([invocation.key for invocation in transition.enabled]), transition.skipped
     ends = [(MethodFinished, {"invocation": c.method, "enabled": enabled})] if c.method else []
     return [*ends, *[(MethodSkipped, {"method": m, "invocation": c.method}) for m in skipped]]
+
+
+def _retrying(c: Checkpoint) -> dict[str, Any]:
+    """Return the fields of an attempt that failed and is followed by another one."""
+    failed, due = attempt_of(c)
+    number, error = (0, "") if failed is None else (failed.number, failed.type)
+    return {"invocation": c.method, "attempt": number, "type": error, "due": due}
 
 
 def log_events(checkpoint: Checkpoint) -> None:

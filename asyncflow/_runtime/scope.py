@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .._definition.definition import MethodDefinition
 from .._scheduling.messages import Invocation
@@ -20,7 +20,7 @@ from .._waiting import in_trio
 from ..errors import DraftClosedError, StateError
 from .state_version import Version
 
-__all__ = ["Scope", "current_invocation", "current_scope", "scope_of_thread"]
+__all__ = ["InvocationInfo", "Scope", "current_invocation", "current_scope", "scope_of_thread", "this_invocation"]
 
 _TRIO_CALLBACKS: Final = "<TrioToken.run_sync_soon task>"
 """The name of trio's task that runs the functions which threads send to the loop, also by `trio.from_thread.run_sync`."""
@@ -30,7 +30,8 @@ class Scope:
     """One invocation, made when it is launched. Its base is the version of that moment. Its draft is made at the first access."""
 
     __slots__ = (
-        *("_drafts", "_prefix", "base", "flow", "invocation", "is_alone", "is_open", "key", "method", "parent"),
+        *("_drafts", "_prefix", "attempt", "base", "due", "flow", "invocation", "is_alone", "is_open", "key", "method"),
+        "parent",
     )
 
     def __init__(
@@ -49,6 +50,10 @@ class Scope:
         self.key = invocation.key
         self._prefix = prefix
         self.base = base
+        self.attempt = 1
+        """The number of the attempt, from 1, counted over all processes."""
+        self.due: float | None = None
+        """When the attempt is due, in seconds since the Unix epoch; None: now."""
         self.is_open = True
         self.is_alone = is_alone and method.is_async
         self.parent = current_invocation.get()
@@ -59,6 +64,11 @@ class Scope:
     def invocation_id(self) -> str:
         """The invocation's id, stable over retries and resumes: run, pass, method, occurrence."""
         return self._prefix + self.key
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run."""
+        return self._prefix.rpartition("/")[0].rpartition("/")[0]
 
     def draft(self) -> Any:
         """Return the invocation's own state. Raises `DraftClosedError` once the invocation has ended."""
@@ -99,6 +109,36 @@ def current_scope(flow: object) -> Scope | None:
     while scope is not None and scope.flow is not flow:
         scope = scope.parent
     return scope
+
+
+class InvocationInfo(NamedTuple):
+    """The invocation that calls: one execution of a method for one trigger."""
+
+    run_id: str
+    """The id of the run."""
+    pass_number: int
+    """The number of the pass, from 1."""
+    method: str
+    """The name of the method."""
+    occurrence: int
+    """How often the method was started in this pass, this time included."""
+    invocation_id: str
+    """Run, pass, method and occurrence: the same in all attempts and after a resume. Usable as an idempotency key."""
+    attempt: int
+    """The number of the attempt, from 1: one more for each attempt that raised. An attempt that a crash ended is not counted."""
+
+
+def this_invocation() -> InvocationInfo:
+    """Return the invocation of the method that calls, also through functions and threads that have the method's context.
+
+    Of nested flows, it is the innermost one. Raises `LookupError` outside of a method.
+    """
+    scope = current_invocation.get()
+    if scope is None:
+        raise LookupError("this_invocation() is available only inside a method of a flow")
+    run_id, number, _ = scope.invocation_id.rsplit("/", 2)
+    name, occurrence = scope.invocation.method, scope.invocation.occurrence
+    return InvocationInfo(run_id, int(number), name, occurrence, scope.invocation_id, scope.attempt)
 
 
 def _is_callback() -> bool:

@@ -23,6 +23,8 @@ class Settings:
     state_type: StateType
     on_error: Literal["finish", "cancel"] = "finish"
     max_method_calls: int | None = 10_000
+    run_timeout: float | None = None
+    """The seconds that a pass may take, waits included; None for no limit."""
     checkpoints: Callable[[MethodDefinition], bool] = lambda method: True
     """Whether the end of this method is a checkpoint."""
     checkpoints_all: bool = field(init=False)

@@ -7,14 +7,18 @@ last renewed, the database is asked first.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from .._waiting import calls_user_code
 from ..errors import RunFencedError, StaleCheckpoint
 from .recorder import Recorder
-from .threads import in_thread
+from .scope import Scope
+from .threads import ThreadTimeoutError, in_thread, thread_has_ended
+from .timeouts import timeout_error, within
 
-__all__ = ["confirm_ownership", "start_coroutine", "start_in_thread"]
+__all__ = ["call_plain", "confirm_ownership"]
 
 T = TypeVar("T")
 
@@ -44,10 +48,35 @@ async def confirm_ownership(recorder: Recorder) -> None:
         raise
 
 
-async def start_in_thread(recorder: Recorder | None, call: Callable[[], T]) -> T:
-    """Call a plain method in a worker thread. The call may wait for a free thread, so the lease is checked in the thread itself."""
+@calls_user_code
+async def call_plain(recorder: Recorder | None, scope: Scope, call: Callable[[], Any]) -> Any:
+    """Call a plain method in a worker thread, and await what it returns if that is a coroutine.
+
+    Raises `MethodTimeoutError` if it takes longer than its timeout, and drops its draft: the thread may run on.
+    """
+    timeout, key = scope.method.timeout, scope.invocation_id
+    if timeout is not None:
+        await thread_has_ended(key)  # of an earlier attempt
+    try:
+        result = await start_in_thread(recorder, call, timeout, key)
+    except ThreadTimeoutError as late:
+        scope.close()
+        raise timeout_error(scope, is_running=late.is_running) from None
+    if inspect.iscoroutine(result):  # a plain wrapper around an async function
+        body = start_coroutine(recorder, result)
+        return await (body if timeout is None else within(timeout, body, scope))
+    return result
+
+
+async def start_in_thread(
+    recorder: Recorder | None, call: Callable[[], T], limit: float | None = None, what: str = ""
+) -> T:
+    """Call a plain method in a worker thread. The call may wait for a free thread, so the lease is checked in the thread itself.
+
+    `limit`, `what`: as for `in_thread`.
+    """
     if recorder is None or recorder.fence is None:
-        return await in_thread(call)
+        return await in_thread(call, limit, what)
     fence = recorder.fence
 
     def checked() -> T:
@@ -58,7 +87,7 @@ async def start_in_thread(recorder: Recorder | None, call: Callable[[], T]) -> T
     while True:
         await confirm_ownership(recorder)
         try:
-            return await in_thread(checked)
+            return await in_thread(checked, limit, what)
         except _NotProvenError:
             continue
 

@@ -25,7 +25,7 @@ from anyio.lowlevel import RunVar
 from .._waiting import outlast
 from .scope import current_invocation
 
-__all__ = ["in_thread", "instead"]
+__all__ = ["ThreadTimeoutError", "in_thread", "instead", "thread_has_ended"]
 
 T = TypeVar("T")
 
@@ -37,6 +37,9 @@ THREADS: Final = 40
 It is the size of anyio's own default limiter, which a web framework's handlers share.
 """
 
+LOOK: Final = 0.05
+"""Seconds between two looks whether a thread has ended that was left running after a timeout."""
+
 STALL: Final = 1.0
 """Seconds after which one more thread is allowed, if methods wait for a thread and none has ended."""
 
@@ -46,10 +49,20 @@ instead: ContextVar[Callable[[Callable[[], Any]], Awaitable[Any]] | None] = Cont
 """If set, calls a plain function in place of a worker thread, to make schedules repeatable."""
 
 
+class ThreadTimeoutError(Exception):
+    """Raised if a plain function takes too long. `is_running`: it still runs; otherwise it has not started, and never will."""
+
+    def __init__(self, is_running: bool) -> None:
+        super().__init__()
+        self.is_running = is_running
+
+
 class _Threads:
     """The threads of the plain methods of one depth. Waiting for one cannot deadlock: their number grows while none of them ends."""
 
     def __init__(self) -> None:
+        self._left: list[tuple[_Call, object]] = []
+        """The calls that were left running after a timeout, and the tokens that they hold."""
         self._limiter = anyio.CapacityLimiter(THREADS)
         self._last_end = -math.inf
         self._waiting = 0
@@ -57,6 +70,8 @@ class _Threads:
     async def acquire(self) -> object:
         """Wait for a free thread. Return the token to release."""
         token = object()
+        if self._left:
+            self._release_left()
         if not self._waiting and self._limiter.available_tokens > 0:  # then it cannot raise WouldBlock
             self._limiter.acquire_on_behalf_of_nowait(token)
             return token
@@ -73,7 +88,8 @@ class _Threads:
             with anyio.move_on_after(STALL):
                 await self._limiter.acquire_on_behalf_of(token)
                 return token
-            if anyio.current_time() - max(self._last_end, began) >= STALL:
+            self._release_left()
+            if len(self._left) < THREADS and anyio.current_time() - max(self._last_end, began) >= STALL:
                 self._grow()
 
     def _grow(self) -> None:
@@ -87,6 +103,18 @@ class _Threads:
                 STALL,
             )
         self._limiter.total_tokens += 1
+
+    def leave(self, call: _Call, token: object) -> None:
+        """Release a thread once it has ended, whenever that is: nobody waits for it."""
+        self._left.append((call, token))
+
+    def _release_left(self) -> None:
+        left, self._left = self._left, []
+        for call, token in left:
+            if call.has_ended:
+                self.release(token)
+            else:
+                self._left.append((call, token))
 
     def release(self, token: object) -> None:
         """Release a thread that has ended."""
@@ -122,15 +150,21 @@ def _depth() -> int:
     return depth
 
 
+_left: dict[str, _Call] = {}
+"""The calls that still run after their timeout, by what they are for."""
+
+
 class _Call:
     """One call on its way to a worker thread. Either it starts, and is then waited for, or it is withdrawn and never starts."""
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._args = args
         self._lock = Lock()
         self._has_started = False
         self._is_withdrawn = False
+        self.has_ended = False
+        """Whether the function has returned or raised; read in any thread."""
+        self._left_as: str | None = None
         self.ended = anyio.Event()
         self.result: Any = None
         self.error: BaseException | None = None
@@ -141,12 +175,18 @@ class _Call:
                 return
             self._has_started = True
         try:
-            self.result = self._function(*self._args)  # kept here: trio treats a returned coroutine as a mistake
+            self.result = self._function()  # kept here: trio treats a returned coroutine as a mistake
         except BaseException as error:
             # Kept here: GeneratorExit cannot be thrown into the waiter, and a frozen exception cannot be passed on.
             self.error = error
         finally:
-            anyio.from_thread.run_sync(self.ended.set)
+            with self._lock:
+                self.has_ended = True
+                is_left = self._left_as is not None
+                if _left.get(self._left_as or "") is self:
+                    del _left[self._left_as or ""]
+            if not is_left:
+                anyio.from_thread.run_sync(self.ended.set)
 
     def take_error(self) -> BaseException:
         """Return what the function raised, and drop the reference to it: the error holds the frame that holds this object."""
@@ -160,16 +200,49 @@ class _Call:
             self._is_withdrawn = not self._has_started
             return self._is_withdrawn
 
+    def is_left_running(self, what: str) -> bool:
+        """Leave the call running under this name; nobody waits for it. Return False if it never starts, or has just ended."""
+        with self._lock:
+            self._is_withdrawn = not self._has_started
+            if not self._has_started or self.has_ended:
+                return False
+            self._left_as, _left[what] = what, self
+            return True
 
-async def in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call a plain function in a worker thread. Deliver a cancellation once the thread has returned."""
+
+async def thread_has_ended(what: str) -> None:
+    """Wait until no thread runs any more that was left running after a timeout, on any event loop of this process."""
+    while what in _left:  # noqa: ASYNC110 - it may belong to another event loop
+        await anyio.sleep(LOOK)
+
+
+async def _ends_within(limit: float, call: _Call) -> bool:
+    """Run a call in a thread for at most `limit` seconds. Return whether it has ended by then."""
+    with anyio.CancelScope(deadline=anyio.current_time() + limit, shield=True):
+        await anyio.to_thread.run_sync(call, limiter=_unlimited.get(), abandon_on_cancel=True)
+    return call.has_ended
+
+
+async def in_thread(function: Callable[..., T], limit: float | None = None, what: str = "") -> T:
+    """Call a plain function in a worker thread. Deliver a cancellation once the thread has returned.
+
+    `limit`: the seconds that the function may take; then `ThreadTimeoutError` is raised, and the function runs on, known as
+    `what`: see `thread_has_ended`.
+    """
     simulated = instead.get()
     if simulated is not None:
-        return cast(T, await simulated(lambda: function(*args)))
-    call, threads = _Call(function, args), _threads_of_depth()
-    token = await threads.acquire()
+        return cast(T, await simulated(function))
+    call, threads = _Call(function), _threads_of_depth()
+    token: object | None = await threads.acquire()
     try:
-        await anyio.to_thread.run_sync(call, limiter=_unlimited.get())
+        if limit is None:
+            await anyio.to_thread.run_sync(call, limiter=_unlimited.get())
+        elif not await _ends_within(limit, call):
+            is_running = call.is_left_running(what)
+            if is_running:
+                threads.leave(call, token)
+                token = None
+            raise ThreadTimeoutError(is_running)
         if call.error is not None:
             raise call.take_error()
         # The thread was shielded: a cancellation that arrived meanwhile also meant this call.
@@ -180,4 +253,5 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
             await outlast(call.ended)
         raise
     finally:
-        threads.release(token)
+        if token is not None:
+            threads.release(token)

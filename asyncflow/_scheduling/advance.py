@@ -14,7 +14,7 @@ The rules, in the order in which `_completed` applies them:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import assert_never
 
 from .._definition.definition import FlowDefinition, MethodDefinition, Receives
@@ -28,6 +28,7 @@ from .messages import (
     MethodRaised,
     MethodReturned,
     Resumed,
+    RunLater,
     RunMethod,
     Seen,
     Started,
@@ -52,13 +53,12 @@ def advance(
     if type(happening) is MethodReturned:  # a pattern is slower, and this runs at each step
         transition = _completed(definition, progress, happening.key, happening.label)
     elif isinstance(happening, MethodRaised):
-        transition = Transition(failed=progress.pending[happening.key].key)
+        transition = _raised(progress, happening)
     elif isinstance(happening, Started):
-        transition = Transition(
-            enabled=tuple(Invocation(m.name, 1, "", frozenset((m.name,))) for m in definition.starts)
-        )
+        enabled = tuple(Invocation(m.name, 1, "", frozenset((m.name,))) for m in definition.starts)
+        transition = Transition(enabled=enabled, deadline=happening.deadline or None)
     elif isinstance(happening, Resumed):
-        return Transition(resumed=True), tuple(map(RunMethod, progress.pending.values()))
+        return Transition(resumed=True, deadline=happening.deadline), tuple(_restarted(progress))
     else:
         assert_never(happening)  # type: ignore[arg-type]  # a subclass of the first: it has none
     return transition, _commands(progress, transition)
@@ -68,10 +68,31 @@ def _commands(progress: Progress, transition: Transition) -> tuple[Command, ...]
     """Return the commands to execute once the transition is durable. After a failure nothing new starts; the last end returns Fail."""
     if progress.failed or transition.failed:
         return (Fail(),) if progress.running == 1 else ()
+    if transition.retried is not None:
+        key, at = transition.retried
+        return (RunLater(progress.pending[key], at),)
     enabled = transition.enabled
     if enabled:
         return (_made(RunMethod, enabled),) if len(enabled) == 1 else tuple(map(RunMethod, enabled))
     return (Finish(transition.completed),) if transition.completed and len(progress.pending) == 1 else ()
+
+
+def _raised(progress: Progress, raised: MethodRaised) -> Transition:
+    """Return what a failed attempt changes: the invocation waits for its next attempt, or has failed."""
+    key = progress.pending[raised.key].key
+    return Transition(failed=key) if raised.retry_at is None else Transition(retried=(key, raised.retry_at))
+
+
+def _restarted(progress: Progress) -> Iterator[Command]:
+    """Yield what a resume starts: all that is pending, at once or, in order of its time, what waits for its next attempt."""
+    later: list[RunLater] = []
+    for key, invocation in progress.pending.items():
+        attempts = progress.attempts.get(key)
+        if attempts is None or attempts.due is None:
+            yield RunMethod(invocation)
+        else:
+            later.append(RunLater(invocation, attempts.due))
+    yield from sorted(later, key=lambda command: command.at)
 
 
 def _completed(definition: FlowDefinition, progress: Progress, key: str, label: str | None) -> Transition:
@@ -100,7 +121,7 @@ def _completed(definition: FlowDefinition, progress: Progress, key: str, label: 
             enabled.append(_invocation(progress, m, key, cycle, ancestry, seen))
         else:
             latched.extend((m.name, name, how) for name, how in arrived.items())
-    return _made(Transition, (key, "", False, tuple(enabled), tuple(latched), tuple(skipped)))
+    return _made(Transition, (key, "", False, tuple(enabled), tuple(latched), tuple(skipped), None, None))
 
 
 def _all_seen(method: MethodDefinition, before: dict[str, Seen], arrived: dict[str, Seen]) -> dict[str, Seen] | None:

@@ -13,6 +13,7 @@ __all__ = [
     "MethodRaised",
     "MethodReturned",
     "Resumed",
+    "RunLater",
     "RunMethod",
     "Seen",
     "Started",
@@ -53,9 +54,15 @@ class Seen(NamedTuple):
 class Started(NamedTuple):
     """A pass started."""
 
+    deadline: float = 0.0
+    """When its time limit passes, in seconds since the Unix epoch; 0 if it has none."""
+
 
 class Resumed(NamedTuple):
     """A pass was resumed from storage."""
+
+    deadline: float | None = None
+    """A new time limit, as in `Started`; None: the present one stays."""
 
 
 class MethodReturned(NamedTuple):
@@ -66,9 +73,11 @@ class MethodReturned(NamedTuple):
 
 
 class MethodRaised(NamedTuple):
-    """An invocation raised an exception."""
+    """An attempt of an invocation raised an exception."""
 
     key: str
+    retry_at: float | None = None
+    """When the next attempt is due, in seconds since the Unix epoch; None if there is none: then the invocation has failed."""
 
 
 Happening = Started | Resumed | MethodReturned | MethodRaised
@@ -83,6 +92,14 @@ class RunMethod(NamedTuple):
     invocation: Invocation
 
 
+class RunLater(NamedTuple):
+    """Start the next attempt of this invocation at a time, unless the pass is failing by then."""
+
+    invocation: Invocation
+    at: float
+    """In seconds since the Unix epoch."""
+
+
 class Finish(NamedTuple):
     """Nothing is left to run: the pass is over, and this invocation's result is its output."""
 
@@ -93,7 +110,7 @@ class Fail(NamedTuple):
     """A method raised, and all methods that ran at the same time have ended."""
 
 
-Command = RunMethod | Finish | Fail
+Command = RunMethod | RunLater | Finish | Fail
 
 
 # ---- what a happening changes ----------------------------------------------------------------------------------
@@ -110,11 +127,15 @@ class Transition(NamedTuple):
     """(listener, the name that arrived, how it arrived)."""
     skipped: tuple[str, ...] = ()
     """The `or_` listeners that had already fired in this cycle."""
+    retried: tuple[str, float] | None = None
+    """(key, time): an attempt of this pending invocation failed, and its next attempt is due then."""
+    deadline: float | None = None
+    """The pass's time limit, if this happening sets another one; 0 removes it."""
 
     @property
     def keeps_result(self) -> bool:
         """Whether an invocation or a join now needs the result of the completed invocation."""
-        key, _, _, enabled, latched, _ = self
+        key, _, _, enabled, latched, *_ = self
         for *_, arguments in enabled:
             for _, source in arguments:
                 if source == key:

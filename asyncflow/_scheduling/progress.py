@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from .._failure import ATTEMPTS
 from .messages import Invocation, Seen, Transition
 
-__all__ = ["Progress"]
+__all__ = ["Attempts", "Progress"]
+
+
+class Attempts(NamedTuple):
+    """The failed attempts of a pending invocation. One without any has none of these."""
+
+    failed: int
+    """How many have failed, in all processes, also before a resume."""
+    before: int = 0
+    """How many had failed when it was resumed after its last one: a resume grants new attempts."""
+    due: float | None = None
+    """When the next one is due, in seconds since the Unix epoch; None if that was the last one."""
+    errors: tuple[Any, ...] = ()
+    """What the newest of them raised, since the start or the resume; opaque here."""
 
 
 @dataclass(slots=True)
@@ -35,19 +49,33 @@ class Progress:
     """The results that pending invocations and latches refer to, by key; opaque here."""
     uses: dict[str, int] = field(default_factory=dict)
     """The reference count of each of `results`."""
+    attempts: dict[str, Attempts] = field(default_factory=dict)
+    """The failed attempts of pending invocations, by key."""
+    paused: set[str] = field(default_factory=set, compare=False)
+    """The pending invocations that wait for their next attempt. Not stored: a stored due time means that."""
+    deadline: float = 0.0
+    """When the time limit of the pass passes, in seconds since the Unix epoch; 0 if it has none."""
 
     @property
     def running(self) -> int:
         """The number of invocations that are running."""
-        return len(self.pending) - len(self.failed) - len(self.held)
+        return len(self.pending) - len(self.failed) - len(self.held) - len(self.paused)
 
     def fold(self, transition: Transition, result: Any = None) -> None:
-        """Apply what a happening changed. `result` is the completed method's, kept while something refers to it."""
-        completed, failed, resumed, enabled, latched, _ = transition  # an attribute of a named tuple costs much more
+        """Apply what a happening changed.
+
+        `result`: of the completed method, kept while something refers to it; of a failed attempt, its error.
+        """
+        # An attribute of a named tuple costs much more.
+        completed, failed, resumed, enabled, latched, _, retried, deadline = transition
         if resumed:
-            self.failed = self.held = frozenset()
+            self._resume()
         if failed:
-            self.failed |= {failed}
+            self._fail(failed)
+        if retried is not None:
+            self._retry(*retried, result)
+        if deadline is not None:
+            self.deadline = deadline
         for invocation in enabled:
             self._enable(invocation)
         for listener, name, seen in latched:
@@ -57,8 +85,13 @@ class Progress:
                 self.results[completed] = result
             self._complete(completed)
 
+    def wake(self, key: str) -> None:
+        """Count a paused invocation as running again, because its next attempt starts. This is not stored."""
+        self.paused.discard(key)
+
     def recount(self) -> None:
-        """Compute `alive` and `uses` from the other fields, for a progress that was read from storage."""
+        """Compute `alive`, `uses` and `paused` from the other fields, for a progress that was read from storage."""
+        self._recount_paused()
         self.alive.clear()
         self.uses.clear()
         for invocation in self.pending.values():
@@ -88,6 +121,27 @@ class Progress:
             for seen in self.latches.pop(method, {}).values():
                 self._release(seen.source)
 
+    def _recount_paused(self) -> None:
+        self.paused = {key for key, attempts in self.attempts.items() if attempts.due is not None}
+
+    def _fail(self, key: str) -> None:
+        before = self.attempts.get(key, Attempts(0))
+        self.attempts[key] = Attempts(before.failed + 1, before.before)
+        self.failed |= {key}
+
+    def _retry(self, key: str, due: float, error: Any) -> None:
+        before = self.attempts.get(key, Attempts(0))
+        errors = (*before.errors, error)[-ATTEMPTS:]
+        self.attempts[key] = Attempts(before.failed + 1, before.before, due, errors)
+        self.paused.add(key)
+
+    def _resume(self) -> None:
+        for key in self.failed:
+            failed = self.attempts[key].failed
+            self.attempts[key] = Attempts(failed, failed)
+        self.failed = self.held = frozenset()
+        self._recount_paused()
+
     def _latch(self, listener: str, name: str, seen: Seen) -> None:
         latch = self.latches.setdefault(listener, {})
         self._retain(seen.source)
@@ -100,6 +154,8 @@ class Progress:
         if self.failed or self.held:
             self.failed -= {key}
             self.held -= {key}
+        if self.attempts:
+            self.attempts.pop(key, None)
         for _, source in arguments:
             self._release(source)
         left = self.alive[cycle] - 1

@@ -6,30 +6,41 @@ then get their defaults.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, NotRequired, get_args
 
 from pydantic import GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema, to_json
 from typing_extensions import TypedDict
 
 from .._scheduling.messages import Invocation, Seen, Transition
-from .._scheduling.progress import Progress
+from .._scheduling.progress import Attempts, Progress
 
 __all__ = ["decode_progress", "decode_transition", "encode_progress", "encode_transition"]
 
 
-class _OrNone:
-    """An annotation for a field that an older format may not have; its default is the empty tuple."""
+class _Or:
+    """An annotation for a field that an older format may not have, with its default."""
+
+    def __init__(self, default: Any) -> None:
+        self._default = default
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.with_default_schema(handler(source), default=())
+        return core_schema.with_default_schema(handler(source), default=self._default)
 
 
-_Arguments = Annotated[tuple[tuple[str, str], ...], _OrNone()]
+_Arguments = Annotated[tuple[tuple[str, str], ...], _Or(())]
 _Invocation = tuple[str, int, str, frozenset[str], _Arguments]
 _Seen = tuple[str, frozenset[str], str]
 _Latched = tuple[tuple[str, str, _Seen], ...]
-_Transition = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, Annotated[tuple[str, ...], _OrNone()]]
+_Usual = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, tuple[str, ...]]
+_Skipped = Annotated[tuple[str, ...], _Or(())]
+_Retried = Annotated[tuple[str, float] | None, _Or(None)]
+_Deadline = Annotated[float | None, _Or(None)]
+_Transition = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, _Skipped, _Retried, _Deadline]
+_Attempts = tuple[int, int, float | None, tuple[str, ...]]
+
+_USUAL: Final = len(get_args(_Usual))
+"""How many of a transition's fields every transition is written with. The others are written if one of them is used."""
 
 
 class _Progress(TypedDict):
@@ -40,34 +51,43 @@ class _Progress(TypedDict):
     latches: dict[str, dict[str, _Seen]]
     fired: dict[str, set[str]]
     results: dict[str, str]
+    attempts: NotRequired[dict[str, _Attempts]]
+    deadline: NotRequired[float]
 
 
+_usual_transitions = TypeAdapter(_Usual)
 _transitions = TypeAdapter(_Transition)
 _progresses = TypeAdapter(_Progress)
-_write_transition, _read_transition = _transitions.serializer.to_json, _transitions.validator.validate_json
+_write_usual, _read_transition = _usual_transitions.serializer.to_json, _transitions.validator.validate_json
 
 
 def encode_transition(transition: Transition) -> bytes:
     """Encode a transition as JSON: named tuples become arrays, in the order of their fields."""
-    return _write_transition(transition, warnings=False)
+    if transition.retried is None and transition.deadline is None:
+        return _write_usual(transition[:_USUAL], warnings=False)
+    return _transitions.dump_json(transition, warnings=False)
 
 
 def decode_transition(data: bytes) -> Transition:
     """Decode what `encode_transition` wrote. Raises `ValueError`."""
-    completed, failed, resumed, enabled, latched, skipped = _read_transition(data, strict=True)
+    completed, failed, resumed, enabled, latched, *others = _read_transition(data, strict=True)
     return Transition(
         completed,
         failed,
         resumed,
         tuple(map(Invocation._make, enabled)),
         tuple([(listener, name, Seen._make(seen)) for listener, name, seen in latched]),
-        skipped,
+        *others,
     )
+
+
+def _attempts_as_stored(attempts: Attempts) -> tuple[Any, ...]:
+    return (*attempts[:-1], [error.decode() for error in attempts.errors])
 
 
 def encode_progress(progress: Progress) -> bytes:
     """Encode the whole progress as JSON, without values that follow from the rest. Its results must be JSON bytes."""
-    stored = {
+    stored: dict[str, Any] = {
         "pending": list(map(tuple, progress.pending.values())),
         "failed": progress.failed,
         "held": progress.held,
@@ -76,6 +96,10 @@ def encode_progress(progress: Progress) -> bytes:
         "fired": progress.fired,
         "results": {key: data.decode() for key, data in progress.results.items()},
     }
+    if progress.attempts:
+        stored["attempts"] = {key: _attempts_as_stored(each) for key, each in progress.attempts.items()}
+    if progress.deadline:
+        stored["deadline"] = progress.deadline
     return to_json(stored)  # not by its types: that would silently replace a lone surrogate in a name
 
 
@@ -90,9 +114,14 @@ def decode_progress(data: bytes) -> Progress:
         latches={m: {n: Seen._make(row) for n, row in latch.items()} for m, latch in stored["latches"].items()},
         fired=stored["fired"],
         results={key: text.encode() for key, text in stored["results"].items()},
+        attempts={key: Attempts(1) for key in sorted(stored["failed"])},  # formats before 4 store none
+        deadline=stored.get("deadline", 0.0),
     )
+    for key, (failed, before, due, errors) in stored.get("attempts", {}).items():
+        progress.attempts[key] = Attempts(failed, before, due, tuple([text.encode() for text in errors]))
     progress.recount()
     known = progress.pending.keys()
-    if not (progress.failed <= known and progress.held <= known and progress.uses.keys() <= progress.results.keys()):
+    named = progress.failed | progress.held | progress.attempts.keys()
+    if not (named <= known and progress.uses.keys() <= progress.results.keys()):
         raise ValueError("it refers to unknown invocations")
     return progress

@@ -31,6 +31,8 @@ class StoredFailure:
     traceback: str = field(default="", repr=False)
     invocation: str = ""
     """The key of the invocation, such as `fetch:3`; '' in old checkpoints."""
+    attempts: str = field(default="", repr=False)
+    """Its failed attempts as JSON, this one included; '' if there is only this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +64,18 @@ def encode_outcome(outcome: Outcome) -> bytes:
         case Finished(method, result):
             return to_json({"method": method, "result": result.decode()})
         case Failed(failures):
-            *earlier, newest = map(asdict, failures)
+            *earlier, newest = map(_texts_of, failures)
             return to_json(newest | {"earlier": to_json(earlier).decode()} if earlier else newest)
         case Cancelled():
             return b"{}"
+
+
+def _texts_of(failure: StoredFailure) -> dict[str, str]:
+    """Return the texts of a failure; without its attempts, if there is only one."""
+    texts = asdict(failure)
+    if not failure.attempts:
+        del texts["attempts"]
+    return texts
 
 
 def decode_outcome(data: bytes) -> Outcome:
@@ -88,5 +98,5 @@ def _earlier_failures(stored: dict[str, Any]) -> list[StoredFailure]:
 
 
 def _failure(stored: dict[str, str]) -> StoredFailure:
-    names = ("method", "type", "message", "traceback", "invocation")
+    names = ("method", "type", "message", "traceback", "invocation", "attempts")
     return StoredFailure(*(stored.get(name, "") for name in names))

@@ -21,9 +21,10 @@ import anyio
 import anyio.to_thread
 
 from .._runtime.threads import instead
+from .._runtime.timing import virtual_clock
 from .._waiting import in_trio
 
-__all__ = ["Loop", "pause", "running_loop", "simulated"]
+__all__ = ["EPOCH", "Loop", "pause", "running_loop", "simulated"]
 
 T = TypeVar("T")
 
@@ -32,15 +33,19 @@ Loop = Literal["asyncio", "trio"]
 PAUSE: Final = 0.01
 """The longest pause, in virtual seconds."""
 
+EPOCH: Final = 1_767_225_600.0
+"""The virtual wall-clock time at which a simulation starts: 2026-01-01, in seconds since the Unix epoch."""
+
 _chance: ContextVar[random.Random | None] = ContextVar("asyncflow_chance", default=None)
 
 
-def simulated(main: Callable[[], Awaitable[T]], *, seed: int, loop: Loop = "asyncio") -> T:
+def simulated(main: Callable[[], Awaitable[T]], *, seed: int, loop: Loop = "asyncio", start_at: float = EPOCH) -> T:
     """Run `main()` on an event loop of its own, scheduled by the seed, in virtual time. Return its result.
 
     - `main`: creates the coroutine to await.
     - `seed`: decides the order of ready tasks; the same seed gives the same schedule.
     - `loop`: the kind of the event loop.
+    - `start_at`: the wall-clock time at the start, in seconds since the Unix epoch: of checkpoints, pauses before retries, and time limits.
 
     Python's own `random` is seeded meanwhile. Do not call it inside a running event loop: call it there in a thread of its own, by
     `anyio.to_thread.run_sync`.
@@ -49,6 +54,8 @@ def simulated(main: Callable[[], Awaitable[T]], *, seed: int, loop: Loop = "asyn
     async def seeded() -> T:
         _chance.set(random.Random(seed))
         instead.set(_in_this_thread)
+        began = anyio.current_time()
+        virtual_clock.set(lambda: start_at + anyio.current_time() - began)
         return await main()
 
     state = random.getstate()

@@ -13,18 +13,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import anyio
 import anyio.to_thread
 from pydantic_core import to_jsonable_python
 
+from .._runtime.timing import now
 from .._values.copying import copied
 from ..errors import MethodError, RunNotFoundError
 from ..flow import Flow
 from ..persistence.checkpoint import Checkpoint, decode_progress
 from ..persistence.memory import MemoryFlowPersistence
-from .loops import Loop, pause, running_loop, simulated
+from .loops import EPOCH, Loop, pause, running_loop, simulated
 
 __all__ = ["Crash", "CrashReport", "End", "SimulatedStorage", "crash_everywhere"]
 
@@ -86,10 +88,13 @@ class SimulatedStorage(MemoryFlowPersistence):
         self.crash: Crash | None = None
         self.commits = 0
         self.died_at: str | None = None
+        self.time = EPOCH
+        """The virtual time of the last commit, in seconds since the Unix epoch: a new process does not start before it."""
 
     async def append(self, checkpoint: Checkpoint) -> None:
         self._live()
         self.commits += 1
+        self.time = now()
         crash = self.crash if self.crash is not None and self.crash.at == self.commits else None
         if crash is None or crash.is_stored:
             await super().append(checkpoint)
@@ -274,7 +279,8 @@ class _Trial:
         except Crashed:
             died_at = str(storage.died_at)
             storage.restarted()
-            return simulated(lambda: self._run(storage, around), seed=seed, loop=self.loop), died_at
+            restarted = partial(self._run, storage, around)
+            return simulated(restarted, seed=seed, loop=self.loop, start_at=storage.time), died_at
         raise AssertionError(
             f"{self._name} reached no commit {crash.at} under schedule {seed}, but did before: its course depends on something "
             "outside the state, such as a clock or randomness"

@@ -7,6 +7,7 @@ text of a signature is taken from the source, so that it is the same on each ver
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 import importlib
 import importlib.util
@@ -169,7 +170,7 @@ def _default_as_written(node: ast.AST | None, module: str) -> str | None:
     if node is None:
         return None
     if isinstance(node, ast.Name):
-        value = getattr(importlib.import_module(module), node.id)
+        value = getattr(importlib.import_module(module), node.id, None) or getattr(builtins, node.id)
         if isinstance(value, type):
             return value.__name__
         return repr(value) if isinstance(value, int | float | str | bytes | tuple) else "..."

@@ -18,6 +18,7 @@ from asyncflow._scheduling.messages import (
     MethodRaised,
     MethodReturned,
     Resumed,
+    RunLater,
     RunMethod,
     Started,
     Transition,
@@ -27,6 +28,8 @@ from asyncflow._scheduling.progress import Progress
 INTERLEAVINGS = 300
 BOOM = object()
 """What a script answers for an invocation that raises."""
+AGAIN = object()
+"""What a script answers for an invocation that raises, and is tried again."""
 
 Script = Callable[[Invocation], Any]
 """The label that an invocation ends with, None for none, or `BOOM`."""
@@ -77,9 +80,11 @@ class Simulation:
     skipped: list[str] = field(default_factory=list)
     history: list[tuple[Transition, Any]] = field(default_factory=list)
     outcome: Command | None = None
+    paused: dict[str, RunLater] = field(default_factory=dict)
+    """What waits for its next attempt, by key."""
 
     def happen(self, happening: Happening) -> Transition:
-        result = f"<{happening.key}>" if isinstance(happening, MethodReturned) else None
+        result = f"<{happening.key}>" if isinstance(happening, MethodReturned | MethodRaised) else None
         transition, commands = advance(self.definition, self.progress, happening)
         self.progress.fold(transition, result)
         self.history.append((transition, result))
@@ -92,7 +97,15 @@ class Simulation:
         """Let a running invocation end as the script says."""
         answer = self.script(self.running.pop(key))
         self.ended.append(key)
-        self.happen(MethodRaised(key) if answer is BOOM else MethodReturned(key, answer))
+        if answer is AGAIN:
+            self.happen(MethodRaised(key, float(len(self.ended))))
+        else:
+            self.happen(MethodRaised(key) if answer is BOOM else MethodReturned(key, answer))
+
+    def wake(self, key: str) -> None:
+        """Let the next attempt of a paused invocation start."""
+        self.progress.wake(key)
+        self.running[key] = self.paused.pop(key).invocation
 
     def go(self, at_most: int = 1_000) -> "Simulation":
         """Let one after the other end until the pass is over."""
@@ -109,6 +122,7 @@ class Simulation:
     def resume(self) -> "Simulation":
         self.outcome = None
         self.running.clear()
+        self.paused.clear()
         self.happen(Resumed())
         return self
 
@@ -125,6 +139,10 @@ class Simulation:
         if isinstance(command, Finish | Fail):
             assert not self.running, f"{command} while {list(self.running)} run"
             self.outcome = command
+            return
+        if isinstance(command, RunLater):
+            assert command.invocation.key not in self.running
+            self.paused[command.invocation.key] = command
             return
         assert isinstance(command, RunMethod)
         invocation = command.invocation

@@ -58,6 +58,12 @@ class Model:
     completed: set[str] = field(default_factory=set)
     raised: set[str] = field(default_factory=set)
     never_started: set[str] = field(default_factory=set)
+    attempts: dict[str, int] = field(default_factory=dict)
+    """How often each pending invocation has raised, in the order of the last time."""
+    waiting: set[str] = field(default_factory=set)
+    """The pending invocations that wait for their next attempt."""
+    due: set[str] = field(default_factory=set)
+    """Those that wait, or have done so since they last raised: a new process lets them wait again."""
     events: list[Event] = field(default_factory=list)
     firings: list[tuple[str, str, int]] = field(default_factory=list)
     """(method, cycle, number of the event after which it fired); a start at the beginning is after event 0."""
@@ -81,6 +87,7 @@ class Model:
         event = Event(key, names, key, frozenset()) if closes_a_loop else Event(key, names, ended.cycle, ended.ancestry)
         self.events.append(event)
         self.completed.add(key)
+        self.due.discard(key)
         step = Step()
         for node in reached:
             self._reach(step, node, event)
@@ -92,21 +99,37 @@ class Model:
 
     def raises(self, key: str) -> Step:
         self.raised.add(key)
+        self.due.discard(key)
+        self.attempts[key] = self.attempts.get(key, 0) + 1
         return Step(outcome=self._outcome(key))
+
+    def raises_and_waits(self, key: str) -> Step:
+        self.waiting.add(key)
+        self.due.add(key)
+        self.attempts[key] = self.attempts.get(key, 0) + 1
+        return Step(outcome=self._outcome(key) if self.raised else ())
+
+    def woken(self, key: str) -> Step:
+        self.waiting.remove(key)
+        return Step()
 
     def resumed(self) -> Step:
         self.raised.clear()
         self.never_started.clear()
-        return Step(launched=[launch for launch in self.enabled if launch.key not in self.completed])
+        self.waiting = set(self.due)
+        gone = self.completed | self.due
+        return Step(launched=[launch for launch in self.enabled if launch.key not in gone])
 
     def running(self) -> list[str]:
-        gone = self.completed | self.raised | self.never_started
+        gone = self.completed | self.raised | self.never_started | self.waiting
         return [launch.key for launch in self.enabled if launch.key not in gone]
 
     def _outcome(self, key: str) -> tuple[str, ...]:
         if self.running():
             return ()
-        return ("fail",) if self.raised else ("finish", key)
+        if self.raised:
+            return ("fail",)
+        return () if self.waiting else ("finish", key)
 
     def _reach(self, step: Step, node: Node, event: Event) -> None:
         number = len(self.events)

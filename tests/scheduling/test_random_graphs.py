@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
-from driver import BOOM, Simulation, defined
+from driver import AGAIN, BOOM, Simulation, defined
 from hypothesis import given
 from hypothesis import strategies as st
 from model import Launch, Model, Node, Step, holds
@@ -58,11 +58,11 @@ def graphs(draw: st.DrawFn) -> list[Node]:
 
 
 choices = st.lists(
-    st.tuples(st.integers(0, 11), st.sampled_from((*LABELS, *LABELS, None, None, BOOM, CRASH))),
+    st.tuples(st.integers(0, 11), st.sampled_from((*LABELS, *LABELS, None, None, AGAIN, BOOM, CRASH))),
     min_size=25,
     max_size=50,
 )
-"""Which of the running invocations ends next, and how; the process may die instead."""
+"""Which of the running invocations ends next, and how, or which paused one starts; the process may die instead."""
 
 
 def definition_of(graph: Sequence[Node]) -> FlowDefinition:
@@ -97,16 +97,23 @@ class Pair:
         run, model = self.run, self.model
         self._compare(model.start(), lambda: run.start())
         for which, how in chosen:
-            if isinstance(run.outcome, Fail) or (how is CRASH and run.running):
+            open_now = [*run.running, *run.paused]
+            key = open_now[which % len(open_now)] if open_now else ""
+            if isinstance(run.outcome, Fail) or (how is CRASH and open_now):
                 self._compare(model.resumed(), lambda: run.resume())
-            elif run.running:
-                self._end(list(run.running)[which % len(run.running)], how)
+            elif key in run.paused and not run.progress.failed:
+                self._compare(model.woken(key), lambda key=key: run.wake(key))
+            elif key in run.running:
+                self._end(key, how)
         return run
 
     def _end(self, key: str, how: object) -> None:
         label = how if isinstance(how, str) and key.split(":")[0] in self.routers else None
-        self.run.script = lambda _: BOOM if how is BOOM else label
-        step = self.model.raises(key) if how is BOOM else self.model.returned(key, label)
+        self.run.script = lambda _: how if how in (BOOM, AGAIN) else label
+        if how is AGAIN:
+            step = self.model.raises_and_waits(key)
+        else:
+            step = self.model.raises(key) if how is BOOM else self.model.returned(key, label)
         self._compare(step, lambda: self.run.end(key))
 
     def _compare(self, expected: Step, act: Any) -> None:
@@ -119,6 +126,9 @@ class Pair:
         pending = [launch for launch in self.model.enabled if launch.key not in self.model.completed]
         assert [Launch(*invocation) for invocation in run.progress.pending.values()] == pending
         assert sorted(run.running) == sorted(self.model.running())
+        assert sorted(run.progress.paused) == sorted(self.model.waiting)
+        failed = {key: attempts.failed for key, attempts in run.progress.attempts.items()}
+        assert failed == {key: n for key, n in self.model.attempts.items() if key not in self.model.completed}
 
 
 def told(command: Command | None) -> tuple[str, ...]:
@@ -248,7 +258,7 @@ class Wheel:
 
 def sizes(definition: FlowDefinition, progress: Progress) -> dict[str, int]:
     """Of each container, what it holds, with the values inside."""
-    found = {each.name: len(getattr(progress, each.name)) for each in fields(progress)}
+    found = {each.name: len(getattr(progress, each.name)) for each in fields(progress) if each.name != "deadline"}
     found["latched names"] = sum(map(len, progress.latches.values()))
     found["fired names"] = sum(map(len, progress.fired.values()))
     found["ancestry"] = max((len(invocation.ancestry) for invocation in progress.pending.values()), default=0)

@@ -1,0 +1,105 @@
+"""Retries: what follows when an attempt of a method raises, and the pause before the next attempt."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+
+from .._definition.retry import next_delay
+from .._failure import Failure
+from .._scheduling.progress import Attempts, Progress
+from ..errors import StateConflictError
+from .attempts import decode_attempt
+from .scope import Scope
+from .threads import thread_has_ended
+from .timing import sleep_until
+from .versions import StateVersions
+
+__all__ = ["Retries", "failure_of"]
+
+logger = logging.getLogger("asyncflow")
+
+CONFLICTS: Final = 100
+"""How often in a row an invocation is run again because of a merge conflict, before the conflict counts as a failed attempt."""
+
+DURABLE: Final = 0.001
+"""Seconds between two looks whether a version is durable."""
+
+
+class Retries:
+    """Decides for one pass what follows a failed attempt, and waits for the next attempts."""
+
+    __slots__ = ("_clock", "_conflicts", "_pauses", "_progress", "_versions")
+
+    def __init__(self, progress: Progress, versions: StateVersions, clock: Callable[[], float]) -> None:
+        self._progress = progress
+        self._versions = versions
+        self._clock = clock
+        self._conflicts: dict[str, int] = {}
+        self._pauses: set[anyio.CancelScope] = set()
+
+    def next_at(self, scope: Scope, error: Exception) -> float | None:
+        """Return when the next attempt is due, or None if the invocation has failed permanently."""
+        known = self._progress.attempts.get(scope.key, Attempts(0))
+        try:
+            delay = next_delay(scope.method.retry, error, known.failed - known.before + 1, random.random())
+        except Exception:  # a user's `on` may raise anything
+            logger.exception("retry policy failed: `on` of %s raised; the method is not tried again", scope.method.name)
+            return None
+        return None if delay is None else self._clock() + delay
+
+    async def is_conflict(self, scope: Scope, error: Exception) -> bool:
+        """Whether an invocation is run again at once, as its changes met those of another method. Nothing is stored of that.
+
+        Waits until what it conflicts with is durable: the base of its next attempt.
+        """
+        if not isinstance(error, StateConflictError) or self._progress.failed or not _covers(scope, error):
+            return False
+        conflicts = self._conflicts[scope.key] = self._conflicts.get(scope.key, 0) + 1
+        newest = self._versions.newest.index
+        while self._versions.committed.index < newest:  # noqa: ASYNC110 - rare, and the usual path need not set an event
+            await anyio.sleep(DURABLE)
+        return conflicts <= CONFLICTS
+
+    async def pause(self, scope: Scope) -> bool:
+        """Wait until the next attempt of an invocation may start. Return False if the pass fails or ends meanwhile."""
+        if self._progress.failed:
+            return False
+        at = scope.due or 0.0
+        with anyio.CancelScope() as pause:
+            self._pauses.add(pause)
+            try:
+                await sleep_until(at, self._clock)
+                await thread_has_ended(scope.invocation_id)
+            finally:
+                self._pauses.discard(pause)
+        return not pause.cancelled_caught
+
+    def end_pauses(self) -> None:
+        """Let no further attempt start: the pass fails, or ends for another reason. What waits is stored, and is resumed."""
+        for pause in tuple(self._pauses):
+            pause.cancel()
+
+
+def _covers(scope: Scope, error: Exception) -> bool:
+    policy = scope.method.retry
+    try:
+        return policy is not None and policy.covers(error)
+    except Exception:  # a user's `on` may raise anything; it is logged when the next attempt is decided
+        return False
+
+
+# ---- failed attempts -------------------------------------------------------------------------------------------
+
+
+def failure_of(scope: Scope, error: Exception, progress: Progress, at: float) -> Failure:
+    """Return the failure of an attempt, with the failed attempts before it. `at`: the time."""
+    known = progress.attempts.get(scope.key)
+    if known is None:
+        return Failure(scope.method.name, scope.invocation_id, error, at=at)
+    earlier = tuple(map(decode_attempt, known.errors))
+    return Failure(scope.method.name, scope.invocation_id, error, earlier, known.failed + 1, at)

@@ -1,0 +1,31 @@
+"""The clock of runs, and waits until a time. Due times are wall-clock times, because they are stored and outlive the process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Final
+
+import anyio
+
+__all__ = ["now", "sleep_until", "virtual_clock"]
+
+LONGEST: Final = 30.0
+"""Seconds that a wait sleeps at most before it compares its time with the clock again: the machine may have been suspended."""
+
+virtual_clock: ContextVar[Callable[[], float] | None] = ContextVar("asyncflow_virtual_clock", default=None)
+"""If set, tells the time in place of the machine's clock, to make tests repeatable."""
+
+
+def now() -> float:
+    """Return the time in seconds since the Unix epoch."""
+    virtual = virtual_clock.get()
+    return time.time() if virtual is None else virtual()
+
+
+async def sleep_until(at: float, clock: Callable[[], float]) -> None:
+    """Sleep until `clock` has reached a time. A clock that is set back meanwhile does not make the wait longer."""
+    end = anyio.current_time() + at - clock()
+    while (left := min(end - anyio.current_time(), at - clock())) > 0:  # noqa: ASYNC110 - no event tells the time
+        await anyio.sleep(min(left, LONGEST))
