@@ -44,8 +44,8 @@ def attempt_of(c: Checkpoint) -> tuple[FailedAttempt | None, float]:
         if known is not None and known.errors:
             error, due = known.errors[-1], known.due or due
     elif c.changes is not None:
-        retried = decode_transition(c.changes).retried
-        due = due if retried is None else retried[1]
+        timing = decode_transition(c.changes).timing
+        due = due if timing is None or timing.retried is None else timing.retried[1]
     return None if error is None else decode_attempt(error), due
 
 

@@ -9,15 +9,15 @@ spawns tasks.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from .._scheduling.messages import Command, Finish, Invocation, MethodRaised, MethodReturned, RunLater, RunMethod
+from .._scheduling.messages import Command, Finish, MethodRaised, MethodReturned, RunLater, RunMethod
 from .._scheduling.progress import Progress
 from .._waiting import calls_user_code
 from ..errors import CheckpointWithdrawnError, RunCancelledError, RunTimeoutError
@@ -32,7 +32,7 @@ from .outputs import Outputs
 from .recorder import Recorder
 from .results import Results, StoredResults
 from .retries import Retries, failure_of
-from .scope import Scope, current_invocation
+from .scope import LaterScope, Scope, current_invocation
 from .settings import Settings
 from .starts import call_plain, confirm_ownership
 from .state_version import Version
@@ -42,6 +42,9 @@ from .versions import StateVersions
 
 __all__ = ["Engine"]
 
+NONE: Final[tuple[Sequence[Any], Mapping[str, Any]]] = (), {}
+"""The arguments of a method that takes none."""
+
 BREATHE: Final = 16
 """Without persistence and with a small state: methods that run before the engine yields to other tasks, about every 0.3 ms."""
 
@@ -50,20 +53,9 @@ class Engine:
     """Drives one pass of one run. `recorder` is None without persistence."""
 
     __slots__ = (
-        *(
-            "_clock",
-            "_concurrent",
-            "_crowd",
-            "_group",
-            "_methods",
-            "_prefix",
-            "_retries",
-            "_scope",
-            "_steps",
-            "_stopped",
-        ),
-        *("flow", "is_cancelled", "is_finished", "journal", "output", "outputs", "pass_number", "recorder", "run_id"),
-        *("running", "settings", "thread", "versions"),
+        *("_clock", "_concurrent", "_crowd", "_group", "_methods", "_prefix", "_retries", "_scope"),
+        *("_steps", "_stopped", "flow", "is_cancelled", "is_finished", "journal", "output", "outputs", "pass_number"),
+        *("recorder", "run_id", "running", "settings", "thread", "versions"),
     )
 
     def __init__(
@@ -220,7 +212,10 @@ class Engine:
         """
         try:
             while scope is not None and self._stopped is None and not self._concurrent:
-                scope = self._next(await (self._step if scope.due is None else self._later_step)(scope, turn))
+                if type(scope) is Scope:
+                    scope = self._next(await self._step(scope, turn))
+                else:
+                    scope = self._next(await self._later_step(cast(LaterScope, scope), turn))
                 turn = 0
         except anyio.get_cancelled_exc_class() as cancelled:
             if self._scope is not None and not self._scope.cancel_called:
@@ -239,9 +234,12 @@ class Engine:
         first: Scope | None = None
         for command in commands:
             if type(command) is RunMethod or type(command) is RunLater:  # `match` takes six times as long, at each step
-                scope = self._scope_of(command.invocation)
-                if type(command) is RunLater:
-                    scope.due = command.at
+                invocation = command.invocation
+                method = self._methods[invocation.method]
+                # A merged version shares values with older versions.
+                is_alone = len(self.journal.progress.pending) == 1 and self.versions.committed is self.versions.newest
+                given = self.flow, method, invocation, self._prefix, self.versions.committed, is_alone
+                scope = Scope(*given) if type(command) is RunMethod else LaterScope(cast(RunLater, command).at, *given)
                 if first is None:
                     first = scope
                 elif self._group is None:
@@ -253,16 +251,6 @@ class Engine:
                 self.output = self.outputs[command.key.rpartition(":")[0]]  # before another end can replace it
             # else Fail: every task has ended, so the task group ends too, and `drive` raises
         return first
-
-    def _scope_of(self, invocation: Invocation) -> Scope:
-        progress, versions = self.journal.progress, self.versions
-        # A merged version shares values with older versions.
-        is_alone = len(progress.pending) == 1 and versions.committed is versions.newest
-        method = self._methods[invocation.method]
-        scope = Scope(self.flow, method, invocation, self._prefix, versions.committed, is_alone)
-        if progress.attempts and scope.key in progress.attempts:
-            scope.attempt += progress.attempts[scope.key].failed
-        return scope
 
     async def _step(self, scope: Scope, turn: int) -> tuple[Command, ...]:
         """Run one invocation, commit its end, and return the commands that follow from it."""
@@ -281,7 +269,7 @@ class Engine:
                 raise  # the method has not started
             await self._wait_turn(turn)
             if await self._is_conflict(scope, error):
-                return (RunMethod(scope.invocation),)
+                return (RunLater(scope.invocation),)
             version, (commands, checkpoint, result) = self._raised(scope, error)
             is_well = False
         finally:
@@ -298,12 +286,18 @@ class Engine:
             self._end_others(scope)  # not earlier: that could withdraw the commit that records this failure
         return commands
 
-    async def _later_step(self, scope: Scope, turn: int) -> tuple[Command, ...]:
+    async def _later_step(self, scope: LaterScope, turn: int) -> tuple[Command, ...]:
         """Wait for the next attempt of an invocation, and make it on the state of that time, unless the pass ends meanwhile."""
-        if not await self._retries_of_pass().pause(scope) or self._stopped is not None:
+        progress, versions = self.journal.progress, self.versions
+        is_begun = scope.key not in progress.paused or await self._retries_of_pass().pause(scope)
+        if not is_begun or self._stopped is not None:
             return ()  # it is stored: a resume continues here
-        self.journal.progress.wake(scope.key)
-        return await self._step(self._scope_of(scope.invocation), turn)
+        progress.wake(scope.key)
+        failed = progress.attempts[scope.key].failed if scope.key in progress.attempts else 0
+        scope.begin(
+            versions.committed, versions.committed is versions.newest and len(progress.pending) == 1, failed + 1
+        )
+        return await self._step(scope, turn)
 
     async def _is_conflict(self, scope: Scope, error: Exception) -> bool:
         """Whether the invocation is run again because of a merge conflict. Wait for the state that it is run on."""
@@ -335,7 +329,8 @@ class Engine:
         limit = self.settings.max_method_calls
         if limit is not None and invocation.occurrence > limit:
             raise limit_error(self.settings.name, self.run_id, method.name, limit)
-        args, named = self.journal.arguments(invocation)
+        arguments = invocation.arguments
+        args, named = self.journal.arguments(arguments) if arguments else NONE
         recorder = self.recorder
         if recorder is None:
             self._steps += 1

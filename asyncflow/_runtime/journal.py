@@ -5,6 +5,7 @@ A method's return, its failure, a start and a resume use this path. Whatever can
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from .._definition.definition import FlowDefinition
@@ -15,7 +16,6 @@ from .._scheduling.messages import (
     Fail,
     Finish,
     Happening,
-    Invocation,
     MethodRaised,
     MethodReturned,
     Resumed,
@@ -112,11 +112,11 @@ class Journal:
         )
         return commands, checkpoint, result
 
-    def arguments(self, invocation: Invocation) -> tuple[list[Any], dict[str, Any]]:
-        """Return the arguments of an invocation, positional and by name: the results of its triggers, each a value of its own."""
+    def arguments(self, of: Sequence[tuple[str, str]]) -> tuple[list[Any], dict[str, Any]]:
+        """Return an invocation's arguments, positional and by name: the results of its triggers, each a value of its own."""
         args: list[Any] = []
         named: dict[str, Any] = {}
-        for name, source in invocation.arguments:
+        for name, source in of:
             value = self.results.received(source, self.progress.results.get(source))
             if name:
                 named[name] = value

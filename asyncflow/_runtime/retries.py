@@ -14,7 +14,7 @@ from .._failure import Failure
 from .._scheduling.progress import Attempts, Progress
 from ..errors import StateConflictError
 from .attempts import decode_attempt
-from .scope import Scope
+from .scope import LaterScope, Scope
 from .threads import thread_has_ended
 from .timing import sleep_until
 from .versions import StateVersions
@@ -65,15 +65,14 @@ class Retries:
             await anyio.sleep(DURABLE)
         return conflicts <= CONFLICTS
 
-    async def pause(self, scope: Scope) -> bool:
+    async def pause(self, scope: LaterScope) -> bool:
         """Wait until the next attempt of an invocation may start. Return False if the pass fails or ends meanwhile."""
         if self._progress.failed:
             return False
-        at = scope.due or 0.0
         with anyio.CancelScope() as pause:
             self._pauses.add(pause)
             try:
-                await sleep_until(at, self._clock)
+                await sleep_until(scope.due, self._clock)
                 await thread_has_ended(scope.invocation_id)
             finally:
                 self._pauses.discard(pause)

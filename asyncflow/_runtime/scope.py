@@ -20,7 +20,15 @@ from .._waiting import in_trio
 from ..errors import DraftClosedError, StateError
 from .state_version import Version
 
-__all__ = ["InvocationInfo", "Scope", "current_invocation", "current_scope", "scope_of_thread", "this_invocation"]
+__all__ = [
+    "InvocationInfo",
+    "LaterScope",
+    "Scope",
+    "current_invocation",
+    "current_scope",
+    "scope_of_thread",
+    "this_invocation",
+]
 
 _TRIO_CALLBACKS: Final = "<TrioToken.run_sync_soon task>"
 """The name of trio's task that runs the functions which threads send to the loop, also by `trio.from_thread.run_sync`."""
@@ -30,8 +38,7 @@ class Scope:
     """One invocation, made when it is launched. Its base is the version of that moment. Its draft is made at the first access."""
 
     __slots__ = (
-        *("_drafts", "_prefix", "attempt", "base", "due", "flow", "invocation", "is_alone", "is_open", "key", "method"),
-        "parent",
+        *("_drafts", "_prefix", "base", "flow", "invocation", "is_alone", "is_open", "key", "method", "parent"),
     )
 
     def __init__(
@@ -50,10 +57,6 @@ class Scope:
         self.key = invocation.key
         self._prefix = prefix
         self.base = base
-        self.attempt = 1
-        """The number of the attempt, from 1, counted over all processes."""
-        self.due: float | None = None
-        """When the attempt is due, in seconds since the Unix epoch; None: now."""
         self.is_open = True
         self.is_alone = is_alone and method.is_async
         self.parent = current_invocation.get()
@@ -64,6 +67,11 @@ class Scope:
     def invocation_id(self) -> str:
         """The invocation's id, stable over retries and resumes: run, pass, method, occurrence."""
         return self._prefix + self.key
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt, from 1, counted over all processes."""
+        return 1
 
     @property
     def run_id(self) -> str:
@@ -98,6 +106,28 @@ class Scope:
                 "or dropped. Await such work in the method, or pass it the values that it needs",
                 method=self.method.name,
             )
+
+
+class LaterScope(Scope):
+    """The scope of a further attempt of an invocation, or of an invocation that is resumed after it had failed."""
+
+    __slots__ = ("_attempt", "due")
+
+    def __init__(self, due: float, *of: Any) -> None:
+        """`due`: when the attempt is due, in seconds since the Unix epoch."""
+        super().__init__(*of)
+        self._attempt = 1
+        self.due = due
+
+    @property
+    def attempt(self) -> int:
+        return self._attempt
+
+    def begin(self, base: Version, is_alone: bool, attempt: int) -> None:
+        """Begin the attempt with this number, on the newest state."""
+        self.base = base
+        self.is_alone = is_alone and self.method.is_async
+        self._attempt = attempt
 
 
 current_invocation: ContextVar[Scope | None] = ContextVar("asyncflow_scope", default=None)

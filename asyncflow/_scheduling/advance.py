@@ -32,6 +32,7 @@ from .messages import (
     RunMethod,
     Seen,
     Started,
+    Timing,
     Transition,
 )
 from .progress import Progress
@@ -56,9 +57,9 @@ def advance(
         transition = _raised(progress, happening)
     elif isinstance(happening, Started):
         enabled = tuple(Invocation(m.name, 1, "", frozenset((m.name,))) for m in definition.starts)
-        transition = Transition(enabled=enabled, deadline=happening.deadline or None)
+        transition = Transition(enabled=enabled, timing=_limited(happening.deadline or None))
     elif isinstance(happening, Resumed):
-        return Transition(resumed=True, deadline=happening.deadline), tuple(_restarted(progress))
+        return Transition(resumed=True, timing=_limited(happening.deadline)), tuple(_restarted(progress))
     else:
         assert_never(happening)  # type: ignore[arg-type]  # a subclass of the first: it has none
     return transition, _commands(progress, transition)
@@ -68,8 +69,8 @@ def _commands(progress: Progress, transition: Transition) -> tuple[Command, ...]
     """Return the commands to execute once the transition is durable. After a failure nothing new starts; the last end returns Fail."""
     if progress.failed or transition.failed:
         return (Fail(),) if progress.running == 1 else ()
-    if transition.retried is not None:
-        key, at = transition.retried
+    if transition.timing is not None and transition.timing.retried is not None:
+        key, at = transition.timing.retried
         return (RunLater(progress.pending[key], at),)
     enabled = transition.enabled
     if enabled:
@@ -80,18 +81,23 @@ def _commands(progress: Progress, transition: Transition) -> tuple[Command, ...]
 def _raised(progress: Progress, raised: MethodRaised) -> Transition:
     """Return what a failed attempt changes: the invocation waits for its next attempt, or has failed."""
     key = progress.pending[raised.key].key
-    return Transition(failed=key) if raised.retry_at is None else Transition(retried=(key, raised.retry_at))
+    if raised.retry_at is None:
+        return Transition(failed=key)
+    return Transition(timing=Timing(retried=(key, raised.retry_at)))
+
+
+def _limited(deadline: float | None) -> Timing | None:
+    return None if deadline is None else Timing(deadline=deadline)
 
 
 def _restarted(progress: Progress) -> Iterator[Command]:
-    """Yield what a resume starts: all that is pending, at once or, in order of its time, what waits for its next attempt."""
+    """Yield what a resume starts: all that is pending. What has failed attempts comes last, in order of its time."""
     later: list[RunLater] = []
     for key, invocation in progress.pending.items():
-        attempts = progress.attempts.get(key)
-        if attempts is None or attempts.due is None:
-            yield RunMethod(invocation)
+        if key in progress.attempts:
+            later.append(RunLater(invocation, progress.attempts[key].due or 0.0))
         else:
-            later.append(RunLater(invocation, attempts.due))
+            yield RunMethod(invocation)
     yield from sorted(later, key=lambda command: command.at)
 
 
@@ -121,7 +127,7 @@ def _completed(definition: FlowDefinition, progress: Progress, key: str, label: 
             enabled.append(_invocation(progress, m, key, cycle, ancestry, seen))
         else:
             latched.extend((m.name, name, how) for name, how in arrived.items())
-    return _made(Transition, (key, "", False, tuple(enabled), tuple(latched), tuple(skipped), None, None))
+    return _made(Transition, (key, "", False, tuple(enabled), tuple(latched), tuple(skipped), None))
 
 
 def _all_seen(method: MethodDefinition, before: dict[str, Seen], arrived: dict[str, Seen]) -> dict[str, Seen] | None:

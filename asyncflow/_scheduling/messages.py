@@ -17,6 +17,7 @@ __all__ = [
     "RunMethod",
     "Seen",
     "Started",
+    "Timing",
     "Transition",
 ]
 
@@ -93,11 +94,11 @@ class RunMethod(NamedTuple):
 
 
 class RunLater(NamedTuple):
-    """Start the next attempt of this invocation at a time, unless the pass is failing by then."""
+    """Start a further attempt of this invocation at a time, unless the pass is failing by then."""
 
     invocation: Invocation
-    at: float
-    """In seconds since the Unix epoch."""
+    at: float = 0.0
+    """In seconds since the Unix epoch; 0: now."""
 
 
 class Finish(NamedTuple):
@@ -116,6 +117,15 @@ Command = RunMethod | RunLater | Finish | Fail
 # ---- what a happening changes ----------------------------------------------------------------------------------
 
 
+class Timing(NamedTuple):
+    """What one happening changes in the attempts and time limits of a pass. Most happenings change nothing of these."""
+
+    retried: tuple[str, float] | None = None
+    """(key, time): an attempt of this pending invocation failed, and its next attempt is due then."""
+    deadline: float | None = None
+    """The pass's time limit, if this happening sets another one; 0 removes it."""
+
+
 class Transition(NamedTuple):
     """What one happening changes in a `Progress`: the delta that a checkpoint stores, and that `Progress.fold` applies."""
 
@@ -127,15 +137,13 @@ class Transition(NamedTuple):
     """(listener, the name that arrived, how it arrived)."""
     skipped: tuple[str, ...] = ()
     """The `or_` listeners that had already fired in this cycle."""
-    retried: tuple[str, float] | None = None
-    """(key, time): an attempt of this pending invocation failed, and its next attempt is due then."""
-    deadline: float | None = None
-    """The pass's time limit, if this happening sets another one; 0 removes it."""
+    timing: Timing | None = None
+    """What it changes in attempts and time limits, if anything."""
 
     @property
     def keeps_result(self) -> bool:
         """Whether an invocation or a join now needs the result of the completed invocation."""
-        key, _, _, enabled, latched, *_ = self
+        key, _, _, enabled, latched, _, _ = self
         for *_, arguments in enabled:
             for _, source in arguments:
                 if source == key:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .._failure import ATTEMPTS
-from .messages import Invocation, Seen, Transition
+from .messages import Invocation, Seen, Timing, Transition
 
 __all__ = ["Attempts", "Progress"]
 
@@ -67,15 +67,13 @@ class Progress:
         `result`: of the completed method, kept while something refers to it; of a failed attempt, its error.
         """
         # An attribute of a named tuple costs much more.
-        completed, failed, resumed, enabled, latched, _, retried, deadline = transition
+        completed, failed, resumed, enabled, latched, _, timing = transition
         if resumed:
             self._resume()
         if failed:
             self._fail(failed)
-        if retried is not None:
-            self._retry(*retried, result)
-        if deadline is not None:
-            self.deadline = deadline
+        if timing is not None:
+            self._time(timing, result)
         for invocation in enabled:
             self._enable(invocation)
         for listener, name, seen in latched:
@@ -128,6 +126,13 @@ class Progress:
         before = self.attempts.get(key, Attempts(0))
         self.attempts[key] = Attempts(before.failed + 1, before.before)
         self.failed |= {key}
+
+    def _time(self, timing: Timing, error: Any) -> None:
+        retried, deadline = timing
+        if retried is not None:
+            self._retry(*retried, error)
+        if deadline is not None:
+            self.deadline = deadline
 
     def _retry(self, key: str, due: float, error: Any) -> None:
         before = self.attempts.get(key, Attempts(0))

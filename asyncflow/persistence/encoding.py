@@ -12,7 +12,7 @@ from pydantic import GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema, to_json
 from typing_extensions import TypedDict
 
-from .._scheduling.messages import Invocation, Seen, Transition
+from .._scheduling.messages import Invocation, Seen, Timing, Transition
 from .._scheduling.progress import Attempts, Progress
 
 __all__ = ["decode_progress", "decode_transition", "encode_progress", "encode_transition"]
@@ -34,13 +34,12 @@ _Seen = tuple[str, frozenset[str], str]
 _Latched = tuple[tuple[str, str, _Seen], ...]
 _Usual = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, tuple[str, ...]]
 _Skipped = Annotated[tuple[str, ...], _Or(())]
-_Retried = Annotated[tuple[str, float] | None, _Or(None)]
-_Deadline = Annotated[float | None, _Or(None)]
-_Transition = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, _Skipped, _Retried, _Deadline]
+_Timing = tuple[tuple[str, float] | None, float | None]
+_Transition = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, _Skipped, Annotated[_Timing | None, _Or(None)]]
 _Attempts = tuple[int, int, float | None, tuple[str, ...]]
 
 _USUAL: Final = len(get_args(_Usual))
-"""How many of a transition's fields every transition is written with. The others are written if one of them is used."""
+"""How many of its fields a transition is written with if it changes nothing about time."""
 
 
 class _Progress(TypedDict):
@@ -63,21 +62,22 @@ _write_usual, _read_transition = _usual_transitions.serializer.to_json, _transit
 
 def encode_transition(transition: Transition) -> bytes:
     """Encode a transition as JSON: named tuples become arrays, in the order of their fields."""
-    if transition.retried is None and transition.deadline is None:
+    if transition.timing is None:
         return _write_usual(transition[:_USUAL], warnings=False)
     return _transitions.dump_json(transition, warnings=False)
 
 
 def decode_transition(data: bytes) -> Transition:
     """Decode what `encode_transition` wrote. Raises `ValueError`."""
-    completed, failed, resumed, enabled, latched, *others = _read_transition(data, strict=True)
+    completed, failed, resumed, enabled, latched, skipped, timing = _read_transition(data, strict=True)
     return Transition(
         completed,
         failed,
         resumed,
         tuple(map(Invocation._make, enabled)),
         tuple([(listener, name, Seen._make(seen)) for listener, name, seen in latched]),
-        *others,
+        skipped,
+        None if timing is None else Timing._make(timing),
     )
 
 

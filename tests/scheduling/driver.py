@@ -140,11 +140,11 @@ class Simulation:
             assert not self.running, f"{command} while {list(self.running)} run"
             self.outcome = command
             return
-        if isinstance(command, RunLater):
+        if isinstance(command, RunLater) and command.invocation.key in self.progress.paused:
             assert command.invocation.key not in self.running
             self.paused[command.invocation.key] = command
             return
-        assert isinstance(command, RunMethod)
+        assert isinstance(command, RunMethod | RunLater)
         invocation = command.invocation
         assert invocation.key not in self.running, f"{invocation.key} runs already"
         self.running[invocation.key] = invocation

@@ -118,7 +118,8 @@ class Model:
         self.never_started.clear()
         self.waiting = set(self.due)
         gone = self.completed | self.due
-        return Step(launched=[launch for launch in self.enabled if launch.key not in gone])
+        launched = [launch for launch in self.enabled if launch.key not in gone]
+        return Step(launched=sorted(launched, key=lambda launch: launch.key in self.attempts))
 
     def running(self) -> list[str]:
         gone = self.completed | self.raised | self.never_started | self.waiting
