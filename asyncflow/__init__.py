@@ -14,7 +14,7 @@ The folders, in the order in which data passes through them (`DESIGN.md` describ
 from . import errors, events, merge, persistence
 from ._definition.decorators import listen, persist, router, start
 from ._definition.retry import Retry, RetryAfter
-from ._definition.triggers import and_, or_
+from ._definition.triggers import after, and_, or_
 from ._runs.history import HistoryEntry
 from ._runtime.scope import InvocationInfo, this_invocation
 from ._sync import run
@@ -40,6 +40,7 @@ __all__ = [
     "RunHandle",
     "SQLiteFlowPersistence",
     "__version__",
+    "after",
     "and_",
     "errors",
     "events",

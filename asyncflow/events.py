@@ -19,6 +19,7 @@ __all__ = [
     "RunResumed",
     "RunStarted",
     "StateEdited",
+    "TimerFired",
 ]
 
 
@@ -101,6 +102,18 @@ class MethodRetrying(Event):
     """The type of the exception, with its module."""
     due: float
     """When the next attempt is due, in seconds since the Unix epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerFired(Event):
+    """The time of a timer came."""
+
+    timer: str
+    """The timer in the condition of its listener, such as `after(ask)`."""
+    listener: str
+    """The method that waits for it."""
+    enabled: tuple[str, ...] = ()
+    """The invocation that it started; empty if the method waits for more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

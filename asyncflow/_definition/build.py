@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from .attempting import Attempting
 from .decorators import Mark, Note, Pending, PersistMark, note_of
 from .definition import FlowDefinition, MethodDefinition, Receives, label_of
 from .signatures import UNRESOLVED, declared_labels, received, return_annotation
-from .triggers import Condition, Trigger, normalised
+from .triggers import After, Condition, TimerDefinition, Trigger, normalised, timers_in
 from .validation import problems_of
 
 __all__ = ["define", "persist_marks"]
@@ -170,6 +171,7 @@ def _method(
     kinds = [mark.kind for mark in note.marks]
     try:
         condition = None if trigger_mark.trigger is None else _checked(trigger_mark.trigger, known)
+        timers = () if trigger_mark.trigger is None else _timers(trigger_mark.trigger, known)
     except TypeError as error:
         problem(f"has an invalid condition: {error}")
         return None
@@ -203,6 +205,7 @@ def _method(
         is_unresolved=is_unresolved,
         retry=retry,
         timeout=timeout,
+        timers=timers,
     )
 
 
@@ -240,9 +243,19 @@ def _trigger_mark(marks: list[Mark]) -> Mark | None:
 
 
 def _checked(trigger: Trigger, known: Mapping[int, str]) -> Condition:
-    if callable(trigger) and note_of(trigger) is None and not isinstance(trigger, Pending):
-        raise TypeError(f"{getattr(trigger, '__name__', trigger)!r} is not a flow method")
+    method = trigger.trigger if isinstance(trigger, After) else trigger
+    if callable(method) and note_of(method) is None and not isinstance(method, Pending):
+        raise TypeError(f"{getattr(method, '__name__', method)!r} is not a flow method")
     return normalised(trigger, known)
+
+
+def _timers(trigger: Trigger, known: Mapping[int, str]) -> tuple[TimerDefinition, ...]:
+    """Return the timers of a condition. Raises `TypeError` if two of them have the same trigger."""
+    timers = tuple(timers_in(trigger, known))
+    twice = [name for name, count in Counter(timer.source for timer in timers).items() if count > 1]
+    if twice:
+        raise TypeError(f"it has two timers for {twice[0]}; a listener can have one for each of its triggers")
+    return timers
 
 
 def _labels(marks: list[Mark], returns: Any) -> frozenset[str] | None:

@@ -11,7 +11,7 @@ from .._keywords import UNSET, Unset, not_taken
 from ..errors import FlowDefinitionError
 from .retry import Retry
 from .signatures import declared_labels
-from .triggers import AllOf, AnyOf, Trigger
+from .triggers import After, AllOf, AnyOf, Trigger
 
 __all__ = [
     "Mark",
@@ -129,6 +129,8 @@ def start(condition: Callable[..., Coroutine[Any, Any, R]], **options: Unpack[_O
 @overload
 def start(condition: str | AnyOf | AllOf, **options: Unpack[_Options]) -> _Decorator: ...
 @overload
+def start(condition: After[R], **options: Unpack[_Options]) -> _Listening[R]: ...
+@overload
 def start(condition: Callable[..., R], **options: Unpack[_Options]) -> _Listening[R]: ...
 def start(
     condition: Trigger | None = None,
@@ -139,7 +141,7 @@ def start(
 ) -> Any:
     """Run the method when the flow starts, or, with a condition, each time the condition is satisfied.
 
-    - `condition`: a method, a label, or a tree of `or_` and `and_`, as for `listen`. None: the method runs when the flow starts.
+    - `condition`: as for `listen`. None: the method runs when the flow starts.
     - `retry`, `timeout`: as for `listen`.
     """
     _check("@start", ("condition", "retry", "timeout"), more, unknown)
@@ -151,6 +153,8 @@ def listen(condition: Callable[..., Coroutine[Any, Any, R]], **options: Unpack[_
 @overload
 def listen(condition: str | AnyOf | AllOf, **options: Unpack[_Options]) -> _Decorator: ...
 @overload
+def listen(condition: After[R], **options: Unpack[_Options]) -> _Listening[R]: ...
+@overload
 def listen(condition: Callable[..., R], **options: Unpack[_Options]) -> _Listening[R]: ...
 def listen(
     condition: Trigger | None = None,
@@ -161,7 +165,7 @@ def listen(
 ) -> Any:
     """Run the method each time the condition is satisfied.
 
-    - `condition`: a method, a label, or a tree of `or_` and `and_` over them.
+    - `condition`: a method, a label, `after(...)` one of these, or a tree of `or_` and `and_` over them.
     - `retry`: a `Retry` policy: when an attempt that raised is followed by another one; None: never. If it is not given, the class
       attribute `retry` applies, if that is a `Retry`.
     - `timeout`: how long an attempt may take, in seconds or as a timedelta; then it raises `MethodTimeoutError`. None: no limit. If it
@@ -190,6 +194,8 @@ def router(
     emit: Iterable[Any] | None = None,
     **options: Unpack[_Options],
 ) -> _Decorator: ...
+@overload
+def router(condition: After[R], *, emit: Iterable[Any] | None = None, **options: Unpack[_Options]) -> _Listening[R]: ...
 @overload
 def router(
     condition: Callable[..., R],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
 from .retry import Retry
-from .triggers import AnyOf, Condition, names_in, required_names
+from .triggers import AnyOf, Condition, TimerDefinition, names_in, required_names
 
 __all__ = ["FlowDefinition", "MethodDefinition", "Reached", "Receives", "label_of"]
 
@@ -50,6 +50,8 @@ class MethodDefinition:
     """What follows when an attempt of it raises; None: it is not tried again."""
     timeout: float | None = None
     """The seconds that an attempt may take; None for no limit."""
+    timers: tuple[TimerDefinition, ...] = ()
+    """The timers in its condition."""
     fewest: int = 0
     """The minimum number of names that must have arrived before its condition can be satisfied."""
 
@@ -63,10 +65,13 @@ class MethodDefinition:
 
 
 class Reached(NamedTuple):
-    """The methods that an event reaches."""
+    """The methods that an event reaches, and the timers that it starts."""
 
     methods: tuple[MethodDefinition, ...]
     names: frozenset[str]
+    """Of the methods."""
+    timers: tuple[tuple[MethodDefinition, TimerDefinition], ...] = ()
+    """Each with its listener."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +82,17 @@ class FlowDefinition:
     methods: Mapping[str, MethodDefinition]
     starts: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     """The methods that a pass starts with: the unconditional starts, or all of them if none is unconditional."""
+    has_timers: bool = field(init=False, compare=False, repr=False)
+    """Whether any method waits for a timer."""
     unresolved: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     """The methods whose return annotation uses a name that was not defined when it was read."""
     _in_order: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     _mentioned: dict[str, list[int]] = field(default_factory=dict, init=False, compare=False, repr=False)
     """For each name, the positions of the methods whose condition mentions it."""
+    _timed: dict[str, list[tuple[MethodDefinition, TimerDefinition]]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+    """For each name that starts timers, these, each with its listener."""
     _reached: dict[tuple[str, ...], Reached] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -93,13 +104,17 @@ class FlowDefinition:
         for place, method in enumerate(self._in_order):
             for name in method.names:
                 self._mentioned.setdefault(name, []).append(place)
+            for timer in method.timers:
+                self._timed.setdefault(timer.source, []).append((method, timer))
+        object.__setattr__(self, "has_timers", bool(self._timed))
 
     def reached_by(self, names: tuple[str, ...]) -> Reached:
         """Return the methods whose condition mentions one of an event's names: routers first, each group in order of definition."""
         found = self._reached.get(names)
         if found is None:
             hit = _routers_first(self.mentioning(names))
-            found = Reached(tuple(hit), frozenset(m.name for m in hit))
+            timers = tuple(timed for name in names for timed in self._timed.get(name, ())) if self._timed else ()
+            found = Reached(tuple(hit), frozenset(m.name for m in hit), timers)
             if all(self.is_known(name) for name in names):
                 self._reached[names] = found
         return found
@@ -113,13 +128,22 @@ class FlowDefinition:
     def last(self) -> tuple[MethodDefinition, ...]:
         """The methods that a pass may end with: those that are not certain to be followed by another."""
         followed = {m.condition for m in self.methods.values() if isinstance(m.condition, str)}
+        followed |= {timer.source for m in self.methods.values() for timer in m.timers if timer.name == m.condition}
         return tuple(
             m for m in self.methods.values() if m.name not in followed and not (m.labels and m.labels <= followed)
         )
 
     def is_known(self, name: str) -> bool:
         """Whether the name is a method, or a name that a method listens to. This bounds the cache."""
-        return name in self.methods or name in self._mentioned
+        return name in self.methods or name in self._mentioned or name in self._timed
+
+    def timed_by(self, name: str) -> Sequence[tuple[MethodDefinition, TimerDefinition]]:
+        """Return the timers that a method or a label starts, each with its listener."""
+        return self._timed.get(name, ())
+
+    def is_reserved(self, label: str) -> bool:
+        """Whether a label would trigger by the name of a method or of a timer."""
+        return label in self.methods or any(label == timer.name for timed in self._timed.values() for _, timer in timed)
 
 
 def _routers_first(methods: list[MethodDefinition]) -> list[MethodDefinition]:

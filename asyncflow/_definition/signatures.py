@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 
 from .aliases import unaliased
 from .definition import Receives, label_of
-from .triggers import AllOf, Condition, required_names
+from .triggers import AllOf, Condition, required_names, trigger_of
 
 if sys.version_info >= (3, 14):
     import annotationlib
@@ -87,7 +87,7 @@ def _refuse_unfilled(parameters: list[inspect.Parameter]) -> None:
 
 
 def _are_named_like(positional: list[inspect.Parameter], condition: AllOf) -> bool:
-    surely = set(required_names(condition))
+    surely = {trigger_of(name) for name in required_names(condition)}
     return bool(positional) and all(p.name in surely and p.kind is not p.POSITIONAL_ONLY for p in positional)
 
 

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Final, Generic, NamedTuple, TypeVar, overload
+
+from .._durations import Seconds, seconds
 
 __all__ = [
+    "After",
     "AllOf",
     "AnyOf",
     "Condition",
+    "Delay",
+    "TimerDefinition",
     "Trigger",
+    "after",
     "and_",
     "names_in",
     "normalised",
     "or_",
     "required_names",
     "satisfied",
+    "timers_in",
+    "trigger_of",
 ]
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +45,36 @@ class AllOf:
     parts: tuple[Trigger, ...]
 
 
+Delay = Seconds | Callable[[Any], Seconds | datetime]
+"""How long a timer waits: a duration, or a function of the flow's state that returns a duration or a time."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class After(Generic[R]):
+    """Satisfied some time after its trigger."""
+
+    trigger: str | Callable[..., Any]
+    delay: Delay
+
+
 Condition = str | AnyOf | AllOf
-"""A trigger whose leaves are all names."""
+"""A trigger whose leaves are all names: of methods, labels and timers."""
 
-Trigger = Condition | Callable[..., Any]
-"""What users write: a label, a method, or a tree of them."""
+Trigger = Condition | After[Any] | Callable[..., Any]
+"""What users write: a label, a method, a timer, or a tree of them."""
 
+
+class TimerDefinition(NamedTuple):
+    """A timer in the condition of a listener."""
+
+    name: str
+    """Its name in the condition, such as `after(ask)`."""
+    source: str
+    """The method or label that starts it."""
+    delay: Delay
+
+
+_NO_DELAY: Final = "the delay of after({}) must be a number of seconds from 0, a timedelta, or a function, not {!r}"
 
 _NO_NAMES: Mapping[int, str] = {}
 
@@ -62,8 +97,44 @@ def and_(*conditions: Trigger) -> AllOf:
     return AllOf(conditions)
 
 
+@overload
+def after(trigger: Callable[..., Coroutine[Any, Any, R]], delay: Delay) -> After[R]: ...
+@overload
+def after(trigger: str, delay: Delay) -> After[Any]: ...
+@overload
+def after(trigger: Callable[..., R], delay: Delay) -> After[R]: ...
+def after(trigger: Any, delay: Delay) -> After[Any]:
+    """Wait for some time after a method or a label: `@listen(or_(approved, after(ask, timedelta(days=2))))`.
+
+    - `trigger`: the method or label whose end starts the timer. The listener receives its result.
+    - `delay`: seconds, or a timedelta; or a function that gets the flow's state, and returns seconds, a timedelta or a time (a datetime
+      with a time zone). It is called when the timer starts.
+
+    The time at which it fires is stored: a run that is interrupted meanwhile continues to wait when it is resumed, and a time that has
+    passed by then fires at once. A listener that runs for another reason drops its timers of the same cycle. In one listener, each
+    method or label can have one timer; a trigger that comes again restarts it. A method whose parameters are named like its triggers
+    receives the trigger's result by the trigger's name.
+    """
+    return After(trigger, delay)
+
+
+def timers_in(trigger: Trigger, names: Mapping[int, str] = _NO_NAMES) -> Iterator[TimerDefinition]:
+    """Yield the timers of a tree. `names`: as for `normalised`. Raises `TypeError` for what cannot be a timer."""
+    if isinstance(trigger, After):
+        source = normalised(trigger.trigger, names)
+        if not isinstance(source, str) or isinstance(trigger.trigger, After):
+            raise TypeError("after() takes a method or a label, and not another condition")
+        fixed = None if callable(trigger.delay) else seconds(trigger.delay)
+        if not callable(trigger.delay) and (fixed is None or fixed < 0):
+            raise TypeError(_NO_DELAY.format(source, trigger.delay))
+        yield TimerDefinition(f"after({source})", source, trigger.delay)
+    elif isinstance(trigger, AnyOf | AllOf):
+        for part in trigger.parts:
+            yield from timers_in(part, names)
+
+
 def normalised(trigger: Trigger, names: Mapping[int, str] = _NO_NAMES) -> Condition:
-    """Return the tree with methods as names, nodes of the same kind and equal parts joined, and a single part in place of its node.
+    """Return the tree with methods and timers as names. Nodes of the same kind and equal parts are joined; a single part replaces its node.
 
     `names` maps a function's `id` to the name under which a class has it; other functions are known by their own name.
 
@@ -71,6 +142,8 @@ def normalised(trigger: Trigger, names: Mapping[int, str] = _NO_NAMES) -> Condit
     """
     if isinstance(trigger, str):
         return trigger
+    if isinstance(trigger, After):
+        return f"after({normalised(trigger.trigger, names)})"
     if not isinstance(trigger, AnyOf | AllOf):
         return names.get(id(trigger)) or _name_of(trigger)
     kind = type(trigger)
@@ -85,7 +158,7 @@ def normalised(trigger: Trigger, names: Mapping[int, str] = _NO_NAMES) -> Condit
 def _name_of(leaf: object) -> str:
     name = getattr(leaf, "__name__", None)
     if not callable(leaf) or isinstance(leaf, type) or not isinstance(name, str):
-        raise TypeError(f"a condition must be a method, a label, or_() or and_(), not {leaf!r}")
+        raise TypeError(f"a condition must be a method, a label, after(), or_() or and_(), not {leaf!r}")
     return name
 
 
@@ -105,6 +178,11 @@ def required_names(condition: Condition) -> Iterator[str]:
     elif isinstance(condition, AllOf):
         for part in condition.parts:
             yield from required_names(part)  # type: ignore[arg-type]  # see normalised
+
+
+def trigger_of(name: str) -> str:
+    """Return the method or label that a name in a condition stands for: of a timer, the one that starts it."""
+    return name[6:-1] if name.startswith("after(") and name.endswith(")") else name
 
 
 def satisfied(condition: Condition, seen: Collection[str]) -> bool:

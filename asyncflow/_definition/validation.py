@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Set
 
 from .definition import FlowDefinition, MethodDefinition, Receives
 from .signatures import requires_a_value
-from .triggers import satisfied
+from .triggers import satisfied, trigger_of
 
 __all__ = ["problems_of"]
 
@@ -32,6 +32,7 @@ def _of_one(
     method: MethodDefinition, methods: Mapping[str, MethodDefinition], labels: Set[str], broken: Set[str] | None
 ) -> Iterator[str]:
     """Yield the mistakes of one method. `labels`: all that are declared; `broken` is None if a router may return any other label."""
+    timers = {timer.name for timer in method.timers}
     if method.name in method.names and method.name not in labels:
         yield (
             f"{method.name} listens to itself: '{method.name}' is its own name. If a label is meant, rename the method or the "
@@ -39,7 +40,8 @@ def _of_one(
         )
     for label in sorted(label for label in method.labels or () if label in methods):  # `&` iterates over all methods
         yield f"{method.name} returns the label '{label}', which is also a method's name; rename the label"
-    unknown = {name for name in method.names if name not in methods and name not in labels}
+    triggers = {trigger_of(name) if name in timers else name for name in method.names}
+    unknown = {name for name in triggers if name not in methods and name not in labels}
     if unknown and broken is not None:
         for name in sorted(unknown - broken):
             yield _unknown(method, name, sorted(labels | methods.keys() | broken))
@@ -87,6 +89,7 @@ def _reached(methods: Mapping[str, MethodDefinition]) -> set[str]:
     )  # at first all others: an undeclared label may trigger any
     while wave:
         new = {name for m in wave for name in (m.name, *(m.labels or ()))} - arrived
+        new |= {timer.name for name in new for _, timer in definition.timed_by(name)} - arrived
         reached.update(m.name for m in wave)
         arrived |= new
         wave = tuple(m for m in others or definition.mentioning(new) if m.name not in reached and _can_come(m, arrived))

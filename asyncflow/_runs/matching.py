@@ -59,7 +59,8 @@ def check_resumable(settings: Settings, c: Checkpoint, progress: Progress) -> No
 def _missing(settings: Settings, progress: Progress) -> list[str]:
     """Return the methods that a pass waits for and the class does not have."""
     results = (key.rpartition(":")[0] for key in progress.results)
-    named = {i.method for i in progress.pending.values()}.union(progress.latches, results)
+    listeners = (timer.listener for timer in progress.timers.values())
+    named = {i.method for i in progress.pending.values()}.union(progress.latches, results, listeners)
     return sorted(named - settings.definition.methods.keys())
 
 

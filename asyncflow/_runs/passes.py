@@ -105,7 +105,7 @@ def resume_pass(
         flow, settings, codecs, c.run_id, c.pass_number, recorder, stored.progress, first, c.state, setup.clock
     )
     commands, checkpoint, _ = engine.journal.happened(
-        Resumed(deadline), is_recorded=bool(stored.progress.pending), is_snapshot=not _follows_snapshot(c)
+        Resumed(deadline), is_recorded=stored.progress.is_open, is_snapshot=not _follows_snapshot(c)
     )
     return engine, commands, checkpoint
 

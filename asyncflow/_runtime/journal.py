@@ -20,6 +20,8 @@ from .._scheduling.messages import (
     MethodReturned,
     Resumed,
     Started,
+    TimerFired,
+    TimerKey,
 )
 from .._scheduling.progress import Progress
 from .._values.copying import ATOMS
@@ -111,6 +113,28 @@ class Journal:
             kind, status, self.progress, changes, state, key, needed, outcome, is_snapshot, not is_recorded
         )
         return commands, checkpoint, result
+
+    def timer_fired(
+        self, key: TimerKey, *, is_recorded: bool
+    ) -> tuple[tuple[Command, ...], Checkpoint | None, dict[str, Any]]:
+        """Record that the time of a timer has come. If the pass ends with that, its output is the result of its last method.
+
+        Return the commands, the checkpoint, and that output by its method.
+        """
+        transition, commands = advance(self._definition, self.progress, TimerFired(key))
+        is_last, output = bool(commands) and type(commands[0]) is Finish, self.progress.output
+        self.progress.fold(transition)
+        method, kept = ("", None) if output is None else (output[0].rpartition(":")[0], output[1])
+        shown = {method: None if output is None else self.results.received(*output)} if is_last else {}
+        if self._chain is None or not (is_recorded or is_last):
+            return commands, None, shown
+        kind: Kind = "finished" if is_last else "timer"
+        outcome = None if not is_last or kept is None else Finished(method, kept)
+        status: Status = "finished" if is_last else "running"
+        checkpoint = self._chain.prepare(
+            kind, status, self.progress, transition, outcome=outcome, outcome_only=not is_recorded
+        )
+        return commands, checkpoint, shown
 
     def arguments(self, of: Sequence[tuple[str, str]]) -> tuple[list[Any], dict[str, Any]]:
         """Return an invocation's arguments, positional and by name: the results of its triggers, each a value of its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from .._scheduling.messages import Transition
 from ..events import (
     Event,
     MethodFailed,
@@ -17,6 +18,7 @@ from ..events import (
     RunResumed,
     RunStarted,
     StateEdited,
+    TimerFired,
 )
 from ..persistence.checkpoint import Checkpoint, decode_transition
 from ..persistence.outcome import Failed, decode_outcome
@@ -43,6 +45,8 @@ def events_from(c: Checkpoint) -> list[Event]:
             found.append((MethodFailed, {"invocation": c.method, "type": failure}))
         case "retrying":
             found.append((MethodRetrying, _retrying(c)))
+        case "timer":
+            found += _timer_fired(c)
         case "cancelled":
             found.append((RunCancelled, {}))
         case "edited":
@@ -64,6 +68,16 @@ def _ended(c: Checkpoint) -> list[tuple[type[Event], dict[str, Any]]]:
         enabled, skipped = tuple([invocation.key for invocation in transition.enabled]), transition.skipped
     ends = [(MethodFinished, {"invocation": c.method, "enabled": enabled})] if c.method else []
     return [*ends, *[(MethodSkipped, {"method": m, "invocation": c.method}) for m in skipped]]
+
+
+def _timer_fired(c: Checkpoint) -> list[tuple[type[Event], dict[str, Any]]]:
+    """Return the events of a timer, with their own fields."""
+    transition = Transition() if c.changes is None else decode_transition(c.changes)
+    listener, timer = (
+        ("", "") if transition.timing is None or transition.timing.fired is None else transition.timing.fired[:2]
+    )
+    enabled = tuple([invocation.key for invocation in transition.enabled])
+    return [(TimerFired, {"timer": timer, "listener": listener, "enabled": enabled})]
 
 
 def _retrying(c: Checkpoint) -> dict[str, Any]:

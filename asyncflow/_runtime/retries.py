@@ -33,7 +33,7 @@ DURABLE: Final = 0.001
 class Retries:
     """Decides for one pass what follows a failed attempt, and waits for the next attempts."""
 
-    __slots__ = ("_clock", "_conflicts", "_pauses", "_progress", "_versions")
+    __slots__ = ("_clock", "_conflicts", "_is_over", "_pauses", "_progress", "_versions")
 
     def __init__(self, progress: Progress, versions: StateVersions, clock: Callable[[], float]) -> None:
         self._progress = progress
@@ -41,6 +41,7 @@ class Retries:
         self._clock = clock
         self._conflicts: dict[str, int] = {}
         self._pauses: set[anyio.CancelScope] = set()
+        self._is_over = False
 
     def next_at(self, scope: Scope, error: Exception) -> float | None:
         """Return when the next attempt is due, or None if the invocation has failed permanently."""
@@ -67,7 +68,7 @@ class Retries:
 
     async def pause(self, scope: LaterScope) -> bool:
         """Wait until the next attempt of an invocation may start. Return False if the pass fails or ends meanwhile."""
-        if self._progress.failed:
+        if self._is_over or self._progress.failed:
             return False
         with anyio.CancelScope() as pause:
             self._pauses.add(pause)
@@ -76,10 +77,11 @@ class Retries:
                 await thread_has_ended(scope.invocation_id)
             finally:
                 self._pauses.discard(pause)
-        return not pause.cancelled_caught
+        return not self._is_over
 
     def end_pauses(self) -> None:
         """Let no further attempt start: the pass fails, or ends for another reason. What waits is stored, and is resumed."""
+        self._is_over = True
         for pause in tuple(self._pauses):
             pause.cancel()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -26,6 +27,6 @@ def now() -> float:
 
 async def sleep_until(at: float, clock: Callable[[], float]) -> None:
     """Sleep until `clock` has reached a time. A clock that is set back meanwhile does not make the wait longer."""
-    end = anyio.current_time() + at - clock()
+    end, longest = anyio.current_time() + at - clock(), LONGEST if virtual_clock.get() is None else math.inf
     while (left := min(end - anyio.current_time(), at - clock())) > 0:  # noqa: ASYNC110 - no event tells the time
-        await anyio.sleep(min(left, LONGEST))
+        await anyio.sleep(min(left, longest))

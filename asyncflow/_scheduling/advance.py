@@ -10,14 +10,18 @@ The rules, in the order in which `_completed` applies them:
    skip it, and are not latched.
 5. Any other condition latches what arrives, fires when it is satisfied, and then forgets everything that it has seen.
 6. A fired join belongs to the cycle of the completing event; its ancestry is the union over its parts of that cycle.
+7. A timer is an event that comes later, for one listener. Its cycle and ancestry are decided when it starts: it closes a loop if
+   its listener is in the ancestry. Until it fires it keeps its cycle alive. Whatever fires the listener drops the listener's timers
+   of that cycle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import assert_never
 
-from .._definition.definition import FlowDefinition, MethodDefinition, Receives
+from .._definition.definition import FlowDefinition, MethodDefinition, Reached, Receives
 from .._definition.triggers import satisfied
 from .messages import (
     Command,
@@ -32,6 +36,10 @@ from .messages import (
     RunMethod,
     Seen,
     Started,
+    StartTimer,
+    Timer,
+    TimerFired,
+    TimerKey,
     Timing,
     Transition,
 )
@@ -52,7 +60,7 @@ def advance(
     Raises `KeyError` for a key that is not pending.
     """
     if type(happening) is MethodReturned:  # a pattern is slower, and this runs at each step
-        transition = _completed(definition, progress, happening.key, happening.label)
+        transition = _completed(definition, progress, *happening)
     elif isinstance(happening, MethodRaised):
         transition = _raised(progress, happening)
     elif isinstance(happening, Started):
@@ -60,6 +68,8 @@ def advance(
         transition = Transition(enabled=enabled, timing=_limited(happening.deadline or None))
     elif isinstance(happening, Resumed):
         return Transition(resumed=True, timing=_limited(happening.deadline)), tuple(_restarted(progress))
+    elif isinstance(happening, TimerFired):
+        transition = _timer_fired(definition, progress, happening.key)
     else:
         assert_never(happening)  # type: ignore[arg-type]  # a subclass of the first: it has none
     return transition, _commands(progress, transition)
@@ -72,10 +82,21 @@ def _commands(progress: Progress, transition: Transition) -> tuple[Command, ...]
     if transition.timing is not None and transition.timing.retried is not None:
         key, at = transition.timing.retried
         return (RunLater(progress.pending[key], at),)
-    enabled = transition.enabled
+    enabled, timing = transition.enabled, transition.timing
+    if timing is not None and (timing.started or timing.fired):
+        return _timed_commands(progress, transition, timing)
     if enabled:
         return (_made(RunMethod, enabled),) if len(enabled) == 1 else tuple(map(RunMethod, enabled))
-    return (Finish(transition.completed),) if transition.completed and len(progress.pending) == 1 else ()
+    is_last = transition.completed and len(progress.pending) == 1 and not progress.timers
+    return (Finish(transition.completed),) if is_last else ()
+
+
+def _timed_commands(progress: Progress, transition: Transition, timing: Timing) -> tuple[Command, ...]:
+    """Return the commands after a happening that starts timers, or is one."""
+    commands: tuple[Command, ...] = (*map(RunMethod, transition.enabled), *map(StartTimer, timing.started))
+    if commands or progress.pending or len(progress.timers) > 1:
+        return commands
+    return (Finish("" if progress.output is None else progress.output[0]),)
 
 
 def _raised(progress: Progress, raised: MethodRaised) -> Transition:
@@ -91,22 +112,26 @@ def _limited(deadline: float | None) -> Timing | None:
 
 
 def _restarted(progress: Progress) -> Iterator[Command]:
-    """Yield what a resume starts: all that is pending. What has failed attempts comes last, in order of its time."""
-    later: list[RunLater] = []
+    """Yield what a resume starts: all that is pending, then, in order of their times, further attempts and timers."""
+    later: list[tuple[float, Command]] = [(timer.due, StartTimer(timer)) for timer in progress.timers.values()]
     for key, invocation in progress.pending.items():
         if key in progress.attempts:
-            later.append(RunLater(invocation, progress.attempts[key].due or 0.0))
+            due = progress.attempts[key].due or 0.0
+            later.append((due, RunLater(invocation, due)))
         else:
             yield RunMethod(invocation)
-    yield from sorted(later, key=lambda command: command.at)
+    yield from (command for _, command in sorted(later, key=itemgetter(0)))
 
 
-def _completed(definition: FlowDefinition, progress: Progress, key: str, label: str | None) -> Transition:
+def _completed(
+    definition: FlowDefinition, progress: Progress, key: str, label: str | None, due: tuple[float, ...]
+) -> Transition:
     ended = progress.pending[key]
     names = (ended.method,) if label is None else (ended.method, label)
     reached = definition.reached_by(names)
-    if not reached.methods:
-        return Transition(completed=key)
+    if not reached.methods and not reached.timers:
+        is_output = bool(progress.timers) and len(progress.pending) == 1
+        return Transition(completed=key, timing=Timing(is_output=True) if is_output else None)
     cycle, ancestry = ended.cycle, ended.ancestry
     if not ancestry.isdisjoint(reached.names):
         cycle, ancestry = key, frozenset()
@@ -127,7 +152,43 @@ def _completed(definition: FlowDefinition, progress: Progress, key: str, label: 
             enabled.append(_invocation(progress, m, key, cycle, ancestry, seen))
         else:
             latched.extend((m.name, name, how) for name, how in arrived.items())
-    return _made(Transition, (key, "", False, tuple(enabled), tuple(latched), tuple(skipped), None))
+    timing = None
+    if reached.timers or progress.timers:
+        timing = _timing(progress, reached, ended, enabled, due)
+    return _made(Transition, (key, "", False, tuple(enabled), tuple(latched), tuple(skipped), timing))
+
+
+def _timing(
+    progress: Progress, reached: Reached, ended: Invocation, enabled: list[Invocation], due: tuple[float, ...]
+) -> Timing | None:
+    """Return the timers that a completion starts. Their event is one of its own: it may close a loop that the completion does not."""
+    cycle, ancestry = ended.cycle, ended.ancestry
+    if any(m.name in ancestry for m, _ in reached.timers):
+        cycle, ancestry = ended.key, frozenset()
+    started: list[Timer] = []
+    for (m, timer), at in zip(reached.timers, due, strict=True):
+        fires_now = any(invocation.method == m.name and invocation.cycle == cycle for invocation in enabled)
+        if not m.once_a_cycle or not (fires_now or m.name in progress.fired.get(cycle, ())):
+            source = ended.key if m.receives is not Receives.NOTHING else ""
+            started.append(Timer(m.name, timer.name, cycle, ancestry, source, at))
+    is_output = not enabled and len(progress.pending) == 1 and bool(started or progress.timers)
+    return Timing(started=tuple(started), is_output=is_output) if started or is_output else None
+
+
+def _timer_fired(definition: FlowDefinition, progress: Progress, key: TimerKey) -> Transition:
+    """Return what a timer changes: it reaches its own listener only, with the result of its trigger."""
+    timer = progress.timers[key]
+    m = definition.methods[timer.listener]
+    cycle, ancestry, source, timing = timer.cycle, timer.ancestry, timer.source, Timing(fired=key)
+    if m.once_a_cycle and m.name in progress.fired.get(cycle, ()):
+        return Transition(skipped=(m.name,), timing=timing)
+    if isinstance(m.condition, str):
+        return Transition(enabled=(_invocation(progress, m, source, cycle, ancestry, None),), timing=timing)
+    arrived = {timer.name: Seen(cycle, ancestry, source if m.receives is Receives.NAMED else "")}
+    seen = _all_seen(m, progress.latches.get(m.name, {}), arrived)
+    if seen is None:
+        return Transition(latched=((m.name, timer.name, arrived[timer.name]),), timing=timing)
+    return Transition(enabled=(_invocation(progress, m, source, cycle, ancestry, seen),), timing=timing)
 
 
 def _all_seen(method: MethodDefinition, before: dict[str, Seen], arrived: dict[str, Seen]) -> dict[str, Seen] | None:
@@ -152,10 +213,15 @@ def _invocation(
     if method.receives is Receives.LAST:
         arguments = (("", source),)
     elif method.receives is Receives.NAMED and seen is not None:
-        arguments = tuple((name, seen[name].source) for name in method.parameters)
+        arguments = tuple((name, part_of(seen, name).source) for name in method.parameters)
     name = method.name
     line = ancestry | {name} if seen is None else ancestry.union((name,), *_ancestries(seen.values(), cycle))
     return _made(Invocation, (name, progress.counts.get(name, 0) + 1, cycle, line, arguments))
+
+
+def part_of(seen: Mapping[str, Seen], parameter: str) -> Seen:
+    """Return the part of a join that fills a parameter: it is named like the method or label, or like the trigger of a timer."""
+    return seen[parameter] if parameter in seen else seen[f"after({parameter})"]
 
 
 def _ancestries(parts: Iterable[Seen], cycle: str) -> Iterable[frozenset[str]]:

@@ -16,7 +16,11 @@ __all__ = [
     "RunLater",
     "RunMethod",
     "Seen",
+    "StartTimer",
     "Started",
+    "Timer",
+    "TimerFired",
+    "TimerKey",
     "Timing",
     "Transition",
 ]
@@ -49,6 +53,29 @@ class Seen(NamedTuple):
     """The key of the invocation whose result it carries; '' if that result will not be needed."""
 
 
+class Timer(NamedTuple):
+    """A timer that has been started, for one listener in one cycle."""
+
+    listener: str
+    name: str
+    """Its name in the listener's condition, such as `after(ask)`."""
+    cycle: str
+    """The cycle of its event, decided when it starts."""
+    ancestry: frozenset[str]
+    source: str
+    """The key of the invocation whose result it carries; '' if that result will not be needed."""
+    due: float
+    """When it fires, in seconds since the Unix epoch."""
+
+    @property
+    def key(self) -> TimerKey:
+        """Listener, name and cycle: starting a timer again replaces the earlier one."""
+        return self.listener, self.name, self.cycle
+
+
+TimerKey = tuple[str, str, str]
+
+
 # ---- happenings ------------------------------------------------------------------------------------------------
 
 
@@ -71,6 +98,8 @@ class MethodReturned(NamedTuple):
 
     key: str
     label: str | None = None
+    due: tuple[float, ...] = ()
+    """When the timers that it starts fire, in seconds since the Unix epoch, in the order of `Reached.timers`."""
 
 
 class MethodRaised(NamedTuple):
@@ -81,7 +110,13 @@ class MethodRaised(NamedTuple):
     """When the next attempt is due, in seconds since the Unix epoch; None if there is none: then the invocation has failed."""
 
 
-Happening = Started | Resumed | MethodReturned | MethodRaised
+class TimerFired(NamedTuple):
+    """The time of a timer has come."""
+
+    key: TimerKey
+
+
+Happening = Started | Resumed | MethodReturned | MethodRaised | TimerFired
 
 
 # ---- commands --------------------------------------------------------------------------------------------------
@@ -101,6 +136,12 @@ class RunLater(NamedTuple):
     """In seconds since the Unix epoch; 0: now."""
 
 
+class StartTimer(NamedTuple):
+    """Report `TimerFired` when the time of this timer comes, unless the timer is dropped or the pass is failing by then."""
+
+    timer: Timer
+
+
 class Finish(NamedTuple):
     """Nothing is left to run: the pass is over, and this invocation's result is its output."""
 
@@ -111,19 +152,25 @@ class Fail(NamedTuple):
     """A method raised, and all methods that ran at the same time have ended."""
 
 
-Command = RunMethod | RunLater | Finish | Fail
+Command = RunMethod | RunLater | StartTimer | Finish | Fail
 
 
 # ---- what a happening changes ----------------------------------------------------------------------------------
 
 
 class Timing(NamedTuple):
-    """What one happening changes in the attempts and time limits of a pass. Most happenings change nothing of these."""
+    """What one happening changes in the attempts, time limits and timers of a pass. Most happenings change nothing of these."""
 
     retried: tuple[str, float] | None = None
     """(key, time): an attempt of this pending invocation failed, and its next attempt is due then."""
     deadline: float | None = None
     """The pass's time limit, if this happening sets another one; 0 removes it."""
+    started: tuple[Timer, ...] = ()
+    """The timers that start."""
+    fired: TimerKey | None = None
+    """The timer that fires."""
+    is_output: bool = False
+    """Whether the result of the completed invocation is the output if the pass ends without another method."""
 
 
 class Transition(NamedTuple):
@@ -138,14 +185,18 @@ class Transition(NamedTuple):
     skipped: tuple[str, ...] = ()
     """The `or_` listeners that had already fired in this cycle."""
     timing: Timing | None = None
-    """What it changes in attempts and time limits, if anything."""
+    """What it changes in attempts, time limits and timers, if anything."""
 
     @property
     def keeps_result(self) -> bool:
         """Whether an invocation or a join now needs the result of the completed invocation."""
-        key, _, _, enabled, latched, _, _ = self
+        key, _, _, enabled, latched, _, timing = self
         for *_, arguments in enabled:
             for _, source in arguments:
                 if source == key:
                     return True
-        return any(seen.source == key for _, _, seen in latched) if latched else False
+        if not key:  # a part of a join whose result is not needed has no source either
+            return False
+        if latched and any(seen.source == key for _, _, seen in latched):
+            return True
+        return timing is not None and (timing.is_output or any(timer.source == key for timer in timing.started))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .._failure import ATTEMPTS
-from .messages import Invocation, Seen, Timing, Transition
+from .messages import Invocation, Seen, Timer, TimerKey, Timing, Transition
 
 __all__ = ["Attempts", "Progress"]
 
@@ -44,7 +44,7 @@ class Progress:
     fired: dict[str, set[str]] = field(default_factory=dict)
     """For each live cycle, the methods that it has fired."""
     alive: dict[str, int] = field(default_factory=dict)
-    """For each live cycle, the number of its pending invocations."""
+    """For each live cycle, the number of its pending invocations and timers."""
     results: dict[str, Any] = field(default_factory=dict)
     """The results that pending invocations and latches refer to, by key; opaque here."""
     uses: dict[str, int] = field(default_factory=dict)
@@ -53,6 +53,10 @@ class Progress:
     """The failed attempts of pending invocations, by key."""
     paused: set[str] = field(default_factory=set, compare=False)
     """The pending invocations that wait for their next attempt. Not stored: a stored due time means that."""
+    timers: dict[TimerKey, Timer] = field(default_factory=dict)
+    """The timers that have started and not fired, in the order in which they started."""
+    output: tuple[str, Any] | None = None
+    """(key, result) of the invocation that completed when nothing but timers was left; None if there is none."""
     deadline: float = 0.0
     """When the time limit of the pass passes, in seconds since the Unix epoch; 0 if it has none."""
 
@@ -60,6 +64,11 @@ class Progress:
     def running(self) -> int:
         """The number of invocations that are running."""
         return len(self.pending) - len(self.failed) - len(self.held) - len(self.paused)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the pass has anything left to run or to wait for."""
+        return bool(self.pending or self.timers)
 
     def fold(self, transition: Transition, result: Any = None) -> None:
         """Apply what a happening changed.
@@ -72,16 +81,25 @@ class Progress:
             self._resume()
         if failed:
             self._fail(failed)
-        if timing is not None:
-            self._time(timing, result)
         for invocation in enabled:
             self._enable(invocation)
         for listener, name, seen in latched:
             self._latch(listener, name, seen)
+        if timing is not None:
+            self._time(timing, completed, result)
         if completed:
             if completed in self.uses:
                 self.results[completed] = result
             self._complete(completed)
+
+    def postpone(self, by: float) -> None:
+        """Move all times of a copy of the pass by some seconds: it waits as long as the original did from its checkpoint on."""
+        self.timers = {key: timer._replace(due=timer.due + by) for key, timer in self.timers.items()}
+        for key, attempts in self.attempts.items():
+            if attempts.due is not None:
+                self.attempts[key] = attempts._replace(due=attempts.due + by)
+        if self.deadline:
+            self.deadline += by
 
     def wake(self, key: str) -> None:
         """Count a paused invocation as running again, because its next attempt starts. This is not stored."""
@@ -96,6 +114,9 @@ class Progress:
             self.alive[invocation.cycle] = self.alive.get(invocation.cycle, 0) + 1
             for _, source in invocation.arguments:
                 self._retain(source)
+        for timer in self.timers.values():
+            self.alive[timer.cycle] = self.alive.get(timer.cycle, 0) + 1
+            self._retain(timer.source)
         for latch in self.latches.values():
             for seen in latch.values():
                 self._retain(seen.source)
@@ -115,6 +136,9 @@ class Progress:
             self.held |= {key}
         for _, source in arguments:
             self._retain(source)
+        if self.timers:
+            for timer in [timer for timer in self.timers if timer[0] == method and timer[2] == cycle]:
+                self._drop(timer)
         if self.latches:
             for seen in self.latches.pop(method, {}).values():
                 self._release(seen.source)
@@ -127,12 +151,28 @@ class Progress:
         self.attempts[key] = Attempts(before.failed + 1, before.before)
         self.failed |= {key}
 
-    def _time(self, timing: Timing, error: Any) -> None:
-        retried, deadline = timing
+    def _time(self, timing: Timing, completed: str, result: Any) -> None:
+        retried, deadline, started, fired, is_output = timing
         if retried is not None:
-            self._retry(*retried, error)
+            self._retry(*retried, result)
         if deadline is not None:
             self.deadline = deadline
+        if is_output:
+            self.output = (completed, result)
+        for timer in started:
+            self._drop(timer.key)
+            self.timers[timer.key] = timer
+            self.alive[timer.cycle] = self.alive.get(timer.cycle, 0) + 1
+            self._retain(timer.source)
+        if fired is not None:
+            self._drop(fired)
+
+    def _drop(self, key: TimerKey) -> None:
+        """Forget a timer, because it has fired, or its listener was enabled in another way, or it starts again."""
+        timer = self.timers.pop(key, None)
+        if timer is not None:
+            self._release(timer.source)
+            self._left(timer.cycle)
 
     def _retry(self, key: str, due: float, error: Any) -> None:
         before = self.attempts.get(key, Attempts(0))
@@ -163,6 +203,10 @@ class Progress:
             self.attempts.pop(key, None)
         for _, source in arguments:
             self._release(source)
+        self._left(cycle)
+
+    def _left(self, cycle: str) -> None:
+        """Count one invocation or timer less of a cycle. The last one ends the cycle."""
         left = self.alive[cycle] - 1
         if left:
             self.alive[cycle] = left

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from .._definition.definition import FlowDefinition, MethodDefinition, Receives
 from .._definition.signatures import signature
 from .._definition.triggers import satisfied
-from .messages import Invocation
+from .advance import part_of
+from .messages import Invocation, Seen
 from .progress import Progress
 
 __all__ = ["obstacles"]
@@ -32,7 +33,7 @@ def obstacles(definition: FlowDefinition, progress: Progress) -> list[str]:
     arrived = _arrived(definition, progress)
     passed, unlatched = _missed(definition, progress, arrived)
     latches = {name: progress.latches[name].keys() for name in progress.latches if name in definition.methods}
-    found = [*_calls(definition, progress), *_latched(definition, progress, arrived)]
+    found = [*_calls(definition, progress), *_latched(definition, progress, arrived), *_timed(definition, progress)]
     renamed = [name for name, latch in latches.items() if not latch <= definition.methods[name].names]
     if found or not (passed or unlatched or renamed):
         return found
@@ -81,6 +82,11 @@ def _calls(definition: FlowDefinition, progress: Progress) -> Iterator[str]:
         )
 
 
+def _part(parameter: str, latch: Mapping[str, Seen]) -> str:
+    """Return the part of a join that a parameter is named like."""
+    return parameter if parameter in latch else f"after({parameter})"
+
+
 def _fits(definition: FlowDefinition, invocation: Invocation) -> bool:
     m = definition.methods[invocation.method]
     given = [name for name, _ in invocation.arguments]
@@ -96,6 +102,16 @@ def _fits(definition: FlowDefinition, invocation: Invocation) -> bool:
     return True
 
 
+def _timed(definition: FlowDefinition, progress: Progress) -> Iterator[str]:
+    """Report the timers that would fire for a listener which no longer waits for them."""
+    for timer in progress.timers.values():
+        if timer.name not in definition.methods[timer.listener].names:
+            yield (
+                f"{timer.listener} waits for the timer {timer.name}, which is no longer in its condition; put it back until such "
+                "runs have ended"
+            )
+
+
 def _latched(definition: FlowDefinition, progress: Progress, arrived: Set[str]) -> Iterator[str]:
     """Report the joins whose stored parts no longer mean the same."""
     for name, latch in progress.latches.items():
@@ -107,7 +123,7 @@ def _latched(definition: FlowDefinition, progress: Progress, arrived: Set[str]) 
             )
         if changed := [part for part in latch if part in definition.methods and part not in arrived]:
             yield f"{name} has received the label {_listed(changed)}, which is a method now; rename the method"
-        if lost := [part for part in m.parameters if part in latch and not latch[part].source]:
+        if lost := [part for part in m.parameters if _part(part, latch) in latch and not part_of(latch, part).source]:
             yield (
                 f"{name} takes the result of {_listed(lost)}, which was not kept because {name} did not take it before; put "
                 "its earlier parameters back until such runs have ended"
@@ -123,9 +139,10 @@ def _starved(
 ) -> Iterator[str]:
     """Report the joins that never fire because the definition changed: one part has arrived or will, another never will."""
     pending = list(dict.fromkeys(i.method for i in progress.pending.values()))
-    to_come = _reachable(definition, pending, latches)
+    timers = {timer.name for timer in progress.timers.values()}
+    to_come = _reachable(definition, pending, latches, timers)
     all_latches = {name: latches.get(name, _NONE) | unlatched.get(name, _NONE) for name in {*latches, *unlatched}}
-    would_come = _reachable(definition, [*pending, *passed], all_latches)
+    would_come = _reachable(definition, [*pending, *passed], all_latches, timers)
     starved: dict[str, list[str]] = {}
     for m in definition.methods.values():
         latch = latches.get(m.name, _NONE)
@@ -153,17 +170,20 @@ def _obstacle(name: str, lacking: list[str], arrived_before: Set[str], pending: 
     )
 
 
-def _reachable(definition: FlowDefinition, started: Iterable[str], latches: _Names) -> set[str]:
-    """Return every name that can come from these methods and their successors, wave by wave; an over-approximation."""
+def _reachable(definition: FlowDefinition, started: Iterable[str], latches: _Names, timers: Set[str]) -> set[str]:
+    """Return every name that can come from these methods, timers and their successors, wave by wave; an over-approximation."""
     names: set[str] = set()
     enabled = set(started)
-    wave = enabled
-    while wave:
-        new = {name for method in wave for name in _names_of(definition, method)} - names
+    wave, new = enabled, set(timers)
+    while wave or new:
+        new |= {name for method in wave for name in _names_of(definition, method)}
+        new |= {timer.name for name in new for _, timer in definition.timed_by(name)}
+        new -= names
         names |= new
         reached = {m.name: m for name in new for m in definition.reached_by((name,)).methods if m.name not in enabled}
         wave = {m.name for m in reached.values() if _can_run(m, names, latches.get(m.name, _NONE))}
         enabled |= wave
+        new = set()
     return names
 
 

@@ -12,7 +12,7 @@ from pydantic import GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema, to_json
 from typing_extensions import TypedDict
 
-from .._scheduling.messages import Invocation, Seen, Timing, Transition
+from .._scheduling.messages import Invocation, Seen, Timer, Timing, Transition
 from .._scheduling.progress import Attempts, Progress
 
 __all__ = ["decode_progress", "decode_transition", "encode_progress", "encode_transition"]
@@ -34,7 +34,8 @@ _Seen = tuple[str, frozenset[str], str]
 _Latched = tuple[tuple[str, str, _Seen], ...]
 _Usual = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, tuple[str, ...]]
 _Skipped = Annotated[tuple[str, ...], _Or(())]
-_Timing = tuple[tuple[str, float] | None, float | None]
+_Timer = tuple[str, str, str, frozenset[str], str, float]
+_Timing = tuple[tuple[str, float] | None, float | None, tuple[_Timer, ...], tuple[str, str, str] | None, bool]
 _Transition = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, _Skipped, Annotated[_Timing | None, _Or(None)]]
 _Attempts = tuple[int, int, float | None, tuple[str, ...]]
 
@@ -52,6 +53,8 @@ class _Progress(TypedDict):
     results: dict[str, str]
     attempts: NotRequired[dict[str, _Attempts]]
     deadline: NotRequired[float]
+    timers: NotRequired[list[_Timer]]
+    output: NotRequired[tuple[str, str]]
 
 
 _usual_transitions = TypeAdapter(_Usual)
@@ -64,7 +67,7 @@ def encode_transition(transition: Transition) -> bytes:
     """Encode a transition as JSON: named tuples become arrays, in the order of their fields."""
     if transition.timing is None:
         return _write_usual(transition[:_USUAL], warnings=False)
-    return _transitions.dump_json(transition, warnings=False)
+    return _transitions.serializer.to_json(transition, warnings=False)
 
 
 def decode_transition(data: bytes) -> Transition:
@@ -77,8 +80,14 @@ def decode_transition(data: bytes) -> Transition:
         tuple(map(Invocation._make, enabled)),
         tuple([(listener, name, Seen._make(seen)) for listener, name, seen in latched]),
         skipped,
-        None if timing is None else Timing._make(timing),
+        None if timing is None else _timing(*timing),
     )
+
+
+def _timing(
+    retried: tuple[str, float] | None, deadline: float | None, started: Any, fired: Any, is_output: bool
+) -> Timing:
+    return Timing(retried, deadline, tuple(map(Timer._make, started)), fired, is_output)
 
 
 def _attempts_as_stored(attempts: Attempts) -> tuple[Any, ...]:
@@ -100,6 +109,10 @@ def encode_progress(progress: Progress) -> bytes:
         stored["attempts"] = {key: _attempts_as_stored(each) for key, each in progress.attempts.items()}
     if progress.deadline:
         stored["deadline"] = progress.deadline
+    if progress.timers:
+        stored["timers"] = list(map(tuple, progress.timers.values()))
+    if progress.output is not None:
+        stored["output"] = (progress.output[0], progress.output[1].decode())
     return to_json(stored)  # not by its types: that would silently replace a lone surrogate in a name
 
 
@@ -117,6 +130,10 @@ def decode_progress(data: bytes) -> Progress:
         attempts={key: Attempts(1) for key in sorted(stored["failed"])},  # formats before 4 store none
         deadline=stored.get("deadline", 0.0),
     )
+    progress.timers = {timer.key: timer for timer in map(Timer._make, stored.get("timers", ()))}
+    if "output" in stored:
+        key, text = stored["output"]
+        progress.output = key, text.encode()
     for key, (failed, before, due, errors) in stored.get("attempts", {}).items():
         progress.attempts[key] = Attempts(failed, before, due, tuple([text.encode() for text in errors]))
     progress.recount()

@@ -19,7 +19,7 @@ Status = Literal["running", "interrupted", "failed", "finished", "cancelled"]
 STORED: Final = frozenset(get_args(Status)) - {"interrupted"}
 """The statuses that checkpoints store. "interrupted" is not stored, because a process that dies stores nothing: see `status_of`."""
 
-Kind = Literal["started", "method", "failed", "cancelled", "finished", "edited", "resumed", "retrying"]
+Kind = Literal["started", "method", "failed", "cancelled", "finished", "edited", "resumed", "retrying", "timer"]
 """What a checkpoint stores.
 
     started     a pass was started
@@ -30,6 +30,7 @@ Kind = Literal["started", "method", "failed", "cancelled", "finished", "edited",
     edited      the state was edited from outside
     resumed     the pass was resumed; since format 3
     retrying    an attempt of a method failed, and the method is tried again; since format 4
+    timer       the time of a timer came; since format 4
 """
 
 KINDS: Final = frozenset(get_args(Kind))

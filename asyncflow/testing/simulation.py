@@ -33,7 +33,7 @@ __all__ = ["Crash", "CrashReport", "End", "SimulatedStorage", "crash_everywhere"
 RUN_ID: Final = "00000000-0000-4000-8000-000000000000"
 """The id of a simulated run, unless its inputs have another id."""
 
-LIMIT: Final = 86_400.0
+LIMIT: Final = 30 * 86_400.0
 """The default limit of a run, in virtual seconds."""
 
 
@@ -309,7 +309,7 @@ class _Trial:
             result = sorted((failure.method, type(failure.exception).__qualname__) for failure in error.failures)
         except TimeoutError:
             raise AssertionError(
-                f"{self._name} did not end within {self.limit:g} virtual seconds: it waits for something that never happens, or "
+                f"{self._name} did not end within {self.limit:.0f} virtual seconds: it waits for something that never happens, or "
                 "that takes real time, such as a socket or a thread of its own"
             ) from None
         return End(flow.status, result, flow.state, *around)

@@ -21,6 +21,9 @@ from asyncflow._scheduling.messages import (
     RunLater,
     RunMethod,
     Started,
+    StartTimer,
+    TimerFired,
+    TimerKey,
     Transition,
 )
 from asyncflow._scheduling.progress import Progress
@@ -82,6 +85,8 @@ class Simulation:
     outcome: Command | None = None
     paused: dict[str, RunLater] = field(default_factory=dict)
     """What waits for its next attempt, by key."""
+    timers: dict[TimerKey, float] = field(default_factory=dict)
+    """When each timer is due that was ever started; those that are not dropped are in the progress."""
 
     def happen(self, happening: Happening) -> Transition:
         result = f"<{happening.key}>" if isinstance(happening, MethodReturned | MethodRaised) else None
@@ -99,8 +104,25 @@ class Simulation:
         self.ended.append(key)
         if answer is AGAIN:
             self.happen(MethodRaised(key, float(len(self.ended))))
+        elif answer is BOOM:
+            self.happen(MethodRaised(key))
         else:
-            self.happen(MethodRaised(key) if answer is BOOM else MethodReturned(key, answer))
+            self.happen(MethodReturned(key, answer, self._due(key, answer)))
+
+    def _due(self, key: str, label: str | None) -> tuple[float, ...]:
+        """When the timers fire that this end starts: the later one started, the later it fires."""
+        names = (key.split(":")[0],) if label is None else (key.split(":")[0], label)
+        return tuple(float(len(self.ended)) for _ in self.definition.reached_by(names).timers)
+
+    def fire(self, key: TimerKey) -> None:
+        """Let the time of a timer come."""
+        assert key in self.timers
+        self.happen(TimerFired(key))
+
+    @property
+    def waiting(self) -> list[TimerKey]:
+        """The timers that may fire."""
+        return list(self.progress.timers)
 
     def wake(self, key: str) -> None:
         """Let the next attempt of a paused invocation start."""
@@ -123,7 +145,9 @@ class Simulation:
         self.outcome = None
         self.running.clear()
         self.paused.clear()
+        self.timers.clear()
         self.happen(Resumed())
+        assert self.timers.keys() == self.progress.timers.keys()
         return self
 
     def count(self, method: str) -> int:
@@ -139,6 +163,10 @@ class Simulation:
         if isinstance(command, Finish | Fail):
             assert not self.running, f"{command} while {list(self.running)} run"
             self.outcome = command
+            return
+        if isinstance(command, StartTimer):
+            assert self.progress.timers[command.timer.key] == command.timer
+            self.timers[command.timer.key] = command.timer.due
             return
         if isinstance(command, RunLater) and command.invocation.key in self.progress.paused:
             assert command.invocation.key not in self.running

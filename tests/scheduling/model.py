@@ -19,6 +19,8 @@ class Node:
     is_start: bool = False
     is_router: bool = False
     takes: str | tuple[str, ...] = "nothing"
+    timers: tuple[tuple[str, str], ...] = ()
+    """(name in the condition, what starts it)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,21 @@ class Event:
     names: tuple[str, ...]
     cycle: str
     ancestry: frozenset[str]
+    only: str = ""
+    """The one method that it reaches: of a timer's event."""
+
+
+@dataclass(frozen=True)
+class Armed:
+    """A timer: its event, and where that goes."""
+
+    listener: str
+    name: str
+    event: Event
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.listener, self.name, self.event.cycle
 
 
 @dataclass
@@ -56,6 +73,8 @@ class Model:
     nodes: Sequence[Node]
     enabled: list[Launch] = field(default_factory=list)
     completed: set[str] = field(default_factory=set)
+    last: str = ""
+    """What completed last."""
     raised: set[str] = field(default_factory=set)
     never_started: set[str] = field(default_factory=set)
     attempts: dict[str, int] = field(default_factory=dict)
@@ -67,6 +86,7 @@ class Model:
     events: list[Event] = field(default_factory=list)
     firings: list[tuple[str, str, int]] = field(default_factory=list)
     """(method, cycle, number of the event after which it fired); a start at the beginning is after event 0."""
+    armed: list[Armed] = field(default_factory=list)
     ignored: list[tuple[str, int]] = field(default_factory=list)
     """(method, number of the event that passed it over)."""
 
@@ -87,14 +107,37 @@ class Model:
         event = Event(key, names, key, frozenset()) if closes_a_loop else Event(key, names, ended.cycle, ended.ancestry)
         self.events.append(event)
         self.completed.add(key)
+        self.last = key
         self.due.discard(key)
         step = Step()
         for node in reached:
             self._reach(step, node, event)
+        self._arm(key, names, ended)
         if self.raised:
             self.never_started |= {launch.key for launch in step.launched}
             step.launched = []
         step.outcome = self._outcome(key)
+        return step
+
+    def _arm(self, key: str, names: tuple[str, ...], ended: Launch) -> None:
+        found = [
+            (node, timer) for name in names for node in self.nodes for timer, source in node.timers if source == name
+        ]
+        closes_a_loop = any(node.name in ended.ancestry for node, _ in found)
+        cycle, ancestry = (key, frozenset[str]()) if closes_a_loop else (ended.cycle, ended.ancestry)
+        for node, timer in found:
+            has_fired = any((method, where) == (node.name, cycle) for method, where, _ in self.firings)
+            if not (isinstance(node.condition, AnyOf) and has_fired):
+                armed = Armed(node.name, timer, Event(key, (timer,), cycle, ancestry, node.name))
+                self.armed = [*(each for each in self.armed if each.key != armed.key), armed]
+
+    def fires(self, key: tuple[str, str, str]) -> Step:
+        armed = next(each for each in self.armed if each.key == key)
+        self.armed.remove(armed)
+        self.events.append(armed.event)
+        step = Step()
+        self._reach(step, next(node for node in self.nodes if node.name == armed.listener), armed.event)
+        step.outcome = self._outcome(self.last)
         return step
 
     def raises(self, key: str) -> Step:
@@ -130,7 +173,7 @@ class Model:
             return ()
         if self.raised:
             return ("fail",)
-        return () if self.waiting else ("finish", key)
+        return () if self.waiting or self.armed else ("finish", key)
 
     def _reach(self, step: Step, node: Node, event: Event) -> None:
         number = len(self.events)
@@ -147,7 +190,7 @@ class Model:
         if node.takes == "last":
             arguments = (("", event.key),)
         elif node.takes != "nothing":
-            arguments = tuple((name, parts[name].key) for name in node.takes)
+            arguments = tuple((name, (parts.get(name) or parts[f"after({name})"]).key) for name in node.takes)
         self._launch(step, node, event.cycle, ancestry, arguments)
 
     def _came(self, node: Node) -> dict[str, Event]:
@@ -156,7 +199,7 @@ class Model:
         return {
             name: event
             for number, event in enumerate(self.events, 1)
-            if number > fired and (node.name, number) not in self.ignored
+            if number > fired and (node.name, number) not in self.ignored and event.only in ("", node.name)
             for name in event.names
             if mentions(node.condition, name)
         }
@@ -167,6 +210,7 @@ class Model:
         occurrence = 1 + sum(launch.method == node.name for launch in self.enabled)
         launch = Launch(node.name, occurrence, cycle, ancestry | {node.name}, arguments)
         self.enabled.append(launch)
+        self.armed = [each for each in self.armed if (each.listener, each.event.cycle) != (node.name, cycle)]
         self.firings.append((node.name, cycle, len(self.events)))
         step.launched.append(launch)
 

@@ -379,7 +379,7 @@ MISTAKES: list[tuple[Callable[[], type], str, str]] = [
     (undecorated_function_in_a_tree, "b listens to 'helper'", "which is neither a method"),
     (empty_or, "b has an invalid condition", "an empty or_() can never fire"),
     (empty_and_inside, "b has an invalid condition", "an empty and_() can never fire"),
-    (no_condition_at_all, "b has an invalid condition", "a method, a label, or_() or and_(), not 3"),
+    (no_condition_at_all, "b has an invalid condition", "a method, a label, after(), or_() or and_(), not 3"),
     (static_method, "b is a flow method", "must be a plain function"),
     (only_persisted, "b has @persist but no", "add one, or remove @persist"),
 ]

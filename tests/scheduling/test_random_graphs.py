@@ -13,9 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model import Launch, Model, Node, Step, holds
 
-from asyncflow import and_, listen, or_, router, start
+from asyncflow import after, and_, listen, or_, router, start
 from asyncflow._definition.definition import FlowDefinition, MethodDefinition, Receives
-from asyncflow._definition.triggers import AllOf, AnyOf, Trigger, normalised, required_names, satisfied
+from asyncflow._definition.triggers import (
+    AllOf,
+    AnyOf,
+    TimerDefinition,
+    Trigger,
+    normalised,
+    required_names,
+    satisfied,
+    timers_in,
+    trigger_of,
+)
 from asyncflow._scheduling.advance import advance
 from asyncflow._scheduling.messages import Command, Fail, Finish, MethodReturned, RunMethod, Started
 from asyncflow._scheduling.progress import Progress
@@ -42,13 +52,16 @@ def nodes(draw: st.DrawFn, names: Sequence[str], position: int) -> Node:
     is_router = draw(st.booleans())
     if is_start and draw(st.integers(0, 2)):
         return Node(name, None, True, is_router)
-    condition = normalised(draw(trees([other for other in names if other != name] + list(LABELS))))
+    triggers = [other for other in names if other != name] + list(LABELS)
+    tree = draw(trees([*triggers, *(after(trigger, 1) for trigger in triggers)]))
+    condition = normalised(tree)
+    timers = tuple(dict.fromkeys((timer.name, timer.source) for timer in timers_in(tree)))
     takes = draw(st.sampled_from(("nothing", "last", "named")))
     if takes == "named":
-        surely = sorted(set(required_names(condition))) if isinstance(condition, AllOf) else []
+        surely = sorted(set(map(trigger_of, required_names(condition)))) if isinstance(condition, AllOf) else []
         by_name = tuple(draw(st.lists(st.sampled_from(surely), min_size=1, unique=True))) if surely else "last"
         takes = "nothing" if is_start else by_name
-    return Node(name, condition, is_start, is_router, "nothing" if is_start else takes)
+    return Node(name, condition, is_start, is_router, "nothing" if is_start else takes, timers)
 
 
 @st.composite
@@ -79,6 +92,7 @@ def _method(node: Node) -> MethodDefinition:
         is_router=node.is_router,
         receives=Receives.NAMED if by_name else Receives[node.takes.upper()],  # type: ignore[union-attr]
         parameters=by_name,
+        timers=tuple(TimerDefinition(timer, source, 1) for timer, source in node.timers),
     )
 
 
@@ -97,12 +111,14 @@ class Pair:
         run, model = self.run, self.model
         self._compare(model.start(), lambda: run.start())
         for which, how in chosen:
-            open_now = [*run.running, *run.paused]
-            key = open_now[which % len(open_now)] if open_now else ""
+            open_now = [*run.running, *run.paused, *(() if run.progress.failed else run.waiting)]
+            key: Any = open_now[which % len(open_now)] if open_now else ""
             if isinstance(run.outcome, Fail) or (how is CRASH and open_now):
                 self._compare(model.resumed(), lambda: run.resume())
             elif key in run.paused and not run.progress.failed:
                 self._compare(model.woken(key), lambda key=key: run.wake(key))
+            elif isinstance(key, tuple):
+                self._compare(model.fires(key), lambda key=key: run.fire(key))
             elif key in run.running:
                 self._end(key, how)
         return run
@@ -126,6 +142,7 @@ class Pair:
         pending = [launch for launch in self.model.enabled if launch.key not in self.model.completed]
         assert [Launch(*invocation) for invocation in run.progress.pending.values()] == pending
         assert sorted(run.running) == sorted(self.model.running())
+        assert run.waiting == [armed.key for armed in self.model.armed]
         assert sorted(run.progress.paused) == sorted(self.model.waiting)
         failed = {key: attempts.failed for key, attempts in run.progress.attempts.items()}
         assert failed == {key: n for key, n in self.model.attempts.items() if key not in self.model.completed}
@@ -176,7 +193,8 @@ def test_results_are_kept_while_something_refers_to_them(graph: list[Node], chos
     class Watched(Simulation):
         def happen(self, happening: Any) -> Any:
             transition = super().happen(happening)
-            assert transition.keeps_result == (transition.completed in self.progress.results)
+            is_output = transition.timing is not None and transition.timing.is_output
+            assert transition.keeps_result == (is_output or transition.completed in self.progress.results)
             assert self.progress.uses == references(self.progress)
             assert self.progress.results == {key: f"<{key}>" for key in self.progress.uses}
             assert recounted(self.progress) == self.progress
@@ -190,7 +208,8 @@ def test_results_are_kept_while_something_refers_to_them(graph: list[Node], chos
 def references(progress: Progress) -> Counter[str]:
     arguments = [source for invocation in progress.pending.values() for _, source in invocation.arguments]
     parts = [seen.source for latch in progress.latches.values() for seen in latch.values() if seen.source]
-    return Counter(arguments + parts)
+    timers = [timer.source for timer in progress.timers.values() if timer.source]
+    return Counter(arguments + parts + timers)
 
 
 def recounted(progress: Progress) -> Progress:
@@ -258,7 +277,11 @@ class Wheel:
 
 def sizes(definition: FlowDefinition, progress: Progress) -> dict[str, int]:
     """Of each container, what it holds, with the values inside."""
-    found = {each.name: len(getattr(progress, each.name)) for each in fields(progress) if each.name != "deadline"}
+    found = {
+        each.name: len(getattr(progress, each.name))
+        for each in fields(progress)
+        if each.name not in ("deadline", "output")
+    }
     found["latched names"] = sum(map(len, progress.latches.values()))
     found["fired names"] = sum(map(len, progress.fired.values()))
     found["ancestry"] = max((len(invocation.ancestry) for invocation in progress.pending.values()), default=0)

@@ -1,0 +1,217 @@
+"""One step: call a method, record its end, commit it. What follows from it is returned as the scheduler's commands.
+
+method ends -> merge state -> advance -> fold progress -> prepare checkpoint (one step, no await) -> commit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
+from typing import Any, Final
+
+import anyio.lowlevel
+
+from .._scheduling.messages import Command, MethodRaised, MethodReturned, RunLater
+from .._waiting import calls_user_code
+from .contexts import fresh_context, is_same_context
+from .crowd import Crowd
+from .failures import limit_error
+from .journal import Happened, Journal
+from .labels import label_returned
+from .large_states import Encoded
+from .outputs import Outputs
+from .recorder import Recorder
+from .retries import Retries, failure_of
+from .scope import LaterScope, Scope, current_invocation
+from .settings import Settings
+from .starts import call_plain, confirm_ownership
+from .state_version import Version
+from .timeouts import within
+from .timers import due_times
+from .tracebacks import trimmed
+from .versions import StateVersions
+
+__all__ = ["Steps"]
+
+NONE: Final[tuple[Sequence[Any], Mapping[str, Any]]] = (), {}
+"""The arguments of a method that takes none."""
+
+BREATHE: Final = 16
+"""Without persistence and with a small state: methods that run before the engine yields to other tasks, about every 0.3 ms."""
+
+
+class Steps:
+    """Makes the steps of one pass."""
+
+    __slots__ = (
+        *("_clock", "_flow", "_journal", "_outputs", "_recorder", "_run_id", "_settings", "_unyielded"),
+        *("_versions", "crowd", "has_failed", "retries", "running"),
+    )
+
+    def __init__(
+        self,
+        flow: Any,
+        settings: Settings,
+        run_id: str,
+        journal: Journal,
+        versions: StateVersions,
+        recorder: Recorder | None,
+        outputs: Outputs,
+        clock: Callable[[], float],
+    ) -> None:
+        self._flow = flow
+        self._settings = settings
+        self._run_id = run_id
+        self._journal = journal
+        self._versions = versions
+        self._recorder = recorder
+        self._outputs = outputs
+        self._clock = clock
+        self._unyielded = 0
+        self.running: dict[str, Scope] = {}
+        """The invocations whose methods are running, by invocation key."""
+        self.crowd: Crowd[Scope] | None = None
+        """Set when many invocations run at once: they take turns."""
+        self.has_failed = False
+        """Whether a method has failed, and its failure is durable."""
+        self.retries: Retries | None = None
+        """Set once an attempt has failed that may be followed by another one."""
+
+    async def step(self, scope: Scope, turn: int) -> tuple[Command, ...]:
+        """Run one invocation, commit its end, and return the commands that follow from it."""
+        try:
+            result = await self._call(scope)
+            draft = scope.close()
+            if self.crowd is not None:
+                await self.crowd.wait(turn, len(self._journal.progress.pending))
+            encoded = None
+            if self._versions.takes_long(draft) and self._may_wait(scope):
+                encoded = await self._versions.encoded(draft)
+            version, (commands, checkpoint, result) = self._returned(scope, draft, result, encoded)
+            is_well = True
+        except Exception as error:  # a user's method may raise anything
+            if self._recorder is not None and error is self._recorder.refusal:
+                raise  # the method has not started
+            await self._wait_turn(turn)
+            if await self._is_conflict(scope, error):
+                return (RunLater(scope.invocation),)
+            version, (commands, checkpoint, result) = self._raised(scope, error)
+            is_well = False
+        finally:
+            if scope.is_open:
+                scope.close()
+        if checkpoint is not None and self._recorder is not None:
+            commit = self._recorder.commit(checkpoint)
+            await (commit if self.crowd is None else self.crowd.store(commit))
+        if version.index > self._versions.committed.index:
+            self._versions.committed = version
+        if is_well:
+            self._outputs[scope.method.name] = result
+        elif scope.key in self._journal.progress.failed:
+            self.has_failed = (
+                True  # not earlier: cancelling the others could withdraw the commit that records this failure
+            )
+        return commands
+
+    async def later_step(self, scope: LaterScope, turn: int) -> tuple[Command, ...]:
+        """Wait for the next attempt of an invocation, and make it on the state of that time, unless the pass ends meanwhile."""
+        progress, versions = self._journal.progress, self._versions
+        if scope.key in progress.paused and not await self._retries_of_pass().pause(scope):
+            return ()  # it is stored: a resume continues here
+        progress.wake(scope.key)
+        failed = progress.attempts[scope.key].failed if scope.key in progress.attempts else 0
+        scope.begin(
+            versions.committed, versions.committed is versions.newest and len(progress.pending) == 1, failed + 1
+        )
+        return await self.step(scope, turn)
+
+    async def _is_conflict(self, scope: Scope, error: Exception) -> bool:
+        """Whether the invocation is run again because of a merge conflict. Wait for the state that it is run on."""
+        return scope.method.retry is not None and await self._retries_of_pass().is_conflict(scope, error)
+
+    def _retries_of_pass(self) -> Retries:
+        if self.retries is None:
+            self.retries = Retries(self._journal.progress, self._versions, self._clock)
+        return self.retries
+
+    async def _wait_turn(self, turn: int) -> None:
+        if self.crowd is not None:
+            await self.crowd.wait(turn, len(self._journal.progress.pending))
+
+    # ---- one invocation ----------------------------------------------------------------------------------------
+
+    @calls_user_code
+    async def _call(self, scope: Scope) -> Any:
+        method, invocation, flow = scope.method, scope.invocation, self._flow
+        limit = self._settings.max_method_calls
+        if limit is not None and invocation.occurrence > limit:
+            raise limit_error(self._settings.name, self._run_id, method.name, limit)
+        arguments = invocation.arguments
+        args, named = self._journal.arguments(arguments) if arguments else NONE
+        recorder = self._recorder
+        if recorder is None:
+            self._unyielded += 1
+            if self._versions.is_large or not self._unyielded % BREATHE:
+                await anyio.lowlevel.checkpoint()  # without commits to wait for, a cycle would starve the event loop
+        token = current_invocation.set(scope)
+        context = copy_context()
+        self.running[scope.key] = scope
+        try:
+            if method.is_async:
+                if recorder is not None and recorder.fence is not None and not recorder.fence.holds(recorder.stretch):
+                    await confirm_ownership(recorder)
+                body = method.function(flow, *args, **named)
+                result = await (body if method.timeout is None else within(method.timeout, body, scope))
+            else:
+                result = await call_plain(recorder, scope, lambda: method.function(flow, *args, **named))
+            is_changed = not is_same_context(copy_context(), context)
+        finally:
+            del self.running[scope.key]
+            current_invocation.reset(token)
+        if is_changed:
+            await fresh_context()
+        return result
+
+    # ---- the end of an invocation: one step, with no await -----------------------------------------------------
+
+    def _may_wait(self, scope: Scope) -> bool:
+        """Whether the end of an invocation may be encoded piece by piece: no other invocation can run in between."""
+        return scope.is_alone and (self._recorder is None or self._settings.checkpoints(scope.method))
+
+    def _returned(
+        self, scope: Scope, draft: list[Any], result: Any, encoded: Encoded | None
+    ) -> tuple[Version, Happened]:
+        """Record the end of a method that returned: merge and encode first, and only then change anything.
+
+        Raises the error that makes the invocation a failed one instead.
+        """
+        method, key, versions, journal = scope.method, scope.key, self._versions, self._journal
+        label = label_returned(self._settings, self._run_id, method, result) if method.is_router else None
+        is_recorded = self._settings.checkpoints_all or self._settings.checkpoints(method)
+        state, version = versions.leave(scope.base, method.name, draft, encoded, is_recorded)
+        is_alone = len(journal.progress.pending) == 1
+        due: tuple[float, ...] = ()
+        if self._settings.definition.has_timers:
+            names = (method.name,) if label is None else (method.name, label)
+            due = due_times(self._settings.definition.reached_by(names).timers, version.state, self._clock())
+        happened = journal.happened(MethodReturned(key, label, due), method.name, key, result, state, is_recorded)
+        if version is not versions.newest:
+            versions.publish(version, state, method.name, is_alone)
+        return version, happened
+
+    def _raised(self, scope: Scope, error: Exception) -> tuple[Version, Happened]:
+        """Record the end of an attempt that raised: its draft is dropped. It is tried again, or has failed."""
+        settings, versions = self._settings, self._versions
+        failure = failure_of(scope, trimmed(error), self._journal.progress, self._clock())
+        retry_at = None if scope.method.retry is None else self._retries_of_pass().next_at(scope, error)
+        raised, version = MethodRaised(scope.key, retry_at), versions.newest
+        if retry_at is None:
+            is_recorded = settings.checkpoints_all
+            return version, self._journal.happened(raised, key=scope.key, failure=failure, is_recorded=is_recorded)
+        state, is_recorded = None, settings.checkpoints(scope.method)
+        if is_recorded and not settings.checkpoints_all:  # the newest state may not be stored yet
+            state, version = versions.leave(scope.base, scope.method.name, [], None, is_recorded)
+        happened = self._journal.attempt_failed(raised, failure, state, is_recorded)
+        if state is not None:
+            versions.publish(version, state, scope.method.name, is_alone=True)
+        return version, happened

@@ -1,0 +1,81 @@
+"""Timers: when they fire, and the wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import anyio
+
+from .._definition.definition import MethodDefinition
+from .._definition.triggers import TimerDefinition
+from .._durations import seconds
+from .._scheduling.messages import TimerKey
+from .._scheduling.progress import Progress
+from .._values.copying import copied
+from .._waiting import calls_user_code
+from ..errors import FlowDefinitionError
+from .timing import sleep_until
+
+__all__ = ["Timers", "due_times"]
+
+
+class Timers:
+    """Waits for the timers of one pass, always for the earliest one. They are part of the progress; this knows only the wait."""
+
+    __slots__ = ("_clock", "_progress", "_wait", "is_working")
+
+    def __init__(self, progress: Progress, clock: Callable[[], float]) -> None:
+        self._progress = progress
+        self._clock = clock
+        self._wait: anyio.CancelScope | None = None
+        self.is_working = False
+        """Whether a task waits for them, or will start soon."""
+
+    async def work(self, fire: Callable[[TimerKey], Awaitable[None]], is_over: Callable[[], bool]) -> None:
+        """Fire one timer after the other when its time comes, until none is left, or the pass fails or ends."""
+        progress = self._progress
+        try:
+            while progress.timers and not progress.failed and not is_over():
+                timer = min(progress.timers.values(), key=lambda timer: timer.due)
+                with anyio.CancelScope() as self._wait:
+                    await sleep_until(timer.due, self._clock)
+                is_due = not self._wait.cancelled_caught and progress.timers.get(timer.key) is timer
+                if is_due and not progress.failed and not is_over():
+                    await fire(timer.key)
+        finally:
+            self.is_working = False
+
+    def changed(self) -> None:
+        """Look at the timers again: one has started or was dropped, or the pass fails or ends."""
+        if self._wait is not None:
+            self._wait.cancel()
+
+
+@calls_user_code
+def due_times(timers: Sequence[tuple[MethodDefinition, TimerDefinition]], state: Any, now: float) -> tuple[float, ...]:
+    """Return when timers fire that start now, in seconds since the Unix epoch. A time that has passed is now.
+
+    Raises what a delay's function raises, and `FlowDefinitionError` if that returns neither a duration nor a time.
+    """
+    return tuple([_due(listener, timer, state, now) for listener, timer in timers])
+
+
+@calls_user_code
+def _due(listener: MethodDefinition, timer: TimerDefinition, state: Any, now: float) -> float:
+    delay: Any = timer.delay
+    if callable(delay):
+        delay = delay(copied(state))
+    if isinstance(delay, datetime) and delay.tzinfo is not None:
+        return max(now, delay.timestamp())
+    duration = seconds(delay)
+    if duration is None:
+        problem = (
+            f"the delay of {timer.name} in the condition of {listener.name} returned a {type(delay).__name__}; it must return a number "
+            "of seconds, a timedelta, or a datetime with a time zone"
+        )
+        raise FlowDefinitionError(
+            f"{problem}. Nothing of this call was saved", problems=[problem], method=listener.name
+        )
+    return now + max(0.0, duration)
