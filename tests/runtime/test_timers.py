@@ -266,7 +266,7 @@ async def test_a_cancel_ends_a_wait_permanently() -> None:
 async def test_a_runner_that_shuts_down_leaves_a_waiting_run_to_be_resumed() -> None:
     storage = MemoryFlowPersistence()
     with anyio.fail_after(5):
-        async with FlowRunner(storage, flows=[Reminder], grace=30) as runner:
+        async with FlowRunner(storage, flows=[Reminder], grace=0.1) as runner:
             handle = await runner.start(Reminder)
             while (await handle.snapshot()).seq < 1:  # noqa: ASYNC110 - there is no event for that
                 await anyio.sleep(0.01)
