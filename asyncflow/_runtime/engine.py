@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -48,20 +48,9 @@ class Engine:
     """Drives one pass of one run. `recorder` is None without persistence."""
 
     __slots__ = (
-        *("_clock", "_concurrent", "_group", "_methods", "_prefix", "_scope"),
-        *(
-            "_steps",
-            "_stopped",
-            "_timers",
-            "flow",
-            "is_cancelled",
-            "is_finished",
-            "journal",
-            "output",
-            "outputs",
-            "pass_number",
-        ),
-        *("recorder", "run_id", "settings", "thread", "versions"),
+        *("_clock", "_concurrent", "_group", "_methods", "_prefix", "_scope", "_step", "_steps", "_stopped", "_timers"),
+        *("flow", "is_cancelled", "is_finished", "journal", "output", "outputs", "pass_number", "recorder", "run_id"),
+        *("settings", "thread", "versions"),
     )
 
     def __init__(
@@ -96,6 +85,7 @@ class Engine:
         self.thread = threading.get_ident()
         self._clock = clock
         self._steps = Steps(flow, settings, run_id, self.journal, self.versions, recorder, self.outputs, clock)
+        self._step = self._steps.step
         self._stopped: BaseException | None = None
         self._scope: anyio.CancelScope | None = None
         self._group: TaskGroup | None = None
@@ -190,10 +180,7 @@ class Engine:
                 self._group = group
                 concurrent, self._concurrent = self._concurrent, []
                 for work in concurrent:
-                    if isinstance(work, Timers):
-                        group.start_soon(self._work_timers, work)
-                    else:
-                        self._launch(group, work)
+                    self._launch(group, work)
                 await self._work(first)
         except BaseExceptionGroup as raised:  # trio raises KeyboardInterrupt while it waits for the tasks
             crashes, others = raised.split((KeyboardInterrupt, SystemExit))
@@ -201,14 +188,37 @@ class Engine:
                 raise
             self.stop(first_leaf(crashes))
 
-    def _launch(self, group: TaskGroup, scope: Scope) -> None:
-        """Start an invocation in a task of its own; if many invocations run, start it in its turn."""
+    def _together(self, work: Scope | Timers) -> None:
+        """Let this run concurrently with the other tasks of the pass."""
+        if self._group is None:
+            self._concurrent.append(work)
+        else:
+            self._launch(self._group, work)
+
+    def _launch(self, group: TaskGroup, work: Scope | Timers) -> None:
+        """Start an invocation or a wait in a task of its own; if many invocations run, start it in its turn."""
+        if isinstance(work, Timers):
+            group.start_soon(self._work_timers, work)
+            return
+        if isinstance(work, LaterScope):
+            group.start_soon(self._work_later, work)
+            return
         if self._steps.crowd is None and len(self.journal.progress.pending) > CROWD:
             self._steps.crowd = Crowd(group, self._work_apart)
         if self._steps.crowd is None:
-            group.start_soon(self._work_apart, scope)
+            group.start_soon(self._work_apart, work)
         else:
-            self._steps.crowd.start(scope)
+            self._steps.crowd.start(work)
+
+    async def _work_later(self, scope: LaterScope) -> None:
+        """Make a further attempt when its time comes, unless the pass fails or ends meanwhile; then continue from there."""
+        try:
+            is_begun = await self._steps.may_begin(scope)
+        except BaseException as error:
+            self._ended_by(error)
+            return
+        if is_begun:
+            await apart(self._work(scope))
 
     async def _work_apart(self, scope: Scope, turn: int = 0) -> None:
         await apart(self._work(scope, turn))
@@ -221,12 +231,7 @@ class Engine:
         """
         try:
             while scope is not None and self._stopped is None and not self._concurrent:
-                if type(scope) is Scope:
-                    scope = self._next(await self._steps.step(scope, turn))
-                else:
-                    scope = self._next(await self._steps.later_step(cast(LaterScope, scope), turn))
-                if self._steps.has_failed:
-                    self._end_others()
+                scope = self._next(await self._step(scope, turn))
                 turn = 0
         except BaseException as error:
             self._ended_by(error)
@@ -265,28 +270,28 @@ class Engine:
             timers.changed()
             return
         timers.is_working = True
-        if self._group is None:
-            self._concurrent.append(timers)
-        else:
-            self._group.start_soon(self._work_timers, timers)
+        self._together(timers)
 
     def _next(self, commands: tuple[Command, ...]) -> Scope | None:
         """Launch the invocations that the commands start, in order. Return the first one instead, to run it in this task."""
         first: Scope | None = None
         for command in commands:
-            if type(command) is RunMethod or type(command) is RunLater:  # `match` takes six times as long, at each step
+            if type(command) is RunMethod:  # `match` takes six times as long, at each step
                 invocation = command.invocation
                 method = self._methods[invocation.method]
                 # A merged version shares values with older versions.
                 is_alone = len(self.journal.progress.pending) == 1 and self.versions.committed is self.versions.newest
-                given = self.flow, method, invocation, self._prefix, self.versions.committed, is_alone
-                scope = Scope(*given) if type(command) is RunMethod else LaterScope(cast(RunLater, command).at, *given)
+                scope = Scope(self.flow, method, invocation, self._prefix, self.versions.committed, is_alone)
                 if first is None:
                     first = scope
                 elif self._group is None:
                     self._concurrent.append(scope)
                 else:
                     self._launch(self._group, scope)
+            elif type(command) is RunLater:
+                invocation = command.invocation
+                method, base = self._methods[invocation.method], self.versions.committed
+                self._together(LaterScope(command.at, self.flow, method, invocation, self._prefix, base, False))
             elif type(command) is StartTimer:
                 self._wait_for_timers()
             elif type(command) is Finish:
@@ -294,11 +299,15 @@ class Engine:
                 if self._timers is not None:
                     self._timers.changed()
                 self.output = self.outputs[command.key.rpartition(":")[0]]  # before another end can replace it
-            # else Fail: every task has ended, so the task group ends too, and `drive` raises
+            else:  # Hold or Fail: once all tasks have ended, the task group ends, too, and `drive` raises
+                self._end_others()
         return first
 
     def _end_others(self) -> None:
-        """After a failure: let no further attempt start, and cancel the other methods if the flow says so."""
+        """After a failure: end the waits, and cancel the other methods if the flow says so.
+
+        Not before the failure is durable: that could withdraw the commit that records it.
+        """
         self._end_waits()
         if self.settings.on_error == "cancel" and self._scope is not None:
             self._scope.cancel()

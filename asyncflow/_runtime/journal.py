@@ -5,7 +5,6 @@ A method's return, its failure, a start and a resume use this path. Whatever can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from .._definition.definition import FlowDefinition
@@ -135,18 +134,6 @@ class Journal:
             kind, status, self.progress, transition, outcome=outcome, outcome_only=not is_recorded
         )
         return commands, checkpoint, shown
-
-    def arguments(self, of: Sequence[tuple[str, str]]) -> tuple[list[Any], dict[str, Any]]:
-        """Return an invocation's arguments, positional and by name: the results of its triggers, each a value of its own."""
-        args: list[Any] = []
-        named: dict[str, Any] = {}
-        for name, source in of:
-            value = self.results.received(source, self.progress.results.get(source))
-            if name:
-                named[name] = value
-            else:
-                args.append(value)
-        return args, named
 
     def attempt_failed(
         self, raised: MethodRaised, failure: Failure, state: bytes | None, is_recorded: bool

@@ -5,7 +5,7 @@ method ends -> merge state -> advance -> fold progress -> prepare checkpoint (on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, Final
 
@@ -33,9 +33,6 @@ from .versions import StateVersions
 
 __all__ = ["Steps"]
 
-NONE: Final[tuple[Sequence[Any], Mapping[str, Any]]] = (), {}
-"""The arguments of a method that takes none."""
-
 BREATHE: Final = 16
 """Without persistence and with a small state: methods that run before the engine yields to other tasks, about every 0.3 ms."""
 
@@ -44,8 +41,8 @@ class Steps:
     """Makes the steps of one pass."""
 
     __slots__ = (
-        *("_clock", "_flow", "_journal", "_outputs", "_recorder", "_run_id", "_settings", "_unyielded"),
-        *("_versions", "crowd", "has_failed", "retries", "running"),
+        *("_clock", "_flow", "_has_timers", "_journal", "_outputs", "_recorder", "_run_id", "_settings", "_unyielded"),
+        *("_versions", "crowd", "retries", "running"),
     )
 
     def __init__(
@@ -67,13 +64,12 @@ class Steps:
         self._recorder = recorder
         self._outputs = outputs
         self._clock = clock
+        self._has_timers = settings.definition.has_timers
         self._unyielded = 0
         self.running: dict[str, Scope] = {}
         """The invocations whose methods are running, by invocation key."""
         self.crowd: Crowd[Scope] | None = None
         """Set when many invocations run at once: they take turns."""
-        self.has_failed = False
-        """Whether a method has failed, and its failure is durable."""
         self.retries: Retries | None = None
         """Set once an attempt has failed that may be followed by another one."""
 
@@ -107,23 +103,18 @@ class Steps:
             self._versions.committed = version
         if is_well:
             self._outputs[scope.method.name] = result
-        elif scope.key in self._journal.progress.failed:
-            self.has_failed = (
-                True  # not earlier: cancelling the others could withdraw the commit that records this failure
-            )
         return commands
 
-    async def later_step(self, scope: LaterScope, turn: int) -> tuple[Command, ...]:
-        """Wait for the next attempt of an invocation, and make it on the state of that time, unless the pass ends meanwhile."""
+    async def may_begin(self, scope: LaterScope) -> bool:
+        """Wait until a further attempt is due. Return whether it begins, on the state of that time: not if the pass fails or ends."""
         progress, versions = self._journal.progress, self._versions
         if scope.key in progress.paused and not await self._retries_of_pass().pause(scope):
-            return ()  # it is stored: a resume continues here
+            return False  # it is stored: a resume continues here
         progress.wake(scope.key)
+        is_alone = versions.committed is versions.newest and len(progress.pending) == 1
         failed = progress.attempts[scope.key].failed if scope.key in progress.attempts else 0
-        scope.begin(
-            versions.committed, versions.committed is versions.newest and len(progress.pending) == 1, failed + 1
-        )
-        return await self.step(scope, turn)
+        scope.begin(versions.committed, is_alone, failed + 1)
+        return True
 
     async def _is_conflict(self, scope: Scope, error: Exception) -> bool:
         """Whether the invocation is run again because of a merge conflict. Wait for the state that it is run on."""
@@ -142,12 +133,18 @@ class Steps:
 
     @calls_user_code
     async def _call(self, scope: Scope) -> Any:
-        method, invocation, flow = scope.method, scope.invocation, self._flow
+        method, invocation, flow, journal = scope.method, scope.invocation, self._flow, self._journal
         limit = self._settings.max_method_calls
         if limit is not None and invocation.occurrence > limit:
             raise limit_error(self._settings.name, self._run_id, method.name, limit)
-        arguments = invocation.arguments
-        args, named = self._journal.arguments(arguments) if arguments else NONE
+        args: list[Any] = []
+        named: dict[str, Any] = {}
+        for name, source in invocation.arguments:
+            value = journal.results.received(source, journal.progress.results.get(source))
+            if name:
+                named[name] = value
+            else:
+                args.append(value)
         recorder = self._recorder
         if recorder is None:
             self._unyielded += 1
@@ -191,7 +188,7 @@ class Steps:
         state, version = versions.leave(scope.base, method.name, draft, encoded, is_recorded)
         is_alone = len(journal.progress.pending) == 1
         due: tuple[float, ...] = ()
-        if self._settings.definition.has_timers:
+        if self._has_timers:
             names = (method.name,) if label is None else (method.name, label)
             due = due_times(self._settings.definition.reached_by(names).timers, version.state, self._clock())
         happened = journal.happened(MethodReturned(key, label, due), method.name, key, result, state, is_recorded)

@@ -28,6 +28,7 @@ from .messages import (
     Fail,
     Finish,
     Happening,
+    Hold,
     Invocation,
     MethodRaised,
     MethodReturned,
@@ -78,23 +79,24 @@ def advance(
 def _commands(progress: Progress, transition: Transition) -> tuple[Command, ...]:
     """Return the commands to execute once the transition is durable. After a failure nothing new starts; the last end returns Fail."""
     if progress.failed or transition.failed:
-        return (Fail(),) if progress.running == 1 else ()
-    if transition.timing is not None and transition.timing.retried is not None:
-        key, at = transition.timing.retried
-        return (RunLater(progress.pending[key], at),)
-    enabled, timing = transition.enabled, transition.timing
-    if timing is not None and (timing.started or timing.fired):
+        return (Fail(),) if progress.running == 1 else (Hold(),) if transition.failed else ()
+    timing = transition.timing
+    if timing is not None:
         return _timed_commands(progress, transition, timing)
+    enabled = transition.enabled
     if enabled:
         return (_made(RunMethod, enabled),) if len(enabled) == 1 else tuple(map(RunMethod, enabled))
-    is_last = transition.completed and len(progress.pending) == 1 and not progress.timers
-    return (Finish(transition.completed),) if is_last else ()
+    return (Finish(transition.completed),) if transition.completed and len(progress.pending) == 1 else ()
 
 
 def _timed_commands(progress: Progress, transition: Transition, timing: Timing) -> tuple[Command, ...]:
-    """Return the commands after a happening that starts timers, or is one."""
+    """Return the commands after a happening that concerns attempts, time limits or timers."""
+    if timing.retried is not None:
+        key, at = timing.retried
+        return (RunLater(progress.pending[key], at),)
     commands: tuple[Command, ...] = (*map(RunMethod, transition.enabled), *map(StartTimer, timing.started))
-    if commands or progress.pending or len(progress.timers) > 1:
+    is_last = timing.fired is not None and not progress.pending and len(progress.timers) == 1
+    if commands or not is_last:
         return commands
     return (Finish("" if progress.output is None else progress.output[0]),)
 
@@ -129,9 +131,8 @@ def _completed(
     ended = progress.pending[key]
     names = (ended.method,) if label is None else (ended.method, label)
     reached = definition.reached_by(names)
-    if not reached.methods and not reached.timers:
-        is_output = bool(progress.timers) and len(progress.pending) == 1
-        return Transition(completed=key, timing=Timing(is_output=True) if is_output else None)
+    if not reached.methods and not definition.has_timers:
+        return Transition(completed=key)
     cycle, ancestry = ended.cycle, ended.ancestry
     if not ancestry.isdisjoint(reached.names):
         cycle, ancestry = key, frozenset()
@@ -152,9 +153,7 @@ def _completed(
             enabled.append(_invocation(progress, m, key, cycle, ancestry, seen))
         else:
             latched.extend((m.name, name, how) for name, how in arrived.items())
-    timing = None
-    if reached.timers or progress.timers:
-        timing = _timing(progress, reached, ended, enabled, due)
+    timing = _timing(progress, reached, ended, enabled, due) if definition.has_timers else None
     return _made(Transition, (key, "", False, tuple(enabled), tuple(latched), tuple(skipped), timing))
 
 

@@ -9,6 +9,7 @@ __all__ = [
     "Fail",
     "Finish",
     "Happening",
+    "Hold",
     "Invocation",
     "MethodRaised",
     "MethodReturned",
@@ -148,11 +149,15 @@ class Finish(NamedTuple):
     key: str
 
 
+class Hold(NamedTuple):
+    """A method has failed, and others still run: start nothing more, and end the waits for further attempts and timers."""
+
+
 class Fail(NamedTuple):
     """A method raised, and all methods that ran at the same time have ended."""
 
 
-Command = RunMethod | RunLater | StartTimer | Finish | Fail
+Command = RunMethod | RunLater | StartTimer | Finish | Hold | Fail
 
 
 # ---- what a happening changes ----------------------------------------------------------------------------------

@@ -203,7 +203,12 @@ class Progress:
             self.attempts.pop(key, None)
         for _, source in arguments:
             self._release(source)
-        self._left(cycle)
+        left = self.alive[cycle] - 1  # as in `_left`: this runs at each step
+        if left:
+            self.alive[cycle] = left
+        else:
+            del self.alive[cycle]
+            self.fired.pop(cycle, None)
 
     def _left(self, cycle: str) -> None:
         """Count one invocation or timer less of a cycle. The last one ends the cycle."""

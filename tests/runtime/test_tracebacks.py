@@ -83,7 +83,7 @@ async def test_all_frames_are_kept_where_they_are_asked_for(monkeypatch: pytest.
     error = await failed(Async())
 
     assert functions(error.__cause__)[-2:] == ["fails", "helper"]
-    assert "_step" in functions(error.__cause__)
+    assert "step" in functions(error.__cause__)
     assert "drive" in functions(error)
 
 

@@ -14,6 +14,7 @@ from asyncflow._scheduling.messages import (
     Fail,
     Finish,
     Happening,
+    Hold,
     Invocation,
     MethodRaised,
     MethodReturned,
@@ -163,6 +164,8 @@ class Simulation:
         if isinstance(command, Finish | Fail):
             assert not self.running, f"{command} while {list(self.running)} run"
             self.outcome = command
+            return
+        if isinstance(command, Hold):
             return
         if isinstance(command, StartTimer):
             assert self.progress.timers[command.timer.key] == command.timer
