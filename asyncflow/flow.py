@@ -243,7 +243,7 @@ class Flow(Uncached, Generic[S]):
 
     @property
     def result(self) -> Any:
-        """The output of the last pass: the result of the method that completed last."""
+        """The output of the last pass: of the method with `output=True` or, without one, of the method that completed last."""
         return self._instance.result
 
     @property
@@ -277,7 +277,7 @@ class Flow(Uncached, Generic[S]):
         once: bool = False,
         **unknown: Never,
     ) -> Any:
-        """Run until no method is left to run, and return the output of the method that completed last.
+        """Run until nothing is left to run, and return the output: see `result`.
 
         - `inputs`: fields of the state to set. With the `id` of a stored run, an interrupted or failed run resumes where it stopped, and
           a finished run starts a new pass over its saved state; an unknown id starts a new run with that id.

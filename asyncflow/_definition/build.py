@@ -206,6 +206,7 @@ def _method(
         retry=retry,
         timeout=timeout,
         timers=timers,
+        is_output=any(mark.output for mark in note.marks),
     )
 
 

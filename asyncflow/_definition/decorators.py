@@ -41,6 +41,7 @@ class _Options(TypedDict, total=False):
 
     retry: Retry | None
     timeout: Seconds | None
+    output: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Mark:
     emit: tuple[Any, ...] | None = None
     retry: Retry | Unset | None = UNSET
     timeout: Seconds | Unset | None = UNSET
+    output: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +139,16 @@ def start(
     *more: Never,
     retry: Retry | Unset | None = UNSET,
     timeout: Seconds | Unset | None = UNSET,
+    output: bool = False,
     **unknown: Never,
 ) -> Any:
     """Run the method when the flow starts, or, with a condition, each time the condition is satisfied.
 
     - `condition`: as for `listen`. None: the method runs when the flow starts.
-    - `retry`, `timeout`: as for `listen`.
+    - `retry`, `timeout`, `output`: as for `listen`.
     """
-    _check("@start", ("condition", "retry", "timeout"), more, unknown)
-    return Pending(Mark("start", condition, None, retry, timeout))
+    _check("@start", ("condition", "retry", "timeout", "output"), more, unknown)
+    return Pending(Mark("start", condition, None, retry, timeout, output))
 
 
 @overload
@@ -161,6 +164,7 @@ def listen(
     *more: Never,
     retry: Retry | Unset | None = UNSET,
     timeout: Seconds | Unset | None = UNSET,
+    output: bool = False,
     **unknown: Never,
 ) -> Any:
     """Run the method each time the condition is satisfied.
@@ -170,12 +174,13 @@ def listen(
       attribute `retry` applies, if that is a `Retry`.
     - `timeout`: how long an attempt may take, in seconds or as a timedelta; then it raises `MethodTimeoutError`. None: no limit. If it
       is not given, the class attribute `timeout` applies, if that is a number or a timedelta.
+    - `output`: whether the result of this method is the output of the flow, whichever method completes last. At most one method.
 
     A method with one positional parameter receives its trigger's result (for a label: the router's value). A method that waits
     for `and_` and whose parameters are all names of its triggers receives each result by name.
     """
-    _check("@listen", ("condition", "retry", "timeout"), more, unknown)
-    return Pending(Mark("listen", condition, None, retry, timeout))
+    _check("@listen", ("condition", "retry", "timeout", "output"), more, unknown)
+    return Pending(Mark("listen", condition, None, retry, timeout, output))
 
 
 @overload
@@ -209,6 +214,7 @@ def router(
     emit: Iterable[Any] | None = None,
     retry: Retry | Unset | None = UNSET,
     timeout: Seconds | Unset | None = UNSET,
+    output: bool = False,
     **unknown: Never,
 ) -> Any:
     """Run the method like a listener; the value that it returns becomes a label that other methods listen to.
@@ -216,12 +222,12 @@ def router(
     - `condition`: as for `listen`. Without one, `@router` is stacked under `@start(...)` or `@listen(...)`.
     - `emit`: the labels that it may return: a list of them, an `Enum` or a `Literal`. Without it, the return annotation declares
       them (`Literal` or an `Enum`).
-    - `retry`, `timeout`: as for `listen`.
+    - `retry`, `timeout`, `output`: as for `listen`.
 
     None is no label. Returning a label that is not declared raises `UnknownLabelError` at run time.
     """
-    _check("@router", ("condition", "emit", "retry", "timeout"), more, unknown)
-    return Pending(Mark("router", condition, None if emit is None else _emitted(emit), retry, timeout))
+    _check("@router", ("condition", "emit", "retry", "timeout", "output"), more, unknown)
+    return Pending(Mark("router", condition, None if emit is None else _emitted(emit), retry, timeout, output))
 
 
 @overload

@@ -52,6 +52,8 @@ class MethodDefinition:
     """The seconds that an attempt may take; None for no limit."""
     timers: tuple[TimerDefinition, ...] = ()
     """The timers in its condition."""
+    is_output: bool = False
+    """Whether its result is the output of the flow, whichever method completes last."""
     fewest: int = 0
     """The minimum number of names that must have arrived before its condition can be satisfied."""
 
@@ -84,6 +86,10 @@ class FlowDefinition:
     """The methods that a pass starts with: the unconditional starts, or all of them if none is unconditional."""
     has_timers: bool = field(init=False, compare=False, repr=False)
     """Whether any method waits for a timer."""
+    output: str = field(init=False, compare=False, repr=False)
+    """The method whose result is the output of the flow; '' if it is the one that completes last."""
+    keeps_output: bool = field(init=False, compare=False, repr=False)
+    """Whether an output may have to be kept before the last method completes."""
     unresolved: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     """The methods whose return annotation uses a name that was not defined when it was read."""
     _in_order: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
@@ -106,7 +112,10 @@ class FlowDefinition:
                 self._mentioned.setdefault(name, []).append(place)
             for timer in method.timers:
                 self._timed.setdefault(timer.source, []).append((method, timer))
+        output = next((m.name for m in self.methods.values() if m.is_output), "")
+        object.__setattr__(self, "output", output)
         object.__setattr__(self, "has_timers", bool(self._timed))
+        object.__setattr__(self, "keeps_output", bool(self._timed or output))
 
     def reached_by(self, names: tuple[str, ...]) -> Reached:
         """Return the methods whose condition mentions one of an event's names: routers first, each group in order of definition."""
@@ -126,7 +135,9 @@ class FlowDefinition:
 
     @property
     def last(self) -> tuple[MethodDefinition, ...]:
-        """The methods that a pass may end with: those that are not certain to be followed by another."""
+        """The methods whose result may be the output: the named one, else those that are not certain to be followed by another."""
+        if self.output:
+            return (self.methods[self.output],)
         followed = {m.condition for m in self.methods.values() if isinstance(m.condition, str)}
         followed |= {timer.source for m in self.methods.values() for timer in m.timers if timer.name == m.condition}
         return tuple(

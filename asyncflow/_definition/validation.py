@@ -23,6 +23,9 @@ def problems_of(methods: Mapping[str, MethodDefinition], broken: Mapping[str, Se
     labels, all_known = _labels(methods)
     all_known = all_known and not any("router" in kinds for kinds in broken.values())
     found = [p for m in methods.values() for p in _of_one(m, methods, labels, broken.keys() if all_known else None)]
+    outputs = [m.name for m in methods.values() if m.is_output]
+    if len(outputs) > 1:
+        found.append(f"{' and '.join(outputs)} have output=True; the output of a flow is the result of one method")
     if not any(m.is_start for m in methods.values()) and not any("start" in kinds for kinds in broken.values()):
         return [*found, "there is no start; decorate the first method with @start()"]
     return found or ([] if broken else list(_unreachable(methods)))

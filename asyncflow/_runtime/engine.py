@@ -255,10 +255,9 @@ class Engine:
 
     async def _fire(self, timer: TimerKey) -> None:
         """Record that the time of a timer has come, and start what it enables."""
-        commands, checkpoint, output = self.journal.timer_fired(timer, is_recorded=self.settings.checkpoints_all)
+        commands, checkpoint = self.journal.timer_fired(timer, is_recorded=self.settings.checkpoints_all)
         if checkpoint is not None and self.recorder is not None:
             await self.recorder.commit(checkpoint)
-        self.outputs |= output
         scope = self._next(commands)
         if scope is not None and self._group is not None:
             self._launch(self._group, scope)
@@ -298,10 +297,17 @@ class Engine:
                 self.is_finished = True
                 if self._timers is not None:
                     self._timers.changed()
-                self.output = self.outputs[command.key.rpartition(":")[0]]  # before another end can replace it
+                self.output = self._output_of(command.key)  # before another end can replace it
             else:  # Hold or Fail: once all tasks have ended, the task group ends, too, and `drive` raises
                 self._end_others()
         return first
+
+    def _output_of(self, key: str) -> Any:
+        """Return the result of an invocation that has completed here, or before the pass was resumed."""
+        method, kept = key.rpartition(":")[0], self.journal.progress.output
+        if method not in self.outputs and kept is not None:
+            self.outputs[method] = self.journal.results.received(*kept)
+        return self.outputs[method] if method else None
 
     def _end_others(self) -> None:
         """After a failure: end the waits, and cancel the other methods if the flow says so.

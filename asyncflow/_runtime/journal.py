@@ -103,7 +103,7 @@ class Journal:
         outcome: Outcome | None
         kind, status, outcome = KINDS[type(happening)], "running", None
         if is_last:
-            kind, status, outcome = "finished", "finished", Finished(method, kept)
+            kind, status, outcome = "finished", "finished", self._output(method, kept)
         elif self.failures:
             status, outcome = self._failed(ends, failure)
         changes = None if kind == "started" else transition  # a start holds its progress as a whole
@@ -113,27 +113,27 @@ class Journal:
         )
         return commands, checkpoint, result
 
-    def timer_fired(
-        self, key: TimerKey, *, is_recorded: bool
-    ) -> tuple[tuple[Command, ...], Checkpoint | None, dict[str, Any]]:
-        """Record that the time of a timer has come. If the pass ends with that, its output is the result of its last method.
+    def _output(self, method: str, kept: Any) -> Finished | None:
+        """Return the output of a pass that ends: of this method, unless the output is that of another one."""
+        if not self._definition.keeps_output:
+            return Finished(method, kept)
+        output = self.progress.output
+        return None if output is None else Finished(output[0].rpartition(":")[0], output[1])
 
-        Return the commands, the checkpoint, and that output by its method.
-        """
+    def timer_fired(self, key: TimerKey, *, is_recorded: bool) -> tuple[tuple[Command, ...], Checkpoint | None]:
+        """Record that the time of a timer has come. Return the commands and the checkpoint."""
         transition, commands = advance(self._definition, self.progress, TimerFired(key))
-        is_last, output = bool(commands) and type(commands[0]) is Finish, self.progress.output
+        is_last = bool(commands) and type(commands[0]) is Finish
         self.progress.fold(transition)
-        method, kept = ("", None) if output is None else (output[0].rpartition(":")[0], output[1])
-        shown = {method: None if output is None else self.results.received(*output)} if is_last else {}
         if self._chain is None or not (is_recorded or is_last):
-            return commands, None, shown
+            return commands, None
         kind: Kind = "finished" if is_last else "timer"
-        outcome = None if not is_last or kept is None else Finished(method, kept)
         status: Status = "finished" if is_last else "running"
+        outcome = self._output("", None) if is_last else None
         checkpoint = self._chain.prepare(
             kind, status, self.progress, transition, outcome=outcome, outcome_only=not is_recorded
         )
-        return commands, checkpoint, shown
+        return commands, checkpoint
 
     def attempt_failed(
         self, raised: MethodRaised, failure: Failure, state: bytes | None, is_recorded: bool

@@ -95,9 +95,10 @@ def _timed_commands(progress: Progress, transition: Transition, timing: Timing) 
         key, at = timing.retried
         return (RunLater(progress.pending[key], at),)
     commands: tuple[Command, ...] = (*map(RunMethod, transition.enabled), *map(StartTimer, timing.started))
-    is_last = timing.fired is not None and not progress.pending and len(progress.timers) == 1
-    if commands or not is_last:
+    if commands or len(progress.pending) != bool(transition.completed) or len(progress.timers) != bool(timing.fired):
         return commands
+    if timing.is_output:
+        return (Finish(transition.completed),)
     return (Finish("" if progress.output is None else progress.output[0]),)
 
 
@@ -131,7 +132,7 @@ def _completed(
     ended = progress.pending[key]
     names = (ended.method,) if label is None else (ended.method, label)
     reached = definition.reached_by(names)
-    if not reached.methods and not definition.has_timers:
+    if not reached.methods and not definition.keeps_output:
         return Transition(completed=key)
     cycle, ancestry = ended.cycle, ended.ancestry
     if not ancestry.isdisjoint(reached.names):
@@ -153,14 +154,22 @@ def _completed(
             enabled.append(_invocation(progress, m, key, cycle, ancestry, seen))
         else:
             latched.extend((m.name, name, how) for name, how in arrived.items())
-    timing = _timing(progress, reached, ended, enabled, due) if definition.has_timers else None
+    timing = _timing(definition, progress, reached, ended, enabled, due) if definition.keeps_output else None
     return _made(Transition, (key, "", False, tuple(enabled), tuple(latched), tuple(skipped), timing))
 
 
 def _timing(
-    progress: Progress, reached: Reached, ended: Invocation, enabled: list[Invocation], due: tuple[float, ...]
+    definition: FlowDefinition,
+    progress: Progress,
+    reached: Reached,
+    ended: Invocation,
+    enabled: list[Invocation],
+    due: tuple[float, ...],
 ) -> Timing | None:
-    """Return the timers that a completion starts. Their event is one of its own: it may close a loop that the completion does not."""
+    """Return the timers that a completion starts, and whether its result may be the output.
+
+    The event of these timers is one of its own: it may close a loop that the completion does not.
+    """
     cycle, ancestry = ended.cycle, ended.ancestry
     if any(m.name in ancestry for m, _ in reached.timers):
         cycle, ancestry = ended.key, frozenset()
@@ -170,8 +179,9 @@ def _timing(
         if not m.once_a_cycle or not (fires_now or m.name in progress.fired.get(cycle, ())):
             source = ended.key if m.receives is not Receives.NOTHING else ""
             started.append(Timer(m.name, timer.name, cycle, ancestry, source, at))
-    is_output = not enabled and len(progress.pending) == 1 and bool(started or progress.timers)
-    return Timing(started=tuple(started), is_output=is_output) if started or is_output else None
+    is_last = not enabled and len(progress.pending) == 1
+    is_output = ended.method == definition.output if definition.output else is_last
+    return Timing(started=tuple(started), is_output=is_output) if started or is_output or is_last else None
 
 
 def _timer_fired(definition: FlowDefinition, progress: Progress, key: TimerKey) -> Transition:

@@ -144,7 +144,7 @@ class StartTimer(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """Nothing is left to run: the pass is over, and this invocation's result is its output."""
+    """Nothing is left to run or to wait for: the pass is over, and this invocation's result is its output. '': there is none."""
 
     key: str
 
@@ -175,7 +175,7 @@ class Timing(NamedTuple):
     fired: TimerKey | None = None
     """The timer that fires."""
     is_output: bool = False
-    """Whether the result of the completed invocation is the output if the pass ends without another method."""
+    """Whether the result of the completed invocation is the output, unless another invocation's replaces it."""
 
 
 class Transition(NamedTuple):

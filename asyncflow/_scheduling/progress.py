@@ -56,7 +56,7 @@ class Progress:
     timers: dict[TimerKey, Timer] = field(default_factory=dict)
     """The timers that have started and not fired, in the order in which they started."""
     output: tuple[str, Any] | None = None
-    """(key, result) of the invocation that completed when nothing but timers was left; None if there is none."""
+    """(key, result) of the invocation whose result is the output if no other one replaces it; None if there is none."""
     deadline: float = 0.0
     """When the time limit of the pass passes, in seconds since the Unix epoch; 0 if it has none."""
 

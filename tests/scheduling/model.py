@@ -21,6 +21,7 @@ class Node:
     takes: str | tuple[str, ...] = "nothing"
     timers: tuple[tuple[str, str], ...] = ()
     """(name in the condition, what starts it)."""
+    is_output: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Model:
     completed: set[str] = field(default_factory=set)
     last: str = ""
     """What completed last."""
+    order: list[str] = field(default_factory=list)
+    """What completed, in order."""
     raised: set[str] = field(default_factory=set)
     never_started: set[str] = field(default_factory=set)
     attempts: dict[str, int] = field(default_factory=dict)
@@ -108,6 +111,7 @@ class Model:
         self.events.append(event)
         self.completed.add(key)
         self.last = key
+        self.order.append(key)
         self.due.discard(key)
         step = Step()
         for node in reached:
@@ -173,7 +177,12 @@ class Model:
             return ()
         if self.raised:
             return ("fail",)
-        return () if self.waiting or self.armed else ("finish", key)
+        return () if self.waiting or self.armed else ("finish", self._output(key))
+
+    def _output(self, key: str) -> str:
+        """The latest completion of the method that is the output; without one, the last of all."""
+        named = [node.name for node in self.nodes if node.is_output]
+        return next((of for of in reversed(self.order) if of.split(":")[0] in named), "") if named else key
 
     def _reach(self, step: Step, node: Node, event: Event) -> None:
         number = len(self.events)

@@ -4,7 +4,7 @@ import copy
 import tracemalloc
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -67,7 +67,9 @@ def nodes(draw: st.DrawFn, names: Sequence[str], position: int) -> Node:
 @st.composite
 def graphs(draw: st.DrawFn) -> list[Node]:
     names = [f"m{number}" for number in range(draw(st.integers(2, 6)))]
-    return [draw(nodes(names, position)) for position in range(len(names))]
+    output = draw(st.sampled_from([None, None, *names]))
+    made = [draw(nodes(names, position)) for position in range(len(names))]
+    return [replace(node, is_output=node.name == output) for node in made]
 
 
 choices = st.lists(
@@ -92,6 +94,7 @@ def _method(node: Node) -> MethodDefinition:
         is_router=node.is_router,
         receives=Receives.NAMED if by_name else Receives[node.takes.upper()],  # type: ignore[union-attr]
         parameters=by_name,
+        is_output=node.is_output,
         timers=tuple(TimerDefinition(timer, source, 1) for timer, source in node.timers),
     )
 
