@@ -63,7 +63,7 @@ class Retries:
         newest = self._versions.newest.index
         while self._versions.committed.index < newest:  # noqa: ASYNC110 - rare, and the usual path need not set an event
             await anyio.sleep(DURABLE)
-        return conflicts <= CONFLICTS
+        return conflicts <= CONFLICTS and not self._progress.failed
 
     async def pause(self, scope: Scope) -> bool:
         """Wait until the next attempt of an invocation may start. Return False if the pass fails or ends meanwhile."""
@@ -77,7 +77,9 @@ class Retries:
                 await thread_has_ended(scope.invocation_id)
             finally:
                 self._pauses.discard(pause)
-        return not pause.cancelled_caught
+        return not (
+            pause.cancelled_caught or self._progress.failed
+        )  # the checkpoint of a failure may not be stored yet
 
     def end_pauses(self) -> None:
         """Let no further attempt start: the pass fails, or ends for another reason. What waits is stored, and is resumed."""

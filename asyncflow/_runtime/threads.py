@@ -105,7 +105,7 @@ class _Threads:
         self._limiter.total_tokens += 1
 
     def leave(self, call: _Call, token: object) -> None:
-        """Release a thread once it has ended, whenever that is: nobody waits for it."""
+        """Release a thread once it has ended, whenever that is, without a wait."""
         self._left.append((call, token))
 
     def _release_left(self) -> None:
@@ -201,7 +201,7 @@ class _Call:
             return self._is_withdrawn
 
     def is_left_running(self, what: str) -> bool:
-        """Leave the call running under this name; nobody waits for it. Return False if it never starts, or has just ended."""
+        """Leave the call running under this name, without a waiter. Return False if it never starts, or has just ended."""
         with self._lock:
             self._is_withdrawn = not self._has_started
             if not self._has_started or self.has_ended:
