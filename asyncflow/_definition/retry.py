@@ -89,9 +89,9 @@ class Retry:
         assert initial is not None, "__post_init__ has checked it"
         assert maximum is not None, "__post_init__ has checked it"
         try:
-            pause = min(maximum, initial * self.factor ** (failed - 1))
+            pause = min(maximum, initial * float(self.factor) ** (failed - 1))
         except OverflowError:
-            pause = maximum
+            pause = maximum if initial else 0.0
         return min(maximum, pause * (1 + self.jitter * (2 * draw - 1)))
 
     def covers(self, error: Exception) -> bool:
