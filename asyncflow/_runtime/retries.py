@@ -40,11 +40,13 @@ class Retries:
         self._versions = versions
         self._clock = clock
         self._conflicts: dict[str, int] = {}
+        """How often in a row an invocation has been run again because of a conflict, by its key."""
         self._pauses: set[anyio.CancelScope] = set()
 
     def next_at(self, scope: Scope, error: Exception) -> float | None:
         """Return when the next attempt is due, or None if the invocation has failed permanently."""
         known = self._progress.attempts.get(scope.key, Attempts(0))
+        self._conflicts.pop(scope.key, None)
         try:
             delay = next_delay(scope.method.retry, error, known.failed - known.before + 1, random.random())
         except Exception:  # a user's `on` may raise anything

@@ -163,8 +163,9 @@ async def test_out_of_attempts_the_method_has_failed_with_the_errors_of_all(stor
     assert "(call:1, attempt 3)" in str(caught.value)
     (live,) = caught.value.failures
     (again,) = pickle.loads(pickle.dumps(caught.value)).failures
-    assert loaded.error is not None
-    (stored,) = loaded.error.failures
+    error = loaded._instance.error
+    assert error is not None
+    (stored,) = error.failures
     assert live.exception is caught.value.__cause__
     for failure in (live, stored, again):
         assert failure.number == 3
@@ -189,8 +190,9 @@ async def test_the_newest_10_attempts_are_kept_and_8_kb_of_each_traceback(store:
         await flow.kickoff()
     loaded = await Often.load(flow.run_id, persistence=store)
 
-    assert loaded.error is not None
-    for error in (caught.value, loaded.error):
+    error = loaded._instance.error
+    assert error is not None
+    for error in (caught.value, error):
         attempts = error.failures[0].attempts
         assert [a.number for a in attempts] == list(range(5, 15))
         assert {len(a.traceback) for a in attempts} == {TRACEBACK} == {8192}
@@ -204,8 +206,9 @@ async def test_any_text_of_an_error_can_be_stored(error: Callable[[], Exception]
         await flow.kickoff()
 
     loaded = await Unsteady.load(flow.run_id, fails=0, persistence=store)
-    assert loaded.error is not None
-    assert len(loaded.error.failures[0].attempts) == 3
+    stored = loaded._instance.error
+    assert stored is not None
+    assert len(stored.failures[0].attempts) == 3
 
 
 async def test_an_exception_that_is_not_covered_fails_at_once(storage: Any) -> None:
