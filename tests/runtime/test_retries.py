@@ -163,9 +163,8 @@ async def test_out_of_attempts_the_method_has_failed_with_the_errors_of_all(stor
     assert "(call:1, attempt 3)" in str(caught.value)
     (live,) = caught.value.failures
     (again,) = pickle.loads(pickle.dumps(caught.value)).failures
-    error = loaded._instance.error
-    assert error is not None
-    (stored,) = error.failures
+    assert loaded.method_error is not None
+    (stored,) = loaded.method_error.failures
     assert live.exception is caught.value.__cause__
     for failure in (live, stored, again):
         assert failure.number == 3
@@ -190,9 +189,8 @@ async def test_the_newest_10_attempts_are_kept_and_8_kb_of_each_traceback(store:
         await flow.kickoff()
     loaded = await Often.load(flow.run_id, persistence=store)
 
-    error = loaded._instance.error
-    assert error is not None
-    for error in (caught.value, error):
+    assert loaded.method_error is not None
+    for error in (caught.value, loaded.method_error):
         attempts = error.failures[0].attempts
         assert [a.number for a in attempts] == list(range(5, 15))
         assert {len(a.traceback) for a in attempts} == {TRACEBACK} == {8192}
@@ -206,9 +204,8 @@ async def test_any_text_of_an_error_can_be_stored(error: Callable[[], Exception]
         await flow.kickoff()
 
     loaded = await Unsteady.load(flow.run_id, fails=0, persistence=store)
-    stored = loaded._instance.error
-    assert stored is not None
-    assert len(stored.failures[0].attempts) == 3
+    assert loaded.method_error is not None
+    assert len(loaded.method_error.failures[0].attempts) == 3
 
 
 async def test_an_exception_that_is_not_covered_fails_at_once(storage: Any) -> None:
@@ -449,6 +446,11 @@ async def test_after_too_many_conflicts_in_a_row_one_counts_as_a_failed_attempt(
 # ---- failures --------------------------------------------------------------------------------------------------
 
 
+def has_pauses(flow: Flow[Any]) -> bool:
+    engine = flow._instance._engine
+    return engine is not None and engine._retries is not None and bool(engine._retries._pauses)
+
+
 class Together(Flow[Log]):
     """`paused` waits for its second attempt, `broken` fails then."""
 
@@ -458,21 +460,18 @@ class Together(Flow[Log]):
         super().__init__(**options)
         self.broken_now = broken
         self.seen: list[str] = []
-        self.pausing = anyio.Event()
 
     @start(retry=LONG)
     async def paused(self) -> None:
         self.seen.append(f"paused {this_invocation().attempt}")
         if this_invocation().attempt == 1:
-            self.pausing.set()
             raise ValueError("paused")
 
     @start()
     async def broken(self) -> None:
         self.seen.append("broken")
         if self.broken_now:
-            await self.pausing.wait()
-            while not self._instance._engine.journal.progress.attempts:  # noqa: ASYNC110 - no event to wait for
+            while not has_pauses(self):  # noqa: ASYNC110 - no event to wait for
                 await anyio.sleep(0.001)
             raise LookupError("broken")
 
@@ -574,12 +573,9 @@ class Pausing(Flow[Log]):
         return "called"
 
 
-async def is_pausing(flow: Flow[Any], store: Any) -> None:
-    """Wait until the failed attempt is stored."""
+async def is_pausing(flow: Flow[Any]) -> None:
     with anyio.fail_after(60):
-        while flow._instance._engine is None or not flow._instance._engine._retries:  # noqa: ASYNC110 - no event to wait for
-            await anyio.sleep(0.001)
-        while store is not None and (await store.load(flow.run_id)).kind != "retrying":  # noqa: ASYNC110
+        while not has_pauses(flow):  # noqa: ASYNC110 - no event to wait for
             await anyio.sleep(0.001)
 
 
@@ -589,7 +585,7 @@ async def test_a_cancelled_pause_leaves_a_run_that_can_be_resumed(store: Any) ->
     with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(flow.kickoff)
-            await is_pausing(flow, store)
+            await is_pausing(flow)
             group.cancel_scope.cancel()
 
     assert (flow.status, flow.pending, flow.state.done) == ("interrupted", ("call:1",), [])
@@ -607,7 +603,7 @@ async def test_cancel_ends_a_pause_permanently(storage: Any) -> None:
     with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(kickoff)
-            await is_pausing(flow, storage)
+            await is_pausing(flow)
             await flow.cancel()
 
     assert (flow.status, flow.attempts) == ("cancelled", [1])
