@@ -79,9 +79,7 @@ class Retries:
                 await thread_has_ended(scope.invocation_id)
             finally:
                 self._pauses.discard(pause)
-        return not (
-            pause.cancelled_caught or self._progress.failed
-        )  # the checkpoint of a failure may not be stored yet
+        return not (pause.cancelled_caught or self._progress.failed)  # a failure's checkpoint may not be stored yet
 
     def end_pauses(self) -> None:
         """Let no further attempt start: the pass fails, or ends for another reason. What waits is stored, and is resumed."""
