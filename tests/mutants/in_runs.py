@@ -4,6 +4,8 @@ from mutant import Mutant
 
 CANCEL, FAILURE, THREADS = (f"runtime/test_{name}.py" for name in ("cancellation", "failure", "threads"))
 LARGE, MERGING, PLAIN = (f"state/test_{name}.py" for name in ("large", "merging", "plain"))
+RETRIES, TIMEOUTS, RUN_TIMEOUTS = (f"runtime/test_{name}.py" for name in ("retries", "timeouts", "run_timeouts"))
+RESUMED = "runs/test_resumed_attempts.py"
 
 IN_RUNS = (
     # ---- durability
@@ -408,5 +410,110 @@ IN_RUNS = (
         "return _FIELDS if form >= 3 else _FIELDS_BEFORE_3",
         "return _FIELDS",
         "stored/test_stored.py::test_what_a_backend_of_two_verbs_was_given_by_an_older_version_loads_and_resumes",
+    ),
+    # ---- attempts and time limits
+    Mutant(
+        "a failed attempt is not stored",
+        ("R1",),
+        "_runtime/journal.py",
+        "not (is_recorded or ends is Fail):",
+        "ends is not Fail:",
+        f"{RETRIES}::test_a_failed_attempt_is_one_checkpoint_with_its_number_and_its_error",
+    ),
+    Mutant(
+        "a resume does not wait for the rest of a pause",
+        ("R2",),
+        "_scheduling/advance.py",
+        "        if attempts is None or attempts.due is None:\n",
+        "        if True:\n",
+        f"{RESUMED}::test_a_resume_waits_for_the_end_of_the_pause_and_makes_the_next_attempt",
+    ),
+    Mutant(
+        "a snapshot forgets the failed attempts",
+        ("R2",),
+        "persistence/encoding.py",
+        "    if progress.attempts:\n",
+        "    if False:\n",
+        f"{RESUMED}::test_a_resume_that_is_cancelled_keeps_the_due_time",
+    ),
+    Mutant(
+        "an attempt starts while a failure is being stored",
+        ("R3",),
+        "_runtime/retries.py",
+        "pause.cancelled_caught or self._progress.failed",
+        "pause.cancelled_caught",
+        f"{RETRIES}::test_a_pause_that_ends_while_a_failure_is_being_stored_starts_no_attempt",
+    ),
+    Mutant(
+        "a failure waits for the pauses of other methods",
+        ("R3",),
+        "_runtime/engine.py",
+        "            self._retries.end_pauses()\n        if self.settings",
+        "            pass\n        if self.settings",
+        f"{RETRIES}::test_once_a_method_has_failed_a_pause_ends_at_once_without_an_attempt",
+    ),
+    Mutant(
+        "a resume grants no new attempts",
+        ("R4",),
+        "_scheduling/progress.py",
+        "Attempts(failed, failed)",
+        "Attempts(failed)",
+        f"{RETRIES}::test_a_resume_grants_new_attempts_and_the_number_counts_on",
+    ),
+    Mutant(
+        "after a resume attempts are counted from 1",
+        ("R4",),
+        "_scheduling/progress.py",
+        "Attempts(failed, failed)",
+        "Attempts(0)",
+        f"{RETRIES}::test_a_resume_grants_new_attempts_and_the_number_counts_on",
+    ),
+    Mutant(
+        "a merge conflict uses an attempt",
+        ("R5",),
+        "_runtime/engine.py",
+        "            if await self._is_conflict(scope, error):\n",
+        "            if False:\n",
+        f"{RETRIES}::test_a_conflict_runs_the_method_again_on_the_newest_state_and_stores_nothing",
+    ),
+    Mutant(
+        "merge conflicts without a limit",
+        ("R5",),
+        "_runtime/retries.py",
+        "        return conflicts <= CONFLICTS and",
+        "        return",
+        f"{RETRIES}::test_after_too_many_conflicts_in_a_row_one_counts_as_a_failed_attempt",
+    ),
+    Mutant(
+        "the next attempt starts while the thread still runs",
+        ("R6",),
+        "_runtime/threads.py",
+        "    while what in _left:",
+        "    while False:",
+        f"{TIMEOUTS}::test_a_plain_method_is_tried_again_only_once_its_thread_has_ended",
+    ),
+    Mutant(
+        "an async method has no timeout",
+        ("R6",),
+        "_runtime/timeouts.py",
+        "deadline=anyio.current_time() + limit",
+        "deadline=anyio.current_time() + limit + 1_000",
+        f"{TIMEOUTS}::test_an_async_method_is_cancelled_after_its_timeout_and_tried_again",
+    ),
+    Mutant(
+        "a resume removes the time limit of a pass",
+        ("R7",),
+        "_scheduling/advance.py",
+        "deadline=happening.deadline), tuple",
+        "deadline=happening.deadline or 0.0), tuple",
+        f"{RUN_TIMEOUTS}::test_the_time_limit_counts_over_an_interruption",
+    ),
+    Mutant(
+        "that a time limit passed is not stored",
+        ("R7",),
+        "_runs/instance.py",
+        "            await to_its_end(lambda: self._record_end(claim, run_timed_out(late, engine.pass_number)))\n",
+        "            pass\n",
+        f"{RUN_TIMEOUTS}::test_the_failure_of_a_pass_that_took_too_long_is_stored",
     ),
 )

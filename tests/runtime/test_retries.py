@@ -436,7 +436,8 @@ async def test_after_too_many_conflicts_in_a_row_one_counts_as_a_failed_attempt(
     assert retries.CONFLICTS == 100
     monkeypatch.setattr(retries, "CONFLICTS", 2)
     flow = Race(5, persistence=store)
-    await flow.kickoff()
+    with anyio.fail_after(30):
+        await flow.kickoff()
 
     assert [attempt for _, attempt in flow.seen] == [1, 1, 1, 2, 2, 2]
     assert (await kinds_of_late(flow))[0] == "retrying"
