@@ -262,6 +262,23 @@ async def test_a_cancel_ends_the_wait_for_a_thread(store: Any, gate: Gate) -> No
     assert (flow.status, gate.began, gate.ended) == ("cancelled", [1], [])
 
 
+@pytest.mark.clauses("C1")
+@pytest.mark.parametrize("form", [Stuck, StuckOnce])
+async def test_a_cancelled_plain_method_is_waited_for_until_its_timeout_and_counts_as_cancelled(
+    form: Any, store: Any, gate: Gate
+) -> None:
+    flow = form(gate, persistence=store)
+    with anyio.fail_after(60), anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(flow.kickoff)
+            await until(lambda: gate.began)
+            scope.cancel()
+
+    assert scope.cancelled_caught
+    assert (flow.status, gate.ended) == ("interrupted", [])
+    assert [row.kind for row in await store.history(flow.run_id)] == ["started"]
+
+
 async def test_at_a_bound_of_threads_that_were_left_running_new_plain_methods_wait(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
