@@ -145,7 +145,9 @@ def start(
     """Run the method when the flow starts, or, with a condition, each time the condition is satisfied.
 
     - `condition`: as for `listen`. None: the method runs when the flow starts.
-    - `retry`, `timeout`, `output`: as for `listen`.
+    - `retry`: as for `listen`.
+    - `timeout`: as for `listen`.
+    - `output`: as for `listen`.
     """
     _check("@start", ("condition", "retry", "timeout", "output"), more, unknown)
     return Pending(Mark("start", condition, None, retry, timeout, output))
@@ -222,7 +224,9 @@ def router(
     - `condition`: as for `listen`. Without one, `@router` is stacked under `@start(...)` or `@listen(...)`.
     - `emit`: the labels that it may return: a list of them, an `Enum` or a `Literal`. Without it, the return annotation declares
       them (`Literal` or an `Enum`).
-    - `retry`, `timeout`, `output`: as for `listen`.
+    - `retry`: as for `listen`.
+    - `timeout`: as for `listen`.
+    - `output`: as for `listen`.
 
     None is no label. Returning a label that is not declared raises `UnknownLabelError` at run time.
     """

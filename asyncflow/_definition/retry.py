@@ -80,18 +80,25 @@ class Retry:
             yield f"on must be a type of exception, a tuple of types, or a function, not {self.on!r}"
 
     def pause(self, failed: int, draw: float) -> float:
-        """Return the pause after this many failed attempts, in seconds. `draw`: a random number from 0 to 1."""
+        """Return the pause before the next attempt, in seconds.
+
+        - `failed`: how many attempts have failed, from 1.
+        - `draw`: a random number from 0 to 1.
+        """
         initial, maximum = seconds(self.initial), seconds(self.maximum)
         assert initial is not None, "__post_init__ has checked it"
         assert maximum is not None, "__post_init__ has checked it"
         try:
-            pause = min(maximum, initial * self.factor ** (failed - 1))
+            pause = min(maximum, initial * float(self.factor) ** (failed - 1))
         except OverflowError:
-            pause = maximum
+            pause = maximum if initial else 0.0
         return min(maximum, pause * (1 + self.jitter * (2 * draw - 1)))
 
     def covers(self, error: Exception) -> bool:
-        """Whether an attempt that raised this may be followed by another one. Raises what a function in `on` raises."""
+        """Whether another attempt may follow. Raises what a function in `on` raises.
+
+        - `error`: what the attempt raised.
+        """
         return all(isinstance(leaf, Exception) and self._covers(leaf) for leaf in _leaves(error))
 
     def _covers(self, error: Exception) -> bool:

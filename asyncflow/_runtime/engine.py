@@ -123,6 +123,11 @@ class Engine:
         return self._steps.running
 
     @property
+    def is_paused(self) -> bool:
+        """Whether a method waits for its next attempt."""
+        return self._steps.retries is not None and self._steps.retries.is_waiting
+
+    @property
     def stopped(self) -> BaseException | None:
         """The error that ended the run from outside, or a backend's error; None if its methods ended it."""
         return self._stopped

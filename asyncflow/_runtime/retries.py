@@ -40,12 +40,14 @@ class Retries:
         self._versions = versions
         self._clock = clock
         self._conflicts: dict[str, int] = {}
+        """How often in a row an invocation has been run again because of a conflict, by its key."""
         self._pauses: set[anyio.CancelScope] = set()
         self._is_over = False
 
     def next_at(self, scope: Scope, error: Exception) -> float | None:
         """Return when the next attempt is due, or None if the invocation has failed permanently."""
         known = self._progress.attempts.get(scope.key, Attempts(0))
+        self._conflicts.pop(scope.key, None)
         try:
             delay = next_delay(scope.method.retry, error, known.failed - known.before + 1, random.random())
         except Exception:  # a user's `on` may raise anything
@@ -64,7 +66,7 @@ class Retries:
         newest = self._versions.newest.index
         while self._versions.committed.index < newest:  # noqa: ASYNC110 - rare, and the usual path need not set an event
             await anyio.sleep(DURABLE)
-        return conflicts <= CONFLICTS
+        return conflicts <= CONFLICTS and not self._progress.failed
 
     async def pause(self, scope: LaterScope) -> bool:
         """Wait until the next attempt of an invocation may start. Return False if the pass fails or ends meanwhile."""
@@ -77,7 +79,12 @@ class Retries:
                 await thread_has_ended(scope.invocation_id)
             finally:
                 self._pauses.discard(pause)
-        return not self._is_over
+        return not (self._is_over or self._progress.failed)  # a failure's checkpoint may not be stored yet
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether any method waits for its next attempt."""
+        return bool(self._pauses)
 
     def end_pauses(self) -> None:
         """Let no further attempt start: the pass fails, or ends for another reason. What waits is stored, and is resumed."""

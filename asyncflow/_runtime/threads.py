@@ -105,7 +105,7 @@ class _Threads:
         self._limiter.total_tokens += 1
 
     def leave(self, call: _Call, token: object) -> None:
-        """Release a thread once it has ended, whenever that is: nobody waits for it."""
+        """Release a thread once it has ended, whenever that is, without a wait."""
         self._left.append((call, token))
 
     def _release_left(self) -> None:
@@ -194,6 +194,11 @@ class _Call:
         assert error is not None, "called only if the function has raised"
         return error
 
+    @property
+    def is_left(self) -> bool:
+        """Whether it was left running after a timeout."""
+        return self._left_as is not None
+
     def withdraw(self) -> bool:
         """Prevent the call from starting. Return False if it has started."""
         with self._lock:
@@ -201,7 +206,7 @@ class _Call:
             return self._is_withdrawn
 
     def is_left_running(self, what: str) -> bool:
-        """Leave the call running under this name; nobody waits for it. Return False if it never starts, or has just ended."""
+        """Leave the call running under this name, without a waiter. Return False if it never starts, or has just ended."""
         with self._lock:
             self._is_withdrawn = not self._has_started
             if not self._has_started or self.has_ended:
@@ -226,8 +231,8 @@ async def _ends_within(limit: float, call: _Call) -> bool:
 async def in_thread(function: Callable[..., T], limit: float | None = None, what: str = "") -> T:
     """Call a plain function in a worker thread. Deliver a cancellation once the thread has returned.
 
-    `limit`: the seconds that the function may take; then `ThreadTimeoutError` is raised, and the function runs on, known as
-    `what`: see `thread_has_ended`.
+    `limit`: the seconds that the function may take; then `ThreadTimeoutError` is raised, or the cancellation, and the function runs
+    on, known as `what`: see `thread_has_ended`.
     """
     simulated = instead.get()
     if simulated is not None:
@@ -242,6 +247,7 @@ async def in_thread(function: Callable[..., T], limit: float | None = None, what
             if is_running:
                 threads.leave(call, token)
                 token = None
+            await anyio.lowlevel.checkpoint_if_cancelled()  # then it counts as cancelled: the attempt is not used
             raise ThreadTimeoutError(is_running)
         if call.error is not None:
             raise call.take_error()
@@ -249,7 +255,7 @@ async def in_thread(function: Callable[..., T], limit: float | None = None, what
         await anyio.lowlevel.checkpoint_if_cancelled()
         return cast(T, call.result)
     except anyio.get_cancelled_exc_class():
-        if not call.withdraw():
+        if not call.withdraw() and not call.is_left:
             await outlast(call.ended)
         raise
     finally:

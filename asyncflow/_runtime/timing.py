@@ -16,7 +16,7 @@ LONGEST: Final = 30.0
 """Seconds that a wait sleeps at most before it compares its time with the clock again: the machine may have been suspended."""
 
 virtual_clock: ContextVar[Callable[[], float] | None] = ContextVar("asyncflow_virtual_clock", default=None)
-"""If set, tells the time in place of the machine's clock, to make tests repeatable."""
+"""If set, returns the time in place of the machine's clock, to make tests repeatable."""
 
 
 def now() -> float:
@@ -27,6 +27,7 @@ def now() -> float:
 
 async def sleep_until(at: float, clock: Callable[[], float]) -> None:
     """Sleep until `clock` has reached a time. A clock that is set back meanwhile does not make the wait longer."""
-    end, longest = anyio.current_time() + at - clock(), LONGEST if virtual_clock.get() is None else math.inf
-    while (left := min(end - anyio.current_time(), at - clock())) > 0:  # noqa: ASYNC110 - no event tells the time
+    longest = LONGEST if virtual_clock.get() is None else math.inf  # days of virtual time pass in one step
+    end = anyio.current_time() + at - clock()
+    while (left := min(end - anyio.current_time(), at - clock())) > 0:  # noqa: ASYNC110 - no event reports the time
         await anyio.sleep(min(left, longest))

@@ -4,17 +4,20 @@ from mutant import Mutant
 
 CANCEL, FAILURE, THREADS = (f"runtime/test_{name}.py" for name in ("cancellation", "failure", "threads"))
 LARGE, MERGING, PLAIN = (f"state/test_{name}.py" for name in ("large", "merging", "plain"))
+RETRIES, TIMEOUTS, RUN_TIMEOUTS = (f"runtime/test_{name}.py" for name in ("retries", "timeouts", "run_timeouts"))
+RESUMED = "runs/test_resumed_attempts.py"
 
 IN_RUNS = (
     # ---- durability
     Mutant(
         "a listener starts before the commit",
         ("D1",),
-        "_runtime/engine.py",
-        "            await (commit if self._crowd is None else self._crowd.store(commit))\n",
-        "            if not (ended.commands and type(ended.commands[0]) is RunMethod):\n"
-        "                await (commit if self._crowd is None else self._crowd.store(commit))\n"
-        "            else:\n                commit.close()\n",
+        "_runtime/steps.py",
+        "            await (commit if self.crowd is None else self.crowd.store(commit))\n",
+        '            if not (commands and type(commands[0]).__name__ == "RunMethod"):\n'
+        "                await (commit if self.crowd is None else self.crowd.store(commit))\n"
+        "            else:\n"
+        "                commit.close()\n",
         f"{FAILURE}::test_a_save_that_fails_stops_the_run_and_nothing_follows",
     ),
     Mutant(
@@ -101,7 +104,7 @@ IN_RUNS = (
         "a cancel undoes an end",
         ("C4",),
         "_runs/instance.py",
-        'if stored.checkpoint.status not in ("finished", "cancelled"):',
+        'if stored.checkpoint.status == "running" or (is_cancelled and stored.checkpoint.status == "failed"):',
         'if stored.checkpoint.status != "cancelled":',
         "runtime/test_endings.py::test_a_run_that_is_cancelled_around_its_last_commit_has_one_ending",
     ),
@@ -118,8 +121,8 @@ IN_RUNS = (
         "a method that changes nothing has no checkpoint",
         ("E1",),
         "_runtime/journal.py",
-        "        if self._chain is None or not (is_recorded or is_last",
-        "        if self._chain is None or not ((is_recorded and state is not None) or is_last",
+        "        if self._chain is None or not (is_recorded or is_last or ends",
+        "        if self._chain is None or not ((is_recorded and state is not None) or is_last or ends",
         "sqlite/test_rows.py::test_a_method_that_does_not_change_the_state_stores_none",
     ),
     Mutant(
@@ -134,8 +137,8 @@ IN_RUNS = (
         "what was at work at a crash is taken for done",
         ("E3",),
         "_scheduling/advance.py",
-        "tuple(map(RunMethod, progress.pending.values()))",
-        "tuple(map(RunMethod, list(progress.pending.values())[1:]))",
+        "    for key, invocation in progress.pending.items():\n        if key in progress.attempts",
+        "    for key, invocation in list(progress.pending.items())[1:]:\n        if key in progress.attempts",
         f"{FAILURE}::test_a_run_whose_save_failed_resumes_once_the_storage_works_again",
     ),
     Mutant(
@@ -213,9 +216,9 @@ IN_RUNS = (
     Mutant(
         "a base is taken when a method begins, not when it is launched",
         ("E4",),
-        "_runtime/engine.py",
+        "_runtime/steps.py",
         "        args: list[Any] = []\n",
-        "        args: list[Any] = []\n        scope.base = self.versions.committed\n",
+        "        args: list[Any] = []\n        scope.base = self._versions.committed\n",
         "state/test_drafts.py::test_a_method_sees_the_state_of_its_launch_and_committed_state_the_newest",
     ),
     # ---- cancellation
@@ -223,9 +226,9 @@ IN_RUNS = (
         "a cancellation is swallowed",
         ("C1",),
         "_runtime/engine.py",
-        "            scope = await apart(self._work(self._next(commands)))\n",
-        "            try:\n                scope = await apart(self._work(self._next(commands)))\n"
-        "            except BaseException:\n                return None\n",
+        "                await self._work_all(commands)\n",
+        "                try:\n                    await self._work_all(commands)\n"
+        "                except BaseException:\n                    return None\n",
         "runtime/test_cancellation.py::test_a_task_that_was_cancelled_natively_gets_its_cancelled_error",
     ),
     Mutant(
@@ -280,19 +283,19 @@ IN_RUNS = (
     Mutant(
         "a failed method's draft is kept",
         ("X1",),
-        "_runtime/engine.py",
-        "        failure = Failure(",
+        "_runtime/steps.py",
+        "        failure = failure_of(",
         "        if scope._drafts:\n"
-        "            self.versions.newest = Version(self.versions.newest.index + 1, scope._drafts[0])\n"
-        "        failure = Failure(",
+        "            self._versions.newest = Version(self._versions.newest.index + 1, scope._drafts[0])\n"
+        "        failure = failure_of(",
         "state/test_drafts.py::test_the_draft_of_a_failed_method_vanishes",
     ),
     Mutant(
         "a failure cancels its siblings at once",
         ("X2",),
         "_runtime/engine.py",
-        'elif self.settings.on_error == "cancel":',
-        "else:",
+        'if self.settings.on_error == "cancel" and self._scope is not None:',
+        "if self._scope is not None:",
         f"{FAILURE}::test_siblings_that_run_finish_and_nothing_new_starts",
     ),
     Mutant(
@@ -314,7 +317,7 @@ IN_RUNS = (
     Mutant(
         "KeyboardInterrupt is taken for a failure",
         ("X4",),
-        "_runtime/engine.py",
+        "_runtime/steps.py",
         "        except Exception as error:  # a user",
         "        except (Exception, KeyboardInterrupt) as error:  # a user",
         f"{FAILURE}::test_a_crash_leaves_as_itself_and_the_run_is_resumable",
@@ -397,7 +400,7 @@ IN_RUNS = (
         "a resume of nothing that is stored",
         ("X3",),
         "_runs/passes.py",
-        "is_recorded=bool(stored.progress.pending)",
+        "is_recorded=stored.progress.is_open",
         "is_recorded=True",
         "runs/test_resumed.py::test_a_run_that_has_nothing_left_to_run_can_be_resumed_and_its_log_does_not_grow",
     ),
@@ -408,5 +411,167 @@ IN_RUNS = (
         "return _FIELDS if form >= 3 else _FIELDS_BEFORE_3",
         "return _FIELDS",
         "stored/test_stored.py::test_what_a_backend_of_two_verbs_was_given_by_an_older_version_loads_and_resumes",
+    ),
+    # ---- timers
+    Mutant(
+        "a snapshot forgets the timers",
+        ("W1",),
+        "persistence/encoding.py",
+        "    if progress.timers:\n",
+        "    if False:\n",
+        "runs/test_timed_runs.py::test_a_resume_waits_for_the_rest_of_the_time",
+    ),
+    Mutant(
+        "a resume fires its timers in the order in which they started",
+        ("W1",),
+        "_scheduling/advance.py",
+        "sorted(later, key=itemgetter(0))",
+        "later",
+        "scheduling/test_timer_rules.py::test_a_resume_starts_timers_in_the_order_of_their_times",
+    ),
+    Mutant(
+        "an answer leaves the timer of its time-out",
+        ("W2",),
+        "_scheduling/progress.py",
+        "            for timer in [timer for timer in self.timers if timer[0] == method and timer[2] == cycle]:\n",
+        "            for timer in ():\n",
+        "scheduling/test_timer_rules.py::test_what_fires_the_listener_drops_its_timer",
+    ),
+    Mutant(
+        "a timer starts for an or_ that has fired",
+        ("W2",),
+        "_scheduling/advance.py",
+        "not (fires_now or m.name in progress.fired.get(cycle, ()))",
+        "not fires_now",
+        "scheduling/test_timer_rules.py::test_a_timer_does_not_start_once_its_or_has_fired_in_the_cycle",
+    ),
+    Mutant(
+        "a timer opens no cycle",
+        ("W3",),
+        "_scheduling/advance.py",
+        "        cycle, ancestry = ended.key, frozenset()\n",
+        "        pass\n",
+        "scheduling/test_timer_rules.py::test_a_timer_that_closes_a_loop_opens_a_cycle_when_it_starts",
+    ),
+    Mutant(
+        "a pass ends before its timers",
+        ("W3",),
+        "_scheduling/advance.py",
+        " or len(progress.timers) != bool(timing.fired):",
+        ":",
+        "scheduling/test_timer_rules.py::test_a_pass_that_ends_with_a_timer_has_the_output_of_its_last_method",
+    ),
+    Mutant(
+        "a failure waits for the timers",
+        ("W4",),
+        "_runtime/engine.py",
+        "            self._steps.retries.end_pauses()\n        if self._timers is not None:\n            self._timers.changed()\n",
+        "            self._steps.retries.end_pauses()\n",
+        "runtime/test_timers.py::test_a_failure_holds_what_waits_and_a_resume_lets_it_fire",
+    ),
+    # ---- attempts and time limits
+    Mutant(
+        "a failed attempt is not stored",
+        ("R1",),
+        "_runtime/journal.py",
+        "not (is_recorded or ends is Fail):",
+        "ends is not Fail:",
+        f"{RETRIES}::test_a_failed_attempt_is_one_checkpoint_with_its_number_and_its_error",
+    ),
+    Mutant(
+        "a resume does not wait for the rest of a pause",
+        ("R2",),
+        "_scheduling/advance.py",
+        "            later.append((due, RunLater(invocation, due)))\n",
+        "            yield RunMethod(invocation)\n",
+        f"{RESUMED}::test_a_resume_waits_for_the_end_of_the_pause_and_makes_the_next_attempt",
+    ),
+    Mutant(
+        "a snapshot forgets the failed attempts",
+        ("R2",),
+        "persistence/encoding.py",
+        "    if progress.attempts:\n",
+        "    if False:\n",
+        f"{RESUMED}::test_a_resume_that_is_cancelled_keeps_the_due_time",
+    ),
+    Mutant(
+        "an attempt starts while a failure is being stored",
+        ("R3",),
+        "_runtime/retries.py",
+        "        return not (self._is_over or self._progress.failed)",
+        "        return not self._is_over",
+        f"{RETRIES}::test_a_pause_that_ends_while_a_failure_is_being_stored_starts_no_attempt",
+    ),
+    Mutant(
+        "a failure waits for the pauses of other methods",
+        ("R3",),
+        "_runtime/engine.py",
+        "            self._steps.retries.end_pauses()\n",
+        "            pass\n",
+        f"{RETRIES}::test_once_a_method_has_failed_a_pause_ends_at_once_without_an_attempt",
+    ),
+    Mutant(
+        "a resume grants no new attempts",
+        ("R4",),
+        "_scheduling/progress.py",
+        "Attempts(failed, failed)",
+        "Attempts(failed)",
+        f"{RETRIES}::test_a_resume_grants_new_attempts_and_the_number_counts_on",
+    ),
+    Mutant(
+        "after a resume attempts are counted from 1",
+        ("R4",),
+        "_scheduling/progress.py",
+        "Attempts(failed, failed)",
+        "Attempts(0)",
+        f"{RETRIES}::test_a_resume_grants_new_attempts_and_the_number_counts_on",
+    ),
+    Mutant(
+        "a merge conflict uses an attempt",
+        ("R5",),
+        "_runtime/steps.py",
+        "            if await self._is_conflict(scope, error):\n",
+        "            if False:\n",
+        f"{RETRIES}::test_a_conflict_runs_the_method_again_on_the_newest_state_and_stores_nothing",
+    ),
+    Mutant(
+        "merge conflicts without a limit",
+        ("R5",),
+        "_runtime/retries.py",
+        "        return conflicts <= CONFLICTS and",
+        "        return",
+        f"{RETRIES}::test_after_too_many_conflicts_in_a_row_one_counts_as_a_failed_attempt",
+    ),
+    Mutant(
+        "the next attempt starts while the thread still runs",
+        ("R6",),
+        "_runtime/threads.py",
+        "    while what in _left:",
+        "    while False:",
+        f"{TIMEOUTS}::test_a_plain_method_is_tried_again_only_once_its_thread_has_ended",
+    ),
+    Mutant(
+        "an async method has no timeout",
+        ("R6",),
+        "_runtime/timeouts.py",
+        "deadline=anyio.current_time() + limit",
+        "deadline=anyio.current_time() + limit + 1_000",
+        f"{TIMEOUTS}::test_an_async_method_is_cancelled_after_its_timeout_and_tried_again",
+    ),
+    Mutant(
+        "a resume removes the time limit of a pass",
+        ("R7",),
+        "_scheduling/advance.py",
+        "timing=_limited(happening.deadline)), tuple",
+        "timing=_limited(happening.deadline or 0.0)), tuple",
+        f"{RUN_TIMEOUTS}::test_the_time_limit_counts_over_an_interruption",
+    ),
+    Mutant(
+        "that a time limit passed is not stored",
+        ("R7",),
+        "_runs/instance.py",
+        "            await to_its_end(lambda: self._record_end(claim, run_timed_out(late, engine.pass_number)))\n",
+        "            pass\n",
+        f"{RUN_TIMEOUTS}::test_the_failure_of_a_pass_that_took_too_long_is_stored",
     ),
 )

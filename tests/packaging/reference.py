@@ -170,7 +170,8 @@ def _default_as_written(node: ast.AST | None, module: str) -> str | None:
     if node is None:
         return None
     if isinstance(node, ast.Name):
-        value = getattr(importlib.import_module(module), node.id, None) or getattr(builtins, node.id)
+        names = vars(importlib.import_module(module))
+        value = names[node.id] if node.id in names else getattr(builtins, node.id)
         if isinstance(value, type):
             return value.__name__
         return repr(value) if isinstance(value, int | float | str | bytes | tuple) else "..."

@@ -15,13 +15,12 @@ from asyncflow._scheduling.messages import Finish
 from asyncflow._scheduling.upgrades import obstacles
 from asyncflow.errors import FlowDefinitionError
 
-pytestmark = pytest.mark.clauses("W2", "W3")
-
 
 def begun(flow: type, label: Callable[[Any], Any] = lambda _: None) -> Simulation:
     return Simulation(defined(flow), label).start()
 
 
+@pytest.mark.clauses("W2")
 def test_a_timer_fires_its_listener_once_with_the_result_of_its_trigger() -> None:
     class Reminder:
         @start()
@@ -43,6 +42,7 @@ def test_a_timer_fires_its_listener_once_with_the_result_of_its_trigger() -> Non
     assert run.progress.results == {}
 
 
+@pytest.mark.clauses("W3")
 def test_a_pass_that_ends_with_a_timer_has_the_output_of_its_last_method() -> None:
     class Half:
         @start()
@@ -63,6 +63,7 @@ def test_a_pass_that_ends_with_a_timer_has_the_output_of_its_last_method() -> No
     assert run.outcome == Finish("route:1")
 
 
+@pytest.mark.clauses("W2")
 def test_what_fires_the_listener_drops_its_timer() -> None:
     """An answer after an hour leaves nothing that keeps the pass open for two days."""
 
@@ -85,6 +86,7 @@ def test_what_fires_the_listener_drops_its_timer() -> None:
     assert run.outcome == Finish("decide:1")
 
 
+@pytest.mark.clauses("W2")
 def test_a_timer_does_not_start_once_its_or_has_fired_in_the_cycle() -> None:
     class Late:
         @start()
@@ -103,6 +105,7 @@ def test_a_timer_does_not_start_once_its_or_has_fired_in_the_cycle() -> None:
     assert run.waiting == []
 
 
+@pytest.mark.clauses("W2")
 def test_a_trigger_that_comes_again_in_its_cycle_restarts_the_timer() -> None:
     class Twice:
         @start()
@@ -132,6 +135,7 @@ def test_a_trigger_that_comes_again_in_its_cycle_restarts_the_timer() -> None:
     assert second.due > first.due
 
 
+@pytest.mark.clauses("W3")
 def test_a_timer_reaches_only_the_listener_that_waits_for_it() -> None:
     class Two:
         @start()
@@ -181,6 +185,7 @@ CONDITIONS = {
 }
 
 
+@pytest.mark.clauses("W2", "W3")
 @pytest.mark.parametrize("form", CONDITIONS)
 @pytest.mark.parametrize("answers", ["in time", "never"])
 def test_a_loop_of_asking_and_revising_decides_once_in_every_turn(form: str, answers: str) -> None:
@@ -211,6 +216,7 @@ def test_a_loop_of_asking_and_revising_decides_once_in_every_turn(form: str, ans
     assert run.skipped == []
 
 
+@pytest.mark.clauses("W3")
 def test_a_timer_that_closes_a_loop_opens_a_cycle_when_it_starts() -> None:
     class Poll:
         @start(after("poll", 60))

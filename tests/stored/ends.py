@@ -15,9 +15,14 @@ HERE = Path(__file__).parent
 VERSIONS = sorted(folder.name for folder in HERE.iterdir() if (folder / "runs.json").exists())
 """The versions of which there is test data; each that changed the format has its own."""
 
-ENDS = {"Linear": "4.10 for 2", "Joining": "2026 7", "Cycle": 6, "Patched": 41, "Partly": 42}
+ENDS = {"Linear": "4.10 for 2", "Joining": "2026 7", "Cycle": 6, "Patched": 41, "Partly": 42, "Trying": "attempt 2"}
 """What the runs of each flow result in."""
-OTHER_ENDS = {"untyped-midway": [2026, 1, 2], "untyped-or-midway": "slow"}
+OTHER_ENDS = {
+    "untyped-midway": [2026, 1, 2],
+    "untyped-or-midway": "slow",
+    "trying-failed": "attempt 3",
+    "trying-resumed": "attempt 4",
+}
 
 
 def runs_of(version: str) -> dict[str, Any]:
@@ -40,5 +45,7 @@ async def assert_comes_to_its_end(run_id: str, told: dict[str, Any], storage: An
         assert loaded.state.seen == ["fetch", "add", "close"]
     if run_id == "linear-edited":
         assert loaded.state.seen == ["edited", "add", "close"]
+    if told["flow"] == "Trying":
+        assert loaded.state.turns == 1
     if run_id == "cycle-midway":
         assert loaded.state.log == [f"turn {n}" for n in range(1, 7)]

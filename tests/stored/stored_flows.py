@@ -9,6 +9,7 @@ from uuid import UUID
 import anyio
 from pydantic import BaseModel
 
+import asyncflow
 from asyncflow import Flow, FlowState, and_, listen, or_, persist, router, start
 
 STOPS: set[str] = set()
@@ -175,3 +176,19 @@ class Untyped(Flow[dict]):
 
 
 FLOWS = {cls.__name__: cls for cls in (Linear, Joining, Cycle, Patched, Partly, Untyped)}
+
+if hasattr(asyncflow, "Retry"):  # since 0.4
+
+    @persist
+    class Trying(Flow[Counting]):
+        """Attempts, a pause, and a time limit."""
+
+        run_timeout = timedelta(days=365_000)
+
+        @start(retry=asyncflow.Retry(attempts=2, initial=2, jitter=0))
+        async def ask(self) -> str:
+            self.state.turns += 1
+            await reached("ask")
+            return f"attempt {asyncflow.this_invocation().attempt}"
+
+    FLOWS["Trying"] = Trying

@@ -15,6 +15,7 @@ import anyio
 import pytest
 from ends import ENDS, HERE, VERSIONS, assert_comes_to_its_end, runs_of
 from stored_flows import FLOWS
+from write import RUNS, described, write
 
 from asyncflow import SQLiteFlowPersistence, errors
 from asyncflow._version import VERSION
@@ -102,6 +103,17 @@ async def test_what_a_backend_of_two_verbs_was_given_by_an_older_version_loads_a
     assert len(kept) == len(runs_of(version)) - 1  # all but the killed one
     for run_id in kept:
         await assert_comes_to_its_end(run_id, runs_of(version)[run_id], Kept())
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=False)
+async def test_the_runs_that_this_version_writes_reach_their_right_ends() -> None:
+    storage = SQLiteFlowPersistence("runs.db", durability="process")
+    await write(storage)
+    written = await described(storage)
+
+    assert len(written) == len(RUNS)
+    for run_id, told in written.items():
+        await assert_comes_to_its_end(run_id, told, storage)
 
 
 # ---- the upgrade ---------------------------------------------------------------------------------------------------
