@@ -60,7 +60,7 @@ async def test_a_resume_waits_for_the_rest_of_the_time(store: Any) -> None:
 
 
 @pytest.mark.clauses("W1")
-async def test_a_timer_whose_time_passed_while_nobody_ran_fires_at_once(store: Any) -> None:
+async def test_a_timer_whose_time_passed_while_the_run_was_interrupted_fires_at_once(store: Any) -> None:
     run_id = await interrupted(store)
     await anyio.sleep(WAIT)
     began = time.time()
@@ -124,7 +124,7 @@ async def test_a_cancelled_run_no_longer_waits(store: Any) -> None:
         await Waiting.resume(run_id, persistence=store)
 
 
-async def test_a_class_that_lost_the_listener_of_a_timer_is_told(store: Any) -> None:
+async def test_a_class_without_the_listener_of_a_timer_is_refused(store: Any) -> None:
     run_id = await interrupted(store, 60)
 
     class Without(Flow[dict]):

@@ -360,7 +360,7 @@ def test_a_timer_after_what_is_no_method_or_label_is_refused(trigger: Any) -> No
     assert any("b has an invalid condition" in problem for problem in problems(make))
 
 
-def test_a_timer_after_an_unknown_name_is_named_with_what_is_known() -> None:
+def test_a_timer_after_an_unknown_name_is_refused_and_the_near_name_is_shown() -> None:
     def make() -> type:
         class Wrong:
             @start()
