@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Set
 
 from .definition import FlowDefinition, MethodDefinition, Receives
 from .signatures import requires_a_value
-from .triggers import satisfied, trigger_of
+from .triggers import satisfied
 
 __all__ = ["problems_of"]
 
@@ -23,19 +23,22 @@ def problems_of(methods: Mapping[str, MethodDefinition], broken: Mapping[str, Se
     labels, all_known = _labels(methods)
     all_known = all_known and not any("router" in kinds for kinds in broken.values())
     found = [p for m in methods.values() for p in _of_one(m, methods, labels, broken.keys() if all_known else None)]
-    outputs = [m.name for m in methods.values() if m.is_output]
-    if len(outputs) > 1:
-        found.append(f"{' and '.join(outputs)} have output=True; the output of a flow is the result of one method")
+    found += _outputs(methods)
     if not any(m.is_start for m in methods.values()) and not any("start" in kinds for kinds in broken.values()):
         return [*found, "there is no start; decorate the first method with @start()"]
     return found or ([] if broken else list(_unreachable(methods)))
+
+
+def _outputs(methods: Mapping[str, MethodDefinition]) -> Iterator[str]:
+    outputs = [m.name for m in methods.values() if m.is_output]
+    if len(outputs) > 1:
+        yield f"{' and '.join(outputs)} have output=True; the output of a flow is the result of one method"
 
 
 def _of_one(
     method: MethodDefinition, methods: Mapping[str, MethodDefinition], labels: Set[str], broken: Set[str] | None
 ) -> Iterator[str]:
     """Yield the mistakes of one method. `labels`: all that are declared; `broken` is None if a router may return any other label."""
-    timers = {timer.name for timer in method.timers}
     if method.name in method.names and method.name not in labels:
         yield (
             f"{method.name} listens to itself: '{method.name}' is its own name. If a label is meant, rename the method or the "
@@ -43,13 +46,18 @@ def _of_one(
         )
     for label in sorted(label for label in method.labels or () if label in methods):  # `&` iterates over all methods
         yield f"{method.name} returns the label '{label}', which is also a method's name; rename the label"
-    triggers = {trigger_of(name) if name in timers else name for name in method.names}
-    unknown = {name for name in triggers if name not in methods and name not in labels}
+    unknown = {name for name in _triggers(method) if name not in methods and name not in labels}
     if unknown and broken is not None:
         for name in sorted(unknown - broken):
             yield _unknown(method, name, sorted(labels | methods.keys() | broken))
     if _lacks_a_default(method, methods):
         yield f"{method.name} runs at the start, when its trigger has no result yet; give its parameter a default"
+
+
+def _triggers(method: MethodDefinition) -> set[str]:
+    """Return the methods and labels that a method waits for; of a timer, the one that starts it."""
+    timers = {timer.name: timer.source for timer in method.timers}
+    return {timers.get(name, name) for name in method.names}
 
 
 def _lacks_a_default(method: MethodDefinition, methods: Mapping[str, MethodDefinition]) -> bool:

@@ -3,9 +3,25 @@
 mypy's `warn_unused_ignores` and pyright's `reportUnnecessaryTypeIgnoreComment` make a refusal that stops an error here.
 """
 
+from datetime import timedelta
 from typing import Annotated, Literal, assert_type
 
-from asyncflow import Flow, FlowState, MemoryFlowPersistence, and_, listen, merge, or_, persist, router, start
+from asyncflow import (
+    Flow,
+    FlowState,
+    MemoryFlowPersistence,
+    Retry,
+    RetryAfter,
+    after,
+    and_,
+    listen,
+    merge,
+    or_,
+    persist,
+    router,
+    start,
+    this_invocation,
+)
 
 
 class Report(FlowState):
@@ -42,6 +58,18 @@ class Accepted(Flow[Report]):
     @listen(or_("small", count))
     async def either(self) -> None: ...
 
+    @listen(after(fetch, 60), retry=Retry(attempts=2), timeout=timedelta(seconds=3))
+    async def later(self, items: list[str]) -> None:
+        assert_type(this_invocation().attempt, int)
+
+    @router(after(count, lambda state: timedelta(hours=state.total)), output=True)
+    async def much_later(self, n: int) -> str:
+        return "label" if n else "other"
+
+    @listen(or_("other", after(count, 1.5)), retry=None, timeout=None)
+    async def in_time(self) -> None:
+        raise RetryAfter(timedelta(minutes=1))
+
     @listen(and_(count, takes_nothing))
     async def both(self, count: int, takes_nothing: None) -> None: ...
 
@@ -58,6 +86,15 @@ class Refused(Flow[Report]):
     @router(count)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     def decide(self, n: str) -> str:
         return n
+
+    @listen(after(fetch, 60))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def later(self, items: int) -> None: ...
+
+    @listen(after(fetch, "60"))  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def wrong_delay(self) -> None: ...
+
+    @listen(fetch, retry=3)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def wrong_policy(self) -> None: ...
 
 
 async def uses() -> None:
