@@ -17,6 +17,7 @@ from ._definition.retry import Retry, RetryAfter
 from ._definition.triggers import after, and_, or_
 from ._runs.history import HistoryEntry
 from ._runtime.scope import InvocationInfo, this_invocation
+from ._runtime.sleeping import sleep
 from ._sync import run
 from ._version import VERSION as __version__  # noqa: N811 - the name that tools look for
 from .errors import AsyncflowError, MethodError
@@ -51,6 +52,7 @@ __all__ = [
     "persistence",
     "router",
     "run",
+    "sleep",
     "start",
     "this_invocation",
 ]

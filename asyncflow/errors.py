@@ -52,6 +52,7 @@ __all__ = [
     "StateError",
     "StateNotStorableError",
     "StateSchemaError",
+    "StepKeyError",
     "StorageBusyError",
     "StorageCorruptError",
     "StorageError",
@@ -238,15 +239,15 @@ class MethodErrorGroup(MethodError, ExceptionGroup[Exception]):  # noqa: N818 - 
 
 
 class RunTimeoutError(MethodError, TimeoutError):
-    """The run was not finished within its `run_timeout`. Its methods were cancelled; what had completed is saved.
-
-    It is not retried. `resume(run_id, run_timeout=...)` continues the run with a new time limit. `failures` holds what methods
-    had raised before.
-    """
+    """The run did not finish within its `run_timeout`; what had completed is saved. `resume(run_id, run_timeout=...)` continues it."""
 
 
 class MethodTimeoutError(RunError, TimeoutError):
     """An attempt of a method took longer than its `timeout`. An async method was cancelled; a plain one still runs in its thread."""
+
+
+class StepKeyError(RunError):
+    """A method began a step, such as a sleep, while another one of that name was in progress: give each a key."""
 
 
 class RecordedException(RunError):  # noqa: N818 - it represents an exception of any kind

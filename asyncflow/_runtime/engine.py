@@ -48,7 +48,7 @@ class Engine:
     """Drives one pass of one run. `recorder` is None without persistence."""
 
     __slots__ = (
-        *("_clock", "_concurrent", "_group", "_methods", "_prefix", "_scope", "_step", "_steps", "_stopped", "_timers"),
+        *("_clock", "_concurrent", "_group", "_methods", "_scope", "_step", "_steps", "_stopped", "_timers"),
         *("flow", "is_cancelled", "is_finished", "journal", "output", "outputs", "pass_number", "recorder", "run_id"),
         *("settings", "thread", "versions"),
     )
@@ -84,7 +84,9 @@ class Engine:
         """Whether the run was cancelled permanently."""
         self.thread = threading.get_ident()
         self._clock = clock
-        self._steps = Steps(flow, settings, run_id, self.journal, self.versions, recorder, self.outputs, clock)
+        self._steps = Steps(
+            flow, settings, run_id, pass_number, self.journal, self.versions, recorder, self.outputs, clock
+        )
         self._step = self._steps.step
         self._stopped: BaseException | None = None
         self._scope: anyio.CancelScope | None = None
@@ -94,7 +96,6 @@ class Engine:
         self._concurrent: list[Scope | Timers] = []
         """What has to run concurrently with the first invocation, and waits until a task group is open."""
         self._methods = settings.definition.methods
-        self._prefix = f"{run_id}/{pass_number}/"
 
     # ---- driving -----------------------------------------------------------------------------------------------
 
@@ -105,6 +106,7 @@ class Engine:
         KeyboardInterrupt. All tasks of the pass have ended by then.
         """
         with anyio.CancelScope() as self._scope:
+            self._steps.of_pass = self._scope
             if self.journal.progress.deadline:
                 await until(
                     self.journal.progress.deadline, self._clock, lambda: self._work_all(commands), self._time_out
@@ -234,12 +236,18 @@ class Engine:
         Return early when the first invocations that have to run concurrently with it appear and no task group is open. The return
         value is the invocation that has to run next in this task.
         """
+        steps = self._steps
+        steps.tasks += 1
         try:
             while scope is not None and self._stopped is None and not self._concurrent:
                 scope = self._next(await self._step(scope, turn))
                 turn = 0
         except BaseException as error:
             self._ended_by(error)
+        finally:
+            steps.tasks -= 1
+            if steps.is_over:
+                steps.end_if_all_wait()
         return scope
 
     def _ended_by(self, error: BaseException) -> None:
@@ -285,7 +293,7 @@ class Engine:
                 method = self._methods[invocation.method]
                 # A merged version shares values with older versions.
                 is_alone = len(self.journal.progress.pending) == 1 and self.versions.committed is self.versions.newest
-                scope = Scope(self.flow, method, invocation, self._prefix, self.versions.committed, is_alone)
+                scope = Scope(self.flow, method, invocation, self._steps, self.versions.committed, is_alone)
                 if first is None:
                     first = scope
                 elif self._group is None:
@@ -295,7 +303,7 @@ class Engine:
             elif type(command) is RunLater:
                 invocation = command.invocation
                 method, base = self._methods[invocation.method], self.versions.committed
-                self._together(LaterScope(command.at, self.flow, method, invocation, self._prefix, base, False))
+                self._together(LaterScope(command.at, self.flow, method, invocation, self._steps, base, False))
             elif type(command) is StartTimer:
                 self._wait_for_timers()
             elif type(command) is Finish:
@@ -324,7 +332,9 @@ class Engine:
             self._scope.cancel()
 
     def _end_waits(self) -> None:
-        """Let no further attempt start and no timer fire. They are stored: a resume continues them."""
+        """Let no further attempt start, no timer fire and no sleep end. They are stored: a resume continues them."""
+        self._steps.is_over = True
+        self._steps.end_if_all_wait()
         if self._steps.retries is not None:
             self._steps.retries.end_pauses()
         if self._timers is not None:

@@ -19,6 +19,7 @@ from .._scheduling.messages import (
     MethodReturned,
     Resumed,
     Started,
+    StepStored,
     TimerFired,
     TimerKey,
 )
@@ -134,6 +135,15 @@ class Journal:
             kind, status, self.progress, transition, outcome=outcome, outcome_only=not is_recorded
         )
         return commands, checkpoint
+
+    def step_stored(self, key: str, step: str, value: bytes, *, is_recorded: bool) -> Checkpoint | None:
+        """Record a value that a running invocation stores under the name of one of its steps. Return the checkpoint."""
+        transition, _ = advance(self._definition, self.progress, StepStored(key, step))
+        self.progress.fold(transition, value)
+        if self._chain is None or not is_recorded:
+            return None
+        status: Status = self._failed(None, None)[0] if self.failures else "running"
+        return self._chain.prepare("step", status, self.progress, transition, None, key, value)
 
     def attempt_failed(
         self, raised: MethodRaised, failure: Failure, state: bytes | None, is_recorded: bool

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from .._definition.definition import MethodDefinition
 from .._scheduling.messages import Invocation
@@ -34,11 +34,22 @@ _TRIO_CALLBACKS: Final = "<TrioToken.run_sync_soon task>"
 """The name of trio's task that runs the functions which threads send to the loop, also by `trio.from_thread.run_sync`."""
 
 
+class Pass(Protocol):
+    """What an invocation needs to know of its pass."""
+
+    prefix: str
+    """The prefix of the ids of its invocations."""
+
+    async def sleep(self, scope: Scope, delay: float, at: float | None, key: str | None) -> None:
+        """Sleep in an invocation: `delay` seconds, or until `at`. See `sleeping.sleep`."""
+        ...
+
+
 class Scope:
     """One invocation, made when it is launched. Its base is the version of that moment. Its draft is made at the first access."""
 
     __slots__ = (
-        *("_drafts", "_prefix", "base", "flow", "invocation", "is_alone", "is_open", "key", "method", "parent"),
+        *("_drafts", "base", "flow", "invocation", "is_alone", "is_open", "key", "method", "of_pass", "parent"),
     )
 
     def __init__(
@@ -46,7 +57,7 @@ class Scope:
         flow: object,
         method: MethodDefinition,
         invocation: Invocation,
-        prefix: str,
+        of_pass: Pass,
         base: Version,
         is_alone: bool,
     ) -> None:
@@ -55,7 +66,7 @@ class Scope:
         self.method = method
         self.invocation = invocation
         self.key = invocation.key
-        self._prefix = prefix
+        self.of_pass = of_pass
         self.base = base
         self.is_open = True
         self.is_alone = is_alone and method.is_async
@@ -66,7 +77,7 @@ class Scope:
     @property
     def invocation_id(self) -> str:
         """The invocation's id, stable over retries and resumes: run, pass, method, occurrence."""
-        return self._prefix + self.key
+        return self.of_pass.prefix + self.key
 
     @property
     def attempt(self) -> int:
@@ -76,7 +87,7 @@ class Scope:
     @property
     def run_id(self) -> str:
         """The id of the run."""
-        return self._prefix.rpartition("/")[0].rpartition("/")[0]
+        return self.of_pass.prefix.rpartition("/")[0].rpartition("/")[0]
 
     def draft(self) -> Any:
         """Return the invocation's own state. Raises `DraftClosedError` once the invocation has ended."""

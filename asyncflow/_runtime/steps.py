@@ -5,14 +5,18 @@ method ends -> merge state -> advance -> fold progress -> prepare checkpoint (on
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, Final
 
+import anyio
 import anyio.lowlevel
+from pydantic_core import to_json
 
 from .._scheduling.messages import Command, MethodRaised, MethodReturned, RunLater
 from .._waiting import calls_user_code
+from ..errors import StateError
 from .contexts import fresh_context, is_same_context
 from .crowd import Crowd
 from .failures import limit_error
@@ -24,10 +28,12 @@ from .recorder import Recorder
 from .retries import Retries, failure_of
 from .scope import LaterScope, Scope, current_invocation
 from .settings import Settings
+from .sleeping import Sleeping, check_room
 from .starts import call_plain, confirm_ownership
 from .state_version import Version
 from .timeouts import within
 from .timers import due_times
+from .timing import sleep_until
 from .tracebacks import trimmed
 from .versions import StateVersions
 
@@ -42,7 +48,7 @@ class Steps:
 
     __slots__ = (
         *("_clock", "_flow", "_has_timers", "_journal", "_outputs", "_recorder", "_run_id", "_settings", "_unyielded"),
-        *("_versions", "crowd", "retries", "running"),
+        *("_sleeping", "_thread", "_versions", "crowd", "is_over", "of_pass", "prefix", "retries", "running", "tasks"),
     )
 
     def __init__(
@@ -50,6 +56,7 @@ class Steps:
         flow: Any,
         settings: Settings,
         run_id: str,
+        pass_number: int,
         journal: Journal,
         versions: StateVersions,
         recorder: Recorder | None,
@@ -65,7 +72,17 @@ class Steps:
         self._outputs = outputs
         self._clock = clock
         self._has_timers = settings.definition.has_timers
+        self.prefix = f"{run_id}/{pass_number}/"
+        """The prefix of the ids of the invocations."""
         self._unyielded = 0
+        self._thread = threading.get_ident()
+        self._sleeping = Sleeping()
+        self.tasks = 0
+        """The tasks that run invocations, also those that wait in `sleep`."""
+        self.is_over = False
+        """Whether the pass fails or ends: no wait ends any more."""
+        self.of_pass: anyio.CancelScope | None = None
+        """The cancel scope of the pass."""
         self.running: dict[str, Scope] = {}
         """The invocations whose methods are running, by invocation key."""
         self.crowd: Crowd[Scope] | None = None
@@ -115,6 +132,50 @@ class Steps:
         failed = progress.attempts[scope.key].failed if scope.key in progress.attempts else 0
         scope.begin(versions.committed, is_alone, failed + 1)
         return True
+
+    async def sleep(self, scope: Scope, delay: float, at: float | None, key: str | None) -> None:
+        progress, sleeping = self._journal.progress, self._sleeping
+        if not scope.is_open or self.running.get(scope.key) is not scope or threading.get_ident() != self._thread:
+            raise StateError(
+                f"asyncflow.sleep() was called in code that {scope.method.name} does not await on the run's event loop",
+                run_id=self._run_id,
+                method=scope.method.name,
+            )
+        name = sleeping.begin(scope, key, self.running)
+        try:
+            known = progress.attempts.get(scope.key)
+            memos = (known.memos if known is not None else None) or {}
+            if name in memos:
+                due = float(memos[name])
+            else:
+                check_room(scope, len(memos))
+                due = self._clock() + max(0.0, delay) if at is None else at
+                value, is_recorded = to_json(due), self._settings.checkpoints_all
+                checkpoint = self._journal.step_stored(scope.key, name, value, is_recorded=is_recorded)
+                if checkpoint is not None and self._recorder is not None:
+                    await self._recorder.commit(checkpoint)
+            await self._wait(scope, due)
+        finally:
+            sleeping.end(scope, key)
+
+    async def _wait(self, scope: Scope, due: float) -> None:
+        """Wait in a method until a time; for ever, once the pass fails or ends: it is cancelled when nothing else runs."""
+        progress, waiting = self._journal.progress, self._sleeping.waiting
+        progress.paused.add(scope.key)
+        waiting.add(scope)
+        self.end_if_all_wait()
+        try:
+            await sleep_until(due, self._clock)
+            if self.is_over:
+                await anyio.sleep_forever()
+        finally:
+            waiting.discard(scope)
+            progress.paused.discard(scope.key)
+
+    def end_if_all_wait(self) -> None:
+        """Once the pass fails or ends: cancel what is left of it, if that only waits."""
+        if self.is_over and self.tasks == len(self._sleeping.waiting) and self.of_pass is not None:
+            self.of_pass.cancel()
 
     async def _is_conflict(self, scope: Scope, error: Exception) -> bool:
         """Whether the invocation is run again because of a merge conflict. Wait for the state that it is run on."""

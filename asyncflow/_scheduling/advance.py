@@ -38,6 +38,7 @@ from .messages import (
     Seen,
     Started,
     StartTimer,
+    StepStored,
     Timer,
     TimerFired,
     TimerKey,
@@ -71,6 +72,8 @@ def advance(
         return Transition(resumed=True, timing=_limited(happening.deadline)), tuple(_restarted(progress))
     elif isinstance(happening, TimerFired):
         transition = _timer_fired(definition, progress, happening.key)
+    elif isinstance(happening, StepStored):
+        transition = Transition(timing=Timing(memo=(progress.pending[happening.key].key, happening.step)))
     else:
         assert_never(happening)  # type: ignore[arg-type]  # a subclass of the first: it has none
     return transition, _commands(progress, transition)
@@ -78,7 +81,7 @@ def advance(
 
 def _commands(progress: Progress, transition: Transition) -> tuple[Command, ...]:
     """Return the commands to execute once the transition is durable. After a failure nothing new starts; the last end returns Fail."""
-    if progress.failed or transition.failed:
+    if (progress.failed or transition.failed) and (transition.timing is None or transition.timing.memo is None):
         return (Fail(),) if progress.running == 1 else (Hold(),) if transition.failed else ()
     timing = transition.timing
     if timing is not None:

@@ -19,6 +19,7 @@ __all__ = [
     "Seen",
     "StartTimer",
     "Started",
+    "StepStored",
     "Timer",
     "TimerFired",
     "TimerKey",
@@ -117,7 +118,14 @@ class TimerFired(NamedTuple):
     key: TimerKey
 
 
-Happening = Started | Resumed | MethodReturned | MethodRaised | TimerFired
+class StepStored(NamedTuple):
+    """A running invocation stored a value under the name of one of its own steps."""
+
+    key: str
+    step: str
+
+
+Happening = Started | Resumed | MethodReturned | MethodRaised | TimerFired | StepStored
 
 
 # ---- commands --------------------------------------------------------------------------------------------------
@@ -176,6 +184,8 @@ class Timing(NamedTuple):
     """The timer that fires."""
     is_output: bool = False
     """Whether the result of the completed invocation is the output, unless another invocation's replaces it."""
+    memo: tuple[str, str] | None = None
+    """(key, step): this pending invocation stored a value under the name of one of its steps."""
 
 
 class Transition(NamedTuple):

@@ -12,7 +12,7 @@ __all__ = ["Attempts", "Progress"]
 
 
 class Attempts(NamedTuple):
-    """The failed attempts of a pending invocation. One without any has none of these."""
+    """The attempts of a pending invocation, and what they stored. One that has failed and stored nothing has none of these."""
 
     failed: int
     """How many have failed, in all processes, also before a resume."""
@@ -22,6 +22,8 @@ class Attempts(NamedTuple):
     """When the next one is due, in seconds since the Unix epoch; None if that was the last one."""
     errors: tuple[Any, ...] = ()
     """What the newest of them raised, since the start or the resume; opaque here."""
+    memos: dict[str, Any] | None = None
+    """The values that they stored, by the names of their steps; opaque here."""
 
 
 @dataclass(slots=True)
@@ -50,9 +52,9 @@ class Progress:
     uses: dict[str, int] = field(default_factory=dict)
     """The reference count of each of `results`."""
     attempts: dict[str, Attempts] = field(default_factory=dict)
-    """The failed attempts of pending invocations, by key."""
+    """The attempts of pending invocations that have failed, or stored anything, by key."""
     paused: set[str] = field(default_factory=set, compare=False)
-    """The pending invocations that wait for their next attempt. Not stored: a stored due time means that."""
+    """The pending invocations that wait: for their next attempt, or in `sleep`. Not stored: a stored due time means that."""
     timers: dict[TimerKey, Timer] = field(default_factory=dict)
     """The timers that have started and not fired, in the order in which they started."""
     output: tuple[str, Any] | None = None
@@ -148,11 +150,11 @@ class Progress:
 
     def _fail(self, key: str) -> None:
         before = self.attempts.get(key, Attempts(0))
-        self.attempts[key] = Attempts(before.failed + 1, before.before)
+        self.attempts[key] = Attempts(before.failed + 1, before.before, memos=before.memos)
         self.failed |= {key}
 
     def _time(self, timing: Timing, completed: str, result: Any) -> None:
-        retried, deadline, started, fired, is_output = timing
+        retried, deadline, started, fired, is_output, memo = timing
         if retried is not None:
             self._retry(*retried, result)
         if deadline is not None:
@@ -166,6 +168,10 @@ class Progress:
             self._retain(timer.source)
         if fired is not None:
             self._drop(fired)
+        if memo is not None:
+            key, step = memo
+            before = self.attempts.get(key, Attempts(0))
+            self.attempts[key] = before._replace(memos={**(before.memos or {}), step: result})
 
     def _drop(self, key: TimerKey) -> None:
         """Forget a timer, because it has fired, or its listener was enabled in another way, or it starts again."""
@@ -177,13 +183,13 @@ class Progress:
     def _retry(self, key: str, due: float, error: Any) -> None:
         before = self.attempts.get(key, Attempts(0))
         errors = (*before.errors, error)[-ATTEMPTS:]
-        self.attempts[key] = Attempts(before.failed + 1, before.before, due, errors)
+        self.attempts[key] = Attempts(before.failed + 1, before.before, due, errors, before.memos)
         self.paused.add(key)
 
     def _resume(self) -> None:
         for key in self.failed:
-            failed = self.attempts[key].failed
-            self.attempts[key] = Attempts(failed, failed)
+            failed, memos = self.attempts[key].failed, self.attempts[key].memos
+            self.attempts[key] = Attempts(failed, failed, memos=memos)
         self.failed = self.held = frozenset()
         self._recount_paused()
 

@@ -35,9 +35,16 @@ _Latched = tuple[tuple[str, str, _Seen], ...]
 _Usual = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, tuple[str, ...]]
 _Skipped = Annotated[tuple[str, ...], _Or(())]
 _Timer = tuple[str, str, str, frozenset[str], str, float]
-_Timing = tuple[tuple[str, float] | None, float | None, tuple[_Timer, ...], tuple[str, str, str] | None, bool]
+_Timing = tuple[
+    tuple[str, float] | None,
+    float | None,
+    tuple[_Timer, ...],
+    tuple[str, str, str] | None,
+    bool,
+    tuple[str, str] | None,
+]
 _Transition = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, _Skipped, Annotated[_Timing | None, _Or(None)]]
-_Attempts = tuple[int, int, float | None, tuple[str, ...]]
+_Attempts = tuple[int, int, float | None, tuple[str, ...], dict[str, str]]
 
 _USUAL: Final = len(get_args(_Usual))
 """How many of its fields a transition is written with if it changes nothing about time."""
@@ -85,13 +92,14 @@ def decode_transition(data: bytes) -> Transition:
 
 
 def _timing(
-    retried: tuple[str, float] | None, deadline: float | None, started: Any, fired: Any, is_output: bool
+    retried: tuple[str, float] | None, deadline: float | None, started: Any, fired: Any, is_output: bool, memo: Any
 ) -> Timing:
-    return Timing(retried, deadline, tuple(map(Timer._make, started)), fired, is_output)
+    return Timing(retried, deadline, tuple(map(Timer._make, started)), fired, is_output, memo)
 
 
 def _attempts_as_stored(attempts: Attempts) -> tuple[Any, ...]:
-    return (*attempts[:-1], [error.decode() for error in attempts.errors])
+    memos = {step: value.decode() for step, value in (attempts.memos or {}).items()}
+    return (*attempts[:3], [error.decode() for error in attempts.errors], memos)
 
 
 def encode_progress(progress: Progress) -> bytes:
@@ -134,8 +142,9 @@ def decode_progress(data: bytes) -> Progress:
     if "output" in stored:
         key, text = stored["output"]
         progress.output = key, text.encode()
-    for key, (failed, before, due, errors) in stored.get("attempts", {}).items():
-        progress.attempts[key] = Attempts(failed, before, due, tuple([text.encode() for text in errors]))
+    for key, (failed, before, due, errors, memos) in stored.get("attempts", {}).items():
+        values = {step: text.encode() for step, text in memos.items()} or None
+        progress.attempts[key] = Attempts(failed, before, due, tuple([text.encode() for text in errors]), values)
     progress.recount()
     known = progress.pending.keys()
     named = progress.failed | progress.held | progress.attempts.keys()

@@ -469,6 +469,22 @@ IN_RUNS = (
         "            self._steps.retries.end_pauses()\n",
         "runtime/test_timers.py::test_a_failure_holds_what_waits_and_a_resume_lets_it_fire",
     ),
+    Mutant(
+        "a method that runs again sleeps from the beginning",
+        ("W5",),
+        "_runtime/steps.py",
+        "            if name in memos:\n",
+        "            if False:\n",
+        "runs/test_sleeps.py::test_a_resume_sleeps_for_the_rest_of_the_time",
+    ),
+    Mutant(
+        "a failure waits for what sleeps",
+        ("W5",),
+        "_runtime/steps.py",
+        "            self.of_pass.cancel()\n",
+        "            pass\n",
+        "runs/test_sleeps.py::test_a_failure_cancels_what_sleeps_once_the_others_have_ended_and_a_resume_continues_it",
+    ),
     # ---- attempts and time limits
     Mutant(
         "a failed attempt is not stored",
