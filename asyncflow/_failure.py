@@ -7,13 +7,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-__all__ = ["ATTEMPTS", "TRACEBACK", "FailedAttempt", "Failure", "portable", "type_of"]
+__all__ = ["ATTEMPTS", "TEXT", "FailedAttempt", "Failure", "portable", "type_of"]
 
 ATTEMPTS: Final = 10
 """How many of an invocation's failed attempts are kept with their errors: the newest ones."""
 
-TRACEBACK: Final = 8 * 1024
-"""The characters that are kept of the traceback of a failed attempt: the last ones, where the exception is."""
+TEXT: Final = 8 * 1024
+"""The characters that are kept of the message of a failed attempt, and of its traceback: of that the last ones."""
 
 
 class FailedAttempt(NamedTuple):
@@ -26,7 +26,7 @@ class FailedAttempt(NamedTuple):
     type: str
     """The type of the exception, with its module, such as `builtins.KeyError`."""
     message: str
-    """The exception as text."""
+    """The exception as text; only its first 8 KB."""
     traceback: str
     """The traceback as text; only its last 8 KB."""
 
@@ -89,7 +89,7 @@ class Failure:
 
         At most the newest 10. Without a retry policy there is one.
         """
-        last = FailedAttempt(self.number, self._at, self.type, self.message, self.traceback[-TRACEBACK:])
+        last = FailedAttempt(self.number, self._at, self.type, self.message[:TEXT], self.traceback[-TEXT:])
         return (*self._earlier, last)[-ATTEMPTS:]
 
     def __repr__(self) -> str:

@@ -376,7 +376,8 @@ def _status_after(engine: Engine) -> Status:
         return "finished"
     if engine.is_cancelled:
         return "cancelled" if engine.recorder is None else "interrupted"
-    return "failed" if engine.has_failed or engine.is_timed_out else "interrupted"
+    is_failed = engine.has_failed or (engine.is_timed_out and engine.recorder is None)
+    return "failed" if is_failed else "interrupted"
 
 
 class _Driving:

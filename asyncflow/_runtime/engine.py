@@ -127,7 +127,7 @@ class Engine:
     @property
     def is_paused(self) -> bool:
         """Whether a method waits for its next attempt."""
-        return self._steps.retries is not None and self._steps.retries.is_waiting
+        return self._steps.pauses > 0
 
     @property
     def stopped(self) -> BaseException | None:
@@ -191,8 +191,11 @@ class Engine:
                 await self._work(first)
         except BaseExceptionGroup as raised:  # trio raises KeyboardInterrupt while it waits for the tasks
             crashes, others = raised.split((KeyboardInterrupt, SystemExit))
-            if crashes is None or others is not None:
+            cancelled = anyio.get_cancelled_exc_class()
+            if crashes is None or (others is not None and others.split(cancelled)[1] is not None):
                 raise
+            if isinstance(self._stopped, cancelled):  # that only follows from the crash
+                self._stopped = None
             self.stop(first_leaf(crashes))
 
     def _together(self, work: Scope | Timers) -> None:
@@ -335,7 +338,3 @@ class Engine:
         """Let no further attempt start, no timer fire and no sleep end. They are stored: a resume continues them."""
         self._steps.is_over = True
         self._steps.end_if_all_wait()
-        if self._steps.retries is not None:
-            self._steps.retries.end_pauses()
-        if self._timers is not None:
-            self._timers.changed()

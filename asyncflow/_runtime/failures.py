@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from .._definition.definition import MethodDefinition
@@ -115,7 +116,7 @@ def _recorded(c: Checkpoint, f: StoredFailure) -> Failure:
         exception,
         attempts[:-1],
         attempts[-1].number if attempts else 1,
-        attempts[-1].at if attempts else 0.0,
+        attempts[-1].at if attempts else c.at,
     )
 
 
@@ -195,7 +196,7 @@ def undeclared_label_error(flow: str, run_id: str, method: MethodDefinition) -> 
 def method_label_error(flow: str, run_id: str, method: str) -> UnknownLabelError:
     """Return the error for a router that returned a label that is a method's name, and would trigger by that name."""
     return UnknownLabelError(
-        f"the router {flow}.{method} returned a label that is the name of a method. Rename the label. Nothing of this call was "
+        f"the router {flow}.{method} returned a label that is the name of a method or a timer. Rename the label. Nothing of this call was "
         "saved",
         run_id=run_id,
         method=method,
@@ -210,9 +211,14 @@ def failed_with(failures: Sequence[Failure], *, is_over: bool) -> Failed:
     earlier: list[StoredFailure] = []
     size = 0
     for each in map(_stored, failures[:-1][:EARLIER] if is_over else ()):
-        size += sum(map(len, (each.method, each.type, each.message, each.traceback, each.invocation, each.attempts)))
-        if size <= EARLIER_BYTES:
-            earlier.append(each)
+        for kept in (each, replace(each, attempts="")):  # rather the failure without its attempts than neither
+            needs = sum(
+                map(len, (kept.method, kept.type, kept.message, kept.traceback, kept.invocation, kept.attempts))
+            )
+            if size + needs <= EARLIER_BYTES:
+                earlier.append(kept)
+                size += needs
+                break
     return Failed((*earlier, _stored(failures[-1])))
 
 

@@ -104,7 +104,7 @@ class Journal:
         outcome: Outcome | None
         kind, status, outcome = KINDS[type(happening)], "running", None
         if is_last:
-            kind, status, outcome = "finished", "finished", self._output(method, kept)
+            kind, status, outcome = "finished", "finished", self._output(commands[0], method, kept)
         elif self.failures:
             status, outcome = self._failed(ends, failure)
         changes = None if kind == "started" else transition  # a start holds its progress as a whole
@@ -114,12 +114,14 @@ class Journal:
         )
         return commands, checkpoint, result
 
-    def _output(self, method: str, kept: Any) -> Finished | None:
+    def _output(self, finish: Command, method: str, kept: Any) -> Finished | None:
         """Return the output of a pass that ends: of this method, unless the output is that of another one."""
         if not self._definition.keeps_output:
             return Finished(method, kept)
         output = self.progress.output
-        return None if output is None else Finished(output[0].rpartition(":")[0], output[1])
+        if output is None or not isinstance(finish, Finish) or finish.key != output[0]:
+            return None
+        return Finished(output[0].rpartition(":")[0], output[1])
 
     def timer_fired(self, key: TimerKey, *, is_recorded: bool) -> tuple[tuple[Command, ...], Checkpoint | None]:
         """Record that the time of a timer has come. Return the commands and the checkpoint."""
@@ -130,7 +132,7 @@ class Journal:
             return commands, None
         kind: Kind = "finished" if is_last else "timer"
         status: Status = "finished" if is_last else "running"
-        outcome = self._output("", None) if is_last else None
+        outcome = self._output(commands[0], "", None) if is_last else None
         checkpoint = self._chain.prepare(
             kind, status, self.progress, transition, outcome=outcome, outcome_only=not is_recorded
         )
@@ -142,8 +144,10 @@ class Journal:
         self.progress.fold(transition, value)
         if self._chain is None or not is_recorded:
             return None
-        status: Status = self._failed(None, None)[0] if self.failures else "running"
-        return self._chain.prepare("step", status, self.progress, transition, None, key, value)
+        status: Status
+        outcome: Outcome | None
+        status, outcome = self._failed(None, None) if self.failures else ("running", None)
+        return self._chain.prepare("step", status, self.progress, transition, None, key, value, outcome)
 
     def attempt_failed(
         self, raised: MethodRaised, failure: Failure, state: bytes | None, is_recorded: bool
@@ -167,4 +171,6 @@ class Journal:
         """Return the status of a run in which a method has failed, and the outcome, if this happening is a failure or ends the pass."""
         is_over = ends is Fail
         status: Status = "failed" if is_over or self._fails_early else "running"
-        return status, failed_with(self.failures, is_over=is_over) if is_over or failure is not None else None
+        if status == "running" and failure is None:
+            return status, None
+        return status, failed_with(self.failures, is_over=status == "failed")

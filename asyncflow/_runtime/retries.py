@@ -33,7 +33,7 @@ DURABLE: Final = 0.001
 class Retries:
     """Decides for one pass what follows a failed attempt, and waits for the next attempts."""
 
-    __slots__ = ("_clock", "_conflicts", "_is_over", "_pauses", "_progress", "_versions")
+    __slots__ = ("_clock", "_conflicts", "_progress", "_versions")
 
     def __init__(self, progress: Progress, versions: StateVersions, clock: Callable[[], float]) -> None:
         self._progress = progress
@@ -41,8 +41,6 @@ class Retries:
         self._clock = clock
         self._conflicts: dict[str, int] = {}
         """How often in a row an invocation has been run again because of a conflict, by its key."""
-        self._pauses: set[anyio.CancelScope] = set()
-        self._is_over = False
 
     def next_at(self, scope: Scope, error: Exception) -> float | None:
         """Return when the next attempt is due, or None if the invocation has failed permanently."""
@@ -60,7 +58,11 @@ class Retries:
 
         Waits until what it conflicts with is durable: the base of its next attempt.
         """
-        if not isinstance(error, StateConflictError) or self._progress.failed or not _covers(scope, error):
+        is_own = isinstance(error, StateConflictError) and (error.run_id, error.method) == (
+            scope.run_id,
+            scope.method.name,
+        )
+        if not is_own or self._progress.failed or not _covers(scope, error):
             return False
         conflicts = self._conflicts[scope.key] = self._conflicts.get(scope.key, 0) + 1
         newest = self._versions.newest.index
@@ -68,29 +70,10 @@ class Retries:
             await anyio.sleep(DURABLE)
         return conflicts <= CONFLICTS and not self._progress.failed
 
-    async def pause(self, scope: LaterScope) -> bool:
-        """Wait until the next attempt of an invocation may start. Return False if the pass fails or ends meanwhile."""
-        if self._is_over or self._progress.failed:
-            return False
-        with anyio.CancelScope() as pause:
-            self._pauses.add(pause)
-            try:
-                await sleep_until(scope.due, self._clock)
-                await thread_has_ended(scope.invocation_id)
-            finally:
-                self._pauses.discard(pause)
-        return not (self._is_over or self._progress.failed)  # a failure's checkpoint may not be stored yet
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether any method waits for its next attempt."""
-        return bool(self._pauses)
-
-    def end_pauses(self) -> None:
-        """Let no further attempt start: the pass fails, or ends for another reason. What waits is stored, and is resumed."""
-        self._is_over = True
-        for pause in tuple(self._pauses):
-            pause.cancel()
+    async def pause(self, scope: LaterScope) -> None:
+        """Wait until the next attempt of an invocation is due, and the thread of an earlier one has ended."""
+        await sleep_until(scope.due, self._clock)
+        await thread_has_ended(scope.invocation_id)
 
 
 def _covers(scope: Scope, error: Exception) -> bool:

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 
 from .._scheduling.messages import Command, MethodRaised, MethodReturned, RunLater
 from .._waiting import calls_user_code
-from ..errors import StateError
+from ..errors import AsyncflowError, StateError
 from .contexts import fresh_context, is_same_context
 from .crowd import Crowd
 from .failures import limit_error
@@ -48,7 +48,19 @@ class Steps:
 
     __slots__ = (
         *("_clock", "_flow", "_has_timers", "_journal", "_outputs", "_recorder", "_run_id", "_settings", "_unyielded"),
-        *("_sleeping", "_thread", "_versions", "crowd", "is_over", "of_pass", "prefix", "retries", "running", "tasks"),
+        *(
+            "_sleeping",
+            "_thread",
+            "_versions",
+            "crowd",
+            "is_over",
+            "of_pass",
+            "pauses",
+            "prefix",
+            "retries",
+            "running",
+            "tasks",
+        ),
     )
 
     def __init__(
@@ -79,6 +91,8 @@ class Steps:
         self._sleeping = Sleeping()
         self.tasks = 0
         """The tasks that run invocations, also those that wait in `sleep`."""
+        self.pauses = 0
+        """The methods that wait for their next attempt."""
         self.is_over = False
         """Whether the pass fails or ends: no wait ends any more."""
         self.of_pass: anyio.CancelScope | None = None
@@ -125,8 +139,15 @@ class Steps:
     async def may_begin(self, scope: LaterScope) -> bool:
         """Wait until a further attempt is due. Return whether it begins, on the state of that time: not if the pass fails or ends."""
         progress, versions = self._journal.progress, self._versions
-        if scope.key in progress.paused and not await self._retries_of_pass().pause(scope):
-            return False  # it is stored: a resume continues here
+        if scope.key in progress.paused:
+            self.pauses += 1
+            try:
+                if not (self.is_over or progress.failed):
+                    await self._retries_of_pass().pause(scope)
+            finally:
+                self.pauses -= 1
+            if self.is_over or progress.failed:
+                return False  # it is stored: a resume continues here
         progress.wake(scope.key)
         is_alone = versions.committed is versions.newest and len(progress.pending) == 1
         failed = progress.attempts[scope.key].failed if scope.key in progress.attempts else 0
@@ -159,7 +180,7 @@ class Steps:
             sleeping.end(scope, key)
 
     async def _wait(self, scope: Scope, due: float) -> None:
-        """Wait in a method until a time; for ever, once the pass fails or ends: it is cancelled when nothing else runs."""
+        """Wait in a method until a time. Once the pass fails or ends, wait to be cancelled, when nothing else runs."""
         progress, waiting = self._journal.progress, self._sleeping.waiting
         progress.paused.add(scope.key)
         waiting.add(scope)
@@ -174,7 +195,8 @@ class Steps:
 
     def end_if_all_wait(self) -> None:
         """Once the pass fails or ends: cancel what is left of it, if that only waits."""
-        if self.is_over and self.tasks == len(self._sleeping.waiting) and self.of_pass is not None:
+        waits = self._journal.progress.paused or self._journal.progress.timers
+        if self.is_over and waits and self.tasks == len(self._sleeping.waiting) and self.of_pass is not None:
             self.of_pass.cancel()
 
     async def _is_conflict(self, scope: Scope, error: Exception) -> bool:
@@ -263,13 +285,16 @@ class Steps:
         failure = failure_of(scope, trimmed(error), self._journal.progress, self._clock())
         retry_at = None if scope.method.retry is None else self._retries_of_pass().next_at(scope, error)
         raised, version = MethodRaised(scope.key, retry_at), versions.newest
-        if retry_at is None:
-            is_recorded = settings.checkpoints_all
-            return version, self._journal.happened(raised, key=scope.key, failure=failure, is_recorded=is_recorded)
         state, is_recorded = None, settings.checkpoints(scope.method)
         if is_recorded and not settings.checkpoints_all:  # the newest state may not be stored yet
-            state, version = versions.leave(scope.base, scope.method.name, [], None, is_recorded)
-        happened = self._journal.attempt_failed(raised, failure, state, is_recorded)
+            try:
+                state, version = versions.leave(scope.base, scope.method.name, [], None, is_recorded)
+            except AsyncflowError:  # a method without a checkpoint left a state that cannot be stored
+                is_recorded = False
+        if retry_at is None:
+            happened = self._journal.happened(raised, "", scope.key, None, state, is_recorded, failure)
+        else:
+            happened = self._journal.attempt_failed(raised, failure, state, is_recorded)
         if state is not None:
             versions.publish(version, state, scope.method.name, is_alone=True)
         return version, happened

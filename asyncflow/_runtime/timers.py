@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from .._definition.definition import MethodDefinition
 from .._definition.triggers import TimerDefinition
@@ -38,12 +39,14 @@ class Timers:
         progress = self._progress
         try:
             while progress.timers and not progress.failed and not is_over():
-                timer = min(progress.timers.values(), key=lambda timer: timer.due)
                 with anyio.CancelScope() as self._wait:
-                    await sleep_until(timer.due, self._clock)
-                is_due = not self._wait.cancelled_caught and progress.timers.get(timer.key) is timer
-                if is_due and not progress.failed and not is_over():
-                    await fire(timer.key)
+                    await sleep_until(min(timer.due for timer in progress.timers.values()), self._clock)
+                now = self._clock()
+                due = sorted((timer for timer in progress.timers.values() if timer.due <= now), key=lambda t: t.due)
+                for timer in () if self._wait.cancelled_caught else due:
+                    await anyio.lowlevel.checkpoint()  # many may be due at once
+                    if progress.timers.get(timer.key) is timer and not progress.failed and not is_over():
+                        await fire(timer.key)
         finally:
             self.is_working = False
 
@@ -72,8 +75,8 @@ def _due(listener: MethodDefinition, timer: TimerDefinition, state: Any, now: fl
     duration = seconds(delay)
     if duration is None:
         problem = (
-            f"the delay of {timer.name} in the condition of {listener.name} returned a {type(delay).__name__}; it must return a number "
-            "of seconds, a timedelta, or a datetime with a time zone"
+            f"the delay of {timer.name} in the condition of {listener.name} returned a {type(delay).__name__}; it must return a finite "
+            "number of seconds, a timedelta, or a datetime with a time zone"
         )
         raise FlowDefinitionError(
             f"{problem}. Nothing of this call was saved", problems=[problem], method=listener.name

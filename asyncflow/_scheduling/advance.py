@@ -76,23 +76,25 @@ def advance(
         transition = Transition(timing=Timing(memo=(progress.pending[happening.key].key, happening.step)))
     else:
         assert_never(happening)  # type: ignore[arg-type]  # a subclass of the first: it has none
-    return transition, _commands(progress, transition)
+    return transition, _commands(definition, progress, transition)
 
 
-def _commands(progress: Progress, transition: Transition) -> tuple[Command, ...]:
+def _commands(definition: FlowDefinition, progress: Progress, transition: Transition) -> tuple[Command, ...]:
     """Return the commands to execute once the transition is durable. After a failure nothing new starts; the last end returns Fail."""
     if (progress.failed or transition.failed) and (transition.timing is None or transition.timing.memo is None):
         return (Fail(),) if progress.running == 1 else (Hold(),) if transition.failed else ()
     timing = transition.timing
     if timing is not None:
-        return _timed_commands(progress, transition, timing)
+        return _timed_commands(definition, progress, transition, timing)
     enabled = transition.enabled
     if enabled:
         return (_made(RunMethod, enabled),) if len(enabled) == 1 else tuple(map(RunMethod, enabled))
     return (Finish(transition.completed),) if transition.completed and len(progress.pending) == 1 else ()
 
 
-def _timed_commands(progress: Progress, transition: Transition, timing: Timing) -> tuple[Command, ...]:
+def _timed_commands(
+    definition: FlowDefinition, progress: Progress, transition: Transition, timing: Timing
+) -> tuple[Command, ...]:
     """Return the commands after a happening that concerns attempts, time limits or timers."""
     if timing.retried is not None:
         key, at = timing.retried
@@ -102,7 +104,9 @@ def _timed_commands(progress: Progress, transition: Transition, timing: Timing) 
         return commands
     if timing.is_output:
         return (Finish(transition.completed),)
-    return (Finish("" if progress.output is None else progress.output[0]),)
+    output = "" if progress.output is None else progress.output[0]
+    is_named = not definition.output or output.rpartition(":")[0] == definition.output  # the class may have changed
+    return (Finish(output if is_named else ""),)
 
 
 def _raised(progress: Progress, raised: MethodRaised) -> Transition:
@@ -171,13 +175,13 @@ def _timing(
 ) -> Timing | None:
     """Return the timers that a completion starts, and whether its result may be the output.
 
-    The event of these timers is one of its own: it may close a loop that the completion does not.
+    The event of each timer is one of its own: it may close a loop that the completion does not.
     """
-    cycle, ancestry = ended.cycle, ended.ancestry
-    if any(m.name in ancestry for m, _ in reached.timers):
-        cycle, ancestry = ended.key, frozenset()
     started: list[Timer] = []
     for (m, timer), at in zip(reached.timers, due, strict=True):
+        cycle, ancestry = ended.cycle, ended.ancestry
+        if m.name in ancestry:
+            cycle, ancestry = ended.key, frozenset()
         fires_now = any(invocation.method == m.name and invocation.cycle == cycle for invocation in enabled)
         if not m.once_a_cycle or not (fires_now or m.name in progress.fired.get(cycle, ())):
             source = ended.key if m.receives is not Receives.NOTHING else ""

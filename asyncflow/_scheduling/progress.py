@@ -57,6 +57,8 @@ class Progress:
     """The pending invocations that wait: for their next attempt, or in `sleep`. Not stored: a stored due time means that."""
     timers: dict[TimerKey, Timer] = field(default_factory=dict)
     """The timers that have started and not fired, in the order in which they started."""
+    timed: dict[tuple[str, str], list[TimerKey]] = field(default_factory=dict, compare=False)
+    """The timers of each listener in each cycle. Not stored: it follows from them."""
     output: tuple[str, Any] | None = None
     """(key, result) of the invocation whose result is the output if no other one replaces it; None if there is none."""
     deadline: float = 0.0
@@ -116,7 +118,9 @@ class Progress:
             self.alive[invocation.cycle] = self.alive.get(invocation.cycle, 0) + 1
             for _, source in invocation.arguments:
                 self._retain(source)
+        self.timed.clear()
         for timer in self.timers.values():
+            self.timed.setdefault((timer.listener, timer.cycle), []).append(timer.key)
             self.alive[timer.cycle] = self.alive.get(timer.cycle, 0) + 1
             self._retain(timer.source)
         for latch in self.latches.values():
@@ -139,7 +143,7 @@ class Progress:
         for _, source in arguments:
             self._retain(source)
         if self.timers:
-            for timer in [timer for timer in self.timers if timer[0] == method and timer[2] == cycle]:
+            for timer in tuple(self.timed.get((method, cycle), ())):
                 self._drop(timer)
         if self.latches:
             for seen in self.latches.pop(method, {}).values():
@@ -164,6 +168,7 @@ class Progress:
         for timer in started:
             self._drop(timer.key)
             self.timers[timer.key] = timer
+            self.timed.setdefault((timer.listener, timer.cycle), []).append(timer.key)
             self.alive[timer.cycle] = self.alive.get(timer.cycle, 0) + 1
             self._retain(timer.source)
         if fired is not None:
@@ -177,6 +182,10 @@ class Progress:
         """Forget a timer, because it has fired, or its listener was enabled in another way, or it starts again."""
         timer = self.timers.pop(key, None)
         if timer is not None:
+            of_listener = self.timed[timer.listener, timer.cycle]
+            of_listener.remove(key)
+            if not of_listener:
+                del self.timed[timer.listener, timer.cycle]
             self._release(timer.source)
             self._left(timer.cycle)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 
 from .._definition.definition import FlowDefinition, MethodDefinition, Receives
 from .._definition.signatures import signature
-from .._definition.triggers import satisfied
+from .._definition.triggers import satisfied, trigger_of
 from .advance import part_of
 from .messages import Invocation, Seen
 from .progress import Progress
@@ -105,7 +105,13 @@ def _fits(definition: FlowDefinition, invocation: Invocation) -> bool:
 def _timed(definition: FlowDefinition, progress: Progress) -> Iterator[str]:
     """Report the timers that would fire for a listener which no longer waits for them."""
     for timer in progress.timers.values():
-        if timer.name not in definition.methods[timer.listener].names:
+        listener = definition.methods[timer.listener]
+        if timer.name in listener.names and listener.receives is not Receives.NOTHING and not timer.source:
+            yield (
+                f"{timer.listener} takes the result of {trigger_of(timer.name)}, which was not kept because {timer.listener} did not "
+                "take it before; put its earlier parameters back until such runs have ended"
+            )
+        if timer.name not in listener.names:
             yield (
                 f"{timer.listener} waits for the timer {timer.name}, which is no longer in its condition; put it back until such "
                 "runs have ended"

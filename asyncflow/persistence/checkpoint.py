@@ -35,8 +35,9 @@ FORMAT: Final = 4
 
 Format 1: asyncflow 0.1. Format 2: the digest covers the format, the writer's version and the flow's identity; the first byte of a
 value names the codec that wrote it. Format 3: a resume is a checkpoint, of the kind "resumed"; `to_bytes` calls the number of the
-pass `pass_number` instead of `number`. Format 4: the kind "retrying", failed attempts, and the time limit of a pass. To add a field
-to a transition or an invocation, append it with a default and increase this number.
+pass `pass_number` instead of `number`.
+Format 4: the kinds "retrying", "timer" and "step"; failed attempts, timers, memos, a named output, a time limit. To add a field to
+a transition or an invocation, append it with a default and increase this number.
 """
 
 NOTHING = b""

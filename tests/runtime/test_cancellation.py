@@ -17,7 +17,18 @@ import trio
 from loops import LOOPS, ON_ASYNCIO, on_asyncio
 from small import Log, Waiting, cancel_when
 
-from asyncflow import Flow, MemoryFlowPersistence, SQLiteFlowPersistence, and_, errors, listen, start
+from asyncflow import (
+    Flow,
+    MemoryFlowPersistence,
+    Retry,
+    SQLiteFlowPersistence,
+    after,
+    and_,
+    errors,
+    listen,
+    sleep,
+    start,
+)
 from asyncflow.testing import cancelled_at
 
 
@@ -489,6 +500,39 @@ def test_ctrl_c_leaves_trio_as_itself() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         trio.run(Two().kickoff)
+
+
+class Pausing(Flow):
+    @start(retry=Retry(initial=60))
+    async def begin(self) -> None:
+        raise ValueError
+
+
+class Timed(Flow):
+    @start()
+    async def begin(self) -> None: ...
+
+    @listen(after(begin, 60))
+    async def then(self) -> None: ...
+
+
+class Sleeping(Flow):
+    @start()
+    async def begin(self) -> None:
+        await sleep(60)
+
+    @start()
+    async def other(self) -> None: ...
+
+
+@pytest.mark.clauses("X4")
+@pytest.mark.parametrize("flow", [Pausing, Timed, Sleeping])
+@pytest.mark.parametrize("limit", [None, 60])
+def test_ctrl_c_in_a_wait_leaves_trio_as_itself(flow: type[Flow], limit: float | None) -> None:
+    threading.Timer(0.1, signal.raise_signal, (signal.SIGINT,)).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(flow(run_timeout=limit).kickoff)
 
 
 @pytest.mark.clauses("C1")

@@ -29,7 +29,7 @@ from asyncflow import (
     start,
     this_invocation,
 )
-from asyncflow._failure import TRACEBACK
+from asyncflow._failure import TEXT
 from asyncflow._runtime import retries
 from asyncflow._runtime.observe import events_from
 from asyncflow.events import Event, MethodFailed, MethodRetrying, RunFailed
@@ -193,7 +193,7 @@ async def test_the_newest_10_attempts_are_kept_and_8_kb_of_each_traceback(store:
     for error in (caught.value, loaded.method_error):
         attempts = error.failures[0].attempts
         assert [a.number for a in attempts] == list(range(5, 15))
-        assert {len(a.traceback) for a in attempts} == {TRACEBACK} == {8192}
+        assert {len(a.traceback) for a in attempts} == {TEXT} == {8192}
         assert all(a.traceback.rstrip().endswith("end") for a in attempts)
 
 

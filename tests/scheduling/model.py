@@ -127,9 +127,9 @@ class Model:
         found = [
             (node, timer) for name in names for node in self.nodes for timer, source in node.timers if source == name
         ]
-        closes_a_loop = any(node.name in ended.ancestry for node, _ in found)
-        cycle, ancestry = (key, frozenset[str]()) if closes_a_loop else (ended.cycle, ended.ancestry)
         for node, timer in found:
+            closes_a_loop = node.name in ended.ancestry
+            cycle, ancestry = (key, frozenset[str]()) if closes_a_loop else (ended.cycle, ended.ancestry)
             has_fired = any((method, where) == (node.name, cycle) for method, where, _ in self.firings)
             if not (isinstance(node.condition, AnyOf) and has_fired):
                 armed = Armed(node.name, timer, Event(key, (timer,), cycle, ancestry, node.name))

@@ -435,3 +435,77 @@ def test_a_delay_may_change_while_a_run_waits() -> None:
     run.end("ask:1")
 
     assert obstacles(defined(made(5)), run.progress) == []
+
+
+@pytest.mark.clauses("W3")
+def test_a_timer_that_closes_a_loop_leaves_the_cycle_of_the_other_timers() -> None:
+    """Both wait for the label: one asks again, which closes the loop; the other one decides in the turn's own cycle."""
+
+    class Asking:
+        @start()
+        async def begin(self): ...
+
+        @router(or_(begin, after("asked", 300)))
+        async def ask(self): ...
+
+        @listen("asked")
+        async def post(self): ...
+
+        @listen(or_(post, after("asked", 200)))
+        async def decide(self): ...
+
+    run = begun(Asking, lambda invocation: "asked" if invocation.method == "ask" else None)
+    run.end("begin:1")
+    run.end("ask:1")
+
+    assert run.waiting == [("ask", "after(asked)", "ask:1"), ("decide", "after(asked)", "")]
+    run.end("post:1")
+    assert run.waiting == [("ask", "after(asked)", "ask:1")]  # the answer dropped the other one
+
+
+def test_a_listener_that_now_takes_the_result_of_its_timers_trigger_is_an_obstacle() -> None:
+    class Old:
+        @start()
+        async def ask(self): ...
+
+        @listen(after(ask, 60))
+        async def remind(self): ...
+
+    class New:
+        @start()
+        async def ask(self): ...
+
+        @listen(after(ask, 60))
+        async def remind(self, question): ...
+
+    run = begun(Old)
+    run.end("ask:1")
+
+    (obstacle,) = obstacles(defined(New), run.progress)
+    assert obstacle.startswith("remind takes the result of ask, which was not kept")
+
+
+def test_a_named_output_of_an_earlier_class_is_not_that_of_another_method() -> None:
+    def made(**outputs: bool) -> type:
+        class Two:
+            @start(output=outputs.get("a", False))
+            async def a(self): ...
+
+            @start()
+            async def slow(self): ...
+
+            @listen("never", output=outputs.get("b", False))
+            async def b(self): ...
+
+            @router(slow)
+            async def route(self): ...
+
+        return Two
+
+    run = begun(made(a=True))
+    run.end("a:1")
+    run.definition = defined(made(b=True))
+    run.end("slow:1")
+    run.end("route:1")
+
+    assert run.outcome == Finish("")
