@@ -88,7 +88,8 @@ class Steps:
         """The prefix of the ids of the invocations."""
         self._unyielded = 0
         self._thread = threading.get_ident()
-        self._sleeping = Sleeping()
+        self._sleeping: Sleeping | None = None
+        """Set once a method has slept."""
         self.tasks = 0
         """The tasks that run invocations, also those that wait in `sleep`."""
         self.pauses = 0
@@ -155,7 +156,8 @@ class Steps:
         return True
 
     async def sleep(self, scope: Scope, delay: float, at: float | None, key: str | None) -> None:
-        progress, sleeping = self._journal.progress, self._sleeping
+        progress = self._journal.progress
+        sleeping = self._sleeping = self._sleeping or Sleeping()
         if not scope.is_open or self.running.get(scope.key) is not scope or threading.get_ident() != self._thread:
             raise StateError(
                 f"asyncflow.sleep() was called in code that {scope.method.name} does not await on the run's event loop",
@@ -175,13 +177,13 @@ class Steps:
                 checkpoint = self._journal.step_stored(scope.key, name, value, is_recorded=is_recorded)
                 if checkpoint is not None and self._recorder is not None:
                     await self._recorder.commit(checkpoint)
-            await self._wait(scope, due)
+            await self._wait(scope, due, sleeping.waiting)
         finally:
             sleeping.end(scope, key)
 
-    async def _wait(self, scope: Scope, due: float) -> None:
+    async def _wait(self, scope: Scope, due: float, waiting: set[Scope]) -> None:
         """Wait in a method until a time. Once the pass fails or ends, wait to be cancelled, when nothing else runs."""
-        progress, waiting = self._journal.progress, self._sleeping.waiting
+        progress = self._journal.progress
         progress.paused.add(scope.key)
         waiting.add(scope)
         self.end_if_all_wait()
@@ -196,7 +198,8 @@ class Steps:
     def end_if_all_wait(self) -> None:
         """Once the pass fails or ends: cancel what is left of it, if that only waits."""
         waits = self._journal.progress.paused or self._journal.progress.timers
-        if self.is_over and waits and self.tasks == len(self._sleeping.waiting) and self.of_pass is not None:
+        asleep = 0 if self._sleeping is None else len(self._sleeping.waiting)
+        if self.is_over and waits and self.tasks == asleep and self.of_pass is not None:
             self.of_pass.cancel()
 
     async def _is_conflict(self, scope: Scope, error: Exception) -> bool:
