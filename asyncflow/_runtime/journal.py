@@ -138,16 +138,21 @@ class Journal:
         )
         return commands, checkpoint
 
-    def step_stored(self, key: str, step: str, value: bytes, *, is_recorded: bool) -> Checkpoint | None:
-        """Record a value that a running invocation stores under the name of one of its steps. Return the checkpoint."""
+    def step_stored(self, key: str, step: str, value: bytes, is_last: bool, *, is_recorded: bool) -> Checkpoint | None:
+        """Record a value that a running invocation stores under the name of one of its steps. Return the checkpoint.
+
+        `is_last`: the pass fails, and from here on nothing but waits is left of it.
+        """
         transition, _ = advance(self._definition, self.progress, StepStored(key, step))
         self.progress.fold(transition, value)
-        if self._chain is None or not is_recorded:
+        if self._chain is None or not (is_recorded or is_last):
             return None
         status: Status
         outcome: Outcome | None
-        status, outcome = self._failed(None, None) if self.failures else ("running", None)
-        return self._chain.prepare("step", status, self.progress, transition, None, key, value, outcome)
+        status, outcome = self._failed(Fail if is_last else None, None) if self.failures else ("running", None)
+        return self._chain.prepare(
+            *("step", status, self.progress, transition, None, key, value, outcome, False, not is_recorded)
+        )
 
     def attempt_failed(
         self, raised: MethodRaised, failure: Failure, state: bytes | None, is_recorded: bool

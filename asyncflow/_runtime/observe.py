@@ -47,8 +47,6 @@ def events_from(c: Checkpoint) -> list[Event]:
             found.append((MethodRetrying, _retrying(c)))
         case "timer":
             found += _timer_fired(c)
-        case "step":
-            pass  # nothing that other code can see has happened
         case "cancelled":
             found.append((RunCancelled, {}))
         case "edited":

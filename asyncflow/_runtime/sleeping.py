@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from typing import Any, Final
 
@@ -46,8 +47,8 @@ class Sleeping:
     def __init__(self) -> None:
         self._begun: dict[str, tuple[Scope, int]] = {}
         self._unnamed: set[str] = set()
-        self.waiting: set[Scope] = set()
-        """The invocations that sleep."""
+        self.waiting: Counter[Scope] = Counter()
+        """The invocations that sleep, and how many sleeps of each are in progress."""
 
     def begin(self, scope: Scope, key: str | None, running: Any) -> str:
         """Return the name of the sleep that begins now. Raises `StepKeyError`."""

@@ -6,6 +6,7 @@ method ends -> merge state -> advance -> fold progress -> prepare checkpoint (on
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, Final
@@ -173,27 +174,31 @@ class Steps:
             else:
                 check_room(scope, len(memos))
                 due = self._clock() + max(0.0, delay) if at is None else at
+            is_last = bool(progress.failed) and progress.running == 1 and scope.key not in progress.paused
+            if name not in memos or is_last:  # a pass that fails ends with a checkpoint that says so
                 value, is_recorded = to_json(due), self._settings.checkpoints_all
-                checkpoint = self._journal.step_stored(scope.key, name, value, is_recorded=is_recorded)
+                checkpoint = self._journal.step_stored(scope.key, name, value, is_last, is_recorded=is_recorded)
                 if checkpoint is not None and self._recorder is not None:
                     await self._recorder.commit(checkpoint)
             await self._wait(scope, due, sleeping.waiting)
         finally:
             sleeping.end(scope, key)
 
-    async def _wait(self, scope: Scope, due: float, waiting: set[Scope]) -> None:
+    async def _wait(self, scope: Scope, due: float, waiting: Counter[Scope]) -> None:
         """Wait in a method until a time. Once the pass fails or ends, wait to be cancelled, when nothing else runs."""
         progress = self._journal.progress
         progress.paused.add(scope.key)
-        waiting.add(scope)
+        waiting[scope] += 1
         self.end_if_all_wait()
         try:
             await sleep_until(due, self._clock)
-            if self.is_over:
+            if self.is_over or progress.failed:
                 await anyio.sleep_forever()
         finally:
-            waiting.discard(scope)
-            progress.paused.discard(scope.key)
+            waiting[scope] -= 1
+            if not waiting[scope]:
+                del waiting[scope]
+                progress.paused.discard(scope.key)
 
     def end_if_all_wait(self) -> None:
         """Once the pass fails or ends: cancel what is left of it, if that only waits."""

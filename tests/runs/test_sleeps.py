@@ -221,6 +221,65 @@ async def test_a_failure_cancels_what_sleeps_once_the_others_have_ended_and_a_re
     assert (await Failing.load(flow.run_id, persistence=store)).status == "finished"
 
 
+@pytest.mark.clauses("W5")
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_a_method_that_begins_to_sleep_while_the_pass_fails_is_held_and_the_run_is_stored_as_failed(
+    store: Any, resumed: bool
+) -> None:
+    """Resumed: the end of the sleep is stored already."""
+    fails = [not resumed]
+
+    class Late(Flow[dict]):
+        name = "Late"
+
+        @start()
+        async def naps(self) -> str:
+            await anyio.sleep(0.1)
+            await sleep(60)
+            return "slept"
+
+        @start()
+        async def bad(self) -> None:
+            if not fails[0]:
+                await anyio.sleep(60)
+            raise ValueError("no")
+
+    flow = Late(persistence=store)
+    if resumed:
+        with anyio.move_on_after(0.3):
+            await flow.kickoff()
+        fails[0] = True
+    with anyio.fail_after(5), pytest.raises(MethodError):
+        await (Late.resume(flow.run_id, persistence=store) if resumed else flow.kickoff())
+    loaded = await Late.load(flow.run_id, persistence=store)
+
+    assert (loaded.status, sorted(loaded.pending)) == ("failed", ["bad:1", "naps:1"])
+    assert [failure.method for failure in loaded.method_error.failures] == ["bad"]
+
+
+async def test_one_of_two_sleeps_that_has_ended_leaves_the_method_waiting(store: Any) -> None:
+    class Both(Flow[dict]):
+        @start()
+        async def naps(self) -> None:
+            async def nap(seconds: float) -> None:
+                await sleep(seconds, key=str(seconds))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(nap, 0.05)
+                group.start_soon(nap, 60)
+
+        @start()
+        async def bad(self) -> None:
+            await anyio.sleep(0.2)
+            raise ValueError("no")
+
+    flow = Both(persistence=store)
+    with anyio.fail_after(5), pytest.raises(MethodError):
+        await flow.kickoff()
+
+    assert (await Both.load(flow.run_id, persistence=store)).status == "failed"
+
+
 async def test_a_runner_that_shuts_down_cancels_what_sleeps() -> None:
     storage = MemoryFlowPersistence()
     Sleeper.delay = 60
