@@ -514,8 +514,8 @@ IN_RUNS = (
         "an attempt starts while a failure is being stored",
         ("R3",),
         "_runtime/steps.py",
-        "            if self.is_over or progress.failed:\n",
-        "            if self.is_over:\n",
+        "            if self.is_over or progress.failed:\n                return False",
+        "            if self.is_over:\n                return False",
         f"{RETRIES}::test_a_pause_that_ends_while_a_failure_is_being_stored_starts_no_attempt",
     ),
     Mutant(
