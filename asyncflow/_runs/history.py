@@ -98,7 +98,9 @@ def _failure(row: Checkpoint) -> StoredFailure | FailedAttempt | None:
     """Return the exception whose checkpoint this is, if it is one of an exception."""
     if row.kind == "retrying":
         return attempt_of(row)[0]
-    outcome = None if row.outcome is None or row.kind != "failed" else decode_outcome(row.outcome)
+    if row.outcome is None or row.kind in ("method", "step"):  # these only repeat it
+        return None
+    outcome = decode_outcome(row.outcome)
     return outcome.newest if isinstance(outcome, Failed) else None
 
 

@@ -352,6 +352,7 @@ class Machine(RuleBasedStateMachine):
         how: Any = RunCancelledError
         if newest.status == "finished":  # it had been stored before it was cancelled
             how = newest.output
+            drive.acknowledged = len(drive.rows)
         elif newest.status != "cancelled" and drive.is_zombie:
             how = RunFencedError
         drive.stop(how)

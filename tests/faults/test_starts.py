@@ -211,7 +211,7 @@ async def test_a_plain_method_starts_only_while_the_lease_holds_when_a_thread_is
     async with SQLiteFlowPersistence("runs.db", lease=LEASE) as persistence:
         with clock() as leases:
 
-            async def late(call: Callable[[], Any]) -> Any:
+            async def late(call: Callable[[], Any], *_: object) -> Any:
                 monkeypatch.setattr(starts, "in_thread", in_thread)
                 made = await in_thread(call) if kind is Wrapped else None
                 leases.forward(LEASE)

@@ -159,7 +159,8 @@ async def test_a_run_whose_connection_is_cut_continues_or_is_resumed(
         with contextlib.suppress(errors.StorageWriteError):
             await flow.kickoff()
         was_saved = ran == ["second", "third"]
-        result = flow.result if was_saved else await Cut.resume(flow.run_id, persistence=cut_off)
+        is_over = flow.status == "finished"  # the cut may also have met the commit after that one
+        result = flow.result if is_over else await Cut.resume(flow.run_id, persistence=cut_off)
 
     assert was_saved or ran == ["second", "second", "third"]
     assert was_saved or "reply" not in place
