@@ -352,7 +352,6 @@ class Machine(RuleBasedStateMachine):
         how: Any = RunCancelledError
         if newest.status == "finished":  # it had been stored before it was cancelled
             how = newest.output
-            drive.acknowledged = len(drive.rows)
         elif newest.status != "cancelled" and drive.is_zombie:
             how = RunFencedError
         drive.stop(how)
@@ -601,7 +600,8 @@ class Machine(RuleBasedStateMachine):
             self.figures["finished"] += 1
         is_own_end = not isinstance(drive.over, type) or (drive.over is MethodError and not run.shape.is_hasty)
         if is_own_end:
-            self.check_shown(driver.flow, run, drive.rows[drive.acknowledged - 1])
+            is_finished = not isinstance(drive.over, type)  # also if it was cancelled while its last commit was held
+            self.check_shown(driver.flow, run, drive.rows[-1 if is_finished else drive.acknowledged - 1])
         elif drive.over not in (RunFencedError, RunLockedError) and run.rows:
             self.check_shown(driver.flow, run, run.rows[-1])  # it was cut short, and has looked
 
