@@ -107,6 +107,7 @@ class Journal:
             kind, status, outcome = "finished", "finished", self._output(commands[0], method, kept)
         elif self.failures:
             status, outcome = self._failed(ends, failure)
+            outcome = None if failure is None else outcome  # a method that ends after a failure is none
         changes = None if kind == "started" else transition  # a start holds its progress as a whole
         needed = kept if is_waited_for else None
         checkpoint = self._chain.prepare(
