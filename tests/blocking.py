@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -57,8 +58,11 @@ EVENTS: Final = frozenset(
 )
 """The audit events that block, or may."""
 
-ONCE: Final = ("<frozen importlib", linecache.__file__)
-"""A module that is imported, and a source file that is read for the text of a traceback, are read once."""
+ONCE: Final = ("<frozen importlib", linecache.__file__, traceback.__file__)
+"""A module that is imported, and a source file that is read for the text of a traceback, are read once.
+
+From 3.13 on `traceback` parses each line that raised. If it parses no part of it, Python looks for a file named `<unknown>`.
+"""
 
 LOOPS: Final = ("asyncio/base_events.py", "asyncio/runners.py", "trio/_core/_run.py")
 """Frames of these files belong to an event loop: what called the loop has not called what the loop runs."""
