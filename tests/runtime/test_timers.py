@@ -85,7 +85,7 @@ async def test_a_delay_may_be_a_duration_or_follow_from_the_state(delay: Any) ->
         async def then(self) -> str:
             return "fired"
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         assert await Timed(persistence=MemoryFlowPersistence()).kickoff() == "fired"
 
 
@@ -159,7 +159,7 @@ async def test_an_answer_ends_the_wait_at_once() -> None:
         async def decide(self) -> str:
             return "decided"
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         assert await Answered(persistence=MemoryFlowPersistence()).kickoff() == "decided"
 
 
@@ -230,19 +230,19 @@ async def test_a_failure_holds_what_waits_and_a_resume_lets_it_fire() -> None:
             return "reminded"
 
     flow = Failing(persistence=storage)
-    with anyio.fail_after(1), pytest.raises(MethodError):
+    with anyio.fail_after(60), pytest.raises(MethodError):
         await flow.kickoff()
     failed = await Failing.load(flow.run_id, persistence=storage)
     assert (failed.status, failed.pending) == ("failed", ("bad:1",))
 
     Failing.fails = False
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         assert await Failing.resume(flow.run_id, persistence=storage) == "reminded"
 
 
 async def test_a_run_timeout_ends_a_wait() -> None:
     flow = Reminder(persistence=MemoryFlowPersistence(), run_timeout=0.05)
-    with anyio.fail_after(5), pytest.raises(errors.RunTimeoutError):
+    with anyio.fail_after(60), pytest.raises(errors.RunTimeoutError):
         await flow.kickoff()
 
     assert flow.status == "failed"
@@ -265,7 +265,7 @@ async def test_a_cancel_ends_a_wait_permanently() -> None:
 
 async def test_a_runner_that_shuts_down_leaves_a_waiting_run_to_be_resumed() -> None:
     storage = MemoryFlowPersistence()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with FlowRunner(storage, flows=[Reminder], grace=0.1) as runner:
             handle = await runner.start(Reminder)
             while (await handle.snapshot()).seq < 1:  # noqa: ASYNC110 - there is no event for that
