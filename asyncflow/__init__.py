@@ -14,8 +14,10 @@ The folders, in the order in which data passes through them (`DESIGN.md` describ
 from . import errors, events, merge, persistence
 from ._definition.decorators import listen, persist, router, start
 from ._definition.retry import Retry, RetryAfter
+from ._definition.signals import Signal
 from ._definition.triggers import after, and_, or_
 from ._runs.history import HistoryEntry
+from ._runtime.receiving import wait_for
 from ._runtime.scope import InvocationInfo, this_invocation
 from ._runtime.sleeping import sleep
 from ._sync import run
@@ -40,6 +42,7 @@ __all__ = [
     "RetryAfter",
     "RunHandle",
     "SQLiteFlowPersistence",
+    "Signal",
     "__version__",
     "after",
     "and_",
@@ -55,4 +58,5 @@ __all__ = [
     "sleep",
     "start",
     "this_invocation",
+    "wait_for",
 ]

@@ -9,6 +9,7 @@ cancellation.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import math
@@ -19,6 +20,7 @@ from typing import Any, Final, TypeVar
 import anyio
 
 __all__ = [
+    "call_on",
     "calls_user_code",
     "current_loop",
     "in_cancelled_scope",
@@ -95,6 +97,19 @@ def current_loop() -> object:
     if "trio" in sys.modules and in_trio():
         return sys.modules["trio"].lowlevel.current_trio_token()
     return asyncio.get_running_loop()
+
+
+def call_on(loop: Any, call: Callable[[], object]) -> None:
+    """Call a function on an event loop of this process, from any thread: at once if it is the running one. A closed loop is left out."""
+    with contextlib.suppress(RuntimeError):  # trio's RunFinishedError is one; so is asyncio's for a closed loop
+        try:
+            is_here = current_loop() is loop
+        except RuntimeError:
+            is_here = False
+        if is_here:
+            call()
+        else:
+            (getattr(loop, "run_sync_soon", None) or loop.call_soon_threadsafe)(call)
 
 
 def is_closed(loop: object) -> bool:

@@ -18,6 +18,7 @@ __all__ = [
     "RunFinished",
     "RunResumed",
     "RunStarted",
+    "SignalTaken",
     "StateEdited",
     "TimerFired",
 ]
@@ -114,6 +115,16 @@ class TimerFired(Event):
     """The method that waits for it."""
     enabled: tuple[str, ...] = ()
     """The invocation that it started; empty if the method waits for more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalTaken(Event):
+    """A signal was taken from the inbox of the run."""
+
+    signal: str
+    """The name of the signal."""
+    enabled: tuple[str, ...] = ()
+    """The invocations that it started; empty if the methods that wait for it wait for more, or if a running method waited for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

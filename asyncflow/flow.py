@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, cast
 
-from ._definition.attempting import check_bounded, checked_limit
+from ._definition.attempting import checked_limit
 from ._definition.build import define, persist_marks
 from ._definition.declared import Persisted, Uncached, declared_state
 from ._definition.decorators import persist_mark_of
 from ._definition.definition import FlowDefinition
-from ._definition.identity import Identity, Origin, checked_former_names, checked_name
+from ._definition.identity import Origin, checked_former_names, checked_name
 from ._definition.names import Surroundings
+from ._definition.signals import Signal
 from ._keywords import UNSET, Unset, not_taken, one_of
 from ._runs.edits import edit, fork, load_into
 from ._runs.history import HistoryEntry, history_of
 from ._runs.instance import Instance
-from ._runs.setup import setup_of
+from ._runs.sending import send
+from ._runs.setup import log_unchecked_labels, settings_of, setup_of
 from ._runs.snapshot import MissingInstance
 from ._runtime.codecs import Codecs
 from ._runtime.scope import current_invocation
@@ -35,10 +36,8 @@ from .state import StateType, parse_run_id, state_type_of
 
 __all__ = ["Flow"]
 
-logger = logging.getLogger("asyncflow")
-
 S = TypeVar("S")
-T = TypeVar("T")
+P = TypeVar("P")
 
 Durability = Literal["full", "process"]
 OnError = Literal["finish", "cancel"]
@@ -124,18 +123,13 @@ class Flow(Uncached, Generic[S]):
         """Define the class again if names have been added since. Log once which methods have labels that cannot be checked."""
         if cls._surroundings.has_grown:
             cls._define()
-        for method in cls._surroundings.not_logged(cls._definition):
-            logger.warning(
-                "labels not checked: the return annotation of %s.%s uses a name that is not defined at run time. Import it outside of "
-                "`if TYPE_CHECKING`, or declare the labels by emit=[...]",
-                cls.__name__,
-                method,
-            )
+        log_unchecked_labels(cls.__name__, cls._surroundings.not_logged(cls._definition))
 
     @classmethod
     def _persistence_marked(cls) -> None:
         """Read the `@persist` marks of the class. A `@persist` that decorates the class calls this again."""
         cls._persisted = Persisted.of(cls.__name__, persist_mark_of(cls), persist_marks(cls), check_backend)
+        cls._persisted.check(cls._definition)
         cls._settings_cache = {}
 
     def __init__(
@@ -164,7 +158,8 @@ class Flow(Uncached, Generic[S]):
         where = cls.persistence if persistence is UNSET else persistence
         if where is not None and where is not UNSET:
             check_backend(where)
-        settings = cls._settings(
+        settings = settings_of(
+            cls,
             name,
             one_of("on_error", on_error or cls.on_error, ("finish", "cancel")),
             cls.max_method_calls if max_method_calls is UNSET else cast("int | None", max_method_calls),
@@ -173,25 +168,6 @@ class Flow(Uncached, Generic[S]):
         chosen = one_of("durability", durability or cls.durability, ("full", "process"))
         setup = partial(setup_of, settings, cls._codecs, cls._persisted, where, chosen)
         self._instance = Instance(self, cls._state_type, given, setup)
-
-    @classmethod
-    def _settings(
-        cls, name: str | None, on_error: OnError, max_method_calls: int | None, run_timeout: float | None
-    ) -> Settings:
-        """Return the settings of this class; all its instances with the same arguments share one object."""
-        key = name, on_error, max_method_calls, run_timeout
-        known = cls._settings_cache.get(key)
-        if known is None:
-            formerly = checked_former_names(
-                vars(cls).get("formerly", ()), cls
-            )  # not inherited: a subclass is another flow
-            identity = Identity(cls, cls._origin, checked_name(name, cls) or cls.name, formerly)
-            check_bounded(cls._definition, run_timeout)
-            declared = identity, cls._definition, cls._state_type
-            known = Settings(*declared, on_error, max_method_calls, run_timeout, cls._persisted.checkpoints)
-            if len(cls._settings_cache) < 16:  # names may be generated for each run
-                cls._settings_cache[key] = known
-        return known
 
     def __repr__(self) -> str:
         instance = vars(self).get("_instance")  # a constructor may fail before it has created one
@@ -365,6 +341,34 @@ class Flow(Uncached, Generic[S]):
         flow = cls(**init)
         await fork(flow._instance, known, seq)
         return flow
+
+    @classmethod
+    async def signal(
+        cls,
+        run_id: object,
+        signal: Signal[P] | str,
+        payload: P | None = None,
+        /,
+        *,
+        key: str | None = None,
+        **init: Any,
+    ) -> bool:
+        """Send a signal to a run, whichever process drives it. It is durable when this returns, and is taken exactly once.
+
+        - `run_id`: the id of the run. Without persistence, the run must be running in this process.
+        - `signal`: the signal, or its name.
+        - `payload`: what is sent with it, of the type that the signal declares.
+        - `key`: an idempotency key: a call that is repeated with the same key sends nothing again.
+        - `init`: arguments of the constructor, such as `persistence`.
+
+        Returns False if the run has received a signal with this key already, else True. Raises `UnknownSignalError`,
+        `SignalPayloadError`, `SignalKeyError` for a key that stands for another signal, `RunEndedError` for a finished or cancelled run,
+        `NotWaitingError` for a signal with `early="refuse"` that nothing waits for, `InboxFullError`, `RunNotFoundError`,
+        `RunFlowMismatchError`, `InvalidRunIdError`, `CapabilityMissingError` if the backend stores no signals, `ValueError` for an
+        invalid key, and `StorageError`s.
+        """
+        known = parse_run_id(run_id)
+        return await send(cls(**init)._instance.setup, known, signal, payload, key)
 
     async def cancel(self) -> None:
         """Cancel the run permanently and durably: it cannot be resumed. Its kickoff, if one is awaited, raises `RunCancelledError`.

@@ -81,6 +81,7 @@ The one that is, `FileIdentity.check`, calls `os.stat` and `os.pread` before eac
 
 UNCONTENDED: Final = {
     "asyncflow.persistence.memory._changing": "held for some operations on dicts",
+    "asyncflow.persistence.memory_inbox._changing": "held for some operations on dicts",
     "asyncflow.persistence._database.shared_resource._counting": "held while a count changes",
     "asyncflow._runs.ownership._claiming": "held while one entry of a dict changes",
     "asyncflow._codec.schemas._building": "held once for each annotation, while its schema is made",

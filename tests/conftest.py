@@ -20,23 +20,25 @@ IS_SHORT = os.environ.get("ASYNCFLOW_TESTS") == "short"
 settings.load_profile(os.environ.get("ASYNCFLOW_HYPOTHESIS", "short" if IS_SHORT else "every run"))
 collect_ignore = (
     [
-        *("mutants", "packaging", "typing", "testing/test_conformance.py", "test_benchmarks.py"),
-        *("faults/test_bit_rot.py", "faults/test_io_errors.py", "faults/test_killed.py", "faults/test_machine.py"),
+        *("mutants", "packaging", "typing", "test_benchmarks.py", "test_examples.py", "test_readme.py"),
+        *("faults", "testing/test_conformance.py", "testing/test_simulation.py"),
+        *("scheduling/test_random_graphs.py", "scheduling/test_patterns.py", "state/test_large.py"),
+        *("runner/test_recovery.py", "runs/test_identity.py", "sqlite/test_paths.py", "sqlite/test_damage.py"),
+        *("postgres/test_away.py", "postgres/test_cuts.py", "postgres/test_leases.py", "postgres/test_poolers.py"),
         *(
-            "faults/test_interrupts.py",
-            "faults/test_no_handles.py",
-            "faults/test_busy.py",
-            "faults/test_hostile_rows.py",
-            "faults/test_lost_logs.py",
-            "faults/test_owners.py",
+            "postgres/test_processes.py",
+            "postgres/test_restarts.py",
+            "postgres/test_starts_fenced.py",
+            "postgres/test_workers.py",
         ),
-        *("faults/test_starts.py", "postgres/test_cuts.py", "postgres/test_leases.py", "postgres/test_processes.py"),
-        *("postgres/test_restarts.py", "postgres/test_workers.py", "testing/test_simulation.py", "web/test_servers.py"),
-        *("faults/test_power_loss.py", "faults/test_schedules.py", "faults/test_soak.py", "faults/test_takeover.py"),
+        *("web/test_example.py", "web/test_servers.py"),
     ]
     if IS_SHORT
     else []
 )
+
+LEFT_OUT = ("memory", "two verbs", "uvloop")
+"""The variants of tests that the short form leaves out: what they check is not what depends on a version."""
 
 ON_TRIO = (
     "test_triggers.py",
@@ -53,11 +55,16 @@ ON_TRIO = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave most files to asyncio alone, in the short form."""
-    left = [i for i in items if IS_SHORT and "[trio" in i.name and i.path.name not in ON_TRIO]
+    """Leave most files to asyncio alone, and the slowest ones out, in the short form."""
+    left = [item for item in items if IS_SHORT and _is_left_out(item)]
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [i for i in items if i not in set(left)]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    variant = item.name.partition("[")[2].rstrip("]").split("-")
+    return any(name in variant for name in LEFT_OUT) or ("trio" in variant and item.path.name not in ON_TRIO)
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -65,9 +72,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(
-    params=[pytest.param(loop, id=name) for name, loop in LOOPS.items() if not (IS_SHORT and name == "uvloop")]
-)
+@pytest.fixture(params=[pytest.param(loop, id=name) for name, loop in LOOPS.items()])
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     """Every async test runs on asyncio (in debug mode), on uvloop, and on trio."""
     return request.param

@@ -13,9 +13,10 @@ from ..errors import FlowDefinitionError
 from .attempting import Attempting
 from .decorators import Mark, Note, Pending, PersistMark, note_of
 from .definition import FlowDefinition, MethodDefinition, Receives, label_of
+from .signals import Signal
 from .signatures import UNRESOLVED, declared_labels, received, return_annotation
-from .triggers import After, Condition, TimerDefinition, Trigger, normalised, timers_in
-from .validation import problems_of
+from .triggers import After, Condition, TimerDefinition, Trigger, names_in, normalised, signals_in, timers_in
+from .validation import open_problems, problems_of
 
 __all__ = ["define", "persist_marks"]
 
@@ -41,19 +42,36 @@ def define(cls: type, api: type, local: Mapping[str, Any]) -> FlowDefinition:
     names = (local, {**local, **_names_within(cls)})
     attempts = Attempting.of_class(cls, problems)
     known = _names_of(cls)
+    signals = _signals(cls, problems)
     for name, function, note in _noted(cls, problems, broken):
         if hasattr(api, name):
             problems.append(f"{name} shadows a name of Flow; rename the method")
-        method = _method(name, function, note, names, known, problems, _inherited(cls, name, function), attempts)
+        inherited = _inherited(cls, name, function)
+        method = _method(name, function, note, names, known, signals, problems, inherited, attempts)
         if method is None:
             broken[name] = {mark.kind for mark in note.marks}
         else:
             methods[name] = method
-    problems += problems_of(methods, broken)
+    problems += problems_of(methods, signals, broken)
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems)
         raise FlowDefinitionError(f"the flow class {cls.__name__} cannot run as written:{listed}", problems=problems)
-    return FlowDefinition(cls.__name__, methods)
+    return FlowDefinition(cls.__name__, methods, signals)
+
+
+def _signals(cls: type, problems: list[str]) -> dict[str, Signal[Any]]:
+    """Return the signals that a class declares: its attributes, and what its methods wait for. Different ones of one name are a mistake."""
+    values = [value for base in reversed(cls.__mro__) for value in vars(base).values()]
+    found = [value for value in values if isinstance(value, Signal)]
+    marks = (mark for value in values if (note := note_of(value)) is not None for mark in note.marks)
+    found += [signal for mark in marks if mark.trigger is not None for signal in signals_in(mark.trigger)]
+    signals: dict[str, Signal[Any]] = {}
+    twice: set[str] = set()
+    for signal in found:
+        if signals.setdefault(signal.name, signal) != signal:
+            twice.add(signal.name)
+    problems += [f"the signal '{name}' is declared twice, differently; declare it once" for name in sorted(twice)]
+    return signals
 
 
 def _inherited(cls: type, name: str, function: Callable[..., Any]) -> Any:
@@ -155,6 +173,7 @@ def _method(
     note: Note,
     names: tuple[Mapping[str, Any], ...],
     known: Mapping[int, str],
+    signals: Mapping[str, Signal[Any]],
     problems: list[str],
     inherited: Any,
     attempts: Attempting,
@@ -182,6 +201,7 @@ def _method(
     except ValueError as error:
         problem(str(error))
     retry, timeout = attempts.of_method(note.marks, problem)
+    is_kept_open = next((mark.keep_open for mark in note.marks if mark.keep_open is not None), None)
     returns = return_annotation(function, *names)
     if returns is UNRESOLVED:
         returns = inherited
@@ -191,7 +211,7 @@ def _method(
         labels = _labels(note.marks, returns) if "router" in kinds else None
     except NameError:  # raised by an alias
         is_unresolved = True
-    return MethodDefinition.make(
+    method = MethodDefinition.make(
         name=name,
         function=function,
         condition=condition,
@@ -207,7 +227,11 @@ def _method(
         timeout=timeout,
         timers=timers,
         is_output=any(mark.output for mark in note.marks),
+        signals=frozenset(name for name in (() if condition is None else names_in(condition)) if name in signals),
+        keep_open=bool(is_kept_open),
     )
+    problems += open_problems(method, is_kept_open)
+    return method
 
 
 def _misuse(function: Callable[..., Any], note: Note, trigger: Mark | None) -> str | None:

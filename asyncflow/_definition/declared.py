@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 from ..errors import FlowDefinitionError
 from .aliases import resolved
 from .decorators import PersistMark
-from .definition import MethodDefinition
+from .definition import FlowDefinition, MethodDefinition
 
 __all__ = ["Persisted", "Uncached", "declared_state"]
 
@@ -59,6 +59,15 @@ class Persisted:
             )
         only = frozenset(on_methods) if on_class is None and on_methods else None
         return cls(bool(marks), next(iter(backends.values()), None), any(mark.verbose for mark in marks), only)
+
+    def check(self, definition: FlowDefinition) -> None:
+        """Raise `FlowDefinitionError` if the flow declares signals, and only some of its methods have a checkpoint."""
+        if self.only is not None and definition.signals:
+            raise FlowDefinitionError(
+                f"{definition.name} declares signals, and persists only some of its methods: a signal that is taken must be stored. "
+                "Decorate the class with @persist instead of the methods",
+                problems=["signals with method-level @persist"],
+            )
 
     def checkpoints(self, method: MethodDefinition) -> bool:
         """Whether the completion of this method is a checkpoint."""

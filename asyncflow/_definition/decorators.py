@@ -10,6 +10,7 @@ from .._durations import Seconds
 from .._keywords import UNSET, Unset, not_taken
 from ..errors import FlowDefinitionError
 from .retry import Retry
+from .signals import Signal
 from .signatures import declared_labels
 from .triggers import After, AllOf, AnyOf, Trigger
 
@@ -42,6 +43,7 @@ class _Options(TypedDict, total=False):
     retry: Retry | None
     timeout: Seconds | None
     output: bool
+    keep_open: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Mark:
     retry: Retry | Unset | None = UNSET
     timeout: Seconds | Unset | None = UNSET
     output: bool = False
+    keep_open: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def start(condition: Callable[..., Coroutine[Any, Any, R]], **options: Unpack[_O
 @overload
 def start(condition: str | AnyOf | AllOf, **options: Unpack[_Options]) -> _Decorator: ...
 @overload
-def start(condition: After[R], **options: Unpack[_Options]) -> _Listening[R]: ...
+def start(condition: After[R] | Signal[R], **options: Unpack[_Options]) -> _Listening[R]: ...
 @overload
 def start(condition: Callable[..., R], **options: Unpack[_Options]) -> _Listening[R]: ...
 def start(
@@ -140,6 +143,7 @@ def start(
     retry: Retry | Unset | None = UNSET,
     timeout: Seconds | Unset | None = UNSET,
     output: bool = False,
+    keep_open: bool | None = None,
     **unknown: Never,
 ) -> Any:
     """Run the method when the flow starts, or, with a condition, each time the condition is satisfied.
@@ -148,9 +152,10 @@ def start(
     - `retry`: as for `listen`.
     - `timeout`: as for `listen`.
     - `output`: as for `listen`.
+    - `keep_open`: as for `listen`.
     """
-    _check("@start", ("condition", "retry", "timeout", "output"), more, unknown)
-    return Pending(Mark("start", condition, None, retry, timeout, output))
+    _check("@start", ("condition", "retry", "timeout", "output", "keep_open"), more, unknown)
+    return Pending(Mark("start", condition, None, retry, timeout, output, keep_open))
 
 
 @overload
@@ -158,7 +163,7 @@ def listen(condition: Callable[..., Coroutine[Any, Any, R]], **options: Unpack[_
 @overload
 def listen(condition: str | AnyOf | AllOf, **options: Unpack[_Options]) -> _Decorator: ...
 @overload
-def listen(condition: After[R], **options: Unpack[_Options]) -> _Listening[R]: ...
+def listen(condition: After[R] | Signal[R], **options: Unpack[_Options]) -> _Listening[R]: ...
 @overload
 def listen(condition: Callable[..., R], **options: Unpack[_Options]) -> _Listening[R]: ...
 def listen(
@@ -167,22 +172,25 @@ def listen(
     retry: Retry | Unset | None = UNSET,
     timeout: Seconds | Unset | None = UNSET,
     output: bool = False,
+    keep_open: bool | None = None,
     **unknown: Never,
 ) -> Any:
     """Run the method each time the condition is satisfied.
 
-    - `condition`: a method, a label, `after(...)` one of these, or a tree of `or_` and `and_` over them.
+    - `condition`: a method, a label, `after(...)` one of these, a signal, or a tree of `or_` and `and_` over them.
     - `retry`: a `Retry` policy: when an attempt that raised is followed by another one; None: never. If it is not given, the class
       attribute `retry` applies, if that is a `Retry`.
     - `timeout`: how long an attempt may take, in seconds or as a timedelta; then it raises `MethodTimeoutError`. None: no limit. If it
       is not given, the class attribute `timeout` applies, if that is a number or a timedelta.
     - `output`: whether the result of this method is the output of the flow, whichever method completes last. At most one method.
+    - `keep_open`: only for a condition that signals alone can satisfy, which must give it: whether the run waits for this method to
+      run once before it ends. Without that, the method runs only if its signal comes while the run has something else to do.
 
     A method with one positional parameter receives its trigger's result (for a label: the router's value). A method that waits
     for `and_` and whose parameters are all names of its triggers receives each result by name.
     """
-    _check("@listen", ("condition", "retry", "timeout", "output"), more, unknown)
-    return Pending(Mark("listen", condition, None, retry, timeout, output))
+    _check("@listen", ("condition", "retry", "timeout", "output", "keep_open"), more, unknown)
+    return Pending(Mark("listen", condition, None, retry, timeout, output, keep_open))
 
 
 @overload
@@ -202,7 +210,12 @@ def router(
     **options: Unpack[_Options],
 ) -> _Decorator: ...
 @overload
-def router(condition: After[R], *, emit: Iterable[Any] | None = None, **options: Unpack[_Options]) -> _Listening[R]: ...
+def router(
+    condition: After[R] | Signal[R],
+    *,
+    emit: Iterable[Any] | None = None,
+    **options: Unpack[_Options],
+) -> _Listening[R]: ...
 @overload
 def router(
     condition: Callable[..., R],
@@ -217,6 +230,7 @@ def router(
     retry: Retry | Unset | None = UNSET,
     timeout: Seconds | Unset | None = UNSET,
     output: bool = False,
+    keep_open: bool | None = None,
     **unknown: Never,
 ) -> Any:
     """Run the method like a listener; the value that it returns becomes a label that other methods listen to.
@@ -227,11 +241,13 @@ def router(
     - `retry`: as for `listen`.
     - `timeout`: as for `listen`.
     - `output`: as for `listen`.
+    - `keep_open`: as for `listen`.
 
     None is no label. Returning a label that is not declared raises `UnknownLabelError` at run time.
     """
-    _check("@router", ("condition", "emit", "retry", "timeout", "output"), more, unknown)
-    return Pending(Mark("router", condition, None if emit is None else _emitted(emit), retry, timeout, output))
+    _check("@router", ("condition", "emit", "retry", "timeout", "output", "keep_open"), more, unknown)
+    labels = None if emit is None else _emitted(emit)
+    return Pending(Mark("router", condition, labels, retry, timeout, output, keep_open))
 
 
 @overload

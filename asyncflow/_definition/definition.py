@@ -8,7 +8,8 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from .retry import Retry
-from .triggers import AnyOf, Condition, TimerDefinition, names_in, required_names
+from .signals import Signal
+from .triggers import AnyOf, Condition, TimerDefinition, names_in, required_names, satisfied
 
 __all__ = ["FlowDefinition", "MethodDefinition", "Reached", "Receives", "label_of"]
 
@@ -54,6 +55,12 @@ class MethodDefinition:
     """The timers in its condition."""
     is_output: bool = False
     """Whether its result is the output of the flow, whichever method completes last."""
+    signals: frozenset[str] = frozenset()
+    """The names of the signals in its condition."""
+    keep_open: bool = False
+    """Whether the pass waits for it to run once: only if signals alone satisfy its condition."""
+    by_signals: bool = False
+    """Whether signals alone satisfy its condition."""
     fewest: int = 0
     """The minimum number of names that must have arrived before its condition can be satisfied."""
 
@@ -63,7 +70,10 @@ class MethodDefinition:
         condition = fields.get("condition")
         names = frozenset(() if condition is None else names_in(condition))
         fewest = len(frozenset(() if condition is None else required_names(condition)))
-        return cls(**fields, names=names, once_a_cycle=isinstance(condition, AnyOf), fewest=fewest)
+        signals = fields.get("signals", ())
+        by_signals = bool(signals) and condition is not None and satisfied(condition, signals)
+        is_or = isinstance(condition, AnyOf)
+        return cls(**fields, names=names, once_a_cycle=is_or, by_signals=by_signals, fewest=fewest)
 
 
 class Reached(NamedTuple):
@@ -82,10 +92,14 @@ class FlowDefinition:
 
     name: str
     methods: Mapping[str, MethodDefinition]
+    signals: Mapping[str, Signal[Any]] = field(default_factory=dict, compare=False, repr=False)
+    """Every signal that the class declares, by name."""
     starts: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     """The methods that a pass starts with: the unconditional starts, or all of them if none is unconditional."""
     has_timers: bool = field(init=False, compare=False, repr=False)
     """Whether any method waits for a timer."""
+    signalled: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
+    """The methods whose condition mentions a signal: routers first."""
     output: str = field(init=False, compare=False, repr=False)
     """The method whose result is the output of the flow; '' if it is the one that completes last."""
     keeps_output: bool = field(init=False, compare=False, repr=False)
@@ -115,7 +129,9 @@ class FlowDefinition:
         output = next((m.name for m in self.methods.values() if m.is_output), "")
         object.__setattr__(self, "output", output)
         object.__setattr__(self, "has_timers", bool(self._timed))
-        object.__setattr__(self, "keeps_output", bool(self._timed or output))
+        signalled = _routers_first([m for m in self.methods.values() if m.signals])
+        object.__setattr__(self, "signalled", tuple(signalled))
+        object.__setattr__(self, "keeps_output", bool(self._timed or output or self.signals))
 
     def reached_by(self, names: tuple[str, ...]) -> Reached:
         """Return the methods whose condition mentions one of an event's names: routers first, each group in order of definition."""
@@ -153,8 +169,10 @@ class FlowDefinition:
         return self._timed.get(name, ())
 
     def is_reserved(self, label: str) -> bool:
-        """Whether a label would trigger by the name of a method or of a timer."""
-        return label in self.methods or any(label == timer.name for timed in self._timed.values() for _, timer in timed)
+        """Whether a label would trigger by the name of a method, a signal or a timer."""
+        if label in self.methods or label in self.signals:
+            return True
+        return any(label == timer.name for timed in self._timed.values() for _, timer in timed)
 
 
 def _routers_first(methods: list[MethodDefinition]) -> list[MethodDefinition]:

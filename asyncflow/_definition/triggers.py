@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final, Generic, NamedTuple, TypeVar, overload
 
 from .._durations import Seconds, seconds
+from .signals import Signal
 
 __all__ = [
     "After",
@@ -24,6 +25,7 @@ __all__ = [
     "or_",
     "required_names",
     "satisfied",
+    "signals_in",
     "timers_in",
     "trigger_of",
 ]
@@ -58,10 +60,10 @@ class After(Generic[R]):
 
 
 Condition = str | AnyOf | AllOf
-"""A trigger whose leaves are all names: of methods, labels and timers."""
+"""A trigger whose leaves are all names: of methods, labels, signals and timers."""
 
-Trigger = Condition | After[Any] | Callable[..., Any]
-"""What users write: a label, a method, a timer, or a tree of them."""
+Trigger = Condition | After[Any] | Signal[Any] | Callable[..., Any]
+"""What users write: a label, a method, a signal, a timer, or a tree of them."""
 
 
 class TimerDefinition(NamedTuple):
@@ -82,7 +84,7 @@ _NO_NAMES: Mapping[int, str] = {}
 def or_(*conditions: Trigger) -> AnyOf:
     """Wait for any of the conditions: `@listen(or_(fetch, "retry"))`.
 
-    - `conditions`: methods, labels, or other conditions.
+    - `conditions`: methods, labels, signals, or other conditions.
 
     As the outermost condition with two or more parts it fires once per cycle; inside `and_` it only latches.
     """
@@ -92,7 +94,7 @@ def or_(*conditions: Trigger) -> AnyOf:
 def and_(*conditions: Trigger) -> AllOf:
     """Wait for all of the conditions: `@listen(and_(fetch, parse))`. It fires each time all have arrived since it last fired.
 
-    - `conditions`: methods, labels, or other conditions.
+    - `conditions`: methods, labels, signals, or other conditions.
     """
     return AllOf(conditions)
 
@@ -122,7 +124,7 @@ def timers_in(trigger: Trigger, names: Mapping[int, str] = _NO_NAMES) -> Iterato
     """Yield the timers of a tree. `names`: as for `normalised`. Raises `TypeError` for what cannot be a timer."""
     if isinstance(trigger, After):
         source = normalised(trigger.trigger, names)
-        if not isinstance(source, str) or isinstance(trigger.trigger, After):
+        if not isinstance(source, str) or isinstance(trigger.trigger, After | Signal):
             raise TypeError("after() takes a method or a label, and not another condition")
         fixed = None if callable(trigger.delay) else seconds(trigger.delay)
         if not callable(trigger.delay) and (fixed is None or fixed < 0):
@@ -133,8 +135,19 @@ def timers_in(trigger: Trigger, names: Mapping[int, str] = _NO_NAMES) -> Iterato
             yield from timers_in(part, names)
 
 
+def signals_in(trigger: Trigger) -> Iterator[Signal[Any]]:
+    """Yield the signals of a tree."""
+    if isinstance(trigger, Signal):
+        yield trigger
+    elif isinstance(trigger, AnyOf | AllOf):
+        for part in trigger.parts:
+            yield from signals_in(part)
+
+
 def normalised(trigger: Trigger, names: Mapping[int, str] = _NO_NAMES) -> Condition:
-    """Return the tree with methods and timers as names. Nodes of the same kind and equal parts are joined; a single part replaces its node.
+    """Return the tree with methods, signals and timers as names.
+
+    Nodes of the same kind and equal parts are joined; a single part replaces its node.
 
     `names` maps a function's `id` to the name under which a class has it; other functions are known by their own name.
 
@@ -142,6 +155,8 @@ def normalised(trigger: Trigger, names: Mapping[int, str] = _NO_NAMES) -> Condit
     """
     if isinstance(trigger, str):
         return trigger
+    if isinstance(trigger, Signal):
+        return trigger.name
     if isinstance(trigger, After):
         return f"after({normalised(trigger.trigger, names)})"
     if not isinstance(trigger, AnyOf | AllOf):
@@ -158,7 +173,7 @@ def normalised(trigger: Trigger, names: Mapping[int, str] = _NO_NAMES) -> Condit
 def _name_of(leaf: object) -> str:
     name = getattr(leaf, "__name__", None)
     if not callable(leaf) or isinstance(leaf, type) or not isinstance(name, str):
-        raise TypeError(f"a condition must be a method, a label, after(), or_() or and_(), not {leaf!r}")
+        raise TypeError(f"a condition must be a method, a label, a signal, after(), or_() or and_(), not {leaf!r}")
     return name
 
 

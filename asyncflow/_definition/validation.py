@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Set
+from typing import Any
 
 from .definition import FlowDefinition, MethodDefinition, Receives
+from .signals import Signal
 from .signatures import requires_a_value
 from .triggers import satisfied
 
-__all__ = ["problems_of"]
+__all__ = ["open_problems", "problems_of"]
 
 
-def problems_of(methods: Mapping[str, MethodDefinition], broken: Mapping[str, Set[str]]) -> list[str]:
+def problems_of(
+    methods: Mapping[str, MethodDefinition], signals: Mapping[str, Signal[Any]], broken: Mapping[str, Set[str]]
+) -> list[str]:
     """Return the mistakes of a class, in order of definition.
 
     `broken` holds the methods that have a mistake of their own, with the kinds of their decorators; its consequences are not reported
@@ -24,9 +28,31 @@ def problems_of(methods: Mapping[str, MethodDefinition], broken: Mapping[str, Se
     all_known = all_known and not any("router" in kinds for kinds in broken.values())
     found = [p for m in methods.values() for p in _of_one(m, methods, labels, broken.keys() if all_known else None)]
     found += _outputs(methods)
+    found += _signal_names(methods, signals, labels)
     if not any(m.is_start for m in methods.values()) and not any("start" in kinds for kinds in broken.values()):
         return [*found, "there is no start; decorate the first method with @start()"]
     return found or ([] if broken else list(_unreachable(methods)))
+
+
+def open_problems(method: MethodDefinition, keep_open: bool | None) -> Iterator[str]:
+    """Yield the mistake in what a method says of `keep_open`, if there is one. None: it says nothing."""
+    if method.by_signals and not method.timers and keep_open is None:
+        names = " and ".join(sorted(method.signals))
+        yield (
+            f"{method.name} waits for nothing but {names}, which does not say whether the run ends without it; give it "
+            "keep_open=True (the run waits until the method has run once) or keep_open=False (it does not)"
+        )
+    elif keep_open is not None and (not method.by_signals or method.timers):
+        yield f"{method.name} has keep_open, which is only for a condition that signals alone can satisfy; remove it"
+
+
+def _signal_names(
+    methods: Mapping[str, MethodDefinition], signals: Mapping[str, Signal[Any]], labels: Set[str]
+) -> Iterator[str]:
+    for name in sorted(signals):
+        if name in methods or name in labels:
+            kind = "method" if name in methods else "label"
+            yield f"the signal '{name}' has the name of a {kind}; rename one of them"
 
 
 def _outputs(methods: Mapping[str, MethodDefinition]) -> Iterator[str]:
@@ -46,7 +72,7 @@ def _of_one(
         )
     for label in sorted(label for label in method.labels or () if label in methods):  # `&` iterates over all methods
         yield f"{method.name} returns the label '{label}', which is also a method's name; rename the label"
-    unknown = {name for name in _triggers(method) if name not in methods and name not in labels}
+    unknown = {name for name in _triggers(method) - method.signals if name not in methods and name not in labels}
     if unknown and broken is not None:
         for name in sorted(unknown - broken):
             yield _unknown(method, name, sorted(labels | methods.keys() | broken))
@@ -91,7 +117,9 @@ def _unreachable(methods: Mapping[str, MethodDefinition]) -> Iterator[str]:
 def _reached(methods: Mapping[str, MethodDefinition]) -> set[str]:
     """Return the methods that can run, wave by wave from the starts; an undeclared label may arrive at any time."""
     _, all_known = _labels(methods)
-    arrived: set[str] = set() if all_known else {n for m in methods.values() for n in m.names - methods.keys()}
+    arrived: set[str] = {name for m in methods.values() for name in m.signals}
+    if not all_known:
+        arrived |= {name for m in methods.values() for name in m.names - methods.keys()}
     definition = FlowDefinition("", methods)
     reached: set[str] = set()
     wave, others = (

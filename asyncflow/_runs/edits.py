@@ -35,7 +35,8 @@ async def fork(instance: Instance, run_id: str, seq: int | None) -> None:
         c = stored.checkpoint
         stored.progress.postpone(instance.setup.clock() - c.at)
         copy = replace(stored, checkpoint=c._replace(run_id=own_id), state=instance.with_id(stored.state, own_id))
-        status: Status = "finished" if c.status == "finished" or not stored.progress.is_open else "running"
+        is_open = stored.progress.is_open or bool(instance.setup.settings.definition.signals)
+        status: Status = "finished" if c.status == "finished" or not is_open else "running"
         await write_snapshot(instance.setup, "started", status, copy, claim, after=None)
         claim.is_over = status == "finished"
         instance.show(await instance.found(own_id))

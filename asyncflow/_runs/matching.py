@@ -61,7 +61,7 @@ def _missing(settings: Settings, progress: Progress) -> list[str]:
     results = (key.rpartition(":")[0] for key in progress.results)
     listeners = (timer.listener for timer in progress.timers.values())
     named = {i.method for i in progress.pending.values()}.union(progress.latches, results, listeners)
-    return sorted(named - settings.definition.methods.keys())
+    return sorted(named - settings.definition.methods.keys() - settings.definition.signals.keys())
 
 
 def are_its_inputs(state_type: StateType, initial: Any, c: Checkpoint, given: dict[str, Any]) -> bool:

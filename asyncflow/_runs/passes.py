@@ -8,7 +8,9 @@ from .._runtime.chain import Chain
 from .._runtime.engine import Engine
 from .._runtime.large_states import first_version
 from .._runtime.recorder import Recorder
+from .._runtime.signals import Source
 from .._runtime.state_version import Version
+from .._runtime.unstored import UNSTORED
 from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
 from ..errors import RunFencedError, RunLockedError
@@ -19,6 +21,7 @@ from ..persistence.status import Kind, Status
 from .loading import Stored
 from .matching import check_resumable
 from .ownership import Claim
+from .sending import inbox_of
 from .setup import Setup
 
 __all__ = ["begin", "commit_end", "commit_resumed", "commit_start", "recorder_of", "resume_pass", "write_snapshot"]
@@ -45,8 +48,9 @@ async def begin(
     recorder = (
         recorder_of(setup, run_id, claim, after, pass_number, inputs) if is_stored and claim is not None else None
     )
+    settings, inbox = setup.settings, _inbox_of(setup)
     engine = Engine(
-        *(flow, setup.settings, setup.codecs, run_id, pass_number, recorder, Progress(), first, data, setup.clock)
+        *(flow, settings, setup.codecs, run_id, pass_number, recorder, Progress(), first, data, setup.clock, inbox)
     )
     limit = setup.settings.run_timeout
     started = Started() if limit is None else Started(setup.clock() + limit)
@@ -100,14 +104,22 @@ def resume_pass(
     check_resumable(setup.settings, c, stored.progress)
     recorder = recorder_of(setup, c.run_id, claim, c, c.pass_number, c.inputs)
     first = Version(0, stored.state)
-    settings, codecs = setup.settings, setup.codecs
+    settings, codecs, inbox = setup.settings, setup.codecs, _inbox_of(setup)
     engine = Engine(
-        flow, settings, codecs, c.run_id, c.pass_number, recorder, stored.progress, first, c.state, setup.clock
+        flow, settings, codecs, c.run_id, c.pass_number, recorder, stored.progress, first, c.state, setup.clock, inbox
     )
+    is_recorded = stored.progress.is_open or inbox is not None
     commands, checkpoint, _ = engine.journal.happened(
-        Resumed(deadline), is_recorded=stored.progress.is_open, is_snapshot=not _follows_snapshot(c)
+        Resumed(deadline), is_recorded=is_recorded, is_snapshot=not _follows_snapshot(c)
     )
     return engine, commands, checkpoint
+
+
+def _inbox_of(setup: Setup) -> Source | None:
+    """Return where the signals of a run come from; None if its flow declares none. Raises `CapabilityMissingError`."""
+    if not setup.settings.definition.signals:
+        return None
+    return UNSTORED if setup.persistence is None else inbox_of(setup.persistence)
 
 
 def _follows_snapshot(c: Checkpoint) -> bool:

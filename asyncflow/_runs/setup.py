@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from .._definition.attempting import check_bounded
 from .._definition.declared import Persisted
+from .._definition.identity import Identity, checked_former_names, checked_name
 from .._keywords import Unset
 from .._runtime.codecs import Codecs
 from .._runtime.observe import log_events
@@ -16,7 +19,9 @@ from ..persistence.checkpoint import Checkpoint
 from ..persistence.default import default_persistence
 from ..persistence.protocol import FlowPersistence
 
-__all__ = ["Setup", "setup_of"]
+__all__ = ["Setup", "log_unchecked_labels", "settings_of", "setup_of"]
+
+logger = logging.getLogger("asyncflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,38 @@ class Setup:
     """Whether the flow declares its own persistence instead of using the default one."""
     clock: Callable[[], float] = now
     """Returns the time of checkpoints, deadlines and attempts, in seconds since the Unix epoch."""
+
+
+def settings_of(
+    cls: Any,
+    name: str | None,
+    on_error: Literal["finish", "cancel"],
+    max_method_calls: int | None,
+    run_timeout: float | None,
+) -> Settings:
+    """Return the settings of a flow class; all its instances with the same arguments share one object."""
+    key = name, on_error, max_method_calls, run_timeout
+    known: Settings | None = cls._settings_cache.get(key)
+    if known is None:
+        formerly = checked_former_names(vars(cls).get("formerly", ()), cls)  # not inherited: a subclass is another flow
+        identity = Identity(cls, cls._origin, checked_name(name, cls) or cls.name, formerly)
+        check_bounded(cls._definition, run_timeout)
+        declared = identity, cls._definition, cls._state_type
+        known = Settings(*declared, on_error, max_method_calls, run_timeout, cls._persisted.checkpoints)
+        if len(cls._settings_cache) < 16:  # names may be generated for each run
+            cls._settings_cache[key] = known
+    return known
+
+
+def log_unchecked_labels(flow: str, methods: Sequence[str]) -> None:
+    """Log the routers of a class whose labels cannot be checked."""
+    for method in methods:
+        logger.warning(
+            "labels not checked: the return annotation of %s.%s uses a name that is not defined at run time. Import it outside of "
+            "`if TYPE_CHECKING`, or declare the labels by emit=[...]",
+            flow,
+            method,
+        )
 
 
 def setup_of(

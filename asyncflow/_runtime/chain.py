@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic_core import to_json
 
@@ -34,6 +34,19 @@ PATCHES: Final = 128
 
 END_AT_MOST: Final = 4 * 1024
 """Bytes up to which a run's last checkpoint is a snapshot even if none is due: ended runs are read most, and are then one row."""
+
+_CHANGING: Final = (
+    "_base",
+    "_complete_size",
+    "_deltas",
+    "_last_written",
+    "_patches",
+    "_progress",
+    "_seq",
+    "_state",
+    "digest",
+)
+"""What `prepare` changes."""
 
 
 class Chain:
@@ -127,6 +140,15 @@ class Chain:
         else:
             self._deltas += checkpoint.size
         return checkpoint
+
+    def position(self) -> tuple[Any, ...]:
+        """Return what the next checkpoint changes here, for `return_to`."""
+        return tuple(getattr(self, name) for name in _CHANGING)
+
+    def return_to(self, position: tuple[Any, ...]) -> None:
+        """Undo the last `prepare`: its checkpoint was certainly not stored, and none was prepared after it."""
+        for name, value in zip(_CHANGING, position, strict=True):
+            setattr(self, name, value)
 
     def ended(self, progress: Progress, outcome: Cancelled | Failed) -> Checkpoint:
         """Return the checkpoint of a cancellation, or of a time limit that passed. It changes neither state nor progress."""

@@ -33,12 +33,17 @@ class Codecs:
         self._results: dict[str, Codec] = {}
 
     def result(self, method: str) -> Codec:
-        """Return the codec of a method's result, by its return annotation."""
+        """Return the codec of a method's result, by its return annotation, or of a signal's payload, by its declared type."""
         codec = self._results.get(method)
         if codec is None:
-            known = self.definition.methods.get(method)
-            codec = self._results[method] = plain_codec if known is None else codec_for(known.returns)
+            codec = self._results[method] = self._codec_of(method)
         return codec
+
+    def _codec_of(self, name: str) -> Codec:
+        if name in self.definition.signals:
+            return codec_for(self.definition.signals[name].payload)
+        method = self.definition.methods.get(name)
+        return plain_codec if method is None else codec_for(method.returns)
 
     def encode_state(self, state: Any, run_id: str, method: str | None = None) -> tuple[bytes, Any]:
         """Encode a state. Return its bytes, and the state as it will load. Raises `StateNotStorableError`, `LimitExceededError`."""

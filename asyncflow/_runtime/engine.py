@@ -19,7 +19,9 @@ from .._scheduling.messages import (
     Finish,
     RunLater,
     RunMethod,
+    Settle,
     StartTimer,
+    TimerFired,
     TimerKey,
 )
 from .._scheduling.progress import Progress
@@ -34,6 +36,7 @@ from .recorder import Recorder
 from .results import Results, StoredResults
 from .scope import LaterScope, Scope
 from .settings import Settings
+from .signals import Signals, Source
 from .state_version import Version
 from .steps import Steps
 from .timeouts import until
@@ -48,7 +51,18 @@ class Engine:
     """Drives one pass of one run. `recorder` is None without persistence."""
 
     __slots__ = (
-        *("_clock", "_concurrent", "_group", "_methods", "_scope", "_step", "_steps", "_stopped", "_timers"),
+        *(
+            "_clock",
+            "_concurrent",
+            "_group",
+            "_methods",
+            "_scope",
+            "_signals",
+            "_step",
+            "_steps",
+            "_stopped",
+            "_timers",
+        ),
         *("flow", "is_cancelled", "is_finished", "journal", "output", "outputs", "pass_number", "recorder", "run_id"),
         *("settings", "thread", "versions"),
     )
@@ -65,8 +79,12 @@ class Engine:
         first: Version,
         data: bytes | None,
         clock: Callable[[], float],
+        inbox: Source | None = None,
     ) -> None:
-        """`first`: the state with which the pass starts or continues. `data`: its bytes, if the run is stored. `clock`: see `Chain`."""
+        """`first`: the state with which the pass starts or continues. `data`: its bytes, if the run is stored. `clock`: see `Chain`.
+
+        `inbox`: where its signals come from, if the flow declares any.
+        """
         chain = None if recorder is None else recorder.chain
         self.flow = flow
         self.settings = settings
@@ -93,7 +111,11 @@ class Engine:
         self._group: TaskGroup | None = None
         self._timers: Timers | None = None
         """Set once a timer has started."""
-        self._concurrent: list[Scope | Timers] = []
+        self._signals: Signals | None = None
+        if inbox is not None:
+            self._signals = Signals(settings.definition, self.journal, codecs, recorder, run_id, inbox)
+            self._steps.signals = self._signals
+        self._concurrent: list[Scope | Timers | Signals] = []
         """What has to run concurrently with the first invocation, and waits until a task group is open."""
         self._methods = settings.definition.methods
 
@@ -176,6 +198,8 @@ class Engine:
         return isinstance(self._stopped, RunTimeoutError)
 
     async def _work_all(self, commands: tuple[Command, ...]) -> None:
+        if self._signals is not None:
+            self._together(self._signals)
         scope = await apart(self._work(self._next(commands)))
         if self._concurrent:
             await apart(self._work_together(scope))
@@ -198,17 +222,20 @@ class Engine:
                 self._stopped = None
             self.stop(first_leaf(crashes))
 
-    def _together(self, work: Scope | Timers) -> None:
+    def _together(self, work: Scope | Timers | Signals) -> None:
         """Let this run concurrently with the other tasks of the pass."""
         if self._group is None:
             self._concurrent.append(work)
         else:
             self._launch(self._group, work)
 
-    def _launch(self, group: TaskGroup, work: Scope | Timers) -> None:
+    def _launch(self, group: TaskGroup, work: Scope | Timers | Signals) -> None:
         """Start an invocation or a wait in a task of its own; if many invocations run, start it in its turn."""
         if isinstance(work, Timers):
             group.start_soon(self._work_timers, work)
+            return
+        if isinstance(work, Signals):
+            group.start_soon(self._work_signals, work)
             return
         if isinstance(work, LaterScope):
             group.start_soon(self._work_later, work)
@@ -269,9 +296,20 @@ class Engine:
         except BaseException as error:
             self._ended_by(error)
 
+    async def _work_signals(self, signals: Signals) -> None:
+        def launch(commands: tuple[Command, ...]) -> None:
+            scope = self._next(commands)
+            if scope is not None and self._group is not None:
+                self._launch(self._group, scope)
+
+        try:
+            await apart(signals.work(launch, lambda: self._stopped is not None or self.is_finished))
+        except BaseException as error:
+            self._ended_by(error)
+
     async def _fire(self, timer: TimerKey) -> None:
         """Record that the time of a timer has come, and start what it enables."""
-        commands, checkpoint = self.journal.timer_fired(timer, is_recorded=self.settings.checkpoints_all)
+        commands, checkpoint = self.journal.noticed(TimerFired(timer), is_recorded=self.settings.checkpoints_all)
         if checkpoint is not None and self.recorder is not None:
             await self.recorder.commit(checkpoint)
         scope = self._next(commands)
@@ -309,6 +347,8 @@ class Engine:
                 self._together(LaterScope(command.at, self.flow, method, invocation, self._steps, base, False))
             elif type(command) is StartTimer:
                 self._wait_for_timers()
+            elif type(command) is Settle:
+                pass  # `Signals` looks below
             elif type(command) is Finish:
                 self.is_finished = True
                 if self._timers is not None:
@@ -316,6 +356,8 @@ class Engine:
                 self.output = self._output_of(command.key)  # before another end can replace it
             else:  # Hold or Fail: once all tasks have ended, the task group ends, too, and `drive` raises
                 self._end_others()
+        if self._signals is not None:
+            self._signals.changed()
         return first
 
     def _output_of(self, key: str) -> Any:
@@ -337,4 +379,6 @@ class Engine:
     def _end_waits(self) -> None:
         """Let no further attempt start, no timer fire and no sleep end. They are stored: a resume continues them."""
         self._steps.is_over = True
+        if self._signals is not None:
+            self._signals.changed()
         self._steps.end_if_all_wait()

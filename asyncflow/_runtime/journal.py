@@ -17,11 +17,12 @@ from .._scheduling.messages import (
     Happening,
     MethodRaised,
     MethodReturned,
+    PassEnded,
     Resumed,
+    SignalTaken,
     Started,
     StepStored,
     TimerFired,
-    TimerKey,
 )
 from .._scheduling.progress import Progress
 from .._values.copying import ATOMS
@@ -41,6 +42,9 @@ KINDS: Final[dict[type[Happening], Kind]] = {
     Resumed: "resumed",
     MethodReturned: "method",
     MethodRaised: "failed",
+    TimerFired: "timer",
+    SignalTaken: "signal",
+    PassEnded: "finished",
 }
 """The kind of each happening's checkpoint. The last one of a pass is "finished"."""
 
@@ -124,18 +128,28 @@ class Journal:
             return None
         return Finished(output[0].rpartition(":")[0], output[1])
 
-    def timer_fired(self, key: TimerKey, *, is_recorded: bool) -> tuple[tuple[Command, ...], Checkpoint | None]:
-        """Record that the time of a timer has come. Return the commands and the checkpoint."""
-        transition, commands = advance(self._definition, self.progress, TimerFired(key))
+    def noticed(
+        self, happening: TimerFired | SignalTaken | PassEnded, payload: Any = None, *, is_recorded: bool = True
+    ) -> tuple[tuple[Command, ...], Checkpoint | None]:
+        """Record what no method has done: the time of a timer, a signal, the end. Return the commands and the checkpoint.
+
+        `payload`: of a signal, as it is kept.
+        """
+        transition, commands = advance(self._definition, self.progress, happening)
         is_last = bool(commands) and type(commands[0]) is Finish
-        self.progress.fold(transition)
+        self.progress.fold(transition, payload)
         if self._chain is None or not (is_recorded or is_last):
             return commands, None
-        kind: Kind = "finished" if is_last else "timer"
+        timing, kind = transition.timing, KINDS[type(happening)]
         status: Status = "finished" if is_last else "running"
         outcome = self._output(commands[0], "", None) if is_last else None
+        needed = payload if transition.keeps_result or (timing is not None and timing.memo is not None) else None
         checkpoint = self._chain.prepare(
-            kind, status, self.progress, transition, outcome=outcome, outcome_only=not is_recorded
+            *("finished" if is_last else kind, status, self.progress, transition),
+            method="" if timing is None else timing.signal,
+            result=needed,
+            outcome=outcome,
+            outcome_only=not is_recorded,
         )
         return commands, checkpoint
 

@@ -17,6 +17,7 @@ from ..events import (
     RunFinished,
     RunResumed,
     RunStarted,
+    SignalTaken,
     StateEdited,
     TimerFired,
 )
@@ -47,6 +48,8 @@ def events_from(c: Checkpoint) -> list[Event]:
             found.append((MethodRetrying, _retrying(c)))
         case "timer":
             found += _timer_fired(c)
+        case "signal":
+            found.append((SignalTaken, {"signal": c.method.rpartition(":")[0], "enabled": _enabled(c)}))
         case "cancelled":
             found.append((RunCancelled, {}))
         case "edited":
@@ -76,8 +79,12 @@ def _timer_fired(c: Checkpoint) -> list[tuple[type[Event], dict[str, Any]]]:
     listener, timer = (
         ("", "") if transition.timing is None or transition.timing.fired is None else transition.timing.fired[:2]
     )
-    enabled = tuple([invocation.key for invocation in transition.enabled])
-    return [(TimerFired, {"timer": timer, "listener": listener, "enabled": enabled})]
+    return [(TimerFired, {"timer": timer, "listener": listener, "enabled": _enabled(c)})]
+
+
+def _enabled(c: Checkpoint) -> tuple[str, ...]:
+    """Return the invocations that a checkpoint enabled. A snapshot may not say it."""
+    return () if c.changes is None else tuple([enabled.key for enabled in decode_transition(c.changes).enabled])
 
 
 def _retrying(c: Checkpoint) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 
@@ -44,14 +44,19 @@ class Recorder:
         self._turn: anyio.Lock | None = None
         self._saved = chain.digest
 
-    async def commit(self, checkpoint: Checkpoint) -> None:
+    async def commit(
+        self, checkpoint: Checkpoint, store: Callable[[Checkpoint], Awaitable[None]] | None = None
+    ) -> None:
         """Commit a prepared checkpoint. Call it in the order of `prepare`, with no await in between.
+
+        `store`: stores it in another way than `append`.
 
         Raises `RunFencedError` if another owner has taken the run over, and what the backend raises.
         """
+        store = store or self._append
         try:
-            if self._append is not None:
-                await self._append(checkpoint)
+            if store is not None:
+                await store(checkpoint)
             else:
                 await self._save(checkpoint)
         except StaleCheckpoint as stale:

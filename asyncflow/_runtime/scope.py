@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any, Final, NamedTuple, Protocol
 
 from .._definition.definition import MethodDefinition
+from .._definition.signals import Signal
 from .._scheduling.messages import Invocation
 from .._waiting import in_trio
 from ..errors import DraftClosedError, StateError
@@ -39,6 +40,10 @@ class Pass(Protocol):
 
     prefix: str
     """The prefix of the ids of its invocations."""
+
+    async def wait_for(self, scope: Scope, signal: Signal[Any], limit: float | None, key: str | None) -> Any:
+        """See `receiving.wait_for`."""
+        ...
 
     async def sleep(self, scope: Scope, delay: float, at: float | None, key: str | None) -> None:
         """Sleep in an invocation: `delay` seconds, or until `at`. See `sleeping.sleep`."""

@@ -5,19 +5,17 @@ method ends -> merge state -> advance -> fold progress -> prepare checkpoint (on
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
-from pydantic_core import to_json
 
+from .._definition.signals import Signal
 from .._scheduling.messages import Command, MethodRaised, MethodReturned, RunLater
 from .._waiting import calls_user_code
-from ..errors import AsyncflowError, StateError
+from ..errors import AsyncflowError
 from .contexts import fresh_context, is_same_context
 from .crowd import Crowd
 from .failures import limit_error
@@ -29,14 +27,14 @@ from .recorder import Recorder
 from .retries import Retries, failure_of
 from .scope import LaterScope, Scope, current_invocation
 from .settings import Settings
-from .sleeping import Sleeping, check_room
+from .signals import Signals
 from .starts import call_plain, confirm_ownership
 from .state_version import Version
 from .timeouts import within
 from .timers import due_times
-from .timing import sleep_until
 from .tracebacks import trimmed
 from .versions import StateVersions
+from .waits import Waits
 
 __all__ = ["Steps"]
 
@@ -50,9 +48,8 @@ class Steps:
     __slots__ = (
         *("_clock", "_flow", "_has_timers", "_journal", "_outputs", "_recorder", "_run_id", "_settings", "_unyielded"),
         *(
-            "_sleeping",
-            "_thread",
             "_versions",
+            "_waits",
             "crowd",
             "is_over",
             "of_pass",
@@ -60,6 +57,7 @@ class Steps:
             "prefix",
             "retries",
             "running",
+            "signals",
             "tasks",
         ),
     )
@@ -88,9 +86,10 @@ class Steps:
         self.prefix = f"{run_id}/{pass_number}/"
         """The prefix of the ids of the invocations."""
         self._unyielded = 0
-        self._thread = threading.get_ident()
-        self._sleeping: Sleeping | None = None
-        """Set once a method has slept."""
+        self._waits: Waits | None = None
+        """Set once a method has waited."""
+        self.signals: Signals | None = None
+        """Set if the flow declares signals."""
         self.tasks = 0
         """The tasks that run invocations, also those that wait in `sleep`."""
         self.pauses = 0
@@ -157,53 +156,21 @@ class Steps:
         return True
 
     async def sleep(self, scope: Scope, delay: float, at: float | None, key: str | None) -> None:
-        progress = self._journal.progress
-        sleeping = self._sleeping = self._sleeping or Sleeping()
-        if not scope.is_open or self.running.get(scope.key) is not scope or threading.get_ident() != self._thread:
-            raise StateError(
-                f"asyncflow.sleep() was called in code that {scope.method.name} does not await on the run's event loop",
-                run_id=self._run_id,
-                method=scope.method.name,
-            )
-        name = sleeping.begin(scope, key, self.running)
-        try:
-            known = progress.attempts.get(scope.key)
-            memos = (known.memos if known is not None else None) or {}
-            if name in memos:
-                due = float(memos[name])
-            else:
-                check_room(scope, len(memos))
-                due = self._clock() + max(0.0, delay) if at is None else at
-            is_last = bool(progress.failed) and progress.running == 1 and scope.key not in progress.paused
-            if name not in memos or is_last:  # a pass that fails ends with a checkpoint that says so
-                value, is_recorded = to_json(due), self._settings.checkpoints_all
-                checkpoint = self._journal.step_stored(scope.key, name, value, is_last, is_recorded=is_recorded)
-                if checkpoint is not None and self._recorder is not None:
-                    await self._recorder.commit(checkpoint)
-            await self._wait(scope, due, sleeping.waiting)
-        finally:
-            sleeping.end(scope, key)
+        await self._waits_of_pass().sleep(scope, delay, at, key)
 
-    async def _wait(self, scope: Scope, due: float, waiting: Counter[Scope]) -> None:
-        """Wait in a method until a time. Once the pass fails or ends, wait to be cancelled, when nothing else runs."""
-        progress = self._journal.progress
-        progress.paused.add(scope.key)
-        waiting[scope] += 1
-        self.end_if_all_wait()
-        try:
-            await sleep_until(due, self._clock)
-            if self.is_over or progress.failed:
-                await anyio.sleep_forever()
-        finally:
-            waiting[scope] -= 1
-            if not waiting[scope]:
-                del waiting[scope]
-                progress.paused.discard(scope.key)
+    async def wait_for(self, scope: Scope, signal: Signal[Any], limit: float | None, key: str | None) -> Any:
+        kept = await self._waits_of_pass().wait_for(scope, signal.name, limit, key)
+        return self._journal.results.received(f"{signal.name}:", kept)
+
+    def _waits_of_pass(self) -> Waits:
+        if self._waits is None:
+            self._waits = Waits(self._journal, self._recorder, self._clock, self, self._settings.checkpoints_all)
+        return self._waits
 
     def end_if_all_wait(self) -> None:
         """Once the pass fails or ends: cancel what is left of it, if that only waits."""
         waits = self._journal.progress.paused or self._journal.progress.timers
-        asleep = 0 if self._sleeping is None else len(self._sleeping.waiting)
+        asleep = 0 if self._waits is None else len(self._waits.waiting)
         if self.is_over and waits and self.tasks == asleep and self.of_pass is not None:
             self.of_pass.cancel()
 

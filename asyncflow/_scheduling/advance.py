@@ -13,16 +13,17 @@ The rules, in the order in which `_completed` applies them:
 7. A timer is an event that comes later, for one listener. Its cycle and ancestry are decided when it starts: it closes a loop if
    its listener is in the ancestry. Until it fires it keeps its cycle alive. Whatever fires the listener drops the listener's timers
    of that cycle.
+8. A signal is an event from outside: see `signals.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from operator import itemgetter
 from typing import assert_never
 
-from .._definition.definition import FlowDefinition, MethodDefinition, Reached, Receives
-from .._definition.triggers import satisfied
+from .._definition.definition import FlowDefinition, Reached, Receives
+from .firing import all_seen, invocation_of
 from .messages import (
     Command,
     Fail,
@@ -32,10 +33,13 @@ from .messages import (
     Invocation,
     MethodRaised,
     MethodReturned,
+    PassEnded,
     Resumed,
     RunLater,
     RunMethod,
     Seen,
+    Settle,
+    SignalTaken,
     Started,
     StartTimer,
     StepStored,
@@ -46,6 +50,7 @@ from .messages import (
     Transition,
 )
 from .progress import Progress
+from .signals import taken
 
 __all__ = ["advance"]
 
@@ -67,11 +72,16 @@ def advance(
         transition = _raised(progress, happening)
     elif isinstance(happening, Started):
         enabled = tuple(Invocation(m.name, 1, "", frozenset((m.name,))) for m in definition.starts)
-        transition = Transition(enabled=enabled, timing=_limited(happening.deadline or None))
+        transition = Transition(enabled=enabled, timing=_begun(definition, progress, happening.deadline or None))
     elif isinstance(happening, Resumed):
-        return Transition(resumed=True, timing=_limited(happening.deadline)), tuple(_restarted(progress))
+        timing = _begun(definition, progress, happening.deadline)
+        return Transition(resumed=True, timing=timing), tuple(_restarted(definition, progress))
     elif isinstance(happening, TimerFired):
         transition = _timer_fired(definition, progress, happening.key)
+    elif isinstance(happening, SignalTaken):
+        transition = taken(definition, progress, happening)
+    elif isinstance(happening, PassEnded):
+        return Transition(), (_finish(definition, progress),)
     elif isinstance(happening, StepStored):
         transition = Transition(timing=Timing(memo=(progress.pending[happening.key].key, happening.step)))
     else:
@@ -102,11 +112,16 @@ def _timed_commands(
     commands: tuple[Command, ...] = (*map(RunMethod, transition.enabled), *map(StartTimer, timing.started))
     if commands or len(progress.pending) != bool(transition.completed) or len(progress.timers) != bool(timing.fired):
         return commands
-    if timing.is_output:
-        return (Finish(transition.completed),)
+    if definition.signals:
+        return (Settle(),)
+    return (Finish(transition.completed) if timing.is_output else _finish(definition, progress),)
+
+
+def _finish(definition: FlowDefinition, progress: Progress) -> Finish:
+    """Return the end of a pass whose output was kept before."""
     output = "" if progress.output is None else progress.output[0]
     is_named = not definition.output or output.rpartition(":")[0] == definition.output  # the class may have changed
-    return (Finish(output if is_named else ""),)
+    return Finish(output if is_named else "")
 
 
 def _raised(progress: Progress, raised: MethodRaised) -> Transition:
@@ -117,12 +132,19 @@ def _raised(progress: Progress, raised: MethodRaised) -> Transition:
     return Transition(timing=Timing(retried=(key, raised.retry_at)))
 
 
-def _limited(deadline: float | None) -> Timing | None:
-    return None if deadline is None else Timing(deadline=deadline)
+def _begun(definition: FlowDefinition, progress: Progress, deadline: float | None) -> Timing | None:
+    """Return what a start or a resume changes: the time limit, and the listeners whose latches keep their cycle alive."""
+    keeping = frozenset(m.name for m in definition.signalled)
+    is_same = keeping == progress.keeping
+    if deadline is None and is_same:
+        return None
+    return Timing(deadline=deadline, keeping=None if is_same else tuple(sorted(keeping)))
 
 
-def _restarted(progress: Progress) -> Iterator[Command]:
+def _restarted(definition: FlowDefinition, progress: Progress) -> Iterator[Command]:
     """Yield what a resume starts: all that is pending, then, in order of their times, further attempts and timers."""
+    if definition.signals and not progress.is_open:
+        yield Settle()
     later: list[tuple[float, Command]] = [(timer.due, StartTimer(timer)) for timer in progress.timers.values()]
     for key, invocation in progress.pending.items():
         if key in progress.attempts:
@@ -152,13 +174,13 @@ def _completed(
             skipped.append(m.name)
             continue
         if type(m.condition) is str:
-            enabled.append(_invocation(progress, m, key, cycle, ancestry, None))
+            enabled.append(invocation_of(progress, m, key, cycle, ancestry, None))
             continue
         source = key if m.receives is Receives.NAMED else ""
         arrived = {name: Seen(cycle, ancestry, source) for name in names if name in m.names}
-        seen = _all_seen(m, progress.latches.get(m.name, {}), arrived)
+        seen = all_seen(m, progress.latches.get(m.name, {}), arrived)
         if seen is not None:
-            enabled.append(_invocation(progress, m, key, cycle, ancestry, seen))
+            enabled.append(invocation_of(progress, m, key, cycle, ancestry, seen))
         else:
             latched.extend((m.name, name, how) for name, how in arrived.items())
     timing = _timing(definition, progress, reached, ended, enabled, due) if definition.keeps_output else None
@@ -199,46 +221,9 @@ def _timer_fired(definition: FlowDefinition, progress: Progress, key: TimerKey) 
     if m.once_a_cycle and m.name in progress.fired.get(cycle, ()):
         return Transition(skipped=(m.name,), timing=timing)
     if isinstance(m.condition, str):
-        return Transition(enabled=(_invocation(progress, m, source, cycle, ancestry, None),), timing=timing)
+        return Transition(enabled=(invocation_of(progress, m, source, cycle, ancestry, None),), timing=timing)
     arrived = {timer.name: Seen(cycle, ancestry, source if m.receives is Receives.NAMED else "")}
-    seen = _all_seen(m, progress.latches.get(m.name, {}), arrived)
+    seen = all_seen(m, progress.latches.get(m.name, {}), arrived)
     if seen is None:
         return Transition(latched=((m.name, timer.name, arrived[timer.name]),), timing=timing)
-    return Transition(enabled=(_invocation(progress, m, source, cycle, ancestry, seen),), timing=timing)
-
-
-def _all_seen(method: MethodDefinition, before: dict[str, Seen], arrived: dict[str, Seen]) -> dict[str, Seen] | None:
-    """Return all that has arrived if it satisfies the method's condition. Skip the check while that is impossible: joins may be wide."""
-    assert method.condition is not None, "only a method with a condition is reached"
-    if len(before) + len(arrived) < method.fewest:
-        return None
-    seen = before | arrived
-    return seen if satisfied(method.condition, seen) else None
-
-
-def _invocation(
-    progress: Progress,
-    method: MethodDefinition,
-    source: str,
-    cycle: str,
-    ancestry: frozenset[str],
-    seen: dict[str, Seen] | None,
-) -> Invocation:
-    """Return the invocation that an event enables: one more occurrence, with its ancestry and its arguments."""
-    arguments: tuple[tuple[str, str], ...] = ()
-    if method.receives is Receives.LAST:
-        arguments = (("", source),)
-    elif method.receives is Receives.NAMED and seen is not None:
-        arguments = tuple((name, part_of(seen, name).source) for name in method.parameters)
-    name = method.name
-    line = ancestry | {name} if seen is None else ancestry.union((name,), *_ancestries(seen.values(), cycle))
-    return _made(Invocation, (name, progress.counts.get(name, 0) + 1, cycle, line, arguments))
-
-
-def part_of(seen: Mapping[str, Seen], parameter: str) -> Seen:
-    """Return the part of a join that fills a parameter: it is named like the method or label, or like the trigger of a timer."""
-    return seen[parameter] if parameter in seen else seen[f"after({parameter})"]
-
-
-def _ancestries(parts: Iterable[Seen], cycle: str) -> Iterable[frozenset[str]]:
-    return (part.ancestry for part in parts if part.cycle == cycle)
+    return Transition(enabled=(invocation_of(progress, m, source, cycle, ancestry, seen),), timing=timing)

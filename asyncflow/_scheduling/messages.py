@@ -13,10 +13,13 @@ __all__ = [
     "Invocation",
     "MethodRaised",
     "MethodReturned",
+    "PassEnded",
     "Resumed",
     "RunLater",
     "RunMethod",
     "Seen",
+    "Settle",
+    "SignalTaken",
     "StartTimer",
     "Started",
     "StepStored",
@@ -125,7 +128,21 @@ class StepStored(NamedTuple):
     step: str
 
 
-Happening = Started | Resumed | MethodReturned | MethodRaised | TimerFired | StepStored
+class SignalTaken(NamedTuple):
+    """A signal was taken from the inbox, with its payload: for the listeners that wait for it or, if given, for a step of a method."""
+
+    name: str
+    key: str = ""
+    """The key of the running invocation that waits for it; '' if listeners do."""
+    step: str = ""
+    """The name of the step of that invocation that waits for it."""
+
+
+class PassEnded(NamedTuple):
+    """Nothing was left to run or to wait for, and the inbox has no signal that a listener waits for."""
+
+
+Happening = Started | Resumed | MethodReturned | MethodRaised | TimerFired | StepStored | SignalTaken | PassEnded
 
 
 # ---- commands --------------------------------------------------------------------------------------------------
@@ -151,6 +168,10 @@ class StartTimer(NamedTuple):
     timer: Timer
 
 
+class Settle(NamedTuple):
+    """Nothing is left to run, but signals may be waited for, or be in the inbox: take them, wait for them, or report `PassEnded`."""
+
+
 class Finish(NamedTuple):
     """Nothing is left to run or to wait for: the pass is over, and this invocation's result is its output. '': there is none."""
 
@@ -165,14 +186,14 @@ class Fail(NamedTuple):
     """A method raised, and all methods that ran at the same time have ended."""
 
 
-Command = RunMethod | RunLater | StartTimer | Finish | Hold | Fail
+Command = RunMethod | RunLater | StartTimer | Settle | Finish | Hold | Fail
 
 
 # ---- what a happening changes ----------------------------------------------------------------------------------
 
 
 class Timing(NamedTuple):
-    """What one happening changes in the attempts, time limits and timers of a pass. Most happenings change nothing of these."""
+    """What one happening changes in the attempts, time limits, timers and signals of a pass. Most happenings change nothing of these."""
 
     retried: tuple[str, float] | None = None
     """(key, time): an attempt of this pending invocation failed, and its next attempt is due then."""
@@ -186,6 +207,10 @@ class Timing(NamedTuple):
     """Whether the result of the completed invocation is the output, unless another invocation's replaces it."""
     memo: tuple[str, str] | None = None
     """(key, step): this pending invocation stored a value under the name of one of its steps."""
+    keeping: tuple[str, ...] | None = None
+    """The listeners whose latches keep their cycle alive, if they change: those that wait for signals."""
+    signal: str = ""
+    """The key of the signal that was taken, such as `approved:1`."""
 
 
 class Transition(NamedTuple):
@@ -206,6 +231,8 @@ class Transition(NamedTuple):
     def keeps_result(self) -> bool:
         """Whether an invocation or a join now needs the result of the completed invocation."""
         key, _, _, enabled, latched, _, timing = self
+        if timing is not None and timing.signal:
+            key = timing.signal
         for *_, arguments in enabled:
             for _, source in arguments:
                 if source == key:

@@ -40,13 +40,13 @@ class Progress:
     held: frozenset[str] = frozenset()
     """The pending invocations that were enabled after a failure, and not started."""
     counts: dict[str, int] = field(default_factory=dict)
-    """How often each method was enabled in this pass."""
+    """How often each method was enabled, and each signal was taken, in this pass."""
     latches: dict[str, dict[str, Seen]] = field(default_factory=dict)
     """For each listener that waits for more, what has arrived."""
     fired: dict[str, set[str]] = field(default_factory=dict)
     """For each live cycle, the methods that it has fired."""
     alive: dict[str, int] = field(default_factory=dict)
-    """For each live cycle, the number of its pending invocations and timers."""
+    """For each live cycle, the number of its pending invocations, timers and kept latches."""
     results: dict[str, Any] = field(default_factory=dict)
     """The results that pending invocations and latches refer to, by key; opaque here."""
     uses: dict[str, int] = field(default_factory=dict)
@@ -63,6 +63,8 @@ class Progress:
     """(key, result) of the invocation whose result is the output if no other one replaces it; None if there is none."""
     deadline: float = 0.0
     """When the time limit of the pass passes, in seconds since the Unix epoch; 0 if it has none."""
+    keeping: frozenset[str] = frozenset()
+    """The listeners whose latches keep their cycle alive: those that wait for signals."""
 
     @property
     def running(self) -> int:
@@ -77,10 +79,12 @@ class Progress:
     def fold(self, transition: Transition, result: Any = None) -> None:
         """Apply what a happening changed.
 
-        `result`: of the completed method, kept while something refers to it; of a failed attempt, its error.
+        `result`: of the completed method, kept while something refers to it; of a failed attempt, its error; of a signal, its payload.
         """
         # An attribute of a named tuple costs much more.
         completed, failed, resumed, enabled, latched, _, timing = transition
+        if timing is not None and timing.keeping is not None:
+            self._keep(frozenset(timing.keeping))
         if resumed:
             self._resume()
         if failed:
@@ -123,9 +127,11 @@ class Progress:
             self.timed.setdefault((timer.listener, timer.cycle), []).append(timer.key)
             self.alive[timer.cycle] = self.alive.get(timer.cycle, 0) + 1
             self._retain(timer.source)
-        for latch in self.latches.values():
+        for listener, latch in self.latches.items():
             for seen in latch.values():
                 self._retain(seen.source)
+                if listener in self.keeping:
+                    self.alive[seen.cycle] = self.alive.get(seen.cycle, 0) + 1
 
     def _enable(self, invocation: Invocation) -> None:
         method, occurrence, cycle, _, arguments = invocation
@@ -147,7 +153,7 @@ class Progress:
                 self._drop(timer)
         if self.latches:
             for seen in self.latches.pop(method, {}).values():
-                self._release(seen.source)
+                self._unlatch(method, seen)
 
     def _recount_paused(self) -> None:
         self.paused = {key for key, attempts in self.attempts.items() if attempts.due is not None}
@@ -158,7 +164,7 @@ class Progress:
         self.failed |= {key}
 
     def _time(self, timing: Timing, completed: str, result: Any) -> None:
-        retried, deadline, started, fired, is_output, memo = timing
+        retried, deadline, started, fired, is_output, memo, _, signal = timing
         if retried is not None:
             self._retry(*retried, result)
         if deadline is not None:
@@ -177,6 +183,11 @@ class Progress:
             key, step = memo
             before = self.attempts.get(key, Attempts(0))
             self.attempts[key] = before._replace(memos={**(before.memos or {}), step: result})
+        if signal:
+            name, _, number = signal.rpartition(":")
+            self.counts[name] = int(number)
+            if signal in self.uses:
+                self.results[signal] = result
 
     def _drop(self, key: TimerKey) -> None:
         """Forget a timer, because it has fired, or its listener was enabled in another way, or it starts again."""
@@ -205,9 +216,26 @@ class Progress:
     def _latch(self, listener: str, name: str, seen: Seen) -> None:
         latch = self.latches.setdefault(listener, {})
         self._retain(seen.source)
+        if listener in self.keeping:
+            self.alive[seen.cycle] = self.alive.get(seen.cycle, 0) + 1
         if name in latch:
-            self._release(latch[name].source)
+            self._unlatch(listener, latch.pop(name))
         latch[name] = seen
+
+    def _unlatch(self, listener: str, seen: Seen) -> None:
+        self._release(seen.source)
+        if listener in self.keeping:
+            self._left(seen.cycle)
+
+    def _keep(self, listeners: frozenset[str]) -> None:
+        """Let the latches of these listeners keep their cycles alive, and those of no other."""
+        for listener in self.keeping ^ listeners:
+            for seen in self.latches.get(listener, {}).values():
+                if listener in listeners:
+                    self.alive[seen.cycle] = self.alive.get(seen.cycle, 0) + 1
+                else:
+                    self._left(seen.cycle)
+        self.keeping = listeners
 
     def _complete(self, key: str) -> None:
         _, _, cycle, _, arguments = self.pending.pop(key)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from .._definition.definition import FlowDefinition, MethodDefinition, Receives
 from .._definition.signatures import signature
 from .._definition.triggers import satisfied, trigger_of
-from .advance import part_of
+from .firing import part_of
 from .messages import Invocation, Seen
 from .progress import Progress
 
@@ -177,10 +177,10 @@ def _obstacle(name: str, lacking: list[str], arrived_before: Set[str], pending: 
 
 
 def _reachable(definition: FlowDefinition, started: Iterable[str], latches: _Names, timers: Set[str]) -> set[str]:
-    """Return every name that can come from these methods, timers and their successors, wave by wave; an over-approximation."""
+    """Return every name that can come from these methods, timers, signals and their successors, wave by wave; an over-approximation."""
     names: set[str] = set()
     enabled = set(started)
-    wave, new = enabled, set(timers)
+    wave, new = enabled, {*timers, *definition.signals}
     while wave or new:
         new |= {name for method in wave for name in _names_of(definition, method)}
         new |= {timer.name for name in new for _, timer in definition.timed_by(name)}

@@ -2,6 +2,7 @@
 
 from .checkpoint import Checkpoint
 from .fence import Fence
+from .inbox import Inbox, NewSignal, StoredSignal
 from .memory import MemoryFlowPersistence
 from .protocol import (
     Catalog,
@@ -25,12 +26,15 @@ __all__ = [
     "Fence",
     "Fencing",
     "FlowPersistence",
+    "Inbox",
     "Kind",
     "MemoryFlowPersistence",
+    "NewSignal",
     "Ownership",
     "Retention",
     "RunEntry",
     "SQLiteFlowPersistence",
     "Sessions",
     "Status",
+    "StoredSignal",
 ]

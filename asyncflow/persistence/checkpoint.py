@@ -36,8 +36,8 @@ FORMAT: Final = 4
 Format 1: asyncflow 0.1. Format 2: the digest covers the format, the writer's version and the flow's identity; the first byte of a
 value names the codec that wrote it. Format 3: a resume is a checkpoint, of the kind "resumed"; `to_bytes` calls the number of the
 pass `pass_number` instead of `number`.
-Format 4: the kinds "retrying", "timer" and "step"; failed attempts, timers, memos, a named output, a time limit. To add a field to
-a transition or an invocation, append it with a default and increase this number.
+Format 4: the kinds "retrying", "timer", "step" and "signal"; failed attempts, timers, memos, a named output, a time
+limit. To add a field to a transition or an invocation, append it with a default and increase this number.
 """
 
 NOTHING = b""
@@ -67,7 +67,7 @@ class Checkpoint(NamedTuple):
     at: float
     """The time of the checkpoint, in seconds since the epoch."""
     method: str = ""
-    """The invocation that ended, such as `fetch:3`; empty if none did."""
+    """The invocation that ended, such as `fetch:3`, or the signal that was taken, such as `approved:1`; empty if none."""
     base: int = 0
     """The seq of the newest complete checkpoint, which may be this one."""
     identity: str = ""
@@ -85,7 +85,7 @@ class Checkpoint(NamedTuple):
     changes: bytes | None = None
     """What changed in the progress. Only in a delta."""
     result: bytes | None = None
-    """The result of the invocation that ended, if another method waits for it."""
+    """The result of the invocation that ended, if another method waits for it; the payload of a signal."""
     inputs: bytes | None = None
     """The inputs of the pass; only in its first checkpoint."""
     outcome: bytes | None = None

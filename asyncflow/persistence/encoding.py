@@ -42,6 +42,8 @@ _Timing = tuple[
     tuple[str, str, str] | None,
     bool,
     tuple[str, str] | None,
+    Annotated[tuple[str, ...] | None, _Or(None)],
+    Annotated[str, _Or("")],
 ]
 _Transition = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, _Skipped, Annotated[_Timing | None, _Or(None)]]
 _Attempts = tuple[int, int, float | None, tuple[str, ...], dict[str, str]]
@@ -62,6 +64,7 @@ class _Progress(TypedDict):
     deadline: NotRequired[float]
     timers: NotRequired[list[_Timer]]
     output: NotRequired[tuple[str, str]]
+    keeping: NotRequired[list[str]]
 
 
 _usual_transitions = TypeAdapter(_Usual)
@@ -91,10 +94,8 @@ def decode_transition(data: bytes) -> Transition:
     )
 
 
-def _timing(
-    retried: tuple[str, float] | None, deadline: float | None, started: Any, fired: Any, is_output: bool, memo: Any
-) -> Timing:
-    return Timing(retried, deadline, tuple(map(Timer._make, started)), fired, is_output, memo)
+def _timing(retried: tuple[str, float] | None, deadline: float | None, started: Any, *others: Any) -> Timing:
+    return Timing(retried, deadline, tuple(map(Timer._make, started)), *others)
 
 
 def _attempts_as_stored(attempts: Attempts) -> tuple[Any, ...]:
@@ -119,6 +120,8 @@ def encode_progress(progress: Progress) -> bytes:
         stored["deadline"] = progress.deadline
     if progress.timers:
         stored["timers"] = list(map(tuple, progress.timers.values()))
+    if progress.keeping:
+        stored["keeping"] = sorted(progress.keeping)
     if progress.output is not None:
         stored["output"] = (progress.output[0], progress.output[1].decode())
     return to_json(stored)  # not by its types: that would silently replace a lone surrogate in a name
@@ -137,6 +140,7 @@ def decode_progress(data: bytes) -> Progress:
         results={key: text.encode() for key, text in stored["results"].items()},
         attempts={key: Attempts(1) for key in sorted(stored["failed"])},  # formats before 4 store none
         deadline=stored.get("deadline", 0.0),
+        keeping=frozenset(stored.get("keeping", ())),
     )
     progress.timers = {timer.key: timer for timer in map(Timer._make, stored.get("timers", ()))}
     if "output" in stored:

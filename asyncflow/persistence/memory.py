@@ -6,7 +6,8 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Literal
 
@@ -14,6 +15,8 @@ import anyio.lowlevel
 
 from ..errors import RunLockedError, StaleCheckpoint
 from .checkpoint import Checkpoint, fold, verified
+from .inbox import NewSignal, StoredSignal, changed, ended, unknown_run
+from .memory_inbox import MemoryInbox
 from .protocol import RunEntry, check_query, check_retention
 from .status import Status, status_of
 
@@ -47,6 +50,7 @@ class MemoryFlowPersistence:
         self._entries: dict[str, RunEntry] = {}
         self._driven: set[str] = set()
         self._runs = 0
+        self._inbox = MemoryInbox()
 
     def __repr__(self) -> str:
         return f"<MemoryFlowPersistence, runs: {len(self._rows)}>"
@@ -59,8 +63,30 @@ class MemoryFlowPersistence:
         """Store a checkpoint after its predecessor. Raises `StaleCheckpoint` if its predecessor is not the newest stored one."""
         with _changing:
             self._add(checkpoint)
-        await anyio.lowlevel.cancel_shielded_checkpoint()  # nothing was awaited so far: let other tasks run
-        await anyio.lowlevel.checkpoint_if_cancelled()  # the outcome is known, so a cancellation may be delivered now
+        await self._known()
+
+    async def append_taking(self, checkpoint: Checkpoint, signal: StoredSignal) -> None:
+        """Store a checkpoint, and take a signal from the inbox of its run. See `Inbox.append_taking`."""
+        with _changing:
+            if not self._inbox.has(signal):
+                raise _stale(checkpoint)
+            self._add(checkpoint)
+            self._inbox.remove(signal)
+        await self._known()
+
+    async def append_last(self, checkpoint: Checkpoint, newest: int) -> None:
+        """Store the last checkpoint of a pass, if no signal has come since the inbox was read. See `Inbox.append_last`."""
+        with _changing:
+            if not self._inbox.is_read(checkpoint.run_id, newest):
+                raise changed(checkpoint.run_id)
+            self._add(checkpoint)
+            self._inbox.clear(checkpoint.run_id)
+        await self._known()
+
+    async def _known(self) -> None:
+        """Let other tasks run: nothing was awaited so far. The outcome is known, so a cancellation may be delivered then."""
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+        await anyio.lowlevel.checkpoint_if_cancelled()
 
     def _add(self, checkpoint: Checkpoint) -> None:
         rows = self._rows.get(checkpoint.run_id, [])
@@ -68,11 +94,7 @@ class MemoryFlowPersistence:
         previous, epoch = (b"", checkpoint.epoch) if newest is None else (newest.digest, newest.epoch)
         epoch = self._epochs.get(checkpoint.run_id, epoch)
         if (checkpoint.seq, checkpoint.previous, checkpoint.epoch) != (len(rows), previous, epoch):
-            raise StaleCheckpoint(
-                f"checkpoint {checkpoint.seq} of run {checkpoint.run_id} does not follow the stored checkpoint; it was not saved",
-                run_id=checkpoint.run_id,
-                seq=checkpoint.seq,
-            )
+            raise _stale(checkpoint)
         self._rows.setdefault(checkpoint.run_id, rows).append(checkpoint.to_bytes())
         (self._driven.add if checkpoint.status in ("running", "failed") else self._driven.discard)(checkpoint.run_id)
         self._enter(checkpoint)
@@ -107,6 +129,34 @@ class MemoryFlowPersistence:
         with _changing:
             if epoch == self._epochs.get(run_id, 1):
                 self._driven.discard(run_id)
+
+    async def send(self, run_id: str, signal: NewSignal, *, seq: int | None = None) -> bool:
+        """Store a signal for a run. See `Inbox.send`."""
+        with _changing:
+            entry = self._entries.get(run_id)
+            if entry is None:
+                raise unknown_run(run_id)
+            is_new = not self._inbox.has_received(run_id, signal)
+            if is_new and entry.status in ("finished", "cancelled"):
+                raise ended(run_id, entry.status)
+            if is_new and seq not in (None, entry.seq):
+                raise changed(run_id)
+            if is_new:
+                self._inbox.add(run_id, signal)
+        await anyio.lowlevel.checkpoint()
+        return is_new
+
+    async def inbox(self, run_id: str) -> list[StoredSignal]:
+        """Return the signals of a run that were neither taken nor set aside. See `Inbox.inbox`."""
+        return self._inbox.untaken(run_id)
+
+    async def set_aside(self, signal: StoredSignal, problem: str) -> None:
+        """Keep a signal out of the inbox from now on. See `Inbox.set_aside`."""
+        self._inbox.remove(signal)
+
+    def watch(self, run_id: str, arrived: Callable[[], object]) -> AbstractContextManager[object]:
+        """Call a function whenever a signal has arrived. See `Inbox.watch`."""
+        return self._inbox.watch(run_id, arrived)
 
     async def runs(
         self,
@@ -159,6 +209,7 @@ class MemoryFlowPersistence:
     def _forget(self, run_id: str) -> bool:
         self._epochs.pop(run_id, None)
         self._entries.pop(run_id, None)
+        self._inbox.forget(run_id)
         return self._rows.pop(run_id, None) is not None
 
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
@@ -175,3 +226,11 @@ class MemoryFlowPersistence:
                 if kept[entry.flow] > keep_last and entry.updated_at < before and entry.run_id not in self._driven:
                     gone += self._forget(entry.run_id)
         return gone
+
+
+def _stale(c: Checkpoint) -> StaleCheckpoint:
+    return StaleCheckpoint(
+        f"checkpoint {c.seq} of run {c.run_id} does not follow the stored checkpoint; it was not saved",
+        run_id=c.run_id,
+        seq=c.seq,
+    )

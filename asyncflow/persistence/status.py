@@ -19,19 +19,22 @@ Status = Literal["running", "interrupted", "failed", "finished", "cancelled"]
 STORED: Final = frozenset(get_args(Status)) - {"interrupted"}
 """The statuses that checkpoints store. "interrupted" is not stored, because a process that dies stores nothing: see `status_of`."""
 
-Kind = Literal["started", "method", "failed", "cancelled", "finished", "edited", "resumed", "retrying", "timer", "step"]
+Kind = Literal[
+    "started", "method", "failed", "cancelled", "finished", "edited", "resumed", "retrying", "timer", "step", "signal"
+]
 """What a checkpoint stores.
 
     started     a pass was started
     method      a method ended
     failed      a method raised
     cancelled   the run was cancelled
-    finished    the last method ended
+    finished    the last method ended, or nothing was left to wait for
     edited      the state was edited from outside
     resumed     the pass was resumed; since format 3
     retrying    an attempt of a method failed, and the method is tried again; since format 4
     timer       the time of a timer came; since format 4
     step        a running method stored a value, such as the end of a sleep; since format 4
+    signal      a signal was taken from the inbox; since format 4
 """
 
 KINDS: Final = frozenset(get_args(Kind))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.lowlevel
 
+from .._definition.signals import Signal
 from .._runs import call_errors as refusals
 from .._runs.ownership import is_driven
 from .._runtime.observe import events_from
@@ -21,6 +22,8 @@ from ..persistence.status import Status, status_of
 from .live import ENDED, Live
 
 __all__ = ["RunFailure", "RunHandle", "RunView"]
+
+P = TypeVar("P")
 
 SOON: Final = 0.05
 LATE: Final = 1.0
@@ -80,6 +83,7 @@ class RunHandle:
         outcome: Callable[[Checkpoint], Awaitable[Any]],
         cancel: Callable[[], Awaitable[None]],
         decode: Callable[[Checkpoint, bool], RunView],
+        send: Callable[[Checkpoint, Signal[Any] | str, Any, str | None], Awaitable[bool]],
         *,
         is_elsewhere: bool = False,
     ) -> None:
@@ -90,6 +94,7 @@ class RunHandle:
         self._outcome = outcome
         self._cancel = cancel
         self._decode = decode
+        self._send = send
         self._is_elsewhere = is_elsewhere
 
     async def snapshot(self) -> RunView:
@@ -171,6 +176,17 @@ class RunHandle:
     async def cancel(self) -> None:
         """Cancel the run permanently and durably, whichever process drives it. Raises what `FlowRunner.cancel` raises."""
         await self._cancel()
+
+    async def signal(self, signal: Signal[P] | str, payload: P | None = None, /, *, key: str | None = None) -> bool:
+        """Send a signal to the run, whichever process drives it. It is durable when this returns, and is taken exactly once.
+
+        - `signal`: the signal, or its name.
+        - `payload`: what is sent with it, of the type that the signal declares.
+        - `key`: an idempotency key: a call that is repeated with the same key sends nothing again.
+
+        Returns False if the run has received a signal with this key already, else True. Raises what `Flow.signal` raises.
+        """
+        return await self._send(await self.checkpoint(), signal, payload, key)
 
     async def events(self, *, after: tuple[int, int] = (-1, 0)) -> AsyncGenerator[Event, None]:
         """Iterate over the past and future events of the run until it has ended, each once and in order.

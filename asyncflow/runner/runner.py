@@ -396,5 +396,5 @@ class FlowRunner:
         self._places.release()
 
     def _handle(self, run_id: str, live: Live | None = None, *, is_elsewhere: bool = False) -> RunHandle:
-        live, cancel, viewed = live or self._live.get(run_id), partial(self.cancel, run_id), self._viewed
-        return RunHandle(run_id, self.persistence, live, viewed.outcome, cancel, viewed.view, is_elsewhere=is_elsewhere)
+        live, cancel, v = live or self._live.get(run_id), partial(self.cancel, run_id), self._viewed
+        return RunHandle(run_id, self.persistence, live, v.outcome, cancel, v.view, v.send, is_elsewhere=is_elsewhere)

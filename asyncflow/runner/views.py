@@ -9,9 +9,11 @@ from pydantic_core import from_json
 
 from .._codec.marks import TAGGED
 from .._codec.tagged import untagged
+from .._definition.signals import Signal
 from .._runs import call_errors as refusals
 from .._runs.inputs import inputs_shown
 from .._runs.loading import outcome_of
+from .._runs.sending import send
 from .._runtime.failures import stored_failure, stored_failures
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.outcome import Finished
@@ -29,6 +31,13 @@ class Viewed:
     def view(self, c: Checkpoint, as_stored: bool) -> RunView:
         """Return a view of a run from a checkpoint."""
         return _view_of(c, None if as_stored else self._instance_of(c))
+
+    async def send(self, c: Checkpoint, signal: Signal[Any] | str, payload: Any, key: str | None) -> bool:
+        """Send a signal to a stored run. Return False if the run has received it already."""
+        instance = self._instance_of(c)
+        if instance is None:
+            raise refusals.unknown_flow(c)
+        return await send(instance.setup, c.run_id, signal, payload, key)
 
     async def outcome(self, ended: Checkpoint) -> Any:
         """Return the result of a run that another owner has driven, or raise its error."""

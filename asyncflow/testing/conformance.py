@@ -21,6 +21,7 @@ asyncio and trio, and under pytest-asyncio. Tests of capabilities that a backend
 | sessions | `Sessions` | open with the first session, close with the last, and open again |
 | catalog | `Catalog` | list its runs, newest first, page by page |
 | retention | `Retention` | delete a run permanently, and prune runs that ended long ago |
+| inboxes | `Inbox` | store a signal once for each key, and take it with a checkpoint or not at all |
 
 At every level a flow runs on the backend, fails, is cancelled, and resumes.
 """
@@ -46,6 +47,7 @@ from ..persistence.protocol import FlowPersistence
 from ..state import FlowState
 from ._capabilities import Fences, History, Owners, SessionsOpenAndClose
 from ._catalog import Forgotten, Listed
+from ._inboxes import Inboxes
 from ._log import Log
 from ._promises import Promises, in_time, must
 from ._two_verbs import TwoVerbs
@@ -170,7 +172,9 @@ async def _resumes(persistence: FlowPersistence, flow: _Errand, ran: Counter[str
 # ---- the complete suite ------------------------------------------------------------------------------------------
 
 
-class PersistenceConformance(TwoVerbs, Log, History, Owners, Fences, SessionsOpenAndClose, Listed, Forgotten, EndToEnd):
+class PersistenceConformance(
+    TwoVerbs, Log, History, Owners, Fences, SessionsOpenAndClose, Listed, Forgotten, Inboxes, EndToEnd
+):
     """All requirements for a backend. Inherit it, and define the fixture `persistence`: a new, empty backend."""
 
 

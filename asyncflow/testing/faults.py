@@ -2,7 +2,8 @@
 
     storage = FaultyPersistence(SQLiteFlowPersistence("runs.db"), Fail(at=3))
 
-Operations are counted from 1, over all runs: `save`, `append`, `load`, `history`, `acquire`, `release`, `runs`, `delete` and `prune`.
+Operations are counted from 1, over all runs: `save`, `append`, `load`, `history`, `acquire`, `release`, `runs`, `delete`, `prune`,
+`send`, `inbox`, `append_taking`, `append_last` and `set_aside`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Literal, Self, TypeVar, cast, get_args
@@ -23,6 +24,7 @@ from .._waiting import to_its_end
 from ..errors import StorageWriteError
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.fence import Fence
+from ..persistence.inbox import Inbox, NewSignal, StoredSignal
 from ..persistence.protocol import (
     Catalog,
     CheckpointHistory,
@@ -40,9 +42,24 @@ __all__ = ["Delay", "Fail", "Fault", "FaultyPersistence", "Hang", "Kill", "LoseR
 
 T = TypeVar("T")
 
-Operation = Literal["save", "append", "load", "history", "acquire", "release", "runs", "delete", "prune"]
+Operation = Literal[
+    "save",
+    "append",
+    "load",
+    "history",
+    "acquire",
+    "release",
+    "runs",
+    "delete",
+    "prune",
+    "send",
+    "inbox",
+    "append_taking",
+    "append_last",
+    "set_aside",
+]
 
-WRITING: Final[tuple[Operation, ...]] = ("save", "append")
+WRITING: Final[tuple[Operation, ...]] = ("save", "append", "append_taking", "append_last")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +257,26 @@ class _Retention(FaultyPersistence):
         return await self._struck("prune", lambda: self.inner.prune(older_than=older_than, keep_last=keep_last))
 
 
+class _Inbox(FaultyPersistence):
+    async def send(self, run_id: str, signal: NewSignal, *, seq: int | None = None) -> bool:
+        return await self._struck("send", lambda: self.inner.send(run_id, signal, seq=seq))
+
+    async def inbox(self, run_id: str) -> list[StoredSignal]:
+        return await self._struck("inbox", lambda: self.inner.inbox(run_id))
+
+    async def append_taking(self, checkpoint: Checkpoint, signal: StoredSignal) -> None:
+        await self._struck("append_taking", lambda: self.inner.append_taking(checkpoint, signal))
+
+    async def append_last(self, checkpoint: Checkpoint, newest: int) -> None:
+        await self._struck("append_last", lambda: self.inner.append_last(checkpoint, newest))
+
+    async def set_aside(self, signal: StoredSignal, problem: str) -> None:
+        await self._struck("set_aside", lambda: self.inner.set_aside(signal, problem))
+
+    def watch(self, run_id: str, arrived: Callable[[], object]) -> AbstractContextManager[object]:
+        return cast("AbstractContextManager[object]", self.inner.watch(run_id, arrived))
+
+
 _PARTS: Final[dict[Callable[..., Any], type[FaultyPersistence]]] = {
     CheckpointLog: _Log,
     CheckpointHistory: _History,
@@ -248,6 +285,7 @@ _PARTS: Final[dict[Callable[..., Any], type[FaultyPersistence]]] = {
     Sessions: _Sessions,
     Catalog: _Catalog,
     Retention: _Retention,
+    Inbox: _Inbox,
 }
 
 

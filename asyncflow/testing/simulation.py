@@ -11,10 +11,10 @@ lost, and the attributes of its class are reset. It finds what a flow keeps ther
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -25,10 +25,13 @@ from .._values.copying import copied
 from ..errors import MethodError, RunNotFoundError
 from ..flow import Flow
 from ..persistence.checkpoint import Checkpoint, decode_progress
+from ..persistence.inbox import NewSignal, StoredSignal
 from ..persistence.memory import MemoryFlowPersistence
 from .loops import EPOCH, Loop, pause, running_loop, simulated
 
 __all__ = ["Crash", "CrashReport", "End", "SimulatedStorage", "crash_everywhere"]
+
+T = TypeVar("T")
 
 RUN_ID: Final = "00000000-0000-4000-8000-000000000000"
 """The id of a simulated run, unless its inputs have another id."""
@@ -92,18 +95,42 @@ class SimulatedStorage(MemoryFlowPersistence):
         """The virtual time of the last commit, in seconds since the Unix epoch: a new process does not start before it."""
 
     async def append(self, checkpoint: Checkpoint) -> None:
+        await self._committed(
+            checkpoint.method or checkpoint.kind, lambda: super(SimulatedStorage, self).append(checkpoint)
+        )
+
+    async def append_taking(self, checkpoint: Checkpoint, signal: StoredSignal) -> None:
+        await self._committed(
+            checkpoint.method, lambda: super(SimulatedStorage, self).append_taking(checkpoint, signal)
+        )
+
+    async def append_last(self, checkpoint: Checkpoint, newest: int) -> None:
+        await self._committed(checkpoint.kind, lambda: super(SimulatedStorage, self).append_last(checkpoint, newest))
+
+    async def send(self, run_id: str, signal: NewSignal, *, seq: int | None = None) -> bool:
+        return await self._committed("send", lambda: super(SimulatedStorage, self).send(run_id, signal, seq=seq))
+
+    async def _committed(self, at: str, store: Callable[[], Awaitable[T]]) -> T:
+        """Do what a transaction does, after a virtual pause; or die before or after it."""
         self._live()
         self.commits += 1
         self.time = now()
         crash = self.crash if self.crash is not None and self.crash.at == self.commits else None
-        if crash is None or crash.is_stored:
-            await super().append(checkpoint)
         if crash is not None:
-            self.died_at = checkpoint.method or checkpoint.kind
+            if crash.is_stored:
+                await store()
+            self.died_at = at
             raise Crashed
+        stored = await store()
         with anyio.CancelScope(shield=True):
             await pause()
         self._live()
+        return stored
+
+    async def inbox(self, run_id: str) -> list[StoredSignal]:
+        self._live()
+        await pause()
+        return await super().inbox(run_id)
 
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
         self._live()

@@ -18,9 +18,12 @@ from asyncflow._scheduling.messages import (
     Invocation,
     MethodRaised,
     MethodReturned,
+    PassEnded,
     Resumed,
     RunLater,
     RunMethod,
+    Settle,
+    SignalTaken,
     Started,
     StartTimer,
     TimerFired,
@@ -28,6 +31,7 @@ from asyncflow._scheduling.messages import (
     Transition,
 )
 from asyncflow._scheduling.progress import Progress
+from asyncflow._scheduling.signals import next_signal
 
 INTERLEAVINGS = 300
 BOOM = object()
@@ -88,9 +92,16 @@ class Simulation:
     """What waits for its next attempt, by key."""
     timers: dict[TimerKey, float] = field(default_factory=dict)
     """When each timer is due that was ever started; those that are not dropped are in the progress."""
+    inbox: list[str] = field(default_factory=list)
+    """The names of the signals that were sent and not taken."""
+    is_idle: bool = False
+    """Whether nothing is left to run, and the flow declares signals."""
 
     def happen(self, happening: Happening) -> Transition:
         result = f"<{happening.key}>" if isinstance(happening, MethodReturned | MethodRaised) else None
+        if isinstance(happening, SignalTaken):
+            result = f"<{happening.name}:{self.progress.counts.get(happening.name, 0) + 1}>"
+        self.is_idle = False
         transition, commands = advance(self.definition, self.progress, happening)
         self.progress.fold(transition, result)
         self.history.append((transition, result))
@@ -119,6 +130,30 @@ class Simulation:
         """Let the time of a timer come."""
         assert key in self.timers
         self.happen(TimerFired(key))
+
+    @property
+    def takeable(self) -> int | None:
+        """The place in the inbox of the signal that is taken next."""
+        return next_signal(self.definition, self.progress, self.inbox)
+
+    def take(self) -> None:
+        """Take the next signal."""
+        place = self.takeable
+        assert place is not None
+        self.happen(SignalTaken(self.inbox.pop(place)))
+
+    def send(self, *names: str) -> "Simulation":
+        """Send signals, and take what can be taken."""
+        for name in names:
+            self.inbox.append(name)
+            while self.takeable is not None:
+                self.take()
+        return self
+
+    def settle(self) -> None:
+        """End the pass: nothing waits for a signal."""
+        assert self.is_idle
+        self.happen(PassEnded())
 
     @property
     def waiting(self) -> list[TimerKey]:
@@ -166,6 +201,10 @@ class Simulation:
             self.outcome = command
             return
         if isinstance(command, Hold):
+            return
+        if isinstance(command, Settle):
+            assert not [*self.running, *self.paused, *self.progress.timers]
+            self.is_idle = True
             return
         if isinstance(command, StartTimer):
             assert self.progress.timers[command.timer.key] == command.timer

@@ -4,8 +4,9 @@ Written from the design's semantics (Running, Cycles) and the contract's X1-X3. 
 package (conditions as trees of `AnyOf` and `AllOf`), and none of its decisions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, combinations
 
 from asyncflow._definition.triggers import AllOf, AnyOf, Condition
 
@@ -22,6 +23,9 @@ class Node:
     timers: tuple[tuple[str, str], ...] = ()
     """(name in the condition, what starts it)."""
     is_output: bool = False
+    signals: frozenset[str] = frozenset()
+    """The names in its condition that are signals."""
+    keep_open: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,10 @@ class Model:
     armed: list[Armed] = field(default_factory=list)
     ignored: list[tuple[str, int]] = field(default_factory=list)
     """(method, number of the event that passed it over)."""
+    signals: frozenset[str] = frozenset()
+    """What the flow declares."""
+    taken: list[str] = field(default_factory=list)
+    """The names of the signals that were taken, in order."""
 
     def start(self) -> Step:
         starts = [node for node in self.nodes if node.is_start]
@@ -144,6 +152,55 @@ class Model:
         step.outcome = self._outcome(self.last)
         return step
 
+    # ---- signals ---------------------------------------------------------------------------------------------------
+
+    def next_signal(self, inbox: Sequence[str]) -> int | None:
+        """The place of the signal that is taken next: the oldest that is needed of the shortest part of the inbox that fires anything."""
+        for length in range(1, len(inbox) + 1):
+            for node in self._in_launch_order([node for node in self.nodes if node.signals]):
+                held = set(self._came(node))
+                names = {name: inbox.index(name) for name in inbox[:length] if name in node.signals - held}
+                ways = [way for way in subsets(names) if way and holds(node.condition, held | set(way))]
+                if ways:
+                    best = min(ways, key=lambda way: sum(2 ** names[name] for name in way))
+                    return min(names[name] for name in best)
+        return None
+
+    def takes(self, name: str) -> Step:
+        self.taken.append(name)
+        key = f"{name}:{self.taken.count(name)}"
+        step = Step()
+        for node in self._in_launch_order([node for node in self.nodes if name in node.signals]):
+            held = self._came(node)
+            alone = holds(node.condition, set(node.signals))
+            fires = holds(node.condition, {*held, name})
+            if name not in held and (fires or held or alone):
+                cycle, ancestry = self._place(node, held, key)
+                self.events.append(Event(key, (name,), cycle, ancestry, node.name))
+                self._reach(step, node, self.events[-1])
+        step.outcome = self._idle()
+        return step
+
+    def _place(self, node: Node, held: dict[str, Event], key: str) -> tuple[str, frozenset[str]]:
+        """The cycle and the ancestry of the newest thing that a listener holds; else a cycle of the signal's own."""
+        if held:
+            newest = max(held.values(), key=self.events.index)
+            return newest.cycle, newest.ancestry
+        armed = [each.event for each in self.armed if each.listener == node.name]
+        return (armed[-1].cycle, armed[-1].ancestry) if armed else (key, frozenset())
+
+    def waits(self) -> bool:
+        """Whether the pass stays open for a signal."""
+        for node in self.nodes:
+            held = set(self._came(node)) if node.signals else set()
+            never_fired = all(method != node.name for method, _, _ in self.firings)
+            if (node.keep_open and never_fired) or (held and holds(node.condition, held | node.signals)):
+                return True
+        return False
+
+    def ends(self) -> Step:
+        return Step(outcome=("finish", self._output(self.last)))
+
     def raises(self, key: str) -> Step:
         self.raised.add(key)
         self.due.discard(key)
@@ -166,7 +223,12 @@ class Model:
         self.waiting = set(self.due)
         gone = self.completed | self.due
         launched = [launch for launch in self.enabled if launch.key not in gone]
-        return Step(launched=sorted(launched, key=lambda launch: launch.key in self.attempts))
+        return Step(launched=sorted(launched, key=lambda launch: launch.key in self.attempts), outcome=self._idle())
+
+    def _idle(self) -> tuple[str, ...]:
+        """The outcome if nothing is left to run, and signals may come."""
+        is_idle = self.signals and not self.armed and len(self.completed) == len(self.enabled)
+        return ("settle",) if is_idle else ()
 
     def running(self) -> list[str]:
         gone = self.completed | self.raised | self.never_started | self.waiting
@@ -177,7 +239,9 @@ class Model:
             return ()
         if self.raised:
             return ("fail",)
-        return () if self.waiting or self.armed else ("finish", self._output(key))
+        if self.waiting or self.armed:
+            return ()
+        return ("settle",) if self.signals else ("finish", self._output(key))
 
     def _output(self, key: str) -> str:
         """The latest completion of the method that is the output; without one, the last of all."""
@@ -226,6 +290,10 @@ class Model:
     @staticmethod
     def _in_launch_order(nodes: Sequence[Node]) -> list[Node]:
         return [node for node in nodes if node.is_router] + [node for node in nodes if not node.is_router]
+
+
+def subsets(names: Sequence[str] | dict[str, int]) -> Iterator[tuple[str, ...]]:
+    return chain.from_iterable(combinations(names, size) for size in range(len(names) + 1))
 
 
 def mentions(condition: Condition | None, name: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from driver import defined
 from verdicts import problems
 
-from asyncflow import Flow, and_, errors, listen, or_, persist, router, start
+from asyncflow import Flow, Signal, after, and_, errors, listen, or_, persist, router, start
 from asyncflow._definition.build import define
 from asyncflow._definition.definition import Receives
 from asyncflow.errors import FlowDefinitionError
@@ -353,6 +353,99 @@ def only_persisted() -> type:
     return F
 
 
+def lone_signal() -> type:
+    class F:
+        approved = Signal("approved")
+
+        @start()
+        async def a(self): ...
+
+        @listen(approved)
+        async def b(self): ...
+
+    return F
+
+
+def two_lone_signals() -> type:
+    class F:
+        @start()
+        async def a(self): ...
+
+        @listen(and_(Signal("approved"), Signal("signed")))
+        async def b(self): ...
+
+    return F
+
+
+def keep_open_of_a_join() -> type:
+    class F:
+        @start()
+        async def a(self): ...
+
+        @listen(and_(a, Signal("approved")), keep_open=True)
+        async def b(self): ...
+
+    return F
+
+
+def keep_open_without_a_signal() -> type:
+    class F:
+        @start()
+        async def a(self): ...
+
+        @listen(a, keep_open=False)
+        async def b(self): ...
+
+    return F
+
+
+def signal_of_two_types() -> type:
+    class F:
+        approved = Signal("approved", bool)
+
+        @start()
+        async def a(self): ...
+
+        @listen(and_(a, Signal("approved", int)))
+        async def b(self): ...
+
+    return F
+
+
+def signal_named_like_a_method() -> type:
+    class F:
+        again = Signal("a")
+
+        @start()
+        async def a(self): ...
+
+    return F
+
+
+def signal_named_like_a_label() -> type:
+    class F:
+        done = Signal("done")
+
+        @start()
+        async def a(self): ...
+
+        @router(a, emit=["done"])
+        async def b(self): ...
+
+    return F
+
+
+def timer_of_a_signal() -> type:
+    class F:
+        @start()
+        async def a(self): ...
+
+        @listen(after(Signal("approved"), 5))
+        async def b(self): ...
+
+    return F
+
+
 MISTAKES: list[tuple[Callable[[], type], str, str]] = [
     (typo_in_a_label, "b listens to 'aproved'", "Did you mean 'approved'? Known: a, approved, b, rejected"),
     (typo_in_a_method, "b listens to 'fetsh'", "Did you mean 'fetch'?"),
@@ -379,8 +472,16 @@ MISTAKES: list[tuple[Callable[[], type], str, str]] = [
     (undecorated_function_in_a_tree, "b listens to 'helper'", "which is neither a method"),
     (empty_or, "b has an invalid condition", "an empty or_() can never fire"),
     (empty_and_inside, "b has an invalid condition", "an empty and_() can never fire"),
-    (no_condition_at_all, "b has an invalid condition", "a method, a label, after(), or_() or and_(), not 3"),
+    (no_condition_at_all, "b has an invalid condition", "a method, a label, a signal, after(), or_() or and_(), not 3"),
     (static_method, "b is a flow method", "must be a plain function"),
+    (lone_signal, "b waits for nothing but approved", "keep_open=True"),
+    (two_lone_signals, "b waits for nothing but approved and signed", "keep_open=False"),
+    (keep_open_of_a_join, "b has keep_open", "remove it"),
+    (keep_open_without_a_signal, "b has keep_open", "remove it"),
+    (signal_of_two_types, "the signal 'approved' is declared twice, differently", "declare it once"),
+    (signal_named_like_a_method, "the signal 'a' has the name of a method", "rename one of them"),
+    (signal_named_like_a_label, "the signal 'done' has the name of a label", "rename one of them"),
+    (timer_of_a_signal, "b has an invalid condition", "after() takes a method or a label"),
     (only_persisted, "b has @persist but no", "add one, or remove @persist"),
 ]
 

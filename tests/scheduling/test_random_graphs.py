@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model import Launch, Model, Node, Step, holds
 
-from asyncflow import after, and_, listen, or_, router, start
+from asyncflow import Signal, after, and_, listen, or_, router, start
 from asyncflow._definition.definition import FlowDefinition, MethodDefinition, Receives
 from asyncflow._definition.triggers import (
     AllOf,
     AnyOf,
     TimerDefinition,
     Trigger,
+    names_in,
     normalised,
     required_names,
     satisfied,
@@ -29,8 +30,10 @@ from asyncflow._definition.triggers import (
 from asyncflow._scheduling.advance import advance
 from asyncflow._scheduling.messages import Command, Fail, Finish, MethodReturned, RunMethod, Started
 from asyncflow._scheduling.progress import Progress
+from asyncflow._scheduling.signals import is_waiting
 
 LABELS = ("A", "B", "C")
+SIGNALS = ("s", "t")
 CRASH = object()
 
 # ---- graphs and choices ----------------------------------------------------------------------------------------------
@@ -46,42 +49,51 @@ def trees(leaves: Sequence[str], depth: int = 3) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def nodes(draw: st.DrawFn, names: Sequence[str], position: int) -> Node:
+def nodes(draw: st.DrawFn, names: Sequence[str], position: int, sent: Sequence[str]) -> Node:
     name = names[position]
     is_start = position == 0 or draw(st.integers(0, 3)) == 0
     is_router = draw(st.booleans())
     if is_start and draw(st.integers(0, 2)):
         return Node(name, None, True, is_router)
     triggers = [other for other in names if other != name] + list(LABELS)
-    tree = draw(trees([*triggers, *(after(trigger, 1) for trigger in triggers)]))
+    tree = draw(trees([*triggers, *(after(trigger, 1) for trigger in triggers), *sent, *sent]))
     condition = normalised(tree)
+    signals = frozenset(names_in(condition)) & frozenset(sent)
     timers = tuple(dict.fromkeys((timer.name, timer.source) for timer in timers_in(tree)))
     takes = draw(st.sampled_from(("nothing", "last", "named")))
     if takes == "named":
         surely = sorted(set(map(trigger_of, required_names(condition)))) if isinstance(condition, AllOf) else []
         by_name = tuple(draw(st.lists(st.sampled_from(surely), min_size=1, unique=True))) if surely else "last"
         takes = "nothing" if is_start else by_name
-    return Node(name, condition, is_start, is_router, "nothing" if is_start else takes, timers)
+    is_kept_open = bool(signals) and not timers and satisfied(condition, signals) and draw(st.booleans())
+    return Node(
+        name, condition, is_start, is_router, "nothing" if is_start else takes, timers, False, signals, is_kept_open
+    )
 
 
 @st.composite
 def graphs(draw: st.DrawFn) -> list[Node]:
     names = [f"m{number}" for number in range(draw(st.integers(2, 6)))]
     output = draw(st.sampled_from([None, None, *names]))
-    made = [draw(nodes(names, position)) for position in range(len(names))]
+    sent = SIGNALS if draw(st.booleans()) else ()
+    made = [draw(nodes(names, position, sent)) for position in range(len(names))]
     return [replace(node, is_output=node.name == output) for node in made]
 
 
 choices = st.lists(
-    st.tuples(st.integers(0, 11), st.sampled_from((*LABELS, *LABELS, None, None, AGAIN, BOOM, CRASH))),
+    st.tuples(st.integers(0, 11), st.sampled_from((*LABELS, *LABELS, None, None, AGAIN, BOOM, CRASH, *SIGNALS))),
     min_size=25,
     max_size=50,
 )
-"""Which of the running invocations ends next, and how, or which paused one starts; the process may die instead."""
+"""Which of the running invocations ends next, and how, or which paused one starts; the process may die, or a signal come, instead."""
 
 
 def definition_of(graph: Sequence[Node]) -> FlowDefinition:
-    return FlowDefinition("Random", {node.name: _method(node) for node in graph})
+    return FlowDefinition("Random", {node.name: _method(node) for node in graph}, _signals(graph))
+
+
+def _signals(graph: Sequence[Node]) -> dict[str, Signal[Any]]:
+    return {name: Signal(name) for node in graph for name in node.signals}
 
 
 def _method(node: Node) -> MethodDefinition:
@@ -96,6 +108,8 @@ def _method(node: Node) -> MethodDefinition:
         parameters=by_name,
         is_output=node.is_output,
         timers=tuple(TimerDefinition(timer, source, 1) for timer, source in node.timers),
+        signals=node.signals,
+        keep_open=node.keep_open,
     )
 
 
@@ -108,7 +122,7 @@ class Pair:
     def __init__(self, graph: Sequence[Node]) -> None:
         self.routers = {node.name for node in graph if node.is_router}
         self.run = Simulation(definition_of(graph))
-        self.model = Model(graph)
+        self.model = Model(graph, signals=frozenset(_signals(graph)))
 
     def play(self, chosen: Sequence[tuple[int, object]]) -> Simulation:
         run, model = self.run, self.model
@@ -116,8 +130,14 @@ class Pair:
         for which, how in chosen:
             open_now = [*run.running, *run.paused, *(() if run.progress.failed else run.waiting)]
             key: Any = open_now[which % len(open_now)] if open_now else ""
-            if isinstance(run.outcome, Fail) or (how is CRASH and open_now):
+            if isinstance(run.outcome, Fail) or (how is CRASH and (open_now or run.is_idle)):
                 self._compare(model.resumed(), lambda: run.resume())
+            elif how in SIGNALS:
+                run.inbox.append(how)  # type: ignore[arg-type]  # a name
+                self._take()
+            elif run.is_idle and not model.waits():
+                assert not is_waiting(run.definition, run.progress)
+                self._compare(model.ends(), run.settle)
             elif key in run.paused and not run.progress.failed:
                 self._compare(model.woken(key), lambda key=key: run.wake(key))
             elif isinstance(key, tuple):
@@ -125,6 +145,17 @@ class Pair:
             elif key in run.running:
                 self._end(key, how)
         return run
+
+    def _take(self) -> None:
+        """Take all that can be taken, one after the other."""
+        run, model = self.run, self.model
+        while run.outcome is None and not run.progress.failed:
+            assert is_waiting(run.definition, run.progress) == model.waits()
+            place = model.next_signal(run.inbox)
+            assert run.takeable == place
+            if place is None:
+                return
+            self._compare(model.takes(run.inbox[place]), run.take)
 
     def _end(self, key: str, how: object) -> None:
         label = how if isinstance(how, str) and key.split(":")[0] in self.routers else None
@@ -141,7 +172,7 @@ class Pair:
         act()
         assert [Launch(*invocation) for invocation in run.launched[launched:]] == expected.launched
         assert run.skipped[skipped:] == expected.skipped
-        assert told(run.outcome) == expected.outcome
+        assert told(run.outcome, run.is_idle) == expected.outcome
         pending = [launch for launch in self.model.enabled if launch.key not in self.model.completed]
         assert [Launch(*invocation) for invocation in run.progress.pending.values()] == pending
         assert sorted(run.running) == sorted(self.model.running())
@@ -151,7 +182,9 @@ class Pair:
         assert failed == {key: n for key, n in self.model.attempts.items() if key not in self.model.completed}
 
 
-def told(command: Command | None) -> tuple[str, ...]:
+def told(command: Command | None, is_idle: bool) -> tuple[str, ...]:
+    if is_idle:
+        return ("settle",)
     match command:
         case Finish(key):
             return ("finish", key)
@@ -197,7 +230,8 @@ def test_results_are_kept_while_something_refers_to_them(graph: list[Node], chos
         def happen(self, happening: Any) -> Any:
             transition = super().happen(happening)
             is_output = transition.timing is not None and transition.timing.is_output
-            assert transition.keeps_result == (is_output or transition.completed in self.progress.results)
+            brought = transition.completed or (transition.timing.signal if transition.timing is not None else "")
+            assert transition.keeps_result == (is_output or brought in self.progress.results)
             assert self.progress.uses == references(self.progress)
             assert self.progress.results == {key: f"<{key}>" for key in self.progress.uses}
             assert recounted(self.progress) == self.progress
@@ -283,7 +317,7 @@ def sizes(definition: FlowDefinition, progress: Progress) -> dict[str, int]:
     found = {
         each.name: len(getattr(progress, each.name))
         for each in fields(progress)
-        if each.name not in ("deadline", "output")
+        if each.name not in ("deadline", "output", "keeping")
     }
     found["latched names"] = sum(map(len, progress.latches.values()))
     found["fired names"] = sum(map(len, progress.fired.values()))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Generic, Literal, Self, TypeVar
 
@@ -19,10 +19,11 @@ from ...errors import (
 )
 from ..checkpoint import Checkpoint, fold, verified
 from ..fence import Fence
+from ..inbox import NewSignal, StoredSignal
 from ..protocol import RunEntry, check_retention
 from ..status import Status
 from .handle_limit import no_handles_left
-from .jobs import Acquire, Append, Delete, Release
+from .jobs import Acquire, Append, AppendLast, AppendTaking, Delete, Job, Release, Send, SetAside
 from .listing import entry_of, query_of
 from .opened import Opened
 from .ownership_rules import is_driving
@@ -121,6 +122,47 @@ class DatabasePersistence(ABC, Generic[T]):
     async def _opened_for(self, checkpoint: Checkpoint) -> None:
         async with self._shared.use() as opened:
             await opened.commits.submit(Append(checkpoint))
+
+    # ---- the inbox ---------------------------------------------------------------------------------------------
+
+    async def send(self, run_id: str, signal: NewSignal, *, seq: int | None = None) -> bool:
+        """Store a signal for a run. See `Inbox.send`."""
+        job = Send(run_id, signal, seq)
+        async with self._shared.use() as opened:
+            await opened.commits.submit(job)
+            opened.arrivals.arrived(run_id)
+        return job.is_new
+
+    async def inbox(self, run_id: str) -> list[StoredSignal]:
+        """Return the signals of a run that were neither taken nor set aside. See `Inbox.inbox`."""
+        async with self._shared.use() as opened:
+            return await opened.home.run(lambda: opened.reader.inbox(run_id))
+
+    async def append_taking(self, checkpoint: Checkpoint, signal: StoredSignal) -> None:
+        """Store a checkpoint, and take a signal from the inbox of its run. See `Inbox.append_taking`."""
+        await self._submit(AppendTaking(checkpoint, signal))
+
+    async def append_last(self, checkpoint: Checkpoint, newest: int) -> None:
+        """Store the last checkpoint of a pass, if no signal has come since the inbox was read. See `Inbox.append_last`."""
+        await self._submit(AppendLast(checkpoint, newest))
+
+    async def set_aside(self, signal: StoredSignal, problem: str) -> None:
+        """Keep a signal out of the inbox from now on. See `Inbox.set_aside`."""
+        await self._submit(SetAside(signal, problem))
+
+    async def _submit(self, job: Job) -> None:
+        async with self._shared.use() as opened:
+            await opened.commits.submit(job)
+
+    @contextmanager
+    def watch(self, run_id: str, arrived: Callable[[], object]) -> Iterator[None]:
+        """Call a function whenever a signal may have arrived for a run; while a session is open. See `Inbox.watch`."""
+        opened = self._shared.current
+        assert opened is not None, "called within a session"
+        with opened.arrivals.watch(run_id, arrived):
+            yield
+
+    # ---- reading -----------------------------------------------------------------------------------------------
 
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
         """Return the newest checkpoint of a run or the one at `seq`, as a complete one, verified from the last complete checkpoint on.
@@ -255,6 +297,7 @@ def _is_driven(opened: Opened, owner: str | None, left: float | None) -> bool:
 async def _closed(opened: Opened) -> None:
     """Close the connections after the queued jobs are committed, and stop being an owner."""
     opened.stop_renewing()
+    opened.arrivals.close()
     try:
         await opened.commits.drained()
     finally:

@@ -8,8 +8,25 @@ from typing import NamedTuple
 import anyio
 
 from ..checkpoint import Checkpoint
+from ..inbox import NewSignal, StoredSignal
 
-__all__ = ["Acquire", "Append", "Confirm", "Delete", "Ended", "Job", "Owning", "Prune", "Release", "Renew"]
+__all__ = [
+    "Acquire",
+    "Append",
+    "AppendLast",
+    "AppendTaking",
+    "Confirm",
+    "Delete",
+    "Ended",
+    "InboxJob",
+    "Job",
+    "Owning",
+    "Prune",
+    "Release",
+    "Renew",
+    "Send",
+    "SetAside",
+]
 
 
 class Job:
@@ -34,6 +51,46 @@ class Append(Job):
         self.run_id = checkpoint.run_id
         self.size = checkpoint.size
         self.checkpoint = checkpoint
+
+
+class AppendTaking(Append):
+    """Store a checkpoint, and take a signal from the inbox of its run."""
+
+    def __init__(self, checkpoint: Checkpoint, signal: StoredSignal) -> None:
+        super().__init__(checkpoint)
+        self.signal = signal
+
+
+class AppendLast(Append):
+    """Store the last checkpoint of a pass, if the inbox has no signal with a larger id than `newest`, and set aside what is left."""
+
+    def __init__(self, checkpoint: Checkpoint, newest: int) -> None:
+        super().__init__(checkpoint)
+        self.newest = newest
+
+
+class Send(Job):
+    """Store a signal for a run, if `seq` is None or the run's newest checkpoint. `is_new`: whether the run had not received it."""
+
+    is_new = False
+
+    def __init__(self, run_id: str, signal: NewSignal, seq: int | None) -> None:
+        super().__init__(run_id)
+        self.signal = signal
+        self.seq = seq
+
+
+class SetAside(Job):
+    """Keep a signal out of the inbox of its run."""
+
+    def __init__(self, signal: StoredSignal, problem: str) -> None:
+        super().__init__(signal.run_id)
+        self.signal = signal
+        self.problem = problem
+
+
+InboxJob = AppendTaking | AppendLast | Send | SetAside
+"""A job about the inbox of a run."""
 
 
 class Acquire(Job):

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from ..checkpoint import Checkpoint
 from ..fence import Fence
+from ..inbox import StoredSignal
+from .arrivals import Arrivals
 from .group_commit import GroupCommit
 from .jobs import Ended
 from .listing import Query
@@ -53,6 +55,10 @@ class Reads(Protocol):
         """Return the ids of all runs, in order of creation."""
         ...
 
+    async def inbox(self, run_id: str) -> list[StoredSignal]:
+        """Return the signals of a run that were neither taken nor set aside, the oldest first. Raises `CheckpointCorruptError`."""
+        ...
+
     async def damage(self) -> list[str]:
         """Return descriptions of damage to the database itself."""
         ...
@@ -64,6 +70,7 @@ class Opened(Protocol):
     home: LoopHost
     commits: GroupCommit
     unreleased: Unreleased
+    arrivals: Arrivals
     stop_renewing: Callable[[], object]
 
     @property

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
+from .._database.arrivals import Arrivals
 from .._database.base import DatabasePersistence, checked_key, checked_lease
 from .._database.group_commit import GroupCommit
 from .._database.jobs import Renew
@@ -20,6 +21,9 @@ from .reader import Reader
 from .writer import Writer
 
 __all__ = ["PostgresFlowPersistence"]
+
+LOOK_SECONDS: Final = 0.1
+"""Seconds between two looks at the inboxes of the runs that wait for signals. LISTEN would need a session of its own behind a pooler."""
 
 _OURS: Final[dict[str, object]] = {}
 """The owners of this process, with their places. This process knows which runs it drives better than any lease does."""
@@ -40,6 +44,7 @@ class _Open:
         self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)
         self.reader = Reader(target, key, readers, self.writer)
+        self.arrivals = Arrivals(home, self._arrived, LOOK_SECONDS)
         self.stop_renewing: Callable[[], object] = lambda: None
         self.has_left = False
 
@@ -60,6 +65,9 @@ class _Open:
 
     def rest(self) -> float:
         return 0.0  # other transactions wait for their own rows only
+
+    async def _arrived(self) -> Sequence[tuple[str, int]]:
+        return await self.reader.arrived(self.owner)
 
     async def close(self) -> None:
         """Close the connections. Runs on the event loop that they use."""

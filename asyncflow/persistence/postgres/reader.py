@@ -10,10 +10,12 @@ import anyio
 import psycopg
 
 from ...errors import StorageUnreachableError
+from .._database.inboxes import ARRIVED, UNTAKEN, signal_of
 from .._database.jobs import Ended
 from .._database.listing import Query
 from .._database.run_head import Head, checkpoint_of
 from ..checkpoint import Checkpoint
+from ..inbox import StoredSignal
 from . import rows
 from .database import Connection, Target, explained, is_alive, is_lost, is_settled, rows_of
 from .pruning import SELECT_ENDED
@@ -85,6 +87,15 @@ class Reader:
     async def run_ids(self) -> list[str]:
         """See `opened.Reads`."""
         return [str(run_id) for (run_id,) in await self._found(rows.SELECT_RUN_IDS)]
+
+    async def inbox(self, run_id: str) -> list[StoredSignal]:
+        """See `opened.Reads`."""
+        found = await self._found(rows.of_tables(UNTAKEN), (run_id,)) if rows.is_text(run_id) else []
+        return [signal_of(run_id, row, self._key) for row in found]
+
+    async def arrived(self, owner: str) -> list[tuple[str, int]]:
+        """Return the runs of an owner that have signals in their inboxes. See `arrivals.Arrivals`."""
+        return [(run_id, newest) for run_id, newest in await self._found(rows.of_tables(ARRIVED), (owner,))]
 
     async def damage(self) -> list[str]:
         """Return an empty list: PostgreSQL checks its pages itself, if checksums are enabled, and always enforces its keys."""

@@ -59,6 +59,11 @@ SELECT_DIGEST = f"SELECT c.digest FROM {_OF_RUN} AND c.seq = %s"
 SELECT_BASE = f"SELECT c.base FROM {_OF_RUN} AND c.seq = %s"
 
 
+def of_tables(sql: str) -> str:
+    """Return a statement of `inboxes.py` for PostgreSQL."""
+    return sql.replace("@", "{schema}.").replace("?", "%s")
+
+
 def is_text(value: str) -> bool:
     """Whether PostgreSQL can store a text: it contains no NUL, and can be encoded as UTF-8."""
     try:

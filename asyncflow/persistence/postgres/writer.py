@@ -16,13 +16,15 @@ from ...errors import (
     StorageWriteError,
 )
 from .._database.commit_outcomes import not_written, shows
-from .._database.jobs import Append, Confirm, Job, Owning, Prune
+from .._database.jobs import Append, Confirm, InboxJob, Job, Owning, Prune, Send, SetAside
 from .._database.lease import Lease, now
 from .._database.ownership_rules import Liveness, effect_of
 from .._database.run_head import Head, values_of
 from .._database.shared_resource import AWAY, PAUSE
+from ..inbox import unknown_run
 from . import rows
 from .database import BUSY_SECONDS, Connection, Target, explain, is_alive, is_lost, is_settled, rows_of
+from .inboxes import PostgresInboxes
 from .lost import IDLE_SECONDS, fence, new_session
 from .pruning import PostgresBatch
 
@@ -164,11 +166,12 @@ class Writer:
         renews = self.lease.is_due(sent) or any(isinstance(job, Confirm) for job in batch)
         begin = (self._session, int(seconds * 1000), self._owner, self.lease.seconds if renews else None)
         verdicts, appends, owning = _sorted_out(batch)
-        if owning or connection.isolation_level is not None:
+        about_inboxes = [job for job in batch if isinstance(job, InboxJob) and job not in verdicts]
+        if owning or about_inboxes or connection.isolation_level is not None:
             async with connection.transaction():
                 await rows_of(connection, self._target.sql(rows.BEGIN), (*begin, str(int(IDLE_SECONDS * 1000))))
                 await self._execute_owning(connection, owning, verdicts)
-                await self._store(connection, begin, appends, verdicts)
+                await self._store_with_inboxes(connection, begin, appends, about_inboxes, verdicts)
         else:
             await self._store(connection, begin, appends, verdicts)
         if renews:
@@ -183,6 +186,23 @@ class Writer:
         for job in jobs:
             if isinstance(job, Prune):
                 await PostgresBatch(job, self._key, self._liveness, connection, self._target).run()
+
+    async def _store_with_inboxes(
+        self,
+        connection: Connection,
+        begin: tuple[Any, ...],
+        appends: Sequence[Append],
+        jobs: Sequence[InboxJob],
+        verdicts: Verdicts,
+    ) -> None:
+        """Store checkpoints, and execute jobs about inboxes before and after that."""
+        inboxes = PostgresInboxes(self._key, connection, self._target)
+        await inboxes.prepare(jobs)
+        verdicts.update({job: job.error for job in jobs if isinstance(job.error, Exception)})
+        await self._store(connection, begin, [job for job in appends if job not in verdicts], verdicts)
+        for job in jobs:
+            if isinstance(job, Append) and job not in verdicts:
+                await inboxes.complete(job)
 
     async def _store(
         self, connection: Connection, begin: tuple[Any, ...], appends: Sequence[Append], verdicts: Verdicts
@@ -244,6 +264,8 @@ class Writer:
         if isinstance(job, Append):
             c = job.checkpoint
             return await rows_of(connection, sql(rows.SELECT_DIGEST), (c.run_id, c.seq)) == [(c.digest,)]
+        if isinstance(job, Send | SetAside):
+            return await PostgresInboxes(self._key, connection, self._target).is_stored(job)
         found = await rows_of(connection, sql(rows.SELECT_HEAD), (job.run_id,))
         head = Head.read(job.run_id, found[0], self._key) if found else None
         return shows(head, job, self._owner)
@@ -297,7 +319,9 @@ def _sorted_out(batch: Sequence[Job]) -> tuple[Verdicts, list[Append], list[Job]
 
 
 def _nameless(job: Job) -> Exception | None:
-    """Return an error if the checkpoint has a name that PostgreSQL cannot store, else None."""
+    """Return an error if a job has a name that PostgreSQL cannot store, else None. No run is stored under such an id."""
+    if isinstance(job, Send) and not rows.is_text(job.run_id):
+        return unknown_run(job.run_id)
     if not isinstance(job, Append):
         return None
     c = job.checkpoint

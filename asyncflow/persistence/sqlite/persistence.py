@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Literal, Never
+from typing import Final, Literal, Never
 
 import anyio
 
 from ..._keywords import not_taken
 from ...errors import StorageBusyError
+from .._database.arrivals import Arrivals
 from .._database.base import DatabasePersistence, checked_key, checked_lease
 from .._database.group_commit import GroupCommit
 from .._database.jobs import Renew
@@ -30,6 +31,9 @@ from .writer import Writer
 
 __all__ = ["SQLiteFlowPersistence"]
 
+LOOK_SECONDS: Final = 0.25
+"""Seconds between two looks at the inboxes of the runs that wait for signals."""
+
 
 class _Open:
     """The resources that are open while a backend is in use."""
@@ -45,6 +49,7 @@ class _Open:
         self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)
         self.reader = Reader(path, key, file)
+        self.arrivals = Arrivals(home, self._arrived, LOOK_SECONDS)
         self.stop_renewing: Callable[[], object] = lambda: None
         self.place = Path(os.path.realpath(path))  # unlike `Path.resolve` it never raises, whatever exists there
 
@@ -98,6 +103,9 @@ class _Open:
     def rest(self) -> float:
         """See `base.Opened`. Processes that wait for SQLite's lock poll it, so it must be free for long enough."""
         return 0.5 if self.owner.others() else 0.05
+
+    async def _arrived(self) -> Sequence[tuple[str, int]]:
+        return await self.reader.arrived(self.owner.id)
 
     async def close(self) -> None:
         """Close the connections. Runs on the event loop that they use.

@@ -16,10 +16,12 @@ import anyio
 
 from ..._waiting import to_its_end
 from ...errors import StorageCorruptError, StorageError
+from .._database.inboxes import ARRIVED, UNTAKEN, signal_of
 from .._database.jobs import Ended
 from .._database.listing import Query
 from .._database.run_head import Head, checkpoint_of
 from ..checkpoint import Checkpoint
+from ..inbox import StoredSignal
 from . import rows
 from .database import check_identity, connected, explained, reading, stop
 from .explain import primary_code
@@ -88,6 +90,18 @@ class Reader:
         """Return the ids of all runs, in order of creation."""
         found = await self._in_snapshot(lambda connection: connection.execute_fetchall(rows.SELECT_RUN_IDS))
         return [str(run_id) for (run_id,) in found]
+
+    async def inbox(self, run_id: str) -> list[StoredSignal]:
+        """See `opened.Reads`."""
+        sql = rows.of_tables(UNTAKEN)
+        found = await self._in_snapshot(lambda connection: connection.execute_fetchall(sql, (run_id,)))
+        return [signal_of(run_id, tuple(row), self._key) for row in found]
+
+    async def arrived(self, owner: str) -> list[tuple[str, int]]:
+        """Return the runs of an owner that have signals in their inboxes. See `arrivals.Arrivals`."""
+        sql = rows.of_tables(ARRIVED)
+        found = await self._in_snapshot(lambda connection: connection.execute_fetchall(sql, (owner,)))
+        return [(run_id, newest) for run_id, newest in found]
 
     async def damage(self) -> list[str]:
         """Return the damage that SQLite finds in the file, and the number of rows that belong to no run. It reads the whole file."""

@@ -59,3 +59,8 @@ SELECT_CHECKPOINTS = (
 SELECT_DIGEST = "SELECT digest FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) AND seq = ?"
 SELECT_STORED = "SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(?))"
 SELECT_BASE = "SELECT base FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) AND seq = ?"
+
+
+def of_tables(sql: str) -> str:
+    """Return a statement of `inboxes.py` for SQLite, whose tables need no prefix."""
+    return sql.replace("@", "")

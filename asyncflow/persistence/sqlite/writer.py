@@ -20,7 +20,7 @@ from ...errors import (
     StorageWriteError,
 )
 from .._database.commit_outcomes import not_written, shows
-from .._database.jobs import Append, Confirm, Job, Owning, Prune
+from .._database.jobs import Append, Confirm, InboxJob, Job, Owning, Prune, Send, SetAside
 from .._database.lease import Lease, now
 from .._database.ownership_rules import Liveness, effect_of
 from .._database.run_head import Head
@@ -29,6 +29,7 @@ from .appends import CHANGES, Appends
 from .database import check_identity, close_database, stop, waited_since
 from .explain import explain, primary_code
 from .file_identity import FileIdentity
+from .inboxes import SqliteInboxes
 from .pruning import SqliteBatch, forget_dead
 
 __all__ = ["Writer"]
@@ -232,14 +233,23 @@ class Writer:
         sent = now()
         # A Confirm asks for a renewal even if none is due.
         renews = self.lease.is_due(sent) or any(isinstance(job, Confirm) for job in owning)
-        if len(appended) == 1 and not owning and not renews:
+        if len(appended) == 1 and not owning and not renews and type(appended[0]) is Append:
             await self._append(appended, is_alone=True)
             self._appends.committed()
             return
-        if owning:
+        about_inboxes = [job for job in batch if isinstance(job, InboxJob)]
+        if owning or about_inboxes:
+            await self._connection.execute("BEGIN IMMEDIATE")
             await self._execute_owning(owning)
+        inboxes = SqliteInboxes(self._key, self._connection)
+        refused = await inboxes.prepare(about_inboxes)
+        if refused:
+            appended = [job for job in appended if job not in refused]
         if appended:
             await self._append(appended)
+        for job in about_inboxes:
+            if isinstance(job, Append) and job not in refused:
+                await inboxes.complete(job)
         if renews:
             await self._renew()
         await self._connection.commit()
@@ -249,7 +259,6 @@ class Writer:
 
     async def _execute_owning(self, jobs: Sequence[Job]) -> None:
         """Execute the jobs that depend on stored rows, under the write lock: no other process changes the rows before the commit."""
-        await self._connection.execute("BEGIN IMMEDIATE")
         for job in jobs:
             self._appends.forget(job.run_id)
             if isinstance(job, Prune):
@@ -310,6 +319,8 @@ class Writer:
             c = job.checkpoint
             found = await self._connection.execute_fetchall(rows.SELECT_DIGEST, (c.run_id, c.seq))
             return [tuple(row) for row in found] == [(c.digest,)]
+        if isinstance(job, Send | SetAside):
+            return await SqliteInboxes(self._key, self._connection).is_stored(job)
         stored = list(await self._connection.execute_fetchall(rows.SELECT_HEAD, (job.run_id,)))
         head = Head.read(job.run_id, tuple(stored[0]), self._key) if stored else None
         return shows(head, job, self._owner)

@@ -1,0 +1,130 @@
+"""Send a signal to a run: check it against the class, encode its payload, and store it."""
+
+from __future__ import annotations
+
+import difflib
+import uuid
+from typing import Any
+
+from .._codec.codec import Misfit, Refused
+from .._definition.definition import FlowDefinition
+from .._definition.signals import Signal
+from .._runtime.codecs import Codecs
+from .._runtime.unstored import UNSTORED
+from .._runtime.waits import awaited_signals
+from .._scheduling.signals import expected
+from ..errors import (
+    CapabilityMissingError,
+    InboxChanged,
+    NotWaitingError,
+    SignalPayloadError,
+    UnknownSignalError,
+)
+from ..persistence.checkpoint import decode_progress
+from ..persistence.inbox import Inbox, NewSignal
+from ..persistence.protocol import FlowPersistence, offers, session
+from . import call_errors as refusals
+from .matching import check_flow
+from .setup import Setup
+
+__all__ = ["inbox_of", "send", "signal_named"]
+
+LONGEST_KEY = 200
+"""The longest idempotency key, in characters."""
+
+
+async def send(
+    setup: Setup, run_id: str, signal: Signal[Any] | str, payload: Any, key: str | None, sender: str = ""
+) -> bool:
+    """Send a signal to a run. Return False if the run has received it already. Raises `SignalError`s."""
+    declared = signal_named(setup.settings.definition, signal)
+    new = NewSignal(declared.name, _encoded(setup.codecs, declared, payload, run_id), _key(key), sender, setup.clock())
+    if setup.persistence is None:
+        return UNSTORED.send(run_id, new)
+    inbox = inbox_of(setup.persistence)
+    async with session(setup.persistence):
+        while True:
+            seq = await _checked(setup, setup.persistence, run_id, declared)
+            try:
+                return await inbox.send(run_id, new, seq=seq)
+            except InboxChanged:  # the run has a new checkpoint: look again whether it waits
+                continue
+
+
+def signal_named(definition: FlowDefinition, signal: Signal[Any] | str) -> Signal[Any]:
+    """Return the signal that a flow declares. Raises `UnknownSignalError`."""
+    name = signal.name if isinstance(signal, Signal) else signal
+    declared = definition.signals.get(name) if isinstance(name, str) else None
+    if declared is None:
+        known = sorted(definition.signals)
+        near = difflib.get_close_matches(str(name), known, 1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise UnknownSignalError(
+            f"{definition.name} declares no signal {name!r}; it was not sent.{hint} Known: {', '.join(known) or 'none'}",
+            signal=str(name),
+        )
+    if isinstance(signal, Signal) and declared != signal:
+        raise UnknownSignalError(
+            f"{definition.name} declares another signal {name!r}, with another payload; this one was not sent",
+            signal=name,
+        )
+    return declared
+
+
+def inbox_of(persistence: FlowPersistence) -> Inbox:
+    """Return a backend as one that stores signals. Raises `CapabilityMissingError`."""
+    if not offers(persistence, Inbox):
+        raise CapabilityMissingError(
+            f"signals need a backend that stores them, and {type(persistence).__name__} does not (see persistence.Inbox)",
+            capability="Inbox",
+        )
+    return persistence
+
+
+async def _checked(setup: Setup, persistence: FlowPersistence, run_id: str, signal: Signal[Any]) -> int | None:
+    """Check that a run belongs to the flow and, if the signal is to be refused early, that it waits for it. Return its seq then."""
+    stored = await persistence.load(run_id)
+    if stored is None:
+        raise refusals.unknown_run(persistence, run_id, None)
+    check_flow(setup.settings.identity, stored)
+    if signal.early != "refuse" or stored.status in ("finished", "cancelled"):
+        return None
+    progress = decode_progress(stored.progress or b"")
+    if signal.name not in expected(setup.settings.definition, progress) | awaited_signals(progress):
+        raise NotWaitingError(
+            f"nothing waits for {signal.name} in run {run_id} now; it was not stored", signal=signal.name, run_id=run_id
+        )
+    return stored.seq
+
+
+def _encoded(codecs: Codecs, signal: Signal[Any], payload: Any, run_id: str) -> bytes:
+    codec = codecs.result(signal.name)
+    paths: tuple[str, ...]
+    try:
+        data, _ = codec.encode(payload)
+        codec.decode(data)
+    except Refused as refused:
+        where = f" at '{refused.path}'" if refused.path else ""
+        text = f"{refused.type_name or 'the value'}{where}: {refused.reason}"
+        paths = (refused.path,) if refused.path else ()
+    except Misfit as misfit:
+        text, paths = str(misfit.detail), tuple(misfit.paths)
+    else:
+        return data
+    raise SignalPayloadError(
+        f"the payload of {signal.name} does not fit what the signal declares: {text}. It was not stored",
+        paths=paths,
+        signal=signal.name,
+        run_id=run_id,
+    )
+
+
+def _key(key: str | None) -> str:
+    """Return the idempotency key of a signal: a new one, if its sender gave none. Raises `ValueError`."""
+    if key is None:
+        return f" {uuid.uuid4().hex}"
+    if not isinstance(key, str) or not 1 <= len(key) <= LONGEST_KEY or not key.isprintable() or key != key.strip():
+        raise ValueError(
+            f"the key of a signal must have 1 to {LONGEST_KEY} printable characters and no surrounding spaces"
+        )
+    return key

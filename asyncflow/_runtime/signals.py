@@ -1,0 +1,207 @@
+"""The signals of one pass: take them from the inbox when a listener can fire with them, and end the pass when nothing waits for more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol, cast
+
+import anyio
+
+from .._codec.codec import Misfit, Refused
+from .._definition.definition import FlowDefinition
+from .._scheduling.messages import Command, PassEnded, SignalTaken
+from .._scheduling.progress import Progress
+from .._scheduling.signals import is_waiting, next_signal
+from ..errors import InboxChanged
+from ..persistence.checkpoint import UNREADABLE
+from ..persistence.inbox import Inbox, StoredSignal
+from .codecs import Codecs
+from .journal import Journal
+from .recorder import Recorder
+
+__all__ = ["OpenWait", "Signals", "Source"]
+
+logger = logging.getLogger("asyncflow")
+
+
+class Source(Protocol):
+    """Where the signals of a pass come from: a backend with `Inbox` or, for runs that are not stored, this process's memory."""
+
+    async def inbox(self, run_id: str) -> list[StoredSignal]: ...
+    async def set_aside(self, signal: StoredSignal, problem: str) -> None: ...
+    def watch(self, run_id: str, arrived: Callable[[], object]) -> AbstractContextManager[object]: ...
+
+
+class OpenWait:
+    """A method that waits for a signal, in `wait_for`."""
+
+    __slots__ = ("is_received", "is_taken", "key", "signal", "step")
+
+    def __init__(self, key: str, step: str, signal: str) -> None:
+        self.key = key
+        """Of its invocation."""
+        self.step = step
+        """The name under which the payload is stored."""
+        self.signal = signal
+        self.is_taken = False
+        """Whether a signal is being taken for it."""
+        self.is_received = anyio.Event()
+        """Set once the payload is durable."""
+
+
+class Signals:
+    """Takes the signals of one pass, one after the other."""
+
+    __slots__ = (
+        *("_codecs", "_definition", "_is_stale", "_journal", "_known", "_progress", "_recorder", "_run_id", "_source"),
+        *("_wait", "_waits"),
+    )
+
+    def __init__(
+        self,
+        definition: FlowDefinition,
+        journal: Journal,
+        codecs: Codecs,
+        recorder: Recorder | None,
+        run_id: str,
+        source: Source,
+    ) -> None:
+        self._definition = definition
+        self._journal = journal
+        self._progress: Progress = journal.progress
+        self._codecs = codecs
+        self._recorder = recorder
+        self._run_id = run_id
+        self._source = source
+        self._known: list[StoredSignal] = []
+        self._is_stale = True
+        self._wait: anyio.Event | None = None
+        self._waits: list[OpenWait] = []
+        """In the order in which they began."""
+
+    async def work(self, launch: Callable[[tuple[Command, ...]], object], is_over: Callable[[], bool]) -> None:
+        """Take signals until the pass ends, and end it when nothing is left to run or to wait for.
+
+        `launch`: executes commands. `is_over`: whether the pass fails or ends.
+        """
+        with self._source.watch(self._run_id, self._arrived):
+            while not (is_over() or self._progress.failed):
+                if self._is_stale:
+                    self._is_stale = False
+                    self._known = await self._source.inbox(self._run_id)
+                    continue  # the pass may have ended meanwhile
+                if await self._serve_wait():
+                    continue
+                place = next_signal(self._definition, self._progress, [stored.signal.name for stored in self._known])
+                if place is not None:
+                    launch(await self._take(self._known.pop(place)))
+                elif self._progress.is_open or is_waiting(self._definition, self._progress):
+                    self._wait = anyio.Event()
+                    await self._wait.wait()
+                else:
+                    launch(await self._end())
+
+    def is_declared(self, name: str) -> bool:
+        """Whether the flow declares a signal."""
+        return name in self._definition.signals
+
+    @contextmanager
+    def waited_for(self, wait: OpenWait) -> Iterator[None]:
+        """Take a signal for a method that waits for it."""
+        self._waits.append(wait)
+        self.changed()
+        try:
+            yield
+        finally:
+            self._waits.remove(wait)
+
+    async def _serve_wait(self) -> bool:
+        """Take a signal for the first method that waits for one that has come. Return whether there was one."""
+        for wait in self._waits:
+            stored = next((each for each in self._known if each.signal.name == wait.signal), None)
+            if stored is not None and not wait.is_received.is_set():
+                self._known.remove(stored)
+                wait.is_taken = True
+                await self._take(stored, wait)
+                return True
+        return False
+
+    def changed(self) -> None:
+        """Look again, because the progress has changed, or the pass fails or ends."""
+        if self._wait is not None:
+            self._wait.set()
+
+    def _arrived(self) -> None:
+        self._is_stale = True
+        self.changed()
+
+    @property
+    def _storage(self) -> Inbox:
+        assert self._recorder is not None, "asked only for stored runs"
+        return cast(Inbox, self._recorder.persistence)
+
+    async def _take(self, stored: StoredSignal, wait: OpenWait | None = None) -> tuple[Command, ...]:
+        """Take a signal, for a method that waits for it or for listeners. Return the commands that follow.
+
+        One whose payload does not fit is set aside.
+        """
+        kept = self._payload(stored)
+        if isinstance(kept, Problem):
+            logger.error(
+                "signal set aside: the payload of %s, sent to run %s, does not fit its type: %s",
+                stored.signal.name,
+                self._run_id,
+                kept.text,
+            )
+            await self._source.set_aside(stored, kept.text)
+            if wait is not None:
+                wait.is_taken = False
+            return ()
+        taken = (
+            SignalTaken(stored.signal.name) if wait is None else SignalTaken(stored.signal.name, wait.key, wait.step)
+        )
+        commands, checkpoint = self._journal.noticed(taken, kept)
+        if self._recorder is not None and checkpoint is not None:
+            await self._recorder.commit(checkpoint, lambda c: self._storage.append_taking(c, stored))
+        else:
+            await self._source.set_aside(stored, "")
+        if wait is not None:
+            wait.is_received.set()
+        return commands
+
+    def _payload(self, stored: StoredSignal) -> Any:
+        """Return what is kept of a payload: its bytes, if the run is stored, else its value. A sender may not have known its type."""
+        codec = self._codecs.result(stored.signal.name)
+        try:
+            value = codec.decode(stored.signal.payload)
+            return value if self._recorder is None else codec.encode(value)[0]
+        except Misfit as misfit:
+            return Problem(misfit.detail)
+        except Refused as refused:
+            return Problem(refused.reason)
+        except UNREADABLE as error:
+            return Problem(f"it cannot be read ({type(error).__name__})")
+
+    async def _end(self) -> tuple[Command, ...]:
+        """End the pass, unless a signal has arrived since the inbox was read. Return the commands that follow."""
+        newest = max((stored.id for stored in self._known), default=0)
+        before = None if self._recorder is None else self._recorder.chain.position()
+        commands, checkpoint = self._journal.noticed(PassEnded())
+        if self._recorder is None or checkpoint is None or before is None:
+            return commands
+        try:
+            await self._recorder.commit(checkpoint, lambda c: self._storage.append_last(c, newest))
+        except InboxChanged:
+            self._recorder.chain.return_to(before)
+            self._is_stale = True
+            return ()
+        return commands
+
+
+class Problem:
+    """Why a payload does not fit."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text

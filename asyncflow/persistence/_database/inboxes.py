@@ -1,0 +1,142 @@
+"""The inboxes of runs in a database: what each job about them checks and changes, in the transaction that executes it.
+
+The statements are the same for both databases. `?` stands for a parameter, and `@` for the prefix of a table's name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ...errors import AsyncflowError, StaleCheckpoint
+from ..inbox import CAPACITY, LEFT, NewSignal, StoredSignal, changed, ended, full, key_in_use, unknown_run
+from .jobs import Append, AppendLast, AppendTaking, InboxJob, Send, SetAside
+
+__all__ = ["ARRIVED", "UNTAKEN", "Inboxes", "signal_of"]
+
+_COLUMNS: Final = "s.id, s.name, s.payload, s.key, s.sender, s.at, s.content, s.digest"
+_IN_INBOX: Final = "taken IS NULL AND problem IS NULL"
+_OF_RUN: Final = "run = (SELECT id FROM @runs WHERE run_id = ?)"
+
+UNTAKEN: Final = f"SELECT {_COLUMNS} FROM @signals s WHERE {_OF_RUN} AND {_IN_INBOX} ORDER BY s.id"
+"""The signals in the inbox of a run, the oldest first: rows for `signal_of`."""
+ARRIVED: Final = (
+    f"SELECT r.run_id, max(s.id) FROM @signals s JOIN @runs r ON r.id = s.run WHERE {_IN_INBOX} AND r.owner = ? "
+    + "GROUP BY r.run_id"
+)
+"""The runs of an owner that have signals in their inboxes, with the id of the newest one."""
+
+_KNOWN: Final = f"SELECT content FROM @signals WHERE {_OF_RUN} AND key = ?"
+_COUNT: Final = f"SELECT count(*) FROM @signals WHERE {_OF_RUN} AND {_IN_INBOX}"
+_NEWER: Final = f"SELECT count(*) FROM @signals WHERE {_OF_RUN} AND {_IN_INBOX} AND id > ?"
+_INSERT: Final = (
+    "INSERT INTO @signals (run, key, name, payload, sender, at, content, digest) "
+    "SELECT id, ?, ?, ?, ?, ?, ?, ? FROM @runs WHERE run_id = ?"
+)
+_HAS: Final = f"SELECT count(*) FROM @signals WHERE id = ? AND {_OF_RUN} AND {_IN_INBOX}"
+_TAKE: Final = "UPDATE @signals SET taken = ?, payload = NULL, digest = ? WHERE id = ?"
+_SET_ASIDE: Final = f"UPDATE @signals SET problem = ?, digest = ? WHERE id = ? AND {_IN_INBOX}"
+_DELETE: Final = "DELETE FROM @signals WHERE id = ?"
+
+
+def signal_of(run_id: str, row: Sequence[Any], key: bytes) -> StoredSignal:
+    """Decode a row of `UNTAKEN`. Raises `CheckpointCorruptError` if it fails its digest."""
+    place, name, payload, idempotency_key, sender, at, content, digest = row
+    signal = StoredSignal(place, run_id, NewSignal(name, payload or b"", idempotency_key, sender, at))
+    signal.check(content, digest, key)
+    return signal
+
+
+class Inboxes(ABC):
+    """Executes jobs about inboxes, on rows that are locked until the commit."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    @abstractmethod
+    async def fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement."""
+
+    @abstractmethod
+    async def execute(self, sql: str, *values: Any) -> None:
+        """Execute a statement."""
+
+    @abstractmethod
+    async def head(self, run_id: str) -> tuple[str, int] | None:
+        """Return the status and the seq of a run, and lock it; None if it is not stored."""
+
+    async def prepare(self, jobs: Sequence[InboxJob]) -> list[Append]:
+        """Execute what comes before the checkpoints of a transaction. Return the checkpoints that must not be stored; set their errors."""
+        refused: list[Append] = []
+        for job in sorted(jobs, key=lambda job: isinstance(job, Append)):  # a signal comes before the end of its run
+            job.error = None
+            try:
+                await self._prepare(job)
+            except AsyncflowError as error:
+                job.error = error
+                if isinstance(job, Append):
+                    refused.append(job)
+        return refused
+
+    async def _prepare(self, job: InboxJob) -> None:
+        head = await self.head(job.run_id)
+        match job:
+            case Send(run_id=run_id, signal=signal, seq=seq):
+                if head is None:
+                    raise unknown_run(run_id)
+                job.is_new = not await self._has_received(run_id, signal)
+                if not job.is_new:
+                    return
+                if head[0] in ("finished", "cancelled"):
+                    raise ended(run_id, head[0])
+                if seq not in (None, head[1]):
+                    raise changed(run_id)
+                if await self.fetch(_COUNT, run_id) >= [(CAPACITY,)]:
+                    raise full(run_id)
+                await self._insert(run_id, signal)
+            case SetAside(signal=signal, problem=problem):
+                await self._set_aside(signal, problem)
+            case AppendTaking(signal=signal):
+                if await self.fetch(_HAS, signal.id, job.run_id) != [(1,)]:
+                    raise StaleCheckpoint(
+                        f"checkpoint {job.checkpoint.seq} of run {job.run_id} was not saved: signal {signal.id} is no longer in the "
+                        "inbox; another owner has taken over the run",
+                        run_id=job.run_id,
+                        seq=job.checkpoint.seq,
+                    )
+            case AppendLast(newest=newest):
+                if await self.fetch(_NEWER, job.run_id, newest) != [(0,)]:
+                    raise changed(job.run_id)
+
+    async def complete(self, job: Append) -> None:
+        """Execute what comes after the checkpoint of a job was stored, in the same transaction."""
+        if isinstance(job, AppendTaking):
+            place, taken = job.signal.id, job.checkpoint.seq
+            if job.signal.signal.is_unnamed:
+                await self.execute(_DELETE, place)
+            else:
+                await self.execute(_TAKE, taken, job.signal.digest(self._key, taken), place)
+        elif isinstance(job, AppendLast):
+            for row in await self.fetch(UNTAKEN, job.run_id):
+                await self._set_aside(signal_of(job.run_id, row, self._key), LEFT)
+
+    async def is_stored(self, job: Send | SetAside) -> bool:
+        """Whether a job whose commit failed is done."""
+        if isinstance(job, Send):
+            return await self._has_received(job.run_id, job.signal)
+        return await self.fetch(_HAS, job.signal.id, job.run_id) == [(0,)]
+
+    async def _has_received(self, run_id: str, signal: NewSignal) -> bool:
+        known = await self.fetch(_KNOWN, run_id, signal.key)
+        if known and known != [(signal.content,)]:
+            raise key_in_use(run_id, signal)
+        return bool(known)
+
+    async def _insert(self, run_id: str, signal: NewSignal) -> None:
+        name, payload, key, sender, at = signal
+        digest = StoredSignal(0, run_id, signal).digest(self._key)
+        await self.execute(_INSERT, key, name, payload, sender, at, signal.content, digest, run_id)
+
+    async def _set_aside(self, signal: StoredSignal, problem: str) -> None:
+        await self.execute(_SET_ASIDE, problem, signal.digest(self._key, None, problem), signal.id)

@@ -1,0 +1,34 @@
+"""Jobs about the inboxes of runs, for PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._database.inboxes import Inboxes
+from .._database.run_head import Head
+from . import rows
+from .database import Connection, Target, rows_of
+
+__all__ = ["PostgresInboxes"]
+
+
+class PostgresInboxes(Inboxes):
+    """Jobs about inboxes, on the writing connection, in its transaction. Each locks the row of its run."""
+
+    def __init__(self, key: bytes, connection: Connection, target: Target) -> None:
+        super().__init__(key)
+        self._connection = connection
+        self._target = target
+
+    async def fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        return await rows_of(self._connection, self._target.sql(rows.of_tables(sql)), values)
+
+    async def execute(self, sql: str, *values: Any) -> None:
+        await self._connection.execute(self._target.sql(rows.of_tables(sql)), values)
+
+    async def head(self, run_id: str) -> tuple[str, int] | None:
+        found = await self.fetch(rows.LOCK_HEADS, [run_id])
+        if not found:
+            return None
+        head = Head.read(run_id, found[0], self._key)
+        return head.status, head.head
