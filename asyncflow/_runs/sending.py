@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import difflib
 import uuid
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import from_json
 
 from .._codec.codec import Misfit, Refused
 from .._definition.definition import FlowDefinition
@@ -27,10 +31,17 @@ from . import call_errors as refusals
 from .matching import check_flow
 from .setup import Setup
 
-__all__ = ["inbox_of", "send", "signal_named"]
+__all__ = ["JsonPayload", "inbox_of", "send", "signal_named"]
 
 LONGEST_KEY = 200
 """The longest idempotency key, in characters."""
+
+
+class JsonPayload(NamedTuple):
+    """The payload of a signal as JSON from outside, such as the body of a request. It is validated by the signal's type."""
+
+    data: bytes
+    """The JSON; empty for a signal without a payload."""
 
 
 async def send(
@@ -38,6 +49,8 @@ async def send(
 ) -> bool:
     """Send a signal to a run. Return False if the run has received it already. Raises `SignalError`s."""
     declared = signal_named(setup.settings.definition, signal)
+    if isinstance(payload, JsonPayload):
+        payload = _read(setup.codecs, declared, payload.data, run_id)
     new = NewSignal(declared.name, _encoded(setup.codecs, declared, payload, run_id), _key(key), sender, setup.clock())
     if setup.persistence is None:
         return UNSTORED.send(run_id, new)
@@ -97,6 +110,33 @@ async def _checked(setup: Setup, persistence: FlowPersistence, run_id: str, sign
     return stored.seq
 
 
+def _read(codecs: Codecs, signal: Signal[Any], data: bytes, run_id: str) -> Any:
+    """Return the value of a payload in JSON. Raises `SignalPayloadError`, which contains no value."""
+    try:
+        if data:
+            from_json(data, allow_inf_nan=False)
+        return codecs.payload(signal.name).validate_json(data or b"null")
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        places = [".".join(map(str, each["loc"])) for each in found]
+        detail = "; ".join(
+            f"{place or 'the payload'}: {each['msg']}" for place, each in zip(places, found, strict=True)
+        )
+        raise _misfit(signal, detail, places, run_id) from None
+    except ValueError as error:  # its message has the error and its position, and no more
+        raise _misfit(signal, f"it is not JSON: {error}", (), run_id) from None
+
+
+def _misfit(signal: Signal[Any], detail: str, places: Sequence[str], run_id: str) -> SignalPayloadError:
+    return SignalPayloadError(
+        f"the payload of {signal.name} does not fit what the signal declares: {detail}. It was not stored",
+        detail=detail,
+        paths=[place for place in places if place],
+        signal=signal.name,
+        run_id=run_id,
+    )
+
+
 def _encoded(codecs: Codecs, signal: Signal[Any], payload: Any, run_id: str) -> bytes:
     codec = codecs.result(signal.name)
     paths: tuple[str, ...]
@@ -111,12 +151,7 @@ def _encoded(codecs: Codecs, signal: Signal[Any], payload: Any, run_id: str) -> 
         text, paths = str(misfit.detail), tuple(misfit.paths)
     else:
         return data
-    raise SignalPayloadError(
-        f"the payload of {signal.name} does not fit what the signal declares: {text}. It was not stored",
-        paths=paths,
-        signal=signal.name,
-        run_id=run_id,
-    )
+    raise _misfit(signal, text, paths, run_id)
 
 
 def _key(key: str | None) -> str:

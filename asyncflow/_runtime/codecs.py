@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from .._codec.codec import Codec, Misfit, Refused, codec_for, plain_codec
 from .._codec.plain_models import is_read_plainly
 from .._codec.state_codecs import state_codec_for
@@ -31,6 +33,7 @@ class Codecs:
         self.state = state_codec_for(state_type)
         self.may_be_lent = not isinstance(state_type, DictState) or is_read_plainly(state_type.values)
         self._results: dict[str, Codec] = {}
+        self._payloads: dict[str, TypeAdapter[Any]] = {}
 
     def result(self, method: str) -> Codec:
         """Return the codec of a method's result, by its return annotation, or of a signal's payload, by its declared type."""
@@ -38,6 +41,13 @@ class Codecs:
         if codec is None:
             codec = self._results[method] = self._codec_of(method)
         return codec
+
+    def payload(self, signal: str) -> TypeAdapter[Any]:
+        """Return what validates the payload of a signal, if it comes as JSON."""
+        known = self._payloads.get(signal)
+        if known is None:
+            known = self._payloads[signal] = TypeAdapter(self.definition.signals[signal].payload)
+        return known
 
     def _codec_of(self, name: str) -> Codec:
         if name in self.definition.signals:

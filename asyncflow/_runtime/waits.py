@@ -18,7 +18,7 @@ from .scope import Scope
 from .signals import OpenWait, Signals
 from .timing import sleep_until
 
-__all__ = ["OfPass", "Waits", "awaited_signals"]
+__all__ = ["OfPass", "Waits", "awaited_signals", "next_due"]
 
 MEMOS: Final = 10_000
 """How many values an invocation can store."""
@@ -40,6 +40,25 @@ def awaited_signals(progress: Progress) -> frozenset[str]:
             if call == "wait_for" and not is_over:
                 names.add(rest.partition(" ")[0])
     return frozenset(names)
+
+
+def next_due(progress: Progress, now: float) -> float | None:
+    """Return when the next timer, sleep, further attempt or time limit of a wait is due, as far as that is stored; None if none is.
+
+    `now`: a sleep whose end has passed by then is over.
+    """
+    times = [timer.due for timer in progress.timers.values()]
+    for attempts in progress.attempts.values():
+        if attempts.due is not None:
+            times.append(attempts.due)
+        memos = attempts.memos or {}
+        for name, value in memos.items():
+            is_wait = name.startswith(("sleep ", "wait_for ")) and not name.endswith((RECEIVED, TIMED_OUT))
+            is_over = any(name + end in memos for end in (RECEIVED, TIMED_OUT))
+            due = from_json(value) if is_wait and not is_over else None
+            if due is not None and (due > now or not name.startswith("sleep ")):
+                times.append(float(due))
+    return min(times, default=None)
 
 
 class OfPass(Protocol):

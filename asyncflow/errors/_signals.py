@@ -31,10 +31,11 @@ class UnknownSignalError(SignalError, LookupError):
 
 
 class SignalPayloadError(SignalError, ValueError):
-    """The payload does not fit the type that the signal declares. `paths` names the fields."""
+    """The payload does not fit the type that the signal declares. `paths` names the fields, `detail` says why."""
 
-    def __init__(self, message: str, *, paths: Sequence[str] = (), **where: Any) -> None:
+    def __init__(self, message: str, *, detail: str = "", paths: Sequence[str] = (), **where: Any) -> None:
         super().__init__(message, **where)
+        self.detail = detail
         self.paths = tuple(paths)
 
 

@@ -12,6 +12,7 @@ import anyio.lowlevel
 from .._definition.signals import Signal
 from .._runs import call_errors as refusals
 from .._runs.ownership import is_driven
+from .._runs.sending import JsonPayload
 from .._runtime.observe import events_from
 from .._runtime.tracebacks import from_here
 from ..errors import CapabilityMissingError, RunFencedError, StorageError
@@ -70,6 +71,10 @@ class RunView:
     """The result of a finished run, typed as the state is."""
     error: RunFailure | None = None
     """The failure of the method that raised last."""
+    waits_for: tuple[str, ...] = ()
+    """The names of the signals that the run waits for, unless it has ended."""
+    due_at: float | None = None
+    """When the next of its timers, sleeps and further attempts is due, in seconds since the Unix epoch; None if it waits for no time."""
 
 
 class RunHandle:
@@ -83,7 +88,7 @@ class RunHandle:
         outcome: Callable[[Checkpoint], Awaitable[Any]],
         cancel: Callable[[], Awaitable[None]],
         decode: Callable[[Checkpoint, bool], RunView],
-        send: Callable[[Checkpoint, Signal[Any] | str, Any, str | None], Awaitable[bool]],
+        send: Callable[[Checkpoint, Signal[Any] | str, Any, str | None, str], Awaitable[bool]],
         *,
         is_elsewhere: bool = False,
     ) -> None:
@@ -177,16 +182,25 @@ class RunHandle:
         """Cancel the run permanently and durably, whichever process drives it. Raises what `FlowRunner.cancel` raises."""
         await self._cancel()
 
-    async def signal(self, signal: Signal[P] | str, payload: P | None = None, /, *, key: str | None = None) -> bool:
+    async def signal(
+        self,
+        signal: Signal[P] | str,
+        payload: P | JsonPayload | None = None,
+        /,
+        *,
+        key: str | None = None,
+        sender: str = "",
+    ) -> bool:
         """Send a signal to the run, whichever process drives it. It is durable when this returns, and is taken exactly once.
 
         - `signal`: the signal, or its name.
-        - `payload`: what is sent with it, of the type that the signal declares.
+        - `payload`: what is sent with it, of the type that the signal declares; or `JsonPayload`, which is validated by that type.
         - `key`: an idempotency key: a call that is repeated with the same key sends nothing again.
+        - `sender`: who sends it, to be stored with the signal.
 
         Returns False if the run has received a signal with this key already, else True. Raises what `Flow.signal` raises.
         """
-        return await self._send(await self.checkpoint(), signal, payload, key)
+        return await self._send(await self.checkpoint(), signal, payload, key, sender)
 
     async def events(self, *, after: tuple[int, int] = (-1, 0)) -> AsyncGenerator[Event, None]:
         """Iterate over the past and future events of the run until it has ended, each once and in order.

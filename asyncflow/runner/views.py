@@ -15,7 +15,10 @@ from .._runs.inputs import inputs_shown
 from .._runs.loading import outcome_of
 from .._runs.sending import send
 from .._runtime.failures import stored_failure, stored_failures
-from ..persistence.checkpoint import Checkpoint
+from .._runtime.timing import now
+from .._runtime.waits import awaited_signals, next_due
+from .._scheduling.signals import expected
+from ..persistence.checkpoint import Checkpoint, decode_progress
 from ..persistence.outcome import Finished
 from .handles import RunFailure, RunView
 
@@ -32,12 +35,12 @@ class Viewed:
         """Return a view of a run from a checkpoint."""
         return _view_of(c, None if as_stored else self._instance_of(c))
 
-    async def send(self, c: Checkpoint, signal: Signal[Any] | str, payload: Any, key: str | None) -> bool:
+    async def send(self, c: Checkpoint, signal: Signal[Any] | str, payload: Any, key: str | None, sender: str) -> bool:
         """Send a signal to a stored run. Return False if the run has received it already."""
         instance = self._instance_of(c)
         if instance is None:
             raise refusals.unknown_flow(c)
-        return await send(instance.setup, c.run_id, signal, payload, key)
+        return await send(instance.setup, c.run_id, signal, payload, key, sender)
 
     async def outcome(self, ended: Checkpoint) -> Any:
         """Return the result of a run that another owner has driven, or raise its error."""
@@ -64,7 +67,19 @@ def _view_of(c: Checkpoint, instance: Any) -> RunView:
         state=state,
         result=result,
         error=_failure_of(c),
+        **_waits_of(c, instance),
     )
+
+
+def _waits_of(c: Checkpoint, instance: Any) -> dict[str, Any]:
+    """Return the signals that a run waits for, and when the next of its waits for a time is due. `instance`: as for `_view_of`."""
+    if c.status in ("finished", "cancelled"):
+        return {}
+    progress = decode_progress(c.progress or b"")
+    names = awaited_signals(progress)
+    if instance is not None:
+        names |= expected(instance.setup.settings.definition, progress)
+    return {"waits_for": tuple(sorted(names)), "due_at": next_due(progress, now())}
 
 
 def _failure_of(c: Checkpoint) -> RunFailure | None:

@@ -33,6 +33,8 @@ async def test_a_run_is_started_and_found_where_the_answer_says(serve: Serve) ->
         "status": "finished",
         "pass_number": 1,
         "seq": 2,
+        "waits_for": [],
+        "due_at": None,
         "state": {
             "id": told["run_id"],
             "item": "tea",

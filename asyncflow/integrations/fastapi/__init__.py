@@ -12,8 +12,9 @@ except ImportError as error:
         "in a checkout of asyncflow: pip install '.[fastapi]'"
     ) from error
 
+from .actions import Action, action_of
 from .lifespan import lifespan
 from .router import flow_router
 from .starting import run_id_for
 
-__all__ = ["flow_router", "lifespan", "run_id_for"]
+__all__ = ["Action", "action_of", "flow_router", "lifespan", "run_id_for"]

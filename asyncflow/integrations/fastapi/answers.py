@@ -47,12 +47,19 @@ STATUS: Final[tuple[tuple[type[AsyncflowError], int, str], ...]] = (
     (errors.RunInputsError, 409, "The run was started with other inputs."),
     (errors.RunCancelledError, 409, "The run was cancelled."),
     (errors.StateSchemaError, 409, "The stored run no longer fits the flow."),
+    (errors.RunEndedError, 409, "The run has ended."),
+    (errors.SignalKeyError, 409, "The run has another signal with this Idempotency-Key."),
+    (errors.NotWaitingError, 409, "Nothing waits for this signal now."),
+    (errors.InboxFullError, 429, "The run has too many signals that nothing has taken. Retry later."),
     (errors.CapabilityMissingError, 501, "The storage does not support this."),
 )
 
 DESCRIPTIONS: Final = {
     404: "No such run of these flows.",
     409: "The run's status does not allow this; or, under the same Idempotency-Key, a run failed, was cancelled or has other inputs.",
+    413: "The body is too large.",
+    422: "The body does not fit.",
+    429: "The run has too many signals that nothing has taken.",
     401: "Rejected by `authorize`.",
     403: "Rejected by `authorize`.",
     500: "An internal error, such as a corrupt checkpoint; see the log of the service.",

@@ -12,7 +12,7 @@ from ...persistence.status import Status
 from ...runner import RunHandle, RunView
 from .as_json import json_of
 
-__all__ = ["Accepted", "Problem", "Ready", "Run", "RunLine", "RunPage"]
+__all__ = ["Accepted", "Problem", "Ready", "Run", "RunLine", "RunPage", "Sent"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -22,6 +22,14 @@ class Accepted(BaseModel):
 
     run_id: str
     status: Status
+
+
+class Sent(BaseModel):
+    """A signal that is stored."""
+
+    run_id: str
+    signal: str
+    is_new: bool = Field(description="Whether the run had not received it before, under the same Idempotency-Key.")
 
 
 class Problem(BaseModel):
@@ -86,6 +94,10 @@ class Run(BaseModel):
     pass_number: int = Field(description="Number of the pass: one for each kickoff, from 1.")
     seq: int = Field(description="Sequence number of the newest checkpoint.")
     updated_at: datetime
+    waits_for: list[str] = Field([], description="The signals that the run waits for.")
+    due_at: datetime | None = Field(
+        None, description="When the next of its timers, sleeps and further attempts is due."
+    )
     state: Any
     result: Any = Field(None, description="The result of a finished run.")
     error: RunFailure | None = Field(None, description="The error of a failed run.")
@@ -114,7 +126,14 @@ class Run(BaseModel):
         shown = {name: getattr(view, name) for name in ("run_id", "pass_number", "seq", "state", "result")}
         error = view.error and RunFailure(method=view.error.method, type=view.error.type, message=view.error.message)
         return cls.model_construct(
-            **shown, flow=flow, status=status, updated_at=_time(view.at), error=error, problem=problem
+            **shown,
+            flow=flow,
+            status=status,
+            updated_at=_time(view.at),
+            waits_for=list(view.waits_for),
+            due_at=None if view.due_at is None else _time(view.due_at),
+            error=error,
+            problem=problem,
         )  # the values themselves: no copies
 
     def to_json(self) -> bytes:

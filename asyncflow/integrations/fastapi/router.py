@@ -1,6 +1,6 @@
 """Builds the router: one route per flow that starts runs, and the routes that list, show, stream, resume and cancel runs."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from functools import partial
 from typing import Annotated, Any, Final, Literal, NamedTuple, Optional, Union
@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
+from ..._definition.signals import Signal
 from ...errors import CapabilityMissingError, RunNotFoundError
 from ...persistence import Catalog, Checkpoint, CheckpointHistory, RunEntry
 from ...persistence.status import Status, status_of
@@ -18,6 +19,7 @@ from ...runner import FlowRunner, MakeFlow, RunHandle
 from .answers import FlowRoute, documented, unavailable
 from .describing import run_type
 from .models import Accepted, Ready, Run, RunLine, RunPage
+from .signalling import add_signals
 from .starting import PATIENCE, add_start, answered, no_client, placed
 from .streaming import LastEventId, Named, Position, events_after, position_of
 
@@ -50,16 +52,20 @@ def flow_router(
     authorize: Callable[..., Any] | None = None,
     prefix: str = "",
     longest_wait: float = 60.0,
+    signals: Iterable[Signal[Any] | str] = (),
 ) -> APIRouter:
     """Return an `APIRouter` with routes for these flows, to include in an application.
 
     - `runner`: owns the runs, and stores them.
     - `flows`: classes, or functions that return a flow; at least one, with different names.
     - `authorize`: a dependency of every route but `/readyz`; it raises an `HTTPException` to refuse a request. Its return value, if
-      not None, identifies the client: a str, int or UUID. Each client has Idempotency-Keys of its own.
+      not None, identifies the client: a str, int or UUID. Each client has Idempotency-Keys of its own. With `Depends(action_of)` it
+      gets the `Action` that is requested.
     - `prefix`: the path before each route, such as "/api".
     - `longest_wait`: maximum seconds that a request may ask to wait for the end of its run; if the runner is full and its `overload`
       is "wait", a request waits as long for a place, or for 5 seconds.
+    - `signals`: the signals that clients may send, or their names; none, unless given. The sender that is stored with a signal is the
+      client that `authorize` returned.
 
     Runs of other flows in the same storage are not shown. Raises `ValueError` for no flow, for two flows of one name, and for a name
     that cannot be part of a path.
@@ -80,7 +86,12 @@ def flow_router(
     for (flow, info), run in zip(known, runs, strict=True):
         add_start(guarded, runner, flow, info, run, longest_wait, authorize or no_client)
     _add_catalog(guarded, runner, names)
-    _add_runs(guarded, runner, names, runs, longest_wait)
+
+    async def found(run_id: str) -> Found:
+        return await _found(runner, names, run_id)
+
+    add_signals(guarded, signals, found, authorize or no_client)
+    _add_runs(guarded, runner, found, runs, longest_wait)
     router = APIRouter(prefix=prefix)
     router.include_router(guarded)
     _add_ready(router, runner)
@@ -134,12 +145,13 @@ _NOTHING_LEFT: Final[dict[int | str, dict[str, Any]]] = {
 
 
 def _add_runs(
-    router: APIRouter, runner: FlowRunner, names: frozenset[str], runs: list[type[Run]], longest_wait: float
+    router: APIRouter,
+    runner: FlowRunner,
+    found: Callable[[str], Awaitable[Found]],
+    runs: list[type[Run]],
+    longest_wait: float,
 ) -> None:
     """Add the routes of one run. Its id may be any text, even with a slash, so routes with a suffix after the id are added first."""
-
-    async def found(run_id: str) -> Found:
-        return await _found(runner, names, run_id)
 
     async def position(run: Annotated[Found, Depends(found)], last_event_id: LastEventId = None) -> Position:
         if not isinstance(runner.persistence, CheckpointHistory):
