@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from keyword import iskeyword
 from typing import Any, Final, Generic, Literal, TypeVar, get_args, overload
 
 __all__ = ["Early", "Signal"]
@@ -27,7 +28,7 @@ class Signal(Generic[P]):
     - `early`: what happens to a signal that nothing waits for yet. "keep": it is stored until something does. "refuse": the sender gets
       a `NotWaitingError`.
 
-    Raises `ValueError` for an invalid name or `early`.
+    Raises `ValueError` for an invalid name, payload or `early`.
     """
 
     __slots__ = ("early", "name", "payload")
@@ -39,8 +40,13 @@ class Signal(Generic[P]):
     @overload
     def __init__(self: Signal[Any], name: str, payload: object, /, *, early: Early = "keep") -> None: ...
     def __init__(self, name: str, payload: Any = None, /, *, early: Early = "keep") -> None:
-        if not isinstance(name, str) or not name.isidentifier() or len(name) > LONGEST:
-            raise ValueError(f"the name of a signal must be an identifier, such as 'approved', not {name!r}")
+        if not isinstance(name, str) or not name.isidentifier() or iskeyword(name) or len(name) > LONGEST:
+            raise ValueError(
+                f"the name of a signal must be the name of a parameter, such as 'approved', of at most {LONGEST} characters, not "
+                f"{name if isinstance(name, str) else repr(name):.100}"
+            )
+        if isinstance(payload, str):
+            raise ValueError(f"the payload of the signal {name} must be a type, not its name {payload!r}")
         if early not in get_args(Early):
             raise ValueError(f"early must be 'keep' or 'refuse', not {early!r}")
         self.name = name

@@ -39,7 +39,7 @@ def open_problems(method: MethodDefinition, keep_open: bool | None) -> Iterator[
     if method.by_signals and not method.timers and keep_open is None:
         names = " and ".join(sorted(method.signals))
         yield (
-            f"{method.name} waits for nothing but {names}, which does not say whether the run ends without it; give it "
+            f"{names} alone can start {method.name}, which does not say whether the run may end without that; give it "
             "keep_open=True (the run waits until the method has run once) or keep_open=False (it does not)"
         )
     elif keep_open is not None and (not method.by_signals or method.timers):

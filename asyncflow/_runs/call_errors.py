@@ -17,6 +17,7 @@ from ..errors import (
     StateError,
 )
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.protocol import RunEntry
 
 __all__ = [
     "already_stored",
@@ -60,12 +61,12 @@ def unknown_run(storage: object, run_id: str, seq: int | None) -> RunNotFoundErr
     )
 
 
-def mismatch(identity: Identity, c: Checkpoint, missing: Sequence[str] = ()) -> RunFlowMismatchError:
+def mismatch(identity: Identity, c: Checkpoint | RunEntry, missing: Sequence[str] = ()) -> RunFlowMismatchError:
     """Return the error for a run of another flow.
 
     `missing`: methods that a run waits for and the class lacks. Used for a run of asyncflow 0.1, which stored only the flow's bare name.
     """
-    own, stored = identity.stored, c.identity or c.flow
+    own, stored = identity.stored, (c.identity or c.flow).lstrip(":")
     if missing:
         return RunFlowMismatchError(
             f"run {c.run_id} was stored by asyncflow 0.1 under the bare name {c.flow}, and waits for {', '.join(missing)}, which "

@@ -10,18 +10,25 @@ from .._scheduling.progress import Progress
 from .._scheduling.upgrades import obstacles
 from ..errors import FlowDefinitionError
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.protocol import RunEntry
 from ..state import StateType
 from .call_errors import mismatch
 from .inputs import JsonInputs, inputs_match
 from .json_inputs import named, state_from_json, values_of
 
-__all__ = ["are_its_inputs", "by_field", "check_covers", "check_flow", "check_resumable"]
+__all__ = ["are_its_inputs", "by_field", "check_covers", "check_entry", "check_flow", "check_resumable"]
 
 
 def check_flow(identity: Identity, c: Checkpoint) -> None:
     """Check that a checkpoint belongs to this flow. Raises `RunFlowMismatchError`."""
     if c.known_by not in identity.known:
         raise mismatch(identity, c)
+
+
+def check_entry(identity: Identity, entry: RunEntry) -> None:
+    """Check that a run of the catalog belongs to this flow. Raises `RunFlowMismatchError`."""
+    if entry.identity not in identity.known:
+        raise mismatch(identity, entry)
 
 
 def check_covers(settings: Settings, c: Checkpoint, progress: Progress) -> None:

@@ -15,6 +15,7 @@ from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
 from ..errors import RunFencedError, RunLockedError
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.inbox import Inbox
 from ..persistence.outcome import Cancelled, Failed
 from ..persistence.protocol import CheckpointLog, offers
 from ..persistence.status import Kind, Status
@@ -50,7 +51,8 @@ async def begin(
     )
     settings, inbox = setup.settings, _inbox_of(setup)
     engine = Engine(
-        *(flow, settings, setup.codecs, run_id, pass_number, recorder, Progress(), first, data, setup.clock, inbox)
+        *(flow, settings, setup.codecs, run_id, pass_number, recorder, Progress(), first, data, setup.clock, inbox),
+        is_served=setup.is_served,
     )
     limit = setup.settings.run_timeout
     started = Started() if limit is None else Started(setup.clock() + limit)
@@ -104,9 +106,22 @@ def resume_pass(
     check_resumable(setup.settings, c, stored.progress)
     recorder = recorder_of(setup, c.run_id, claim, c, c.pass_number, c.inputs)
     first = Version(0, stored.state)
-    settings, codecs, inbox = setup.settings, setup.codecs, _inbox_of(setup)
+    settings, codecs, inbox = setup.settings, setup.codecs, _inbox_of(setup, stored.progress)
     engine = Engine(
-        flow, settings, codecs, c.run_id, c.pass_number, recorder, stored.progress, first, c.state, setup.clock, inbox
+        *(
+            flow,
+            settings,
+            codecs,
+            c.run_id,
+            c.pass_number,
+            recorder,
+            stored.progress,
+            first,
+            c.state,
+            setup.clock,
+            inbox,
+        ),
+        is_served=setup.is_served,
     )
     is_recorded = stored.progress.is_open or inbox is not None
     commands, checkpoint, _ = engine.journal.happened(
@@ -115,9 +130,13 @@ def resume_pass(
     return engine, commands, checkpoint
 
 
-def _inbox_of(setup: Setup) -> Source | None:
-    """Return where the signals of a run come from; None if its flow declares none. Raises `CapabilityMissingError`."""
-    if not setup.settings.definition.signals:
+def _inbox_of(setup: Setup, progress: Progress | None = None) -> Source | None:
+    """Return where the signals of a run come from; None if its flow declares none. Raises `CapabilityMissingError`.
+
+    `progress`: of a run that is resumed. One that waited for signals, which the class has lost, has nothing left to do but to end.
+    """
+    has_lost_signals = progress is not None and not progress.is_open and offers(setup.persistence, Inbox)
+    if not setup.settings.definition.signals and not has_lost_signals:
         return None
     return UNSTORED if setup.persistence is None else inbox_of(setup.persistence)
 

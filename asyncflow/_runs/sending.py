@@ -26,9 +26,9 @@ from ..errors import (
 )
 from ..persistence.checkpoint import decode_progress
 from ..persistence.inbox import Inbox, NewSignal
-from ..persistence.protocol import FlowPersistence, offers, session
+from ..persistence.protocol import Catalog, FlowPersistence, offers, session
 from . import call_errors as refusals
-from .matching import check_flow
+from .matching import check_entry, check_flow
 from .setup import Setup
 
 __all__ = ["JsonPayload", "inbox_of", "send", "signal_named"]
@@ -53,7 +53,7 @@ async def send(
         payload = _read(setup.codecs, declared, payload.data, run_id)
     new = NewSignal(declared.name, _encoded(setup.codecs, declared, payload, run_id), _key(key), sender, setup.clock())
     if setup.persistence is None:
-        return UNSTORED.send(run_id, new)
+        return UNSTORED.send(run_id, new, refuses_early=declared.early == "refuse")
     inbox = inbox_of(setup.persistence)
     async with session(setup.persistence):
         while True:
@@ -78,7 +78,7 @@ def signal_named(definition: FlowDefinition, signal: Signal[Any] | str) -> Signa
         )
     if isinstance(signal, Signal) and declared != signal:
         raise UnknownSignalError(
-            f"{definition.name} declares another signal {name!r}, with another payload; this one was not sent",
+            f"{definition.name} declares the signal {name!r} with another payload, or another `early`; it was not sent",
             signal=name,
         )
     return declared
@@ -96,6 +96,12 @@ def inbox_of(persistence: FlowPersistence) -> Inbox:
 
 async def _checked(setup: Setup, persistence: FlowPersistence, run_id: str, signal: Signal[Any]) -> int | None:
     """Check that a run belongs to the flow and, if the signal is to be refused early, that it waits for it. Return its seq then."""
+    if signal.early != "refuse" and offers(persistence, Catalog):
+        entries = await persistence.runs(run_id=run_id, limit=1)
+        if not entries:
+            raise refusals.unknown_run(persistence, run_id, None)
+        check_entry(setup.settings.identity, entries[0])
+        return None
     stored = await persistence.load(run_id)
     if stored is None:
         raise refusals.unknown_run(persistence, run_id, None)
@@ -127,6 +133,15 @@ def _read(codecs: Codecs, signal: Signal[Any], data: bytes, run_id: str) -> Any:
         raise _misfit(signal, f"it is not JSON: {error}", (), run_id) from None
 
 
+def _of_validation(signal: Signal[Any], error: ValidationError, run_id: str) -> SignalPayloadError:
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    places = [".".join(map(str, each["loc"])) for each in found]
+    faults = (
+        f"{place}: {each['msg']}" if place else str(each["msg"]) for place, each in zip(places, found, strict=True)
+    )
+    return _misfit(signal, "; ".join(faults), places, run_id)
+
+
 def _misfit(signal: Signal[Any], detail: str, places: Sequence[str], run_id: str) -> SignalPayloadError:
     return SignalPayloadError(
         f"the payload of {signal.name} does not fit what the signal declares: {detail}. It was not stored",
@@ -140,6 +155,12 @@ def _misfit(signal: Signal[Any], detail: str, places: Sequence[str], run_id: str
 def _encoded(codecs: Codecs, signal: Signal[Any], payload: Any, run_id: str) -> bytes:
     codec = codecs.result(signal.name)
     paths: tuple[str, ...]
+    try:
+        codecs.payload(signal.name).validate_python(payload)
+    except ValidationError as error:  # it says what is expected
+        raise _of_validation(signal, error, run_id) from None
+    except Exception:  # the type's own code may raise anything: the codec reports it
+        pass
     try:
         data, _ = codec.encode(payload)
         codec.decode(data)

@@ -36,6 +36,8 @@ class Setup:
     observe: Callable[[Checkpoint], object] | None = None
     is_declared: bool = False
     """Whether the flow declares its own persistence instead of using the default one."""
+    is_served: bool = False
+    """Whether a runner drives the run: it looks at the owners of its runs."""
     clock: Callable[[], float] = now
     """Returns the time of checkpoints, deadlines and attempts, in seconds since the Unix epoch."""
 

@@ -81,6 +81,10 @@ class RunSnapshot:
     def pending(self) -> tuple[str, ...]:
         return self._pending if self._engine is None else self._engine.pending
 
+    def only_waits_until(self, at: float) -> bool:
+        """Whether the run only waits, for nothing that is due before a time. See `runner.driver.Driver`."""
+        return self._engine is not None and self._engine.only_waits_until(at)
+
     @property
     def flow(self) -> Any:
         """The `Flow` object that this belongs to."""
@@ -112,6 +116,7 @@ class RunSnapshot:
         """Serve a runner. See `runner.driver.Driver`."""
         self.on_started, self.is_read = on_started, False
         self.watch(on_checkpoint)
+        self._setup = replace(self.setup, is_served=True)
 
     @property
     def is_served(self) -> bool:

@@ -141,6 +141,11 @@ class Chain:
             self._deltas += checkpoint.size
         return checkpoint
 
+    @property
+    def seq(self) -> int:
+        """The seq of the newest checkpoint that was prepared; -1 before the first."""
+        return self._seq
+
     def position(self) -> tuple[Any, ...]:
         """Return what the next checkpoint changes here, for `return_to`."""
         return tuple(getattr(self, name) for name in _CHANGING)

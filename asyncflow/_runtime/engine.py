@@ -43,6 +43,7 @@ from .timeouts import until
 from .timers import Timers
 from .tracebacks import first_leaf
 from .versions import StateVersions
+from .waits import next_due
 
 __all__ = ["Engine"]
 
@@ -80,10 +81,12 @@ class Engine:
         data: bytes | None,
         clock: Callable[[], float],
         inbox: Source | None = None,
+        *,
+        is_served: bool = False,
     ) -> None:
         """`first`: the state with which the pass starts or continues. `data`: its bytes, if the run is stored. `clock`: see `Chain`.
 
-        `inbox`: where its signals come from, if the flow declares any.
+        `inbox`: where its signals come from, if the flow declares any. `is_served`: whether a runner drives the run.
         """
         chain = None if recorder is None else recorder.chain
         self.flow = flow
@@ -113,7 +116,9 @@ class Engine:
         """Set once a timer has started."""
         self._signals: Signals | None = None
         if inbox is not None:
-            self._signals = Signals(settings.definition, self.journal, codecs, recorder, run_id, inbox)
+            self._signals = Signals(
+                settings.definition, self.journal, codecs, recorder, run_id, inbox, checks=not is_served
+            )
             self._steps.signals = self._signals
         self._concurrent: list[Scope | Timers | Signals] = []
         """What has to run concurrently with the first invocation, and waits until a task group is open."""
@@ -149,7 +154,12 @@ class Engine:
     @property
     def is_paused(self) -> bool:
         """Whether a method waits for its next attempt."""
-        return self._steps.pauses > 0
+        return bool(self._steps.pauses)
+
+    def only_waits_until(self, at: float) -> bool:
+        """Whether nothing runs, and nothing is due before a time, in seconds since the Unix epoch."""
+        progress, due = self.journal.progress, next_due(self.journal.progress, self._clock())
+        return not progress.running and not progress.failed and (due is None or due > at)
 
     @property
     def stopped(self) -> BaseException | None:
@@ -198,8 +208,14 @@ class Engine:
         return isinstance(self._stopped, RunTimeoutError)
 
     async def _work_all(self, commands: tuple[Command, ...]) -> None:
-        if self._signals is not None:
+        if self._signals is None:
+            await self._work_commands(commands)
+            return
+        with self._signals.watching():
             self._together(self._signals)
+            await self._work_commands(commands)
+
+    async def _work_commands(self, commands: tuple[Command, ...]) -> None:
         scope = await apart(self._work(self._next(commands)))
         if self._concurrent:
             await apart(self._work_together(scope))
@@ -347,14 +363,14 @@ class Engine:
                 self._together(LaterScope(command.at, self.flow, method, invocation, self._steps, base, False))
             elif type(command) is StartTimer:
                 self._wait_for_timers()
-            elif type(command) is Settle:
-                pass  # `Signals` looks below
             elif type(command) is Finish:
                 self.is_finished = True
                 if self._timers is not None:
                     self._timers.changed()
                 self.output = self._output_of(command.key)  # before another end can replace it
-            else:  # Hold or Fail: once all tasks have ended, the task group ends, too, and `drive` raises
+            elif (
+                type(command) is not Settle
+            ):  # Hold or Fail: once all tasks have ended, the task group ends, too, and `drive` raises
                 self._end_others()
         if self._signals is not None:
             self._signals.changed()

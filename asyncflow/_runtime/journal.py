@@ -121,7 +121,7 @@ class Journal:
 
     def _output(self, finish: Command, method: str, kept: Any) -> Finished | None:
         """Return the output of a pass that ends: of this method, unless the output is that of another one."""
-        if not self._definition.keeps_output:
+        if method and not self._definition.keeps_output:
             return Finished(method, kept)
         output = self.progress.output
         if output is None or not isinstance(finish, Finish) or finish.key != output[0]:

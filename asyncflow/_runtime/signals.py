@@ -5,25 +5,32 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import anyio
 
 from .._codec.codec import Misfit, Refused
 from .._definition.definition import FlowDefinition
+from .._definition.signals import Signal
 from .._scheduling.messages import Command, PassEnded, SignalTaken
 from .._scheduling.progress import Progress
-from .._scheduling.signals import is_waiting, next_signal
-from ..errors import InboxChanged
+from .._scheduling.signals import expected, is_waiting, next_signal
+from ..errors import InboxChanged, RunFencedError
 from ..persistence.checkpoint import UNREADABLE
 from ..persistence.inbox import Inbox, StoredSignal
+from ..persistence.protocol import Catalog, offers
 from .codecs import Codecs
 from .journal import Journal
 from .recorder import Recorder
+from .timing import virtual_clock
+from .unstored import UnstoredInboxes
 
 __all__ = ["OpenWait", "Signals", "Source"]
 
 logger = logging.getLogger("asyncflow")
+
+CHECK_SECONDS: Final = 5.0
+"""Seconds between two looks at the owner of a run that only waits."""
 
 
 class Source(Protocol):
@@ -37,7 +44,7 @@ class Source(Protocol):
 class OpenWait:
     """A method that waits for a signal, in `wait_for`."""
 
-    __slots__ = ("is_received", "is_taken", "key", "signal", "step")
+    __slots__ = ("is_left", "is_received", "key", "signal", "step")
 
     def __init__(self, key: str, step: str, signal: str) -> None:
         self.key = key
@@ -45,8 +52,8 @@ class OpenWait:
         self.step = step
         """The name under which the payload is stored."""
         self.signal = signal
-        self.is_taken = False
-        """Whether a signal is being taken for it."""
+        self.is_left = False
+        """Whether its method has ended without it."""
         self.is_received = anyio.Event()
         """Set once the payload is durable."""
 
@@ -55,8 +62,19 @@ class Signals:
     """Takes the signals of one pass, one after the other."""
 
     __slots__ = (
-        *("_codecs", "_definition", "_is_stale", "_journal", "_known", "_progress", "_recorder", "_run_id", "_source"),
-        *("_wait", "_waits"),
+        *(
+            "_checks",
+            "_codecs",
+            "_definition",
+            "_is_stale",
+            "_journal",
+            "_known",
+            "_progress",
+            "_recorder",
+            "_run_id",
+            "_source",
+        ),
+        *("_taking", "_wait", "_waits"),
     )
 
     def __init__(
@@ -67,7 +85,11 @@ class Signals:
         recorder: Recorder | None,
         run_id: str,
         source: Source,
+        *,
+        checks: bool,
     ) -> None:
+        """`checks`: whether nothing else notices that another owner has taken over the run."""
+        self._checks = checks
         self._definition = definition
         self._journal = journal
         self._progress: Progress = journal.progress
@@ -80,32 +102,70 @@ class Signals:
         self._wait: anyio.Event | None = None
         self._waits: list[OpenWait] = []
         """In the order in which they began."""
+        self._taking: tuple[str, str, anyio.Event] | None = None
+        """The invocation and the step for which a signal is being taken, and what is set when that is done."""
 
     async def work(self, launch: Callable[[tuple[Command, ...]], object], is_over: Callable[[], bool]) -> None:
         """Take signals until the pass ends, and end it when nothing is left to run or to wait for.
 
         `launch`: executes commands. `is_over`: whether the pass fails or ends.
         """
-        with self._source.watch(self._run_id, self._arrived):
-            while not (is_over() or self._progress.failed):
-                if self._is_stale:
-                    self._is_stale = False
-                    self._known = await self._source.inbox(self._run_id)
-                    continue  # the pass may have ended meanwhile
-                if await self._serve_wait():
-                    continue
-                place = next_signal(self._definition, self._progress, [stored.signal.name for stored in self._known])
-                if place is not None:
-                    launch(await self._take(self._known.pop(place)))
-                elif self._progress.is_open or is_waiting(self._definition, self._progress):
-                    self._wait = anyio.Event()
-                    await self._wait.wait()
-                else:
-                    launch(await self._end())
+        while not (is_over() or self._progress.failed):
+            if self._is_stale:
+                self._is_stale = False
+                self._known = await self._source.inbox(self._run_id)
+                continue  # the pass may have ended meanwhile
+            if await self._serve_wait():
+                continue
+            place = next_signal(self._definition, self._progress, [stored.signal.name for stored in self._known])
+            if place is not None:
+                launch(await self._take(self._known.pop(place)))
+            elif self._progress.is_open or is_waiting(self._definition, self._progress):
+                await self._wait_for_change()
+            else:
+                launch(await self._end())
 
-    def is_declared(self, name: str) -> bool:
+    def watching(self) -> AbstractContextManager[object]:
+        """Return a context manager for the pass, within which it learns of its signals."""
+        if isinstance(self._source, UnstoredInboxes):
+            return self._source.open(self._run_id, self._arrived, self._expected)
+        return self._source.watch(self._run_id, self._arrived)
+
+    def _expected(self) -> frozenset[str]:
+        return expected(self._definition, self._progress) | {wait.signal for wait in self._waits}
+
+    async def _wait_for_change(self) -> None:
+        """Wait until the progress or the inbox has changed. Check the owner now and then, if nothing else does."""
+        self._wait = anyio.Event()
+        if self._checks and self._recorder is not None and virtual_clock.get() is None:
+            with anyio.move_on_after(CHECK_SECONDS) as scope:
+                await self._wait.wait()
+            if scope.cancelled_caught:
+                await self._check_owner(self._recorder)
+        else:
+            await self._wait.wait()
+
+    async def _check_owner(self, recorder: Recorder) -> None:
+        """Raise `RunFencedError` if the run was ended, deleted or continued elsewhere: a run that only waits meets no other fence."""
+        storage = recorder.persistence
+        if not offers(storage, Catalog):
+            return
+        entries = await storage.runs(run_id=self._run_id, limit=1)
+        if not entries or entries[0].status in ("finished", "cancelled") or entries[0].seq > recorder.chain.seq:
+            raise RunFencedError(
+                f"run {self._run_id} was fenced: while it waited, another owner has taken it over, ended or deleted it. Nothing more is "
+                "started here",
+                run_id=self._run_id,
+            )
+
+    def is_declared(self, signal: Signal[Any]) -> bool:
         """Whether the flow declares a signal."""
-        return name in self._definition.signals
+        return self._definition.signals.get(signal.name) == signal
+
+    async def is_durable(self, key: str, step: str) -> None:
+        """Wait while a signal is being taken for a step of an invocation."""
+        if self._taking is not None and self._taking[:2] == (key, step):
+            await self._taking[2].wait()
 
     @contextmanager
     def waited_for(self, wait: OpenWait) -> Iterator[None]:
@@ -121,10 +181,15 @@ class Signals:
         """Take a signal for the first method that waits for one that has come. Return whether there was one."""
         for wait in self._waits:
             stored = next((each for each in self._known if each.signal.name == wait.signal), None)
-            if stored is not None and not wait.is_received.is_set():
+            if stored is not None and not wait.is_left and not wait.is_received.is_set():
                 self._known.remove(stored)
-                wait.is_taken = True
-                await self._take(stored, wait)
+                settled = anyio.Event()
+                self._taking = wait.key, wait.step, settled
+                try:
+                    await self._take(stored, wait)
+                finally:
+                    self._taking = None
+                    settled.set()
                 return True
         return False
 
@@ -156,8 +221,6 @@ class Signals:
                 kept.text,
             )
             await self._source.set_aside(stored, kept.text)
-            if wait is not None:
-                wait.is_taken = False
             return ()
         taken = (
             SignalTaken(stored.signal.name) if wait is None else SignalTaken(stored.signal.name, wait.key, wait.step)
@@ -190,6 +253,9 @@ class Signals:
         before = None if self._recorder is None else self._recorder.chain.position()
         commands, checkpoint = self._journal.noticed(PassEnded())
         if self._recorder is None or checkpoint is None or before is None:
+            if isinstance(self._source, UnstoredInboxes) and not self._source.end(self._run_id, newest):
+                self._is_stale = True
+                return ()
             return commands
         try:
             await self._recorder.commit(checkpoint, lambda c: self._storage.append_last(c, newest))

@@ -5,6 +5,7 @@ method ends -> merge state -> advance -> fold progress -> prepare checkpoint (on
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, Final
@@ -48,6 +49,7 @@ class Steps:
     __slots__ = (
         *("_clock", "_flow", "_has_timers", "_journal", "_outputs", "_recorder", "_run_id", "_settings", "_unyielded"),
         *(
+            "_thread",
             "_versions",
             "_waits",
             "crowd",
@@ -86,6 +88,7 @@ class Steps:
         self.prefix = f"{run_id}/{pass_number}/"
         """The prefix of the ids of the invocations."""
         self._unyielded = 0
+        self._thread = threading.get_ident()
         self._waits: Waits | None = None
         """Set once a method has waited."""
         self.signals: Signals | None = None
@@ -159,12 +162,14 @@ class Steps:
         await self._waits_of_pass().sleep(scope, delay, at, key)
 
     async def wait_for(self, scope: Scope, signal: Signal[Any], limit: float | None, key: str | None) -> Any:
-        kept = await self._waits_of_pass().wait_for(scope, signal.name, limit, key)
+        kept = await self._waits_of_pass().wait_for(scope, signal, limit, key)
         return self._journal.results.received(f"{signal.name}:", kept)
 
     def _waits_of_pass(self) -> Waits:
         if self._waits is None:
-            self._waits = Waits(self._journal, self._recorder, self._clock, self, self._settings.checkpoints_all)
+            self._waits = Waits(
+                self._journal, self._recorder, self._clock, self, self._thread, self._settings.checkpoints_all
+            )
         return self._waits
 
     def end_if_all_wait(self) -> None:
@@ -222,6 +227,8 @@ class Steps:
             is_changed = not is_same_context(copy_context(), context)
         finally:
             del self.running[scope.key]
+            if self._waits is not None:
+                self._waits.leave(scope)
             current_invocation.reset(token)
         if is_changed:
             await fresh_context()

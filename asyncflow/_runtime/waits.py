@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, Protocol
 
 import anyio
 from pydantic_core import from_json, to_json
 
+from .._definition.signals import Signal
 from .._scheduling.progress import Progress
 from ..errors import LimitExceededError, SignalTimeoutError, StateError, StepKeyError, UnknownSignalError
 from .journal import Journal
@@ -24,22 +25,27 @@ MEMOS: Final = 10_000
 """How many values an invocation can store."""
 
 
-RECEIVED: Final = " received"
-TIMED_OUT: Final = " timed out"
-"""What the names of a wait's outcome end with."""
+RECEIVED: Final = "received "
+TIMED_OUT: Final = "timed out "
+"""What the names of a wait's outcome begin with; the name of the wait follows."""
+
+
+def open_waits(progress: Progress) -> Iterator[tuple[str, bytes]]:
+    """Yield the names of the waits that methods have begun, as far as that is stored, and what is stored of each: when it ends.
+
+    A wait in `wait_for` that is over is left out. Of a sleep, only the time shows whether it is over.
+    """
+    for attempts in progress.attempts.values():
+        memos = attempts.memos or {}
+        for name, value in memos.items():
+            if name.startswith(("sleep ", "wait_for ")) and not {RECEIVED + name, TIMED_OUT + name} & memos.keys():
+                yield name, value
 
 
 def awaited_signals(progress: Progress) -> frozenset[str]:
     """Return the names of the signals that methods wait for, in `wait_for`, as far as that is stored."""
-    names: set[str] = set()
-    for attempts in progress.attempts.values():
-        memos = attempts.memos or {}
-        for name in memos:
-            call, _, rest = name.partition(" ")
-            is_over = any(name.endswith(end) or name + end in memos for end in (RECEIVED, TIMED_OUT))
-            if call == "wait_for" and not is_over:
-                names.add(rest.partition(" ")[0])
-    return frozenset(names)
+    waits = (name.split(" ") for name, _ in open_waits(progress))
+    return frozenset(signal for call, signal, *_ in waits if call == "wait_for")
 
 
 def next_due(progress: Progress, now: float) -> float | None:
@@ -48,16 +54,11 @@ def next_due(progress: Progress, now: float) -> float | None:
     `now`: a sleep whose end has passed by then is over.
     """
     times = [timer.due for timer in progress.timers.values()]
-    for attempts in progress.attempts.values():
-        if attempts.due is not None:
-            times.append(attempts.due)
-        memos = attempts.memos or {}
-        for name, value in memos.items():
-            is_wait = name.startswith(("sleep ", "wait_for ")) and not name.endswith((RECEIVED, TIMED_OUT))
-            is_over = any(name + end in memos for end in (RECEIVED, TIMED_OUT))
-            due = from_json(value) if is_wait and not is_over else None
-            if due is not None and (due > now or not name.startswith("sleep ")):
-                times.append(float(due))
+    times += [attempts.due for attempts in progress.attempts.values() if attempts.due is not None]
+    for name, value in open_waits(progress):
+        due = from_json(value)
+        if due is not None and (due > now or not name.startswith("sleep ")):
+            times.append(float(due))
     return min(times, default=None)
 
 
@@ -71,11 +72,30 @@ class OfPass(Protocol):
     def end_if_all_wait(self) -> None: ...
 
 
+class Waiting(NamedTuple):
+    """A wait that is in progress."""
+
+    scope: anyio.CancelScope
+    wait: OpenWait | None
+    """None for a sleep."""
+
+
 class Waits:
     """The waits of the invocations of one pass: how many each has begun, and which ones are in progress."""
 
     __slots__ = (
-        *("_begun", "_checkpoints_all", "_clock", "_journal", "_pass", "_progress", "_recorder", "_thread", "_unnamed"),
+        *(
+            "_abandoned",
+            "_begun",
+            "_checkpoints_all",
+            "_clock",
+            "_journal",
+            "_names",
+            "_pass",
+            "_progress",
+            "_recorder",
+            "_thread",
+        ),
         "waiting",
     )
 
@@ -85,65 +105,71 @@ class Waits:
         recorder: Recorder | None,
         clock: Callable[[], float],
         of_pass: OfPass,
+        thread: int,
         checkpoints_all: bool,
     ) -> None:
+        """`thread`: the id of the thread that runs the event loop."""
         self._journal = journal
         self._progress: Progress = journal.progress
         self._recorder = recorder
         self._clock = clock
         self._pass = of_pass
         self._checkpoints_all = checkpoints_all
-        self._thread = threading.get_ident()
+        self._thread = thread
         self._begun: dict[tuple[str, str], tuple[Scope, int]] = {}
-        self._unnamed: set[tuple[str, str]] = set()
-        self.waiting: Counter[Scope] = Counter()
-        """The invocations that wait, and how many waits of each are in progress."""
+        """Of each invocation and kind of wait: how many waits without a key have begun."""
+        self._names: set[tuple[str, str]] = set()
+        """The waits that are in progress, or have begun and not ended in this process, by invocation and name."""
+        self._abandoned: dict[tuple[str, str], list[str]] = {}
+        """Of each invocation and kind of wait: the names of those that were cancelled. What was taken for them is for the next one."""
+        self.waiting: dict[Scope, list[Waiting]] = {}
+        """The invocations that wait, with their waits."""
 
     async def sleep(self, scope: Scope, delay: float, at: float | None, key: str | None) -> None:
         """See `sleeping.sleep`. `at`: the time at which it ends; None: after `delay` seconds."""
-        name = self._begin(scope, "sleep", key)
-        try:
+        with self._named(scope, "sleep", key) as name:
             stored = self._memos(scope).get(name)
-            due = float(stored) if stored is not None else self._clock() + max(0.0, delay) if at is None else at
+            due = self._clock() + max(0.0, delay) if at is None else at
+            due = due if stored is None else float(stored)
             await self._note(scope, name, to_json(due), is_stored=stored is not None)
             await self._wait(scope, lambda: sleep_until(due, self._clock))
-        finally:
-            self._end(scope, "sleep", key)
 
-    async def wait_for(self, scope: Scope, signal: str, limit: float | None, key: str | None) -> Any:
+    async def wait_for(self, scope: Scope, signal: Signal[Any], limit: float | None, key: str | None) -> Any:
         """See `receiving.wait_for`. Return the payload as it is kept. `limit`: seconds."""
         signals = self._pass.signals
         if signals is None or not signals.is_declared(signal):
             raise UnknownSignalError(
-                f"{scope.method.name} waits for the signal {signal!r}, which its flow does not declare; declare it in the class",
-                signal=signal,
+                f"{scope.method.name} waits for {signal!r}, which its flow does not declare, or not in this way; declare it in the class",
+                signal=signal.name,
                 run_id=scope.run_id,
                 method=scope.method.name,
             )
-        kind = f"wait_for {signal}"
-        name = self._begin(scope, kind, key)
-        wait, late = OpenWait(scope.key, name + RECEIVED, signal), name + TIMED_OUT
-        try:
+        kind = f"wait_for {signal.name}"
+        abandoned = self._abandoned.get((scope.key, kind), [])
+        for name in abandoned:
+            await signals.is_durable(scope.key, RECEIVED + name)
+            if RECEIVED + name in self._memos(scope):
+                abandoned.remove(name)
+                return self._memos(scope)[RECEIVED + name]
+        with self._named(scope, kind, key) as name:
+            received, late = RECEIVED + name, TIMED_OUT + name
             memos = self._memos(scope)
-            if wait.step not in memos and late not in memos:
-                until = (
-                    from_json(memos[name])
-                    if name in memos
-                    else None
-                    if limit is None
-                    else self._clock() + max(0.0, limit)
-                )
-                await self._note(scope, name, to_json(until), is_stored=name in memos)
-                await self._wait(scope, lambda: self._received(signals, wait, until))
+            if received not in memos and late not in memos:
+                is_stored = name in memos and name not in abandoned
+                until = from_json(memos[name]) if is_stored else None
+                if not is_stored and limit is not None:
+                    until = self._clock() + max(0.0, limit)
+                await self._note(scope, name, to_json(until), is_stored=is_stored)
+                wait = OpenWait(scope.key, received, signal.name)
+                await self._wait(scope, lambda: self._received(signals, wait, until), wait)
+                await signals.is_durable(scope.key, received)
                 memos = self._memos(scope)
-                if wait.step not in memos:
+                if received not in memos:
                     await self._note(scope, late, b"true", is_stored=False)
-        finally:
-            self._end(scope, kind, key)
-        if wait.step in memos:
-            return memos[wait.step]
+            if received in memos:
+                return memos[received]
         raise SignalTimeoutError(
-            f"the signal {signal} did not come within the time that {scope.method.name} waits for it",
+            f"the signal {signal.name} did not come within the time that {scope.method.name} waits for it",
             run_id=scope.run_id,
             method=scope.method.name,
         )
@@ -158,8 +184,7 @@ class Waits:
 
                 async def give_up() -> None:
                     await sleep_until(until, self._clock)
-                    while wait.is_taken:  # noqa: ASYNC110 - its commit is in progress, or its payload does not fit
-                        await anyio.sleep(0.001)
+                    await signals.is_durable(wait.key, wait.step)
                     group.cancel_scope.cancel()
 
                 group.start_soon(give_up)
@@ -168,34 +193,39 @@ class Waits:
 
     # ---- names and stored values ---------------------------------------------------------------------------------
 
-    def _begin(self, scope: Scope, kind: str, key: str | None) -> str:
-        """Return the name of the wait that begins now. Raises `StateError`, `StepKeyError`."""
-        call, method = kind.partition(" ")[0], scope.method.name
+    @contextmanager
+    def _named(self, scope: Scope, kind: str, key: str | None) -> Iterator[str]:
+        """Give a wait its name, which is the same when the method runs again. Raises `StateError`, `StepKeyError`."""
+        call, method, place = kind.partition(" ")[0], scope.method.name, (scope.key, kind)
         if not scope.is_open or self._pass.running.get(scope.key) is not scope or threading.get_ident() != self._thread:
             raise StateError(
                 f"asyncflow.{call}() was called in code that {method} does not await on the run's event loop",
                 run_id=scope.run_id,
                 method=method,
             )
-        if key is not None:
-            return f"{kind} {key}"
-        place = scope.key, kind
-        if place in self._unnamed:
+        of, number = self._begun.get(place, (scope, 0))
+        number = number + 1 if of is scope else 1
+        name = f"{kind} #{number}" if key is None else f"{kind} ={key}"
+        is_unnamed_open = key is None and any(
+            of == scope.key and each.startswith(f"{kind} #") for of, each in self._names
+        )
+        if is_unnamed_open or (scope.key, name) in self._names:
             raise StepKeyError(
-                f"{method} began a {call} while another one was in progress; give each a key: {call}(..., key=...)",
+                f"{method} began a {call} while another one of the same name was in progress; give each a key: {call}(..., key=...)",
                 run_id=scope.run_id,
                 method=method,
             )
-        of, number = self._begun.get(place, (scope, 0))
-        number = number + 1 if of is scope else 1
-        self._begun = {known: begun for known, begun in self._begun.items() if known[0] in self._pass.running}
-        self._begun[place] = (scope, number)
-        self._unnamed.add(place)
-        return f"{kind} {number}"
-
-    def _end(self, scope: Scope, kind: str, key: str | None) -> None:
         if key is None:
-            self._unnamed.discard((scope.key, kind))
+            self._begun = {known: begun for known, begun in self._begun.items() if known[0] in self._pass.running}
+            self._begun[place] = (scope, number)
+        self._names.add((scope.key, name))
+        try:
+            yield name
+        except anyio.get_cancelled_exc_class():
+            self._abandoned.setdefault(place, []).append(name)
+            raise
+        finally:
+            self._names.discard((scope.key, name))
 
     def _memos(self, scope: Scope) -> dict[str, Any]:
         known = self._progress.attempts.get(scope.key)
@@ -219,18 +249,38 @@ class Waits:
 
     # ---- waiting -------------------------------------------------------------------------------------------------
 
-    async def _wait(self, scope: Scope, wait: Callable[[], Any]) -> None:
+    async def _wait(self, scope: Scope, wait: Callable[[], Any], open_wait: OpenWait | None = None) -> None:
         """Wait in a method. Once the pass fails or ends, wait to be cancelled, when nothing else runs."""
         progress = self._progress
+        waiting = Waiting(anyio.CancelScope(), open_wait)
         progress.paused.add(scope.key)
-        self.waiting[scope] += 1
+        self.waiting.setdefault(scope, []).append(waiting)
         self._pass.end_if_all_wait()
         try:
-            await wait()
-            if self._pass.is_over or progress.failed:
-                await anyio.sleep_forever()
+            with waiting.scope:
+                await wait()
+                if self._pass.is_over or progress.failed:
+                    await anyio.sleep_forever()
         finally:
-            self.waiting[scope] -= 1
-            if not self.waiting[scope]:
-                del self.waiting[scope]
-                progress.paused.discard(scope.key)
+            others = self.waiting.get(scope)
+            if others is not None:
+                others.remove(waiting)
+                if not others:
+                    del self.waiting[scope]
+                    progress.paused.discard(scope.key)
+        if waiting.scope.cancelled_caught:
+            raise StateError(
+                f"{scope.method.name} has ended, and code that it did not await still waited",
+                run_id=scope.run_id,
+                method=scope.method.name,
+            )
+
+    def leave(self, scope: Scope) -> None:
+        """End the waits of a method that has ended without them."""
+        for scope_of_wait, wait in self.waiting.pop(scope, ()):
+            if wait is not None:
+                wait.is_left = True
+            scope_of_wait.cancel()
+        self._progress.paused.discard(scope.key)
+        if self._abandoned:
+            self._abandoned = {place: names for place, names in self._abandoned.items() if place[0] != scope.key}

@@ -143,7 +143,7 @@ def _begun(definition: FlowDefinition, progress: Progress, deadline: float | Non
 
 def _restarted(definition: FlowDefinition, progress: Progress) -> Iterator[Command]:
     """Yield what a resume starts: all that is pending, then, in order of their times, further attempts and timers."""
-    if definition.signals and not progress.is_open:
+    if not progress.is_open:
         yield Settle()
     later: list[tuple[float, Command]] = [(timer.due, StartTimer(timer)) for timer in progress.timers.values()]
     for key, invocation in progress.pending.items():

@@ -5,8 +5,8 @@
    something, or that signals alone can satisfy, latches it, unless it holds an earlier one of that name.
 3. For each listener it takes the cycle and the ancestry of the newest thing that the listener holds: a latched part, else a timer.
    Where the listener holds nothing, it opens a cycle of its own.
-4. A pass waits for signals while a listener that holds something can be satisfied by signals and its timers, or while a listener with
-   `keep_open` has not run yet.
+4. A pass waits for signals while a listener that holds something can be satisfied by signals. Where signals alone satisfy it,
+   `keep_open` decides: it waits until that listener has run once, or not at all.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def is_waiting(definition: FlowDefinition, progress: Progress) -> bool:
 
 
 def _holds_open(method: MethodDefinition, progress: Progress) -> bool:
-    if method.keep_open and not progress.counts.get(method.name):
-        return True
+    if method.by_signals and not method.timers:  # what it holds says nothing: it may have come for another listener
+        return method.keep_open and not progress.counts.get(method.name)
     held = progress.latches.get(method.name)
     return bool(held) and bool(_missing(method, progress))
 

@@ -13,6 +13,7 @@ from ..errors import (
     CheckpointCorruptError,
     InboxChanged,
     InboxFullError,
+    NotWaitingError,
     RunEndedError,
     RunNotFoundError,
     SignalKeyError,
@@ -29,6 +30,7 @@ __all__ = [
     "ended",
     "full",
     "key_in_use",
+    "second",
     "unknown_run",
 ]
 
@@ -54,11 +56,6 @@ class NewSignal(NamedTuple):
     def content(self) -> bytes:
         """A digest of name and payload: two signals with one key must have the same. BLAKE2b, 16 bytes."""
         return hashlib.blake2b(self.name.encode() + b"\0" + self.payload, digest_size=16).digest()
-
-    @property
-    def is_unnamed(self) -> bool:
-        """Whether its sender gave no key: then the key is not needed once the signal is taken."""
-        return self.key.startswith(" ")
 
 
 class StoredSignal(NamedTuple):
@@ -111,10 +108,11 @@ class Inbox(Protocol):
 
         - `run_id`: the id of the run.
         - `signal`: the signal.
-        - `seq`: store it only if this is the seq of the run's newest checkpoint.
+        - `seq`: store it only if this is the seq of the run's newest checkpoint, and the inbox has no other signal of this name.
 
         Raises `RunNotFoundError`, `RunEndedError` for a finished or cancelled run, `SignalKeyError` for a key with another content,
-        `InboxFullError`, and `InboxChanged` if the run has another newest checkpoint.
+        `InboxFullError`; with `seq`, `InboxChanged` if the run has another newest checkpoint, and `NotWaitingError` for the second
+        signal of a name.
         """
         ...
 
@@ -178,6 +176,15 @@ def ended(run_id: str, status: str) -> RunEndedError:
 def changed(run_id: str) -> InboxChanged:
     """Return the answer for an end that has come too early, and for a signal that has come too late."""
     return InboxChanged(f"run {run_id}, or its inbox, has changed since it was read; nothing was stored", run_id=run_id)
+
+
+def second(run_id: str, signal: NewSignal) -> NotWaitingError:
+    """Return the error for an early signal whose place another one has taken."""
+    return NotWaitingError(
+        f"run {run_id} has another signal {signal.name}, and waits for one only; this one was not stored",
+        run_id=run_id,
+        signal=signal.name,
+    )
 
 
 def full(run_id: str) -> InboxFullError:

@@ -15,7 +15,7 @@ import anyio.lowlevel
 
 from ..errors import RunLockedError, StaleCheckpoint
 from .checkpoint import Checkpoint, fold, verified
-from .inbox import NewSignal, StoredSignal, changed, ended, unknown_run
+from .inbox import NewSignal, StoredSignal, changed, ended, second, unknown_run
 from .memory_inbox import MemoryInbox
 from .protocol import RunEntry, check_query, check_retention
 from .status import Status, status_of
@@ -141,6 +141,8 @@ class MemoryFlowPersistence:
                 raise ended(run_id, entry.status)
             if is_new and seq not in (None, entry.seq):
                 raise changed(run_id)
+            if is_new and seq is not None and any(s.signal.name == signal.name for s in self._inbox.untaken(run_id)):
+                raise second(run_id, signal)
             if is_new:
                 self._inbox.add(run_id, signal)
         await anyio.lowlevel.checkpoint()

@@ -73,16 +73,17 @@ class MemoryInbox:
             return not untaken or next(reversed(untaken)) <= newest
 
     def remove(self, signal: StoredSignal) -> None:
-        """Take a signal out of the inbox. Its key stays known, if its sender gave one."""
+        """Take a signal out of the inbox. Its key stays known."""
         with _changing:
-            self._untaken[signal.run_id].pop(signal.id, None)
-            if signal.signal.is_unnamed:
-                self._contents[signal.run_id].pop(signal.signal.key, None)
+            self._untaken.get(signal.run_id, {}).pop(signal.id, None)
 
     def clear(self, run_id: str) -> None:
-        """Take all signals out of the inbox of a run."""
+        """Take all signals out of the inbox of a run, and forget those without a key."""
         for signal in self.untaken(run_id):
             self.remove(signal)
+        with _changing:
+            contents = self._contents.get(run_id, {})
+            self._contents[run_id] = {key: content for key, content in contents.items() if not key.startswith(" ")}
 
     def forget(self, run_id: str) -> None:
         """Delete the inbox of a run."""

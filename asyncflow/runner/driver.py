@@ -78,6 +78,10 @@ class Driver(Protocol):
         """End the run permanently and durably."""
         ...
 
+    def only_waits_until(self, at: float) -> bool:
+        """Whether the run only waits, for nothing that is due before a time, in seconds since the Unix epoch."""
+        ...
+
     def wind_down(self) -> None:
         """Stop the run at its next checkpoints."""
         ...

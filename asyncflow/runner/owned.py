@@ -6,9 +6,13 @@ from typing import Final
 
 import anyio
 
+from .._runtime.timing import now
 from .live import Live
 
 __all__ = ["OwnedRuns"]
+
+LOOK: Final = 0.2
+"""Seconds between two looks for runs that only wait, while the runner drains."""
 
 LEAVING: Final = 30.0
 """Seconds that stopped runs have to end one by one, before the runner cancels all of them together."""
@@ -28,9 +32,17 @@ class OwnedRuns(dict[str, Live]):
             self._empty.set()
 
     async def drain(self, grace: float, patience: float) -> None:
-        """Let the runs finish for `grace` seconds, then let them stop at their next checkpoint for `patience` seconds."""
-        with anyio.move_on_after(grace):
-            await self._until_empty()
+        """Let the runs finish for `grace` seconds, then let them stop at their next checkpoint for `patience` seconds.
+
+        A run that only waits, for nothing that is due within `grace`, stops at once.
+        """
+        until, deadline = now() + grace, anyio.current_time() + grace
+        while self and (left := deadline - anyio.current_time()) > 0:
+            for run in self.values():
+                if not run.winds_down and run.driver.only_waits_until(until):
+                    run.wind_down()
+            with anyio.move_on_after(min(left, LOOK)):
+                await self._until_empty()
         for run in self.values():
             run.wind_down()
         with anyio.move_on_after(patience):

@@ -12,6 +12,7 @@ from ..errors import (
     AsyncflowError,
     InboxChanged,
     InboxFullError,
+    NotWaitingError,
     RunEndedError,
     RunNotFoundError,
     SignalKeyError,
@@ -198,6 +199,10 @@ class Inboxes(Promises):
             assert await inbox.send("a", signal(), seq=1) is False, (
                 "a signal that was received is recognized before its seq"
             )
+            await raised(
+                inbox.send("a", signal(1), seq=2), NotWaitingError, "`send` with a seq of a second signal of one name"
+            )
+            assert await inbox.send("a", signal(2, name="other"), seq=2), "another name has a place of its own"
 
     @in_time
     async def test_a_signal_that_is_set_aside_leaves_the_inbox(self, persistence: FlowPersistence) -> None:

@@ -119,7 +119,7 @@ async def test_resumes_without_progress_store_the_state_rarely(log: Any, monkeyp
 
 
 @pytest.mark.clauses("X3")
-async def test_a_run_that_has_nothing_left_to_run_can_be_resumed_and_its_log_does_not_grow(log: Any) -> None:
+async def test_a_run_that_has_nothing_left_to_run_is_ended_by_a_resume(log: Any) -> None:
     run_id = await run_that_is("interrupted", log)
     stored = await log.load(run_id)
     progress = decode_progress(stored.progress)
@@ -129,7 +129,8 @@ async def test_a_run_that_has_nothing_left_to_run_can_be_resumed_and_its_log_doe
     for _ in range(3):
         await Steps.resume(run_id, persistence=log)
 
-    assert (await log.load(run_id)).seq == empty.seq
+    newest = await log.load(run_id)
+    assert (newest.seq, newest.status) == (empty.seq + 2, "finished")
 
 
 async def _with_progress(log: Any, stored: Checkpoint, progress: Any) -> Checkpoint:

@@ -31,8 +31,9 @@ from asyncflow import (
     this_invocation,
     wait_for,
 )
+from asyncflow._runtime import signals
 from asyncflow.persistence import MemoryFlowPersistence, NewSignal, SQLiteFlowPersistence
-from asyncflow.testing import Fail, FaultyPersistence, LoseReply, crash_everywhere
+from asyncflow.testing import Delay, Fail, FaultyPersistence, LoseReply, crash_everywhere
 
 
 class Decision(BaseModel):
@@ -306,7 +307,7 @@ async def test_a_key_must_be_printable(log: Any, key: Any) -> None:
 async def test_an_unknown_signal_is_refused_with_the_known_ones(log: Any) -> None:
     with pytest.raises(errors.UnknownSignalError, match="Did you mean 'decided'"):
         await Approval.signal("x", "decide", YES, persistence=log)
-    with pytest.raises(errors.UnknownSignalError, match="declares another signal"):
+    with pytest.raises(errors.UnknownSignalError, match="with another payload"):
         await Approval.signal("x", Signal("decided", int), 3, persistence=log)
 
 
@@ -390,7 +391,10 @@ async def test_a_signal_that_nothing_waits_for_yet_can_be_refused(log: Any) -> N
             await Refusing.signal(run.run_id, Refusing.answer, 1, persistence=log)
     await interrupted_once(lambda: Refusing(persistence=log).kickoff({"id": run.run_id}), stored(log, run.run_id, 3))
 
-    assert await Refusing.signal(run.run_id, Refusing.answer, 1, persistence=log)
+    assert await Refusing.signal(run.run_id, Refusing.answer, 1, persistence=log, key="click")
+    assert await Refusing.signal(run.run_id, Refusing.answer, 1, persistence=log, key="click") is False
+    with pytest.raises(errors.NotWaitingError, match="another signal answer"):
+        await Refusing.signal(run.run_id, Refusing.answer, 2, persistence=log)
     assert await Refusing.resume(run.run_id, persistence=log) == 1
 
 
@@ -531,6 +535,107 @@ async def test_a_failure_ends_a_wait_and_a_resume_continues_it(log: Any) -> None
     assert (await Two.load(run.run_id, persistence=log)).status == "finished"
 
 
+class Reports(Flow[dict]):
+    """Collects what its waits return, each within a limited time."""
+
+    name = "Reports"
+    go = Signal("go", int)
+
+    @start()
+    async def ask(self) -> list[int]:
+        found: list[int] = []
+        for _ in range(4):
+            with anyio.move_on_after(0.1):
+                found.append(await wait_for(Reports.go))
+        return found
+
+
+@pytest.mark.clauses("W10")
+async def test_what_is_taken_for_a_wait_that_is_cancelled_is_for_the_next_one(log: Any) -> None:
+    slow = FaultyPersistence(log, Delay(operations=("append_taking",), seconds=0.3))
+    run = Reports(persistence=slow)
+
+    assert await driven(run, lambda: Reports.signal(run.run_id, Reports.go, 7, persistence=log), seq=1) == [7]
+
+
+@pytest.mark.clauses("W10")
+async def test_names_of_waits_do_not_meet(log: Any) -> None:
+    class Named(Flow[dict]):
+        name = "Named"
+        go = Signal("go", int)
+
+        @start()
+        async def ask(self) -> list[int]:
+            refused = []
+            async with anyio.create_task_group() as group:
+
+                async def again() -> None:
+                    try:
+                        await wait_for(Named.go, key="k")
+                    except errors.StepKeyError:
+                        refused.append(1)
+                        group.cancel_scope.cancel()
+
+                group.start_soon(again)
+                group.start_soon(again)
+            return [
+                *refused,
+                await wait_for(Named.go),
+                await wait_for(Named.go, key="1"),
+                await wait_for(Named.go, key="#1"),
+            ]
+
+    run = Named(persistence=log)
+
+    async def send() -> None:
+        for n in (2, 3, 4):
+            await Named.signal(run.run_id, Named.go, n, persistence=log)
+
+    assert await driven(run, send) == [1, 2, 3, 4]
+
+
+async def test_a_wait_that_its_method_has_left_ends_with_an_error_and_harms_nothing(log: Any) -> None:
+    found: list[BaseException] = []
+
+    class Leaving(Approval):
+        name = "Leaving"
+        go = Signal("go", int)
+
+        @start()
+        async def draft(self) -> str:
+            async def late() -> None:
+                try:
+                    await wait_for(Leaving.go)
+                except errors.StateError as error:
+                    found.append(error)
+
+            group.start_soon(late)
+            await anyio.sleep(0.05)
+            return "draft"
+
+    run = Leaving(persistence=log)
+    async with anyio.create_task_group() as group:
+
+        async def send() -> None:
+            await Leaving.signal(run.run_id, Leaving.go, 1, persistence=log)
+            await Leaving.signal(run.run_id, Leaving.decided, YES, persistence=log)
+
+        assert await driven(run, send, seq=2) == "draft: True"
+    assert "code that it did not await" in str(found[0])
+
+
+async def test_wait_for_takes_the_signal_as_it_is_declared() -> None:
+    class Asking(Flow[dict]):
+        answer = Signal("answer", int)
+
+        @start()
+        async def ask(self) -> None:
+            await wait_for(Signal("answer", str))
+
+    with pytest.raises(MethodError, match="or not in this way"):
+        await Asking().kickoff()
+
+
 # ---- with the rest ---------------------------------------------------------------------------------------------------
 
 
@@ -649,6 +754,90 @@ async def test_a_run_without_persistence_gets_signals_while_it_runs() -> None:
     assert results == ["draft: True"]
     with pytest.raises(errors.RunNotFoundError):
         await Approval.signal(run.run_id, Approval.decided, YES)
+
+
+async def test_a_run_without_persistence_gets_what_its_first_method_sends_and_refuses_what_is_early() -> None:
+    class Sends(Flow[dict]):
+        name = "Sends itself"
+        go = Signal("go", int)
+        early = Signal("early", int, early="refuse")
+
+        @start()
+        async def begin(self) -> int:
+            with pytest.raises(errors.NotWaitingError):
+                await Sends.signal(self.run_id, Sends.early, 1)
+            await Sends.signal(self.run_id, Sends.go, 5)
+            return await wait_for(Sends.go)
+
+    assert await Sends().kickoff() == 5
+
+
+@pytest.mark.clauses("W8")
+async def test_what_a_listener_without_keep_open_holds_keeps_nothing_open(log: Any) -> None:
+    class Both(Flow[dict]):
+        name = "Both"
+        a, b = Signal("a"), Signal("b")
+
+        @start()
+        async def draft(self) -> None: ...
+
+        @listen(and_(draft, a))
+        async def publish(self) -> str:
+            return "published"
+
+        @listen(and_(a, b), keep_open=False)
+        async def rare(self) -> None: ...
+
+    run = Both(persistence=log)
+    assert await driven(run, lambda: Both.signal(run.run_id, Both.a, persistence=log)) == "published"
+
+
+async def test_a_run_whose_class_has_lost_its_signals_is_ended_by_a_resume(log: Any) -> None:
+    def version(waits: bool) -> type[Flow[Any]]:
+        class Changing(Flow[dict], name="Changing"):
+            @start()
+            async def begin(self) -> int:
+                return 1
+
+            if waits:
+
+                @listen(Signal("go"), keep_open=True)
+                async def gone(self) -> None: ...
+
+        return Changing
+
+    run_id = await waiting(log, version(True))
+    await version(False).resume(run_id, persistence=log)
+
+    assert (await version(False).load(run_id, persistence=log)).status == "finished"
+
+
+@pytest.mark.parametrize("flow", [Approval, Asks])
+async def test_a_run_that_waits_notices_that_it_was_cancelled_elsewhere(
+    flow: Any, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "CHECK_SECONDS", 0.05)
+    run = flow(persistence=log)
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+
+            async def drive() -> None:
+                with pytest.raises(errors.RunFencedError, match="while it waited"):
+                    await run.kickoff()
+
+            group.start_soon(drive)
+            await until(stored(log, run.run_id, 1))
+            async with FlowRunner(log) as runner:
+                await runner.cancel(run.run_id)
+    assert (await flow.load(run.run_id, persistence=log)).status == "cancelled"
+
+
+async def test_a_runner_does_not_spend_its_grace_on_runs_that_only_wait(log: Any) -> None:
+    with anyio.fail_after(60):
+        async with FlowRunner(log, flows=[Approval, Asks], grace=3600) as runner:
+            for flow in (Approval, Asks):
+                handle = await runner.start(flow)
+                await until(stored(log, handle.run_id, 1))
 
 
 # ---- faults ----------------------------------------------------------------------------------------------------------

@@ -194,7 +194,11 @@ class Model:
         for node in self.nodes:
             held = set(self._came(node)) if node.signals else set()
             never_fired = all(method != node.name for method, _, _ in self.firings)
-            if (node.keep_open and never_fired) or (held and holds(node.condition, held | node.signals)):
+            if node.signals and holds(node.condition, set(node.signals)) and not node.timers:
+                waits = node.keep_open and never_fired
+            else:
+                waits = bool(held) and holds(node.condition, held | node.signals)
+            if waits:
                 return True
         return False
 

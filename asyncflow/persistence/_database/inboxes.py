@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ...errors import AsyncflowError, StaleCheckpoint
-from ..inbox import CAPACITY, LEFT, NewSignal, StoredSignal, changed, ended, full, key_in_use, unknown_run
+from ..inbox import CAPACITY, LEFT, NewSignal, StoredSignal, changed, ended, full, key_in_use, second, unknown_run
 from .jobs import Append, AppendLast, AppendTaking, InboxJob, Send, SetAside
 
 __all__ = ["ARRIVED", "UNTAKEN", "Inboxes", "signal_of"]
@@ -29,6 +29,7 @@ ARRIVED: Final = (
 
 _KNOWN: Final = f"SELECT content FROM @signals WHERE {_OF_RUN} AND key = ?"
 _COUNT: Final = f"SELECT count(*) FROM @signals WHERE {_OF_RUN} AND {_IN_INBOX}"
+_SAME: Final = f"SELECT count(*) FROM @signals WHERE {_OF_RUN} AND {_IN_INBOX} AND name = ?"
 _NEWER: Final = f"SELECT count(*) FROM @signals WHERE {_OF_RUN} AND {_IN_INBOX} AND id > ?"
 _INSERT: Final = (
     "INSERT INTO @signals (run, key, name, payload, sender, at, content, digest) "
@@ -37,7 +38,8 @@ _INSERT: Final = (
 _HAS: Final = f"SELECT count(*) FROM @signals WHERE id = ? AND {_OF_RUN} AND {_IN_INBOX}"
 _TAKE: Final = "UPDATE @signals SET taken = ?, payload = NULL, digest = ? WHERE id = ?"
 _SET_ASIDE: Final = f"UPDATE @signals SET problem = ?, digest = ? WHERE id = ? AND {_IN_INBOX}"
-_DELETE: Final = "DELETE FROM @signals WHERE id = ?"
+_FORGET: Final = f"DELETE FROM @signals WHERE {_OF_RUN} AND substr(key, 1, 1) = ' '"
+"""Delete the signals without a key of a pass that has ended: until then they show that an unknown commit took place."""
 
 
 def signal_of(run_id: str, row: Sequence[Any], key: bytes) -> StoredSignal:
@@ -92,6 +94,8 @@ class Inboxes(ABC):
                     raise ended(run_id, head[0])
                 if seq not in (None, head[1]):
                     raise changed(run_id)
+                if seq is not None and await self.fetch(_SAME, run_id, signal.name) != [(0,)]:
+                    raise second(run_id, signal)
                 if await self.fetch(_COUNT, run_id) >= [(CAPACITY,)]:
                     raise full(run_id)
                 await self._insert(run_id, signal)
@@ -113,13 +117,11 @@ class Inboxes(ABC):
         """Execute what comes after the checkpoint of a job was stored, in the same transaction."""
         if isinstance(job, AppendTaking):
             place, taken = job.signal.id, job.checkpoint.seq
-            if job.signal.signal.is_unnamed:
-                await self.execute(_DELETE, place)
-            else:
-                await self.execute(_TAKE, taken, job.signal.digest(self._key, taken), place)
+            await self.execute(_TAKE, taken, job.signal.digest(self._key, taken), place)
         elif isinstance(job, AppendLast):
             for row in await self.fetch(UNTAKEN, job.run_id):
                 await self._set_aside(signal_of(job.run_id, row, self._key), LEFT)
+            await self.execute(_FORGET, job.run_id)
 
     async def is_stored(self, job: Send | SetAside) -> bool:
         """Whether a job whose commit failed is done."""
