@@ -135,10 +135,11 @@ def _inbox_of(setup: Setup, progress: Progress | None = None) -> Source | None:
 
     `progress`: of a run that is resumed. One that waited for signals, which the class has lost, has nothing left to do but to end.
     """
-    has_lost_signals = progress is not None and not progress.is_open and offers(setup.persistence, Inbox)
-    if not setup.settings.definition.signals and not has_lost_signals:
-        return None
-    return UNSTORED if setup.persistence is None else inbox_of(setup.persistence)
+    persistence = setup.persistence
+    if setup.settings.definition.signals:
+        return UNSTORED if persistence is None else inbox_of(persistence)
+    has_nothing_left = progress is not None and not progress.is_open and persistence is not None
+    return persistence if has_nothing_left and offers(persistence, Inbox) else None
 
 
 def _follows_snapshot(c: Checkpoint) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from .._codec.codec import Codec, Misfit, Refused, codec_for, plain_codec
 from .._codec.plain_models import is_read_plainly
@@ -13,6 +14,7 @@ from .._codec.state_codecs import state_codec_for
 from .._definition.definition import FlowDefinition
 from ..errors import (
     CheckpointCorruptError,
+    FlowDefinitionError,
     LimitExceededError,
     NotStorableError,
     ResultNotStorableError,
@@ -34,6 +36,8 @@ class Codecs:
         self.may_be_lent = not isinstance(state_type, DictState) or is_read_plainly(state_type.values)
         self._results: dict[str, Codec] = {}
         self._payloads: dict[str, TypeAdapter[Any]] = {}
+        for name in definition.signals:
+            self._check_payload(name)
 
     def result(self, method: str) -> Codec:
         """Return the codec of a method's result, by its return annotation, or of a signal's payload, by its declared type."""
@@ -48,6 +52,19 @@ class Codecs:
         if known is None:
             known = self._payloads[signal] = TypeAdapter(self.definition.signals[signal].payload)
         return known
+
+    def _check_payload(self, signal: str) -> None:
+        """Raise `FlowDefinitionError` if the payload of a signal is declared as no type."""
+        try:
+            self.payload(signal)
+        except PydanticSchemaGenerationError:
+            declared = self.definition.signals[signal].payload
+            raise FlowDefinitionError(
+                f"the signal {signal} of {self.definition.name} declares the payload {declared!r}, which is no type that pydantic knows",
+                problems=["a payload that is no type"],
+            ) from None
+        except PydanticUserError:  # it is not completely defined yet
+            self._payloads.pop(signal, None)
 
     def _codec_of(self, name: str) -> Codec:
         if name in self.definition.signals:
@@ -76,22 +93,24 @@ class Codecs:
 
         Raises `StateSchemaError` if the method's return type has changed since, and `CheckpointCorruptError` if the bytes are unreadable.
         """
+        is_signal = method in self.definition.signals
+        what, annotation = ("payload", "declared type") if is_signal else ("result", "return annotation")
         try:
             return self.result(method).decode(data)
         except Misfit as misfit:
             raise StateSchemaError(
-                f"the stored result of {method} was written under a return annotation that {method} no longer has. Nothing was "
-                f"changed; keep the annotation until no such run has to be resumed or loaded"
+                f"the stored {what} of {method} was written under a {annotation} that {method} no longer has. Nothing was "
+                f"changed; keep it until no such run has to be resumed or loaded"
                 if misfit.is_gone
-                else f"the stored result of {method} does not fit its return annotation: {misfit.detail}. Nothing was "
-                f"changed; let the annotation accept both, then resume",
+                else f"the stored {what} of {method} does not fit its {annotation}: {misfit.detail}. Nothing was "
+                f"changed; let the {annotation} accept both, then resume",
                 paths=misfit.paths,
                 run_id=run_id,
                 method=method,
             ) from misfit.__cause__
         except UNREADABLE as error:
             raise CheckpointCorruptError(
-                f"the stored result of {method} cannot be read ({type(error).__name__}). Nothing was changed; load an older seq, "
+                f"the stored {what} of {method} cannot be read ({type(error).__name__}). Nothing was changed; load an older seq, "
                 "or restore the storage from a backup",
                 run_id=run_id,
                 method=method,

@@ -400,8 +400,8 @@ IN_RUNS = (
         "a resume of a run with nothing left does not end it",
         ("X3",),
         "_runs/passes.py",
-        "has_lost_signals = progress is not None and",
-        "has_lost_signals = False and progress is not None and",
+        "has_nothing_left = progress is not None and",
+        "has_nothing_left = False and",
         "runs/test_resumed.py::test_a_run_that_has_nothing_left_to_run_is_ended_by_a_resume",
     ),
     Mutant(

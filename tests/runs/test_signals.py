@@ -319,6 +319,22 @@ async def test_a_payload_that_does_not_fit_is_refused(log: Any, payload: Any) ->
     assert await log.inbox(run_id) == []
 
 
+def test_a_payload_must_be_a_type() -> None:
+    with pytest.raises(errors.FlowDefinitionError, match="no type that pydantic knows"):
+
+        class Wrong(Flow[dict]):
+            go = Signal("go", 3)
+
+            @start()
+            async def begin(self) -> None: ...
+
+    with pytest.raises(ValueError, match="must be a type, not its name"):
+        Signal("go", "Decision")
+    for name in ("a b", "class", "", "x" * 201, 3):
+        with pytest.raises(ValueError, match="must be the name of a parameter"):
+            Signal(name)  # type: ignore[call-overload]
+
+
 async def test_only_a_run_of_this_flow_gets_its_signals(log: Any) -> None:
     class Other(Flow[dict]):
         name = "Other"

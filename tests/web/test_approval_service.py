@@ -1,0 +1,113 @@
+"""The approval service under uvicorn: two workers on one file, of which one is killed while runs wait, and answers that are repeated."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROUNDS = 4
+RUNS = 5
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+
+
+class Worker:
+    """A process of the service."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        env = {**os.environ, "ASYNCFLOW_DB": str(folder / "runs.db"), "PYTHONPATH": str(ROOT)}
+        command = (sys.executable, "-m", "uvicorn", "examples.approval_service:app", "--port", str(port))
+        self.process = subprocess.Popen([*command, "--log-level", "error"], env=env, cwd=folder)
+        self.url = f"http://127.0.0.1:{port}"
+
+    async def ready(self, http: httpx2.AsyncClient) -> None:
+        with anyio.fail_after(120):
+            while True:
+                with suppress(httpx2.HTTPError):
+                    if (await http.get(f"{self.url}/readyz")).status_code == 200:
+                        return
+                await anyio.sleep(0.02)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[list[Worker]]:
+    started = [Worker(tmp_path), Worker(tmp_path)]
+    yield started
+    for worker in started:
+        worker.kill()
+
+
+async def run_of(http: httpx2.AsyncClient, url: str, run_id: str) -> dict[str, Any]:
+    shown: dict[str, Any] = (await http.get(f"{url}/runs/{run_id}")).json()
+    return shown
+
+
+async def waits(http: httpx2.AsyncClient, url: str, run_id: str, remarks: int) -> None:
+    """Wait until a run waits for the next answer."""
+    with anyio.fail_after(120):
+        while True:
+            run = await run_of(http, url, run_id)
+            if run["waits_for"] and len(run["state"]["remarks"]) == remarks:
+                return
+            await anyio.sleep(0.01)
+
+
+@pytest.mark.clauses("W6", "W9")
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_articles_are_revised_and_published_once_though_a_worker_is_killed_in_every_round(
+    workers: list[Worker], tmp_path: Path, anyio_backend: str
+) -> None:
+    chosen = random.Random(7)
+    async with httpx2.AsyncClient(timeout=60) as http:
+        for worker in workers:
+            await worker.ready(http)
+        runs = []
+        for n in range(RUNS):
+            begun = await http.post(f"{workers[n % 2].url}/flows/Publish", json={"title": f"article {n}"})
+            runs.append(begun.json()["run_id"])
+
+        for turn in range(ROUNDS):
+            for run_id in runs:
+                await waits(http, workers[0].url, run_id, turn)
+            victim = workers.pop(chosen.randrange(2))
+            victim.kill()
+            body = {"approved": turn == ROUNDS - 1, "remark": f"remark {turn}"}
+            for run_id in runs:
+                for is_new in (True, False):  # a second click
+                    where = f"{workers[0].url}/runs/{run_id}/signals/decided"
+                    sent = await http.post(where, json=body, headers={"Idempotency-Key": f"answer-{turn}"})
+                    assert (sent.status_code, sent.json()["is_new"]) == (202 if is_new else 200, is_new)
+            workers.append(Worker(tmp_path))
+            await workers[1].ready(http)
+
+        for n, run_id in enumerate(runs):
+            with anyio.fail_after(120):
+                while (run := await run_of(http, workers[0].url, run_id))["status"] in ("running", "interrupted"):  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+            said = [f"remark {turn}" for turn in range(ROUNDS - 1)]
+            assert (run["status"], run["result"]) == ("finished", " ".join((f"About article {n}.", *said)))
+            assert (run["state"]["remarks"], run["state"]["published"]) == (said, 1)
+            late = await http.post(f"{workers[0].url}/runs/{run_id}/signals/decided", json={"approved": True})
+            assert late.status_code == 409
+        page = (await http.get(workers[0].url)).text
+        assert "/signals/decided" in page
