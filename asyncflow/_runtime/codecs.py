@@ -94,15 +94,15 @@ class Codecs:
         Raises `StateSchemaError` if the method's return type has changed since, and `CheckpointCorruptError` if the bytes are unreadable.
         """
         is_signal = method in self.definition.signals
-        what, annotation = ("payload", "declared type") if is_signal else ("result", "return annotation")
+        what, of, annotation = ("payload", "", "type") if is_signal else ("result", "return ", "annotation")
         try:
             return self.result(method).decode(data)
         except Misfit as misfit:
             raise StateSchemaError(
-                f"the stored {what} of {method} was written under a {annotation} that {method} no longer has. Nothing was "
-                f"changed; keep it until no such run has to be resumed or loaded"
+                f"the stored {what} of {method} was written under a {of}{annotation} that {method} no longer has. Nothing was "
+                f"changed; keep the {annotation} until no such run has to be resumed or loaded"
                 if misfit.is_gone
-                else f"the stored {what} of {method} does not fit its {annotation}: {misfit.detail}. Nothing was "
+                else f"the stored {what} of {method} does not fit its {of}{annotation}: {misfit.detail}. Nothing was "
                 f"changed; let the {annotation} accept both, then resume",
                 paths=misfit.paths,
                 run_id=run_id,

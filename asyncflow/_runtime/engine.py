@@ -32,6 +32,7 @@ from .crowd import CROWD, Crowd
 from .failures import method_error, run_timeout_error
 from .journal import Journal
 from .outputs import Outputs
+from .owner_check import OwnedClock, OwnerCheck
 from .recorder import Recorder
 from .results import Results, StoredResults
 from .scope import LaterScope, Scope
@@ -104,7 +105,8 @@ class Engine:
         self.is_cancelled = False
         """Whether the run was cancelled permanently."""
         self.thread = threading.get_ident()
-        self._clock = clock
+        check = None if recorder is None or is_served else OwnerCheck(recorder, self.stop)
+        self._clock = clock = clock if check is None else OwnedClock(clock, check)
         self._steps = Steps(
             flow, settings, run_id, pass_number, self.journal, self.versions, recorder, self.outputs, clock
         )
@@ -116,9 +118,7 @@ class Engine:
         """Set once a timer has started."""
         self._signals: Signals | None = None
         if inbox is not None:
-            self._signals = Signals(
-                settings.definition, self.journal, codecs, recorder, run_id, inbox, checks=not is_served
-            )
+            self._signals = Signals(settings.definition, self.journal, codecs, recorder, run_id, inbox, check)
             self._steps.signals = self._signals
         self._concurrent: list[Scope | Timers | Signals] = []
         """What has to run concurrently with the first invocation, and waits until a task group is open."""

@@ -15,12 +15,12 @@ from .._definition.signals import Signal
 from .._scheduling.messages import Command, PassEnded, SignalTaken
 from .._scheduling.progress import Progress
 from .._scheduling.signals import expected, is_waiting, next_signal
-from ..errors import InboxChanged, RunFencedError
+from ..errors import InboxChanged
 from ..persistence.checkpoint import UNREADABLE
 from ..persistence.inbox import Inbox, StoredSignal
-from ..persistence.protocol import Catalog, offers
 from .codecs import Codecs
 from .journal import Journal
+from .owner_check import OwnerCheck
 from .recorder import Recorder
 from .timing import virtual_clock
 from .unstored import UnstoredInboxes
@@ -63,7 +63,7 @@ class Signals:
 
     __slots__ = (
         *(
-            "_checks",
+            "_check",
             "_codecs",
             "_definition",
             "_is_stale",
@@ -85,11 +85,10 @@ class Signals:
         recorder: Recorder | None,
         run_id: str,
         source: Source,
-        *,
-        checks: bool,
+        check: OwnerCheck | None,
     ) -> None:
-        """`checks`: whether nothing else notices that another owner has taken over the run."""
-        self._checks = checks
+        """`check`: notices that another owner has the run, if nothing else does."""
+        self._check = check
         self._definition = definition
         self._journal = journal
         self._progress: Progress = journal.progress
@@ -137,26 +136,13 @@ class Signals:
     async def _wait_for_change(self) -> None:
         """Wait until the progress or the inbox has changed. Check the owner now and then, if nothing else does."""
         self._wait = anyio.Event()
-        if self._checks and self._recorder is not None and virtual_clock.get() is None:
-            with anyio.move_on_after(CHECK_SECONDS) as scope:
-                await self._wait.wait()
-            if scope.cancelled_caught:
-                await self._check_owner(self._recorder)
-        else:
+        if self._check is None or virtual_clock.get() is not None:
             await self._wait.wait()
-
-    async def _check_owner(self, recorder: Recorder) -> None:
-        """Raise `RunFencedError` if the run was ended, deleted or continued elsewhere: a run that only waits meets no other fence."""
-        storage = recorder.persistence
-        if not offers(storage, Catalog):
             return
-        entries = await storage.runs(run_id=self._run_id, limit=1)
-        if not entries or entries[0].status in ("finished", "cancelled") or entries[0].seq > recorder.chain.seq:
-            raise RunFencedError(
-                f"run {self._run_id} was fenced: while it waited, another owner has taken it over, ended or deleted it. Nothing more is "
-                "started here",
-                run_id=self._run_id,
-            )
+        with anyio.move_on_after(CHECK_SECONDS) as scope:
+            await self._wait.wait()
+        if scope.cancelled_caught:
+            await self._check()
 
     def is_declared(self, signal: Signal[Any]) -> bool:
         """Whether the flow declares a signal."""

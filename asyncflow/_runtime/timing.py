@@ -26,8 +26,14 @@ def now() -> float:
 
 
 async def sleep_until(at: float, clock: Callable[[], float]) -> None:
-    """Sleep until `clock` has reached a time. A clock that is set back meanwhile does not make the wait longer."""
+    """Sleep until `clock` has reached a time. A clock that is set back meanwhile does not make the wait longer.
+
+    A clock with a `check`, such as `owner_check.OwnedClock`, has it awaited after each part of a long wait.
+    """
+    check = getattr(clock, "check", None)
     longest = LONGEST if virtual_clock.get() is None else math.inf  # days of virtual time pass in one step
     end = anyio.current_time() + at - clock()
-    while (left := min(end - anyio.current_time(), at - clock())) > 0:  # noqa: ASYNC110 - no event reports the time
+    while (left := min(end - anyio.current_time(), at - clock())) > 0:
         await anyio.sleep(min(left, longest))
+        if check is not None and left > longest:
+            await check()

@@ -27,11 +27,12 @@ from asyncflow import (
     or_,
     persist,
     router,
+    sleep,
     start,
     this_invocation,
     wait_for,
 )
-from asyncflow._runtime import signals
+from asyncflow._runtime import signals, timing
 from asyncflow.persistence import MemoryFlowPersistence, NewSignal, SQLiteFlowPersistence
 from asyncflow.testing import Delay, Fail, FaultyPersistence, LoseReply, crash_everywhere
 
@@ -828,11 +829,32 @@ async def test_a_run_whose_class_has_lost_its_signals_is_ended_by_a_resume(log: 
     assert (await version(False).load(run_id, persistence=log)).status == "finished"
 
 
-@pytest.mark.parametrize("flow", [Approval, Asks])
+class Sleeps(Flow[dict]):
+    @start()
+    async def nap(self) -> None:
+        await sleep(3600)
+
+
+class Reminds(Flow[dict]):
+    @start()
+    async def ask(self) -> None: ...
+
+    @listen(after(ask, 3600))
+    async def remind(self) -> None: ...
+
+
+class Retries(Flow[dict]):
+    @start(retry=Retry(initial=3600, maximum=3600))
+    async def call(self) -> None:
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize("flow", [Approval, Asks, Sleeps, Reminds, Retries])
 async def test_a_run_that_waits_notices_that_it_was_cancelled_elsewhere(
     flow: Any, log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signals, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(timing, "LONGEST", 0.05)
     run = flow(persistence=log)
     with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
