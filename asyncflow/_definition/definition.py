@@ -100,6 +100,8 @@ class FlowDefinition:
     """Whether any method waits for a timer."""
     signalled: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     """The methods whose condition mentions a signal: routers first."""
+    keeping: frozenset[str] = field(init=False, compare=False, repr=False)
+    """Their names: their latches keep a cycle alive."""
     output: str = field(init=False, compare=False, repr=False)
     """The method whose result is the output of the flow; '' if it is the one that completes last."""
     keeps_output: bool = field(init=False, compare=False, repr=False)
@@ -131,6 +133,7 @@ class FlowDefinition:
         object.__setattr__(self, "has_timers", bool(self._timed))
         signalled = _routers_first([m for m in self.methods.values() if m.signals])
         object.__setattr__(self, "signalled", tuple(signalled))
+        object.__setattr__(self, "keeping", frozenset(m.name for m in signalled))
         object.__setattr__(self, "keeps_output", bool(self._timed or output or self.signals))
 
     def reached_by(self, names: tuple[str, ...]) -> Reached:

@@ -52,7 +52,7 @@ async def begin(
     settings, inbox = setup.settings, _inbox_of(setup)
     engine = Engine(
         *(flow, settings, setup.codecs, run_id, pass_number, recorder, Progress(), first, data, setup.clock, inbox),
-        is_served=setup.is_served,
+        setup.is_served,
     )
     limit = setup.settings.run_timeout
     started = Started() if limit is None else Started(setup.clock() + limit)
@@ -121,7 +121,7 @@ def resume_pass(
             setup.clock,
             inbox,
         ),
-        is_served=setup.is_served,
+        setup.is_served,
     )
     is_recorded = stored.progress.is_open or inbox is not None
     commands, checkpoint, _ = engine.journal.happened(

@@ -14,16 +14,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from .._scheduling.messages import (
-    Command,
-    Finish,
-    RunLater,
-    RunMethod,
-    Settle,
-    StartTimer,
-    TimerFired,
-    TimerKey,
-)
+from .._scheduling.messages import Command, Finish, RunLater, RunMethod, Settle, StartTimer, TimerFired, TimerKey
 from .._scheduling.progress import Progress
 from ..errors import CheckpointWithdrawnError, RunCancelledError, RunTimeoutError
 from .codecs import Codecs
@@ -37,7 +28,7 @@ from .recorder import Recorder
 from .results import Results, StoredResults
 from .scope import LaterScope, Scope
 from .settings import Settings
-from .signals import Signals, Source
+from .signals import Signals, Source, Step
 from .state_version import Version
 from .steps import Steps
 from .timeouts import until
@@ -81,9 +72,8 @@ class Engine:
         first: Version,
         data: bytes | None,
         clock: Callable[[], float],
-        inbox: Source | None = None,
-        *,
-        is_served: bool = False,
+        inbox: Source | None,
+        is_served: bool,
     ) -> None:
         """`first`: the state with which the pass starts or continues. `data`: its bytes, if the run is stored. `clock`: see `Chain`.
 
@@ -110,7 +100,7 @@ class Engine:
         self._steps = Steps(
             flow, settings, run_id, pass_number, self.journal, self.versions, recorder, self.outputs, clock
         )
-        self._step = self._steps.step
+        self._step: Step = self._steps.step
         self._stopped: BaseException | None = None
         self._scope: anyio.CancelScope | None = None
         self._group: TaskGroup | None = None
@@ -120,6 +110,7 @@ class Engine:
         if inbox is not None:
             self._signals = Signals(settings.definition, self.journal, codecs, recorder, run_id, inbox, check)
             self._steps.signals = self._signals
+            self._step = self._signals.notified_by(self._step)
         self._concurrent: list[Scope | Timers | Signals] = []
         """What has to run concurrently with the first invocation, and waits until a task group is open."""
         self._methods = settings.definition.methods
@@ -135,9 +126,10 @@ class Engine:
         with anyio.CancelScope() as self._scope:
             self._steps.of_pass = self._scope
             if self.journal.progress.deadline:
-                await until(
-                    self.journal.progress.deadline, self._clock, lambda: self._work_all(commands), self._time_out
-                )
+                end = self.journal.progress.deadline
+                await until(end, self._clock, lambda: self._work_with_signals(commands), self._time_out)
+            elif self._signals is not None:
+                await self._work_with_signals(commands)
             else:
                 await self._work_all(commands)
         if self._stopped is not None and not ((self.is_cancelled or self.is_timed_out) and self.is_finished):
@@ -207,15 +199,15 @@ class Engine:
         """Whether the pass ended because its time limit passed."""
         return isinstance(self._stopped, RunTimeoutError)
 
-    async def _work_all(self, commands: tuple[Command, ...]) -> None:
+    async def _work_with_signals(self, commands: tuple[Command, ...]) -> None:
         if self._signals is None:
-            await self._work_commands(commands)
+            await self._work_all(commands)
             return
         with self._signals.watching():
             self._together(self._signals)
-            await self._work_commands(commands)
+            await self._work_all(commands)
 
-    async def _work_commands(self, commands: tuple[Command, ...]) -> None:
+    async def _work_all(self, commands: tuple[Command, ...]) -> None:
         scope = await apart(self._work(self._next(commands)))
         if self._concurrent:
             await apart(self._work_together(scope))
@@ -329,6 +321,8 @@ class Engine:
         if checkpoint is not None and self.recorder is not None:
             await self.recorder.commit(checkpoint)
         scope = self._next(commands)
+        if self._signals is not None:
+            self._signals.changed()
         if scope is not None and self._group is not None:
             self._launch(self._group, scope)
 
@@ -372,8 +366,6 @@ class Engine:
                 type(command) is not Settle
             ):  # Hold or Fail: once all tasks have ended, the task group ends, too, and `drive` raises
                 self._end_others()
-        if self._signals is not None:
-            self._signals.changed()
         return first
 
     def _output_of(self, key: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, Protocol, cast
 
@@ -22,15 +22,19 @@ from .codecs import Codecs
 from .journal import Journal
 from .owner_check import OwnerCheck
 from .recorder import Recorder
+from .scope import Scope
 from .timing import virtual_clock
 from .unstored import UnstoredInboxes
 
-__all__ = ["OpenWait", "Signals", "Source"]
+__all__ = ["OpenWait", "Signals", "Source", "Step"]
 
 logger = logging.getLogger("asyncflow")
 
 CHECK_SECONDS: Final = 5.0
 """Seconds between two looks at the owner of a run that only waits."""
+
+
+Step = Callable[[Scope, int], Coroutine[Any, Any, tuple[Command, ...]]]
 
 
 class Source(Protocol):
@@ -178,6 +182,16 @@ class Signals:
                     settled.set()
                 return True
         return False
+
+    def notified_by(self, step: Step) -> Step:
+        """Return a function that makes a step, and lets this look again: the step has changed the progress."""
+
+        async def notifying(scope: Scope, turn: int) -> tuple[Command, ...]:
+            commands = await step(scope, turn)
+            self.changed()
+            return commands
+
+        return notifying
 
     def changed(self) -> None:
         """Look again, because the progress has changed, or the pass fails or ends."""

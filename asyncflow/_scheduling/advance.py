@@ -134,11 +134,10 @@ def _raised(progress: Progress, raised: MethodRaised) -> Transition:
 
 def _begun(definition: FlowDefinition, progress: Progress, deadline: float | None) -> Timing | None:
     """Return what a start or a resume changes: the time limit, and the listeners whose latches keep their cycle alive."""
-    keeping = frozenset(m.name for m in definition.signalled)
-    is_same = keeping == progress.keeping
+    is_same = definition.keeping == progress.keeping
     if deadline is None and is_same:
         return None
-    return Timing(deadline=deadline, keeping=None if is_same else tuple(sorted(keeping)))
+    return Timing(deadline=deadline, keeping=None if is_same else tuple(sorted(definition.keeping)))
 
 
 def _restarted(definition: FlowDefinition, progress: Progress) -> Iterator[Command]:

@@ -231,14 +231,12 @@ class Transition(NamedTuple):
     def keeps_result(self) -> bool:
         """Whether an invocation or a join now needs the result of the completed invocation."""
         key, _, _, enabled, latched, _, timing = self
-        if timing is not None and timing.signal:
-            key = timing.signal
         for *_, arguments in enabled:
             for _, source in arguments:
                 if source == key:
                     return True
         if not key:  # a part of a join whose result is not needed has no source either
-            return False
+            return timing is not None and bool(timing.signal) and self._replace(completed=timing.signal).keeps_result
         if latched and any(seen.source == key for _, _, seen in latched):
             return True
         return timing is not None and (timing.is_output or any(timer.source == key for timer in timing.started))

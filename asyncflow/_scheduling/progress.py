@@ -83,8 +83,6 @@ class Progress:
         """
         # An attribute of a named tuple costs much more.
         completed, failed, resumed, enabled, latched, _, timing = transition
-        if timing is not None and timing.keeping is not None:
-            self._keep(frozenset(timing.keeping))
         if resumed:
             self._resume()
         if failed:
@@ -164,7 +162,9 @@ class Progress:
         self.failed |= {key}
 
     def _time(self, timing: Timing, completed: str, result: Any) -> None:
-        retried, deadline, started, fired, is_output, memo, _, signal = timing
+        retried, deadline, started, fired, is_output, memo, keeping, signal = timing
+        if keeping is not None:
+            self._keep(frozenset(keeping))
         if retried is not None:
             self._retry(*retried, result)
         if deadline is not None:
