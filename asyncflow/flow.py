@@ -173,8 +173,6 @@ class Flow(Uncached, Generic[S]):
         instance = vars(self).get("_instance")  # a constructor may fail before it has created one
         return object.__repr__(self) if instance is None else f"<{instance!r}>"
 
-    # ---- what a run reports about itself -----------------------------------------------------------------------
-
     @property
     def state(self) -> S:
         """The state. In a method: the method's own draft, committed when the method ends. Before a run: the object you may change.
@@ -241,8 +239,6 @@ class Flow(Uncached, Generic[S]):
     def committed_state(self) -> S:
         """Return a copy of the newest committed state, which a method's draft does not show."""
         return cast(S, self._instance.committed_state())
-
-    # ---- running -----------------------------------------------------------------------------------------------
 
     async def kickoff(
         self,
@@ -373,8 +369,8 @@ class Flow(Uncached, Generic[S]):
     async def cancel(self) -> None:
         """Cancel the run permanently and durably: it cannot be resumed. Its kickoff, if one is awaited, raises `RunCancelledError`.
 
-        A finished run stays finished, also if it finishes at this moment: its kickoff then returns the result. Called inside one of the
-        run's own methods, it returns at once, and the method is cancelled.
+        A finished run stays finished, also if it finishes at this moment. In one of the run's own methods it returns at once, and the
+        method is cancelled.
 
         Raises `RunLockedError` while another instance or process drives the run (`FlowRunner.cancel` ends it there, too),
         `RunNotFoundError`, `CapabilityMissingError` if the flow is not stored and not running, `InvalidRunIdError` (of an id in the

@@ -201,7 +201,7 @@ def _method(
     except ValueError as error:
         problem(str(error))
     retry, timeout = attempts.of_method(note.marks, problem)
-    is_kept_open = next((mark.keep_open for mark in note.marks if mark.keep_open is not None), None)
+    is_kept_open = _keep_open(note)
     returns = return_annotation(function, *names)
     if returns is UNRESOLVED:
         returns = inherited
@@ -227,11 +227,21 @@ def _method(
         timeout=timeout,
         timers=timers,
         is_output=any(mark.output for mark in note.marks),
-        signals=frozenset(name for name in (() if condition is None else names_in(condition)) if name in signals),
+        signals=_signals_of(condition, signals),
         keep_open=bool(is_kept_open),
     )
     problems += open_problems(method, is_kept_open)
     return method
+
+
+def _keep_open(note: Note) -> bool | None:
+    """Return what the decorators of a method say of `keep_open`; None if they say nothing."""
+    return next((mark.keep_open for mark in note.marks if mark.keep_open is not None), None)
+
+
+def _signals_of(condition: Condition | None, known: Mapping[str, Signal[Any]]) -> frozenset[str]:
+    """Return the names in a condition that are signals."""
+    return frozenset() if condition is None else frozenset(name for name in names_in(condition) if name in known)
 
 
 def _misuse(function: Callable[..., Any], note: Note, trigger: Mark | None) -> str | None:

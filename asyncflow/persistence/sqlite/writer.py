@@ -241,21 +241,26 @@ class Writer:
         if owning or about_inboxes:
             await self._connection.execute("BEGIN IMMEDIATE")
             await self._execute_owning(owning)
-        inboxes = SqliteInboxes(self._key, self._connection)
-        refused = await inboxes.prepare(about_inboxes)
-        if refused:
-            appended = [job for job in appended if job not in refused]
-        if appended:
+        if about_inboxes:
+            await self._append_with_inboxes(appended, about_inboxes)
+        elif appended:
             await self._append(appended)
-        for job in about_inboxes:
-            if isinstance(job, Append) and job not in refused:
-                await inboxes.complete(job)
         if renews:
             await self._renew()
         await self._connection.commit()
         self._appends.committed()
         if renews:
             self.lease.renewed_for(batch, sent)
+
+    async def _append_with_inboxes(self, appended: Sequence[Append], jobs: Sequence[InboxJob]) -> None:
+        """Store checkpoints, and execute jobs about inboxes before and after that."""
+        inboxes = SqliteInboxes(self._key, self._connection)
+        refused = await inboxes.prepare(jobs)
+        left = [job for job in appended if job not in refused]
+        if left:
+            await self._append(left)
+        for job in left:
+            await inboxes.complete(job)
 
     async def _execute_owning(self, jobs: Sequence[Job]) -> None:
         """Execute the jobs that depend on stored rows, under the write lock: no other process changes the rows before the commit."""
