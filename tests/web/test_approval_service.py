@@ -16,9 +16,10 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+from figures import FACTOR
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = 4
+ROUNDS = max(2, round(4 * FACTOR))
 RUNS = 5
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
