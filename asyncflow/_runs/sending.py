@@ -37,6 +37,10 @@ LONGEST_KEY = 200
 """The longest idempotency key, in characters."""
 
 
+NOT_WAITING = -1
+"""A seq that no checkpoint has, so that nothing is stored."""
+
+
 class JsonPayload(NamedTuple):
     """The payload of a signal as JSON from outside, such as the body of a request. It is validated by the signal's type."""
 
@@ -61,7 +65,12 @@ async def send(
             try:
                 return await inbox.send(run_id, new, seq=seq)
             except InboxChanged:  # the run has a new checkpoint: look again whether it waits
-                continue
+                if seq == NOT_WAITING:
+                    raise NotWaitingError(
+                        f"nothing waits for {declared.name} in run {run_id} now; it was not stored",
+                        signal=declared.name,
+                        run_id=run_id,
+                    ) from None
 
 
 def signal_named(definition: FlowDefinition, signal: Signal[Any] | str) -> Signal[Any]:
@@ -95,7 +104,10 @@ def inbox_of(persistence: FlowPersistence) -> Inbox:
 
 
 async def _checked(setup: Setup, persistence: FlowPersistence, run_id: str, signal: Signal[Any]) -> int | None:
-    """Check that a run belongs to the flow and, if the signal is to be refused early, that it waits for it. Return its seq then."""
+    """Check that a run belongs to the flow. Return its seq if the signal is to be refused early: `NOT_WAITING` if nothing waits for it.
+
+    Only the backend knows whether the run has received the signal already, and this is a repeated call.
+    """
     if signal.early != "refuse" and offers(persistence, Catalog):
         entries = await persistence.runs(run_id=run_id, limit=1)
         if not entries:
@@ -109,11 +121,8 @@ async def _checked(setup: Setup, persistence: FlowPersistence, run_id: str, sign
     if signal.early != "refuse" or stored.status in ("finished", "cancelled"):
         return None
     progress = decode_progress(stored.progress or b"")
-    if signal.name not in expected(setup.settings.definition, progress) | awaited_signals(progress):
-        raise NotWaitingError(
-            f"nothing waits for {signal.name} in run {run_id} now; it was not stored", signal=signal.name, run_id=run_id
-        )
-    return stored.seq
+    is_awaited = signal.name in expected(setup.settings.definition, progress) | awaited_signals(progress)
+    return stored.seq if is_awaited else NOT_WAITING
 
 
 def _read(codecs: Codecs, signal: Signal[Any], data: bytes, run_id: str) -> Any:
@@ -123,12 +132,7 @@ def _read(codecs: Codecs, signal: Signal[Any], data: bytes, run_id: str) -> Any:
             from_json(data, allow_inf_nan=False)
         return codecs.payload(signal.name).validate_json(data or b"null")
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-        places = [".".join(map(str, each["loc"])) for each in found]
-        detail = "; ".join(
-            f"{place or 'the payload'}: {each['msg']}" for place, each in zip(places, found, strict=True)
-        )
-        raise _misfit(signal, detail, places, run_id) from None
+        raise _of_validation(signal, error, run_id) from None
     except ValueError as error:  # its message has the error and its position, and no more
         raise _misfit(signal, f"it is not JSON: {error}", (), run_id) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +22,10 @@ class UnstoredInboxes:
         self._inboxes = MemoryInbox()
         self._running: dict[str, list[Callable[[], frozenset[str]]]] = {}
         """The runs that are running, with what returns the signals that each waits for: one for each instance with that id."""
+        self._changing = threading.Lock()
+
+    def forked(self) -> None:
+        """Replace the lock in the child of a fork: another thread of the parent may have held it."""
         self._changing = threading.Lock()
 
     def send(self, run_id: str, signal: NewSignal, *, refuses_early: bool) -> bool:
@@ -96,3 +101,6 @@ class UnstoredInboxes:
 
 UNSTORED: Final = UnstoredInboxes()
 """Of this process."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=UNSTORED.forked)

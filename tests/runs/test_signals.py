@@ -413,6 +413,26 @@ async def test_a_signal_that_nothing_waits_for_yet_can_be_refused(log: Any) -> N
     with pytest.raises(errors.NotWaitingError, match="another signal answer"):
         await Refusing.signal(run.run_id, Refusing.answer, 2, persistence=log)
     assert await Refusing.resume(run.run_id, persistence=log) == 1
+    # A repeated call whose reply was lost must not hear that the signal was not stored.
+    assert await Refusing.signal(run.run_id, Refusing.answer, 1, persistence=log, key="click") is False
+
+
+async def test_a_repeated_signal_that_was_taken_is_recognized_though_nothing_waits_any_more(log: Any) -> None:
+    class Twice(Refusing):
+        name = "Twice"
+
+        @listen(Refusing.take)
+        async def hold(self) -> None:
+            await anyio.sleep_forever()
+
+    run = Twice(persistence=log)
+    await interrupted_once(run.kickoff, stored(log, run.run_id, 2))
+    assert await Twice.signal(run.run_id, Twice.answer, 1, persistence=log, key="click")
+    await interrupted_once(lambda: Twice(persistence=log).kickoff({"id": run.run_id}), stored(log, run.run_id, 5))
+
+    assert await Twice.signal(run.run_id, Twice.answer, 1, persistence=log, key="click") is False
+    with pytest.raises(errors.NotWaitingError, match="nothing waits"):
+        await Twice.signal(run.run_id, Twice.answer, 1, persistence=log, key="another")
 
 
 # ---- wait_for --------------------------------------------------------------------------------------------------------

@@ -237,7 +237,18 @@ class Writer:
             await self._append(appended, is_alone=True)
             self._appends.committed()
             return
-        about_inboxes = [job for job in batch if isinstance(job, InboxJob)]
+        await self._execute(appended, owning, [job for job in batch if isinstance(job, InboxJob)])
+        if renews:
+            await self._renew()
+        await self._connection.commit()
+        self._appends.committed()
+        if renews:
+            self.lease.renewed_for(batch, sent)
+
+    async def _execute(
+        self, appended: Sequence[Append], owning: Sequence[Job], about_inboxes: Sequence[InboxJob]
+    ) -> None:
+        """Execute the jobs of a transaction, first those that depend on stored rows."""
         if owning or about_inboxes:
             await self._connection.execute("BEGIN IMMEDIATE")
             await self._execute_owning(owning)
@@ -245,12 +256,6 @@ class Writer:
             await self._append_with_inboxes(appended, about_inboxes)
         elif appended:
             await self._append(appended)
-        if renews:
-            await self._renew()
-        await self._connection.commit()
-        self._appends.committed()
-        if renews:
-            self.lease.renewed_for(batch, sent)
 
     async def _append_with_inboxes(self, appended: Sequence[Append], jobs: Sequence[InboxJob]) -> None:
         """Store checkpoints, and execute jobs about inboxes before and after that."""
