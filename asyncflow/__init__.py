@@ -17,6 +17,7 @@ from ._definition.retry import Retry, RetryAfter
 from ._definition.signals import Signal
 from ._definition.triggers import after, and_, or_
 from ._runs.history import HistoryEntry
+from ._runs.parked import Waiting
 from ._runtime.receiving import wait_for
 from ._runtime.scope import InvocationInfo, this_invocation
 from ._runtime.sleeping import sleep
@@ -43,6 +44,7 @@ __all__ = [
     "RunHandle",
     "SQLiteFlowPersistence",
     "Signal",
+    "Waiting",
     "__version__",
     "after",
     "and_",

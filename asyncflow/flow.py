@@ -19,7 +19,7 @@ from ._definition.signals import Signal
 from ._keywords import UNSET, Unset, not_taken, one_of
 from ._runs.edits import edit, fork, load_into
 from ._runs.history import HistoryEntry, history_of
-from ._runs.instance import Instance
+from ._runs.instance import Instance, Until
 from ._runs.sending import send
 from ._runs.setup import log_unchecked_labels, settings_of, setup_of
 from ._runs.snapshot import MissingInstance
@@ -195,7 +195,7 @@ class Flow(Uncached, Generic[S]):
 
     @property
     def status(self) -> Status | Literal["new"]:
-        """The status as far as this instance knows: "new", "running", "interrupted", "failed", "finished" or "cancelled"."""
+        """The status as far as this instance knows: "new", "running", "waiting", "interrupted", "failed", "finished" or "cancelled"."""
         return self._instance.status
 
     @property
@@ -247,6 +247,7 @@ class Flow(Uncached, Generic[S]):
         restore_from_state_id: object | None = None,
         wait: float = 0.0,
         once: bool = False,
+        until: Until = "end",
         **unknown: Never,
     ) -> Any:
         """Run until nothing is left to run, and return the output: see `result`.
@@ -256,6 +257,8 @@ class Flow(Uncached, Generic[S]):
         - `restore_from_state_id`: the id of another run; start a new run over its saved state.
         - `wait`: seconds to wait until the current owner of the run no longer drives it; then `RunLockedError`.
         - `once`: for a finished run, return its stored result and run nothing, so that a script can be started again.
+        - `until`: "waiting" also returns, with a `Waiting`, once the run is parked: it waits for a signal or at least 10 seconds, and no
+          method of it runs. A runner that knows the flow wakes it, or the next kickoff or resume.
 
         If the call is cancelled, the run can be resumed. Raises `MethodError` when a method raised, `RunTimeoutError` (a `MethodError`)
         after `run_timeout`, `FlowBusyError`, `RunLockedError`,
@@ -266,10 +269,12 @@ class Flow(Uncached, Generic[S]):
         `StorageError`s.
         """
         if unknown:
-            raise not_taken("kickoff", unknown, ("inputs", "restore_from_state_id", "wait", "once"), is_of_a_flow=True)
+            known = ("inputs", "restore_from_state_id", "wait", "once", "until")
+            raise not_taken("kickoff", unknown, known, is_of_a_flow=True)
+        one_of("until", until, ("end", "waiting"))
         source = None if restore_from_state_id is None else parse_run_id(restore_from_state_id)
         try:
-            return await self._instance.kickoff(inputs, source, wait, once=once)
+            return await self._instance.kickoff(inputs, source, wait, once=once, until=until)
         except MethodError as error:
             raise from_here(error) from error.__cause__
 
@@ -280,10 +285,13 @@ class Flow(Uncached, Generic[S]):
         restore_from_state_id: object | None = None,
         wait: float = 0.0,
         once: bool = False,
+        until: Until = "end",
         **unknown: Never,
     ) -> Any:
         """Alias of `kickoff`, under CrewAI's name."""
-        return await self.kickoff(inputs, restore_from_state_id=restore_from_state_id, wait=wait, once=once, **unknown)
+        return await self.kickoff(
+            inputs, restore_from_state_id=restore_from_state_id, wait=wait, once=once, until=until, **unknown
+        )
 
     @classmethod
     async def resume(cls, run_id: object, /, *, wait: float = 0.0, **init: Any) -> Any:

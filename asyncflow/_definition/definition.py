@@ -106,6 +106,8 @@ class FlowDefinition:
     """The method whose result is the output of the flow; '' if it is the one that completes last."""
     keeps_output: bool = field(init=False, compare=False, repr=False)
     """Whether an output may have to be kept before the last method completes."""
+    may_wait: bool = field(init=False, compare=False, repr=False)
+    """Whether a pass may come to wait for a time or a signal with no method running."""
     unresolved: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     """The methods whose return annotation uses a name that was not defined when it was read."""
     _in_order: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
@@ -135,6 +137,8 @@ class FlowDefinition:
         object.__setattr__(self, "signalled", tuple(signalled))
         object.__setattr__(self, "keeping", frozenset(m.name for m in signalled))
         object.__setattr__(self, "keeps_output", bool(self._timed or output or self.signals))
+        is_retried = any(m.retry is not None for m in self._in_order)
+        object.__setattr__(self, "may_wait", bool(self._timed or self.signals or is_retried))
 
     def reached_by(self, names: tuple[str, ...]) -> Reached:
         """Return the methods whose condition mentions one of an event's names: routers first, each group in order of definition."""

@@ -29,6 +29,8 @@ __all__ = [
     "mismatch",
     "not_stored",
     "other_inputs",
+    "other_inputs_waiting",
+    "parks_not",
     "started_with_other_inputs",
     "stopped_by",
     "unknown_flow",
@@ -50,6 +52,24 @@ def not_stored(flow: str, what: str) -> CapabilityMissingError:
     return CapabilityMissingError(
         f"{what} needs persistence, and {flow} has none: decorate the class with @persist, or pass persistence=",
         capability="FlowPersistence",
+    )
+
+
+def parks_not(flow: str, why: str) -> CapabilityMissingError:
+    """Return the error for `until="waiting"` of a flow whose runs are not parked."""
+    return CapabilityMissingError(
+        f'kickoff(until="waiting") needs runs that are parked while they wait, and those of {flow} are not: {why}. Nothing was started',
+        capability="Parking",
+    )
+
+
+def other_inputs_waiting(flow: str, c: Checkpoint) -> RunInputsError:
+    """Return the error for a kickoff of a waiting run with other inputs than it was started with."""
+    return RunInputsError(
+        f"run {c.run_id} of {flow} waits, and was started with other inputs; nothing was changed. To give it something new, send it a "
+        "signal; to start another run, pass another id",
+        run_id=c.run_id,
+        seq=c.seq,
     )
 
 

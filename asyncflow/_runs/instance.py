@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Final, Literal, cast
 
 import anyio
 
 from .._runtime.engine import Engine
 from .._runtime.failures import run_timed_out
 from .._runtime.outputs import Outputs
-from .._runtime.scope import current_scope
 from .._runtime.state_version import detached_copy
 from .._scheduling.messages import Command
-from .._waiting import protect_from_interrupts, to_its_end
+from .._waiting import to_its_end
 from ..errors import RunCancelledError, RunLockedError, RunTimeoutError, StorageReadOnlyError
 from ..persistence.checkpoint import Checkpoint
-from ..persistence.outcome import Cancelled, Failed
+from ..persistence.outcome import Cancelled
 from ..persistence.protocol import session
 from ..persistence.status import Status
 from ..state import new_run_id, reconcile_run_ids
@@ -28,30 +26,46 @@ from .inputs import JsonInputs, inputs_bytes, materialized
 from .json_inputs import state_from_json
 from .loading import Stored, load, load_owned
 from .matching import are_its_inputs, by_field, check_flow
-from .ownership import Claim, can_create, owned, owned_by_creating, owned_within
-from .passes import begin, commit_end, commit_resumed, commit_start, resume_pass
-from .snapshot import RunSnapshot
+from .ownership import Claim, can_create, catalog_entry, owned, owned_by_creating, owned_within
+from .parked import Waiting, until_woken, waiting_of
+from .passes import begin, commit_resumed, commit_start, resume_pass
+from .stopping import StoppableRun
 
-__all__ = ["Instance"]
+__all__ = ["Instance", "Until"]
+
+Until = Literal["end", "waiting"]
+
+SOON: Final = 0.01
+LATE: Final = 1.0
+"""Seconds between two looks at a run that another owner has woken: the first pause, and the longest."""
 
 Prepared = tuple[Engine, tuple[Command, ...]]
 """A pass to drive, and its first commands."""
 
 
-class Instance(RunSnapshot):
+class Instance(StoppableRun):
     """Drives the run that one `Flow` object is about."""
 
     # ---- kickoff and resume ------------------------------------------------------------------------------------
 
     async def kickoff(
-        self, inputs: Mapping[str, Any] | None, from_run: str | None, wait: float = 0.0, *, once: bool = False
+        self,
+        inputs: Mapping[str, Any] | None,
+        from_run: str | None,
+        wait: float = 0.0,
+        *,
+        once: bool = False,
+        until: Until = "end",
     ) -> Any:
         """Start a new run or a new pass, or resume an interrupted run, depending on the run's status.
 
-        `once`: return the result of a finished run instead of starting a new pass.
+        `once`: return the result of a finished run instead of starting a new pass. `until`: "waiting" returns a `Waiting` once the run
+        is parked.
         """
         given = self._given(inputs)
         given_id = reconcile_run_ids(*self.state_type.ids_taken(given))
+        if until == "waiting" and (why := self.setup.parks_not()):
+            raise refusals.parks_not(self._class, why)
         with self.driving():
             run_id = self._id_of(given_id, from_run)
             begin_with = self._state if self.status == "new" or run_id == self._run_id else None
@@ -64,13 +78,16 @@ class Instance(RunSnapshot):
                     begin_with = (await self.found(from_run)).state
                 # No other process can know this id yet, so there is nothing to look up.
                 is_new = given_id is None and run_id == self.own_id and not self._may_be_stored
+                if not is_new and (waiting := await self._attached(run_id, given)) is not None:
+                    return await self._followed(waiting, until)
                 async with owned_within(wait, self.setup.persistence, run_id, is_new=is_new) as claim:
                     stored = None if is_new else await load_owned(self.setup, run_id, claim, creates=True)
                     if once and stored is not None and stored.checkpoint.status == "finished":
                         return self._finished(stored, given)
                     if stored is not None and from_run is not None:
                         raise refusals.already_stored(run_id)
-                    return await self._drive(*await self._pass_for(run_id, stored, given, claim, begin_with), claim)
+                    driven = await self._drive(*await self._pass_for(run_id, stored, given, claim, begin_with), claim)
+                return await self._followed(driven, until)
 
     def _id_of(self, given_id: str | None, from_run: str | None) -> str:
         """Return the run id of a kickoff: the id in its inputs, else this run's id.
@@ -171,13 +188,19 @@ class Instance(RunSnapshot):
         persistence = self.storage("resume")
         with self.driving():
             try:
-                async with session(persistence), owned_within(wait, persistence, run_id) as claim:
-                    stored = await load_owned(self.setup, run_id, claim)
-                    if stored is None:
-                        raise refusals.unknown_run(self.setup.persistence, run_id, None)
-                    self.show(stored)
+                async with session(persistence):
+                    if deadline is None and (waiting := await self._attached(run_id, {})) is not None:
+                        return await self._followed(waiting)
+                    async with owned_within(wait, persistence, run_id) as claim:
+                        stored = await load_owned(self.setup, run_id, claim)
+                        if stored is None:
+                            raise refusals.unknown_run(self.setup.persistence, run_id, None)
+                        self.show(stored)
+                        driven: Any = None
+                        if self.status not in ("cancelled", "finished"):
+                            driven = await self._drive(*await self._resume_pass(stored, claim, deadline), claim)
                     if self.status not in ("cancelled", "finished"):
-                        return await self._drive(*await self._resume_pass(stored, claim, deadline), claim)
+                        return await self._followed(driven)
             except StorageReadOnlyError:
                 stored = await self._ended_if_read_only(run_id)
                 if stored is None or stored.checkpoint.status == "failed":
@@ -238,8 +261,13 @@ class Instance(RunSnapshot):
         try:
             if self.on_started is not None:
                 await self.on_started()
-            self.result = await engine.drive(commands)
-            return self.result
+            result = await engine.drive(commands)
+            if engine.parked is None:
+                self.result = result
+                return result
+            claim.parked = engine.parked
+            wakes, progress = engine.parked.wake_at, engine.journal.progress
+            return waiting_of(self.setup.settings.definition, engine.run_id, progress, wakes)
         except (RunCancelledError, RunTimeoutError) as error:
             if not (engine.is_cancelled or engine.is_timed_out) or error is not engine.stopped:
                 raise  # a method raised it, about another run
@@ -255,6 +283,51 @@ class Instance(RunSnapshot):
         if cast(str, self.status) != "finished":
             raise ended
         return self.result  # its last checkpoint was being committed when it was ended: it had finished
+
+    # ---- parked runs -------------------------------------------------------------------------------------------
+
+    async def _attached(self, run_id: str, given: dict[str, Any]) -> Waiting | None:
+        """Show a run that is parked and not due, and return what it waits for, without owning it. Return None for any other run.
+
+        Raises `RunInputsError` if inputs are given, and it was started with others.
+        """
+        persistence = self.setup.persistence
+        if persistence is None or not self.setup.parks or self.is_served:
+            return None
+        entry = await catalog_entry(persistence, run_id)
+        if entry is None or entry.wake_at is None or entry.wake_at <= self.setup.clock():
+            return None
+        stored = await self.found(run_id)
+        if not are_its_inputs(self.state_type, self.initial, stored.checkpoint, given):
+            raise refusals.other_inputs_waiting(self._class, stored.checkpoint)
+        self.check_edits(stored)
+        self.show(stored)
+        self.status = "waiting"
+        return waiting_of(self.setup.settings.definition, run_id, stored.progress, entry.wake_at)
+
+    async def _followed(self, driven: Any, until: Until = "end") -> Any:
+        """Return what a call has driven. If that is parked, wait until it is woken, and drive it on, or follow the owner that does."""
+        run_id, pause = self._run_id, SOON
+        while isinstance(driven, Waiting) and until == "end" and not self.is_served:
+            persistence, self._woken = self.storage("kickoff"), anyio.Event()
+            try:
+                await until_woken(persistence, run_id, self.setup.clock, self._woken)
+            finally:
+                self._woken = None
+            try:
+                async with owned(persistence, run_id, is_new=False) as claim:
+                    stored = await self.found(run_id)
+                    if stored.checkpoint.status != "running":
+                        claim.is_over = stored.checkpoint.status != "failed"
+                        self.show(stored)
+                        return self.outcome(stored)
+                    engine, commands = await self._resume_pass(stored, claim)
+                    engine.outputs.update(self.outputs)
+                    driven, pause = await self._drive(engine, commands, claim), SOON
+            except RunLockedError:  # another owner drives it
+                await anyio.sleep(pause)
+                pause = min(1.5 * pause, LATE)
+        return driven
 
     async def _sync_after_run(self, engine: Engine, claim: Claim) -> None:
         """Update what this instance shows of the run. If the run was stopped, load it: a commit may have been in progress."""
@@ -288,64 +361,6 @@ class Instance(RunSnapshot):
         self.show(await self.found(self._run_id))
         self.outputs = Outputs(outputs | self.outputs)
 
-    # ---- cancel ------------------------------------------------------------------------------------------------
-
-    async def cancel(self) -> None:
-        """End the run permanently and durably. A finished run stays finished: an ending is final.
-
-        Inside one of the run's own methods it returns at once, and the method is cancelled.
-        """
-        while self.is_busy and self._engine is None:  # noqa: ASYNC110 - the run is about to start or to end, with no event for that
-            await anyio.sleep(0.001)
-        if self._engine is not None:
-            await self._cancel_running(self._engine)
-            return
-        persistence = self.storage("cancel")
-        with self.driving():
-            self._run_id = self.run_id  # that of a given state
-            async with session(persistence), owned(persistence, self._run_id, is_new=False) as claim:
-                await self._record_end(claim, Cancelled())
-                self.show(await self.found(self._run_id))
-
-    def wind_down(self) -> None:
-        """Stop the run at its next checkpoints, if it is running. It can be resumed."""
-        if self._engine is not None:
-            self._engine.wind_down(refusals.interrupted(self._run_id))
-
-    def stop(self) -> None:
-        """Stop the run at once, if it is running: cancel the running methods. It can be resumed."""
-        if self._engine is not None:
-            self._engine.stop(refusals.interrupted(self._run_id))
-
-    @property
-    def epoch(self) -> int:
-        """The fencing epoch under which this owner drives the run; 0 if there is none."""
-        recorder = None if self._engine is None else self._engine.recorder
-        return 0 if recorder is None else recorder.chain.epoch
-
-    def fence(self) -> None:
-        """Stop the run at once, if it is running: another owner has it, and resumes it or has ended it."""
-        if self._engine is not None:
-            self._engine.stop(refusals.fenced(self._run_id))
-
-    async def _cancel_running(self, engine: Engine) -> None:
-        ended = self._ended = self._ended or anyio.Event()
-        self._cancel_error = None
-        engine.cancel(refusals.cancelled(self._run_id))
-        if current_scope(self.flow) is None:
-            await ended.wait()
-            if self._cancel_error is not None:
-                raise self._cancel_error
-
-    async def _record_end(self, claim: Claim, end: Cancelled | Failed) -> None:
-        """Store a cancellation, or that the time limit passed, after the newest checkpoint, which may have been the last method's end."""
-        if self.setup.persistence is None:
-            return
-        stored, is_cancelled = await self.found(self._run_id), isinstance(end, Cancelled)
-        if stored.checkpoint.status == "running" or (is_cancelled and stored.checkpoint.status == "failed"):
-            await commit_end(self.setup, stored, claim, end)
-            claim.is_over = is_cancelled
-
     # ---- helpers -----------------------------------------------------------------------------------------------
 
     def _fresh_state(self, run_id: str, given: Mapping[str, Any], begin_with: Any) -> Any:
@@ -365,35 +380,14 @@ class Instance(RunSnapshot):
     def _given(self, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
         return materialized(inputs, lambda: self.state_type)
 
-    def driving(self) -> AbstractContextManager[None]:
-        """Return a context manager under which no other call drives this instance. Entering it raises `FlowBusyError` if one does."""
-        return _Driving(self)
-
 
 def _status_after(engine: Engine) -> Status:
     """Return the status of a run whose engine has ended, as far as this process knows it."""
     if engine.is_finished:
         return "finished"
+    if engine.parked is not None:
+        return "waiting"
     if engine.is_cancelled:
         return "cancelled" if engine.recorder is None else "interrupted"
     is_failed = engine.has_failed or (engine.is_timed_out and engine.recorder is None)
     return "failed" if is_failed else "interrupted"
-
-
-class _Driving:
-    """Marks an instance as driven. Like `_Owned`, with slots and no generator: it lives as long as its run, and there can be thousands."""
-
-    __slots__ = ("_instance",)
-
-    def __init__(self, instance: Instance) -> None:
-        self._instance = instance
-
-    def __enter__(self) -> None:
-        instance = self._instance
-        protect_from_interrupts()
-        if instance.is_busy:
-            raise refusals.busy(instance._class, instance._run_id)
-        instance.is_busy = True
-
-    def __exit__(self, *error: object) -> None:
-        self._instance.is_busy = False

@@ -9,14 +9,18 @@ from dataclasses import dataclass
 
 import anyio
 
+from .._runtime.parking import Parked
 from .._waiting import current_loop, is_closed, to_its_end
 from ..errors import RunLockedError, StorageError
 from ..persistence.fence import Fence
-from ..persistence.protocol import Catalog, CheckpointLog, Fencing, FlowPersistence, Ownership, offers
+from ..persistence.parking import Parking
+from ..persistence.protocol import Catalog, CheckpointLog, Fencing, FlowPersistence, Ownership, RunEntry, offers
+from ..persistence.status import Status, status_of
 
 __all__ = [
     "Claim",
     "can_create",
+    "catalog_entry",
     "is_driven",
     "is_driven_here",
     "is_same_place",
@@ -24,6 +28,7 @@ __all__ = [
     "owned_by_creating",
     "owned_within",
     "release_run",
+    "status_now",
 ]
 
 logger = logging.getLogger("asyncflow")
@@ -33,12 +38,13 @@ logger = logging.getLogger("asyncflow")
 class Claim:
     """This process's ownership of a run.
 
-    `epoch` is 0 while nothing is stored. `is_over`: the run's last checkpoint has released it.
+    `epoch` is 0 while nothing is stored. `is_over`: the run's last checkpoint has released it. `parked`: set if it is to be parked.
     """
 
     owner: Ownership | None = None
     epoch: int = 0
     is_over: bool = False
+    parked: Parked | None = None
     fence: Fence | None = None
     stretch: object = None
     """The period in which the owner's lease has held without a gap (see `Fence.stretch`), read before the run was acquired."""
@@ -84,10 +90,23 @@ def is_driven_here(persistence: FlowPersistence, run_id: str) -> bool:
 
 async def is_driven(persistence: FlowPersistence, run_id: str) -> bool:
     """Whether a live owner drives a run, here or in another process. Other processes are visible only if the backend has a catalog."""
-    if is_driven_here(persistence, run_id):
-        return True
-    known = await persistence.runs(run_id=run_id, limit=1) if offers(persistence, Catalog) else ()
-    return any(entry.is_driven for entry in known)
+    return await status_now(persistence, run_id, "running") == "running"
+
+
+async def status_now(persistence: FlowPersistence, run_id: str, stored: Status) -> Status:
+    """Return the status of a run from its stored one: whether an owner drives it, and whether it is parked, as the catalog shows it."""
+    if stored != "running" or is_driven_here(persistence, run_id):
+        return stored
+    entry = await catalog_entry(persistence, run_id)
+    if entry is None:
+        return status_of(stored, is_driven=False)
+    return status_of(stored, is_driven=entry.is_driven, is_parked=entry.wake_at is not None)
+
+
+async def catalog_entry(persistence: FlowPersistence, run_id: str) -> RunEntry | None:
+    """Return the entry of a run in its backend's catalog; None if there is none."""
+    known = await persistence.runs(run_id=run_id, limit=1) if offers(persistence, Catalog) else []
+    return known[0] if known else None
 
 
 def _place(persistence: object) -> object:
@@ -187,15 +206,21 @@ class _Owned:
             claim.is_over = True
         try:
             if owner is not None and claim.epoch and not claim.is_over:
-                await to_its_end(lambda: release_run(owner, run_id, claim.epoch))
+                await to_its_end(lambda: release_run(owner, run_id, claim.epoch, claim.parked))
         finally:
             _DRIVEN.pop(self._driven, None)  # a forked child has no entry
 
 
-async def release_run(owner: Ownership, run_id: str, epoch: int) -> None:
-    """Release a run. Log a backend's error instead of raising it: it must not replace what ended the run, which the caller will get."""
+async def release_run(owner: Ownership, run_id: str, epoch: int, parked: Parked | None = None) -> None:
+    """Release a run, or park it. Log a backend's error instead of raising it: it must not replace what ended the run.
+
+    The caller will get that.
+    """
     try:
-        await owner.release(run_id, epoch)
+        if parked is not None and offers(owner, Parking):
+            await owner.park(run_id, epoch, wake_at=parked.wake_at, newest=parked.newest)
+        else:
+            await owner.release(run_id, epoch)
     except StorageError as error:
         logger.warning(
             "run not released: %s stays owned by this process until a retry succeeds or its storage is closed: %s",

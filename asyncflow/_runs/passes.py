@@ -7,6 +7,7 @@ from typing import Any, Final
 from .._runtime.chain import Chain
 from .._runtime.engine import Engine
 from .._runtime.large_states import first_version
+from .._runtime.parking import only_waits
 from .._runtime.recorder import Recorder
 from .._runtime.signals import Source
 from .._runtime.state_version import Version
@@ -52,7 +53,7 @@ async def begin(
     settings, inbox = setup.settings, _inbox_of(setup)
     engine = Engine(
         *(flow, settings, setup.codecs, run_id, pass_number, recorder, Progress(), first, data, setup.clock, inbox),
-        setup.is_served,
+        *(setup.is_served, setup.park_after if setup.parks else None),
     )
     limit = setup.settings.run_timeout
     started = Started() if limit is None else Started(setup.clock() + limit)
@@ -96,8 +97,8 @@ def resume_pass(
     """Return the engine of an interrupted or failed pass, its first commands, and the checkpoint to commit before them.
 
     `deadline`: see `Resumed`.
-    The checkpoint clears what has failed or was held back. It is None if nothing is left to run: such a run can be resumed any
-    number of times, and its log does not grow.
+    The checkpoint clears what has failed or was held back. It is None if nothing is left to run, or the run only waits: such a run can
+    be resumed any number of times, and its log does not grow.
 
     Raises `FlowDefinitionError` if the class has lost a method that the run waits for, or has changed so that one of the run's
     joins could never run.
@@ -121,13 +122,19 @@ def resume_pass(
             setup.clock,
             inbox,
         ),
-        setup.is_served,
+        *(setup.is_served, setup.park_after if setup.parks else None),
     )
-    is_recorded = stored.progress.is_open or inbox is not None
+    is_recorded = (stored.progress.is_open or inbox is not None) and not _is_as_parked(setup, stored.progress, deadline)
     commands, checkpoint, _ = engine.journal.happened(
         Resumed(deadline), is_recorded=is_recorded, is_snapshot=not _follows_snapshot(c)
     )
     return engine, commands, checkpoint
+
+
+def _is_as_parked(setup: Setup, progress: Progress, deadline: float | None) -> bool:
+    """Whether a resume changes nothing and starts nothing: the run only waits, as one that was parked."""
+    is_same = deadline is None and progress.keeping == setup.settings.definition.keeping
+    return setup.parks and is_same and only_waits(progress)
 
 
 def _inbox_of(setup: Setup, progress: Progress | None = None) -> Source | None:

@@ -13,11 +13,13 @@ from .._definition.identity import Identity, checked_former_names, checked_name
 from .._keywords import Unset
 from .._runtime.codecs import Codecs
 from .._runtime.observe import log_events
+from .._runtime.parking import PARK_AFTER
 from .._runtime.settings import Settings
 from .._runtime.timing import now
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.default import default_persistence
-from ..persistence.protocol import FlowPersistence
+from ..persistence.parking import Parking
+from ..persistence.protocol import FlowPersistence, offers
 
 __all__ = ["Setup", "log_unchecked_labels", "settings_of", "setup_of"]
 
@@ -38,8 +40,23 @@ class Setup:
     """Whether the flow declares its own persistence instead of using the default one."""
     is_served: bool = False
     """Whether a runner drives the run: it looks at the owners of its runs."""
+    park_after: float = PARK_AFTER
+    """Seconds from which on a run that only waits is parked."""
     clock: Callable[[], float] = now
     """Returns the time of checkpoints, deadlines and attempts, in seconds since the Unix epoch."""
+
+    @property
+    def parks(self) -> bool:
+        """Whether runs are parked while they only wait."""
+        return self.settings.definition.may_wait and not self.parks_not()
+
+    def parks_not(self) -> str:
+        """Return why runs are not parked; '' if they are."""
+        if self.persistence is None:
+            return "they are not stored"
+        if self.whole:
+            return "only some of its methods have @persist"
+        return "" if offers(self.persistence, Parking) else f"{type(self.persistence).__name__} cannot park runs"
 
 
 def settings_of(

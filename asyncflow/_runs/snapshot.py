@@ -61,6 +61,8 @@ class RunSnapshot:
         self._may_be_stored = False
         self.is_busy = False
         self._engine: Engine | None = None
+        self._woken: anyio.Event | None = None
+        """Set while a call waits here for a parked run. To set the event ends the wait."""
         self._ended: anyio.Event | None = None
         self._cancel_error: BaseException | None = None
         self.on_started: Callable[[], Awaitable[None]] | None = None
@@ -112,11 +114,16 @@ class RunSnapshot:
         both = observe if known is None else lambda checkpoint: (observe(checkpoint), known(checkpoint))
         self._setup = replace(self.setup, observe=both)
 
-    def serve(self, on_started: Callable[[], Awaitable[None]], on_checkpoint: Callable[[Checkpoint], object]) -> None:
+    def serve(
+        self,
+        on_started: Callable[[], Awaitable[None]],
+        on_checkpoint: Callable[[Checkpoint], object],
+        park_after: float,
+    ) -> None:
         """Serve a runner. See `runner.driver.Driver`."""
         self.on_started, self.is_read = on_started, False
         self.watch(on_checkpoint)
-        self._setup = replace(self.setup, is_served=True)
+        self._setup = replace(self.setup, is_served=True, park_after=park_after)
 
     @property
     def is_served(self) -> bool:

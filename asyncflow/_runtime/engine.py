@@ -24,6 +24,7 @@ from .failures import method_error, run_timeout_error
 from .journal import Journal
 from .outputs import Outputs
 from .owner_check import OwnedClock, OwnerCheck
+from .parking import Parked, only_waits, wakes_at
 from .recorder import Recorder
 from .results import Results, StoredResults
 from .scope import LaterScope, Scope
@@ -47,8 +48,10 @@ class Engine:
         *(
             "_clock",
             "_concurrent",
+            "_firing",
             "_group",
             "_methods",
+            "_park_after",
             "_scope",
             "_signals",
             "_step",
@@ -57,7 +60,7 @@ class Engine:
             "_timers",
         ),
         *("flow", "is_cancelled", "is_finished", "journal", "output", "outputs", "pass_number", "recorder", "run_id"),
-        *("settings", "thread", "versions"),
+        *("parked", "settings", "thread", "versions"),
     )
 
     def __init__(
@@ -74,10 +77,12 @@ class Engine:
         clock: Callable[[], float],
         inbox: Source | None,
         is_served: bool,
+        park_after: float | None = None,
     ) -> None:
         """`first`: the state with which the pass starts or continues. `data`: its bytes, if the run is stored. `clock`: see `Chain`.
 
-        `inbox`: where its signals come from, if the flow declares any. `is_served`: whether a runner drives the run.
+        `inbox`: where its signals come from, if the flow declares any. `is_served`: whether a runner drives the run. `park_after`:
+        seconds from which on the run is parked while it only waits; None: never.
         """
         chain = None if recorder is None else recorder.chain
         self.flow = flow
@@ -94,6 +99,11 @@ class Engine:
         self.is_finished = False
         self.is_cancelled = False
         """Whether the run was cancelled permanently."""
+        self.parked: Parked | None = None
+        """Set if the pass stopped here because it only waits."""
+        self._park_after = park_after
+        self._firing = False
+        """Whether the firing of a timer is being stored."""
         self.thread = threading.get_ident()
         check = None if recorder is None or is_served else OwnerCheck(recorder, self.stop)
         self._clock = clock = clock if check is None else OwnedClock(clock, check)
@@ -132,11 +142,28 @@ class Engine:
                 await self._work_with_signals(commands)
             else:
                 await self._work_all(commands)
+        if self._stopped is not None:
+            self.parked = None
         if self._stopped is not None and not ((self.is_cancelled or self.is_timed_out) and self.is_finished):
             raise self._stopped
         if failures := self.journal.failures:
             raise method_error(type(self.flow).__name__, self.run_id, failures, self.recorder is not None)
         return self.output
+
+    def _park_if_idle(self, newest: int = 0) -> bool:
+        """Stop the pass here if it only waits, and long enough. Return whether it stops. `newest`: see `Parked`."""
+        progress = self.journal.progress
+        is_idle = only_waits(progress) and not (self._steps.tasks or self._firing or self._stopped or self.is_finished)
+        is_idle = is_idle and (progress.is_open or self._signals is not None)
+        if self._park_after is None or not is_idle or self._scope is None or self._scope.cancel_called:
+            return False
+        now = self._clock()
+        wake_at = wakes_at(progress, now)
+        if wake_at - now < self._park_after:
+            return False
+        self.parked = Parked(wake_at, newest)
+        self._scope.cancel()
+        return True
 
     @property
     def running(self) -> Mapping[str, Scope]:
@@ -171,7 +198,7 @@ class Engine:
     @property
     def is_cut_short(self) -> bool:
         """Whether the engine cancelled its running tasks: a commit may then have been withdrawn after it was folded into the progress."""
-        return self._scope is not None and self._scope.cancel_called
+        return self._scope is not None and self._scope.cancel_called and self.parked is None
 
     def stop(self, why: BaseException) -> None:
         """End the run now with this error: cancel everything that runs, and start and store nothing more."""
@@ -209,7 +236,7 @@ class Engine:
 
     async def _work_all(self, commands: tuple[Command, ...]) -> None:
         scope = await apart(self._work(self._next(commands)))
-        if self._concurrent:
+        if self._concurrent and self.parked is None:
             await apart(self._work_together(scope))
 
     async def _work_together(self, first: Scope | None) -> None:
@@ -286,6 +313,8 @@ class Engine:
             steps.tasks -= 1
             if steps.is_over:
                 steps.end_if_all_wait()
+            elif self._park_after is not None and not steps.tasks and self._signals is None:
+                self._park_if_idle()
         return scope
 
     def _ended_by(self, error: BaseException) -> None:
@@ -311,7 +340,7 @@ class Engine:
                 self._launch(self._group, scope)
 
         try:
-            await apart(signals.work(launch, lambda: self._stopped is not None or self.is_finished))
+            await apart(signals.work(launch, lambda: self._stopped is not None or self.is_finished, self._park_if_idle))
         except BaseException as error:
             self._ended_by(error)
 
@@ -319,12 +348,16 @@ class Engine:
         """Record that the time of a timer has come, and start what it enables."""
         commands, checkpoint = self.journal.noticed(TimerFired(timer), is_recorded=self.settings.checkpoints_all)
         if checkpoint is not None and self.recorder is not None:
+            self._firing = True
             await self.recorder.commit(checkpoint)
+            self._firing = False
         scope = self._next(commands)
         if self._signals is not None:
             self._signals.changed()
         if scope is not None and self._group is not None:
             self._launch(self._group, scope)
+        elif self._signals is None:
+            self._park_if_idle()
 
     def _wait_for_timers(self) -> None:
         """Wait for the timers of the pass in a task of its own, at most one at a time."""

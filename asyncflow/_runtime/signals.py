@@ -108,10 +108,16 @@ class Signals:
         self._taking: tuple[str, str, anyio.Event] | None = None
         """The invocation and the step for which a signal is being taken, and what is set when that is done."""
 
-    async def work(self, launch: Callable[[tuple[Command, ...]], object], is_over: Callable[[], bool]) -> None:
+    async def work(
+        self,
+        launch: Callable[[tuple[Command, ...]], object],
+        is_over: Callable[[], bool],
+        parks: Callable[[int], bool],
+    ) -> None:
         """Take signals until the pass ends, and end it when nothing is left to run or to wait for.
 
-        `launch`: executes commands. `is_over`: whether the pass fails or ends.
+        `launch`: executes commands. `is_over`: whether the pass fails or ends. `parks`: stops the pass here if it only waits, and
+        returns whether it does; its argument is the largest id of the signals that are known.
         """
         while not (is_over() or self._progress.failed):
             if self._is_stale:
@@ -124,6 +130,8 @@ class Signals:
             if place is not None:
                 launch(await self._take(self._known.pop(place)))
             elif self._progress.is_open or is_waiting(self._definition, self._progress):
+                if parks(max((stored.id for stored in self._known), default=0)):
+                    return
                 await self._wait_for_change()
             else:
                 launch(await self._end())

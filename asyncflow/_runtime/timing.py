@@ -10,7 +10,7 @@ from typing import Final
 
 import anyio
 
-__all__ = ["now", "sleep_until", "virtual_clock"]
+__all__ = ["now", "sleep_until", "virtual_clock", "wait_until"]
 
 LONGEST: Final = 30.0
 """Seconds that a wait sleeps at most before it compares its time with the clock again: the machine may have been suspended."""
@@ -37,3 +37,11 @@ async def sleep_until(at: float, clock: Callable[[], float]) -> None:
         await anyio.sleep(min(left, longest))
         if check is not None and left > longest:
             await check()
+
+
+async def wait_until(at: float, clock: Callable[[], float], event: anyio.Event) -> None:
+    """Wait until an event is set, or `clock` has reached a time; infinity: only for the event."""
+    longest = LONGEST if virtual_clock.get() is None else math.inf
+    while not event.is_set() and (left := at - clock()) > 0:
+        with anyio.move_on_after(min(left, longest)):
+            await event.wait()

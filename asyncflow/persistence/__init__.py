@@ -4,6 +4,7 @@ from .checkpoint import Checkpoint
 from .fence import Fence
 from .inbox import Inbox, NewSignal, StoredSignal
 from .memory import MemoryFlowPersistence
+from .parking import Parking
 from .protocol import (
     Catalog,
     CheckpointHistory,
@@ -31,6 +32,7 @@ __all__ = [
     "MemoryFlowPersistence",
     "NewSignal",
     "Ownership",
+    "Parking",
     "Retention",
     "RunEntry",
     "SQLiteFlowPersistence",

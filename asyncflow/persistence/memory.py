@@ -16,7 +16,7 @@ import anyio.lowlevel
 from ..errors import RunLockedError, StaleCheckpoint
 from .checkpoint import Checkpoint, fold, verified
 from .inbox import NewSignal, StoredSignal, changed, ended, second, unknown_run
-from .memory_inbox import MemoryInbox
+from .memory_inbox import MemoryInbox, MemoryWatches
 from .protocol import RunEntry, check_query, check_retention
 from .status import Status, status_of
 
@@ -49,8 +49,11 @@ class MemoryFlowPersistence:
         self._epochs: dict[str, int] = {}
         self._entries: dict[str, RunEntry] = {}
         self._driven: set[str] = set()
+        self._wake_at: dict[str, float] = {}
+        """When each parked run is due."""
         self._runs = 0
         self._inbox = MemoryInbox()
+        self._woken = MemoryWatches()
 
     def __repr__(self) -> str:
         return f"<MemoryFlowPersistence, runs: {len(self._rows)}>"
@@ -98,6 +101,8 @@ class MemoryFlowPersistence:
         self._rows.setdefault(checkpoint.run_id, rows).append(checkpoint.to_bytes())
         (self._driven.add if checkpoint.status in ("running", "failed") else self._driven.discard)(checkpoint.run_id)
         self._enter(checkpoint)
+        if checkpoint.status != "running" and self._wake_at.pop(checkpoint.run_id, None) is not None:
+            self._woken.call(checkpoint.run_id)
 
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
         """Return the newest checkpoint of a run, or the one at `seq`, or None."""
@@ -121,14 +126,37 @@ class MemoryFlowPersistence:
             if run_id not in self._rows:
                 return 0
             self._driven.add(run_id)
-            self._epochs[run_id] = self._epochs.get(run_id, 1) + 1
-            return self._epochs[run_id]
+            self._wake_at.pop(run_id, None)
+            self._epochs[run_id] = epoch = self._epochs.get(run_id, 1) + 1
+        self._woken.call(run_id)
+        return epoch
 
     async def release(self, run_id: str, epoch: int) -> None:
         """Release a run. All owners are in this process, and its runtime prevents two drivers of a run."""
         with _changing:
             if epoch == self._epochs.get(run_id, 1):
                 self._driven.discard(run_id)
+
+    poll_seconds = 0.25
+
+    async def park(self, run_id: str, epoch: int, *, wake_at: float, newest: int = 0) -> None:
+        """Release a run that only waits, and remember when it is due. See `Parking.park`."""
+        with _changing:
+            if epoch == self._epochs.get(run_id, 1) and run_id in self._driven:
+                self._driven.discard(run_id)
+                if self._entries[run_id].status == "running":
+                    self._wake_at[run_id] = wake_at if self._inbox.is_read(run_id, newest) else 0.0
+
+    async def parked(self, identities: Collection[str], *, until: float, limit: int) -> list[RunEntry]:
+        """Return parked runs, the earliest wake time first. See `Parking.parked`."""
+        with _changing:
+            due = sorted((at, run_id) for run_id, at in self._wake_at.items() if at <= until)
+            found = [self._shown(self._entries[run_id]) for _, run_id in due]
+        return [entry for entry in found if entry.identity in identities][:limit]
+
+    def watch_parked(self, run_id: str, woken: Callable[[], object]) -> AbstractContextManager[object]:
+        """Call a function whenever a run may have ceased to be parked. See `Parking.watch_parked`."""
+        return self._woken.watch(run_id, woken)
 
     async def send(self, run_id: str, signal: NewSignal, *, seq: int | None = None) -> bool:
         """Store a signal for a run. See `Inbox.send`."""
@@ -145,6 +173,9 @@ class MemoryFlowPersistence:
                 raise second(run_id, signal)
             if is_new:
                 self._inbox.add(run_id, signal)
+                if run_id in self._wake_at:
+                    self._wake_at[run_id] = 0.0
+        self._woken.call(run_id)
         await anyio.lowlevel.checkpoint()
         return is_new
 
@@ -186,8 +217,8 @@ class MemoryFlowPersistence:
 
     def _shown(self, entry: RunEntry) -> RunEntry:
         """Return a catalog entry as it is shown: a running run without an owner is "interrupted"."""
-        is_driven = entry.run_id in self._driven
-        return entry._replace(status=status_of(entry.status, is_driven))
+        is_driven, wake_at = entry.run_id in self._driven, self._wake_at.get(entry.run_id)
+        return entry._replace(status=status_of(entry.status, is_driven, is_parked=wake_at is not None), wake_at=wake_at)
 
     def _enter(self, c: Checkpoint) -> None:
         """Update the catalog entry of a run."""
@@ -212,6 +243,8 @@ class MemoryFlowPersistence:
         self._epochs.pop(run_id, None)
         self._entries.pop(run_id, None)
         self._inbox.forget(run_id)
+        if self._wake_at.pop(run_id, None) is not None:
+            self._woken.call(run_id)
         return self._rows.pop(run_id, None) is not None
 
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from .._waiting import call_on, current_loop
 from .inbox import CAPACITY, NewSignal, StoredSignal, full, key_in_use
 
-__all__ = ["MemoryInbox"]
+__all__ = ["MemoryInbox", "MemoryWatches"]
 
 _changing = threading.Lock()
 """Held while anything is changed, because event loops in several threads can use one object. Never held over an await."""
@@ -25,6 +25,37 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
+class MemoryWatches:
+    """Calls those who watch runs, on their event loops."""
+
+    def __init__(self) -> None:
+        self._watches: dict[str, dict[object, tuple[object, Callable[[], object]]]] = {}
+
+    def call(self, run_id: str) -> None:
+        """Call those who watch a run."""
+        if not self._watches:
+            return
+        with _changing:
+            watches = list(self._watches.get(run_id, {}).values())
+        for loop, function in watches:
+            call_on(loop, function)
+
+    @contextmanager
+    def watch(self, run_id: str, function: Callable[[], object]) -> Iterator[None]:
+        """Return a context manager within which a function is called on this event loop whenever something happens to a run."""
+        watch = object()
+        with _changing:
+            self._watches.setdefault(run_id, {})[watch] = (current_loop(), function)
+        try:
+            yield
+        finally:
+            with _changing:
+                watches = self._watches[run_id]
+                del watches[watch]
+                if not watches:
+                    del self._watches[run_id]
+
+
 class MemoryInbox:
     """Keeps the signals of runs, and calls those who watch for them, on their event loops."""
 
@@ -32,7 +63,7 @@ class MemoryInbox:
         self._untaken: dict[str, dict[int, StoredSignal]] = {}
         self._contents: dict[str, dict[str, bytes]] = {}
         """For each run, the digests of the signals that it has received, by key."""
-        self._watches: dict[str, dict[object, tuple[object, Callable[[], object]]]] = {}
+        self._watches = MemoryWatches()
         self._last = 0
 
     def has_received(self, run_id: str, signal: NewSignal) -> bool:
@@ -52,9 +83,7 @@ class MemoryInbox:
             self._last += 1
             untaken[self._last] = StoredSignal(self._last, run_id, signal)
             self._contents.setdefault(run_id, {})[signal.key] = signal.content
-            watches = list(self._watches.get(run_id, {}).values())
-        for loop, arrived in watches:
-            call_on(loop, arrived)
+        self._watches.call(run_id)
 
     def untaken(self, run_id: str) -> list[StoredSignal]:
         """Return the signals of a run that were neither taken nor set aside, the oldest first."""
@@ -91,17 +120,6 @@ class MemoryInbox:
             self._untaken.pop(run_id, None)
             self._contents.pop(run_id, None)
 
-    @contextmanager
-    def watch(self, run_id: str, arrived: Callable[[], object]) -> Iterator[None]:
+    def watch(self, run_id: str, arrived: Callable[[], object]) -> AbstractContextManager[object]:
         """Call a function on this event loop whenever a signal has arrived for a run."""
-        watch = object()
-        with _changing:
-            self._watches.setdefault(run_id, {})[watch] = (current_loop(), arrived)
-        try:
-            yield
-        finally:
-            with _changing:
-                watches = self._watches[run_id]
-                del watches[watch]
-                if not watches:
-                    del self._watches[run_id]
+        return self._watches.watch(run_id, arrived)

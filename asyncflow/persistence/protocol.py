@@ -129,7 +129,7 @@ class RunEntry(NamedTuple):
     flow: str
     """The name of its flow, for people."""
     status: Status
-    """ "running" while an owner is alive, "interrupted" if none is. Both are stored as "running"."""
+    """ "running" while an owner is alive, "waiting" if it is parked, otherwise "interrupted". All three are stored as "running"."""
     pass_number: int
     """The number of the pass, from 1."""
     seq: int
@@ -149,6 +149,8 @@ class RunEntry(NamedTuple):
     """
     identity: str = ""
     """The key by which its flow is found: `Checkpoint.known_by`."""
+    wake_at: float | None = None
+    """When a waiting run is due, in seconds since the Unix epoch: infinity if it waits for signals only. None for other runs."""
 
 
 @runtime_checkable
@@ -170,7 +172,7 @@ class Catalog(Protocol):
         - `run_id`: only the run with this id.
         - `flow`: only runs of the flow with this name.
         - `status`: only runs with this status. "unfinished" selects running and interrupted runs, without checking whether their
-          owners are alive.
+          owners are alive; waiting runs are not among them.
         - `identities`: only runs whose `RunEntry.identity` is one of these; among running runs, they are found without reading any
           other run.
         - `before`: only runs with a smaller position: that of the last run of the page before.

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
-__all__ = ["KINDS", "STORED", "Kind", "Status", "status_of"]
+__all__ = ["KINDS", "STORED", "Kind", "Status", "has_ended", "status_of"]
 
-Status = Literal["running", "interrupted", "failed", "finished", "cancelled"]
+Status = Literal["running", "waiting", "interrupted", "failed", "finished", "cancelled"]
 """The status of a run.
 
     running       a live owner drives it
-    interrupted   it has not ended, and has no live owner: it can be resumed
+    waiting       it is parked: it waits for a time or a signal, no method of it runs, and it has no owner
+    interrupted   it has not ended, waits for nothing, and has no live owner: it can be resumed
     failed        a method raised; it can be resumed
     finished      nothing is left to run
     cancelled     it was ended permanently
 """
 
-STORED: Final = frozenset(get_args(Status)) - {"interrupted"}
-"""The statuses that checkpoints store. "interrupted" is not stored, because a process that dies stores nothing: see `status_of`."""
+STORED: Final = frozenset(get_args(Status)) - {"interrupted", "waiting"}
+"""The statuses that checkpoints store. A process that dies stores nothing, and a run is parked after its checkpoint: see `status_of`."""
 
 Kind = Literal[
     "started", "method", "failed", "cancelled", "finished", "edited", "resumed", "retrying", "timer", "step", "signal"
@@ -40,11 +41,16 @@ Kind = Literal[
 KINDS: Final = frozenset(get_args(Kind))
 
 
-def status_of(stored: Status, is_driven: bool) -> Status:
-    """Return the status of a run from its stored status and whether a live owner drives it.
+def status_of(stored: Status, is_driven: bool, *, is_parked: bool = False) -> Status:
+    """Return the status of a run from its stored status, whether a live owner drives it, and whether it is parked.
 
-    A run that is stored as running is interrupted without a live owner. Any other status is as it is stored.
+    A run that is stored as running is interrupted without a live owner, unless it is parked. Any other status is as it is stored.
     """
-    if stored in ("running", "interrupted"):
-        return "running" if is_driven else "interrupted"
+    if stored in ("running", "waiting", "interrupted"):
+        return "running" if is_driven else "waiting" if is_parked else "interrupted"
     return stored
+
+
+def has_ended(status: Status) -> bool:
+    """Whether a run has ended: finished, cancelled or failed. A failed run can be resumed."""
+    return status in ("finished", "cancelled", "failed")

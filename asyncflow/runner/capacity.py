@@ -25,12 +25,13 @@ class Limits:
     grace: float
     patience: float
     max_takeovers: int | None
+    park_after: float
 
     def __post_init__(self) -> None:
         if self.max_running < 1 or self.max_waiting < 0:
             raise ValueError("max_running must be at least 1, and max_waiting at least 0")
-        if not (self.grace >= 0 and self.patience >= 0):
-            raise ValueError("grace and patience must be numbers of seconds, at least 0")
+        if not (self.grace >= 0 and self.patience >= 0 and self.park_after >= 0):
+            raise ValueError("grace, patience and park_after must be numbers of seconds, at least 0")
         if self.max_takeovers is not None and self.max_takeovers < 1:
             raise ValueError("max_takeovers must be at least 1, or None for no limit")
         if self.overload not in ("wait", "raise"):
@@ -44,6 +45,7 @@ class Places:
         self.slots = anyio.Semaphore(limits.max_running)
         """Limits the runs that are running."""
         self.parents = Parents(limits.max_running)
+        self.park_after = limits.park_after
         self._most = limits.max_running + limits.max_waiting
         self._places = anyio.Semaphore(self._most)
         self._overload = limits.overload

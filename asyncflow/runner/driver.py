@@ -58,12 +58,20 @@ class Driver(Protocol):
         """Whether a runner drives the run."""
         ...
 
-    def serve(self, on_started: Callable[[], Awaitable[None]], on_checkpoint: Callable[[Checkpoint], object]) -> None:
-        """Serve a runner: await `on_started` once the run is stored, before its first method; call `on_checkpoint` after each commit."""
+    def serve(
+        self,
+        on_started: Callable[[], Awaitable[None]],
+        on_checkpoint: Callable[[Checkpoint], object],
+        park_after: float,
+    ) -> None:
+        """Serve a runner: await `on_started` once the run is stored, before its first method; call `on_checkpoint` after each commit.
+
+        `park_after`: seconds from which on a run that only waits is parked.
+        """
         ...
 
     async def kickoff(self, inputs: Mapping[str, Any] | None, from_run: str | None) -> Any:
-        """Start a new run, and return its result."""
+        """Start a new run, and return its result; a `Waiting` if it is parked."""
         ...
 
     async def start(self, run_id: str, inputs: Mapping[str, Any] | None) -> Any:

@@ -11,15 +11,17 @@ import anyio.lowlevel
 
 from .._definition.signals import Signal
 from .._runs import call_errors as refusals
-from .._runs.ownership import is_driven
+from .._runs.ownership import is_driven, status_now
+from .._runs.parked import until_woken
 from .._runs.sending import JsonPayload
 from .._runtime.observe import events_from
+from .._runtime.timing import now
 from .._runtime.tracebacks import from_here
 from ..errors import CapabilityMissingError, RunFencedError, StorageError
 from ..events import Event
 from ..persistence.checkpoint import Checkpoint
-from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
-from ..persistence.status import Status, status_of
+from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers, session
+from ..persistence.status import Status, has_ended
 from .live import ENDED, Live
 
 __all__ = ["RunFailure", "RunHandle", "RunView"]
@@ -89,10 +91,11 @@ class RunHandle:
         cancel: Callable[[], Awaitable[None]],
         decode: Callable[[Checkpoint, bool], RunView],
         send: Callable[[Checkpoint, Signal[Any] | str, Any, str | None, str], Awaitable[bool]],
+        find: Callable[[], Live | None],
         *,
         is_elsewhere: bool = False,
     ) -> None:
-        """`is_elsewhere`: another process was found to drive the run."""
+        """`find`: returns the run if it is driven here now. `is_elsewhere`: another process was found to drive the run."""
         self.run_id = run_id
         self._persistence = persistence
         self._live = live
@@ -100,6 +103,7 @@ class RunHandle:
         self._cancel = cancel
         self._decode = decode
         self._send = send
+        self._find = find
         self._is_elsewhere = is_elsewhere
 
     async def snapshot(self) -> RunView:
@@ -131,20 +135,21 @@ class RunHandle:
         return stored
 
     async def status(self) -> Status:
-        """Return "running", "interrupted", "failed", "finished" or "cancelled", according to the newest checkpoint.
+        """Return "running", "waiting", "interrupted", "failed", "finished" or "cancelled", according to the newest checkpoint.
 
-        A run is running while it has an owner, here or elsewhere, as far as the storage has a catalog that reports it. Raises what
-        `checkpoint` raises.
+        A run is running while it has an owner, here or elsewhere, and waiting while it is parked, as far as the storage has a catalog
+        that reports it. Raises what `checkpoint` raises.
         """
         return (await self.status_and_checkpoint())[0]
 
     async def status_and_checkpoint(self) -> tuple[Status, Checkpoint]:
         """Return the status of the run, and its newest checkpoint. Raises what `checkpoint` raises."""
         stored = await self.checkpoint()
-        is_live = stored.status == "running" and await is_driven(self._persistence, self.run_id)
-        if stored.status == "running" and not is_live:
+        status = await status_now(self._persistence, self.run_id, stored.status)
+        if status == "interrupted":
             stored = await self.checkpoint()  # it may have ended in the meantime
-        return status_of(stored.status, is_live), stored
+            status = stored.status if has_ended(stored.status) else status
+        return status, stored
 
     async def result(self) -> Any:
         """Wait until the run has ended, here or elsewhere, and return its result. After a takeover, wait for the new owner's result.
@@ -153,20 +158,30 @@ class RunHandle:
         `RunNotFoundError` if the run has been deleted, and `StorageError`s.
         """
         live = self._live
-        if live is not None:
+        while live is not None:
             live.awaited += 1
             try:
                 with live.waited_for():
                     await live.ended.wait()
             finally:
                 live.awaited -= 1
+            if live.is_parked:
+                await self._woken()
+                self._live = live = self._find()
+                continue
             if live.error is None:
                 return live.result
             if isinstance(live.error, ENDED):
                 raise from_here(live.error) from live.error.__cause__
             if not isinstance(live.error, RunFencedError):
                 return await self._ended_since(live.error)
+            break
         return await self._outcome(await self._ended())
+
+    async def _woken(self) -> None:
+        """Wait while the run is parked."""
+        async with session(self._persistence):
+            await until_woken(self._persistence, self.run_id, now)
 
     async def _ended_since(self, stopped: BaseException) -> Any:
         """Return the outcome of a run that stopped here before its end. Raises the error that stopped it, if it has not ended since."""
@@ -234,7 +249,9 @@ class RunHandle:
             if is_live and next_change is not None:
                 await next_change.wait()
             else:
-                await anyio.sleep(pause)
+                await self._woken()
+                self._live = self._find()
+                await anyio.sleep(0 if self._live is not None else pause)
 
     async def _ended(self) -> Checkpoint:
         """Wait for the last checkpoint of a run that another owner drives, and return it.
@@ -249,5 +266,6 @@ class RunHandle:
             stored = await self.checkpoint()
             if stored.status != "running" and not (stored.status == "failed" and is_still_driven):
                 return stored
+            await self._woken()
             await anyio.sleep(pause)
             pause = min(pause * 1.5, LATE)

@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from .._runs import call_errors as refusals
+from .._runs.parked import Waiting
 from .._waiting import in_cancelled_scope
 from ..errors import MethodError, RunCancelledError, RunFencedError, RunLockedError
 from ..persistence.checkpoint import Checkpoint
@@ -38,6 +39,7 @@ class Live:
         "_has_slot",
         "_on_ended",
         "_parents",
+        "_park_after",
         "_slots",
         "_waiting",
         "_waits",
@@ -49,6 +51,7 @@ class Live:
         "error",
         "inputs",
         "is_new",
+        "is_parked",
         "refusal",
         "result",
         "run_id",
@@ -86,11 +89,14 @@ class Live:
         """None for a run that is resumed or recovered: it is stored already, and a run that is no longer stored is not started."""
         self._slots = places.slots
         self._parents = places.parents
+        self._park_after = places.park_after
         self._on_ended = on_ended
         self._change: anyio.Event | None = None
         self._waiting: anyio.CancelScope | None = None
         self._waits = True
         self._has_slot = self.winds_down = False
+        self.is_parked = False
+        """Whether the run has ended here because it was parked."""
 
     @property
     def epoch(self) -> int:
@@ -106,7 +112,7 @@ class Live:
     async def drive(self) -> None:
         """Drive the run to its end, and keep its result or error. If this is cancelled, the run can be resumed."""
         driver = self.driver
-        driver.serve(self._acquire_slot, self._notify)
+        driver.serve(self._acquire_slot, self._notify, self._park_after)
         try:
             if self.again:
                 self.result = await driver.resume(self.run_id)
@@ -114,6 +120,7 @@ class Live:
                 self.result = await driver.kickoff(self.inputs, None)
             else:
                 self.result = await driver.start(self.run_id, self.inputs)
+            self.is_parked = isinstance(self.result, Waiting)
         except Exception as error:  # a flow's error belongs to that flow, and ends nothing else
             self.error = error
             self._log_unless_awaited(error)

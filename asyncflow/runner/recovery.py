@@ -102,6 +102,10 @@ class Recovery:
         retry = f"retry in {pause:.1f} s" if self._is_scanning else "no retry; resume it"
         logger.warning("run stopped unexpectedly: %s of %s; %s: %s", run_id, flow, retry, error)
 
+    def may_retry(self, run_id: str) -> bool:
+        """Whether the back-off of a run that stopped here is over; also if it did not stop here."""
+        return run_id not in self._stopped or self._stopped[run_id][0] <= anyio.current_time()
+
     async def keep_scanning(self, seconds: float) -> None:
         """Scan every `seconds` seconds, or less often where a scan takes long. The runs found wait for places in a task of their own."""
         self._is_scanning, logged = bool(offers(self._persistence, Catalog)), ""

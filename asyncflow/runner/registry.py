@@ -35,6 +35,8 @@ class FlowRegistry:
         self._makes: dict[str, MakeFlow] = {}
         self.names: Mapping[str, str] = {}
         """The name of the flow by each identity that its runs may be stored under: `RunEntry.identity`, `Checkpoint.known_by`."""
+        self.may_wait = False
+        """Whether runs of any flow may be parked."""
 
     def register(self, make: MakeFlow) -> Flow[Any]:
         """Create a flow that stores in the runner's storage, and register it."""
@@ -43,6 +45,7 @@ class FlowRegistry:
         if self.add(driver.setup.settings.identity, make):
             _warn_of_another_storage(driver.setup, self._persistence)
         driver.store_in(self._persistence)
+        self.may_wait = self.may_wait or driver.setup.parks
         return flow
 
     def instance_of(self, c: Checkpoint) -> Any:

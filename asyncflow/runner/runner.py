@@ -20,6 +20,7 @@ from .._runs.cancelling import cancel_stored
 from .._runs.inputs import JsonInputs, materialized
 from .._runs.json_inputs import JsonInputsError
 from .._runs.ownership import is_driven_here
+from .._runtime.parking import PARK_AFTER
 from .._waiting import current_loop
 from ..errors import RunnerClosedError
 from ..persistence.checks import check_backend
@@ -35,6 +36,7 @@ from .owned import OwnedRuns
 from .recovery import Recovery
 from .registry import FlowInfo, FlowRegistry, MakeFlow, described
 from .views import Viewed
+from .waking import Waker
 
 __all__ = ["FlowInfo", "FlowRunner", "JsonInputs", "JsonInputsError", "MakeFlow", "RunFailure", "RunHandle", "RunView"]
 
@@ -54,7 +56,10 @@ class FlowRunner:
       resumed. By default the two are 9 seconds together: Docker kills a container 10 seconds after it has asked it to stop. On
       entry, the runner also waits `patience` seconds for a storage that is unavailable, and then raises `StorageUnreachableError` or
       `StorageBusyError`. See `enter` for a runner that serves meanwhile.
-    - `recover_every`: seconds between two scans for interrupted runs, the first on entry; more where a scan takes long. None: never.
+    - `recover_every`: seconds between two scans for interrupted runs, the first on entry; more where a scan takes long. None: never;
+      then parked runs are not woken either.
+    - `park_after`: seconds from which on a run that only waits is parked: it leaves this process, and any runner that knows its flow
+      wakes it when it is due. A run that waits for signals alone is parked at once.
     - `max_takeovers`: how often a run is taken over from dead processes without progress, that is, without a checkpoint in between
       other than of a resume (None: no limit). Such a run may be a poison run, which kills the processes: after half of that number
       the runner recovers such runs one at a time, so that other runs do not die with them. At the limit the run is quarantined: the
@@ -75,8 +80,9 @@ class FlowRunner:
         patience: float = 5.0,
         recover_every: float | None = 0.5,
         max_takeovers: int | None = 10,
+        park_after: float = PARK_AFTER,
     ) -> None:
-        self._limits = Limits(max_running, max_waiting, overload, grace, patience, max_takeovers)
+        self._limits = Limits(max_running, max_waiting, overload, grace, patience, max_takeovers, park_after)
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
         check_backend(self.persistence)
         self._flows = known = FlowRegistry(self.persistence)
@@ -87,6 +93,10 @@ class FlowRunner:
         self._live = live = OwnedRuns()
         self._recovery = Recovery(
             self.persistence, self._is_recoverable, lambda: known.identities, self._recover_one, live, max_takeovers
+        )
+        self._waker = Waker(
+            *(self.persistence, lambda: known.identities, self._wake),
+            *(lambda: self._places.slots.value, lambda: known.may_wait),
         )
         self._group: TaskGroup | None = None
         self._is_ending = False
@@ -120,7 +130,10 @@ class FlowRunner:
 
     async def _scan_for_interrupted(self) -> None:
         await self._opening.finish()
-        if self._recover_every is not None:
+        if self._recover_every is None:
+            return
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._waker.keep_looking)
             await self._recovery.keep_scanning(self._recover_every)
 
     async def __aexit__(self, *raised: Any) -> None:
@@ -327,6 +340,11 @@ class FlowRunner:
     def _is_recoverable(self, entry: RunEntry) -> bool:
         return self.is_open and entry.run_id not in self._live and self._flows.named(entry.identity) is not None
 
+    async def _wake(self, entry: RunEntry) -> bool:
+        """Resume a run that was parked and is due."""
+        is_wanted = entry.run_id not in self._live and self._recovery.may_retry(entry.run_id)
+        return is_wanted and await self._recover_one(entry)
+
     async def _recover_one(self, entry: RunEntry) -> bool:
         """Recover a run as soon as there is a free place, unless it no longer needs that by then. Return whether it was recovered."""
         await self._places.take_when_free()
@@ -395,6 +413,12 @@ class FlowRunner:
             self._recovery.note_end(run.run_id, run.driver.flow_name, run.error, is_refused=is_refused)
         self._places.release()
 
+    async def _send(self, *signal: Any) -> bool:
+        is_new = await self._viewed.send(*signal)
+        self._waker.look_now()
+        return is_new
+
     def _handle(self, run_id: str, live: Live | None = None, *, is_elsewhere: bool = False) -> RunHandle:
         live, cancel, v = live or self._live.get(run_id), partial(self.cancel, run_id), self._viewed
-        return RunHandle(run_id, self.persistence, live, v.outcome, cancel, v.view, v.send, is_elsewhere=is_elsewhere)
+        calls = v.outcome, cancel, v.view, self._send, partial(self._live.get, run_id)
+        return RunHandle(run_id, self.persistence, live, *calls, is_elsewhere=is_elsewhere)

@@ -240,7 +240,7 @@ HEAD_COLUMNS = (
     "owner",
     "epoch",
     "created_at",
-    "row_digest",
+    "run_digest",
 )
 
 

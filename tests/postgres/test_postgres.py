@@ -516,7 +516,7 @@ FLIPS = {
     "head_digest": "set_byte(head_digest, 3, get_byte(head_digest, 3) # 4)",
     "owner": "'another'",
     "epoch": "epoch + 1",
-    "row_digest": "set_byte(row_digest, 3, get_byte(row_digest, 3) # 4)",
+    "run_digest": "set_byte(run_digest, 3, get_byte(run_digest, 3) # 4)",
 }
 CHECKPOINT_FLIPS = {
     "pass_number": "pass_number + 1",

@@ -23,7 +23,7 @@ from ..inbox import NewSignal, StoredSignal
 from ..protocol import RunEntry, check_retention
 from ..status import Status
 from .handle_limit import no_handles_left
-from .jobs import Acquire, Append, AppendLast, AppendTaking, Delete, Job, Release, Send, SetAside
+from .jobs import Acquire, Append, AppendLast, AppendTaking, Delete, Job, Park, Release, Send, SetAside
 from .listing import entry_of, query_of
 from .opened import Opened
 from .ownership_rules import is_driving
@@ -130,7 +130,8 @@ class DatabasePersistence(ABC, Generic[T]):
         job = Send(run_id, signal, seq)
         async with self._shared.use() as opened:
             await opened.commits.submit(job)
-            opened.arrivals.arrived(run_id)
+            opened.arrivals.happened(run_id)
+            opened.parked.happened(run_id)
         return job.is_new
 
     async def inbox(self, run_id: str) -> list[StoredSignal]:
@@ -270,6 +271,34 @@ class DatabasePersistence(ABC, Generic[T]):
                 opened.unreleased.add(run_id, epoch)
                 raise
 
+    # ---- parked runs -------------------------------------------------------------------------------------------
+
+    poll_seconds: float
+    """See `Parking.poll_seconds`."""
+
+    async def park(self, run_id: str, epoch: int, *, wake_at: float, newest: int = 0) -> None:
+        """Release a run that only waits, and store when it is due. See `Parking.park`."""
+        async with self._shared.use() as opened:
+            try:
+                await opened.commits.submit(Park(run_id, epoch, wake_at, newest))
+            except StorageError:
+                opened.unreleased.add(run_id, epoch)
+                raise
+
+    async def parked(self, identities: Collection[str], *, until: float, limit: int) -> list[RunEntry]:
+        """Return parked runs, the earliest wake time first. See `Parking.parked`."""
+        async with self._shared.use() as opened:
+            found = await opened.home.run(lambda: opened.reader.parked(identities, until, limit))
+        return sorted((entry_of(row, False) for row in found), key=lambda entry: entry.wake_at or 0.0)[:limit]
+
+    @contextmanager
+    def watch_parked(self, run_id: str, woken: Callable[[], object]) -> Iterator[None]:
+        """Call a function whenever a run may have ceased to be parked; while a session is open. See `Parking.watch_parked`."""
+        opened = self._shared.current
+        assert opened is not None, "called within a session"
+        with opened.parked.watch(run_id, woken):
+            yield
+
     def fence(self) -> Fence | None:
         """Return this owner's fence while a session is open, otherwise None. See `Fencing.fence`."""
         opened = self._shared.current
@@ -298,6 +327,7 @@ async def _closed(opened: Opened) -> None:
     """Close the connections after the queued jobs are committed, and stop being an owner."""
     opened.stop_renewing()
     opened.arrivals.close()
+    opened.parked.close()
     try:
         await opened.commits.drained()
     finally:

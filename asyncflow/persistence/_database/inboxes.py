@@ -35,6 +35,8 @@ _INSERT: Final = (
     "INSERT INTO @signals (run, key, name, payload, sender, at, content, digest) "
     "SELECT id, ?, ?, ?, ?, ?, ?, ? FROM @runs WHERE run_id = ?"
 )
+_WAKE: Final = "UPDATE @runs SET wake_at = 0 WHERE run_id = ? AND wake_at > 0"
+"""A signal makes a parked run due at once."""
 _HAS: Final = f"SELECT count(*) FROM @signals WHERE id = ? AND {_OF_RUN} AND {_IN_INBOX}"
 _TAKE: Final = "UPDATE @signals SET taken = ?, payload = NULL, digest = ? WHERE id = ?"
 _SET_ASIDE: Final = f"UPDATE @signals SET problem = ?, digest = ? WHERE id = ? AND {_IN_INBOX}"
@@ -139,6 +141,7 @@ class Inboxes(ABC):
         name, payload, key, sender, at = signal
         digest = StoredSignal(0, run_id, signal).digest(self._key)
         await self.execute(_INSERT, key, name, payload, sender, at, signal.content, digest, run_id)
+        await self.execute(_WAKE, run_id)
 
     async def _set_aside(self, signal: StoredSignal, problem: str) -> None:
         await self.execute(_SET_ASIDE, problem, signal.digest(self._key, None, problem), signal.id)

@@ -21,6 +21,7 @@ __all__ = [
     "InboxJob",
     "Job",
     "Owning",
+    "Park",
     "Prune",
     "Release",
     "Renew",
@@ -111,6 +112,15 @@ class Release(Job):
     def __init__(self, run_id: str, epoch: int) -> None:
         super().__init__(run_id)
         self.epoch = epoch
+
+
+class Park(Release):
+    """Release a run that only waits, and store when it is due: at once, if the inbox has a signal with a larger id than `newest`."""
+
+    def __init__(self, run_id: str, epoch: int, wake_at: float, newest: int) -> None:
+        super().__init__(run_id, epoch)
+        self.wake_at = wake_at
+        self.newest = newest
 
 
 class Delete(Job):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from ..protocol import RunEntry, check_query
 from ..status import Status, status_of
 
-__all__ = ["Query", "entry_of", "query_of"]
+__all__ = ["PARKED", "Query", "condition", "entry_of", "query_of"]
+
+PARKED: Final = "status = 'running' AND wake_at IS NOT NULL"
+"""The condition for parked runs, as in the partial indexes of `parking.sql`."""
 
 
 class Query(NamedTuple):
-    """The filter for a page of the catalog; None matches any value. `status`: as it is stored."""
+    """The filter for a page of the catalog; None matches any value. `status`: see `condition`."""
 
     run_id: str | None
     flow: str | None
@@ -20,6 +23,15 @@ class Query(NamedTuple):
     identities: Collection[str] | None
     before: int | None
     limit: int
+
+
+def condition(status: Status | None) -> str:
+    """Return the SQL condition for runs of a status, with literals, so that a database can use its partial indexes."""
+    if status == "waiting":
+        return PARKED
+    if status == "running":
+        return "status = 'running' AND wake_at IS NULL"
+    return "1 = 1" if status is None else f"status = '{status}'"
 
 
 def query_of(status: Status | Literal["unfinished"] | None, **asked: Any) -> tuple[Query, Status | None]:
@@ -35,7 +47,8 @@ def query_of(status: Status | Literal["unfinished"] | None, **asked: Any) -> tup
 
 
 def entry_of(row: tuple[Any, ...], is_driven: bool) -> RunEntry:
-    """Return the entry of a row: id, flow, status, pass, seq, owner, times, position, takeovers, identity, seconds of the lease."""
+    """Return the entry of a row of `SELECT_RUNS`: as `RunEntry`, with the owner, and the seconds of the lease before the wake time."""
     run_id, flow, stored, pass_number, seq = row[:5]
-    status = status_of(stored, is_driven)
-    return RunEntry._make((run_id, flow, status, pass_number, seq, is_driven, *row[6:11]))
+    wake_at = row[12]
+    status = status_of(stored, is_driven, is_parked=wake_at is not None)
+    return RunEntry._make((run_id, flow, status, pass_number, seq, is_driven, *row[6:11], wake_at))

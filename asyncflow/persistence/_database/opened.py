@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Protocol
 
 from ..checkpoint import Checkpoint
 from ..fence import Fence
 from ..inbox import StoredSignal
-from .arrivals import Arrivals
 from .group_commit import GroupCommit
 from .jobs import Ended
 from .listing import Query
 from .loop_host import LoopHost
 from .ownership_rules import Liveness
 from .unreleased import Unreleased
+from .watches import Watches
 
 __all__ = ["Opened", "Reads"]
 
@@ -44,6 +44,14 @@ class Reads(Protocol):
         """Return a page of the catalog, newest run first, as rows for `listing.entry_of`."""
         ...
 
+    async def parked(self, identities: Collection[str], until: float, limit: int) -> list[tuple[Any, ...]]:
+        """Return up to `limit` parked runs of each flow that are due by a time, as rows for `listing.entry_of`. See `Parking.parked`."""
+        ...
+
+    async def quiet(self, run_ids: Collection[str]) -> list[str]:
+        """Return those of some runs that are parked, and that no signal has made due."""
+        ...
+
     async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:
         """Return up to `limit` runs that ended more than `older_than` seconds ago by the database's clock, in catalog order.
 
@@ -70,7 +78,8 @@ class Opened(Protocol):
     home: LoopHost
     commits: GroupCommit
     unreleased: Unreleased
-    arrivals: Arrivals
+    arrivals: Watches
+    parked: Watches
     stop_renewing: Callable[[], object]
 
     @property

@@ -33,7 +33,15 @@ __all__ = ["BUSY_SECONDS", "Connection", "Target", "explain", "explained", "is_a
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
-MIGRATIONS: Final = ("schema.sql", "takeovers.sql", "formats.sql", "retention.sql", "resumes.sql", "signals.sql")
+MIGRATIONS: Final = (
+    "schema.sql",
+    "takeovers.sql",
+    "formats.sql",
+    "retention.sql",
+    "resumes.sql",
+    "signals.sql",
+    "parking.sql",
+)
 """The schema migrations, one file for each schema version, in order."""
 
 _NAMED: Final = 3

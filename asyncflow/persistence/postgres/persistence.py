@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
-from .._database.arrivals import Arrivals
 from .._database.base import DatabasePersistence, checked_key, checked_lease
 from .._database.group_commit import GroupCommit
 from .._database.jobs import Renew
@@ -16,6 +15,7 @@ from .._database.lease import LeaseFence
 from .._database.loop_host import LoopHost, current_loop_host
 from .._database.ownership_rules import Liveness
 from .._database.unreleased import Unreleased
+from .._database.watches import Watches
 from .database import BUSY_SECONDS, Target
 from .reader import Reader
 from .writer import Writer
@@ -44,7 +44,8 @@ class _Open:
         self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)
         self.reader = Reader(target, key, readers, self.writer)
-        self.arrivals = Arrivals(home, self._arrived, LOOK_SECONDS)
+        self.arrivals = Watches(home, self._arrived, LOOK_SECONDS)
+        self.parked = Watches(home, self._woken, LOOK_SECONDS)
         self.stop_renewing: Callable[[], object] = lambda: None
         self.has_left = False
 
@@ -66,8 +67,12 @@ class _Open:
     def rest(self) -> float:
         return 0.0  # other transactions wait for their own rows only
 
-    async def _arrived(self) -> Sequence[tuple[str, int]]:
+    async def _arrived(self, _: list[str]) -> Sequence[tuple[str, int]]:
         return await self.reader.arrived(self.owner)
+
+    async def _woken(self, run_ids: list[str]) -> Sequence[tuple[str, int]]:
+        quiet = frozenset(await self.reader.quiet(run_ids))
+        return [(run_id, 0) for run_id in run_ids if run_id not in quiet]
 
     async def close(self) -> None:
         """Close the connections. Runs on the event loop that they use."""
@@ -123,6 +128,8 @@ class PostgresFlowPersistence(DatabasePersistence[_Open]):
         self.lease = checked_lease(lease)
         self.readers = readers
         super().__init__()
+
+    poll_seconds = LOOK_SECONDS
 
     def __repr__(self) -> str:
         t = self._target

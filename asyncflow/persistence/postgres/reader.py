@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -12,7 +12,7 @@ import psycopg
 from ...errors import StorageUnreachableError
 from .._database.inboxes import ARRIVED, UNTAKEN, signal_of
 from .._database.jobs import Ended
-from .._database.listing import Query
+from .._database.listing import Query, condition
 from .._database.run_head import Head, checkpoint_of
 from ..checkpoint import Checkpoint
 from ..inbox import StoredSignal
@@ -71,14 +71,26 @@ class Reader:
         run_id, flow, status, identities, before, limit = query
         if not all(rows.is_text(name) for name in (run_id, flow) if name is not None):
             return []
-        chosen = f"status = '{status}'" if status else "TRUE"  # a literal, so that PostgreSQL can use the partial index
+        chosen = condition(status)
         bound: tuple[Any, ...] = (_ALL if before is None else before, flow, flow)
         if run_id is not None:
             chosen, bound = f"{chosen} AND run_id = %s", (*bound, run_id)
         if identities is not None:
             known = list(filter(rows.is_text, identities))
             chosen, bound = f"{chosen} AND {rows.FLOW} = ANY(%s::text[])", (*bound, known)
-        return await self._found(rows.SELECT_RUNS.replace("{chosen}", chosen), (*bound, limit))
+        return await self._found(rows.SELECT_PAGE.replace("{chosen}", chosen), (*bound, limit))
+
+    async def parked(self, identities: Collection[str], until: float, limit: int) -> list[tuple[Any, ...]]:
+        """See `opened.Reads`."""
+        found: list[tuple[Any, ...]] = []
+        for identity in filter(rows.is_text, identities):  # one range of the index for each
+            found += await self._found(rows.SELECT_PARKED, (identity, until, limit))
+        return found
+
+    async def quiet(self, run_ids: Collection[str]) -> list[str]:
+        """See `opened.Reads`."""
+        known = list(filter(rows.is_text, run_ids))
+        return [run_id for (run_id,) in await self._found(rows.SELECT_QUIET, (known,))]
 
     async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:
         """See `opened.Reads`."""

@@ -16,7 +16,7 @@ from ...errors import (
     StorageWriteError,
 )
 from .._database.commit_outcomes import not_written, shows
-from .._database.jobs import Append, Confirm, InboxJob, Job, Owning, Prune, Send, SetAside
+from .._database.jobs import Append, Confirm, InboxJob, Job, Owning, Park, Prune, Send, SetAside
 from .._database.lease import Lease, now
 from .._database.ownership_rules import Liveness, effect_of
 from .._database.run_head import Head, values_of
@@ -301,7 +301,11 @@ class Writer:
                 del heads[job.run_id]
             elif change.head != head:
                 new = change.head
-                await connection.execute(sql(rows.OWN_RUN), (new.owner, new.epoch, new.digest(self._key), new.run_id))
+                owned = (new.owner, new.epoch, new.digest(self._key))
+                if isinstance(job, Park) and new.status == "running":
+                    await connection.execute(sql(rows.PARK_RUN), (*owned, job.newest, job.wake_at, new.run_id))
+                else:
+                    await connection.execute(sql(rows.OWN_RUN), (*owned, new.run_id))
                 heads[job.run_id] = (*new, new.digest(self._key))
 
     async def _leases(self, connection: Connection, owners: Iterable[str | None]) -> dict[str, float]:

@@ -13,7 +13,6 @@ import anyio
 
 from ..._keywords import not_taken
 from ...errors import StorageBusyError
-from .._database.arrivals import Arrivals
 from .._database.base import DatabasePersistence, checked_key, checked_lease
 from .._database.group_commit import GroupCommit
 from .._database.jobs import Renew
@@ -21,6 +20,7 @@ from .._database.lease import LeaseFence
 from .._database.loop_host import LoopHost, current_loop_host
 from .._database.ownership_rules import Liveness
 from .._database.unreleased import Unreleased
+from .._database.watches import Watches
 from .database import BUSY_SECONDS, PAUSE, open_database
 from .explain import is_stopped
 from .file_identity import FileIdentity
@@ -49,7 +49,8 @@ class _Open:
         self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)
         self.reader = Reader(path, key, file)
-        self.arrivals = Arrivals(home, self._arrived, LOOK_SECONDS)
+        self.arrivals = Watches(home, self._arrived, LOOK_SECONDS)
+        self.parked = Watches(home, self._woken, LOOK_SECONDS)
         self.stop_renewing: Callable[[], object] = lambda: None
         self.place = Path(os.path.realpath(path))  # unlike `Path.resolve` it never raises, whatever exists there
 
@@ -104,8 +105,12 @@ class _Open:
         """See `base.Opened`. Processes that wait for SQLite's lock poll it, so it must be free for long enough."""
         return 0.5 if self.owner.others() else 0.05
 
-    async def _arrived(self) -> Sequence[tuple[str, int]]:
+    async def _arrived(self, _: list[str]) -> Sequence[tuple[str, int]]:
         return await self.reader.arrived(self.owner.id)
+
+    async def _woken(self, run_ids: list[str]) -> Sequence[tuple[str, int]]:
+        quiet = frozenset(await self.reader.quiet(run_ids))
+        return [(run_id, 0) for run_id in run_ids if run_id not in quiet]
 
     async def close(self) -> None:
         """Close the connections. Runs on the event loop that they use.
@@ -175,6 +180,8 @@ class SQLiteFlowPersistence(DatabasePersistence[_Open]):
         self.lease = checked_lease(lease)
         self.durability: Literal["full", "process"] = durability
         super().__init__()
+
+    poll_seconds = LOOK_SECONDS
 
     def __repr__(self) -> str:
         return f"SQLiteFlowPersistence({str(self.path)!r}, durability={self.durability!r})"

@@ -6,19 +6,20 @@ import contextlib
 import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import aiosqlite
 import anyio
+from pydantic_core import to_json
 
 from ..._waiting import to_its_end
 from ...errors import StorageCorruptError, StorageError
 from .._database.inboxes import ARRIVED, UNTAKEN, signal_of
 from .._database.jobs import Ended
-from .._database.listing import Query
+from .._database.listing import Query, condition
 from .._database.run_head import Head, checkpoint_of
 from ..checkpoint import Checkpoint
 from ..inbox import StoredSignal
@@ -161,7 +162,7 @@ class Reader:
     async def runs(self, query: Query) -> list[tuple[Any, ...]]:
         """See `opened.Reads`."""
         run_id, flow, status, identities, before, limit = query
-        chosen = [f"status = '{status}'" if status else "1"]  # a literal, so that SQLite can use the partial index
+        chosen = [condition(status)]
         bound: list[Any] = [_ALL if before is None else before]
         if flow is not None:
             chosen.append("flow = ?")
@@ -172,9 +173,27 @@ class Reader:
         if identities is not None:
             chosen.append(f"{rows.FLOW} IN ({', '.join('?' * len(identities))})")
             bound.extend(identities)
-        sql = rows.SELECT_RUNS.format(chosen=" AND ".join(chosen))
+        sql = rows.SELECT_PAGE.format(chosen=" AND ".join(chosen))
         bound.append(limit)
         return list(map(tuple, await self._in_snapshot(lambda c: c.execute_fetchall(sql, bound))))
+
+    async def parked(self, identities: Collection[str], until: float, limit: int) -> list[tuple[Any, ...]]:
+        """See `opened.Reads`."""
+
+        async def found(connection: aiosqlite.Connection) -> list[tuple[Any, ...]]:
+            rows_of_all: list[tuple[Any, ...]] = []
+            for identity in identities:  # one range of the index for each
+                page = await connection.execute_fetchall(rows.SELECT_PARKED, (identity, until, limit))
+                rows_of_all += map(tuple, page)
+            return rows_of_all
+
+        return await self._in_snapshot(found)
+
+    async def quiet(self, run_ids: Collection[str]) -> list[str]:
+        """See `opened.Reads`."""
+        ids = to_json(list(run_ids)).decode()
+        found = await self._in_snapshot(lambda connection: connection.execute_fetchall(rows.SELECT_QUIET, (ids,)))
+        return [run_id for (run_id,) in found]
 
     async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:
         """See `opened.Reads`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from .._database.listing import PARKED
 from .._database.run_head import Head
 from ..checkpoint import Checkpoint
 
 _NAMES = [name for name in Checkpoint._fields[2:] if name != "identity"]
 _COLUMNS = ", ".join(_NAMES)
-_HEAD = (*Head._fields, "row_digest")
+_HEAD = (*Head._fields, "run_digest")
 FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
 """The key by which a run's flow is found (`Checkpoint.known_by`), as in the index `running_by_flow`."""
 
@@ -33,7 +34,7 @@ SELECT_LEASE = f"SELECT expires - {NOW} FROM owners WHERE owner = ?"
 RENEW = f"REPLACE INTO owners VALUES (?, {NOW} + ?)"
 EXPEL = (
     f"DELETE FROM owners WHERE expires < {NOW} - 86400.0 "
-    "AND NOT EXISTS (SELECT 1 FROM runs WHERE status = 'running' AND runs.owner = owners.owner)"
+    "AND NOT EXISTS (SELECT 1 FROM runs WHERE status = 'running' AND wake_at IS NULL AND runs.owner = owners.owner)"
 )
 """Delete old leases, except those of owners with running runs. An expired lease proves that its owner's runs may be taken over.
 
@@ -44,11 +45,18 @@ DELETE_RUN = "DELETE FROM runs WHERE run_id = ?"
 SELECT_RUNS = (
     "SELECT run_id, flow, status, pass_number, head, owner, created_at, updated_at, id, "
     f"CASE WHEN counted_at = head THEN takeovers ELSE 0 END, {FLOW}, "
-    f"(SELECT expires - {NOW} FROM owners WHERE owners.owner = runs.owner) FROM runs "
-    "WHERE id < ? AND {chosen} ORDER BY id DESC LIMIT ?"
+    f"(SELECT expires - {NOW} FROM owners WHERE owners.owner = runs.owner), CASE status WHEN 'running' THEN wake_at END FROM runs "
 )
+SELECT_PAGE = SELECT_RUNS + "WHERE id < ? AND {chosen} ORDER BY id DESC LIMIT ?"
+SELECT_PARKED = SELECT_RUNS + f"WHERE {PARKED} AND {FLOW} = ? AND wake_at <= ? ORDER BY wake_at LIMIT ?"
+SELECT_QUIET = f"SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) AND {PARKED} AND wake_at > 0"
+"""Those of some runs that are parked, and that no signal has made due."""
 SELECT_RUN_IDS = "SELECT run_id FROM runs ORDER BY id"
-OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, row_digest = ? WHERE run_id = ?"
+OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, run_digest = ?, wake_at = NULL WHERE run_id = ?"
+PARK_RUN = (
+    "UPDATE runs SET owner = ?, epoch = ?, run_digest = ?, wake_at = CASE WHEN EXISTS (SELECT 1 FROM signals s "
+    "WHERE s.run = runs.id AND s.taken IS NULL AND s.problem IS NULL AND s.id > ?) THEN 0 ELSE ? END WHERE run_id = ?"
+)
 COUNT_TAKEOVER = "UPDATE runs SET takeovers = CASE WHEN counted_at = head THEN takeovers ELSE 0 END + 1, counted_at = head WHERE run_id = ?"
 FORGET_TAKEOVERS = "UPDATE runs SET counted_at = NULL WHERE run_id = ? AND counted_at IS NOT NULL"
 """Reset the takeover count: a run that is released normally, or that its process has driven for a while, is not a poison run."""

@@ -20,7 +20,7 @@ from ...errors import (
     StorageWriteError,
 )
 from .._database.commit_outcomes import not_written, shows
-from .._database.jobs import Append, Confirm, InboxJob, Job, Owning, Prune, Send, SetAside
+from .._database.jobs import Append, Confirm, InboxJob, Job, Owning, Park, Prune, Send, SetAside
 from .._database.lease import Lease, now
 from .._database.ownership_rules import Liveness, effect_of
 from .._database.run_head import Head
@@ -356,4 +356,8 @@ class Writer:
             await self._connection.execute(rows.DELETE_RUN, (job.run_id,))
         elif change.head != head:
             new = change.head
-            await self._connection.execute(rows.OWN_RUN, (new.owner, new.epoch, new.digest(self._key), new.run_id))
+            owned: tuple[Any, ...] = (new.owner, new.epoch, new.digest(self._key))
+            if isinstance(job, Park) and new.status == "running":
+                await self._connection.execute(rows.PARK_RUN, (*owned, job.newest, job.wake_at, new.run_id))
+            else:
+                await self._connection.execute(rows.OWN_RUN, (*owned, new.run_id))

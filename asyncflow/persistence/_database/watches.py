@@ -1,4 +1,4 @@
-"""Notice that signals have arrived for the runs that this owner drives: one query for all of them, while anything waits for signals."""
+"""Notice what happens to stored runs, such as that a signal has arrived: one query for all that are watched, while any is."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from typing import Any
 
 from .loop_host import LoopHost
 
-__all__ = ["Arrivals"]
+__all__ = ["Watches"]
 
 
-class Arrivals:
-    """Calls those who watch the inbox of a run. Belongs to one opening of a database, and so to one event loop.
+class Watches:
+    """Calls those who watch a run. Belongs to one opening of a database, and so to one event loop.
 
-    `look`: returns the runs of this owner that have signals in their inboxes, with the id of the newest one.
+    `look`: gets the ids of the watched runs; returns the runs to which something has happened, with a number. A run with the same number
+    as before is not reported again.
     """
 
     def __init__(
-        self, home: LoopHost, look: Callable[[], Coroutine[Any, Any, Sequence[tuple[str, int]]]], seconds: float
+        self,
+        home: LoopHost,
+        look: Callable[[list[str]], Coroutine[Any, Any, Sequence[tuple[str, int]]]],
+        seconds: float,
     ) -> None:
         self._home = home
         self._look = look
@@ -29,10 +33,10 @@ class Arrivals:
         self._stop: Callable[[], object] | None = None
 
     @contextmanager
-    def watch(self, run_id: str, arrived: Callable[[], object]) -> Iterator[None]:
-        """Call a function whenever a signal may have arrived for a run."""
+    def watch(self, run_id: str, call: Callable[[], object]) -> Iterator[None]:
+        """Call a function whenever something may have happened to a run."""
         watch = object()
-        self._watches.setdefault(run_id, {})[watch] = arrived
+        self._watches.setdefault(run_id, {})[watch] = call
         self._newest.pop(run_id, None)
         if self._stop is None:
             self._stop = self._home.every(self._seconds, self._tick)
@@ -47,8 +51,8 @@ class Arrivals:
             if not self._watches:
                 self.close()
 
-    def arrived(self, run_id: str) -> None:
-        """Call those who watch a run. A signal that was sent by this opening is noticed at once."""
+    def happened(self, run_id: str) -> None:
+        """Call those who watch a run. What was done through this opening is noticed at once."""
         for call in list(self._watches.get(run_id, {}).values()):
             call()
 
@@ -64,7 +68,7 @@ class Arrivals:
             self._home.spawn(self._look_once, self._looked)
 
     async def _look_once(self) -> None:
-        self._found = await self._look()
+        self._found = await self._look(list(self._watches))
 
     def _looked(self, error: BaseException | None) -> None:
         self._is_looking = False
@@ -73,4 +77,4 @@ class Arrivals:
         for run_id, newest in self._found:
             if self._newest.get(run_id) != newest and run_id in self._watches:
                 self._newest[run_id] = newest
-                self.arrived(run_id)
+                self.happened(run_id)

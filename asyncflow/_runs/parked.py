@@ -1,0 +1,57 @@
+"""Parked runs as their callers see them: what a run waits for, and the wait until it is woken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import anyio
+
+from .._definition.definition import FlowDefinition
+from .._runtime.timing import wait_until
+from .._runtime.waits import awaited_signals
+from .._scheduling.progress import Progress
+from .._scheduling.signals import expected
+from ..persistence.parking import Parking
+from ..persistence.protocol import FlowPersistence, offers
+from .ownership import catalog_entry
+
+__all__ = ["Waiting", "until_woken", "waiting_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What `kickoff(until="waiting")` returns for a run that waits, with no method running."""
+
+    run_id: str
+    """The id of the run."""
+    waits_for: tuple[str, ...]
+    """The names of the signals that it waits for."""
+    due_at: float | None
+    """When it is due, in seconds since the Unix epoch; None: it waits for signals only."""
+
+
+def waiting_of(definition: FlowDefinition, run_id: str, progress: Progress, wake_at: float) -> Waiting:
+    """Return what a parked run waits for."""
+    names = expected(definition, progress) | awaited_signals(progress)
+    return Waiting(
+        run_id=run_id, waits_for=tuple(sorted(names)), due_at=None if math.isinf(wake_at) else max(wake_at, 0.0)
+    )
+
+
+async def until_woken(
+    persistence: FlowPersistence, run_id: str, clock: Callable[[], float], woken: anyio.Event | None = None
+) -> None:
+    """Wait until a run is due or no longer parked. Return at once if it is not parked. Call it within a session.
+
+    `woken`: set by others to end the wait.
+    """
+    woken = woken or anyio.Event()
+    with ExitStack() as watching:
+        if offers(persistence, Parking):
+            watching.enter_context(persistence.watch_parked(run_id, woken.set))
+        entry = await catalog_entry(persistence, run_id)
+        if entry is not None and entry.wake_at is not None:
+            await wait_until(entry.wake_at, clock, woken)
