@@ -53,7 +53,7 @@ async def begin(
     settings, inbox = setup.settings, _inbox_of(setup)
     engine = Engine(
         *(flow, settings, setup.codecs, run_id, pass_number, recorder, Progress(), first, data, setup.clock, inbox),
-        *(setup.is_served, setup.park_after if setup.parks else None),
+        *(setup.turn, setup.park_after if setup.parks else None),
     )
     limit = setup.settings.run_timeout
     started = Started() if limit is None else Started(setup.clock() + limit)
@@ -122,7 +122,7 @@ def resume_pass(
             setup.clock,
             inbox,
         ),
-        *(setup.is_served, setup.park_after if setup.parks else None),
+        *(setup.turn, setup.park_after if setup.parks else None),
     )
     is_recorded = (stored.progress.is_open or inbox is not None) and not _is_as_parked(setup, stored.progress, deadline)
     commands, checkpoint, _ = engine.journal.happened(

@@ -16,6 +16,7 @@ from .._runtime.observe import log_events
 from .._runtime.parking import PARK_AFTER
 from .._runtime.settings import Settings
 from .._runtime.timing import now
+from .._runtime.turns import Turn
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.default import default_persistence
 from ..persistence.parking import Parking
@@ -38,8 +39,8 @@ class Setup:
     observe: Callable[[Checkpoint], object] | None = None
     is_declared: bool = False
     """Whether the flow declares its own persistence instead of using the default one."""
-    is_served: bool = False
-    """Whether a runner drives the run: it looks at the owners of its runs."""
+    turn: Turn | None = None
+    """Set if a runner drives the run."""
     park_after: float = PARK_AFTER
     """Seconds from which on a run that only waits is parked."""
     clock: Callable[[], float] = now

@@ -13,6 +13,7 @@ from .._runtime.engine import Engine
 from .._runtime.failures import stored_failure
 from .._runtime.outputs import Outputs
 from .._runtime.scope import Scope, current_scope, scope_of_thread
+from .._runtime.turns import Turn
 from .._values.copying import copied, same
 from ..errors import FlowDefinitionError, InvalidRunIdError, MethodError, RunInputsError, StateError
 from ..persistence.checkpoint import Checkpoint
@@ -118,12 +119,13 @@ class RunSnapshot:
         self,
         on_started: Callable[[], Awaitable[None]],
         on_checkpoint: Callable[[Checkpoint], object],
+        turn: Turn,
         park_after: float,
     ) -> None:
         """Serve a runner. See `runner.driver.Driver`."""
         self.on_started, self.is_read = on_started, False
         self.watch(on_checkpoint)
-        self._setup = replace(self.setup, is_served=True, park_after=park_after)
+        self._setup = replace(self.setup, turn=turn, park_after=park_after)
 
     @property
     def is_served(self) -> bool:

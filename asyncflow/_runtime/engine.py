@@ -35,6 +35,7 @@ from .steps import Steps
 from .timeouts import until
 from .timers import Timers
 from .tracebacks import first_leaf
+from .turns import Turn
 from .versions import StateVersions
 from .waits import next_due
 
@@ -48,7 +49,6 @@ class Engine:
         *(
             "_clock",
             "_concurrent",
-            "_firing",
             "_group",
             "_methods",
             "_park_after",
@@ -76,12 +76,12 @@ class Engine:
         data: bytes | None,
         clock: Callable[[], float],
         inbox: Source | None,
-        is_served: bool,
+        turn: Turn | None,
         park_after: float | None = None,
     ) -> None:
         """`first`: the state with which the pass starts or continues. `data`: its bytes, if the run is stored. `clock`: see `Chain`.
 
-        `inbox`: where its signals come from, if the flow declares any. `is_served`: whether a runner drives the run. `park_after`:
+        `inbox`: where its signals come from, if the flow declares any. `turn`: set if a runner drives the run. `park_after`:
         seconds from which on the run is parked while it only waits; None: never.
         """
         chain = None if recorder is None else recorder.chain
@@ -102,13 +102,13 @@ class Engine:
         self.parked: Parked | None = None
         """Set if the pass stopped here because it only waits."""
         self._park_after = park_after
-        self._firing = False
-        """Whether the firing of a timer is being stored."""
         self.thread = threading.get_ident()
-        check = None if recorder is None or is_served else OwnerCheck(recorder, self.stop)
+        check = (
+            None if recorder is None or turn is not None else OwnerCheck(recorder, self.stop)
+        )  # a runner looks at its owners
         self._clock = clock = clock if check is None else OwnedClock(clock, check)
         self._steps = Steps(
-            flow, settings, run_id, pass_number, self.journal, self.versions, recorder, self.outputs, clock
+            *(flow, settings, run_id, pass_number, self.journal, self.versions, recorder, self.outputs, clock, turn)
         )
         self._step: Step = self._steps.step
         self._stopped: BaseException | None = None
@@ -153,7 +153,7 @@ class Engine:
     def _park_if_idle(self, newest: int = 0) -> bool:
         """Stop the pass here if it only waits, and long enough. Return whether it stops. `newest`: see `Parked`."""
         progress = self.journal.progress
-        is_idle = only_waits(progress) and not (self._steps.tasks or self._firing or self._stopped or self.is_finished)
+        is_idle = only_waits(progress) and not (self._steps.tasks or self._stopped or self.is_finished)
         is_idle = is_idle and (progress.is_open or self._signals is not None)
         if self._park_after is None or not is_idle or self._scope is None or self._scope.cancel_called:
             return False
@@ -313,8 +313,9 @@ class Engine:
             steps.tasks -= 1
             if steps.is_over:
                 steps.end_if_all_wait()
-            elif self._park_after is not None and not steps.tasks and self._signals is None:
+            elif not steps.tasks and self._signals is None:
                 self._park_if_idle()
+            steps.let_others_run()
         return scope
 
     def _ended_by(self, error: BaseException) -> None:
@@ -340,24 +341,31 @@ class Engine:
                 self._launch(self._group, scope)
 
         try:
-            await apart(signals.work(launch, lambda: self._stopped is not None or self.is_finished, self._park_if_idle))
+            is_over = lambda: self._stopped is not None or self.is_finished  # noqa: E731
+            await apart(signals.work(launch, is_over, self._park_if_idle, self._steps))
         except BaseException as error:
             self._ended_by(error)
 
     async def _fire(self, timer: TimerKey) -> None:
         """Record that the time of a timer has come, and start what it enables."""
-        commands, checkpoint = self.journal.noticed(TimerFired(timer), is_recorded=self.settings.checkpoints_all)
-        if checkpoint is not None and self.recorder is not None:
-            self._firing = True
-            await self.recorder.commit(checkpoint)
-            self._firing = False
-        scope = self._next(commands)
+        steps, progress = self._steps, self.journal.progress
+        if await steps.take_turn() and (timer not in progress.timers or progress.failed or self._stopped is not None):
+            return
+        steps.tasks += 1
+        try:
+            commands, checkpoint = self.journal.noticed(TimerFired(timer), is_recorded=self.settings.checkpoints_all)
+            if checkpoint is not None and self.recorder is not None:
+                await self.recorder.commit(checkpoint)
+            scope = self._next(commands)
+            if scope is not None and self._group is not None:
+                self._launch(self._group, scope)
+        finally:
+            steps.tasks -= 1
         if self._signals is not None:
             self._signals.changed()
-        if scope is not None and self._group is not None:
-            self._launch(self._group, scope)
-        elif self._signals is None:
+        else:
             self._park_if_idle()
+        steps.let_others_run()
 
     def _wait_for_timers(self) -> None:
         """Wait for the timers of the pass in a task of its own, at most one at a time."""

@@ -45,6 +45,15 @@ class Source(Protocol):
     def watch(self, run_id: str, arrived: Callable[[], object]) -> AbstractContextManager[object]: ...
 
 
+class Working(Protocol):
+    """What works on a pass."""
+
+    tasks: int
+
+    async def take_turn(self) -> bool: ...
+    def let_others_run(self) -> None: ...
+
+
 class OpenWait:
     """A method that waits for a signal, in `wait_for`."""
 
@@ -113,22 +122,32 @@ class Signals:
         launch: Callable[[tuple[Command, ...]], object],
         is_over: Callable[[], bool],
         parks: Callable[[int], bool],
+        steps: Working,
     ) -> None:
         """Take signals until the pass ends, and end it when nothing is left to run or to wait for.
 
         `launch`: executes commands. `is_over`: whether the pass fails or ends. `parks`: stops the pass here if it only waits, and
-        returns whether it does; its argument is the largest id of the signals that are known.
+        returns whether it does; its argument is the largest id of the signals that are known. `steps`: what works on the pass.
         """
         while not (is_over() or self._progress.failed):
             if self._is_stale:
                 self._is_stale = False
                 self._known = await self._source.inbox(self._run_id)
                 continue  # the pass may have ended meanwhile
-            if await self._serve_wait():
-                continue
+            wait = self._to_serve()
             place = next_signal(self._definition, self._progress, [stored.signal.name for stored in self._known])
-            if place is not None:
-                launch(await self._take(self._known.pop(place)))
+            if wait is not None or place is not None:
+                if await steps.take_turn():
+                    continue
+                steps.tasks += 1
+                try:
+                    if wait is not None:
+                        await self._serve(*wait)
+                    elif place is not None:
+                        launch(await self._take(self._known.pop(place)))
+                finally:
+                    steps.tasks -= 1
+                steps.let_others_run()
             elif self._progress.is_open or is_waiting(self._definition, self._progress):
                 if parks(max((stored.id for stored in self._known), default=0)):
                     return
@@ -175,21 +194,24 @@ class Signals:
         finally:
             self._waits.remove(wait)
 
-    async def _serve_wait(self) -> bool:
-        """Take a signal for the first method that waits for one that has come. Return whether there was one."""
+    def _to_serve(self) -> tuple[OpenWait, StoredSignal] | None:
+        """Return the first method that waits for a signal which has come, and that signal."""
         for wait in self._waits:
             stored = next((each for each in self._known if each.signal.name == wait.signal), None)
             if stored is not None and not wait.is_left and not wait.is_received.is_set():
-                self._known.remove(stored)
-                settled = anyio.Event()
-                self._taking = wait.key, wait.step, settled
-                try:
-                    await self._take(stored, wait)
-                finally:
-                    self._taking = None
-                    settled.set()
-                return True
-        return False
+                return wait, stored
+        return None
+
+    async def _serve(self, wait: OpenWait, stored: StoredSignal) -> None:
+        """Take a signal for a method that waits for it."""
+        self._known.remove(stored)
+        settled = anyio.Event()
+        self._taking = wait.key, wait.step, settled
+        try:
+            await self._take(stored, wait)
+        finally:
+            self._taking = None
+            settled.set()
 
     def notified_by(self, step: Step) -> Step:
         """Return a function that makes a step, and lets this look again: the step has changed the progress."""

@@ -34,6 +34,7 @@ from .state_version import Version
 from .timeouts import within
 from .timers import due_times
 from .tracebacks import trimmed
+from .turns import Turn
 from .versions import StateVersions
 from .waits import Waits
 
@@ -47,7 +48,18 @@ class Steps:
     """Makes the steps of one pass."""
 
     __slots__ = (
-        *("_clock", "_flow", "_has_timers", "_journal", "_outputs", "_recorder", "_run_id", "_settings", "_unyielded"),
+        *(
+            "_clock",
+            "_flow",
+            "_has_timers",
+            "_journal",
+            "_outputs",
+            "_recorder",
+            "_run_id",
+            "_settings",
+            "_turn",
+            "_unyielded",
+        ),
         *(
             "_thread",
             "_versions",
@@ -75,7 +87,9 @@ class Steps:
         recorder: Recorder | None,
         outputs: Outputs,
         clock: Callable[[], float],
+        turn: Turn | None,
     ) -> None:
+        self._turn = turn
         self._flow = flow
         self._settings = settings
         self._run_id = run_id
@@ -94,7 +108,7 @@ class Steps:
         self.signals: Signals | None = None
         """Set if the flow declares signals."""
         self.tasks = 0
-        """The tasks that run invocations, also those that wait in `sleep`."""
+        """The tasks that run invocations, also those that wait in `sleep`, or record what no method has done."""
         self.pauses = 0
         """The methods that wait for their next attempt."""
         self.is_over = False
@@ -148,6 +162,7 @@ class Steps:
             try:
                 if not (self.is_over or progress.failed):
                     await self._retries_of_pass().pause(scope)
+                    await self.take_turn()
             finally:
                 self.pauses -= 1
             if self.is_over or progress.failed:
@@ -178,6 +193,19 @@ class Steps:
         asleep = 0 if self._waits is None else len(self._waits.waiting)
         if self.is_over and waits and self.tasks == asleep and self.of_pass is not None:
             self.of_pass.cancel()
+
+    async def take_turn(self) -> bool:
+        """Before something starts after a wait: wait until the run may run methods. Return whether that took a while."""
+        return self._turn is not None and await self._turn.take()
+
+    def let_others_run(self) -> None:
+        """Give the turn of the run back, if all of it waits."""
+        if self._turn is None:
+            return
+        progress, asleep = self._journal.progress, 0 if self._waits is None else len(self._waits.waiting)
+        is_open = progress.is_open or self.signals is not None
+        if is_open and not progress.running and self.tasks == asleep and not self.is_over:
+            self._turn.give_back()
 
     async def _is_conflict(self, scope: Scope, error: Exception) -> bool:
         """Whether the invocation is run again because of a merge conflict. Wait for the state that it is run on."""

@@ -70,6 +70,8 @@ class OfPass(Protocol):
     running: dict[str, Scope]
 
     def end_if_all_wait(self) -> None: ...
+    def let_others_run(self) -> None: ...
+    async def take_turn(self) -> bool: ...
 
 
 class Waiting(NamedTuple):
@@ -256,9 +258,11 @@ class Waits:
         progress.paused.add(scope.key)
         self.waiting.setdefault(scope, []).append(waiting)
         self._pass.end_if_all_wait()
+        self._pass.let_others_run()
         try:
             with waiting.scope:
                 await wait()
+                await self._pass.take_turn()
                 if self._pass.is_over or progress.failed:
                     await anyio.sleep_forever()
         finally:

@@ -9,6 +9,7 @@ import anyio
 
 from ..errors import RunnerOverloadedError
 from .parents import Parents
+from .slots import Slots
 
 __all__ = ["Limits", "Overload", "Places"]
 
@@ -42,22 +43,23 @@ class Places:
     """The places of a runner that has been entered: one for each run, running or waiting."""
 
     def __init__(self, limits: Limits) -> None:
-        self.slots = anyio.Semaphore(limits.max_running)
+        self.slots = Slots(limits.max_running)
         """Limits the runs that are running."""
         self.parents = Parents(limits.max_running)
         self.park_after = limits.park_after
         self._most = limits.max_running + limits.max_waiting
-        self._places = anyio.Semaphore(self._most)
+        self._places = Slots(self._most)
         self._overload = limits.overload
 
     @property
     def is_full(self) -> bool:
         """Whether no place is free, so that a caller who wants one waits, or is refused."""
-        return not self._places.value
+        return self._places.free <= 0
 
-    def statistics(self) -> anyio.SemaphoreStatistics:
-        """Return statistics about the callers that wait for a place."""
-        return self._places.statistics()
+    @property
+    def waiting(self) -> int:
+        """The number of callers that wait for a place."""
+        return self._places.waiting
 
     async def take_when_free(self) -> None:
         """Take a place, as soon as one is free."""
@@ -80,6 +82,10 @@ class Places:
             raise RunnerOverloadedError(
                 f"the runner is at capacity: it has {self._most} runs (max_running + max_waiting). {advice}. Nothing was started"
             ) from None
+
+    def take_anyway(self) -> None:
+        """Take a place for a run that was accepted before and gave its place back while it waited."""
+        self._places.acquire_anyway()
 
     def release(self) -> None:
         """Release a place."""

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from .._runs.setup import Setup
+from .._runtime.turns import Turn
 from ..flow import Flow
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import FlowPersistence
@@ -62,11 +63,12 @@ class Driver(Protocol):
         self,
         on_started: Callable[[], Awaitable[None]],
         on_checkpoint: Callable[[Checkpoint], object],
+        turn: Turn,
         park_after: float,
     ) -> None:
         """Serve a runner: await `on_started` once the run is stored, before its first method; call `on_checkpoint` after each commit.
 
-        `park_after`: seconds from which on a run that only waits is parked.
+        `turn`: given back while the run only waits. `park_after`: seconds from which on a run that only waits is parked.
         """
         ...
 

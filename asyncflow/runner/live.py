@@ -37,10 +37,14 @@ class Live:
         "_change",
         "_flow",
         "_has_slot",
+        "_is_begun",
+        "_is_queued",
         "_on_ended",
         "_parents",
         "_park_after",
+        "_places",
         "_slots",
+        "_taking",
         "_waiting",
         "_waits",
         "admitted",
@@ -49,6 +53,7 @@ class Live:
         "driver",
         "ended",
         "error",
+        "has_place",
         "inputs",
         "is_new",
         "is_parked",
@@ -87,6 +92,7 @@ class Live:
         """The number of handles that await its result."""
         self.inputs = inputs
         """None for a run that is resumed or recovered: it is stored already, and a run that is no longer stored is not started."""
+        self._places = places
         self._slots = places.slots
         self._parents = places.parents
         self._park_after = places.park_after
@@ -94,7 +100,9 @@ class Live:
         self._change: anyio.Event | None = None
         self._waiting: anyio.CancelScope | None = None
         self._waits = True
-        self._has_slot = self.winds_down = False
+        self._has_slot = self._is_begun = self._is_queued = self.winds_down = False
+        self._taking: anyio.Event | None = None
+        self.has_place = True
         self.is_parked = False
         """Whether the run has ended here because it was parked."""
 
@@ -112,7 +120,7 @@ class Live:
     async def drive(self) -> None:
         """Drive the run to its end, and keep its result or error. If this is cancelled, the run can be resumed."""
         driver = self.driver
-        driver.serve(self._acquire_slot, self._notify, self._park_after)
+        driver.serve(self._acquire_slot, self._notify, self, self._park_after)
         try:
             if self.again:
                 self.result = await driver.resume(self.run_id)
@@ -145,7 +153,7 @@ class Live:
 
     def _log_unless_awaited(self, error: Exception) -> None:
         """Log a failure of this run, not one that was only read from the storage, if no caller awaits its result."""
-        if isinstance(error, MethodError) and self._has_slot and not self.awaited:
+        if isinstance(error, MethodError) and self._is_begun and not self.awaited:
             name = self.driver.flow_name
             logger.error("run failed: %s of %s, and no caller awaits its result", self.run_id, name, exc_info=error)
 
@@ -154,7 +162,7 @@ class Live:
         self.admitted.set()
         try:
             self._slots.acquire_nowait()
-            self._has_slot = True
+            self._has_slot = self._is_begun = True
             await anyio.lowlevel.checkpoint()  # let its starter continue first, as when the run has to wait
         except anyio.WouldBlock:
             await self._wait_for_slot()
@@ -164,14 +172,44 @@ class Live:
     async def _wait_for_slot(self) -> None:
         if not self._waits:
             return
+        self._is_queued = True
         with anyio.CancelScope() as self._waiting:
             await self._slots.acquire()
-            self._has_slot = True
-        self._waiting = None
+            self._has_slot = self._is_begun = True
+        self._waiting, self._is_queued = None, False
+
+    # ---- the run's turn: see `Turn` ------------------------------------------------------------------------------
+
+    async def take(self) -> bool:
+        """Wait for a slot, if the run gave its slot back. It goes ahead of runs that have not begun. Return whether it waited."""
+        if self._has_slot or not self._is_begun:
+            return False
+        while self._is_begun and not self._has_slot:
+            if self._taking is not None:  # another wait of the run has ended, too
+                await self._taking.wait()
+                continue
+            taking = self._taking = anyio.Event()
+            self._is_queued = True
+            try:
+                await self._slots.acquire(ahead=True)
+                self._has_slot = True
+            finally:
+                self._taking, self._is_queued = None, False
+                taking.set()
+            self._places.take_anyway()
+            self.has_place = True
+        return True
+
+    def give_back(self) -> None:
+        """Give the slot back while the run only waits, and its place, too: others can run meanwhile, however many wait."""
+        if self._has_slot:
+            self._has_slot = self.has_place = False
+            self._slots.release()
+            self._places.release()
 
     def waited_for(self) -> AbstractContextManager[None]:
         """Record that the caller awaits the end of this run. The caller may be a run of the same runner, which keeps its own slot."""
-        return self._parents.awaiting(lambda: not self._has_slot and not self.ended.is_set())
+        return self._parents.awaiting(lambda: self._is_queued and not self.ended.is_set())
 
     def wind_down(self) -> None:
         """Stop the run at its next checkpoints."""

@@ -96,7 +96,7 @@ class FlowRunner:
         )
         self._waker = Waker(
             *(self.persistence, lambda: known.identities, self._wake),
-            *(lambda: self._places.slots.value, lambda: known.may_wait),
+            *(lambda: self._places.slots.free, lambda: known.may_wait),
         )
         self._group: TaskGroup | None = None
         self._is_ending = False
@@ -411,7 +411,8 @@ class FlowRunner:
         is_refused = run.refusal is not None and (run.inputs is not None or run.again)
         if not run.winds_down and self.is_open:
             self._recovery.note_end(run.run_id, run.driver.flow_name, run.error, is_refused=is_refused)
-        self._places.release()
+        if run.has_place:
+            self._places.release()
 
     async def _send(self, *signal: Any) -> bool:
         is_new = await self._viewed.send(*signal)

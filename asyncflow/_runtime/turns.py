@@ -1,0 +1,19 @@
+"""The turn of a run: whether it may run methods now. A run that only waits gives its turn back, and takes another one afterwards."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Turn"]
+
+
+class Turn(Protocol):
+    """What a runner gives to each of its runs, of which only some may run methods at a time."""
+
+    async def take(self) -> bool:
+        """Wait until the run may run methods. Return False, at once, if it may already."""
+        ...
+
+    def give_back(self) -> None:
+        """Let another run have the turn, because no method of this run runs."""
+        ...
