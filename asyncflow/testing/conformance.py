@@ -22,6 +22,7 @@ asyncio and trio, and under pytest-asyncio. Tests of capabilities that a backend
 | catalog | `Catalog` | list its runs, newest first, page by page |
 | retention | `Retention` | delete a run permanently, and prune runs that ended long ago |
 | inboxes | `Inbox` | store a signal once for each key, and take it with a checkpoint or not at all |
+| parked runs | `Parking` | release a run that waits, and find it when it is due or gets a signal |
 
 At every level a flow runs on the backend, fails, is cancelled, and resumes.
 """
@@ -49,6 +50,7 @@ from ._capabilities import Fences, History, Owners, SessionsOpenAndClose
 from ._catalog import Forgotten, Listed
 from ._inboxes import Inboxes
 from ._log import Log
+from ._parking import ParkedRuns
 from ._promises import Promises, in_time, must
 from ._two_verbs import TwoVerbs
 
@@ -173,7 +175,7 @@ async def _resumes(persistence: FlowPersistence, flow: _Errand, ran: Counter[str
 
 
 class PersistenceConformance(
-    TwoVerbs, Log, History, Owners, Fences, SessionsOpenAndClose, Listed, Forgotten, Inboxes, EndToEnd
+    TwoVerbs, Log, History, Owners, Fences, SessionsOpenAndClose, Listed, Forgotten, Inboxes, ParkedRuns, EndToEnd
 ):
     """All requirements for a backend. Inherit it, and define the fixture `persistence`: a new, empty backend."""
 

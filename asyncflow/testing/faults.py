@@ -3,7 +3,7 @@
     storage = FaultyPersistence(SQLiteFlowPersistence("runs.db"), Fail(at=3))
 
 Operations are counted from 1, over all runs: `save`, `append`, `load`, `history`, `acquire`, `release`, `runs`, `delete`, `prune`,
-`send`, `inbox`, `append_taking`, `append_last` and `set_aside`.
+`send`, `inbox`, `append_taking`, `append_last`, `set_aside`, `park` and `parked`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +25,7 @@ from ..errors import StorageWriteError
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.fence import Fence
 from ..persistence.inbox import Inbox, NewSignal, StoredSignal
+from ..persistence.parking import Parking
 from ..persistence.protocol import (
     Catalog,
     CheckpointHistory,
@@ -57,6 +58,8 @@ Operation = Literal[
     "append_taking",
     "append_last",
     "set_aside",
+    "park",
+    "parked",
 ]
 
 WRITING: Final[tuple[Operation, ...]] = ("save", "append", "append_taking", "append_last")
@@ -277,6 +280,21 @@ class _Inbox(FaultyPersistence):
         return cast("AbstractContextManager[object]", self.inner.watch(run_id, arrived))
 
 
+class _Parking(FaultyPersistence):
+    @property
+    def poll_seconds(self) -> float:
+        return float(self.inner.poll_seconds)
+
+    async def park(self, run_id: str, epoch: int, *, wake_at: float, newest: int = 0) -> None:
+        await self._struck("park", lambda: self.inner.park(run_id, epoch, wake_at=wake_at, newest=newest))
+
+    async def parked(self, identities: Collection[str], *, until: float, limit: int) -> list[RunEntry]:
+        return await self._struck("parked", lambda: self.inner.parked(identities, until=until, limit=limit))
+
+    def watch_parked(self, run_id: str, woken: Callable[[], object]) -> AbstractContextManager[object]:
+        return cast("AbstractContextManager[object]", self.inner.watch_parked(run_id, woken))
+
+
 _PARTS: Final[dict[Callable[..., Any], type[FaultyPersistence]]] = {
     CheckpointLog: _Log,
     CheckpointHistory: _History,
@@ -286,6 +304,7 @@ _PARTS: Final[dict[Callable[..., Any], type[FaultyPersistence]]] = {
     Catalog: _Catalog,
     Retention: _Retention,
     Inbox: _Inbox,
+    Parking: _Parking,
 }
 
 

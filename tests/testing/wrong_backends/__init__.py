@@ -1,6 +1,17 @@
 """Backends with one mistake each, such as are easily made, and the conformance test that must catch it."""
 
-from . import catalog, inboxes, log, ownership, sessions, two_verbs
+from . import catalog, inboxes, log, ownership, parking, sessions, two_verbs
 from .right import ON_ASYNCIO_ALONE, WRONG, Opened
 
-__all__ = ["ON_ASYNCIO_ALONE", "WRONG", "Opened", "catalog", "inboxes", "log", "ownership", "sessions", "two_verbs"]
+__all__ = [
+    "ON_ASYNCIO_ALONE",
+    "WRONG",
+    "Opened",
+    "catalog",
+    "inboxes",
+    "log",
+    "ownership",
+    "parking",
+    "sessions",
+    "two_verbs",
+]
