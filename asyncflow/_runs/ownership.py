@@ -204,11 +204,14 @@ class _Owned:
         owner, run_id = claim.owner, self._driven[1]
         if isinstance(error, StorageError):
             claim.is_over = True
+        if claim.parked is not None:
+            _DRIVEN.pop(self._driven, None)  # who sees that it is parked may acquire it: then this parks it no more
         try:
             if owner is not None and claim.epoch and not claim.is_over:
                 await to_its_end(lambda: release_run(owner, run_id, claim.epoch, claim.parked))
         finally:
-            _DRIVEN.pop(self._driven, None)  # a forked child has no entry
+            if claim.parked is None:
+                _DRIVEN.pop(self._driven, None)  # a forked child has no entry
 
 
 async def release_run(owner: Ownership, run_id: str, epoch: int, parked: Parked | None = None) -> None:

@@ -34,7 +34,7 @@ class StoppableRun(RunSnapshot):
             await self._cancel_running(self._engine)
             return
         persistence = self.storage("cancel")
-        if (woken := self._woken) is not None:
+        if (woken := self._woken) is not None:  # its kickoff waits here while it is parked
             await cancel_stored(persistence, self._run_id)
             woken.set()
             return

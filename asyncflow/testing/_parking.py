@@ -120,7 +120,9 @@ class ParkedRuns(Promises):
                 await store(persistence, chain.add(status=status))
                 await parking.park(status, 1, wake_at=AT)
                 entry = await entry_of(persistence, status)
-                assert (entry.status, entry.wake_at) == (status, None), f"`park` of a {status} run must release it, and not park it"
+                assert (entry.status, entry.wake_at) == (status, None), (
+                    f"`park` of a {status} run must release it, and not park it"
+                )
             chain = await parked(persistence, "a", AT)
             await store(persistence, chain.add(kind="cancelled", status="cancelled"))
             assert await due(persistence) == "", "`parked` must not return a run that has ended"
