@@ -50,6 +50,7 @@ class Engine:
             "_clock",
             "_concurrent",
             "_group",
+            "_may_idle",
             "_methods",
             "_park_after",
             "_scope",
@@ -102,6 +103,7 @@ class Engine:
         self.parked: Parked | None = None
         """Set if the pass stopped here because it only waits."""
         self._park_after = park_after
+        self._may_idle = park_after is not None or turn is not None
         self.thread = threading.get_ident()
         check = (
             None if recorder is None or turn is not None else OwnerCheck(recorder, self.stop)
@@ -149,6 +151,12 @@ class Engine:
         if failures := self.journal.failures:
             raise method_error(type(self.flow).__name__, self.run_id, failures, self.recorder is not None)
         return self.output
+
+    def _check_idle(self) -> None:
+        """After something has ended: park the run if it only waits, or let others have its turn."""
+        if not self._steps.tasks and self._signals is None:
+            self._park_if_idle()
+        self._steps.let_others_run()
 
     def _park_if_idle(self, newest: int = 0) -> bool:
         """Stop the pass here if it only waits, and long enough. Return whether it stops. `newest`: see `Parked`."""
@@ -313,9 +321,8 @@ class Engine:
             steps.tasks -= 1
             if steps.is_over:
                 steps.end_if_all_wait()
-            elif not steps.tasks and self._signals is None:
-                self._park_if_idle()
-            steps.let_others_run()
+            elif self._may_idle:
+                self._check_idle()
         return scope
 
     def _ended_by(self, error: BaseException) -> None:
@@ -363,9 +370,7 @@ class Engine:
             steps.tasks -= 1
         if self._signals is not None:
             self._signals.changed()
-        else:
-            self._park_if_idle()
-        steps.let_others_run()
+        self._check_idle()
 
     def _wait_for_timers(self) -> None:
         """Wait for the timers of the pass in a task of its own, at most one at a time."""

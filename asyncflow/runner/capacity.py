@@ -7,6 +7,7 @@ from typing import Literal
 
 import anyio
 
+from .._runtime.parking import PARK_AFTER
 from ..errors import RunnerOverloadedError
 from .parents import Parents
 from .slots import Slots
@@ -26,7 +27,7 @@ class Limits:
     grace: float
     patience: float
     max_takeovers: int | None
-    park_after: float
+    park_after: float = PARK_AFTER
 
     def __post_init__(self) -> None:
         if self.max_running < 1 or self.max_waiting < 0:

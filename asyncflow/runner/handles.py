@@ -23,6 +23,7 @@ from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers, session
 from ..persistence.status import Status, has_ended
 from .live import ENDED, Live
+from .owned import OwnedRuns
 
 __all__ = ["RunFailure", "RunHandle", "RunView"]
 
@@ -91,11 +92,11 @@ class RunHandle:
         cancel: Callable[[], Awaitable[None]],
         decode: Callable[[Checkpoint, bool], RunView],
         send: Callable[[Checkpoint, Signal[Any] | str, Any, str | None, str], Awaitable[bool]],
-        find: Callable[[], Live | None],
+        owned: OwnedRuns,
         *,
         is_elsewhere: bool = False,
     ) -> None:
-        """`find`: returns the run if it is driven here now. `is_elsewhere`: another process was found to drive the run."""
+        """`owned`: the runs that are driven here. `is_elsewhere`: another process was found to drive the run."""
         self.run_id = run_id
         self._persistence = persistence
         self._live = live
@@ -103,7 +104,7 @@ class RunHandle:
         self._cancel = cancel
         self._decode = decode
         self._send = send
-        self._find = find
+        self._owned = owned
         self._is_elsewhere = is_elsewhere
 
     async def snapshot(self) -> RunView:
@@ -167,7 +168,9 @@ class RunHandle:
                 live.awaited -= 1
             if live.is_parked:
                 await self._woken()
-                self._live = live = self._find()
+                if self._owned.is_closed:
+                    return await self._ended_since(refusals.interrupted(self.run_id))
+                self._live = live = self._owned.get(self.run_id)
                 continue
             if live.error is None:
                 return live.result
@@ -179,9 +182,10 @@ class RunHandle:
         return await self._outcome(await self._ended())
 
     async def _woken(self) -> None:
-        """Wait while the run is parked."""
+        """Wait while the run is parked, and the runner lives."""
         async with session(self._persistence):
-            await until_woken(self._persistence, self.run_id, now)
+            with self._owned.waiting() as woken:
+                await until_woken(self._persistence, self.run_id, now, woken)
 
     async def _ended_since(self, stopped: BaseException) -> Any:
         """Return the outcome of a run that stopped here before its end. Raises the error that stopped it, if it has not ended since."""
@@ -250,7 +254,7 @@ class RunHandle:
                 await next_change.wait()
             else:
                 await self._woken()
-                self._live = self._find()
+                self._live = self._owned.get(self.run_id)
                 await anyio.sleep(0 if self._live is not None else pause)
 
     async def _ended(self) -> Checkpoint:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import anyio
@@ -24,6 +26,27 @@ class OwnedRuns(dict[str, Live]):
     def __init__(self) -> None:
         super().__init__()
         self._empty: anyio.Event | None = None
+        self.is_closed = False
+        """Whether the runner has ended: it wakes no run any more."""
+        self._waits = set[anyio.Event]()
+
+    @contextmanager
+    def waiting(self) -> Iterator[anyio.Event]:
+        """Yield an event that is set when the runner ends, at the latest."""
+        event = anyio.Event()
+        self._waits.add(event)
+        if self.is_closed:
+            event.set()
+        try:
+            yield event
+        finally:
+            self._waits.discard(event)
+
+    def close(self) -> None:
+        """End the waits for parked runs, because the runner ends."""
+        self.is_closed = True
+        for event in list(self._waits):
+            event.set()
 
     def remove(self, run: Live) -> None:
         """Remove a run that has ended."""

@@ -146,6 +146,7 @@ class FlowRunner:
             await self._live.stop()
         finally:
             self._group = None
+            self._live.close()
             group.cancel_scope.cancel()
             await self._stack.aclose()
 
@@ -421,5 +422,5 @@ class FlowRunner:
 
     def _handle(self, run_id: str, live: Live | None = None, *, is_elsewhere: bool = False) -> RunHandle:
         live, cancel, v = live or self._live.get(run_id), partial(self.cancel, run_id), self._viewed
-        calls = v.outcome, cancel, v.view, self._send, partial(self._live.get, run_id)
+        calls = v.outcome, cancel, v.view, self._send, self._live
         return RunHandle(run_id, self.persistence, live, *calls, is_elsewhere=is_elsewhere)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import anyio
 
@@ -163,11 +164,12 @@ class ParkedRuns(Promises):
         woken: list[str] = []
         async with session(persistence):
             await parked(persistence, "quiet", math.inf)
-            for run_id, how in (
-                ("signalled", lambda: inbox.send("signalled", signal())),
-                ("acquired", lambda: owner.acquire("acquired")),
-                ("deleted", lambda: retention.delete("deleted")),
-            ):
+            ways: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+                "signalled": lambda: inbox.send("signalled", signal()),
+                "acquired": lambda: owner.acquire("acquired"),
+                "deleted": lambda: retention.delete("deleted"),
+            }
+            for run_id, how in ways.items():
                 await parked(persistence, run_id, math.inf)
                 with (
                     parking.watch_parked(run_id, lambda: woken.append("it")),

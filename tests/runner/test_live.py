@@ -25,7 +25,13 @@ class Fake:
     def is_served(self) -> bool:
         return self.on_started is not None
 
-    def serve(self, on_started: Callable[[], Awaitable[None]], on_checkpoint: Callable[[Checkpoint], object]) -> None:
+    def serve(
+        self,
+        on_started: Callable[[], Awaitable[None]],
+        on_checkpoint: Callable[[Checkpoint], object],
+        turn: object,
+        park_after: float,
+    ) -> None:
         self.on_started = on_started
 
     async def _driven(self, call: str) -> Any:

@@ -311,7 +311,7 @@ async def test_a_run_that_is_deleted_while_it_is_to_be_recovered_stays_deleted(s
         async with anyio.create_task_group() as group:
             group.start_soon(runner.recover)
             await anyio.wait_all_tasks_blocked()
-            while not runner._places.statistics().tasks_waiting:  # noqa: ASYNC110 - no event to wait for
+            while not runner._places.waiting:  # noqa: ASYNC110 - no event to wait for
                 await anyio.sleep(0.001)
             assert await storage.delete("x")
             gates["place"].set()

@@ -271,7 +271,7 @@ async def test_a_runner_that_shuts_down_leaves_a_waiting_run_to_be_resumed() -> 
             while (await handle.snapshot()).seq < 1:  # noqa: ASYNC110 - there is no event for that
                 await anyio.sleep(0.01)
 
-    assert (await Reminder.load(handle.run_id, persistence=storage)).status == "interrupted"
+    assert (await Reminder.load(handle.run_id, persistence=storage)).status == "waiting"
 
 
 async def test_the_event_of_a_timer_names_its_listener_and_what_it_started() -> None:
