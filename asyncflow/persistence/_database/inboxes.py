@@ -13,7 +13,7 @@ from ...errors import AsyncflowError, StaleCheckpoint
 from ..inbox import CAPACITY, LEFT, NewSignal, StoredSignal, changed, ended, full, key_in_use, second, unknown_run
 from .jobs import Append, AppendLast, AppendTaking, InboxJob, Send, SetAside
 
-__all__ = ["ARRIVED", "UNTAKEN", "Inboxes", "signal_of"]
+__all__ = ["ARRIVED", "FORGET", "NEWEST", "UNTAKEN", "Inboxes", "signal_of"]
 
 _COLUMNS: Final = "s.id, s.name, s.payload, s.key, s.sender, s.at, s.content, s.digest"
 _IN_INBOX: Final = "taken IS NULL AND problem IS NULL"
@@ -30,7 +30,11 @@ ARRIVED: Final = (
 _KNOWN: Final = f"SELECT content FROM @signals WHERE {_OF_RUN} AND key = ?"
 _COUNT: Final = f"SELECT count(*) FROM @signals WHERE {_OF_RUN} AND {_IN_INBOX}"
 _SAME: Final = f"SELECT count(*) FROM @signals WHERE {_OF_RUN} AND {_IN_INBOX} AND name = ?"
-_NEWER: Final = f"SELECT count(*) FROM @signals WHERE {_OF_RUN} AND {_IN_INBOX} AND id > ?"
+NEWEST: Final = (
+    f"SELECT r.run_id, max(s.id) FROM @signals s JOIN @runs r ON r.id = s.run WHERE r.run_id {{these}} AND {_IN_INBOX} "
+    + "GROUP BY r.run_id"
+)
+"""The id of the newest signal in the inbox of each of some runs that has any."""
 _INSERT: Final = (
     "INSERT INTO @signals (run, key, name, payload, sender, at, content, digest) "
     "SELECT id, ?, ?, ?, ?, ?, ?, ? FROM @runs WHERE run_id = ?"
@@ -40,7 +44,9 @@ _WAKE: Final = "UPDATE @runs SET wake_at = 0 WHERE run_id = ? AND wake_at > 0"
 _HAS: Final = f"SELECT count(*) FROM @signals WHERE id = ? AND {_OF_RUN} AND {_IN_INBOX}"
 _TAKE: Final = "UPDATE @signals SET taken = ?, payload = NULL, digest = ? WHERE id = ?"
 _SET_ASIDE: Final = f"UPDATE @signals SET problem = ?, digest = ? WHERE id = ? AND {_IN_INBOX}"
-_FORGET: Final = f"DELETE FROM @signals WHERE {_OF_RUN} AND substr(key, 1, 1) = ' '"
+FORGET: Final = (
+    "DELETE FROM @signals WHERE run IN (SELECT id FROM @runs WHERE run_id {these}) AND substr(key, 1, 1) = ' '"
+)
 """Delete the signals without a key of a pass that has ended: until then they show that an unknown commit took place."""
 
 
@@ -57,6 +63,8 @@ class Inboxes(ABC):
 
     def __init__(self, key: bytes) -> None:
         self._key = key
+        self._newest: dict[str, int] = {}
+        """See `newest`: of the runs whose checkpoints are to be stored."""
 
     @abstractmethod
     async def fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -70,23 +78,40 @@ class Inboxes(ABC):
     async def head(self, run_id: str) -> tuple[str, int] | None:
         """Return the status and the seq of a run, and lock it; None if it is not stored."""
 
+    @abstractmethod
+    async def newest(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """Return the id of the newest signal in the inbox of each of some runs that has any, and lock the runs."""
+
+    @abstractmethod
+    async def forget(self, run_ids: Sequence[str]) -> None:
+        """Delete the signals without a key of some runs."""
+
     async def prepare(self, jobs: Sequence[InboxJob]) -> list[Append]:
         """Execute what comes before the checkpoints of a transaction. Return the checkpoints that must not be stored; set their errors."""
         refused: list[Append] = []
-        for job in sorted(jobs, key=lambda job: isinstance(job, Append)):  # a signal comes before the end of its run
-            job.error = None
-            try:
-                await self._prepare(job)
-            except AsyncflowError as error:
-                job.error = error
-                if isinstance(job, Append):
-                    refused.append(job)
+        others = [job for job in jobs if not isinstance(job, Append)]  # a signal comes before the end of its run
+        appends = [job for job in jobs if isinstance(job, Append)]
+        for other in others:
+            await self._try(other)
+        self._newest = await self.newest([job.run_id for job in appends]) if appends else {}
+        for job in appends:
+            if not await self._try(job):
+                refused.append(job)
         return refused
 
+    async def _try(self, job: InboxJob) -> bool:
+        """Execute what comes before a checkpoint. Return False for a job that is refused, and set its error."""
+        job.error = None
+        try:
+            await self._prepare(job)
+        except AsyncflowError as error:
+            job.error = error
+        return job.error is None
+
     async def _prepare(self, job: InboxJob) -> None:
-        head = await self.head(job.run_id)
         match job:
             case Send(run_id=run_id, signal=signal, seq=seq):
+                head = await self.head(run_id)
                 if head is None:
                     raise unknown_run(run_id)
                 job.is_new = not await self._has_received(run_id, signal)
@@ -112,18 +137,21 @@ class Inboxes(ABC):
                         seq=job.checkpoint.seq,
                     )
             case AppendLast(newest=newest):
-                if await self.fetch(_NEWER, job.run_id, newest) != [(0,)]:
+                if self._newest.get(job.run_id, newest) > newest:
                     raise changed(job.run_id)
 
-    async def complete(self, job: Append) -> None:
-        """Execute what comes after the checkpoint of a job was stored, in the same transaction."""
-        if isinstance(job, AppendTaking):
-            place, taken = job.signal.id, job.checkpoint.seq
-            await self.execute(_TAKE, taken, job.signal.digest(self._key, taken), place)
-        elif isinstance(job, AppendLast):
-            for row in await self.fetch(UNTAKEN, job.run_id):
-                await self._set_aside(signal_of(job.run_id, row, self._key), LEFT)
-            await self.execute(_FORGET, job.run_id)
+    async def complete(self, jobs: Sequence[Append]) -> None:
+        """Execute what comes after the checkpoints of jobs were stored, in the same transaction."""
+        last = [job.run_id for job in jobs if isinstance(job, AppendLast)]
+        for job in jobs:
+            if isinstance(job, AppendTaking):
+                place, taken = job.signal.id, job.checkpoint.seq
+                await self.execute(_TAKE, taken, job.signal.digest(self._key, taken), place)
+        for run_id in last:
+            for row in await self.fetch(UNTAKEN, run_id) if run_id in self._newest else ():
+                await self._set_aside(signal_of(run_id, row, self._key), LEFT)
+        if last:
+            await self.forget(last)
 
     async def is_stored(self, job: Send | SetAside) -> bool:
         """Whether a job whose commit failed is done."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
-from .._database.inboxes import Inboxes
+from .._database.inboxes import FORGET, NEWEST, Inboxes
 from .._database.run_head import Head
 from . import rows
 from .database import Connection, Target, rows_of
 
 __all__ = ["PostgresInboxes"]
+
+_THESE: Final = "= ANY(?::text[])"
 
 
 class PostgresInboxes(Inboxes):
@@ -25,6 +28,13 @@ class PostgresInboxes(Inboxes):
 
     async def execute(self, sql: str, *values: Any) -> None:
         await self._connection.execute(self._target.sql(rows.of_tables(sql)), values)
+
+    async def newest(self, run_ids: Sequence[str]) -> dict[str, int]:
+        await self.fetch(rows.LOCK_HEADS, list(run_ids))
+        return dict(await self.fetch(NEWEST.format(these=_THESE), list(run_ids)))
+
+    async def forget(self, run_ids: Sequence[str]) -> None:
+        await self.execute(FORGET.format(these=_THESE), list(run_ids))
 
     async def head(self, run_id: str) -> tuple[str, int] | None:
         found = await self.fetch(rows.LOCK_HEADS, [run_id])

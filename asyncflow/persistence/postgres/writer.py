@@ -200,9 +200,7 @@ class Writer:
         await inboxes.prepare(jobs)
         verdicts.update({job: job.error for job in jobs if isinstance(job.error, Exception)})
         await self._store(connection, begin, [job for job in appends if job not in verdicts], verdicts)
-        for job in jobs:
-            if isinstance(job, Append) and job not in verdicts:
-                await inboxes.complete(job)
+        await inboxes.complete([job for job in jobs if isinstance(job, Append) and job not in verdicts])
 
     async def _store(
         self, connection: Connection, begin: tuple[Any, ...], appends: Sequence[Append], verdicts: Verdicts

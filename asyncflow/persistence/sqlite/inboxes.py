@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import aiosqlite
+from pydantic_core import to_json
 
-from .._database.inboxes import Inboxes
+from .._database.inboxes import FORGET, NEWEST, Inboxes
 from .._database.run_head import Head
 from . import rows
 
 __all__ = ["SqliteInboxes"]
+
+_THESE: Final = "IN (SELECT value FROM json_each(?))"
 
 
 class SqliteInboxes(Inboxes):
@@ -26,9 +30,19 @@ class SqliteInboxes(Inboxes):
     async def execute(self, sql: str, *values: Any) -> None:
         await self._connection.execute(rows.of_tables(sql), values)
 
+    async def newest(self, run_ids: Sequence[str]) -> dict[str, int]:
+        return dict(await self.fetch(NEWEST.format(these=_THESE), _json(run_ids)))
+
+    async def forget(self, run_ids: Sequence[str]) -> None:
+        await self.execute(FORGET.format(these=_THESE), _json(run_ids))
+
     async def head(self, run_id: str) -> tuple[str, int] | None:
         found = await self.fetch(rows.SELECT_HEAD, run_id)
         if not found:
             return None
         head = Head.read(run_id, found[0], self._key)
         return head.status, head.head
+
+
+def _json(run_ids: Sequence[str]) -> str:
+    return to_json(list(run_ids)).decode()

@@ -6,7 +6,7 @@ import contextlib
 import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -94,14 +94,12 @@ class Reader:
 
     async def inbox(self, run_id: str) -> list[StoredSignal]:
         """See `opened.Reads`."""
-        sql = rows.of_tables(UNTAKEN)
-        found = await self._in_snapshot(lambda connection: connection.execute_fetchall(sql, (run_id,)))
+        found = await self._fetched(rows.of_tables(UNTAKEN), (run_id,))
         return [signal_of(run_id, tuple(row), self._key) for row in found]
 
     async def arrived(self, owner: str) -> list[tuple[str, int]]:
         """Return the runs of an owner that have signals in their inboxes. See `arrivals.Arrivals`."""
-        sql = rows.of_tables(ARRIVED)
-        found = await self._in_snapshot(lambda connection: connection.execute_fetchall(sql, (owner,)))
+        found = await self._fetched(rows.of_tables(ARRIVED), (owner,))
         return [(run_id, newest) for run_id, newest in found]
 
     async def damage(self) -> list[str]:
@@ -110,6 +108,11 @@ class Reader:
         strays = await self._in_snapshot(lambda connection: connection.execute_fetchall("PRAGMA foreign_key_check"))
         lost = [f"{len(list(strays))} checkpoints belong to no run"] if strays else []
         return [str(verdict) for (verdict,) in verdicts if verdict != "ok"] + lost
+
+    async def _fetched(self, sql: str, bound: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Return the rows of one statement, which is a snapshot by itself. It takes one hop instead of three."""
+        async with self._alone() as connection:
+            return list(map(tuple, await connection.execute_fetchall(sql, bound)))
 
     async def _in_snapshot(self, read: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
         """Call `read` in one transaction, and return its result."""
@@ -175,7 +178,7 @@ class Reader:
             bound.extend(identities)
         sql = rows.SELECT_PAGE.format(chosen=" AND ".join(chosen))
         bound.append(limit)
-        return list(map(tuple, await self._in_snapshot(lambda c: c.execute_fetchall(sql, bound))))
+        return await self._fetched(sql, bound)
 
     async def parked(self, identities: Collection[str], until: float, limit: int) -> list[tuple[Any, ...]]:
         """See `opened.Reads`."""
@@ -192,7 +195,7 @@ class Reader:
     async def quiet(self, run_ids: Collection[str]) -> list[str]:
         """See `opened.Reads`."""
         ids = to_json(list(run_ids)).decode()
-        found = await self._in_snapshot(lambda connection: connection.execute_fetchall(rows.SELECT_QUIET, (ids,)))
+        found = await self._fetched(rows.SELECT_QUIET, (ids,))
         return [run_id for (run_id,) in found]
 
     async def ended(self, older_than: float, after: int, limit: int) -> list[Ended]:

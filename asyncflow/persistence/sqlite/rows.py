@@ -20,9 +20,10 @@ NOW = "(julianday('now') - 2440587.5) * 86400.0"
 
 SELECT_HEAD = f"SELECT {HEAD} FROM runs WHERE run_id = ?"
 SELECT_OWNED = (
-    f"SELECT {HEAD}, (SELECT expires - {NOW} FROM owners WHERE owners.owner = runs.owner) FROM runs WHERE run_id = ?"
+    f"SELECT {HEAD}, (SELECT expires - {NOW} FROM owners WHERE owners.owner = runs.owner) FROM runs "
+    "WHERE run_id IN (SELECT value FROM json_each(?))"
 )
-"""A run's head, and the remaining seconds of its owner's lease."""
+"""The heads of runs, each with the remaining seconds of its owner's lease."""
 SELECT_NEWEST = (
     "SELECT "
     + ", ".join([*(f"r.{name}" for name in _HEAD), *(f"c.{name}" for name in _NAMES)])

@@ -20,9 +20,9 @@ from ...errors import (
     StorageWriteError,
 )
 from .._database.commit_outcomes import not_written, shows
-from .._database.jobs import Append, Confirm, InboxJob, Job, Owning, Park, Prune, Send, SetAside
+from .._database.jobs import Append, Confirm, InboxJob, Job, Owning, Prune, Send, SetAside
 from .._database.lease import Lease, now
-from .._database.ownership_rules import Liveness, effect_of
+from .._database.ownership_rules import Liveness
 from .._database.run_head import Head
 from . import rows
 from .appends import CHANGES, Appends
@@ -30,6 +30,7 @@ from .database import check_identity, close_database, stop, waited_since
 from .explain import explain, primary_code
 from .file_identity import FileIdentity
 from .inboxes import SqliteInboxes
+from .owning import execute_owning
 from .pruning import SqliteBatch, forget_dead
 
 __all__ = ["Writer"]
@@ -264,8 +265,7 @@ class Writer:
         left = [job for job in appended if job not in refused]
         if left:
             await self._append(left)
-        for job in left:
-            await inboxes.complete(job)
+        await inboxes.complete(left)
 
     async def _execute_owning(self, jobs: Sequence[Job]) -> None:
         """Execute the jobs that depend on stored rows, under the write lock: no other process changes the rows before the commit."""
@@ -273,8 +273,9 @@ class Writer:
             self._appends.forget(job.run_id)
             if isinstance(job, Prune):
                 await SqliteBatch(job, self._key, self._liveness, self._connection).run()
-            elif isinstance(job, Owning):
-                await self._own(job)
+        about_owners = [job for job in jobs if isinstance(job, Owning)]
+        if about_owners:
+            await execute_owning(self._connection, about_owners, self._owner, self._key, self._liveness)
 
     async def _renew(self) -> None:
         """Renew the lease, and delete the leases of dead owners."""
@@ -337,27 +338,3 @@ class Writer:
 
     def _not_written(self, error: Exception, job: Job, outcome: str) -> StorageWriteError:
         return not_written(error, job, outcome, where=self._path, cure="once the disk works and has space")
-
-    # ---- owners ------------------------------------------------------------------------------------------------
-
-    async def _own(self, job: Owning) -> None:
-        """Execute a job about the owner of a run, on rows that no other process can change until the commit."""
-        found = list(await self._connection.execute_fetchall(rows.SELECT_OWNED, (job.run_id,)))
-        if not found:
-            return
-        *row, left = found[0]
-        head = Head.read(job.run_id, row, self._key)
-        change = effect_of(job, head, self._owner, self._liveness, left)
-        if change.takeovers != "kept":
-            count = rows.COUNT_TAKEOVER if change.takeovers == "counted" else rows.FORGET_TAKEOVERS
-            await self._connection.execute(count, (job.run_id,))
-        if change.head is None:
-            await self._connection.execute(rows.DELETE_CHECKPOINTS, (job.run_id,))
-            await self._connection.execute(rows.DELETE_RUN, (job.run_id,))
-        elif change.head != head:
-            new = change.head
-            owned: tuple[Any, ...] = (new.owner, new.epoch, new.digest(self._key))
-            if isinstance(job, Park) and new.status == "running":
-                await self._connection.execute(rows.PARK_RUN, (*owned, job.newest, job.wake_at, new.run_id))
-            else:
-                await self._connection.execute(rows.OWN_RUN, (*owned, new.run_id))
