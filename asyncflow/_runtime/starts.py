@@ -27,14 +27,15 @@ class _NotProvenError(Exception):
     """Raised if a body did not start, because the lease may have expired by the time a thread was free for it."""
 
 
-async def confirm_ownership(recorder: Recorder) -> None:
-    """Ask the database whether the run still belongs to its owner, until that is known for the present moment.
+async def confirm_ownership(recorder: Recorder, *, always: bool = False) -> None:
+    """Ask the database whether the run still belongs to its owner, until that is known for the present moment. `always`: at least once.
 
     Raises `RunFencedError`, and what the backend raises. Then nothing may start, and `recorder.refusal` holds the error.
     """
     assert recorder.fence is not None, "called only if the run has a fence"
     try:
-        while not recorder.fence.holds(recorder.stretch):  # the process may be held up again before the answer arrives
+        while always or not recorder.fence.holds(recorder.stretch):  # it may be held up again before the answer arrives
+            always = False
             recorder.stretch = await recorder.fence.confirm(recorder.chain.run_id, recorder.chain.epoch)
     except StaleCheckpoint as stale:
         recorder.refusal = RunFencedError(

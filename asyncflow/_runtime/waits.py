@@ -17,6 +17,7 @@ from .journal import Journal
 from .recorder import Recorder
 from .scope import Scope
 from .signals import OpenWait, Signals
+from .starts import confirm_ownership
 from .timing import sleep_until
 
 __all__ = ["OfPass", "Waits", "awaited_signals", "next_due"]
@@ -91,6 +92,7 @@ class Waits:
             "_begun",
             "_checkpoints_all",
             "_clock",
+            "_has_shown_progress",
             "_journal",
             "_names",
             "_pass",
@@ -118,6 +120,7 @@ class Waits:
         self._pass = of_pass
         self._checkpoints_all = checkpoints_all
         self._thread = thread
+        self._has_shown_progress = False
         self._begun: dict[tuple[str, str], tuple[Scope, int]] = {}
         """Of each invocation and kind of wait: how many waits without a key have begun."""
         self._names: set[tuple[str, str]] = set()
@@ -238,6 +241,7 @@ class Waits:
         progress = self._progress
         is_last = bool(progress.failed) and progress.running == 1 and scope.key not in progress.paused
         if is_stored and not is_last:
+            await self._show_progress()
             return
         if not is_stored and len(self._memos(scope)) >= MEMOS:
             raise LimitExceededError(
@@ -248,6 +252,12 @@ class Waits:
         checkpoint = self._journal.step_stored(scope.key, name, value, is_last, is_recorded=self._checkpoints_all)
         if checkpoint is not None and self._recorder is not None:
             await self._recorder.commit(checkpoint)
+
+    async def _show_progress(self) -> None:
+        """After a method that was run again has reached its wait: reset the count of takeovers, which no checkpoint does here."""
+        if self._recorder is not None and self._recorder.fence is not None and not self._has_shown_progress:
+            self._has_shown_progress = True
+            await confirm_ownership(self._recorder, always=True)
 
     # ---- waiting -------------------------------------------------------------------------------------------------
 

@@ -28,12 +28,15 @@ class Limits:
     patience: float
     max_takeovers: int | None
     park_after: float = PARK_AFTER
+    waiting_warning: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_running < 1 or self.max_waiting < 0:
             raise ValueError("max_running must be at least 1, and max_waiting at least 0")
         if not (self.grace >= 0 and self.patience >= 0 and self.park_after >= 0):
             raise ValueError("grace, patience and park_after must be numbers of seconds, at least 0")
+        if self.waiting_warning is not None and not self.waiting_warning > 0:
+            raise ValueError("waiting_warning must be a duration above 0, or None")
         if self.max_takeovers is not None and self.max_takeovers < 1:
             raise ValueError("max_takeovers must be at least 1, or None for no limit")
         if self.overload not in ("wait", "raise"):

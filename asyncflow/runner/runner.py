@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from functools import partial
 from typing import Any, Self
 
 import anyio
 from anyio.abc import TaskGroup
 
+from .._durations import seconds
 from .._runs import call_errors as refusals
 from .._runs.cancelling import cancel_stored
 from .._runs.inputs import JsonInputs, materialized
@@ -35,6 +37,7 @@ from .opening import Opening
 from .owned import OwnedRuns
 from .recovery import Recovery
 from .registry import FlowInfo, FlowRegistry, MakeFlow, described
+from .sweeping import Sweep
 from .views import Viewed
 from .waking import Waker
 
@@ -60,6 +63,8 @@ class FlowRunner:
       then parked runs are not woken either.
     - `park_after`: seconds from which on a run that only waits is parked: it leaves this process, and any runner that knows its flow
       wakes it when it is due. A run that waits for signals alone is parked at once.
+    - `waiting_warning`: a duration, in seconds or as a timedelta; once a day the runner logs how many runs have waited for longer. None:
+      never.
     - `max_takeovers`: how often a run is taken over from dead processes without progress, that is, without a checkpoint in between
       other than of a resume (None: no limit). Such a run may be a poison run, which kills the processes: after half of that number
       the runner recovers such runs one at a time, so that other runs do not die with them. At the limit the run is quarantined: the
@@ -81,8 +86,12 @@ class FlowRunner:
         recover_every: float | None = 0.5,
         max_takeovers: int | None = 10,
         park_after: float = PARK_AFTER,
+        waiting_warning: float | timedelta | None = timedelta(days=7),
     ) -> None:
-        self._limits = Limits(max_running, max_waiting, overload, grace, patience, max_takeovers, park_after)
+        warn_after = None if waiting_warning is None else seconds(waiting_warning) or 0.0
+        self._limits = limits = Limits(
+            *(max_running, max_waiting, overload, grace, patience, max_takeovers, park_after, warn_after)
+        )
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
         check_backend(self.persistence)
         self._flows = known = FlowRegistry(self.persistence)
@@ -94,6 +103,7 @@ class FlowRunner:
         self._recovery = Recovery(
             self.persistence, self._is_recoverable, lambda: known.identities, self._recover_one, live, max_takeovers
         )
+        self._sweep = Sweep(self.persistence, lambda: known.identities, self._wake, limits.waiting_warning)
         self._waker = Waker(
             *(self.persistence, lambda: known.identities, self._wake),
             *(lambda: self._places.slots.free, lambda: known.may_wait),
@@ -134,6 +144,7 @@ class FlowRunner:
             return
         async with anyio.create_task_group() as group:
             group.start_soon(self._waker.keep_looking)
+            group.start_soon(self._sweep.keep_sweeping)
             await self._recovery.keep_scanning(self._recover_every)
 
     async def __aexit__(self, *raised: Any) -> None:

@@ -139,7 +139,13 @@ class SimulatedStorage(MemoryFlowPersistence):
 
     async def acquire(self, run_id: str, *, force: bool = False) -> int:
         self._live()
+        if run_id in self._wake_at:
+            return await self._committed("wake", lambda: super(SimulatedStorage, self).acquire(run_id, force=force))
         return await super().acquire(run_id, force=force)
+
+    async def park(self, run_id: str, epoch: int, *, wake_at: float, newest: int = 0) -> None:
+        park = partial(super().park, run_id, epoch, wake_at=wake_at, newest=newest)
+        await self._committed("park", park)
 
     async def release(self, run_id: str, epoch: int) -> None:
         self._live()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -10,7 +13,19 @@ import pytest
 from moments import later
 from owned import Steps, until
 
-from asyncflow import Flow, FlowRunner, Retry, Signal, after, and_, listen, sleep, start, wait_for
+from asyncflow import (
+    Flow,
+    FlowRunner,
+    MemoryFlowPersistence,
+    Retry,
+    Signal,
+    after,
+    and_,
+    listen,
+    sleep,
+    start,
+    wait_for,
+)
 from asyncflow.events import RunFinished
 from asyncflow.persistence import SQLiteFlowPersistence
 
@@ -325,3 +340,45 @@ async def test_two_runners_of_one_file_wake_each_run_once() -> None:
 
     assert results == [f"a draft: {n}" for n in range(40)]
     assert len(begun) == 40
+
+
+# ---- the daily sweep ---------------------------------------------------------------------------------------------
+
+
+async def test_a_sweep_reports_runs_that_wait_for_long(storage: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async with FlowRunner(storage, waiting_warning=timedelta(days=7)) as runner:
+        handles = [await runner.start(Joins) for _ in range(3)]
+        await are("waiting", storage, 3)
+        await runner._sweep.sweep()
+        assert "wait for long" not in caplog.text
+        with later(8 * 24 * HOUR):
+            await runner._sweep.sweep()
+
+    assert f"3 runs have waited for more than 7 days, the longest {handles[0].run_id} of Joins" in caplog.text
+
+
+@pytest.mark.clauses("W11")
+async def test_a_sweep_wakes_a_run_whose_wake_time_was_damaged(caplog: pytest.LogCaptureFixture) -> None:
+    storage = SQLiteFlowPersistence("runs.db")
+    async with FlowRunner(storage) as runner:
+        good, bad = await runner.start(Reminds), await runner.start(Reminds)
+        await are("waiting", storage, 2)
+        due = {entry.run_id: entry.wake_at for entry in await storage.runs()}
+        with closing(sqlite3.connect("runs.db")) as connection, connection:
+            connection.execute("UPDATE runs SET wake_at = 9e15 WHERE run_id = ?", (bad.run_id,))
+        await runner._sweep.sweep()
+        await until(lambda: runner.running == 0)
+        await are("waiting", storage, 2)
+        assert {entry.run_id: entry.wake_at for entry in await storage.runs()} == due
+
+    assert caplog.text.count("wake time wrong") == 1
+    assert f"wake time wrong: {bad.run_id}" in caplog.text
+    assert good.run_id not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "setting", [{"waiting_warning": 0}, {"waiting_warning": "long"}, {"waiting_warning": -1}, {"park_after": -1}]
+)
+def test_settings_of_waiting_runs_are_checked(setting: Any) -> None:
+    with pytest.raises(ValueError, match=r"waiting_warning|park_after"):
+        FlowRunner(MemoryFlowPersistence(), **setting)

@@ -6,9 +6,11 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
+import anyio
 import pytest
+from moments import interrupted_once, stored, until
 
-from asyncflow import SQLiteFlowPersistence
+from asyncflow import Flow, Signal, SQLiteFlowPersistence, sleep, start, wait_for
 from asyncflow.testing._checkpoints import Chain
 
 
@@ -43,3 +45,42 @@ async def test_only_a_resume_takes_the_count_along(kinds: list[Any], left: int) 
         for kind in kinds:
             await storage.append(chain.add(kind=kind, status="failed" if kind == "failed" else "running"))
         assert await count(storage) == left
+
+
+class Naps(Flow[dict]):
+    name = "Naps"
+
+    @start()
+    async def nap(self) -> None:
+        await sleep(3600)
+
+
+class Asks(Flow[dict]):
+    name = "Asks"
+    answered = Signal("answered")
+
+    @start()
+    async def ask(self) -> None:
+        await wait_for(self.answered)
+
+
+@pytest.mark.clauses("L2", "W11")
+@pytest.mark.parametrize("flow", [Naps, Asks])
+async def test_a_method_that_reaches_its_wait_again_resets_the_count(flow: Any) -> None:
+    """Else a run that waits for a person is quarantined after ten deployments that kill their processes."""
+    async with SQLiteFlowPersistence("runs.db") as storage:
+        run = flow(persistence=storage)
+        await interrupted_once(run.kickoff, stored(storage, run.run_id, 1))
+        taken_over(7)
+        again = flow(persistence=storage)
+        async with anyio.create_task_group() as group:
+            group.start_soon(again.kickoff, {"id": run.run_id})
+            await until(lambda: _is_reset(storage))
+            group.cancel_scope.cancel()
+
+
+async def _is_reset(storage: SQLiteFlowPersistence) -> bool:
+    newest = await storage.load((await storage.runs())[0].run_id)
+    with closing(sqlite3.connect("runs.db")) as connection:
+        ((counted_at,),) = connection.execute("SELECT counted_at FROM runs")
+    return newest is not None and newest.kind == "resumed" and counted_at is None
