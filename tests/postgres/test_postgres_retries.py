@@ -67,4 +67,4 @@ async def test_a_pause_over_a_takeover_ends_when_it_was_due(
     assert (failed.kind, failed.error) == ("retrying", "builtins.ValueError: no")
     assert attempt == 2
     assert failed.at + 1.45 <= at <= time.time()
-    assert kinds == ["started", "retrying", "resumed", "finished"]
+    assert kinds == ["started", "retrying", "finished"]

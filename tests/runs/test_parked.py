@@ -30,7 +30,7 @@ from asyncflow import (
     wait_for,
 )
 from asyncflow.persistence import SQLiteFlowPersistence
-from asyncflow.testing import Fail, FaultyPersistence, LoseReply
+from asyncflow.testing import Fail, FaultyPersistence, LoseReply, crash_everywhere
 
 HOUR = 3600.0
 
@@ -432,6 +432,39 @@ async def test_a_fault_while_a_run_is_parked_or_woken_loses_nothing(fault: Any, 
             await Asks.resume(waiting.run_id, persistence=faulty)
         assert await Asks.resume(waiting.run_id, persistence=store) == "ended: yes"
     assert Asks.ran == {"draft": 1, "end": 1}
+
+
+@pytest.mark.clauses("W11", "W6")
+async def test_a_signal_that_comes_while_its_run_is_parked_wakes_it(store: Any) -> None:
+    park, sent = store.park, []
+
+    async def late(run_id: str, epoch: int, **options: Any) -> None:
+        if not sent:
+            sent.append(await Asks.signal(run_id, Asks.answered, "yes", persistence=store))
+        await park(run_id, epoch, **options)
+
+    store.park = late
+    with anyio.fail_after(60):
+        assert await Asks(persistence=store).kickoff() == "ended: yes"
+
+
+@pytest.mark.clauses("W11")
+@pytest.mark.parametrize("flow", [Asks, Joins, Retries])
+async def test_a_crash_at_any_commit_loses_no_wait(flow: Any) -> None:
+    """Parking and waking are commits, too; days pass at once."""
+
+    class Answered(flow):  # type: ignore[misc]  # a class that is only known when the test runs
+        name = "Answered"
+
+        @start()
+        async def answer(self) -> None:
+            if "answered" in self._definition.signals and flow is Joins:
+                await flow.signal(
+                    self.run_id, flow.answered, "yes", key="once", persistence=self._instance.setup.persistence
+                )
+
+    report = await anyio.to_thread.run_sync(lambda: anyio.run(crash_everywhere, Answered if flow is Joins else flow))
+    assert report.crashes > 6
 
 
 async def test_a_thousand_kickoffs_wait_for_their_parked_runs() -> None:

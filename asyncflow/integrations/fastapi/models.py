@@ -90,7 +90,9 @@ class Run(BaseModel):
 
     run_id: str
     flow: str
-    status: Status = Field(description="`running` while a live process owns the run, `interrupted` while none does.")
+    status: Status = Field(
+        description="`running` while a live process owns the run, `waiting` while it is parked, `interrupted` while neither holds."
+    )
     pass_number: int = Field(description="Number of the pass: one for each kickoff, from 1.")
     seq: int = Field(description="Sequence number of the newest checkpoint.")
     updated_at: datetime

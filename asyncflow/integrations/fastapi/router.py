@@ -130,7 +130,7 @@ async def _listed(
     while len(found) < count:
         page = await persistence.runs(status=stored, identities=identities, before=before, limit=PAGE)
         for entry in page:
-            now = status_of(entry.status, runner.is_driven(entry))
+            now = status_of(entry.status, runner.is_driven(entry), is_parked=entry.wake_at is not None)
             if status in (None, now):
                 found.append((entry, now))
         if len(page) < PAGE:

@@ -15,7 +15,7 @@ from pydantic_core import from_json
 
 from ...errors import LimitExceededError, NotStorableError, RunInputsError, RunnerClosedError
 from ...persistence import Checkpoint
-from ...persistence.status import Status
+from ...persistence.status import Status, has_ended
 from ...runner import FlowInfo, FlowRunner, JsonInputs, MakeFlow, RunHandle
 from .answers import Unread, documented, failed, misfit, unavailable, uncancelled
 from .describing import body_type, comes_from, ids_of
@@ -203,7 +203,7 @@ async def answered(
             if not uncancelled():
                 raise  # else the run continues, here or elsewhere, and the response says where to find it
     headers = {"Location": where}
-    if seconds > 0 and status not in ("running", "interrupted"):
+    if seconds > 0 and has_ended(status):
         return Response(Run.shown(handle, stored, flow, status).to_json(), 200, headers, "application/json")
     accepted = Accepted(run_id=stored.run_id, status=status)
     return Response(accepted.model_dump_json(), 202, headers, "application/json")

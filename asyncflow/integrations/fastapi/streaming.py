@@ -16,7 +16,7 @@ from fastapi.sse import ServerSentEvent
 
 from ...errors import AsyncflowError
 from ...events import Event
-from ...persistence.status import Status
+from ...persistence.status import Status, has_ended
 from ...runner import RunHandle
 from .as_json import json_of
 
@@ -40,7 +40,7 @@ async def position_of(handle: RunHandle, status: Status, last: str | None) -> Po
     if last is None:
         return -1, 0
     seq, n = map(int, last.split("."))
-    if status not in ("running", "interrupted") and not await _has_more(handle, (seq, n)):
+    if has_ended(status) and not await _has_more(handle, (seq, n)):
         raise HTTPException(204)
     return seq, n
 
