@@ -38,6 +38,7 @@ async def test_every_run_of_an_older_schema_verifies_and_finishes_right(
             stored = await older.load(run_id)
             assert stored is not None
             assert (stored.flow, stored.status, stored.seq) == (told["flow"], told["status"], told["seq"])
+            assert [each.signal.key for each in await older.inbox(run_id)] == told.get("inbox", [])
             await assert_comes_to_its_end(run_id, told, older)
         assert await older.verify() == []
 

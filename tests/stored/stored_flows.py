@@ -10,7 +10,7 @@ import anyio
 from pydantic import BaseModel
 
 import asyncflow
-from asyncflow import Flow, FlowState, and_, listen, or_, persist, router, start
+from asyncflow import Flow, FlowState, and_, errors, listen, or_, persist, router, start
 
 STOPS: set[str] = set()
 """Where methods wait until they are cancelled: empty when the stored runs are resumed."""
@@ -175,6 +175,19 @@ class Untyped(Flow[dict]):
         return len(self.state["got"])
 
 
+LONG = timedelta(minutes=10)
+"""A wait that is interrupted when the runs are stored, and that is over when they are resumed."""
+
+
+class Decision(BaseModel):
+    approved: bool
+    by: str
+    on: date | None = None
+
+
+NEED_AN_INBOX: set[str] = set()
+"""The flows that have signals."""
+
 FLOWS = {cls.__name__: cls for cls in (Linear, Joining, Cycle, Patched, Partly, Untyped)}
 
 if hasattr(asyncflow, "Retry"):  # since 0.4
@@ -191,4 +204,104 @@ if hasattr(asyncflow, "Retry"):  # since 0.4
             await reached("ask")
             return f"attempt {asyncflow.this_invocation().attempt}"
 
-    FLOWS["Trying"] = Trying
+    APPROVED = asyncflow.Signal("approved", Decision)
+    NOTE = asyncflow.Signal("note", str)
+
+    @persist
+    class Timing(Flow[Text]):
+        """A timer that has fired, one that waits, and an output that is kept meanwhile."""
+
+        @start()
+        async def ask(self) -> int:
+            return 7
+
+        @listen(ask, output=True)
+        async def answer(self, n: int) -> str:
+            self.state.notes["answer"] = f"{n}"
+            return f"answer {n}"
+
+        @listen(asyncflow.after(ask, 0.01))
+        async def soon(self, n: int) -> None:
+            self.state.notes["soon"] = f"{n}"
+
+        @listen(asyncflow.after(ask, LONG))
+        async def remind(self, n: int) -> int:
+            self.state.notes["remind"] = f"{n}"
+            return n
+
+    @persist
+    class Sleeping(Flow[Counting]):
+        """A sleep that is over, and one that is not."""
+
+        @start()
+        async def rest(self) -> str:
+            await asyncflow.sleep(0.01)
+            await asyncflow.sleep(LONG)
+            self.state.turns += 1
+            return "rested"
+
+    @persist
+    class Approving(Flow[Text]):
+        """A join of a method and a signal, one signal that fires a listener alone, and one that nothing takes."""
+
+        unheard = asyncflow.Signal("unheard", int)
+
+        @start()
+        async def draft(self) -> str:
+            return "text"
+
+        @listen(NOTE, keep_open=False)
+        async def jot(self, text: str) -> None:
+            self.state.notes["note"] = text
+
+        @listen(and_(draft, APPROVED), output=True)
+        async def publish(self, draft: str, approved: Decision) -> str:
+            await reached("publish")
+            self.state.notes["by"] = approved.by
+            return f"{draft}, approved by {approved.by} on {approved.on}"
+
+    @persist
+    class Expiring(Flow[Text]):
+        """A signal or a timer, whichever comes first."""
+
+        @start()
+        async def draft(self) -> None:
+            self.state.notes["draft"] = "text"
+
+        @listen(or_(APPROVED, asyncflow.after(draft, LONG)))
+        async def decide(self, decision: Decision | None) -> str:
+            await reached("decide")
+            return "nobody" if decision is None else decision.by
+
+    @persist
+    class Asking(Flow[Text]):
+        """A wait for a signal that has timed out, and one without a limit."""
+
+        approved, note = APPROVED, NOTE
+
+        @start()
+        async def ask(self) -> str:
+            try:
+                self.state.notes["note"] = await asyncflow.wait_for(self.note, timeout=0.01)
+            except errors.SignalTimeoutError:
+                self.state.notes["note"] = "none"
+            decision = await asyncflow.wait_for(self.approved)
+            await reached("answered")
+            return decision.by
+
+    @persist
+    class Limited(Flow[Text]):
+        """A wait for a signal with a limit."""
+
+        approved = APPROVED
+
+        @start()
+        async def ask(self) -> str:
+            try:
+                return (await asyncflow.wait_for(self.approved, timeout=LONG)).by
+            except errors.SignalTimeoutError:
+                return "nobody"
+
+    INBOX = (Approving, Expiring, Asking, Limited)
+    FLOWS |= {cls.__name__: cls for cls in (Trying, Timing, Sleeping, *INBOX)}
+    NEED_AN_INBOX = {cls.__name__ for cls in INBOX}

@@ -11,6 +11,7 @@ import json
 import os
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from importlib import resources
@@ -19,7 +20,7 @@ from typing import Any
 
 import anyio
 import stored_flows
-from stored_flows import FLOWS
+from stored_flows import FLOWS, NEED_AN_INBOX
 
 from asyncflow import MethodError
 from asyncflow.persistence import SQLiteFlowPersistence
@@ -50,13 +51,49 @@ RUNS: dict[str, tuple[str, str, str]] = {
     "trying-paused": ("Trying", "pause", "ask"),
     "trying-failed": ("Trying", "", "ask"),
     "trying-resumed": ("Trying", "", "ask"),
+    "timing-waits": ("Timing", "wait", ""),
+    "sleeping-midway": ("Sleeping", "wait", ""),
+    "approving-waits": ("Approving", "wait", ""),
+    "approving-inbox": ("Approving", "wait", ""),
+    "approving-noted": ("Approving", "wait", ""),
+    "approving-set-aside": ("Approving", "wait", ""),
+    "approving-taken": ("Approving", "wait", ""),
+    "approving-failed": ("Approving", "wait", ""),
+    "approving-finished": ("Approving", "wait", ""),
+    "expiring-waits": ("Expiring", "wait", ""),
+    "expiring-answered": ("Expiring", "wait", ""),
+    "asking-waits": ("Asking", "wait", ""),
+    "asking-inbox": ("Asking", "wait", ""),
+    "asking-answered": ("Asking", "wait", ""),
+    "limited-waits": ("Limited", "wait", ""),
 }
 AGAIN: dict[str, tuple[str, str]] = {
     # those that are resumed: where they stop and fail then
     "linear-failed-twice": ("", "add"),
     "cycle-resumed": ("turn 4", ""),
     "trying-resumed": ("pause", "ask"),
+    "approving-noted": ("wait", ""),
+    "approving-set-aside": ("wait", ""),
+    "approving-taken": ("publish", ""),
+    "approving-failed": ("", "publish"),
+    "approving-finished": ("", ""),
+    "expiring-answered": ("decide", ""),
+    "asking-answered": ("answered", ""),
 }
+BY_ANN = ("approved", b'{"approved":true,"by":"Ann","on":"2026-01-02"}')
+SENT: dict[str, dict[str, tuple[str, bytes]]] = {
+    # those that are sent signals once they have stopped: name and payload, by key
+    "approving-inbox": {"click": BY_ANN},
+    "approving-noted": {"remark": ("note", b'"noted"')},
+    "approving-set-aside": {"misfit": ("approved", b'{"by":7}')},
+    "approving-taken": {"click": BY_ANN, "left": ("unheard", b"7")},
+    "approving-failed": {"click": BY_ANN},
+    "approving-finished": {"click": BY_ANN, "left": ("unheard", b"7"), "": ("unheard", b"8")},
+    "expiring-answered": {"click": BY_ANN},
+    "asking-inbox": {"click": BY_ANN, "later": BY_ANN},
+    "asking-answered": {"click": BY_ANN},
+}
+"""A signal without a key has the key '' here."""
 KILLED = "linear-killed"
 
 
@@ -78,8 +115,8 @@ class Kept:
 async def write(persistence: Any) -> None:
     """Make all runs but the killed one."""
     for run_id, (name, stops, fails) in RUNS.items():
-        if name not in FLOWS:
-            continue  # this version does not have what it needs
+        if name not in FLOWS or (name in NEED_AN_INBOX and isinstance(persistence, Kept)):
+            continue  # this version, or the backend, does not have what it needs
         stored_flows.STOPS, stored_flows.FAILS = {stops}, {fails}
         flow = FLOWS[name](persistence=persistence)
         try:
@@ -87,6 +124,8 @@ async def write(persistence: Any) -> None:
                 await flow.kickoff({"id": run_id})
         except MethodError:
             assert fails
+        if run_id in SENT:
+            await send(persistence, run_id)
         if run_id in AGAIN:
             await resume(flow, run_id)
         stored_flows.STOPS, stored_flows.FAILS = set(), set()
@@ -104,6 +143,14 @@ async def resume(flow: Any, run_id: str) -> None:
     stored_flows.STOPS, stored_flows.FAILS = {stops}, {fails}
     with suppress(MethodError), anyio.move_on_after(0.3 if stops else None):
         await type(flow).resume(run_id, persistence=flow._instance.setup.persistence)
+
+
+async def send(persistence: Any, run_id: str) -> None:
+    """Send its signals to a run, as a process does that does not have its class: their payloads are not checked."""
+    from asyncflow.persistence.inbox import NewSignal
+
+    for key, (name, payload) in SENT[run_id].items():
+        await persistence.send(run_id, NewSignal(name, payload, key or " made", "ann", time.time()))
 
 
 def die(storage: Any) -> None:
@@ -131,6 +178,8 @@ async def described(persistence: Any) -> dict[str, Any]:
                 "state": json.loads(stored.state),
                 "digest": stored.digest.hex(),
             }
+            if stored.flow in NEED_AN_INBOX:
+                found[run_id]["inbox"] = [each.signal.key for each in await persistence.inbox(run_id)]
     return found
 
 
@@ -143,13 +192,17 @@ def dump(conninfo: str) -> Iterator[str]:
     for name in MIGRATIONS:
         yield resources.files("asyncflow.persistence.postgres").joinpath(name).read_text("utf-8")
     with psycopg.connect(conninfo) as connection:
-        for table in ("runs", "checkpoints", "owners"):
+        for table, numbered in {"runs": True, "checkpoints": False, "owners": False, "signals": True}.items():
+            if connection.execute("SELECT to_regclass(%s)", (f"asyncflow.{table}",)).fetchone() == (None,):
+                continue  # this version does not have it
             cursor = connection.execute(f"SELECT * FROM asyncflow.{table} ORDER BY 1, 2")
             names = ", ".join(column.name for column in cursor.description or ())
-            overriding = " OVERRIDING SYSTEM VALUE" if table == "runs" else ""
+            overriding = " OVERRIDING SYSTEM VALUE" if numbered else ""
             for row in cursor:
                 yield f"INSERT INTO {{schema}}.{table} ({names}){overriding} VALUES ({', '.join(map(literal, row))});"
-    yield "SELECT setval(pg_get_serial_sequence('{schema}.runs', 'id'), (SELECT max(id) FROM {schema}.runs));"
+            if numbered:
+                name = f"{{schema}}.{table}"
+                yield f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}));"
 
 
 def literal(value: Any) -> str:
