@@ -18,7 +18,7 @@ from ..errors import (
     RunNotFoundError,
     SignalKeyError,
 )
-from .checkpoint import Checkpoint
+from .checkpoint import UNREADABLE, Checkpoint
 
 __all__ = [
     "CAPACITY",
@@ -75,26 +75,41 @@ class StoredSignal(NamedTuple):
         - `taken`: the seq of the checkpoint that took it; None: none.
         - `problem`: why it was set aside; None: it was not.
         """
-        name, _, signal_key, sender, at = self.signal
-        fields = (self.run_id, name, signal_key, sender, at, taken, problem)
-        content = self.signal.content + to_json(fields)
-        return hashlib.blake2b(content, digest_size=16, key=key).digest()
+        return self._digest(self.signal.content, key, taken, problem)
 
-    def check(self, content: bytes, digest: bytes, key: bytes) -> None:
-        """Check the row of a signal that was not taken.
+    def _digest(self, content: bytes, key: bytes, taken: int | None, problem: str | None) -> bytes:
+        name, _, signal_key, sender, at = self.signal
+        fields = to_json((self.run_id, name, signal_key, sender, at, taken, problem))
+        return hashlib.blake2b(content + fields, digest_size=16, key=key).digest()
+
+    def check(
+        self, content: bytes, digest: bytes, key: bytes, taken: int | None = None, problem: str | None = None
+    ) -> None:
+        """Check the row of a signal. One that was taken has no payload any more: it is in the checkpoint.
 
         - `content`: the digest of name and payload in the row.
         - `digest`: the digest of the row.
         - `key`: the storage's secret key; b"" for none.
+        - `taken`: the seq of the checkpoint that took it; None: none.
+        - `problem`: why it was set aside; None: it was not.
 
         Raises `CheckpointCorruptError` if they do not match.
         """
-        if (self.signal.content, self.digest(key)) != (content, digest):
+        try:
+            found = content if taken is not None and not self.signal.payload else self.signal.content
+            is_sound = all(map(isinstance, self.signal, _TYPES)) and found == content
+            is_sound = is_sound and self._digest(content, key, taken, problem) == digest
+        except UNREADABLE:
+            is_sound = False
+        if not is_sound:
             raise CheckpointCorruptError(
                 f"signal {self.id} of run {self.run_id} fails its digest: it was changed since it was stored, or stored under another "
                 "key. Nothing was changed; restore the database from a backup",
                 run_id=self.run_id,
             )
+
+
+_TYPES: Any = (str, bytes, str, str, (float, int))
 
 
 @runtime_checkable

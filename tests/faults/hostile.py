@@ -14,15 +14,16 @@ from typing import Any
 
 import anyio
 import pytest
+from answers import KEYS, TAKEN, Answers, answer, three_signals
 from figures import SEED, tell
-from hostile_values import HEAD_COLUMNS, SCALAR_COLUMNS, BrokenText, documents, scalars
+from hostile_values import HEAD_COLUMNS, SCALAR_COLUMNS, SIGNAL_COLUMNS, BrokenText, documents, scalars
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, and_, listen, start
 from asyncflow.errors import AsyncflowError, MethodError
-from asyncflow.persistence import Checkpoint
+from asyncflow.persistence import Checkpoint, NewSignal, StoredSignal
 from asyncflow.persistence._database.run_head import Head
 
 CPU = 2.0
@@ -111,6 +112,9 @@ RUNS = ("failed", "finished")
 
 async def make(path: Path, flow: type[Flow[Any]]) -> None:
     async with SQLiteFlowPersistence(path) as persistence:
+        if flow is Answers:
+            await three_signals(persistence, "waits")
+            return
         await flow(persistence=persistence).kickoff({"id": "finished"})
         with pytest.raises(MethodError):
             await failing(flow)(persistence=persistence).kickoff({"id": "failed"})
@@ -126,6 +130,8 @@ class Base:
     schema: dict[str, str] = field(default_factory=dict)
     heads: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    signals: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """By run and key."""
 
 
 @dataclass
@@ -133,8 +139,8 @@ class Attack:
     """One value of one row, and whether the digests are made to fit."""
 
     run_id: str
-    seq: int | None
-    """None: the head."""
+    seq: int | str | None
+    """None: the head; a text: the signal with this key."""
     column: str
     value: Any
     sealed: bool
@@ -143,14 +149,19 @@ class Attack:
         path = folder / "runs.db"
         shutil.copyfile(base.path, path)
         head, rows = dict(base.heads[self.run_id]), [dict(row) for row in base.rows[self.run_id]]
-        target = head if self.seq is None else rows[self.seq]
+        signals = {key: dict(row) for key, row in base.signals[self.run_id].items()}
+        target = head if self.seq is None else signals[self.seq] if isinstance(self.seq, str) else rows[self.seq]
         target[self.column] = self.value
-        if self.sealed:
+        if self.sealed and isinstance(self.seq, str):
+            seal_signal(self.run_id, target)
+        elif self.sealed:
             seal(head, rows)
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             write(connection, "runs", head)
             for row in rows:
                 write(connection, "checkpoints", row)
+            for row in signals.values():
+                write(connection, "signals", row)
             connection.execute("PRAGMA writable_schema = ON")  # the schema is put right again: it is looked at, too
             for name, sql in base.schema.items():
                 connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = ?", (sql, name))
@@ -187,6 +198,18 @@ def seal(head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     try:
         head["run_digest"] = Head(**told).digest()
     except Exception:  # the same
+        return
+
+
+def seal_signal(run_id: str, row: dict[str, Any]) -> None:
+    """Make the digests of a signal fit, as far as there are any for such values."""
+    told = {n: str(value) if isinstance(value, BrokenText) else value for n, value in row.items()}
+    signal = NewSignal(*(told[name] for name in NewSignal._fields))
+    try:
+        if row["payload"] is not None:
+            row["content"] = signal.content
+        row["digest"] = StoredSignal(0, run_id, signal)._digest(row["content"], b"", told["taken"], told["problem"])
+    except Exception:  # such a value has no digest, and is found
         return
 
 
@@ -238,6 +261,22 @@ async def look_at(path: Path, run_id: str, flow: type[Flow[Any]], figures: Figur
         await tried(flow(persistence=persistence).kickoff({"id": run_id}), figures)
 
 
+async def look_at_signals(path: Path, run_id: str, flow: type[Flow[Any]], figures: Figures, sealed: bool) -> None:
+    """Read the signals in every way, which changes nothing; send one again, and one that ends the run; and resume it."""
+    before = contents(path)
+    async with SQLiteFlowPersistence(path) as persistence:
+        figures.loaded += await tried(persistence.inbox(run_id), figures) is not None
+        for error in await persistence.verify():
+            figures.kinds[type(error).__name__] += 1
+    assert contents(path) == before, "reading changed the file"
+    async with SQLiteFlowPersistence(path) as persistence:
+        for signal in (answer(1, TAKEN), answer(0, "the end")):
+            await tried(persistence.send(run_id, signal), figures)
+        ran = await tried(flow.resume(run_id, persistence=persistence), figures)
+        figures.ran += ran is not None
+        assert sealed or ran in (None, [1, 0]), "a signal was taken twice, or another one than was sent"
+
+
 def contents(path: Path) -> bytes:
     return path.read_bytes()
 
@@ -256,7 +295,9 @@ def attacked(attacks: st.SearchStrategy[Attack], name: str, count: int, bases: d
     """Try so many attacks. What fails is shrunk, and reported with the arguments that replay it."""
     figures = Figures()
 
-    @seed(SEED + list(FLOWS).index(name))
+    flow = FLOWS.get(name, Answers)
+
+    @seed(SEED + [*FLOWS, "answers"].index(name))
     @settings(max_examples=count, database=None, suppress_health_check=list(HealthCheck), deadline=None)
     @given(attack=attacks)
     def attempt(attack: Attack) -> None:
@@ -268,7 +309,10 @@ def attacked(attacks: st.SearchStrategy[Attack], name: str, count: int, bases: d
 
         async def look() -> None:
             with anyio.fail_after(HANGS):
-                await look_at(path, attack.run_id, FLOWS[name], figures)
+                if flow is Answers:
+                    await look_at_signals(path, attack.run_id, flow, figures, attack.sealed)
+                else:
+                    await look_at(path, attack.run_id, flow, figures)
 
         anyio.run(look, backend_options={"use_uvloop": True})
         assert time.process_time() - began < CPU
@@ -278,6 +322,15 @@ def attacked(attacks: st.SearchStrategy[Attack], name: str, count: int, bases: d
     print(f"{name}: {figures}")
     tell("R20", trials=figures.attacks, faults=figures.kinds.total())
     return figures
+
+
+@st.composite
+def attacks_on_signals(draw: Any, base: Base) -> Attack:
+    (run_id,) = base.signals
+    key, column = draw(st.sampled_from(KEYS)), draw(st.sampled_from(SIGNAL_COLUMNS))
+    is_json = column == "payload" and base.signals[run_id][key][column] is not None
+    value = draw(documents(base.signals[run_id][key][column]) if is_json else scalars)
+    return Attack(run_id, key, column, value, draw(st.sampled_from((True, True, False))))
 
 
 @st.composite

@@ -244,6 +244,9 @@ HEAD_COLUMNS = (
 )
 
 
+SIGNAL_COLUMNS = ("run", "key", "name", "payload", "sender", "at", "taken", "problem", "content", "digest")
+
+
 def documents(valid: bytes | None) -> st.SearchStrategy[Any]:
     hostile = st.one_of(st.sampled_from(DOCUMENTS), st.sampled_from(FRAGMENTS), scalars)
     return (

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import anyio
 import anyio.lowlevel
 import pytest
+from answers import TAKEN, Answers, answer, three_signals
 from figures import FACTOR, SEED, tell
 from vfs import Chain, FanOut, Large, Tally
 
@@ -109,7 +110,7 @@ class LargeFails(Large):
         raise ValueError
 
 
-RUNS: dict[str, tuple[type[Flow[Tally]], type[Flow[Tally]]]] = {
+RUNS: dict[str, tuple[type[Flow[Any]], type[Flow[Any]]]] = {
     "finished": (Chain, Chain),
     "finished, and joined": (FanOut, FanOut),
     "failed": (Chain, ChainFails),
@@ -117,6 +118,7 @@ RUNS: dict[str, tuple[type[Flow[Tally]], type[Flow[Tally]]]] = {
     "interrupted at a join": (FanOut, FanOutStops),
     "long, and failed": (Long, LongFails),
     "large, and failed": (Large, LargeFails),
+    "waits for signals": (Answers, Answers),
 }
 """The flow that each run belongs to, and the one that brings it as far as it is."""
 
@@ -125,6 +127,9 @@ async def make(persistence: SQLiteFlowPersistence) -> None:
     """Bring every run as far as it is, one after the other."""
     FanOutStops.storage = persistence
     for run_id, (_, flow) in RUNS.items():
+        if flow is Answers:
+            await three_signals(persistence, run_id)
+            continue
         with anyio.CancelScope() as FanOutStops.scope, suppress(MethodError):
             await flow(persistence=persistence).kickoff({"id": run_id})
 
@@ -160,6 +165,10 @@ async def events_from(path: Path, way: str) -> Told:
             for run_id, (flow, _) in RUNS.items():
                 await ask(run_id, "load", standing(flow, run_id, persistence))
                 await ask(run_id, "history", history(run_id, persistence))
+                if flow is Answers:
+                    await ask(run_id, "inbox", persistence.inbox(run_id))
+                    await ask(run_id, "send again", persistence.send(run_id, answer(1, TAKEN)))
+                    await ask(run_id, "send", persistence.send(run_id, answer(0, "the end")))
             await ask("unknown", "load", standing(Chain, "unknown", persistence))
             for run_id, (flow, _) in RUNS.items():
                 await ask(run_id, way, gone_on(flow, run_id, persistence, way))
@@ -171,10 +180,11 @@ async def events_from(path: Path, way: str) -> Told:
 
 
 async def standing(
-    flow: type[Flow[Tally]], run_id: str, persistence: SQLiteFlowPersistence, seq: int | None = None
+    flow: type[Flow[Any]], run_id: str, persistence: SQLiteFlowPersistence, seq: int | None = None
 ) -> Standing:
     found = await flow.load(run_id, seq=seq, persistence=persistence)
-    return Standing(found.status, found.state.model_dump(), found.pending, found.method_outputs)
+    state = dict(found.state) if flow is Answers else found.state.model_dump()
+    return Standing(found.status, state, found.pending, found.method_outputs)
 
 
 async def history(run_id: str, persistence: SQLiteFlowPersistence) -> list[Checkpoint]:
@@ -182,7 +192,7 @@ async def history(run_id: str, persistence: SQLiteFlowPersistence) -> list[Check
     return [checkpoint._replace(epoch=0) for checkpoint in await persistence.history(run_id)]
 
 
-async def gone_on(flow: type[Flow[Tally]], run_id: str, persistence: SQLiteFlowPersistence, way: str) -> Any:
+async def gone_on(flow: type[Flow[Any]], run_id: str, persistence: SQLiteFlowPersistence, way: str) -> Any:
     if way == "resume":
         return await flow.resume(run_id, persistence=persistence)
     return await flow(persistence=persistence).kickoff({"id": run_id})
@@ -254,7 +264,7 @@ def undamaged() -> Whole:
         wrong = {asked: answer for asked, answer in told.items() if isinstance(answer, Exception)}
         assert list(wrong) == [("unknown", "load")], wrong
     statuses = Counter(told["load"].status for told in by_run(found.told["resume"]).values() if "load" in told)
-    assert statuses == {"finished": 2, "failed": 4, "interrupted": 1}
+    assert statuses == {"finished": 2, "failed": 4, "interrupted": 2}
     assert len(found.checkpoints["long, and failed"]) > 40
     return found
 
@@ -424,7 +434,14 @@ def used(page: int, data: bytes) -> list[int]:
     return [*range(start, head + 8 + 2 * cells), *range(start + content, start + size)]
 
 
-STRUCTURES = {"the head of the file": 150, "the schema": 300, "the runs": 150, "the index of their ids": 200}
+STRUCTURES = {
+    "the head of the file": 150,
+    "the schema": 300,
+    "the runs": 150,
+    "the index of their ids": 200,
+    "the signals": 200,
+}
+STRUCTURES |= {"the index of the signals": 100, "the index of the inboxes": 100}
 """Where few bits bear much, and how many of them are flipped."""
 
 
@@ -442,6 +459,9 @@ def test_a_flipped_bit_in_the_structure_of_the_file_is_reported_or_changes_nothi
         "the schema": [at for at in used(1, undamaged.data) if at >= 100],
         "the runs": used(pages["runs"], undamaged.data),
         "the index of their ids": used(pages["sqlite_autoindex_runs_1"], undamaged.data),
+        "the signals": used(pages["signals"], undamaged.data),
+        "the index of the signals": used(pages["sqlite_autoindex_signals_1"], undamaged.data),
+        "the index of the inboxes": used(pages["untaken"], undamaged.data),
     }[structure]
     figures = looked_at(flips(count, within, structure, undamaged), memory, undamaged)
 
@@ -545,12 +565,21 @@ async def left_of_the_log(path: Path, undamaged: Whole) -> int:
             if found[run_id]:
                 there = await standing(flow, run_id, persistence)
                 assert there == undamaged.standings[way, run_id][len(found[run_id]) - 1], run_id
-            ended = await gone_on(flow, run_id, persistence, way if found[run_id] else "kickoff")
+            if flow is Answers:
+                await send_what_may_be_lost(run_id, bool(found[run_id]), persistence)
+            ended = await gone_on(flow, run_id, persistence, way if found[run_id] or flow is Answers else "kickoff")
             assert ended == undamaged.told[way][run_id, way], run_id
             assert await standing(flow, run_id, persistence) == undamaged.told[way][run_id, "load again"], run_id
     whole = [c for checkpoints in undamaged.checkpoints.values() for c in checkpoints]
     assert left == whole[: len(left)], "what is left is not the beginning of what was committed"
     return len(left)
+
+
+async def send_what_may_be_lost(run_id: str, is_stored: bool, persistence: SQLiteFlowPersistence) -> None:
+    if not is_stored:
+        await three_signals(persistence, run_id)
+    for signal in (answer(1, TAKEN), answer(0, "the end")):
+        await persistence.send(run_id, signal)
 
 
 @pytest.mark.clauses("D3", "D4", "V4")

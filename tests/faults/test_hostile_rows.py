@@ -23,6 +23,7 @@ from typing import Any
 
 import anyio
 import pytest
+from answers import Answers
 from figures import FACTOR, SEED, tell
 from hostile import (
     FLOWS,
@@ -35,6 +36,7 @@ from hostile import (
     Plain,
     attacked,
     attacks_on,
+    attacks_on_signals,
     fits,
     look_at,
     make,
@@ -79,6 +81,8 @@ def made(path: Path, flow: type[Flow[Any]]) -> Base:
             base.heads[head["run_id"]] = dict(head)
             rows = connection.execute("SELECT * FROM checkpoints WHERE run = ? ORDER BY seq", (head["id"],))
             base.rows[head["run_id"]] = [dict(row) for row in rows]
+            signals = connection.execute("SELECT * FROM signals WHERE run = ?", (head["id"],))
+            base.signals[head["run_id"]] = {row["key"]: dict(row) for row in signals}
     return base
 
 
@@ -97,6 +101,18 @@ def test_a_hostile_value_is_a_typed_error_or_one_of_the_model(place: str, flow: 
     assert figures.sealed >= count * 0.4
     assert figures.kinds.total() >= count, figures
     assert place != "state" or figures.loaded >= count * 0.05, figures
+
+
+@pytest.mark.clauses("V4", "W6")
+def test_a_hostile_value_of_a_signal_is_a_typed_error_and_nothing_is_taken_twice(memory: Path) -> None:
+    count = int(240 * FACTOR)
+    bases = {"answers": made(memory / "answers.db", Answers)}
+    figures = attacked(attacks_on_signals(bases["answers"]), "answers", count, bases)
+
+    assert figures.attacks >= count * 0.9
+    assert figures.sealed >= count * 0.4
+    assert figures.kinds.total() >= count, figures
+    assert figures.ran >= count * 0.05, figures
 
 
 # ---- the format for other backends ---------------------------------------------------------------------------------

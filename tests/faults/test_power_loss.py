@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import anyio
 import pytest
+from answers import Answers
 from figures import FACTOR, SEED, tell
 from vfs import (
     Acknowledged,
@@ -24,6 +25,7 @@ from vfs import (
     Recording,
     Synced,
     Telling,
+    answered,
     connecting_with,
     ended,
     put,
@@ -37,6 +39,7 @@ RUNS: dict[str, type[Flow[Any]]] = {
     "chain": Chain,
     "fan-out": FanOut,
     "loop": Loop,
+    "signals": Answers,
     **{f"together {n}": flow for n, flow in enumerate((Chain, FanOut, Loop, Large))},
 }
 SIDE_BY_SIDE = 4
@@ -80,11 +83,12 @@ def recorded(
         async with persistence:
             await FanOut(persistence=persistence).kickoff({"id": "fan-out"})
             await Loop(persistence=persistence).kickoff({"id": "loop"})
+            await answered("signals", persistence)
         async with persistence, anyio.create_task_group() as group:
             for run_id in RUNS:
                 if run_id.startswith("together"):
                     group.start_soon(RUNS[run_id](persistence=persistence).kickoff, {"id": run_id})
-        return {run_id: await ended(flow, run_id, persistence) for run_id, flow in RUNS.items()}
+        return {run_id: await end_of(run_id, persistence) for run_id in RUNS}
 
     with monkeypatch.context() as patch, the_vfs().recorded(folder) as recording:
         connecting_with(patch, "PRAGMA wal_autocheckpoint = 20", told=told)
@@ -92,6 +96,17 @@ def recorded(
         ends = anyio.run(drive)
     assert len(recording.acknowledged) >= 35, "the flows have fewer checkpoints than they should: nothing was tested"
     return Run(recording, stored(folder / "runs.db"), ends)
+
+
+async def end_of(run_id: str, persistence: SQLiteFlowPersistence) -> dict[str, Any]:
+    flow = RUNS[run_id]
+    return await (answered(run_id, persistence) if flow is Answers else ended(flow, run_id, persistence))
+
+
+def sent(path: Path) -> list[bytes]:
+    """The digests of the contents of all signals."""
+    with closing(sqlite3.connect(path)) as connection:
+        return [content for (content,) in connection.execute("SELECT content FROM signals")]
 
 
 def stored(path: Path, *, resumes: bool = True) -> list[bytes]:
@@ -191,17 +206,19 @@ async def look_at(run: Run, case: Case, path: Path, figures: Figures) -> None:
     persistence = SQLiteFlowPersistence(path)
     async with persistence:
         loaded = [await persistence.load(run_id) for run_id in RUNS]
-    digests = stored(path)
+        if case.n % 5 == 0:
+            assert await persistence.verify() == []
+    digests, signals = stored(path), sent(path)
 
     assert digests == run.digests[: len(digests)], "what is stored is not the beginning of what was committed"
     assert {checkpoint.digest for checkpoint in loaded if checkpoint is not None} <= set(digests)
     if case.n % RESUMED == 0:
         async with persistence:
-            for run_id, flow in RUNS.items():
-                assert await ended(flow, run_id, persistence) == run.ends[run_id]
+            for run_id in RUNS:
+                assert await end_of(run_id, persistence) == run.ends[run_id]
                 figures.resumed += 1
         assert len(stored(path, resumes=False)) == len(run.digests)
-    figures.add(case, lost=len(case.acknowledged.difference(digests)))
+    figures.add(case, lost=len(case.acknowledged.difference(digests, signals)))
 
 
 def kept(image: Image) -> Path:

@@ -13,18 +13,22 @@ import os
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from ctypes import CFUNCTYPE, c_char_p, c_int, c_int64, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import anyio
 import pytest
+from answers import Answers, answer
+from moments import stored as is_stored
+from moments import until
 
 from asyncflow import Flow, FlowState, SQLiteFlowPersistence, and_, listen, or_, router, start
 from asyncflow.errors import RunNotFoundError, StorageWriteError
-from asyncflow.persistence import Checkpoint
+from asyncflow.persistence import Checkpoint, NewSignal, StoredSignal
 
 SECTOR = 512
 """Bytes that a disk writes whole, or not at all."""
@@ -289,9 +293,9 @@ def pieces(change: Wrote, chance: random.Random) -> Iterator[Wrote]:
         return
     end = change.offset + len(change.data)
     edges = [change.offset, *range((change.offset // SECTOR + 1) * SECTOR, end, SECTOR), end]
-    for begin, until in itertools.pairwise(edges):
+    for begin, limit in itertools.pairwise(edges):
         if chance.random() < 0.5:
-            yield Wrote(change.file, begin, change.data[begin - change.offset : until - change.offset])
+            yield Wrote(change.file, begin, change.data[begin - change.offset : limit - change.offset])
 
 
 def put(image: Image, folder: Path) -> Path:
@@ -560,10 +564,27 @@ class Telling(SQLiteFlowPersistence):
     def __init__(self, path: Path, recording: Recording, *, durability: Literal["full", "process"] = "full") -> None:
         super().__init__(path, durability=durability)
         self._recording = recording
+        self._signals = 0
 
     async def append(self, checkpoint: Checkpoint) -> None:
+        await self._told(super().append(checkpoint), checkpoint)
+
+    async def append_taking(self, checkpoint: Checkpoint, signal: StoredSignal) -> None:
+        await self._told(super().append_taking(checkpoint, signal), checkpoint)
+
+    async def append_last(self, checkpoint: Checkpoint, newest: int) -> None:
+        await self._told(super().append_last(checkpoint, newest), checkpoint)
+
+    async def send(self, run_id: str, signal: NewSignal, *, seq: int | None = None) -> bool:
+        """A signal is noted with a seq below 0, and the digest of its content."""
+        is_new = await super().send(run_id, signal, seq=seq)
+        self._signals += 1
+        self._recording.events.append(Acknowledged(run_id, -self._signals, signal.content))
+        return is_new
+
+    async def _told(self, stored: Coroutine[Any, Any, None], checkpoint: Checkpoint) -> None:
         try:
-            await super().append(checkpoint)
+            await stored
         except StorageWriteError as error:
             if error.outcome == "not saved":
                 self._recording.events.append(Denied(checkpoint.digest))
@@ -721,3 +742,21 @@ async def ended(flow: type[Flow[Tally]], run_id: str, persistence: SQLiteFlowPer
             result = await flow(persistence=persistence).kickoff({"id": run_id})
         loaded = await flow.load(run_id, persistence=persistence)
     return {**loaded.state.model_dump(exclude={"id"}), "result": result}
+
+
+async def answered(run_id: str, persistence: SQLiteFlowPersistence) -> dict[str, Any]:
+    """The same for a run that takes two signals, which are sent to it."""
+    results: list[Any] = []
+
+    async def go_on() -> None:
+        try:
+            results.append(await Answers.resume(run_id, persistence=persistence))
+        except RunNotFoundError:
+            results.append(await Answers(persistence=persistence).kickoff({"id": run_id}))
+
+    async with persistence, anyio.create_task_group() as group:
+        group.start_soon(go_on)
+        await until(is_stored(persistence, run_id, 0))
+        for signal in (answer(3, "first"), answer(0, "last")):
+            await persistence.send(run_id, signal)
+    return {"result": results[0]}

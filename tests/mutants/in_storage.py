@@ -99,6 +99,34 @@ IN_STORAGE = (
         "faults/test_bit_rot.py::test_a_flipped_bit_in_the_structure_of_the_file_is_reported_or_changes_nothing",
     ),
     Mutant(
+        "only what is in the inbox is checked",
+        ("V4", "W6"),
+        "persistence/_database/inboxes.py",
+        "            signal, (seq, problem) = signal_of(self.run_id, row, self.key), row[-2:]\n",
+        "            seq, problem = row[-2:]\n"
+        "            if seq is not None or problem is not None:\n"
+        "                missing.discard(seq)\n"
+        "                continue\n"
+        "            signal = signal_of(self.run_id, row, self.key)\n",
+        "sqlite/test_verify.py::test_a_changed_row_of_a_signal_is_found_and_nothing_is_taken_twice",
+    ),
+    Mutant(
+        "a signal may be stored as untaken though a checkpoint took it",
+        ("V4", "W6"),
+        "persistence/_database/inboxes.py",
+        "        if missing:\n",
+        "        if False:\n",
+        "sqlite/test_verify.py::test_an_old_copy_of_the_row_of_a_taken_signal_is_found_and_it_is_not_taken_twice",
+    ),
+    Mutant(
+        "the index of the signals is not checked",
+        ("V4",),
+        "persistence/sqlite/reader.py",
+        '        for table in ("runs", "signals"):\n',
+        '        for table in ("runs",):\n',
+        "faults/test_bit_rot.py::test_a_flipped_bit_in_the_structure_of_the_file_is_reported_or_changes_nothing",
+    ),
+    Mutant(
         "the schema is not looked at",
         ("V4",),
         "persistence/sqlite/database.py",
@@ -221,9 +249,9 @@ IN_STORAGE = (
     Mutant(
         "verifying begins where loading does",
         ("V4",),
-        "persistence/_database/base.py",
-        "            stored = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True))\n            if",
-        "            stored = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=False))\n            if",
+        "persistence/sqlite/reader.py",
+        "self._select(connection, run_id, None, -1)",
+        "self._select(connection, run_id, None, None)",
         "sqlite/test_verify.py::test_damage_that_loading_does_not_meet_is_found_by_verifying",
     ),
     Mutant(

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
+from answers import CHANGES, assert_it_is_found_and_nothing_is_taken_twice, changes, three_signals
 from moments import interrupted_once, stored, until
 
 from asyncflow import Flow, FlowRunner, Signal, and_, errors, listen, start
@@ -83,3 +84,57 @@ async def test_pruning_deletes_the_signals_of_its_runs(
 
         assert await persistence.prune(older_than=0) == 1
         assert sql.execute(f"SELECT count(*) FROM {schema}.signals").fetchall() == [(0,)]
+
+
+@pytest.mark.clauses("V4", "W6")
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize(("key", "column"), CHANGES)
+async def test_a_changed_row_of_a_signal_is_found_and_nothing_is_taken_twice(
+    key: str,
+    column: str,
+    persistence: PostgresFlowPersistence,
+    schema: str,
+    sql: psycopg.Connection,
+    anyio_backend: str,
+) -> None:
+    async with persistence:
+        for run_id in ("hurt", "sound"):
+            await three_signals(persistence, run_id)
+        assert await persistence.verify() == []
+        where = f"key = %s AND run = (SELECT id FROM {schema}.runs WHERE run_id = 'hurt')"
+        sql.execute(f"UPDATE {schema}.signals SET {column} = %s WHERE {where}", (changes(key)[column], key))
+
+        await assert_it_is_found_and_nothing_is_taken_twice(persistence, "hurt", "sound")
+
+
+@pytest.mark.clauses("V4")
+async def test_a_changed_row_of_a_signal_fails_the_end_of_its_run_alone(
+    persistence: PostgresFlowPersistence, schema: str, sql: psycopg.Connection
+) -> None:
+    """Both ends are in one batch; the one that finds the row must not take the other one with it."""
+    async with persistence:
+        ends = {}
+        for run_id in ("hurt", "sound"):
+            await three_signals(persistence, run_id)
+            newest = await persistence.load(run_id)
+            assert newest is not None
+            end = newest._replace(
+                seq=newest.seq + 1, kind="finished", status="finished", previous=newest.digest, base=newest.seq + 1
+            )
+            ends[run_id] = end._replace(epoch=await persistence.acquire(run_id)).sealed()
+        sql.execute(f"UPDATE {schema}.signals SET sender = 'eve' WHERE key = 'waits' AND run = 1")
+        found: dict[str, Exception] = {}
+
+        async def end(run_id: str) -> None:
+            try:
+                await persistence.append_last(ends[run_id], 99)
+            except errors.StorageError as error:
+                found[run_id] = error
+
+        async with anyio.create_task_group() as group:
+            for run_id in ends:
+                group.start_soon(end, run_id)
+
+        assert {run_id: type(error) for run_id, error in found.items()} == {"hurt": errors.CheckpointCorruptError}
+        loaded = {run_id: await persistence.load(run_id) for run_id in ends}
+        assert [row.status for row in loaded.values() if row is not None] == ["running", "finished"]

@@ -129,6 +129,8 @@ class DatabasePersistence(ABC, Generic[T]):
         """Store a signal for a run. See `Inbox.send`."""
         job = Send(run_id, signal, seq)
         async with self._shared.use() as opened:
+            if not opened.reader.has_sound_inboxes:
+                await opened.home.run(opened.reader.check_inboxes)
             await opened.commits.submit(job)
             opened.arrivals.happened(run_id)
             opened.parked.happened(run_id)
@@ -137,6 +139,8 @@ class DatabasePersistence(ABC, Generic[T]):
     async def inbox(self, run_id: str) -> list[StoredSignal]:
         """Return the signals of a run that were neither taken nor set aside. See `Inbox.inbox`."""
         async with self._shared.use() as opened:
+            if not opened.reader.has_sound_inboxes:
+                await opened.home.run(opened.reader.check_inboxes)
             return await opened.home.run(lambda: opened.reader.inbox(run_id))
 
     async def append_taking(self, checkpoint: Checkpoint, signal: StoredSignal) -> None:
@@ -227,7 +231,8 @@ class DatabasePersistence(ABC, Generic[T]):
     async def verify(self, run_id: str | None = None) -> list[StorageError]:
         """Check a run, or the whole database, and return the errors found; empty if there are none. It changes nothing.
 
-        It reads every checkpoint and checks its digest, the chain from the first checkpoint to the head, and whether it folds.
+        It reads every checkpoint and checks its digest, the chain from the first checkpoint to the head, and whether it folds. It reads
+        every signal that is kept, taken or not, and checks its digest, and that it was taken by the checkpoint that it names.
 
         - `run_id`: the run to check; None: every run, and the database itself.
 
@@ -246,10 +251,12 @@ class DatabasePersistence(ABC, Generic[T]):
 
     async def _wrong_with(self, opened: T, run_id: str) -> list[StorageError]:
         try:
-            stored = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True))
+            stored = await opened.home.run(lambda: opened.reader.everything(run_id))
             if stored is None:
                 raise RunNotFoundError(f"no run {run_id} is stored in {self._where}; check the id", run_id=run_id)
-            fold(stored)
+            checkpoints, received = stored
+            fold(checkpoints)
+            received.check()
         except (CheckpointCorruptError, StorageCorruptError, StorageVersionError) as error:
             return [error]
         return []

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from ...errors import AsyncflowError, StaleCheckpoint
+from ...errors import AsyncflowError, CheckpointCorruptError, StaleCheckpoint
 from ..inbox import CAPACITY, LEFT, NewSignal, StoredSignal, changed, ended, full, key_in_use, second, unknown_run
 from .jobs import Append, AppendLast, AppendTaking, InboxJob, Send, SetAside
 
-__all__ = ["ARRIVED", "FORGET", "NEWEST", "UNTAKEN", "Inboxes", "signal_of"]
+__all__ = ["ARRIVED", "FORGET", "NEWEST", "RECEIVED", "TAKERS", "UNTAKEN", "Inboxes", "Received", "signal_of"]
 
 _COLUMNS: Final = "s.id, s.name, s.payload, s.key, s.sender, s.at, s.content, s.digest"
+_CONTENT: Final = 6
+"""Its place among the columns."""
 _IN_INBOX: Final = "taken IS NULL AND problem IS NULL"
 _OF_RUN: Final = "run = (SELECT id FROM @runs WHERE run_id = ?)"
 
@@ -27,7 +29,16 @@ ARRIVED: Final = (
 )
 """The runs of an owner that have signals in their inboxes, with the id of the newest one."""
 
-_KNOWN: Final = f"SELECT content FROM @signals WHERE {_OF_RUN} AND key = ?"
+RECEIVED: Final = f"SELECT {_COLUMNS}, s.taken, s.problem FROM @signals s WHERE {_OF_RUN} ORDER BY s.id"
+"""All signals that a run has received, as far as they are kept: rows for `Received`."""
+
+TAKERS: Final = (
+    "SELECT c.seq, c.method, c.pass_number = r.pass_number AND r.status <> 'finished' "
+    "FROM @checkpoints c JOIN @runs r ON r.id = c.run WHERE r.run_id = ? AND c.kind = 'signal'"
+)
+"""The checkpoints of a run that took signals, and whether the row of the signal must be there."""
+
+_KNOWN: Final = f"SELECT {_COLUMNS}, s.taken, s.problem FROM @signals s WHERE {_OF_RUN} AND key = ?"
 _COUNT: Final = f"SELECT count(*) FROM @signals WHERE {_OF_RUN} AND {_IN_INBOX}"
 _SAME: Final = f"SELECT count(*) FROM @signals WHERE {_OF_RUN} AND {_IN_INBOX} AND name = ?"
 NEWEST: Final = (
@@ -51,11 +62,57 @@ FORGET: Final = (
 
 
 def signal_of(run_id: str, row: Sequence[Any], key: bytes) -> StoredSignal:
-    """Decode a row of `UNTAKEN`. Raises `CheckpointCorruptError` if it fails its digest."""
-    place, name, payload, idempotency_key, sender, at, content, digest = row
-    signal = StoredSignal(place, run_id, NewSignal(name, payload or b"", idempotency_key, sender, at))
-    signal.check(content, digest, key)
+    """Decode a row of `UNTAKEN` or `RECEIVED`. Raises `CheckpointCorruptError` if it fails its digest."""
+    place, name, payload, idempotency_key, sender, at, content, digest, *state = row
+    payload = b"" if payload is None else payload
+    signal = StoredSignal(place, run_id, NewSignal(name, payload, idempotency_key, sender, at))
+    signal.check(content, digest, key, *state)
     return signal
+
+
+class Received(NamedTuple):
+    """The signals that a run has received, and the checkpoints that took some, read from one snapshot."""
+
+    run_id: str
+    rows: Sequence[Sequence[Any]]
+    """Rows of `RECEIVED`."""
+    takers: Sequence[Sequence[Any]]
+    """Rows of `TAKERS`."""
+    key: bytes
+    """The storage's secret key."""
+
+    def check(self) -> list[StoredSignal]:
+        """Check every row, and that rows and checkpoints agree on what was taken. Return what is in the inbox.
+
+        An old copy of a row has the right digest, and its signal would be taken again; so would one that is sent again because its key
+        was changed. A row without a key is deleted at the end of its pass: only a pass that is not over has a row for each signal.
+
+        Raises `CheckpointCorruptError`.
+        """
+        taken = {seq: str(method).rpartition(":")[0] for seq, method, _ in self.takers}
+        missing = {seq for seq, _, is_needed in self.takers if is_needed}
+        inbox: list[StoredSignal] = []
+        for row in self.rows:
+            signal, (seq, problem) = signal_of(self.run_id, row, self.key), row[-2:]
+            if seq is not None and taken.pop(seq, None) != signal.signal.name:
+                raise _disagree(
+                    self.run_id, seq, f"signal {signal.id} is stored as taken by it, and it did not take it"
+                )
+            missing.discard(seq)
+            if seq is None and problem is None:
+                inbox.append(signal)
+        if missing:
+            raise _disagree(self.run_id, min(missing), "no signal is stored as taken by it, and it took one")
+        return inbox
+
+
+def _disagree(run_id: str, seq: int, why: str) -> CheckpointCorruptError:
+    return CheckpointCorruptError(
+        f"checkpoint {seq} and the signals of run {run_id} do not agree: {why}. Nothing was changed, other runs are not affected; "
+        "restore the database from a backup",
+        run_id=run_id,
+        seq=seq,
+    )
 
 
 class Inboxes(ABC):
@@ -139,6 +196,8 @@ class Inboxes(ABC):
             case AppendLast(newest=newest):
                 if self._newest.get(job.run_id, newest) > newest:
                     raise changed(job.run_id)
+                if job.run_id in self._newest:
+                    await self._left(job.run_id)  # what is wrong with a signal is known before anything is stored
 
     async def complete(self, jobs: Sequence[Append]) -> None:
         """Execute what comes after the checkpoints of jobs were stored, in the same transaction."""
@@ -148,25 +207,32 @@ class Inboxes(ABC):
                 place, taken = job.signal.id, job.checkpoint.seq
                 await self.execute(_TAKE, taken, job.signal.digest(self._key, taken), place)
         for run_id in last:
-            for row in await self.fetch(UNTAKEN, run_id) if run_id in self._newest else ():
-                await self._set_aside(signal_of(run_id, row, self._key), LEFT)
+            for signal in await self._left(run_id) if run_id in self._newest else ():
+                await self._set_aside(signal, LEFT)
         if last:
             await self.forget(last)
 
     async def is_stored(self, job: Send | SetAside) -> bool:
         """Whether a job whose commit failed is done."""
         if isinstance(job, Send):
-            return await self._has_received(job.run_id, job.signal)
+            known = await self.fetch(_KNOWN, job.run_id, job.signal.key)
+            return any(row[_CONTENT] == job.signal.content for row in known)
         return await self.fetch(_HAS, job.signal.id, job.run_id) == [(0,)]
 
+    async def _left(self, run_id: str) -> list[StoredSignal]:
+        return [signal_of(run_id, row, self._key) for row in await self.fetch(UNTAKEN, run_id)]
+
     async def _has_received(self, run_id: str, signal: NewSignal) -> bool:
+        """Whether a run has received a signal. A row that was changed could say anything, so it is checked."""
         known = await self.fetch(_KNOWN, run_id, signal.key)
-        if known and known != [(signal.content,)]:
-            raise key_in_use(run_id, signal)
+        for row in known:
+            signal_of(run_id, row, self._key)
+            if row[_CONTENT] != signal.content:
+                raise key_in_use(run_id, signal)
         return bool(known)
 
     async def _insert(self, run_id: str, signal: NewSignal) -> None:
-        name, payload, key, sender, at = signal
+        name, payload, key, sender, at = signal = signal._replace(at=float(signal.at))  # as the column returns it
         digest = StoredSignal(0, run_id, signal).digest(self._key)
         await self.execute(_INSERT, key, name, payload, sender, at, signal.content, digest, run_id)
         await self.execute(_WAKE, run_id)

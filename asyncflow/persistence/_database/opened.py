@@ -9,6 +9,7 @@ from ..checkpoint import Checkpoint
 from ..fence import Fence
 from ..inbox import StoredSignal
 from .group_commit import GroupCommit
+from .inboxes import Received
 from .jobs import Ended
 from .listing import Query
 from .loop_host import LoopHost
@@ -40,6 +41,10 @@ class Reads(Protocol):
         """
         ...
 
+    async def everything(self, run_id: str) -> tuple[list[Checkpoint], Received] | None:
+        """Return all checkpoints and signals of a run, or None if the run is unknown. Raises `CheckpointCorruptError`."""
+        ...
+
     async def runs(self, query: Query) -> list[tuple[Any, ...]]:
         """Return a page of the catalog, newest run first, as rows for `listing.entry_of`."""
         ...
@@ -65,6 +70,23 @@ class Reads(Protocol):
 
     async def inbox(self, run_id: str) -> list[StoredSignal]:
         """Return the signals of a run that were neither taken nor set aside, the oldest first. Raises `CheckpointCorruptError`."""
+        ...
+
+    @property
+    def has_sound_inboxes(self) -> bool:
+        """Whether `check_inboxes` would find nothing."""
+        ...
+
+    async def check_inboxes(self) -> None:
+        """Check the table of the signals and its indexes, once for each opening.
+
+        An empty inbox may be one whose signals were lost, and an unknown key may be that of a signal which was taken. Raises
+        `StorageCorruptError`.
+        """
+        ...
+
+    async def received(self, run_id: str) -> Received:
+        """Return all signals of a run that are kept, to be checked. Raises `StorageCorruptError`."""
         ...
 
     async def damage(self) -> list[str]:

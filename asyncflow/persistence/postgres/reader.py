@@ -10,7 +10,7 @@ import anyio
 import psycopg
 
 from ...errors import StorageUnreachableError
-from .._database.inboxes import ARRIVED, UNTAKEN, signal_of
+from .._database.inboxes import ARRIVED, RECEIVED, TAKERS, UNTAKEN, Received, signal_of
 from .._database.jobs import Ended
 from .._database.listing import Query, condition
 from .._database.run_head import Head, checkpoint_of
@@ -53,6 +53,8 @@ class Reader:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
 
+    has_sound_inboxes = True
+
     newest = None
     """A cancellation would end the statement at the server, and the transaction with it."""
 
@@ -65,6 +67,19 @@ class Reader:
         return await self._in_snapshot(
             lambda connection: self._select(connection, run_id, seq, after if whole else None)
         )
+
+    async def everything(self, run_id: str) -> tuple[list[Checkpoint], Received] | None:
+        """See `opened.Reads`."""
+        if not rows.is_text(run_id):
+            return None
+
+        async def read(connection: Connection) -> tuple[list[Checkpoint], Received] | None:
+            checkpoints = await self._select(connection, run_id, None, -1)
+            if checkpoints is None:
+                return None
+            return checkpoints, await self._received(connection, run_id)
+
+        return await self._in_snapshot(read)
 
     async def runs(self, query: Query) -> list[tuple[Any, ...]]:
         """See `opened.Reads`."""
@@ -104,6 +119,20 @@ class Reader:
         """See `opened.Reads`."""
         found = await self._found(rows.of_tables(UNTAKEN), (run_id,)) if rows.is_text(run_id) else []
         return [signal_of(run_id, row, self._key) for row in found]
+
+    async def check_inboxes(self) -> None:
+        """Do nothing: see `damage`."""
+
+    async def received(self, run_id: str) -> Received:
+        """See `opened.Reads`."""
+        if not rows.is_text(run_id):
+            return Received(run_id, (), (), self._key)
+        return await self._in_snapshot(lambda connection: self._received(connection, run_id))
+
+    async def _received(self, connection: Connection, run_id: str) -> Received:
+        found = await rows_of(connection, self._target.sql(rows.of_tables(RECEIVED)), (run_id,))
+        takers = await rows_of(connection, self._target.sql(rows.of_tables(TAKERS)), (run_id,))
+        return Received(run_id, found, takers, self._key)
 
     async def arrived(self, owner: str) -> list[tuple[str, int]]:
         """Return the runs of an owner that have signals in their inboxes. See `arrivals.Arrivals`."""

@@ -6,6 +6,7 @@ import contextlib
 import re
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic_core import to_json
 
 from ..._waiting import to_its_end
 from ...errors import StorageCorruptError, StorageError
-from .._database.inboxes import ARRIVED, UNTAKEN, signal_of
+from .._database.inboxes import ARRIVED, RECEIVED, TAKERS, UNTAKEN, Received, signal_of
 from .._database.jobs import Ended
 from .._database.listing import Query, condition
 from .._database.run_head import Head, checkpoint_of
@@ -56,6 +57,8 @@ class Reader:
         self._turn: anyio.Lock | None = None
         self.is_sound = False
         """Whether the file was checked for damage since it was opened."""
+        self.has_sound_inboxes = False
+        """See `opened.Reads`."""
 
     async def checkpoints(
         self, run_id: str, seq: int | None, *, whole: bool, after: int = -1
@@ -68,6 +71,17 @@ class Reader:
         return await self._in_snapshot(
             lambda connection: self._select(connection, run_id, seq, after if whole else None)
         )
+
+    async def everything(self, run_id: str) -> tuple[list[Checkpoint], Received] | None:
+        """See `opened.Reads`."""
+
+        async def read(connection: aiosqlite.Connection) -> tuple[list[Checkpoint], Received] | None:
+            checkpoints = await self._select(connection, run_id, None, -1)
+            if checkpoints is None:
+                return None
+            return checkpoints, await self._received(connection, run_id)
+
+        return await self._in_snapshot(read)
 
     async def newest(self, run_id: str) -> list[Checkpoint]:
         """See `opened.Reads`. A cancelled statement runs to its end in the connection's thread, and is waited for."""
@@ -97,6 +111,23 @@ class Reader:
         found = await self._fetched(rows.of_tables(UNTAKEN), (run_id,))
         return [signal_of(run_id, tuple(row), self._key) for row in found]
 
+    async def received(self, run_id: str) -> Received:
+        """See `opened.Reads`."""
+        return await self._in_snapshot(lambda connection: self._received(connection, run_id))
+
+    async def check_inboxes(self) -> None:
+        """See `opened.Reads`."""
+        if self.has_sound_inboxes:
+            return
+        ((verdict,), *_) = await self._fetched("PRAGMA integrity_check(signals)", ())
+        self._refuse(verdict)
+        self.has_sound_inboxes = True
+
+    async def _received(self, connection: aiosqlite.Connection, run_id: str) -> Received:
+        found = await connection.execute_fetchall(rows.of_tables(RECEIVED), (run_id,))
+        takers = await connection.execute_fetchall(rows.of_tables(TAKERS), (run_id,))
+        return Received(run_id, list(map(tuple, found)), list(map(tuple, takers)), self._key)
+
     async def arrived(self, owner: str) -> list[tuple[str, int]]:
         """Return the runs of an owner that have signals in their inboxes. See `arrivals.Arrivals`."""
         found = await self._fetched(rows.of_tables(ARRIVED), (owner,))
@@ -106,7 +137,7 @@ class Reader:
         """Return the damage that SQLite finds in the file, and the number of rows that belong to no run. It reads the whole file."""
         verdicts = await self._in_snapshot(lambda connection: connection.execute_fetchall("PRAGMA integrity_check"))
         strays = await self._in_snapshot(lambda connection: connection.execute_fetchall("PRAGMA foreign_key_check"))
-        lost = [f"{len(list(strays))} checkpoints belong to no run"] if strays else []
+        lost = [f"{count} {table} belong to no run" for table, count in Counter(row[0] for row in strays).items()]
         return [str(verdict) for (verdict,) in verdicts if verdict != "ok"] + lost
 
     async def _fetched(self, sql: str, bound: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -236,6 +267,10 @@ class Reader:
         ((verdict,),) = await connection.execute_fetchall("PRAGMA quick_check(1)")
         if verdict == "ok":  # quick_check does not compare the ids with their index, which was used to look for the run
             ((verdict,), *_) = await connection.execute_fetchall("PRAGMA integrity_check(runs)")
+        self._refuse(verdict)
+        self.is_sound = True
+
+    def _refuse(self, verdict: str) -> None:
         code = re.search(r"error code=(\d+)", verdict)
         if code is not None and int(code[1]) & 0xFF != sqlite3.SQLITE_CORRUPT:
             raise StorageError(
@@ -245,4 +280,3 @@ class Reader:
             raise StorageCorruptError(
                 f"{self._path} is damaged ({verdict}); restore it from a backup. It is kept as it is"
             )
-        self.is_sound = True
