@@ -34,9 +34,9 @@ class Answers(Flow[dict]):  # type: ignore[type-arg]
 
 TAKEN, ASIDE, WAITS = KEYS = ("taken", "aside", "waits")
 """The keys of the three signals, which say what has become of each."""
-TAKER = 3
+TAKER = 2
 """The seq of the checkpoint that took the first of them."""
-AT_REST = 5
+AT_REST = 4
 """The seq of the newest checkpoint."""
 
 
@@ -73,19 +73,26 @@ def changes(key: str) -> dict[str, Any]:
 CHANGES = [(key, column) for key in KEYS for column in changes(key)]
 
 
-async def assert_it_is_found_and_nothing_is_taken_twice(storage: Any, hurt: str, sound: str) -> None:
-    """A row of one run was changed, and the other run is as it was."""
+def is_read(key: str, column: str) -> bool:
+    """Whether the changed row of a signal is read when its run is driven: it is in the inbox. Others are read by `verify` alone."""
+    hides = column in ("taken", "problem")
+    return hides is not (key == WAITS) and (not hides or (key, column) in ((TAKEN, "taken"), (ASIDE, "problem")))
+
+
+async def assert_it_is_found_and_nothing_is_taken_twice(storage: Any, hurt: str, sound: str, *, is_read: bool) -> None:
+    """A row of one run was changed, and the other run is as it was. `is_read`: driving the run reads the row."""
     found = await storage.verify()
     assert [(type(error), error.run_id) for error in found] == [(errors.CheckpointCorruptError, hurt)]
     assert [type(error) for error in await storage.verify(hurt)] == [errors.CheckpointCorruptError]
     assert await storage.verify(sound) == []
-    with suppress(errors.CheckpointCorruptError):
-        await storage.send(hurt, answer(1, TAKEN))
-    with pytest.raises(errors.CheckpointCorruptError) as caught:
-        await storage.inbox(hurt)
-    assert caught.value.run_id == hurt
-    with anyio.fail_after(60), pytest.raises(errors.CheckpointCorruptError):
-        await Answers.resume(hurt, persistence=storage)
-    assert (await Answers.load(hurt, persistence=storage)).state["taken"] == [1]
+    if is_read:
+        with suppress(errors.CheckpointCorruptError):
+            await storage.send(hurt, answer(1, TAKEN))
+        with pytest.raises(errors.CheckpointCorruptError) as caught:
+            await storage.inbox(hurt)
+        assert caught.value.run_id == hurt
+        with anyio.fail_after(60), pytest.raises(errors.CheckpointCorruptError):
+            await Answers.resume(hurt, persistence=storage)
+        assert (await Answers.load(hurt, persistence=storage)).state["taken"] == [1]
     with anyio.fail_after(60):
         assert await Answers.resume(sound, persistence=storage) == [1, 0]

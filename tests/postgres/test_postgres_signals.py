@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
-from answers import CHANGES, assert_it_is_found_and_nothing_is_taken_twice, changes, three_signals
+from answers import CHANGES, assert_it_is_found_and_nothing_is_taken_twice, changes, is_read, three_signals
 from moments import interrupted_once, stored, until
 
 from asyncflow import Flow, FlowRunner, Signal, and_, errors, listen, start
@@ -104,7 +104,7 @@ async def test_a_changed_row_of_a_signal_is_found_and_nothing_is_taken_twice(
         where = f"key = %s AND run = (SELECT id FROM {schema}.runs WHERE run_id = 'hurt')"
         sql.execute(f"UPDATE {schema}.signals SET {column} = %s WHERE {where}", (changes(key)[column], key))
 
-        await assert_it_is_found_and_nothing_is_taken_twice(persistence, "hurt", "sound")
+        await assert_it_is_found_and_nothing_is_taken_twice(persistence, "hurt", "sound", is_read=is_read(key, column))
 
 
 @pytest.mark.clauses("V4")

@@ -13,6 +13,7 @@ from answers import (
     answer,
     assert_it_is_found_and_nothing_is_taken_twice,
     changes,
+    is_read,
     three_signals,
 )
 from database import PATH, Steps, changed, sql, two_runs
@@ -118,7 +119,7 @@ async def test_a_changed_row_of_a_signal_is_found_and_nothing_is_taken_twice(key
         assert await storage.verify() == []
         sql(f"UPDATE signals SET {column} = ? WHERE {OF_HURT}", changes(key)[column], key)
 
-        await assert_it_is_found_and_nothing_is_taken_twice(storage, "hurt", "sound")
+        await assert_it_is_found_and_nothing_is_taken_twice(storage, "hurt", "sound", is_read=is_read(key, column))
 
 
 @pytest.mark.clauses("V4", "W6")
@@ -131,7 +132,7 @@ async def test_an_old_copy_of_the_row_of_a_taken_signal_is_found_and_it_is_not_t
         sql(f"UPDATE signals SET key = 'old' WHERE {OF_HURT}", TAKEN)
         sql(f"UPDATE signals SET ({columns}) = (?, ?, ?) WHERE {OF_HURT}", *as_it_was, "old")
 
-        await assert_it_is_found_and_nothing_is_taken_twice(storage, "hurt", "sound")
+        await assert_it_is_found_and_nothing_is_taken_twice(storage, "hurt", "sound", is_read=False)
 
 
 @pytest.mark.clauses("V4", "W6")
@@ -139,7 +140,7 @@ async def test_the_row_of_a_taken_signal_that_is_gone_is_found_and_it_is_not_tak
     async with await hurt_and_sound() as storage:
         sql(f"DELETE FROM signals WHERE {OF_HURT}", TAKEN)
 
-        await assert_it_is_found_and_nothing_is_taken_twice(storage, "hurt", "sound")
+        await assert_it_is_found_and_nothing_is_taken_twice(storage, "hurt", "sound", is_read=False)
 
 
 @pytest.mark.clauses("V4")
