@@ -18,6 +18,7 @@ from ._definition.signals import Signal
 from ._definition.triggers import after, and_, or_
 from ._runs.history import HistoryEntry
 from ._runs.parked import Waiting
+from ._runtime.ending import continue_as, finish
 from ._runtime.receiving import wait_for
 from ._runtime.scope import InvocationInfo, this_invocation
 from ._runtime.sleeping import sleep
@@ -48,8 +49,10 @@ __all__ = [
     "__version__",
     "after",
     "and_",
+    "continue_as",
     "errors",
     "events",
+    "finish",
     "listen",
     "merge",
     "or_",

@@ -15,12 +15,11 @@ from ._definition.decorators import persist_mark_of
 from ._definition.definition import FlowDefinition
 from ._definition.identity import Origin, checked_former_names, checked_name
 from ._definition.names import Surroundings
-from ._definition.signals import Signal
 from ._keywords import UNSET, Unset, not_taken, one_of
 from ._runs.edits import edit, fork, load_into
 from ._runs.history import HistoryEntry, history_of
 from ._runs.instance import Instance, Until
-from ._runs.sending import send
+from ._runs.operations import Operations
 from ._runs.setup import log_unchecked_labels, settings_of, setup_of
 from ._runs.snapshot import MissingInstance
 from ._runtime.codecs import Codecs
@@ -37,7 +36,6 @@ from .state import StateType, parse_run_id, state_type_of
 __all__ = ["Flow"]
 
 S = TypeVar("S")
-P = TypeVar("P")
 
 Durability = Literal["full", "process"]
 OnError = Literal["finish", "cancel"]
@@ -45,7 +43,7 @@ OnError = Literal["finish", "cancel"]
 _KEYWORDS: Final = ("persistence", "initial_state", "name", "durability", "on_error", "max_method_calls", "run_timeout")
 
 
-class Flow(Uncached, Generic[S]):
+class Flow(Operations, Uncached, Generic[S]):
     """A flow: a class with `@start`, `@listen` and `@router` methods that run concurrently over a transactional state.
 
     Write `Flow[Model]`, `Flow[dict[str, X]]` or plain `Flow`. The keywords of the constructor are class attributes as well; a keyword
@@ -345,34 +343,6 @@ class Flow(Uncached, Generic[S]):
         flow = cls(**init)
         await fork(flow._instance, known, seq)
         return flow
-
-    @classmethod
-    async def signal(
-        cls,
-        run_id: object,
-        signal: Signal[P] | str,
-        payload: P | None = None,
-        /,
-        *,
-        key: str | None = None,
-        **init: Any,
-    ) -> bool:
-        """Send a signal to a run, whichever process drives it. It is durable when this returns, and is taken exactly once.
-
-        - `run_id`: the id of the run. Without persistence, the run must be running in this process.
-        - `signal`: the signal, or its name.
-        - `payload`: what is sent with it, of the type that the signal declares.
-        - `key`: an idempotency key: a call that is repeated with the same key sends nothing again.
-        - `init`: arguments of the constructor, such as `persistence`.
-
-        Returns False if the run has received a signal with this key already, else True. Raises `UnknownSignalError`,
-        `SignalPayloadError`, `SignalKeyError` for a key that stands for another signal, `RunEndedError` for a finished or cancelled run,
-        `NotWaitingError` for a signal with `early="refuse"` that nothing waits for, `InboxFullError`, `RunNotFoundError`,
-        `RunFlowMismatchError`, `InvalidRunIdError`, `CapabilityMissingError` if the backend stores no signals, `ValueError` for an
-        invalid key, and `StorageError`s.
-        """
-        known = parse_run_id(run_id)
-        return await send(cls(**init)._instance.setup, known, signal, payload, key)
 
     async def cancel(self) -> None:
         """Cancel the run permanently and durably: it cannot be resumed. Its kickoff, if one is awaited, raises `RunCancelledError`.

@@ -13,13 +13,13 @@ from .._runtime.engine import Engine
 from .._runtime.failures import run_timed_out
 from .._runtime.outputs import Outputs
 from .._runtime.state_version import detached_copy
+from .._runtime.unstored import UNSTORED
 from .._scheduling.messages import Command
 from .._waiting import to_its_end
 from ..errors import RunCancelledError, RunLockedError, RunTimeoutError, StorageReadOnlyError
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.outcome import Cancelled
 from ..persistence.protocol import session
-from ..persistence.status import Status
 from ..state import new_run_id, reconcile_run_ids
 from . import call_errors as refusals
 from .inputs import JsonInputs, inputs_bytes, materialized
@@ -28,7 +28,7 @@ from .loading import Stored, load, load_owned
 from .matching import are_its_inputs, by_field, check_flow
 from .ownership import Claim, can_create, catalog_entry, owned, owned_by_creating, owned_within
 from .parked import Waiting, until_woken, waiting_of
-from .passes import begin, commit_resumed, commit_start, resume_pass
+from .passes import begin, commit_resumed, commit_start, next_pass, resume_pass, status_after
 from .stopping import StoppableRun
 
 __all__ = ["Instance", "Until"]
@@ -262,6 +262,12 @@ class Instance(StoppableRun):
             if self.on_started is not None:
                 await self.on_started()
             result = await engine.drive(commands)
+            while engine.continues:
+                engine, commands = await next_pass(self.setup, self.flow, engine)
+                if self.is_asked_to_finish:
+                    await engine.finish()
+                self._engine, self.outputs = engine, engine.outputs
+                result = await engine.drive(commands)
             if engine.parked is None:
                 self.result = result
                 return result
@@ -277,6 +283,7 @@ class Instance(StoppableRun):
                 await self._sync_after_run(engine, claim)
             finally:
                 self._engine = None
+                UNSTORED.close(self._run_id)
                 claim.is_over = claim.is_over or self.status in ("finished", "cancelled")
                 if self._ended is not None:
                     self._ended.set()
@@ -337,7 +344,7 @@ class Instance(StoppableRun):
         self._digest = None if engine.recorder is None else engine.recorder.chain.digest
         self._pass_number = engine.pass_number
         self._pending = engine.pending
-        self.status = _status_after(engine)
+        self.status = status_after(engine)
         if engine.recorder is None or not (engine.stopped is not None or engine.is_cut_short or goes_back):
             return
         if engine.is_cancelled:
@@ -379,15 +386,3 @@ class Instance(StoppableRun):
 
     def _given(self, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
         return materialized(inputs, lambda: self.state_type)
-
-
-def _status_after(engine: Engine) -> Status:
-    """Return the status of a run whose engine has ended, as far as this process knows it."""
-    if engine.is_finished:
-        return "finished"
-    if engine.parked is not None:
-        return "waiting"
-    if engine.is_cancelled:
-        return "cancelled" if engine.recorder is None else "interrupted"
-    is_failed = engine.has_failed or (engine.is_timed_out and engine.recorder is None)
-    return "failed" if is_failed else "interrupted"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import anyio.lowlevel
+
 from .._runtime.chain import Chain
 from .._runtime.engine import Engine
 from .._runtime.large_states import first_version
@@ -26,7 +28,17 @@ from .ownership import Claim
 from .sending import inbox_of
 from .setup import Setup
 
-__all__ = ["begin", "commit_end", "commit_resumed", "commit_start", "recorder_of", "resume_pass", "write_snapshot"]
+__all__ = [
+    "begin",
+    "commit_end",
+    "commit_resumed",
+    "commit_start",
+    "next_pass",
+    "recorder_of",
+    "resume_pass",
+    "status_after",
+    "write_snapshot",
+]
 
 
 async def begin(
@@ -59,6 +71,33 @@ async def begin(
     started = Started() if limit is None else Started(setup.clock() + limit)
     commands, checkpoint, _ = engine.journal.happened(started, state=data, is_snapshot=True)
     return engine, commands, checkpoint
+
+
+async def next_pass(setup: Setup, flow: object, ended: Engine) -> tuple[Engine, tuple[Command, ...]]:
+    """Return the engine and the first commands of the pass that follows a `continue_as`. Its first checkpoint is stored."""
+    assert ended.journal.following is not None, "called only if the pass continues"
+    progress, commands = ended.journal.following
+    first = ended.versions.newest
+    size = b"" if ended.recorder is None else ended.recorder.chain.state
+    engine = Engine(
+        *(flow, setup.settings, setup.codecs, ended.run_id, ended.pass_number + 1, ended.recorder, progress, first),
+        *(size, setup.clock, _inbox_of(setup), setup.turn, setup.park_after if setup.parks else None),
+    )
+    await anyio.lowlevel.checkpoint()  # without persistence, nothing else may wait in a pass
+    return engine, commands
+
+
+def status_after(engine: Engine) -> Status:
+    """Return the status of a run whose engine has ended, as far as this process knows it."""
+    if engine.is_finished:
+        return "finished"
+    if engine.parked is not None:
+        return "waiting"
+    if engine.is_cancelled:
+        return "cancelled" if engine.recorder is None else "interrupted"
+    has_failed = bool(engine.journal.failures) and engine.stopped is None
+    is_failed = has_failed or (engine.is_timed_out and engine.recorder is None)
+    return "failed" if is_failed else "interrupted"
 
 
 async def commit_start(engine: Engine, checkpoint: Checkpoint | None) -> None:

@@ -68,6 +68,8 @@ class RunSnapshot:
         self._cancel_error: BaseException | None = None
         self.on_started: Callable[[], Awaitable[None]] | None = None
         """Awaited once the run is known to be stored, before any of its methods starts."""
+        self.is_asked_to_finish = False
+        """Whether a caller waits for the next pass, to end it: a pass may never wait for anything but its commits."""
         self.is_read = True
         """Whether callers ask this instance for the run's status. A runner's handles ask the backend instead."""
 
@@ -83,6 +85,16 @@ class RunSnapshot:
     @property
     def pending(self) -> tuple[str, ...]:
         return self._pending if self._engine is None else self._engine.pending
+
+    async def finish(self) -> bool:
+        """Ask for the end of the run, in order, if it is running. Return whether it is."""
+        self.is_asked_to_finish = False
+        while self.is_busy:
+            if self._engine is not None and await self._engine.finish():
+                return True
+            self.is_asked_to_finish = True
+            await anyio.sleep(0.001)  # the run is about to start, to end, or to begin its next pass
+        return False
 
     def only_waits_until(self, at: float) -> bool:
         """Whether the run only waits, for nothing that is due before a time. See `runner.driver.Driver`."""

@@ -142,6 +142,11 @@ class Chain:
         return checkpoint
 
     @property
+    def state(self) -> bytes:
+        """The bytes of the state that was recorded last."""
+        return self._state
+
+    @property
     def seq(self) -> int:
         """The seq of the newest checkpoint that was prepared; -1 before the first."""
         return self._seq
@@ -154,6 +159,11 @@ class Chain:
         """Undo the last `prepare`: its checkpoint was certainly not stored, and none was prepared after it."""
         for name, value in zip(_CHANGING, position, strict=True):
             setattr(self, name, value)
+
+    def next_pass(self, progress: Progress, method: str, state: bytes | None) -> Checkpoint:
+        """Return the first checkpoint of the next pass, which also stores the end of the last one: of the invocation `method`."""
+        self.pass_number += 1
+        return self.prepare("started", "running", progress, None, state, method, complete=True)
 
     def ended(self, progress: Progress, outcome: Cancelled | Failed) -> Checkpoint:
         """Return the checkpoint of a cancellation, or of a time limit that passed. It changes neither state nor progress."""

@@ -7,14 +7,26 @@ spawns tasks.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from .._scheduling.messages import Command, Finish, RunLater, RunMethod, Settle, StartTimer, TimerFired, TimerKey
+from .._scheduling.messages import (
+    Command,
+    Continue,
+    Drain,
+    Fail,
+    Finish,
+    RunLater,
+    RunMethod,
+    Settle,
+    StartTimer,
+    TimerFired,
+    TimerKey,
+)
 from .._scheduling.progress import Progress
 from ..errors import CheckpointWithdrawnError, RunCancelledError, RunTimeoutError
 from .codecs import Codecs
@@ -34,7 +46,7 @@ from .state_version import Version
 from .steps import Steps
 from .timeouts import until
 from .timers import Timers
-from .tracebacks import first_leaf
+from .tracebacks import crash_in
 from .turns import Turn
 from .versions import StateVersions
 from .waits import next_due
@@ -60,7 +72,18 @@ class Engine:
             "_stopped",
             "_timers",
         ),
-        *("flow", "is_cancelled", "is_finished", "journal", "output", "outputs", "pass_number", "recorder", "run_id"),
+        *(
+            "continues",
+            "flow",
+            "is_cancelled",
+            "is_finished",
+            "journal",
+            "output",
+            "outputs",
+            "pass_number",
+            "recorder",
+            "run_id",
+        ),
         *("parked", "settings", "thread", "versions"),
     )
 
@@ -93,13 +116,10 @@ class Engine:
         self.recorder = recorder
         self.versions = StateVersions(settings, codecs, run_id, first, size=None if chain is None else len(data or b""))
         results = Results() if chain is None else StoredResults(codecs, run_id)
-        fails_early = settings.on_error == "cancel"
-        self.journal = Journal(settings.definition, progress, results, chain, fails_early=fails_early)
         self.outputs = Outputs()
         self.output: Any = None
-        self.is_finished = False
-        self.is_cancelled = False
-        """Whether the run was cancelled permanently."""
+        self.is_finished = self.continues = self.is_cancelled = False
+        """Whether the run has finished; its next pass begins (see `journal.following`); it was cancelled permanently."""
         self.parked: Parked | None = None
         """Set if the pass stopped here because it only waits."""
         self._park_after = park_after
@@ -109,6 +129,7 @@ class Engine:
             None if recorder is None or turn is not None else OwnerCheck(recorder, self.stop)
         )  # a runner looks at its owners
         self._clock = clock = clock if check is None else OwnedClock(clock, check)
+        self.journal = Journal(settings, progress, results, chain, clock)
         self._steps = Steps(
             *(flow, settings, run_id, pass_number, self.journal, self.versions, recorder, self.outputs, clock, turn)
         )
@@ -144,6 +165,8 @@ class Engine:
                 await self._work_with_signals(commands)
             else:
                 await self._work_all(commands)
+        if self._steps.late:
+            self._next(self._steps.late)
         if self._stopped is not None:
             self.parked = None
         if self._stopped is not None and not ((self.is_cancelled or self.is_timed_out) and self.is_finished):
@@ -161,8 +184,8 @@ class Engine:
     def _park_if_idle(self, newest: int = 0) -> bool:
         """Stop the pass here if it only waits, and long enough. Return whether it stops. `newest`: see `Parked`."""
         progress = self.journal.progress
-        is_idle = only_waits(progress) and not (self._steps.tasks or self._stopped or self.is_finished)
-        is_idle = is_idle and (progress.is_open or self._signals is not None)
+        is_idle = only_waits(progress) and not (self._steps.tasks or self._is_over or progress.ending)
+        is_idle = is_idle and self._steps.requested is None and (progress.is_open or self._signals is not None)
         if self._park_after is None or not is_idle or self._scope is None or self._scope.cancel_called:
             return False
         now = self._clock()
@@ -178,11 +201,6 @@ class Engine:
         """The invocations whose methods are running, by invocation key."""
         return self._steps.running
 
-    @property
-    def is_paused(self) -> bool:
-        """Whether a method waits for its next attempt."""
-        return bool(self._steps.pauses)
-
     def only_waits_until(self, at: float) -> bool:
         """Whether nothing runs, and nothing is due before a time, in seconds since the Unix epoch."""
         progress, due = self.journal.progress, next_due(self.journal.progress, self._clock())
@@ -192,11 +210,6 @@ class Engine:
     def stopped(self) -> BaseException | None:
         """The error that ended the run from outside, or a backend's error; None if its methods ended it."""
         return self._stopped
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether a method failed, and nothing from outside ended the run."""
-        return bool(self.journal.failures) and self._stopped is None
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -219,7 +232,12 @@ class Engine:
         """End the run at its next checkpoints: let running methods finish and store their ends, but start nothing more."""
         if self._stopped is None:
             self._stopped = why
-        self._end_waits()
+        self._steps.is_ended = True
+        self._steps.end_waits()
+
+    async def finish(self) -> bool:
+        """End the run in order, and store that this was asked for. Return False if the pass is over already."""
+        return not self._is_over and self.journal.following is None and await self._steps.finish(self._obey, self.stop)
 
     def cancel(self, why: RunCancelledError) -> None:
         """Stop the run permanently: whatever else ends it meanwhile, it counts as cancelled, unless it has finished by then."""
@@ -246,6 +264,8 @@ class Engine:
         scope = await apart(self._work(self._next(commands)))
         if self._concurrent and self.parked is None:
             await apart(self._work_together(scope))
+        if self._steps.requested is not None:
+            await self._steps.requested.wait()
 
     async def _work_together(self, first: Scope | None) -> None:
         """Continue in a task group once more than one invocation has to run. Opening a task group costs half a step."""
@@ -257,13 +277,12 @@ class Engine:
                     self._launch(group, work)
                 await self._work(first)
         except BaseExceptionGroup as raised:  # trio raises KeyboardInterrupt while it waits for the tasks
-            crashes, others = raised.split((KeyboardInterrupt, SystemExit))
-            cancelled = anyio.get_cancelled_exc_class()
-            if crashes is None or (others is not None and others.split(cancelled)[1] is not None):
+            crash = crash_in(raised)
+            if crash is None:
                 raise
-            if isinstance(self._stopped, cancelled):  # that only follows from the crash
+            if isinstance(self._stopped, anyio.get_cancelled_exc_class()):  # that only follows from the crash
                 self._stopped = None
-            self.stop(first_leaf(crashes))
+            self.stop(crash)
 
     def _together(self, work: Scope | Timers | Signals) -> None:
         """Let this run concurrently with the other tasks of the pass."""
@@ -275,10 +294,13 @@ class Engine:
     def _launch(self, group: TaskGroup, work: Scope | Timers | Signals) -> None:
         """Start an invocation or a wait in a task of its own; if many invocations run, start it in its turn."""
         if isinstance(work, Timers):
-            group.start_soon(self._work_timers, work)
+            group.start_soon(self._work_concurrently, lambda: work.work(self._fire, lambda: self._is_over))
             return
         if isinstance(work, Signals):
-            group.start_soon(self._work_signals, work)
+            group.start_soon(
+                self._work_concurrently,
+                lambda: work.work(self._obey, lambda: self._is_over, self._park_if_idle, self._steps),
+            )
             return
         if isinstance(work, LaterScope):
             group.start_soon(self._work_later, work)
@@ -335,51 +357,45 @@ class Engine:
         if not is_cut or not isinstance(error, CheckpointWithdrawnError):  # that only follows from what ended the run
             self.stop(error)  # backend errors, KeyboardInterrupt, SystemExit: `drive` raises them unchanged
 
-    async def _work_timers(self, timers: Timers) -> None:
+    async def _work_concurrently(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await apart(timers.work(self._fire, lambda: self._stopped is not None))
+            await apart(work())
         except BaseException as error:
             self._ended_by(error)
 
-    async def _work_signals(self, signals: Signals) -> None:
-        def launch(commands: tuple[Command, ...]) -> None:
-            scope = self._next(commands)
-            if scope is not None and self._group is not None:
-                self._launch(self._group, scope)
-
-        try:
-            is_over = lambda: self._stopped is not None or self.is_finished  # noqa: E731
-            await apart(signals.work(launch, is_over, self._park_if_idle, self._steps))
-        except BaseException as error:
-            self._ended_by(error)
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing more is to be started or stored."""
+        return self._stopped is not None or self.is_finished or self.continues
 
     async def _fire(self, timer: TimerKey) -> None:
         """Record that the time of a timer has come, and start what it enables."""
         steps, progress = self._steps, self.journal.progress
-        if await steps.take_turn() and (timer not in progress.timers or progress.failed or self._stopped is not None):
+        if await steps.take_turn() and (timer not in progress.timers or progress.failed or self._is_over):
             return
         steps.tasks += 1
         try:
             commands, checkpoint = self.journal.noticed(TimerFired(timer), is_recorded=self.settings.checkpoints_all)
             if checkpoint is not None and self.recorder is not None:
                 await self.recorder.commit(checkpoint)
-            scope = self._next(commands)
-            if scope is not None and self._group is not None:
-                self._launch(self._group, scope)
+            self._obey(commands)
         finally:
             steps.tasks -= 1
+        self._check_idle()
+
+    def _obey(self, commands: tuple[Command, ...]) -> None:
+        """Execute commands outside of a step."""
+        scope = self._next(commands)
+        if scope is not None and self._group is not None:
+            self._launch(self._group, scope)
         if self._signals is not None:
             self._signals.changed()
-        self._check_idle()
 
     def _wait_for_timers(self) -> None:
         """Wait for the timers of the pass in a task of its own, at most one at a time."""
         timers = self._timers = self._timers or Timers(self.journal.progress, self._clock)
-        if timers.is_working:
-            timers.changed()
-            return
-        timers.is_working = True
-        self._together(timers)
+        if timers.begins():
+            self._together(timers)
 
     def _next(self, commands: tuple[Command, ...]) -> Scope | None:
         """Launch the invocations that the commands start, in order. Return the first one instead, to run it in this task."""
@@ -403,36 +419,30 @@ class Engine:
                 self._together(LaterScope(command.at, self.flow, method, invocation, self._steps, base, False))
             elif type(command) is StartTimer:
                 self._wait_for_timers()
-            elif type(command) is Finish:
-                self.is_finished = True
-                if self._timers is not None:
-                    self._timers.changed()
-                self.output = self._output_of(command.key)  # before another end can replace it
-            elif (
-                type(command) is not Settle
-            ):  # Hold or Fail: once all tasks have ended, the task group ends, too, and `drive` raises
+            elif type(command) in (Finish, Continue, Drain):
+                self._end(command)
+            elif type(command) is not Settle:  # Hold or Fail: once all tasks have ended, `drive` raises
+                self._steps.is_ended = type(command) is Fail
                 self._end_others()
         return first
 
-    def _output_of(self, key: str) -> Any:
-        """Return the result of an invocation that has completed here, or before the pass was resumed."""
-        method, kept = key.rpartition(":")[0], self.journal.progress.output
-        if method not in self.outputs and kept is not None:
-            self.outputs[method] = self.journal.results.received(*kept)
-        return self.outputs[method] if method else None
+    def _end(self, command: Command) -> None:
+        """End the pass, or its waits if methods still run."""
+        if isinstance(command, Finish):
+            self.is_finished = True
+            self.output = self.outputs.output_of(command.key, self.journal.progress, self.journal.results)
+        self.continues = isinstance(command, Continue)
+        self._steps.is_ended = self.is_finished or self.continues
+        if self._timers is not None:
+            self._timers.changed()
+        if self.journal.progress.ending:
+            self._steps.end_waits()
 
     def _end_others(self) -> None:
         """After a failure: end the waits, and cancel the other methods if the flow says so.
 
         Not before the failure is durable: that could withdraw the commit that records it.
         """
-        self._end_waits()
+        self._steps.end_waits()
         if self.settings.on_error == "cancel" and self._scope is not None:
             self._scope.cancel()
-
-    def _end_waits(self) -> None:
-        """Let no further attempt start, no timer fire and no sleep end. They are stored: a resume continues them."""
-        self._steps.is_over = True
-        if self._signals is not None:
-            self._signals.changed()
-        self._steps.end_if_all_wait()

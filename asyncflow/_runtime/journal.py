@@ -5,13 +5,15 @@ A method's return, its failure, a start and a resume use this path. Whatever can
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
-from .._definition.definition import FlowDefinition
 from .._failure import Failure
 from .._scheduling.advance import advance
 from .._scheduling.messages import (
     Command,
+    Continue,
+    EndAsked,
     Fail,
     Finish,
     Happening,
@@ -23,6 +25,7 @@ from .._scheduling.messages import (
     Started,
     StepStored,
     TimerFired,
+    WaitDropped,
 )
 from .._scheduling.progress import Progress
 from .._values.copying import ATOMS
@@ -33,6 +36,7 @@ from .attempts import encode_attempt
 from .chain import Chain
 from .failures import failed_with
 from .results import Results
+from .settings import Settings
 from .state_version import detached_copy
 
 __all__ = ["Happened", "Journal"]
@@ -45,6 +49,8 @@ KINDS: Final[dict[type[Happening], Kind]] = {
     TimerFired: "timer",
     SignalTaken: "signal",
     PassEnded: "finished",
+    EndAsked: "ending",
+    WaitDropped: "step",
 }
 """The kind of each happening's checkpoint. The last one of a pass is "finished"."""
 
@@ -55,24 +61,39 @@ Happened = tuple[tuple[Command, ...], Checkpoint | None, Any]
 class Journal:
     """Records the happenings of one pass in its progress and, if the run is stored, in its chain of checkpoints."""
 
-    __slots__ = ("_chain", "_definition", "_fails_early", "failures", "progress", "results")
+    __slots__ = (
+        *(
+            "_chain",
+            "_clock",
+            "_definition",
+            "_fails_early",
+            "_settings",
+            "failures",
+            "following",
+            "progress",
+            "results",
+        ),
+    )
 
     def __init__(
         self,
-        definition: FlowDefinition,
+        settings: Settings,
         progress: Progress,
         results: Results,
         chain: Chain | None,
-        *,
-        fails_early: bool,
+        clock: Callable[[], float],
     ) -> None:
-        """`fails_early`: the first failure fails the run, as it cancels all other methods."""
-        self._definition = definition
+        self._settings = settings
+        self._definition = settings.definition
         self._chain = chain
-        self._fails_early = fails_early
+        self._clock = clock
+        self._fails_early = settings.on_error == "cancel"
+        """Whether the first failure fails the run, as it cancels all other methods."""
         self.progress = progress
         self.results = results
         self.failures: list[Failure] = []
+        self.following: tuple[Progress, tuple[Command, ...]] | None = None
+        """The progress of the next pass and its first commands, once a method's `continue_as` has ended this one."""
 
     def happened(
         self,
@@ -101,6 +122,8 @@ class Journal:
         self.progress.fold(transition, kept)  # from here on, nothing raises
         if failure is not None:
             self.failures.append(failure)
+        if ends is Continue:
+            return commands, self._next_pass(key, state), result
         if self._chain is None or not (is_recorded or is_last or ends is Fail or failure is not None):
             return commands, None, result
         kind: Kind
@@ -121,31 +144,51 @@ class Journal:
 
     def _output(self, finish: Command, method: str, kept: Any) -> Finished | None:
         """Return the output of a pass that ends: of this method, unless the output is that of another one."""
-        if method and not self._definition.keeps_output:
+        if method and not (self._definition.keeps_output or self.progress.ending):
             return Finished(method, kept)
         output = self.progress.output
         if output is None or not isinstance(finish, Finish) or finish.key != output[0]:
             return None
         return Finished(output[0].rpartition(":")[0], output[1])
 
+    def _next_pass(self, method: str, state: bytes | None) -> Checkpoint | None:
+        """Begin the next pass. Return its first checkpoint, which also stores the end of the invocation that was the last of this pass."""
+        limit, progress = self._settings.run_timeout, Progress()
+        started = Started() if limit is None else Started(self._clock() + limit)
+        transition, commands = advance(self._definition, progress, started)
+        progress.fold(transition)
+        self.following = progress, commands
+        return None if self._chain is None else self._chain.next_pass(progress, method, state)
+
     def noticed(
-        self, happening: TimerFired | SignalTaken | PassEnded, payload: Any = None, *, is_recorded: bool = True
+        self,
+        happening: TimerFired | SignalTaken | PassEnded | EndAsked | WaitDropped,
+        payload: Any = None,
+        *,
+        is_recorded: bool = True,
+        state: bytes | None = None,
     ) -> tuple[tuple[Command, ...], Checkpoint | None]:
         """Record what no method has done: the time of a timer, a signal, the end. Return the commands and the checkpoint.
 
-        `payload`: of a signal, as it is kept.
+        `payload`: of a signal, as it is kept. `state`: see `happened`.
         """
         transition, commands = advance(self._definition, self.progress, happening)
-        is_last = bool(commands) and type(commands[0]) is Finish
+        ends = type(commands[0]) if commands else None
+        is_last = ends is Finish
         self.progress.fold(transition, payload)
-        if self._chain is None or not (is_recorded or is_last):
+        if ends is Continue:
+            return commands, self._next_pass("", state)
+        if self._chain is None or not (is_recorded or ends in (Finish, Fail)):
             return commands, None
         timing, kind = transition.timing, KINDS[type(happening)]
-        status: Status = "finished" if is_last else "running"
-        outcome = self._output(commands[0], "", None) if is_last else None
+        status: Status
+        outcome: Outcome | None
+        status, outcome = ("finished", self._output(commands[0], "", None)) if is_last else ("running", None)
+        if self.failures:
+            status, outcome = self._failed(ends, None)
         needed = payload if transition.keeps_result or (timing is not None and timing.memo is not None) else None
         checkpoint = self._chain.prepare(
-            *("finished" if is_last else kind, status, self.progress, transition),
+            *("finished" if is_last else kind, status, self.progress, transition, state),
             method="" if timing is None else timing.signal,
             result=needed,
             outcome=outcome,
@@ -172,15 +215,24 @@ class Journal:
     def attempt_failed(
         self, raised: MethodRaised, failure: Failure, state: bytes | None, is_recorded: bool
     ) -> Happened:
-        """Record an attempt that failed, and is followed by another one: after a resume, if the pass is failing."""
+        """Record an attempt that failed, and is followed by another one: after a resume, if the pass is failing.
+
+        If the pass is ending, the invocation is dropped instead.
+        """
         transition, commands = advance(self._definition, self.progress, raised)
         ends = type(commands[0]) if commands else None
         error = encode_attempt(failure.attempts[-1])
         self.progress.fold(transition, error)
-        if self._chain is None or not (is_recorded or ends is Fail):
+        if ends is Continue:
+            return commands, self._next_pass("", state), None
+        if self._chain is None or not (is_recorded or ends in (Fail, Finish)):
             return commands, None, None
         status: Status
         outcome: Outcome | None
+        if ends is Finish:
+            end = self._output(commands[0], "", None)
+            checkpoint = self._chain.prepare("finished", "finished", self.progress, transition, state, outcome=end)
+            return commands, checkpoint, None
         status, outcome = self._failed(ends, None) if self.failures else ("running", None)
         checkpoint = self._chain.prepare(
             *("retrying", status, self.progress, transition, state, raised.key, error, outcome, False, not is_recorded)

@@ -35,7 +35,8 @@ def events_from(c: Checkpoint) -> list[Event]:
     found: list[tuple[type[Event], dict[str, Any]]] = []
     match c.kind:
         case "started":
-            found.append((RunStarted, {"pass_number": c.pass_number}))
+            ended = [(MethodFinished, {"invocation": c.method, "enabled": ()})] if c.method else []
+            found += [*ended, (RunStarted, {"pass_number": c.pass_number})]
         case "resumed":
             found.append((RunResumed, {"pass_number": c.pass_number}))
         case "method" | "finished":

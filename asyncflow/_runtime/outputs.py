@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+from .._scheduling.progress import Progress
 from ..errors import NoOutputError
+from .results import Results
 
 __all__ = ["Outputs"]
 
 
 class Outputs(dict[str, Any]):
     """The latest result of each method that completed in this process."""
+
+    def output_of(self, key: str, progress: Progress, results: Results) -> Any:
+        """Return the result of an invocation that has completed here, or before the pass was resumed."""
+        method, kept = key.rpartition(":")[0], progress.output
+        if kept is not None and (method not in self or progress.ending):
+            self[method] = results.received(*kept)
+        return self[method] if method else None
 
     def __missing__(self, key: object) -> NoReturn:
         completed = ", ".join(self) or "none"

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from .._definition.definition import MethodDefinition
 from .._definition.signals import Signal
@@ -47,6 +47,10 @@ class Pass(Protocol):
 
     async def sleep(self, scope: Scope, delay: float, at: float | None, key: str | None) -> None:
         """Sleep in an invocation: `delay` seconds, or until `at`. See `sleeping.sleep`."""
+        ...
+
+    def ask(self, scope: Scope, ending: Literal["finish", "continue"], inputs: Any) -> None:
+        """Ask for the end of the pass. See `ending`."""
         ...
 
 

@@ -12,12 +12,12 @@ import anyio
 from .._codec.codec import Misfit, Refused
 from .._definition.definition import FlowDefinition
 from .._definition.signals import Signal
-from .._scheduling.messages import Command, PassEnded, SignalTaken
+from .._scheduling.messages import Command, EndAsked, PassEnded, SignalTaken
 from .._scheduling.progress import Progress
 from .._scheduling.signals import expected, is_waiting, next_signal
 from ..errors import InboxChanged
 from ..persistence.checkpoint import UNREADABLE
-from ..persistence.inbox import Inbox, StoredSignal
+from ..persistence.inbox import FINISH, Inbox, StoredSignal
 from .codecs import Codecs
 from .journal import Journal
 from .owner_check import OwnerCheck
@@ -134,6 +134,15 @@ class Signals:
                 self._is_stale = False
                 self._known = await self._source.inbox(self._run_id)
                 continue  # the pass may have ended meanwhile
+            if (request := self._request_to_finish()) is not None:
+                launch(await self._stop(request))
+                continue
+            if self._progress.ending:
+                if self._progress.is_open or self._journal.following is not None:
+                    await self._wait_for_change()
+                else:
+                    launch(await self._end())
+                continue
             wait = self._to_serve()
             place = next_signal(self._definition, self._progress, [stored.signal.name for stored in self._known])
             if wait is not None or place is not None:
@@ -158,7 +167,9 @@ class Signals:
     def watching(self) -> AbstractContextManager[object]:
         """Return a context manager for the pass, within which it learns of its signals."""
         if isinstance(self._source, UnstoredInboxes):
-            return self._source.open(self._run_id, self._arrived, self._expected)
+            return self._source.open(
+                self._run_id, self._arrived, self._expected, lambda: self._journal.following is not None
+            )
         return self._source.watch(self._run_id, self._arrived)
 
     def _expected(self) -> frozenset[str]:
@@ -212,6 +223,22 @@ class Signals:
         finally:
             self._taking = None
             settled.set()
+
+    def _request_to_finish(self) -> StoredSignal | None:
+        """Return the signal that asks the run to finish, unless it does so already, or its next pass has to take it."""
+        if self._journal.following is not None or self._progress.ending in ("finish", "stop"):
+            return None
+        return next((each for each in self._known if each.signal.name == FINISH), None)
+
+    async def _stop(self, stored: StoredSignal) -> tuple[Command, ...]:
+        """Take the signal that asks the run to finish. Return the commands that follow."""
+        self._known.remove(stored)
+        commands, checkpoint = self._journal.noticed(EndAsked())
+        if self._recorder is not None and checkpoint is not None:
+            await self._recorder.commit(checkpoint, lambda c: self._storage.append_taking(c, stored))
+        else:
+            await self._source.set_aside(stored, "")
+        return commands
 
     def notified_by(self, step: Step) -> Step:
         """Return a function that makes a step, and lets this look again: the step has changed the progress."""

@@ -5,20 +5,22 @@ method ends -> merge state -> advance -> fold progress -> prepare checkpoint (on
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import anyio
 import anyio.lowlevel
 
 from .._definition.signals import Signal
-from .._scheduling.messages import Command, MethodRaised, MethodReturned, RunLater
-from .._waiting import calls_user_code
+from .._scheduling.messages import Command, EndAsked, MethodRaised, MethodReturned, RunLater, Settle, WaitDropped
+from .._waiting import calls_user_code, to_its_end
 from ..errors import AsyncflowError
 from .contexts import fresh_context, is_same_context
 from .crowd import Crowd
+from .ending import Asked, asked_by
 from .failures import limit_error
 from .journal import Happened, Journal
 from .labels import label_returned
@@ -40,6 +42,8 @@ from .waits import Waits
 
 __all__ = ["Steps"]
 
+logger = logging.getLogger("asyncflow")
+
 BREATHE: Final = 16
 """Without persistence and with a small state: methods that run before the engine yields to other tasks, about every 0.3 ms."""
 
@@ -49,6 +53,7 @@ class Steps:
 
     __slots__ = (
         *(
+            "_asked",
             "_clock",
             "_flow",
             "_has_timers",
@@ -65,7 +70,9 @@ class Steps:
             "_versions",
             "_waits",
             "crowd",
+            "is_ended",
             "is_over",
+            "late",
             "of_pass",
             "pauses",
             "prefix",
@@ -73,6 +80,7 @@ class Steps:
             "running",
             "signals",
             "tasks",
+            "requested",
         ),
     )
 
@@ -99,6 +107,14 @@ class Steps:
         self._outputs = outputs
         self._clock = clock
         self._has_timers = settings.definition.has_timers
+        self._asked: dict[Scope, Asked] = {}
+        """What running invocations have asked for."""
+        self.late: tuple[Command, ...] = ()
+        """Commands that nothing has executed: an invocation that waited has ended the pass."""
+        self.requested: anyio.Event | None = None
+        """Set once it is stored that the end was asked for from outside, and what follows was begun. The pass does not end before."""
+        self.is_ended = False
+        """Whether a pass that is ending has nothing left to do."""
         self.prefix = f"{run_id}/{pass_number}/"
         """The prefix of the ids of the invocations."""
         self._unyielded = 0
@@ -138,6 +154,9 @@ class Steps:
             if self._recorder is not None and error is self._recorder.refusal:
                 raise  # the method has not started
             await self._wait_turn(turn)
+            self._asked.pop(scope, None)
+            if self._is_dropped(scope):
+                return ()  # it continued after it was cancelled
             if await self._is_conflict(scope, error):
                 return (RunLater(scope.invocation),)
             version, (commands, checkpoint, result) = self._raised(scope, error)
@@ -157,6 +176,8 @@ class Steps:
     async def may_begin(self, scope: LaterScope) -> bool:
         """Wait until a further attempt is due. Return whether it begins, on the state of that time: not if the pass fails or ends."""
         progress, versions = self._journal.progress, self._versions
+        if self._is_dropped(scope):
+            return False
         if scope.key in progress.paused:
             self.pauses += 1
             try:
@@ -165,7 +186,7 @@ class Steps:
                     await self.take_turn()
             finally:
                 self.pauses -= 1
-            if self.is_over or progress.failed:
+            if self.is_over or progress.failed or self._is_dropped(scope):
                 return False  # it is stored: a resume continues here
         progress.wake(scope.key)
         is_alone = versions.committed is versions.newest and len(progress.pending) == 1
@@ -187,11 +208,19 @@ class Steps:
             )
         return self._waits
 
+    def end_waits(self) -> None:
+        """Let no further attempt start, no timer fire and no sleep end. They are stored: a resume continues them."""
+        self.is_over = True
+        if self.signals is not None:
+            self.signals.changed()
+        self.end_if_all_wait()
+
     def end_if_all_wait(self) -> None:
         """Once the pass fails or ends: cancel what is left of it, if that only waits."""
         waits = self._journal.progress.paused or self._journal.progress.timers
         asleep = 0 if self._waits is None else len(self._waits.waiting)
-        if self.is_over and waits and self.tasks == asleep and self.of_pass is not None:
+        has_waits = self.is_ended if self._journal.progress.ending else bool(waits)
+        if self.is_over and has_waits and self.tasks == asleep and self.of_pass is not None:
             self.of_pass.cancel()
 
     async def take_turn(self) -> bool:
@@ -275,6 +304,10 @@ class Steps:
 
         Raises the error that makes the invocation a failed one instead.
         """
+        if self._asked or self._journal.progress.ending:
+            asked = self._asked.pop(scope, None)
+            if asked is not None or self._journal.progress.ending:
+                return self._returned_at_end(scope, draft, result, asked)
         method, key, versions, journal = scope.method, scope.key, self._versions, self._journal
         label = label_returned(self._settings, self._run_id, method, result) if method.is_router else None
         is_recorded = self._settings.checkpoints_all or self._settings.checkpoints(method)
@@ -291,11 +324,12 @@ class Steps:
 
     def _raised(self, scope: Scope, error: Exception) -> tuple[Version, Happened]:
         """Record the end of an attempt that raised: its draft is dropped. It is tried again, or has failed."""
+        is_ending = bool(self._journal.progress.ending)
         settings, versions = self._settings, self._versions
         failure = failure_of(scope, trimmed(error), self._journal.progress, self._clock())
         retry_at = None if scope.method.retry is None else self._retries_of_pass().next_at(scope, error)
         raised, version = MethodRaised(scope.key, retry_at), versions.newest
-        state, is_recorded = None, settings.checkpoints(scope.method)
+        state, is_recorded = None, is_ending or settings.checkpoints(scope.method)
         if is_recorded and not settings.checkpoints_all:  # the newest state may not be stored yet
             try:
                 state, version = versions.leave(scope.base, scope.method.name, [], None, is_recorded)
@@ -305,6 +339,74 @@ class Steps:
             happened = self._journal.happened(raised, "", scope.key, None, state, is_recorded, failure)
         else:
             happened = self._journal.attempt_failed(raised, failure, state, is_recorded)
+            if is_ending:
+                logger.warning(
+                    "attempt not repeated: %s raised %s while its pass ends", scope.invocation_id, failure.type
+                )
         if state is not None:
             versions.publish(version, state, scope.method.name, is_alone=True)
         return version, happened
+
+    # ---- the end of a pass before its time -----------------------------------------------------------------------
+
+    def ask(self, scope: Scope, ending: Literal["finish", "continue"], inputs: Any) -> None:
+        """Note what an invocation asks for. See `ending`. It may be called in a thread of the method."""
+        is_running = scope.is_open and self.running.get(scope.key) is scope
+        self._asked[scope] = asked_by(scope, ending, inputs, self._settings.state_type, is_running=is_running)
+
+    async def finish(
+        self, obey: Callable[[tuple[Command, ...]], object], stop: Callable[[BaseException], object]
+    ) -> bool:
+        """Store that the end of the pass was asked for from outside, and obey what follows. Return True. An error stops the run."""
+        if self.requested is not None:
+            await self.requested.wait()
+        elif self._journal.progress.ending not in ("finish", "stop"):
+            self.requested = anyio.Event()
+            try:
+                obey(await to_its_end(lambda: self.end_asked(EndAsked())))
+            except Exception as error:  # a backend may raise anything
+                stop(error)
+                raise
+            finally:
+                self.requested.set()
+        return True
+
+    def _is_dropped(self, scope: Scope) -> bool:
+        """Whether an invocation was dropped because the pass is ending."""
+        progress = self._journal.progress
+        return bool(progress.ending) and scope.key not in progress.pending
+
+    def _returned_at_end(
+        self, scope: Scope, draft: list[Any], result: Any, asked: Asked | None
+    ) -> tuple[Version, Happened]:
+        """Record the end of a method that asks for the end of the pass, or returns after that. It enables nothing."""
+        method, versions, progress = scope.method, self._versions, self._journal.progress
+        continues = "continue" in (progress.ending, "" if asked is None or progress.ending else asked.ending)
+        is_recorded = continues or self._settings.checkpoints_all or self._settings.checkpoints(method)
+        if asked is not None and asked.inputs and not progress.ending:
+            draft = [self._settings.state_type.updated(draft.pop() if draft else scope.base.state, asked.inputs)]
+        state, version = versions.leave(scope.base, method.name, draft, None, is_recorded)
+        is_alone = len(progress.pending) == 1
+        returned = MethodReturned(scope.key, ending="" if asked is None else asked.ending)
+        happened = self._journal.happened(returned, method.name, scope.key, result, state, is_recorded)
+        if version is not versions.newest:
+            versions.publish(version, state, method.name, is_alone)
+        return version, happened
+
+    async def end_asked(self, happening: EndAsked | WaitDropped) -> tuple[Command, ...]:
+        """Record that the end of the pass was asked for from outside, or that it drops an invocation that waits. Return the commands."""
+        versions, state = self._versions, None
+        if not self._settings.checkpoints_all:  # the newest state may not be stored yet
+            state, version = versions.leave(versions.newest, "", [], None, True)
+            if state is not None:
+                versions.publish(version, state, "", is_alone=True)
+        commands, checkpoint = self._journal.noticed(happening, state=state)
+        if checkpoint is not None and self._recorder is not None:
+            await self._recorder.commit(checkpoint)
+        return commands
+
+    def end_late(self, commands: tuple[Command, ...]) -> None:
+        """Take the commands that follow from dropping an invocation, whose body has yet to be cancelled."""
+        self.late = commands
+        self.is_ended = bool(commands) and type(commands[0]) is not Settle
+        self.end_waits()

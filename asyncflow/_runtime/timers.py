@@ -50,6 +50,12 @@ class Timers:
         finally:
             self.is_working = False
 
+    def begins(self) -> bool:
+        """Look at the timers again, because one has started. Return whether a task has to begin to wait for them."""
+        self.changed()
+        is_working, self.is_working = self.is_working, True
+        return not is_working
+
     def changed(self) -> None:
         """Look at the timers again: one has started or was dropped, or the pass fails or ends."""
         if self._wait is not None:

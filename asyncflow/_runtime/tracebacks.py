@@ -14,7 +14,7 @@ import anyio
 
 from ..errors import AsyncflowError, MethodError
 
-__all__ = ["from_here", "run_shortened", "trimmed"]
+__all__ = ["crash_in", "from_here", "run_shortened", "trimmed"]
 
 T = TypeVar("T")
 E = TypeVar("E", bound=AsyncflowError)
@@ -58,7 +58,14 @@ def _is_ours(found: TracebackType) -> bool:
     return str(found.tb_frame.f_globals.get("__name__", "")).startswith("asyncflow.")
 
 
-def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def crash_in(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """Return the KeyboardInterrupt or SystemExit in a group that has besides these only cancellations; None for any other group."""
+    crashes, others = group.split((KeyboardInterrupt, SystemExit))
+    is_only = others is None or others.split(anyio.get_cancelled_exc_class())[1] is None
+    return _first_leaf(crashes) if crashes is not None and is_only else None
+
+
+def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the first exception in a group, or in a group within it, that is not a group itself."""
     first = group.exceptions[0]
-    return first_leaf(first) if isinstance(first, BaseExceptionGroup) else first
+    return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first

@@ -81,11 +81,20 @@ class UnstoredInboxes:
 
     @contextmanager
     def open(
-        self, run_id: str, arrived: Callable[[], object], expected: Callable[[], frozenset[str]]
+        self,
+        run_id: str,
+        arrived: Callable[[], object],
+        expected: Callable[[], frozenset[str]],
+        continues: Callable[[], bool],
     ) -> Iterator[None]:
-        """Accept signals for a run, and call a function whenever one has arrived. `expected`: returns those that the run waits for."""
+        """Accept signals for a run, and call a function whenever one has arrived. `expected`: returns those that the run waits for.
+
+        `continues`: whether the run accepts signals in its next pass, too. Then `close` ends that, unless that pass has begun.
+        """
         with self._changing:
             instances = self._running.setdefault(run_id, [])
+            if _between_passes in instances:
+                instances.remove(_between_passes)
             instances.append(expected)
         try:
             with self._inboxes.watch(run_id, arrived):
@@ -94,9 +103,29 @@ class UnstoredInboxes:
             with self._changing:
                 if expected in instances:
                     instances.remove(expected)
-                if not instances and self._running.get(run_id) is instances:
-                    del self._running[run_id]
-                    self._inboxes.forget(run_id)
+                    if continues():
+                        instances.append(_between_passes)
+                self._forget_if_closed(run_id, instances)
+
+    def close(self, run_id: str) -> None:
+        """Accept no more signals for a run that has ended between two passes."""
+        if run_id not in self._running:
+            return
+        with self._changing:
+            instances = self._running.get(run_id, [])
+            if _between_passes in instances:
+                instances.remove(_between_passes)
+                self._forget_if_closed(run_id, instances)
+
+    def _forget_if_closed(self, run_id: str, instances: list[Callable[[], frozenset[str]]]) -> None:
+        if not instances and self._running.get(run_id) is instances:
+            del self._running[run_id]
+            self._inboxes.forget(run_id)
+
+
+def _between_passes() -> frozenset[str]:
+    """Return the signals that a run waits for between two passes: none."""
+    return frozenset()
 
 
 UNSTORED: Final = UnstoredInboxes()

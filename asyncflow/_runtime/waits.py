@@ -11,6 +11,7 @@ import anyio
 from pydantic_core import from_json, to_json
 
 from .._definition.signals import Signal
+from .._scheduling.messages import Command, EndAsked, WaitDropped
 from .._scheduling.progress import Progress
 from ..errors import LimitExceededError, SignalTimeoutError, StateError, StepKeyError, UnknownSignalError
 from .journal import Journal
@@ -69,6 +70,10 @@ class OfPass(Protocol):
     is_over: bool
     signals: Signals | None
     running: dict[str, Scope]
+
+    async def end_asked(self, happening: EndAsked | WaitDropped) -> tuple[Command, ...]: ...
+
+    def end_late(self, commands: tuple[Command, ...]) -> None: ...
 
     def end_if_all_wait(self) -> None: ...
     def let_others_run(self) -> None: ...
@@ -136,6 +141,8 @@ class Waits:
             stored = self._memos(scope).get(name)
             due = self._clock() + max(0.0, delay) if at is None else at
             due = due if stored is None else float(stored)
+            if self._progress.ending and stored is not None and due <= self._clock():
+                return
             await self._note(scope, name, to_json(due), is_stored=stored is not None)
             await self._wait(scope, lambda: sleep_until(due, self._clock))
 
@@ -240,6 +247,8 @@ class Waits:
         """Store a value under the name of a wait, unless it is stored. A pass that fails ends with a checkpoint that says so."""
         progress = self._progress
         is_last = bool(progress.failed) and progress.running == 1 and scope.key not in progress.paused
+        if progress.ending:
+            return
         if is_stored and not is_last:
             await self._show_progress()
             return
@@ -264,16 +273,22 @@ class Waits:
     async def _wait(self, scope: Scope, wait: Callable[[], Any], open_wait: OpenWait | None = None) -> None:
         """Wait in a method. Once the pass fails or ends, wait to be cancelled, when nothing else runs."""
         progress = self._progress
+        dropped: tuple[Command, ...] | None = None
+        if progress.ending and scope.key in progress.pending:
+            dropped = await self._pass.end_asked(WaitDropped(scope.key))
         waiting = Waiting(anyio.CancelScope(), open_wait)
         progress.paused.add(scope.key)
         self.waiting.setdefault(scope, []).append(waiting)
+        if dropped is not None:
+            self._pass.end_late(dropped)
         self._pass.end_if_all_wait()
         self._pass.let_others_run()
         try:
             with waiting.scope:
-                await wait()
-                await self._pass.take_turn()
-                if self._pass.is_over or progress.failed:
+                if not progress.ending:
+                    await wait()
+                    await self._pass.take_turn()
+                if self._pass.is_over or progress.failed or progress.ending:
                     await anyio.sleep_forever()
         finally:
             others = self.waiting.get(scope)

@@ -14,6 +14,7 @@ The rules, in the order in which `_completed` applies them:
    its listener is in the ancestry. Until it fires it keeps its cycle alive. Whatever fires the listener drops the listener's timers
    of that cycle.
 8. A signal is an event from outside: see `signals.py`.
+9. Once the end of the pass was asked for, a completion is no event: see `ending.py`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from operator import itemgetter
 from typing import assert_never
 
 from .._definition.definition import FlowDefinition, Reached, Receives
+from .ending import completed_at_end, end_asked, ends, next_at_end
 from .firing import all_seen, invocation_of
 from .messages import (
     Command,
+    EndAsked,
+    Ending,
     Fail,
     Finish,
     Happening,
@@ -48,6 +52,7 @@ from .messages import (
     TimerKey,
     Timing,
     Transition,
+    WaitDropped,
 )
 from .progress import Progress
 from .signals import taken
@@ -81,7 +86,11 @@ def advance(
     elif isinstance(happening, SignalTaken):
         transition = taken(definition, progress, happening)
     elif isinstance(happening, PassEnded):
-        return Transition(), (_finish(definition, progress),)
+        return Transition(), (ends(definition, progress),)
+    elif isinstance(happening, EndAsked):
+        return end_asked(definition, progress, happening)
+    elif isinstance(happening, WaitDropped):
+        transition = Transition(timing=Timing(dropped=(progress.pending[happening.key].key,)))
     elif isinstance(happening, StepStored):
         transition = Transition(timing=Timing(memo=(progress.pending[happening.key].key, happening.step)))
     else:
@@ -106,6 +115,8 @@ def _timed_commands(
     definition: FlowDefinition, progress: Progress, transition: Transition, timing: Timing
 ) -> tuple[Command, ...]:
     """Return the commands after a happening that concerns attempts, time limits or timers."""
+    if timing.ending or progress.ending:
+        return next_at_end(definition, progress, transition, timing)
     if timing.retried is not None:
         key, at = timing.retried
         return (RunLater(progress.pending[key], at),)
@@ -114,14 +125,7 @@ def _timed_commands(
         return commands
     if definition.signals:
         return (Settle(),)
-    return (Finish(transition.completed) if timing.is_output else _finish(definition, progress),)
-
-
-def _finish(definition: FlowDefinition, progress: Progress) -> Finish:
-    """Return the end of a pass whose output was kept before."""
-    output = "" if progress.output is None else progress.output[0]
-    is_named = not definition.output or output.rpartition(":")[0] == definition.output  # the class may have changed
-    return Finish(output if is_named else "")
+    return (Finish(transition.completed) if timing.is_output else ends(definition, progress),)
 
 
 def _raised(progress: Progress, raised: MethodRaised) -> Transition:
@@ -129,6 +133,8 @@ def _raised(progress: Progress, raised: MethodRaised) -> Transition:
     key = progress.pending[raised.key].key
     if raised.retry_at is None:
         return Transition(failed=key)
+    if progress.ending:
+        return Transition(timing=Timing(dropped=(key,)))
     return Transition(timing=Timing(retried=(key, raised.retry_at)))
 
 
@@ -155,8 +161,10 @@ def _restarted(definition: FlowDefinition, progress: Progress) -> Iterator[Comma
 
 
 def _completed(
-    definition: FlowDefinition, progress: Progress, key: str, label: str | None, due: tuple[float, ...]
+    definition: FlowDefinition, progress: Progress, key: str, label: str | None, due: tuple[float, ...], ending: Ending
 ) -> Transition:
+    if ending or progress.ending:
+        return completed_at_end(definition, progress, key, ending)
     ended = progress.pending[key]
     names = (ended.method,) if label is None else (ended.method, label)
     reached = definition.reached_by(names)

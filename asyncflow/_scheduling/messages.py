@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 __all__ = [
     "Command",
+    "Continue",
+    "Drain",
+    "EndAsked",
+    "Ending",
     "Fail",
     "Finish",
     "Happening",
@@ -28,6 +32,7 @@ __all__ = [
     "TimerKey",
     "Timing",
     "Transition",
+    "WaitDropped",
 ]
 
 
@@ -80,6 +85,14 @@ class Timer(NamedTuple):
 
 TimerKey = tuple[str, str, str]
 
+Ending = Literal["", "finish", "continue", "stop"]
+"""How a pass ends before its time.
+
+    finish      a method asked for the end of the pass: its result is the output, unless the output is that of a named method
+    continue    a method asked for the end of the pass, and for the next one
+    stop        the end was asked for from outside
+"""
+
 
 # ---- happenings ------------------------------------------------------------------------------------------------
 
@@ -105,6 +118,8 @@ class MethodReturned(NamedTuple):
     label: str | None = None
     due: tuple[float, ...] = ()
     """When the timers that it starts fire, in seconds since the Unix epoch, in the order of `Reached.timers`."""
+    ending: Ending = ""
+    """Whether it asks for the end of the pass. A pass that is ending already ignores it."""
 
 
 class MethodRaised(NamedTuple):
@@ -142,7 +157,31 @@ class PassEnded(NamedTuple):
     """Nothing was left to run or to wait for, and the inbox has no signal that a listener waits for."""
 
 
-Happening = Started | Resumed | MethodReturned | MethodRaised | TimerFired | StepStored | SignalTaken | PassEnded
+class EndAsked(NamedTuple):
+    """The end of the pass was asked for from outside."""
+
+    drops_all: bool = False
+    """Whether what runs is dropped, too: no process runs it."""
+
+
+class WaitDropped(NamedTuple):
+    """A running invocation began to wait while the pass is ending: it is dropped."""
+
+    key: str
+
+
+Happening = (
+    Started
+    | Resumed
+    | MethodReturned
+    | MethodRaised
+    | TimerFired
+    | StepStored
+    | SignalTaken
+    | PassEnded
+    | EndAsked
+    | WaitDropped
+)
 
 
 # ---- commands --------------------------------------------------------------------------------------------------
@@ -186,7 +225,15 @@ class Fail(NamedTuple):
     """A method raised, and all methods that ran at the same time have ended."""
 
 
-Command = RunMethod | RunLater | StartTimer | Settle | Finish | Hold | Fail
+class Drain(NamedTuple):
+    """The pass is ending, and methods still run: start nothing more, and end all waits."""
+
+
+class Continue(NamedTuple):
+    """Nothing is left to run: the pass is over, and the next one begins."""
+
+
+Command = RunMethod | RunLater | StartTimer | Settle | Finish | Hold | Fail | Drain | Continue
 
 
 # ---- what a happening changes ----------------------------------------------------------------------------------
@@ -211,6 +258,10 @@ class Timing(NamedTuple):
     """The listeners whose latches keep their cycle alive, if they change: those that wait for signals."""
     signal: str = ""
     """The key of the signal that was taken, such as `approved:1`."""
+    ending: Ending = ""
+    """How the pass ends, if this happening decides that: from here on nothing starts, no timer fires, and no signal is taken."""
+    dropped: tuple[str, ...] = ()
+    """The pending invocations that a pass drops that is ending: those that only waited."""
 
 
 class Transition(NamedTuple):

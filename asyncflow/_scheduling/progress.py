@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .._failure import ATTEMPTS
-from .messages import Invocation, Seen, Timer, TimerKey, Timing, Transition
+from .messages import Ending, Invocation, Seen, Timer, TimerKey, Timing, Transition
 
 __all__ = ["Attempts", "Progress"]
 
@@ -65,6 +65,8 @@ class Progress:
     """When the time limit of the pass passes, in seconds since the Unix epoch; 0 if it has none."""
     keeping: frozenset[str] = frozenset()
     """The listeners whose latches keep their cycle alive: those that wait for signals."""
+    ending: Ending = ""
+    """How the pass ends before its time, if that was asked for."""
 
     @property
     def running(self) -> int:
@@ -162,7 +164,7 @@ class Progress:
         self.failed |= {key}
 
     def _time(self, timing: Timing, completed: str, result: Any) -> None:
-        retried, deadline, started, fired, is_output, memo, keeping, signal = timing
+        retried, deadline, started, fired, is_output, memo, keeping, signal, ending, dropped = timing
         if keeping is not None:
             self._keep(frozenset(keeping))
         if retried is not None:
@@ -188,6 +190,20 @@ class Progress:
             self.counts[name] = int(number)
             if signal in self.uses:
                 self.results[signal] = result
+        if ending:
+            self._end(ending)
+        for key in dropped:
+            self.paused.discard(key)
+            self._complete(key)
+
+    def _end(self, ending: Ending) -> None:
+        """Forget all timers and all parts of joins, because the pass is ending."""
+        self.ending = ending
+        for timer in tuple(self.timers):
+            self._drop(timer)
+        for listener in tuple(self.latches):
+            for seen in self.latches.pop(listener).values():
+                self._unlatch(listener, seen)
 
     def _drop(self, key: TimerKey) -> None:
         """Forget a timer, because it has fired, or its listener was enabled in another way, or it starts again."""

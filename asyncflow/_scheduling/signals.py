@@ -32,7 +32,7 @@ class _Place(NamedTuple):
 
 def next_signal(definition: FlowDefinition, progress: Progress, inbox: Sequence[str]) -> int | None:
     """Return the position of the signal to take next from the inbox, which holds names, the oldest first; None if there is none."""
-    if progress.failed:
+    if progress.failed or progress.ending:
         return None
     first: dict[str, int] = {}
     for place, name in enumerate(inbox):
@@ -101,7 +101,7 @@ def _place(progress: Progress, method: MethodDefinition, held: dict[str, Seen]) 
 
 def is_waiting(definition: FlowDefinition, progress: Progress) -> bool:
     """Whether the pass stays open for a signal, with nothing left to run."""
-    return any(_holds_open(m, progress) for m in definition.signalled)
+    return not progress.ending and any(_holds_open(m, progress) for m in definition.signalled)
 
 
 def _holds_open(method: MethodDefinition, progress: Progress) -> bool:
@@ -113,7 +113,8 @@ def _holds_open(method: MethodDefinition, progress: Progress) -> bool:
 
 def expected(definition: FlowDefinition, progress: Progress) -> frozenset[str]:
     """Return the signals for which a listener waits: it fires with them, or with them and further signals."""
-    return frozenset[str]().union(*(_missing(m, progress) for m in definition.signalled))
+    waiting = () if progress.ending else definition.signalled
+    return frozenset[str]().union(*(_missing(m, progress) for m in waiting))
 
 
 def _missing(method: MethodDefinition, progress: Progress) -> frozenset[str]:

@@ -30,6 +30,8 @@ _NONE: Set[str] = frozenset()
 
 def obstacles(definition: FlowDefinition, progress: Progress) -> list[str]:
     """Return why the pass cannot continue under this definition, each reason with its fix; an empty list for an unchanged one."""
+    if progress.ending:  # nothing starts any more
+        return list(_calls(definition, progress))
     arrived = _arrived(definition, progress)
     passed, unlatched = _missed(definition, progress, arrived)
     latches = {name: progress.latches[name].keys() for name in progress.latches if name in definition.methods}

@@ -1,6 +1,7 @@
 """Persistence: one small protocol, many backends. Public: the protocol, its capabilities, the checkpoint, and two backends."""
 
 from .checkpoint import Checkpoint
+from .compaction import Compaction
 from .fence import Fence
 from .inbox import Inbox, NewSignal, StoredSignal
 from .memory import MemoryFlowPersistence
@@ -24,6 +25,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointHistory",
     "CheckpointLog",
+    "Compaction",
     "Fence",
     "Fencing",
     "FlowPersistence",

@@ -30,14 +30,16 @@ __all__ = [
     "verified",
 ]
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """The newest checkpoint format, which this version writes. It reads all older formats; a newer one is a `StorageVersionError`.
 
 Format 1: asyncflow 0.1. Format 2: the digest covers the format, the writer's version and the flow's identity; the first byte of a
 value names the codec that wrote it. Format 3: a resume is a checkpoint, of the kind "resumed"; `to_bytes` calls the number of the
 pass `pass_number` instead of `number`.
 Format 4: the kinds "retrying", "timer", "step" and "signal"; failed attempts, timers, memos, a named output, a time
-limit. To add a field to a transition or an invocation, append it with a default and increase this number.
+limit.
+Format 5: the kind "ending"; a pass that is ending; the first checkpoint of a pass may name the invocation that ended the pass before.
+To add a field to a transition or an invocation, append it with a default and increase this number.
 """
 
 NOTHING = b""
@@ -326,17 +328,20 @@ def state_after(before: bytes | None, row: Checkpoint) -> bytes | None:
     return patched(before or b"", row.state) if not row.is_complete and is_patch(row.state) else row.state
 
 
-def verified(rows: Iterable[Checkpoint], *, whole: bool = False, part: bool = False) -> list[Checkpoint]:
+def verified(
+    rows: Iterable[Checkpoint], *, whole: bool = False, part: bool = False, first: int = 0
+) -> list[Checkpoint]:
     """Return the rows after checking that the first is complete, and that each fits its digest and follows the previous one.
 
-    `whole`: the rows are all of a run's checkpoints. `part`: they are from the middle of a run, so the first may be a delta.
+    `whole`: the rows are all of a run's checkpoints, which begin at `first`. `part`: they are from the middle of a run, so the first one
+    may be a delta.
 
     Raises `CheckpointCorruptError`.
     """
     rows = list(rows)
     for before, row in zip([None, *rows], rows, strict=False):
         _check_link(before, row, part)
-    if whole and rows and rows[0].seq:
+    if whole and rows and rows[0].seq != first:
         raise _corrupt(rows[0], "the checkpoints before it are missing")
     return rows
 

@@ -6,7 +6,7 @@ then get their defaults.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, NotRequired, get_args
+from typing import Annotated, Any, Final, Literal, NotRequired, get_args
 
 from pydantic import GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema, to_json
@@ -35,6 +35,7 @@ _Latched = tuple[tuple[str, str, _Seen], ...]
 _Usual = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, tuple[str, ...]]
 _Skipped = Annotated[tuple[str, ...], _Or(())]
 _Timer = tuple[str, str, str, frozenset[str], str, float]
+_Ending = Literal["", "finish", "continue", "stop"]
 _Timing = tuple[
     tuple[str, float] | None,
     float | None,
@@ -44,12 +45,17 @@ _Timing = tuple[
     tuple[str, str] | None,
     Annotated[tuple[str, ...] | None, _Or(None)],
     Annotated[str, _Or("")],
+    Annotated[_Ending, _Or("")],
+    Annotated[tuple[str, ...], _Or(())],
 ]
 _Transition = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, _Skipped, Annotated[_Timing | None, _Or(None)]]
 _Attempts = tuple[int, int, float | None, tuple[str, ...], dict[str, str]]
 
 _USUAL: Final = len(get_args(_Usual))
 """How many of its fields a transition is written with if it changes nothing about time."""
+
+_UNENDING: Final = Timing._fields.index("ending")
+"""How many of its fields a timing is written with unless the pass is ending, as in format 4."""
 
 
 class _Progress(TypedDict):
@@ -65,6 +71,7 @@ class _Progress(TypedDict):
     timers: NotRequired[list[_Timer]]
     output: NotRequired[tuple[str, str]]
     keeping: NotRequired[list[str]]
+    ending: NotRequired[_Ending]
 
 
 _usual_transitions = TypeAdapter(_Usual)
@@ -77,7 +84,10 @@ def encode_transition(transition: Transition) -> bytes:
     """Encode a transition as JSON: named tuples become arrays, in the order of their fields."""
     if transition.timing is None:
         return _write_usual(transition[:_USUAL], warnings=False)
-    return _transitions.serializer.to_json(transition, warnings=False)
+    timing: tuple[Any, ...] = transition.timing
+    if timing[_UNENDING:] == ("", ()):
+        timing = timing[:_UNENDING]
+    return _transitions.serializer.to_json((*transition[:_USUAL], timing), warnings=False)
 
 
 def decode_transition(data: bytes) -> Transition:
@@ -122,6 +132,8 @@ def encode_progress(progress: Progress) -> bytes:
         stored["timers"] = list(map(tuple, progress.timers.values()))
     if progress.keeping:
         stored["keeping"] = sorted(progress.keeping)
+    if progress.ending:
+        stored["ending"] = progress.ending
     if progress.output is not None:
         stored["output"] = (progress.output[0], progress.output[1].decode())
     return to_json(stored)  # not by its types: that would silently replace a lone surrogate in a name
@@ -141,6 +153,7 @@ def decode_progress(data: bytes) -> Progress:
         attempts={key: Attempts(1) for key in sorted(stored["failed"])},  # formats before 4 store none
         deadline=stored.get("deadline", 0.0),
         keeping=frozenset(stored.get("keeping", ())),
+        ending=stored.get("ending", ""),
     )
     progress.timers = {timer.key: timer for timer in map(Timer._make, stored.get("timers", ()))}
     if "output" in stored:

@@ -22,6 +22,7 @@ from .checkpoint import UNREADABLE, Checkpoint
 
 __all__ = [
     "CAPACITY",
+    "FINISH",
     "LEFT",
     "Inbox",
     "NewSignal",
@@ -178,6 +179,9 @@ class Inbox(Protocol):
         """
         ...
 
+
+FINISH: Final = " finish"
+"""The name, and the key, of the reserved signal that asks a run to finish. No signal of a flow begins with a space."""
 
 LEFT: Final = "the pass ended before anything took it"
 """Why a signal was set aside that was in the inbox at the end of a pass."""

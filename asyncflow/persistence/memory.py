@@ -15,6 +15,7 @@ import anyio.lowlevel
 
 from ..errors import RunLockedError, StaleCheckpoint
 from .checkpoint import Checkpoint, fold, verified
+from .compaction import check_first, first_digest
 from .inbox import NewSignal, StoredSignal, changed, ended, second, unknown_run
 from .memory_inbox import MemoryInbox, MemoryWatches
 from .protocol import RunEntry, check_query, check_retention
@@ -46,6 +47,8 @@ class MemoryFlowPersistence:
 
     def __init__(self) -> None:
         self._rows: dict[str, list[bytes]] = {}
+        self._firsts: dict[str, tuple[int, bytes]] = {}
+        """Of each run whose earlier passes were deleted: the seq of its first checkpoint, and the digest that protects it."""
         self._epochs: dict[str, int] = {}
         self._entries: dict[str, RunEntry] = {}
         self._driven: set[str] = set()
@@ -96,7 +99,11 @@ class MemoryFlowPersistence:
         newest = Checkpoint.from_bytes(rows[-1]) if rows else None
         previous, epoch = (b"", checkpoint.epoch) if newest is None else (newest.digest, newest.epoch)
         epoch = self._epochs.get(checkpoint.run_id, epoch)
-        if (checkpoint.seq, checkpoint.previous, checkpoint.epoch) != (len(rows), previous, epoch):
+        if (checkpoint.seq, checkpoint.previous, checkpoint.epoch) != (
+            self._first(checkpoint.run_id) + len(rows),
+            previous,
+            epoch,
+        ):
             raise _stale(checkpoint)
         self._rows.setdefault(checkpoint.run_id, rows).append(checkpoint.to_bytes())
         (self._driven.add if checkpoint.status in ("running", "failed") else self._driven.discard)(checkpoint.run_id)
@@ -106,14 +113,39 @@ class MemoryFlowPersistence:
 
     async def load(self, run_id: str, seq: int | None = None) -> Checkpoint | None:
         """Return the newest checkpoint of a run, or the one at `seq`, or None."""
-        rows = await self.history(run_id)
+        rows, first = await self.history(run_id), self._first(run_id)
         if seq is not None:
-            rows = rows[: seq + 1] if 0 <= seq < len(rows) else []
-        return fold(rows[rows[-1].base :]) if rows else None
+            rows = rows[: seq + 1 - first] if 0 <= seq - first < len(rows) else []
+        return fold(rows[rows[-1].base - first :]) if rows else None
 
     async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
         """Return the checkpoints of a run with a seq above `after`, in order."""
-        return verified((Checkpoint.from_bytes(row) for row in self._rows.get(run_id, [])), whole=True)[after + 1 :]
+        first, protected = self._firsts.get(run_id, (0, b""))
+        stored = map(Checkpoint.from_bytes, self._rows.get(run_id, []))
+        rows = verified(stored, whole=True, first=first)
+        if rows:
+            check_first(run_id, first, protected, rows[0].digest, b"")
+        return rows[max(0, after + 1 - first) :]
+
+    def _first(self, run_id: str) -> int:
+        return self._firsts.get(run_id, (0, b""))[0]
+
+    async def compact(self, run_id: str) -> int | None:
+        """Delete the checkpoints of a run's earlier passes. See `Compaction.compact`."""
+        with _changing:
+            rows = self._rows.get(run_id)
+            if rows is None:
+                return None
+            gone, newest = len(rows) - 1, Checkpoint.from_bytes(rows[-1]).pass_number
+            while gone and Checkpoint.from_bytes(rows[gone - 1]).pass_number == newest:
+                gone -= 1
+            if gone:
+                first = self._first(run_id) + gone
+                digest = Checkpoint.from_bytes(rows[gone]).digest
+                self._firsts[run_id] = first, first_digest(run_id, first, digest, b"")
+                del rows[:gone]
+        await anyio.lowlevel.checkpoint()
+        return gone
 
     @property
     def place(self) -> object:
@@ -245,6 +277,7 @@ class MemoryFlowPersistence:
         self._inbox.forget(run_id)
         if self._wake_at.pop(run_id, None) is not None:
             self._woken.call(run_id)
+        self._firsts.pop(run_id, None)
         return self._rows.pop(run_id, None) is not None
 
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:

@@ -21,7 +21,18 @@ STORED: Final = frozenset(get_args(Status)) - {"interrupted", "waiting"}
 """The statuses that checkpoints store. A process that dies stores nothing, and a run is parked after its checkpoint: see `status_of`."""
 
 Kind = Literal[
-    "started", "method", "failed", "cancelled", "finished", "edited", "resumed", "retrying", "timer", "step", "signal"
+    "started",
+    "method",
+    "failed",
+    "cancelled",
+    "finished",
+    "edited",
+    "resumed",
+    "retrying",
+    "timer",
+    "step",
+    "signal",
+    "ending",
 ]
 """What a checkpoint stores.
 
@@ -36,6 +47,7 @@ Kind = Literal[
     timer       the time of a timer came; since format 4
     step        a running method stored a value, such as the end of a sleep; since format 4
     signal      a signal was taken from the inbox; since format 4
+    ending      the end of the pass was asked for from outside; since format 5
 """
 
 KINDS: Final = frozenset(get_args(Kind))

@@ -88,6 +88,10 @@ class Driver(Protocol):
         """End the run permanently and durably."""
         ...
 
+    async def finish(self) -> bool:
+        """Ask for the end of the run, in order. Return whether it is running."""
+        ...
+
     def only_waits_until(self, at: float) -> bool:
         """Whether the run only waits, for nothing that is due before a time, in seconds since the Unix epoch."""
         ...

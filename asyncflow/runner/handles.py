@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -80,6 +80,17 @@ class RunView:
     """When the next of its timers, sleeps and further attempts is due, in seconds since the Unix epoch; None if it waits for no time."""
 
 
+class Views(Protocol):
+    """What a handle asks of a stored run."""
+
+    async def outcome(self, ended: Checkpoint, /) -> Any: ...
+    def view(self, c: Checkpoint, as_stored: bool, /) -> RunView: ...
+    async def send(
+        self, c: Checkpoint, signal: Signal[Any] | str, payload: Any, key: str | None, sender: str
+    ) -> bool: ...
+    async def finish(self, c: Checkpoint, /) -> None: ...
+
+
 class RunHandle:
     """A caller's handle on a run. Dropping it, or being cancelled while awaiting it, does not affect the run."""
 
@@ -88,10 +99,8 @@ class RunHandle:
         run_id: str,
         persistence: FlowPersistence,
         live: Live | None,
-        outcome: Callable[[Checkpoint], Awaitable[Any]],
         cancel: Callable[[], Awaitable[None]],
-        decode: Callable[[Checkpoint, bool], RunView],
-        send: Callable[[Checkpoint, Signal[Any] | str, Any, str | None, str], Awaitable[bool]],
+        views: Views,
         owned: OwnedRuns,
         *,
         is_elsewhere: bool = False,
@@ -100,10 +109,10 @@ class RunHandle:
         self.run_id = run_id
         self._persistence = persistence
         self._live = live
-        self._outcome = outcome
+        self._outcome = views.outcome
         self._cancel = cancel
-        self._decode = decode
-        self._send = send
+        self._decode = views.view
+        self._views = views
         self._owned = owned
         self._is_elsewhere = is_elsewhere
 
@@ -201,6 +210,15 @@ class RunHandle:
         """Cancel the run permanently and durably, whichever process drives it. Raises what `FlowRunner.cancel` raises."""
         await self._cancel()
 
+    async def finish(self) -> None:
+        """Ask for the end of the run, in order. The request is durable when this returns; `result()` waits for the end.
+
+        Nothing starts any more, all waits are dropped, and the methods that run finish. A finished run stays as it is. Raises what
+        `Flow.finish_run` raises.
+        """
+        if self._live is None or not await self._live.finish():
+            await self._views.finish(await self.checkpoint())
+
     async def signal(
         self,
         signal: Signal[P] | str,
@@ -219,7 +237,7 @@ class RunHandle:
 
         Returns False if the run has received a signal with this key already, else True. Raises what `Flow.signal` raises.
         """
-        return await self._send(await self.checkpoint(), signal, payload, key, sender)
+        return await self._views.send(await self.checkpoint(), signal, payload, key, sender)
 
     async def events(self, *, after: tuple[int, int] = (-1, 0)) -> AsyncGenerator[Event, None]:
         """Iterate over the past and future events of the run until it has ended, each once and in order.

@@ -233,6 +233,10 @@ class Live:
         self._wait_no_longer()
         await self.driver.cancel()
 
+    async def finish(self) -> bool:
+        """Ask for the end of the run, in order. Return whether it is running."""
+        return not self.ended.is_set() and await self.driver.finish()
+
     def _wait_no_longer(self) -> None:
         self._waits = False
         if self._waiting is not None:

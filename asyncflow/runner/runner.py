@@ -21,7 +21,6 @@ from .._runs import call_errors as refusals
 from .._runs.cancelling import cancel_stored
 from .._runs.inputs import JsonInputs, materialized
 from .._runs.json_inputs import JsonInputsError
-from .._runs.ownership import is_driven_here
 from .._runtime.parking import PARK_AFTER
 from .._waiting import current_loop
 from ..errors import RunnerClosedError
@@ -37,6 +36,7 @@ from .opening import Opening
 from .owned import OwnedRuns
 from .recovery import Recovery
 from .registry import FlowInfo, FlowRegistry, MakeFlow, described
+from .stored import StoredRuns
 from .sweeping import Sweep
 from .views import Viewed
 from .waking import Waker
@@ -46,7 +46,7 @@ __all__ = ["FlowInfo", "FlowRunner", "JsonInputs", "JsonInputsError", "MakeFlow"
 Given = dict[str, Any] | None  # the inputs of a run; None for a run that is stored already
 
 
-class FlowRunner:
+class FlowRunner(StoredRuns):
     """Owns runs of flows while it is entered, and drains them on exit.
 
     - `persistence`: where all its runs are stored; the default SQLite file, unless given.
@@ -95,7 +95,7 @@ class FlowRunner:
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
         check_backend(self.persistence)
         self._flows = known = FlowRegistry(self.persistence)
-        self._viewed = Viewed(self._flows.instance_of)
+        self._viewed = Viewed(self._flows.instance_of, lambda: self._waker.look_now())
         for make in flows:
             self._flows.register(make)
         self._recover_every = recover_every
@@ -179,13 +179,6 @@ class FlowRunner:
         Raises `FlowDefinitionError` if another flow has its name or a former identity, and `TypeError` for anything else than a flow.
         """
         return described(self._flows.register(flow))
-
-    def is_driven(self, entry: RunEntry) -> bool:
-        """Whether a run that the catalog lists has a living owner, in this process or elsewhere.
-
-        - `entry`: the run, as `Catalog.runs` returns it.
-        """
-        return entry.is_driven or is_driven_here(self.persistence, entry.run_id)
 
     @property
     def names(self) -> Mapping[str, str]:
@@ -426,12 +419,6 @@ class FlowRunner:
         if run.has_place:
             self._places.release()
 
-    async def _send(self, *signal: Any) -> bool:
-        is_new = await self._viewed.send(*signal)
-        self._waker.look_now()
-        return is_new
-
     def _handle(self, run_id: str, live: Live | None = None, *, is_elsewhere: bool = False) -> RunHandle:
-        live, cancel, v = live or self._live.get(run_id), partial(self.cancel, run_id), self._viewed
-        calls = v.outcome, cancel, v.view, self._send, self._live
-        return RunHandle(run_id, self.persistence, live, *calls, is_elsewhere=is_elsewhere)
+        live, cancel = live or self._live.get(run_id), partial(self.cancel, run_id)
+        return RunHandle(run_id, self.persistence, live, cancel, self._viewed, self._live, is_elsewhere=is_elsewhere)

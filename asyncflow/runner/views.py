@@ -11,6 +11,7 @@ from .._codec.marks import TAGGED
 from .._codec.tagged import untagged
 from .._definition.signals import Signal
 from .._runs import call_errors as refusals
+from .._runs.finishing import finish_stored
 from .._runs.inputs import inputs_shown
 from .._runs.loading import outcome_of
 from .._runs.sending import send
@@ -26,10 +27,14 @@ __all__ = ["Viewed"]
 
 
 class Viewed:
-    """Views of stored runs for a runner's handles. `instance_of` creates an instance of a stored run's flow; None for an unknown flow."""
+    """Views of stored runs for a runner's handles. `instance_of` creates an instance of a stored run's flow; None for an unknown flow.
 
-    def __init__(self, instance_of: Callable[[Checkpoint], Any]) -> None:
+    `on_sent`: called after a signal was sent.
+    """
+
+    def __init__(self, instance_of: Callable[[Checkpoint], Any], on_sent: Callable[[], object]) -> None:
         self._instance_of = instance_of
+        self._on_sent = on_sent
 
     def view(self, c: Checkpoint, as_stored: bool) -> RunView:
         """Return a view of a run from a checkpoint."""
@@ -40,7 +45,16 @@ class Viewed:
         instance = self._instance_of(c)
         if instance is None:
             raise refusals.unknown_flow(c)
-        return await send(instance.setup, c.run_id, signal, payload, key, sender)
+        is_new = await send(instance.setup, c.run_id, signal, payload, key, sender)
+        self._on_sent()
+        return is_new
+
+    async def finish(self, c: Checkpoint) -> None:
+        """Ask for the end of a stored run that this runner does not drive."""
+        instance = self._instance_of(c)
+        if instance is None:
+            raise refusals.unknown_flow(c)
+        await finish_stored(instance.setup, c.run_id)
 
     async def outcome(self, ended: Checkpoint) -> Any:
         """Return the result of a run that another owner has driven, or raise its error."""

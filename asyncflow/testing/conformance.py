@@ -48,6 +48,7 @@ from ..persistence.protocol import FlowPersistence
 from ..state import FlowState
 from ._capabilities import Fences, History, Owners, SessionsOpenAndClose
 from ._catalog import Forgotten, Listed
+from ._compaction import Compacted
 from ._inboxes import Inboxes
 from ._log import Log
 from ._parking import ParkedRuns
@@ -175,7 +176,18 @@ async def _resumes(persistence: FlowPersistence, flow: _Errand, ran: Counter[str
 
 
 class PersistenceConformance(
-    TwoVerbs, Log, History, Owners, Fences, SessionsOpenAndClose, Listed, Forgotten, Inboxes, ParkedRuns, EndToEnd
+    TwoVerbs,
+    Log,
+    History,
+    Owners,
+    Fences,
+    SessionsOpenAndClose,
+    Listed,
+    Forgotten,
+    Inboxes,
+    ParkedRuns,
+    Compacted,
+    EndToEnd,
 ):
     """All requirements for a backend. Inherit it, and define the fixture `persistence`: a new, empty backend."""
 

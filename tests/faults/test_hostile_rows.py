@@ -72,7 +72,9 @@ def made(path: Path, flow: type[Flow[Any]]) -> Base:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         base.schema = dict(connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL"))
         connection.execute("PRAGMA writable_schema = ON")
-        connection.execute("UPDATE sqlite_schema SET sql = replace(replace(sql, 'STRICT', ''), 'NOT NULL', '') WHERE type = 'table'")
+        connection.execute(
+            "UPDATE sqlite_schema SET sql = replace(replace(sql, 'STRICT', ''), 'NOT NULL', '') WHERE type = 'table'"
+        )
         connection.execute("PRAGMA schema_version = 99")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with closing(sqlite3.connect(path)) as connection:

@@ -67,7 +67,7 @@ async def paused(flow: Flow[Any], at: Callable[[], object] = lambda: None) -> st
     with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(flow.kickoff)
-            while flow.status != "waiting" and not ((engine := flow._instance._engine) and engine.is_paused):  # noqa: ASYNC110
+            while flow.status != "waiting" and not ((engine := flow._instance._engine) and engine._steps.pauses):  # noqa: ASYNC110
                 await anyio.sleep(0.001)
             at()
             group.cancel_scope.cancel()

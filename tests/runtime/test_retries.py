@@ -449,7 +449,7 @@ async def test_after_too_many_conflicts_in_a_row_one_counts_as_a_failed_attempt(
 
 def has_pauses(flow: Flow[Any]) -> bool:
     engine = flow._instance._engine
-    return flow.status == "waiting" or (engine is not None and engine.is_paused)
+    return flow.status == "waiting" or (engine is not None and bool(engine._steps.pauses))
 
 
 class Together(Flow[Log]):

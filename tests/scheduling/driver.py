@@ -11,6 +11,10 @@ from asyncflow._definition.definition import FlowDefinition
 from asyncflow._scheduling.advance import advance
 from asyncflow._scheduling.messages import (
     Command,
+    Continue,
+    Drain,
+    EndAsked,
+    Ending,
     Fail,
     Finish,
     Happening,
@@ -29,6 +33,7 @@ from asyncflow._scheduling.messages import (
     TimerFired,
     TimerKey,
     Transition,
+    WaitDropped,
 )
 from asyncflow._scheduling.progress import Progress
 from asyncflow._scheduling.signals import next_signal
@@ -106,12 +111,15 @@ class Simulation:
         self.progress.fold(transition, result)
         self.history.append((transition, result))
         self.skipped += transition.skipped
+        if transition.timing is not None:
+            for key in transition.timing.dropped:
+                self.paused.pop(key, None)
         for command in commands:
             self._obey(command)
         return transition
 
-    def end(self, key: str) -> None:
-        """Let a running invocation end as the script says."""
+    def end(self, key: str, ending: Ending = "") -> None:
+        """Let a running invocation end as the script says. `ending`: whether it asks for the end of the pass."""
         answer = self.script(self.running.pop(key))
         self.ended.append(key)
         if answer is AGAIN:
@@ -119,7 +127,7 @@ class Simulation:
         elif answer is BOOM:
             self.happen(MethodRaised(key))
         else:
-            self.happen(MethodReturned(key, answer, self._due(key, answer)))
+            self.happen(MethodReturned(key, answer, self._due(key, answer), ending))
 
     def _due(self, key: str, label: str | None) -> tuple[float, ...]:
         """When the timers fire that this end starts: the later one started, the later it fires."""
@@ -149,6 +157,15 @@ class Simulation:
             while self.takeable is not None:
                 self.take()
         return self
+
+    def stop(self) -> None:
+        """Ask for the end of the pass from outside."""
+        self.happen(EndAsked())
+
+    def wait(self, key: str) -> None:
+        """Let a running invocation begin to wait while the pass is ending."""
+        del self.running[key]
+        self.happen(WaitDropped(key))
 
     def settle(self) -> None:
         """End the pass: nothing waits for a signal."""
@@ -196,11 +213,11 @@ class Simulation:
 
     def _obey(self, command: Command) -> None:
         assert self.outcome is None, f"{command} after {self.outcome}"
-        if isinstance(command, Finish | Fail):
+        if isinstance(command, Finish | Fail | Continue):
             assert not self.running, f"{command} while {list(self.running)} run"
             self.outcome = command
             return
-        if isinstance(command, Hold):
+        if isinstance(command, Hold | Drain):
             return
         if isinstance(command, Settle):
             assert not [*self.running, *self.paused, *self.progress.timers]

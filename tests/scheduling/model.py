@@ -98,6 +98,12 @@ class Model:
     """(method, number of the event that passed it over)."""
     signals: frozenset[str] = frozenset()
     """What the flow declares."""
+    ending: str = ""
+    """How the pass ends before its time; "" if nobody has asked for that."""
+    asker: str = ""
+    """What asked for it, or has completed last since it was asked for from outside."""
+    kept: str = ""
+    """The completion that last left nothing to run."""
     taken: list[str] = field(default_factory=list)
     """The names of the signals that were taken, in order."""
 
@@ -110,7 +116,9 @@ class Model:
             self._launch(step, node, "", frozenset(), ())
         return step
 
-    def returned(self, key: str, label: str | None) -> Step:
+    def returned(self, key: str, label: str | None, asks: str = "") -> Step:
+        if asks or self.ending:
+            return self._returned_at_end(key, asks)
         ended = next(launch for launch in self.enabled if launch.key == key)
         names = (ended.method,) if label is None else (ended.method, label)
         reached = self._in_launch_order([n for n in self.nodes if any(mentions(n.condition, name) for name in names)])
@@ -129,7 +137,43 @@ class Model:
             self.never_started |= {launch.key for launch in step.launched}
             step.launched = []
         step.outcome = self._outcome(key)
+        if all(launch.key in self.completed for launch in self.enabled):
+            self.kept = key
         return step
+
+    # ---- the end before its time -----------------------------------------------------------------------------------
+
+    def _returned_at_end(self, key: str, asks: str) -> Step:
+        self.completed.add(key)
+        self.order.append(key)
+        self.due.discard(key)
+        if self.ending == "stop" or not self.ending:
+            self.asker = key
+        if not self.ending:
+            self._drain(asks)
+        return Step(outcome=self._outcome(key))
+
+    def stops(self) -> Step:
+        if self.ending in ("", "continue"):
+            self._drain("stop")
+            self.asker = self.kept if self.keeps else ""
+        return Step(outcome=() if self.raised else self._outcome(self.asker))
+
+    def dropped(self, key: str) -> Step:
+        self.completed.add(key)
+        self.due.discard(key)
+        return Step(outcome=self._outcome(self.asker))
+
+    def _drain(self, ending: str) -> None:
+        self.ending = ending
+        self.completed |= self.waiting | self.never_started
+        self.due -= self.completed
+        self.waiting.clear()
+        self.armed.clear()
+
+    @property
+    def keeps(self) -> bool:
+        return bool(self.signals) or any(node.timers or node.is_output for node in self.nodes)
 
     def _arm(self, key: str, names: tuple[str, ...], ended: Launch) -> None:
         found = [
@@ -156,6 +200,8 @@ class Model:
 
     def next_signal(self, inbox: Sequence[str]) -> int | None:
         """The place of the signal that is taken next: the oldest that is needed of the shortest part of the inbox that fires anything."""
+        if self.ending:
+            return None
         for length in range(1, len(inbox) + 1):
             for node in self._in_launch_order([node for node in self.nodes if node.signals]):
                 held = set(self._came(node))
@@ -191,6 +237,8 @@ class Model:
 
     def waits(self) -> bool:
         """Whether the pass stays open for a signal."""
+        if self.ending:
+            return False
         for node in self.nodes:
             held = set(self._came(node)) if node.signals else set()
             never_fired = all(method != node.name for method, _, _ in self.firings)
@@ -203,7 +251,7 @@ class Model:
         return False
 
     def ends(self) -> Step:
-        return Step(outcome=("finish", self._output(self.last)))
+        return Step(outcome=("finish", self._output(self.asker if self.ending else self.last)))
 
     def raises(self, key: str) -> Step:
         self.raised.add(key)
@@ -212,6 +260,8 @@ class Model:
         return Step(outcome=self._outcome(key))
 
     def raises_and_waits(self, key: str) -> Step:
+        if self.ending:
+            return self.dropped(key)
         self.waiting.add(key)
         self.due.add(key)
         self.attempts[key] = self.attempts.get(key, 0) + 1
@@ -245,6 +295,10 @@ class Model:
             return ("fail",)
         if self.waiting or self.armed:
             return ()
+        if self.ending == "continue":
+            return ("continue",)
+        if self.ending:
+            key = self.asker
         return ("settle",) if self.signals else ("finish", self._output(key))
 
     def _output(self, key: str) -> str:

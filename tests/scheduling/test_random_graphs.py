@@ -28,13 +28,18 @@ from asyncflow._definition.triggers import (
     trigger_of,
 )
 from asyncflow._scheduling.advance import advance
-from asyncflow._scheduling.messages import Command, Fail, Finish, MethodReturned, RunMethod, Started
+from asyncflow._scheduling.messages import Command, Continue, Fail, Finish, MethodReturned, RunMethod, Started
 from asyncflow._scheduling.progress import Progress
 from asyncflow._scheduling.signals import is_waiting
 
 LABELS = ("A", "B", "C")
 SIGNALS = ("s", "t")
 CRASH = object()
+WAIT = object()
+"""A method begins to wait, while the pass is ending."""
+ASKS = ("finish", "continue")
+STOP = "stop"
+"""Who asks for the end of the pass: a method that ends, or somebody outside."""
 
 # ---- graphs and choices ----------------------------------------------------------------------------------------------
 
@@ -81,7 +86,10 @@ def graphs(draw: st.DrawFn) -> list[Node]:
 
 
 choices = st.lists(
-    st.tuples(st.integers(0, 11), st.sampled_from((*LABELS, *LABELS, None, None, AGAIN, BOOM, CRASH, *SIGNALS))),
+    st.tuples(
+        st.integers(0, 11),
+        st.sampled_from((*LABELS, *LABELS, None, None, None, AGAIN, BOOM, CRASH, *SIGNALS, *ASKS, STOP, WAIT)),
+    ),
     min_size=25,
     max_size=50,
 )
@@ -135,13 +143,17 @@ class Pair:
             elif how in SIGNALS:
                 run.inbox.append(how)  # type: ignore[arg-type]  # a name
                 self._take()
-            elif run.is_idle and not model.waits():
+            elif run.is_idle and how != STOP and not model.waits():
                 assert not is_waiting(run.definition, run.progress)
                 self._compare(model.ends(), run.settle)
             elif key in run.paused and not run.progress.failed:
                 self._compare(model.woken(key), lambda key=key: run.wake(key))
             elif isinstance(key, tuple):
                 self._compare(model.fires(key), lambda key=key: run.fire(key))
+            elif how == STOP and (open_now or run.is_idle):
+                self._compare(model.stops(), run.stop)
+            elif key in run.running and how is WAIT and run.progress.ending:
+                self._compare(model.dropped(key), lambda key=key: run.wait(key))
             elif key in run.running:
                 self._end(key, how)
         return run
@@ -158,13 +170,15 @@ class Pair:
             self._compare(model.takes(run.inbox[place]), run.take)
 
     def _end(self, key: str, how: object) -> None:
-        label = how if isinstance(how, str) and key.split(":")[0] in self.routers else None
+        asks: Any = how if how in ASKS else ""
+        is_label = how in LABELS and key.split(":")[0] in self.routers
+        label: Any = how if is_label else None
         self.run.script = lambda _: how if how in (BOOM, AGAIN) else label
         if how is AGAIN:
             step = self.model.raises_and_waits(key)
         else:
-            step = self.model.raises(key) if how is BOOM else self.model.returned(key, label)
-        self._compare(step, lambda: self.run.end(key))
+            step = self.model.raises(key) if how is BOOM else self.model.returned(key, label, asks)
+        self._compare(step, lambda: self.run.end(key, asks))
 
     def _compare(self, expected: Step, act: Any) -> None:
         run = self.run
@@ -190,6 +204,8 @@ def told(command: Command | None, is_idle: bool) -> tuple[str, ...]:
             return ("finish", key)
         case Fail():
             return ("fail",)
+        case Continue():
+            return ("continue",)
     return ()
 
 

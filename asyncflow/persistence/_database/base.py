@@ -22,6 +22,7 @@ from ..fence import Fence
 from ..inbox import NewSignal, StoredSignal
 from ..protocol import RunEntry, check_retention
 from ..status import Status
+from .compaction import compact
 from .handle_limit import no_handles_left
 from .jobs import Acquire, Append, AppendLast, AppendTaking, Delete, Job, Park, Release, Send, SetAside
 from .listing import entry_of, query_of
@@ -227,6 +228,11 @@ class DatabasePersistence(ABC, Generic[T]):
         check_retention(older_than, keep_last)
         async with self._shared.use() as opened:
             return await forget(opened, self._where, older_than, keep_last)
+
+    async def compact(self, run_id: str) -> int | None:
+        """Delete the checkpoints of a run's earlier passes, in batches between which other commits run. See `Compaction.compact`."""
+        async with self._shared.use() as opened:
+            return await compact(opened, run_id)
 
     async def verify(self, run_id: str | None = None) -> list[StorageError]:
         """Check a run, or the whole database, and return the errors found; empty if there are none. It changes nothing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import StorageWriteError
-from .jobs import Acquire, Append, Delete, Job, Prune, Release
+from .jobs import Acquire, Append, Compact, Delete, Job, Prune, Release
 from .run_head import Head
 
 __all__ = ["not_written", "shows"]
@@ -24,6 +24,14 @@ def not_written(error: Exception, job: Job, outcome: str, *, where: object, cure
         failure = StorageWriteError(
             f"writing {where} failed ({error}): a batch of the runs to be pruned may still be stored. Prune again {cure}",
             outcome=outcome,
+        )
+        failure.__cause__ = error
+        return failure
+    if isinstance(job, Compact):
+        failure = StorageWriteError(
+            f"writing {where} failed ({error}): a batch of the checkpoints to be deleted may still be stored. Compact again {cure}",
+            outcome=outcome,
+            run_id=job.run_id,
         )
         failure.__cause__ = error
         return failure

@@ -15,6 +15,7 @@ __all__ = [
     "Append",
     "AppendLast",
     "AppendTaking",
+    "Compact",
     "Confirm",
     "Delete",
     "Ended",
@@ -176,6 +177,16 @@ class Prune(Job):
         self.keep_last = keep_last
         self.kept = kept
         self.gone = self.looked_at = 0
+
+
+class Compact(Job):
+    """Delete a batch of the checkpoints of a run's earlier passes.
+
+    The job sets `gone` to their number, `is_known` to whether the run is stored, and `is_done` to whether none are left.
+    """
+
+    gone = 0
+    is_known = is_done = False
 
 
 class Renew(Job):

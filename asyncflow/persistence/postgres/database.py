@@ -41,6 +41,7 @@ MIGRATIONS: Final = (
     "resumes.sql",
     "signals.sql",
     "parking.sql",
+    "compaction.sql",
 )
 """The schema migrations, one file for each schema version, in order."""
 

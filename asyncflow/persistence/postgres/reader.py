@@ -10,11 +10,13 @@ import anyio
 import psycopg
 
 from ...errors import StorageUnreachableError
+from .._database.compaction import SELECT_FIRST
 from .._database.inboxes import ARRIVED, RECEIVED, TAKERS, UNTAKEN, Received, signal_of
 from .._database.jobs import Ended
 from .._database.listing import Query, condition
 from .._database.run_head import Head, checkpoint_of
 from ..checkpoint import Checkpoint
+from ..compaction import check_first
 from ..inbox import StoredSignal
 from . import rows
 from .database import Connection, Target, explained, is_alive, is_lost, is_settled, rows_of
@@ -232,15 +234,20 @@ class Reader:
             return None
         head = Head.read(run_id, found[0], self._key)
         last = head.head if seq is None else seq
-        if not 0 <= last <= head.head:
+        first, protected = 0, None
+        if after is not None or seq is not None:
+            ((first, protected),) = await rows_of(connection, sql(rows.of_tables(SELECT_FIRST)), (run_id,))
+        if not first <= last <= head.head:
             return None
         base = head.base if seq is None else await self._base(connection, run_id, seq)
-        base = base if after is None else after + 1
+        base = base if after is None else max(after + 1, first)
         until = _ALL if seq is None else seq  # rows behind the head must be detected, too
         stored = await rows_of(connection, sql(rows.SELECT_CHECKPOINTS), (run_id, base, until))
         checkpoints = [checkpoint_of(head, row) for row in stored]
         if base <= last:
             head.verify(base, last, checkpoints)
+        if after is not None and after < first:
+            check_first(run_id, first, protected, checkpoints[0].digest, self._key)
         return checkpoints
 
     async def _base(self, connection: Connection, run_id: str, seq: int) -> int:

@@ -16,7 +16,8 @@ from ...errors import (
     StorageWriteError,
 )
 from .._database.commit_outcomes import not_written, shows
-from .._database.jobs import Append, Confirm, InboxJob, Job, Owning, Park, Prune, Send, SetAside
+from .._database.compaction import compact_batch
+from .._database.jobs import Append, Compact, Confirm, InboxJob, Job, Owning, Park, Prune, Send, SetAside
 from .._database.lease import Lease, now
 from .._database.ownership_rules import Liveness, effect_of
 from .._database.run_head import Head, values_of
@@ -186,6 +187,11 @@ class Writer:
         for job in jobs:
             if isinstance(job, Prune):
                 await PostgresBatch(job, self._key, self._liveness, connection, self._target).run()
+            elif isinstance(job, Compact):
+                try:
+                    await compact_batch(job, PostgresInboxes(self._key, connection, self._target), self._key)
+                except AsyncflowError as error:
+                    verdicts[job] = error
 
     async def _store_with_inboxes(
         self,

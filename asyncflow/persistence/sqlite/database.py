@@ -53,13 +53,8 @@ APPLICATION_ID: Final = 0x61666C77
 """'aflw' in ASCII. SQLite's `application_id`, which distinguishes asyncflow's databases from those of other programs."""
 
 MIGRATIONS: Final = (
-    "schema.sql",
-    "leases.sql",
-    "takeovers.sql",
-    "formats.sql",
-    "resumes.sql",
-    "signals.sql",
-    "parking.sql",
+    *("schema.sql", "leases.sql", "takeovers.sql", "formats.sql"),
+    *("resumes.sql", "signals.sql", "parking.sql", "compaction.sql"),
 )
 """The schema migrations, one file for each schema version, in order. `user_version` counts the applied ones."""
 

@@ -18,11 +18,13 @@ from pydantic_core import to_json
 
 from ..._waiting import to_its_end
 from ...errors import StorageCorruptError, StorageError
+from .._database.compaction import SELECT_FIRST
 from .._database.inboxes import ARRIVED, RECEIVED, TAKERS, UNTAKEN, Received, signal_of
 from .._database.jobs import Ended
 from .._database.listing import Query, condition
 from .._database.run_head import Head, checkpoint_of
 from ..checkpoint import Checkpoint
+from ..compaction import check_first
 from ..inbox import StoredSignal
 from . import rows
 from .database import check_identity, connected, explained, reading, stop
@@ -244,16 +246,21 @@ class Reader:
             return None
         head = Head.read(run_id, tuple(found[0]), self._key)
         last = head.head if seq is None else seq
-        if not 0 <= last <= head.head:
+        first, protected = 0, None
+        if after is not None or seq is not None:
+            ((first, protected),) = await connection.execute_fetchall(rows.of_tables(SELECT_FIRST), (run_id,))
+        if not first <= last <= head.head:
             return None
-        base = (
-            after + 1 if after is not None else head.base if seq is None else await self._base(connection, run_id, seq)
-        )
+        begins = after is not None and after < first
+        base = head.base if seq is None else await self._base(connection, run_id, seq)
+        base = base if after is None else max(after + 1, first)
         until = _ALL if seq is None else seq  # rows behind the head must be detected, too
         stored = await connection.execute_fetchall(rows.SELECT_CHECKPOINTS, (run_id, base, until))
         checkpoints = [checkpoint_of(head, tuple(row)) for row in stored]
         if after is None or after < last:
             head.verify(base, last, checkpoints)
+        if begins:
+            check_first(run_id, first, protected, checkpoints[0].digest, self._key)
         return checkpoints
 
     async def _base(self, connection: aiosqlite.Connection, run_id: str, seq: int) -> Any:

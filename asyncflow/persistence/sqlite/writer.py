@@ -20,7 +20,8 @@ from ...errors import (
     StorageWriteError,
 )
 from .._database.commit_outcomes import not_written, shows
-from .._database.jobs import Append, Confirm, InboxJob, Job, Owning, Prune, Send, SetAside
+from .._database.compaction import compact_batch
+from .._database.jobs import Append, Compact, Confirm, InboxJob, Job, Owning, Prune, Send, SetAside
 from .._database.lease import Lease, now
 from .._database.ownership_rules import Liveness
 from .._database.run_head import Head
@@ -273,6 +274,8 @@ class Writer:
             self._appends.forget(job.run_id)
             if isinstance(job, Prune):
                 await SqliteBatch(job, self._key, self._liveness, self._connection).run()
+            elif isinstance(job, Compact):
+                await compact_batch(job, SqliteInboxes(self._key, self._connection), self._key)
         about_owners = [job for job in jobs if isinstance(job, Owning)]
         if about_owners:
             await execute_owning(self._connection, about_owners, self._owner, self._key, self._liveness)

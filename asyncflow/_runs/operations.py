@@ -1,0 +1,83 @@
+"""What a flow class does with runs that it need not drive: send signals, end them, and delete their earlier passes."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from .._definition.signals import Signal
+from ..state import parse_run_id
+from .compacting import compact
+from .finishing import finish_stored
+from .instance import Instance
+from .sending import send
+
+__all__ = ["Operations"]
+
+P = TypeVar("P")
+
+
+class Operations:
+    """The operations; a base of `Flow`."""
+
+    _instance: Instance
+
+    @classmethod
+    async def signal(
+        cls,
+        run_id: object,
+        signal: Signal[P] | str,
+        payload: P | None = None,
+        /,
+        *,
+        key: str | None = None,
+        **init: Any,
+    ) -> bool:
+        """Send a signal to a run, whichever process drives it. It is durable when this returns, and is taken exactly once.
+
+        - `run_id`: the id of the run. Without persistence, the run must be running in this process.
+        - `signal`: the signal, or its name.
+        - `payload`: what is sent with it, of the type that the signal declares.
+        - `key`: an idempotency key: a call that is repeated with the same key sends nothing again.
+        - `init`: arguments of the constructor, such as `persistence`.
+
+        Returns False if the run has received a signal with this key already, else True. Raises `UnknownSignalError`,
+        `SignalPayloadError`, `SignalKeyError` for a key that stands for another signal, `RunEndedError` for a finished or cancelled run,
+        `NotWaitingError` for a signal with `early="refuse"` that nothing waits for, `InboxFullError`, `RunNotFoundError`,
+        `RunFlowMismatchError`, `InvalidRunIdError`, `CapabilityMissingError` if the backend stores no signals, `ValueError` for an
+        invalid key, and `StorageError`s.
+        """
+        known = parse_run_id(run_id)
+        return await send(cls(**init)._instance.setup, known, signal, payload, key)
+
+    @classmethod
+    async def finish_run(cls, run_id: object, /, **init: Any) -> None:
+        """Ask for the end of a run, whichever process drives it. The request is durable when this returns. A finished run stays as it is.
+
+        A run that is driven ends in order, as with `finish()` in a method. It is asked by a signal, so its flow must declare signals; on a
+        handle of the runner that drives it, `RunHandle.finish` needs none. A run that no process drives ends at once, and drops what was
+        interrupted. The output is that of the method with `output=True` or, without one, of the method that completed last.
+
+        - `run_id`: the id of the run.
+        - `init`: arguments of the constructor, such as `persistence`.
+
+        Raises `RunLockedError` for a run that is driven by another call, and whose flow declares no signals; `RunCancelledError`, the
+        `MethodError` of a run that has failed, `RunNotFoundError`, `RunFlowMismatchError`, `InvalidRunIdError`, `InboxFullError`,
+        `CapabilityMissingError` if the class has no persistence, and `StorageError`s.
+        """
+        known = parse_run_id(run_id)
+        await finish_stored(cls(**init)._instance.setup, known)
+
+    @classmethod
+    async def compact(cls, run_id: object, /, **init: Any) -> int:
+        """Delete the checkpoints of the earlier passes of a run, also while it is driven. Return how many were deleted.
+
+        What is left begins with the first checkpoint of the present pass, which holds the whole state.
+
+        - `run_id`: the id of the run.
+        - `init`: arguments of the constructor, such as `persistence`.
+
+        Raises `RunNotFoundError`, `RunFlowMismatchError`, `InvalidRunIdError`, `CapabilityMissingError` if the class has no persistence,
+        or its backend cannot delete a part of a run, and `StorageError`s.
+        """
+        known = parse_run_id(run_id)
+        return await compact(cls(**init)._instance.setup, known)

@@ -1,0 +1,33 @@
+"""What a runner does with stored runs that it need not drive."""
+
+from __future__ import annotations
+
+from .._runs.compacting import compact_stored
+from .._runs.ownership import is_driven_here
+from ..persistence.protocol import FlowPersistence, RunEntry
+from ..state import parse_run_id
+
+__all__ = ["StoredRuns"]
+
+
+class StoredRuns:
+    """The operations on stored runs; a base of `FlowRunner`."""
+
+    persistence: FlowPersistence
+
+    def is_driven(self, entry: RunEntry) -> bool:
+        """Whether a run that the catalog lists has a living owner, in this process or elsewhere.
+
+        - `entry`: the run, as `Catalog.runs` returns it.
+        """
+        return entry.is_driven or is_driven_here(self.persistence, entry.run_id)
+
+    async def compact(self, run_id: object) -> int:
+        """Delete the checkpoints of the earlier passes of a run, also while it is driven. Return how many were deleted.
+
+        - `run_id`: the id of the run.
+
+        Raises `InvalidRunIdError`, `RunNotFoundError`, `CapabilityMissingError` if the backend cannot delete a part of a run, and
+        `StorageError`s.
+        """
+        return await compact_stored(self.persistence, parse_run_id(run_id))
