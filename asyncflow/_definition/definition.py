@@ -107,7 +107,7 @@ class FlowDefinition:
     keeps_output: bool = field(init=False, compare=False, repr=False)
     """Whether an output may have to be kept before the last method completes."""
     may_wait: bool = field(init=False, compare=False, repr=False)
-    """Whether a pass may come to wait for a time or a signal with no method running."""
+    """Whether a pass may wait for a time or a signal with no method running."""
     unresolved: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     """The methods whose return annotation uses a name that was not defined when it was read."""
     _in_order: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)

@@ -82,6 +82,6 @@ async def _keeping_parked(persistence: FlowPersistence, run_id: str) -> AsyncIte
 
 
 def _is_parked(setup: Setup, progress: Progress) -> bool:
-    """Whether a run that stands as it is stored only waits, so that it is parked."""
+    """Whether a run, as it is stored, only waits, so that it is parked."""
     definition = setup.settings.definition
     return setup.parks and only_waits(progress) and (progress.is_open or is_waiting(definition, progress))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import anyio
@@ -49,9 +49,9 @@ async def until_woken(
     `woken`: set by others to end the wait.
     """
     woken = woken or anyio.Event()
-    with ExitStack() as watching:
-        if offers(persistence, Parking):
-            watching.enter_context(persistence.watch_parked(run_id, woken.set))
+    storage: object = persistence
+    watching = storage.watch_parked(run_id, woken.set) if offers(storage, Parking) else nullcontext()
+    with watching:
         entry = await catalog_entry(persistence, run_id)
         if entry is not None and entry.wake_at is not None:
             await wait_until(entry.wake_at, clock, woken)

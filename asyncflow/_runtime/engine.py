@@ -7,7 +7,7 @@ spawns tasks.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -28,15 +28,16 @@ from .._scheduling.messages import (
     TimerKey,
 )
 from .._scheduling.progress import Progress
-from ..errors import CheckpointWithdrawnError, RunCancelledError, RunTimeoutError
+from ..errors import CheckpointWithdrawnError
 from .codecs import Codecs
 from .contexts import apart
+from .controls import Controls
 from .crowd import CROWD, Crowd
-from .failures import method_error, run_timeout_error
+from .failures import method_error
 from .journal import Journal
 from .outputs import Outputs
 from .owner_check import OwnedClock, OwnerCheck
-from .parking import Parked, only_waits, wakes_at
+from .parking import Parked
 from .recorder import Recorder
 from .results import Results, StoredResults
 from .scope import LaterScope, Scope
@@ -49,42 +50,26 @@ from .timers import Timers
 from .tracebacks import crash_in
 from .turns import Turn
 from .versions import StateVersions
-from .waits import next_due
 
 __all__ = ["Engine"]
 
 
-class Engine:
+class Engine(Controls):
     """Drives one pass of one run. `recorder` is None without persistence."""
 
     __slots__ = (
-        *(
-            "_clock",
-            "_concurrent",
-            "_group",
-            "_may_idle",
-            "_methods",
-            "_park_after",
-            "_scope",
-            "_signals",
-            "_step",
-            "_steps",
-            "_stopped",
-            "_timers",
-        ),
-        *(
-            "continues",
-            "flow",
-            "is_cancelled",
-            "is_finished",
-            "journal",
-            "output",
-            "outputs",
-            "pass_number",
-            "recorder",
-            "run_id",
-        ),
-        *("parked", "settings", "thread", "versions"),
+        "_concurrent",
+        "_group",
+        "_may_idle",
+        "_methods",
+        "_step",
+        "_timers",
+        "output",
+        "outputs",
+        "pass_number",
+        "settings",
+        "thread",
+        "versions",
     )
 
     def __init__(
@@ -174,83 +159,6 @@ class Engine:
         if failures := self.journal.failures:
             raise method_error(type(self.flow).__name__, self.run_id, failures, self.recorder is not None)
         return self.output
-
-    def _check_idle(self) -> None:
-        """After something has ended: park the run if it only waits, or let others have its turn."""
-        if not self._steps.tasks and self._signals is None:
-            self._park_if_idle()
-        self._steps.let_others_run()
-
-    def _park_if_idle(self, newest: int = 0) -> bool:
-        """Stop the pass here if it only waits, and long enough. Return whether it stops. `newest`: see `Parked`."""
-        progress = self.journal.progress
-        is_idle = only_waits(progress) and not (self._steps.tasks or self._is_over or progress.ending)
-        is_idle = is_idle and self._steps.requested is None and (progress.is_open or self._signals is not None)
-        if self._park_after is None or not is_idle or self._scope is None or self._scope.cancel_called:
-            return False
-        now = self._clock()
-        wake_at = wakes_at(progress, now)
-        if wake_at - now < self._park_after:
-            return False
-        self.parked = Parked(wake_at, newest)
-        self._scope.cancel()
-        return True
-
-    @property
-    def running(self) -> Mapping[str, Scope]:
-        """The invocations whose methods are running, by invocation key."""
-        return self._steps.running
-
-    def only_waits_until(self, at: float) -> bool:
-        """Whether nothing runs, and nothing is due before a time, in seconds since the Unix epoch."""
-        progress, due = self.journal.progress, next_due(self.journal.progress, self._clock())
-        return not progress.running and not progress.failed and (due is None or due > at)
-
-    @property
-    def stopped(self) -> BaseException | None:
-        """The error that ended the run from outside, or a backend's error; None if its methods ended it."""
-        return self._stopped
-
-    @property
-    def pending(self) -> tuple[str, ...]:
-        """The keys of the invocations that are to be completed."""
-        return tuple(self.journal.progress.pending)
-
-    @property
-    def is_cut_short(self) -> bool:
-        """Whether the engine cancelled its running tasks: a commit may then have been withdrawn after it was folded into the progress."""
-        return self._scope is not None and self._scope.cancel_called and self.parked is None
-
-    def stop(self, why: BaseException) -> None:
-        """End the run now with this error: cancel everything that runs, and start and store nothing more."""
-        if self._stopped is None:
-            self._stopped = why
-        if self._scope is not None:
-            self._scope.cancel()
-
-    def wind_down(self, why: BaseException) -> None:
-        """End the run at its next checkpoints: let running methods finish and store their ends, but start nothing more."""
-        if self._stopped is None:
-            self._stopped = why
-        self._steps.is_ended = True
-        self._steps.end_waits()
-
-    async def finish(self) -> bool:
-        """End the run in order, and store that this was asked for. Return False if the pass is over already."""
-        return not self._is_over and self.journal.following is None and await self._steps.finish(self._obey, self.stop)
-
-    def cancel(self, why: RunCancelledError) -> None:
-        """Stop the run permanently: whatever else ends it meanwhile, it counts as cancelled, unless it has finished by then."""
-        self.is_cancelled = True
-        self.stop(why)
-
-    def _time_out(self) -> None:
-        self.stop(run_timeout_error(type(self.flow).__name__, self.run_id, self.journal.failures, self.recorder))
-
-    @property
-    def is_timed_out(self) -> bool:
-        """Whether the pass ended because its time limit passed."""
-        return isinstance(self._stopped, RunTimeoutError)
 
     async def _work_with_signals(self, commands: tuple[Command, ...]) -> None:
         if self._signals is None:
@@ -362,11 +270,6 @@ class Engine:
             await apart(work())
         except BaseException as error:
             self._ended_by(error)
-
-    @property
-    def _is_over(self) -> bool:
-        """Whether nothing more is to be started or stored."""
-        return self._stopped is not None or self.is_finished or self.continues
 
     async def _fire(self, timer: TimerKey) -> None:
         """Record that the time of a timer has come, and start what it enables."""

@@ -30,7 +30,6 @@ from .recorder import Recorder
 from .retries import Retries, failure_of
 from .scope import LaterScope, Scope, current_invocation
 from .settings import Settings
-from .signals import Signals
 from .starts import call_plain, confirm_ownership
 from .state_version import Version
 from .timeouts import within
@@ -39,6 +38,7 @@ from .tracebacks import trimmed
 from .turns import Turn
 from .versions import StateVersions
 from .waits import Waits
+from .workload import Workload
 
 __all__ = ["Steps"]
 
@@ -48,40 +48,27 @@ BREATHE: Final = 16
 """Without persistence and with a small state: methods that run before the engine yields to other tasks, about every 0.3 ms."""
 
 
-class Steps:
+class Steps(Workload):
     """Makes the steps of one pass."""
 
     __slots__ = (
-        *(
-            "_asked",
-            "_clock",
-            "_flow",
-            "_has_timers",
-            "_journal",
-            "_outputs",
-            "_recorder",
-            "_run_id",
-            "_settings",
-            "_turn",
-            "_unyielded",
-        ),
-        *(
-            "_thread",
-            "_versions",
-            "_waits",
-            "crowd",
-            "is_ended",
-            "is_over",
-            "late",
-            "of_pass",
-            "pauses",
-            "prefix",
-            "retries",
-            "running",
-            "signals",
-            "tasks",
-            "requested",
-        ),
+        "_asked",
+        "_clock",
+        "_flow",
+        "_has_timers",
+        "_outputs",
+        "_recorder",
+        "_run_id",
+        "_settings",
+        "_thread",
+        "_unyielded",
+        "_versions",
+        "crowd",
+        "late",
+        "prefix",
+        "requested",
+        "retries",
+        "running",
     )
 
     def __init__(
@@ -97,11 +84,10 @@ class Steps:
         clock: Callable[[], float],
         turn: Turn | None,
     ) -> None:
-        self._turn = turn
+        super().__init__(journal, turn)
         self._flow = flow
         self._settings = settings
         self._run_id = run_id
-        self._journal = journal
         self._versions = versions
         self._recorder = recorder
         self._outputs = outputs
@@ -113,24 +99,10 @@ class Steps:
         """Commands that nothing has executed: an invocation that waited has ended the pass."""
         self.requested: anyio.Event | None = None
         """Set once it is stored that the end was asked for from outside, and what follows was begun. The pass does not end before."""
-        self.is_ended = False
-        """Whether a pass that is ending has nothing left to do."""
         self.prefix = f"{run_id}/{pass_number}/"
         """The prefix of the ids of the invocations."""
         self._unyielded = 0
         self._thread = threading.get_ident()
-        self._waits: Waits | None = None
-        """Set once a method has waited."""
-        self.signals: Signals | None = None
-        """Set if the flow declares signals."""
-        self.tasks = 0
-        """The tasks that run invocations, also those that wait in `sleep`, or record what no method has done."""
-        self.pauses = 0
-        """The methods that wait for their next attempt."""
-        self.is_over = False
-        """Whether the pass fails or ends: no wait ends any more."""
-        self.of_pass: anyio.CancelScope | None = None
-        """The cancel scope of the pass."""
         self.running: dict[str, Scope] = {}
         """The invocations whose methods are running, by invocation key."""
         self.crowd: Crowd[Scope] | None = None
@@ -207,34 +179,6 @@ class Steps:
                 self._journal, self._recorder, self._clock, self, self._thread, self._settings.checkpoints_all
             )
         return self._waits
-
-    def end_waits(self) -> None:
-        """Let no further attempt start, no timer fire and no sleep end. They are stored: a resume continues them."""
-        self.is_over = True
-        if self.signals is not None:
-            self.signals.changed()
-        self.end_if_all_wait()
-
-    def end_if_all_wait(self) -> None:
-        """Once the pass fails or ends: cancel what is left of it, if that only waits."""
-        waits = self._journal.progress.paused or self._journal.progress.timers
-        asleep = 0 if self._waits is None else len(self._waits.waiting)
-        has_waits = self.is_ended if self._journal.progress.ending else bool(waits)
-        if self.is_over and has_waits and self.tasks == asleep and self.of_pass is not None:
-            self.of_pass.cancel()
-
-    async def take_turn(self) -> bool:
-        """Before something starts after a wait: wait until the run may run methods. Return whether that took a while."""
-        return self._turn is not None and await self._turn.take()
-
-    def let_others_run(self) -> None:
-        """Give the turn of the run back, if all of it waits."""
-        if self._turn is None:
-            return
-        progress, asleep = self._journal.progress, 0 if self._waits is None else len(self._waits.waiting)
-        is_open = progress.is_open or self.signals is not None
-        if is_open and not progress.running and self.tasks == asleep and not self.is_over:
-            self._turn.give_back()
 
     async def _is_conflict(self, scope: Scope, error: Exception) -> bool:
         """Whether the invocation is run again because of a merge conflict. Wait for the state that it is run on."""

@@ -1,4 +1,4 @@
-"""The turn of a run: whether it may run methods now. A run that only waits gives its turn back, and takes another one afterwards."""
+"""The turn of a run: whether it may run methods now. A run that only waits releases its turn, and takes another one afterwards."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ class Turn(Protocol):
         """Wait until the run may run methods. Return False, at once, if it may already."""
         ...
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Let another run have the turn, because no method of this run runs."""
         ...

@@ -88,7 +88,7 @@ class Places:
             ) from None
 
     def take_anyway(self) -> None:
-        """Take a place for a run that was accepted before and gave its place back while it waited."""
+        """Take a place for a run that was accepted before and released its place while it waited."""
         self._places.acquire_anyway()
 
     def release(self) -> None:

@@ -68,7 +68,7 @@ class Driver(Protocol):
     ) -> None:
         """Serve a runner: await `on_started` once the run is stored, before its first method; call `on_checkpoint` after each commit.
 
-        `turn`: given back while the run only waits. `park_after`: seconds from which on a run that only waits is parked.
+        `turn`: released while the run only waits. `park_after`: seconds from which on a run that only waits is parked.
         """
         ...
 

@@ -181,7 +181,7 @@ class Live:
     # ---- the run's turn: see `Turn` ------------------------------------------------------------------------------
 
     async def take(self) -> bool:
-        """Wait for a slot, if the run gave its slot back. It goes ahead of runs that have not begun. Return whether it waited."""
+        """Wait for a slot, if the run has released its slot. It goes ahead of runs that have not begun. Return whether it waited."""
         if self._has_slot or not self._is_begun:
             return False
         while self._is_begun and not self._has_slot:
@@ -200,8 +200,8 @@ class Live:
             self.has_place = True
         return True
 
-    def give_back(self) -> None:
-        """Give the slot back while the run only waits, and its place, too: others can run meanwhile, however many wait."""
+    def release(self) -> None:
+        """Release the slot while the run only waits, and its place, too: others can run meanwhile, however many wait."""
         if self._has_slot:
             self._has_slot = self.has_place = False
             self._slots.release()

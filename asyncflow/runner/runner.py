@@ -28,18 +28,16 @@ from ..persistence.checks import check_backend
 from ..persistence.default import default_persistence
 from ..persistence.protocol import FlowPersistence, RunEntry
 from ..state import StateType, parse_run_id, reconcile_run_ids
+from .background import Background
 from .capacity import Limits, Overload, Places
 from .driver import driver_of, instantiate
 from .handles import SOON, RunFailure, RunHandle, RunView
 from .live import ELSEWHERE, Live
 from .opening import Opening
 from .owned import OwnedRuns
-from .recovery import Recovery
 from .registry import FlowInfo, FlowRegistry, MakeFlow, described
 from .stored import StoredRuns
-from .sweeping import Sweep
 from .views import Viewed
-from .waking import Waker
 
 __all__ = ["FlowInfo", "FlowRunner", "JsonInputs", "JsonInputsError", "MakeFlow", "RunFailure", "RunHandle", "RunView"]
 
@@ -59,12 +57,9 @@ class FlowRunner(StoredRuns):
       resumed. By default the two are 9 seconds together: Docker kills a container 10 seconds after it has asked it to stop. On
       entry, the runner also waits `patience` seconds for a storage that is unavailable, and then raises `StorageUnreachableError` or
       `StorageBusyError`. See `enter` for a runner that serves meanwhile.
-    - `recover_every`: seconds between two scans for interrupted runs, the first on entry; more where a scan takes long. None: never;
-      then parked runs are not woken either.
-    - `park_after`: seconds from which on a run that only waits is parked: it leaves this process, and any runner that knows its flow
-      wakes it when it is due. A run that waits for signals alone is parked at once.
-    - `waiting_warning`: a duration, in seconds or as a timedelta; once a day the runner logs how many runs have waited for longer. None:
-      never.
+    - `recover_every`: seconds between two scans for interrupted runs; more where a scan takes long. None: none, and no run is woken.
+    - `park_after`: seconds from which on a run that only waits leaves this process, until any runner that knows its flow wakes it.
+    - `waiting_warning`: seconds, or a timedelta; once a day the runner logs how many runs have waited for longer. None: never.
     - `max_takeovers`: how often a run is taken over from dead processes without progress, that is, without a checkpoint in between
       other than of a resume (None: no limit). Such a run may be a poison run, which kills the processes: after half of that number
       the runner recovers such runs one at a time, so that other runs do not die with them. At the limit the run is quarantined: the
@@ -89,25 +84,19 @@ class FlowRunner(StoredRuns):
         waiting_warning: float | timedelta | None = timedelta(days=7),
     ) -> None:
         warn_after = None if waiting_warning is None else seconds(waiting_warning) or 0.0
-        self._limits = limits = Limits(
-            *(max_running, max_waiting, overload, grace, patience, max_takeovers, park_after, warn_after)
-        )
+        times = grace, patience, max_takeovers, park_after, warn_after
+        self._limits = limits = Limits(max_running, max_waiting, overload, *times)
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
         check_backend(self.persistence)
         self._flows = known = FlowRegistry(self.persistence)
-        self._viewed = Viewed(self._flows.instance_of, lambda: self._waker.look_now())
+        self._viewed = Viewed(self._flows.instance_of, lambda: self._background.waker.look_now())
         for make in flows:
             self._flows.register(make)
         self._recover_every = recover_every
         self._live = live = OwnedRuns()
-        self._recovery = Recovery(
-            self.persistence, self._is_recoverable, lambda: known.identities, self._recover_one, live, max_takeovers
-        )
-        self._sweep = Sweep(self.persistence, lambda: known.identities, self._wake, limits.waiting_warning)
-        self._waker = Waker(
-            *(self.persistence, lambda: known.identities, self._wake),
-            *(lambda: self._places.slots.free, lambda: known.may_wait),
-        )
+        calls = self._is_recoverable, self._recover_one, lambda: self._places.slots.free
+        self._background = Background(self.persistence, known, live, limits, *calls)
+        self._recovery = self._background.recovery
         self._group: TaskGroup | None = None
         self._is_ending = False
         self._loop: object = None
@@ -133,19 +122,10 @@ class FlowRunner(StoredRuns):
             self._group = await stack.enter_async_context(anyio.create_task_group())
             self._stack = stack.pop_all()
         self._is_ending, self._loop = False, current_loop()
-        self._group.start_soon(self._scan_for_interrupted)
+        self._group.start_soon(self._background.work, self._opening, self._recover_every)
         return self
 
     __aenter__ = enter
-
-    async def _scan_for_interrupted(self) -> None:
-        await self._opening.finish()
-        if self._recover_every is None:
-            return
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._waker.keep_looking)
-            group.start_soon(self._sweep.keep_sweeping)
-            await self._recovery.keep_scanning(self._recover_every)
 
     async def __aexit__(self, *raised: Any) -> None:
         """Drain the runs. If the block has raised, or this is cancelled, stop them at once. All runs can be resumed."""
@@ -344,11 +324,6 @@ class FlowRunner(StoredRuns):
 
     def _is_recoverable(self, entry: RunEntry) -> bool:
         return self.is_open and entry.run_id not in self._live and self._flows.named(entry.identity) is not None
-
-    async def _wake(self, entry: RunEntry) -> bool:
-        """Resume a run that was parked and is due."""
-        is_wanted = entry.run_id not in self._live and self._recovery.may_retry(entry.run_id)
-        return is_wanted and await self._recover_one(entry)
 
     async def _recover_one(self, entry: RunEntry) -> bool:
         """Recover a run as soon as there is a free place, unless it no longer needs that by then. Return whether it was recovered."""

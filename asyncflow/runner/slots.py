@@ -62,7 +62,7 @@ class Slots:
         self._free -= 1
 
     def release(self) -> None:
-        """Give a slot back: to the next caller that waits, if there is one and no more are taken than there are."""
+        """Release a slot: to the next caller that waits, if there is one and no more are taken than there are."""
         queue = self._ahead or self._waiting
         if queue and self._free >= 0:
             queue.popleft().set()

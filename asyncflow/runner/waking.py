@@ -20,7 +20,7 @@ FEWEST: Final = 16
 MOST: Final = 500
 """Runs that a look takes at most, so that other processes get some."""
 
-SELDOM: Final = 5.0
+RARELY: Final = 5.0
 """Seconds between two looks while no registered flow waits: an earlier version of one may have parked runs."""
 
 VIRTUAL: Final = 60.0
@@ -76,7 +76,7 @@ class Waker:
             for entry in found:
                 await self._wake(entry)
             if len(found) < limit:
-                pause = persistence.poll_seconds if self._may_wait() else SELDOM
+                pause = persistence.poll_seconds if self._may_wait() else RARELY
                 with anyio.move_on_after(pause if virtual_clock.get() is None else VIRTUAL):
                     await self._nudge.wait()
             self._nudge = anyio.Event()

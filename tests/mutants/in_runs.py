@@ -103,7 +103,7 @@ IN_RUNS = (
     Mutant(
         "a cancel undoes an end",
         ("C4",),
-        "_runs/instance.py",
+        "_runs/stopping.py",
         'if stored.checkpoint.status == "running" or (is_cancelled and stored.checkpoint.status == "failed"):',
         'if stored.checkpoint.status != "cancelled":',
         "runtime/test_endings.py::test_a_run_that_is_cancelled_around_its_last_commit_has_one_ending",
@@ -464,7 +464,7 @@ IN_RUNS = (
     Mutant(
         "a failure waits for the timers",
         ("W4",),
-        "_runtime/steps.py",
+        "_runtime/workload.py",
         "        waits = self._journal.progress.paused or self._journal.progress.timers\n",
         "        waits = self._journal.progress.paused\n",
         "runtime/test_timers.py::test_a_failure_holds_what_waits_and_a_resume_lets_it_fire",
@@ -480,7 +480,7 @@ IN_RUNS = (
     Mutant(
         "a failure waits for what sleeps",
         ("W5",),
-        "_runtime/steps.py",
+        "_runtime/workload.py",
         "            self.of_pass.cancel()\n",
         "            pass\n",
         "runs/test_sleeps.py::test_a_failure_cancels_what_sleeps_once_the_others_have_ended_and_a_resume_continues_it",
@@ -586,7 +586,7 @@ IN_RUNS = (
     Mutant(
         "a failure waits for the pauses of other methods",
         ("R3",),
-        "_runtime/steps.py",
+        "_runtime/workload.py",
         "        waits = self._journal.progress.paused or self._journal.progress.timers\n",
         "        waits = self._journal.progress.timers\n",
         f"{RETRIES}::test_once_a_method_has_failed_a_pause_ends_at_once_without_an_attempt",

@@ -349,10 +349,10 @@ async def test_a_sweep_reports_runs_that_wait_for_long(storage: Any, caplog: pyt
     async with FlowRunner(storage, waiting_warning=timedelta(days=7)) as runner:
         handles = [await runner.start(Joins) for _ in range(3)]
         await are("waiting", storage, 3)
-        await runner._sweep.sweep()
+        await runner._background.sweep.sweep()
         assert "wait for long" not in caplog.text
         with later(8 * 24 * HOUR):
-            await runner._sweep.sweep()
+            await runner._background.sweep.sweep()
 
     assert f"3 runs have waited for more than 7 days, the longest {handles[0].run_id} of Joins" in caplog.text
 
@@ -366,7 +366,7 @@ async def test_a_sweep_wakes_a_run_whose_wake_time_was_damaged(caplog: pytest.Lo
         due = {entry.run_id: entry.wake_at for entry in await storage.runs()}
         with closing(sqlite3.connect("runs.db")) as connection, connection:
             connection.execute("UPDATE runs SET wake_at = 9e15 WHERE run_id = ?", (bad.run_id,))
-        await runner._sweep.sweep()
+        await runner._background.sweep.sweep()
         await until(lambda: runner.running == 0)
         await are("waiting", storage, 2)
         assert {entry.run_id: entry.wake_at for entry in await storage.runs()} == due

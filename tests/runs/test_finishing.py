@@ -161,13 +161,39 @@ async def test_a_run_with_signals_is_asked_by_one(log: Any) -> None:
 
 @pytest.mark.clauses("W13")
 async def test_a_run_without_signals_that_is_driven_elsewhere_cannot_be_asked(log: Any) -> None:
-    flow = Waiting(persistence=log)
+    class Working(Flow[dict]):
+        name = "Working"
+
+        @start()
+        async def work(self) -> None:
+            await anyio.sleep_forever()
+
+    flow = Working(persistence=log)
     async with anyio.create_task_group() as group:
         group.start_soon(flow.kickoff)
-        await until(stored(log, flow.run_id, 1))
+        await until(stored(log, flow.run_id, 0))
         with pytest.raises(errors.RunLockedError, match="declares no signals"):
-            await Waiting.finish_run(flow.run_id, persistence=log)
+            await Working.finish_run(flow.run_id, persistence=log)
         group.cancel_scope.cancel()
+
+
+@pytest.mark.clauses("W13", "W11")
+async def test_a_parked_run_finishes_and_so_does_the_call_that_waits_for_it(log: Any) -> None:
+    flow = Waiting(persistence=log)
+    results: list[Any] = []
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+
+            async def drive() -> None:
+                results.append(await flow.kickoff())
+
+            group.start_soon(drive)
+            while not await log.runs(status="waiting"):  # noqa: ASYNC110 - no event reports what is stored
+                await anyio.sleep(0.002)
+            await Waiting.finish_run(flow.run_id, persistence=log)
+
+    assert results == ["begun"]
+    assert (await Waiting.load(flow.run_id, persistence=log)).status == "finished"
 
 
 @pytest.mark.clauses("W13")

@@ -209,7 +209,7 @@ async def _holds(value: bool) -> bool:
 
 @pytest.mark.clauses("W11", "W1")
 @pytest.mark.parametrize("how", ["kickoff", "resume"])
-async def test_a_parked_run_that_is_due_goes_on_when_it_is_resumed(how: str, store: Any) -> None:
+async def test_a_parked_run_that_is_due_continues_when_it_is_resumed(how: str, store: Any) -> None:
     run_id = (await parked(Asks(persistence=store))).run_id
     with later(24 * HOUR + 1), anyio.fail_after(60):
         call = (

@@ -287,7 +287,7 @@ async def paused_at_saved(flow: Flow[Any]) -> str:
     with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(flow.kickoff)
-            while "saved 1" not in flow.seen or not flow._instance._engine.is_paused:  # type: ignore[attr-defined]  # noqa: ASYNC110
+            while "saved 1" not in flow.seen or not flow._instance._engine._steps.pauses:  # type: ignore[attr-defined]  # noqa: ASYNC110
                 await anyio.sleep(0.001)
             group.cancel_scope.cancel()
     return flow.run_id

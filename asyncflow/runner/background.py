@@ -1,0 +1,56 @@
+"""What a runner does by itself: it recovers interrupted runs, wakes parked ones, and sweeps over those that wait."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import anyio
+
+from ..persistence.protocol import FlowPersistence, RunEntry
+from .capacity import Limits
+from .live import Live
+from .opening import Opening
+from .recovery import Recovery
+from .registry import FlowRegistry
+from .sweeping import Sweep
+from .waking import Waker
+
+__all__ = ["Background"]
+
+
+class Background:
+    """The tasks of a runner that no call has asked for."""
+
+    def __init__(
+        self,
+        persistence: FlowPersistence,
+        flows: FlowRegistry,
+        live: Mapping[str, Live],
+        limits: Limits,
+        is_recoverable: Callable[[RunEntry], bool],
+        resume: Callable[[RunEntry], Awaitable[bool]],
+        free_slots: Callable[[], int],
+    ) -> None:
+        """`live`: the runs that are driven here. `resume`: resumes a run as soon as there is a place, and returns whether it did."""
+        self._live = live
+        self._resume = resume
+        self.recovery = Recovery(
+            persistence, is_recoverable, lambda: flows.identities, resume, live, limits.max_takeovers
+        )
+        self.sweep = Sweep(persistence, lambda: flows.identities, self._wake, limits.waiting_warning)
+        self.waker = Waker(persistence, lambda: flows.identities, self._wake, free_slots, lambda: flows.may_wait)
+
+    async def work(self, opening: Opening, recover_every: float | None) -> None:
+        """Work until this is cancelled, as soon as the storage is open. `recover_every`: seconds between two scans; None: none."""
+        await opening.finish()
+        if recover_every is None:
+            return
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.waker.keep_looking)
+            group.start_soon(self.sweep.keep_sweeping)
+            await self.recovery.keep_scanning(recover_every)
+
+    async def _wake(self, entry: RunEntry) -> bool:
+        """Resume a run that was parked and is due."""
+        is_wanted = entry.run_id not in self._live and self.recovery.may_retry(entry.run_id)
+        return is_wanted and await self._resume(entry)
