@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 
 from ._keywords import not_taken
+from ._runs.instance import Until
 from ._runtime.tracebacks import run_shortened
 from .errors import RunningLoopError
 from .flow import Flow
@@ -16,12 +17,12 @@ from .flow import Flow
 __all__ = ["run"]
 
 
-def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None, *, once: bool = False) -> Any:
+def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None, *, once: bool = False, until: Until = "end") -> Any:
     """Run a flow from synchronous code, on asyncio, and return its output.
 
     - `flow`: an instance of a flow class.
     - `inputs`: as in `kickoff`.
-    - `once`: as in `kickoff`.
+    - `once`, `until`: as in `kickoff`.
 
     Raises what `kickoff` raises, and `RunningLoopError` inside a running event loop: await `flow.kickoff()` there.
     """
@@ -38,4 +39,4 @@ def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None, *, once: bool 
         raise RunningLoopError(
             "asyncflow.run() was called inside a running event loop; write `await flow.kickoff(...)` there"
         )
-    return run_shortened(partial(flow.kickoff, inputs, once=once))
+    return run_shortened(partial(flow.kickoff, inputs, once=once, until=until))

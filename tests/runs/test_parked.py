@@ -12,6 +12,7 @@ from flows import STORES, TwoVerbs
 from moments import later, stored, until
 from pydantic import Field
 
+import asyncflow
 from asyncflow import (
     Flow,
     FlowState,
@@ -127,6 +128,23 @@ async def test_a_kickoff_until_waiting_returns_what_the_run_waits_for(store: Any
     assert (listed.status, listed.wake_at, listed.is_driven) == ("waiting", waiting.due_at, False)
     loaded = await Asks.load(flow.run_id, persistence=store)
     assert (loaded.status, loaded.state.log) == ("waiting", ["draft"])
+
+
+def test_a_script_begins_a_run_that_waits_and_ends() -> None:
+    store = SQLiteFlowPersistence("runs.db")
+    waiting = asyncflow.run(Joins(persistence=store), until="waiting")
+    assert isinstance(waiting, Waiting)
+    asyncflow.run(Signals(persistence=store), {"to": waiting.run_id})
+
+    assert asyncflow.run(Joins(persistence=store), {"id": waiting.run_id}) == "a draft: yes"
+
+
+class Signals(Flow[dict]):
+    """Sends the signal from a flow of its own."""
+
+    @start()
+    async def send(self) -> None:
+        await Joins.signal(self.state["to"], Joins.answered, "yes", persistence=SQLiteFlowPersistence("runs.db"))
 
 
 async def test_a_run_that_waits_for_signals_alone_is_due_at_no_time(store: Any) -> None:
