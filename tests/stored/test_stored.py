@@ -15,10 +15,10 @@ import anyio
 import pytest
 from ends import ENDS, HERE, VERSIONS, assert_comes_to_its_end, runs_of
 from moments import later
-from stored_flows import FLOWS, NEED_AN_INBOX
+from stored_flows import FLOWS, NEED_AN_INBOX, Linear
 from write import KILLED, RUNS, described, write
 
-from asyncflow import SQLiteFlowPersistence, errors
+from asyncflow import FlowRunner, Signal, SQLiteFlowPersistence, Waiting, and_, errors, listen
 from asyncflow._version import VERSION
 from asyncflow.persistence import Checkpoint
 from asyncflow.persistence.checkpoint import FORMAT, decode_transition, verified
@@ -325,3 +325,49 @@ async def test_the_bytes_of_today_name_the_pass() -> None:
     fields = json.loads((await checkpoint_of_today()).to_bytes().partition(b"\n")[2])
 
     assert (fields["format"], fields["pass_number"]) == (FORMAT, 1)
+
+
+async def test_a_process_of_0_4_on_an_upgraded_file_is_refused_and_changes_nothing() -> None:
+    """Its sends would wake no parked run, and its takeovers would leave the run parked."""
+    shutil.copy(HERE / "0.4" / "runs.db", "runs.db")
+    async with SQLiteFlowPersistence("runs.db") as storage:
+        await storage.load("linear-failed")
+        before = identity_of("runs.db")
+        for statement in (
+            "SELECT run_id, head, row_digest FROM runs",
+            "UPDATE runs SET owner = 'x', epoch = 9, row_digest = x'00'",
+        ):
+            with pytest.raises(sqlite3.OperationalError, match="no such column"):
+                of_an_older_version(statement)
+
+        assert identity_of("runs.db") == before
+        assert await storage.verify() == []
+
+
+@pytest.mark.clauses("V6", "W11")
+@pytest.mark.parametrize("run_id", ["linear-interrupted", "linear-killed"])
+async def test_a_run_that_an_older_version_wrote_is_parked_and_woken(
+    run_id: str, storage: SQLiteFlowPersistence
+) -> None:
+    """Its class waits for a person since then."""
+
+    class Signed(Linear):
+        name = "Signed"
+        formerly = (f"{Linear.__module__}.Linear", "Linear")
+        signed = Signal("signed", str)
+
+        @listen(and_(Linear.close, signed))
+        async def sign(self, close: str, signed: str) -> str:
+            return f"{close}, signed {signed}"
+
+    waiting = await Signed(persistence=storage).kickoff({"id": run_id}, until="waiting")
+    assert isinstance(waiting, Waiting)
+    assert waiting.waits_for == ("signed",)
+    assert (await storage.runs(run_id=run_id))[0].status == "waiting"
+    async with FlowRunner(storage, flows=[Signed]) as runner:
+        handle = await runner.get(run_id)
+        await handle.signal(Signed.signed, "Ada")
+        with anyio.fail_after(60):
+            assert await handle.result() == f"{ENDS['Linear']}, signed Ada"
+
+    assert await storage.verify(run_id) == []
