@@ -26,7 +26,7 @@ from .inputs import JsonInputs, inputs_bytes, materialized
 from .json_inputs import state_from_json
 from .loading import Stored, load, load_owned
 from .matching import are_its_inputs, by_field, check_flow
-from .ownership import Claim, can_create, catalog_entry, owned, owned_by_creating, owned_within
+from .ownership import Claim, can_create, catalog_entry, is_driven, owned, owned_by_creating, owned_within
 from .parked import Waiting, until_woken, waiting_of
 from .passes import begin, commit_resumed, commit_start, next_pass, resume_pass, status_after
 from .stopping import StoppableRun
@@ -316,24 +316,28 @@ class Instance(StoppableRun):
         """Return what a call has driven. If that is parked, wait until it is woken, and drive it on, or follow the owner that does."""
         run_id, pause = self._run_id, SOON
         while isinstance(driven, Waiting) and until == "end" and not self.is_served:
-            persistence, self._woken = self.storage("kickoff"), anyio.Event()
+            persistence, woken = self.storage("kickoff"), anyio.Event()
+            self._woken = woken
             try:
-                await until_woken(persistence, run_id, self.setup.clock, self._woken)
+                await until_woken(persistence, run_id, self.setup.clock, woken)
+                stored = await self.found(run_id)
+                if stored.checkpoint.status != "running":
+                    self.show(stored)
+                    return self.outcome(stored)
+                if await is_driven(persistence, run_id):
+                    with anyio.move_on_after(pause):
+                        await woken.wait()
+                    pause = min(1.5 * pause, LATE)
+                    continue
             finally:
                 self._woken = None
-            try:
+            with contextlib.suppress(RunLockedError):  # another owner has just taken it
                 async with owned(persistence, run_id, is_new=False) as claim:
                     stored = await self.found(run_id)
-                    if stored.checkpoint.status != "running":
-                        claim.is_over = stored.checkpoint.status != "failed"
-                        self.show(stored)
-                        return self.outcome(stored)
-                    engine, commands = await self._resume_pass(stored, claim)
-                    engine.outputs.update(self.outputs)
-                    driven, pause = await self._drive(engine, commands, claim), SOON
-            except RunLockedError:  # another owner drives it
-                await anyio.sleep(pause)
-                pause = min(1.5 * pause, LATE)
+                    if stored.checkpoint.status == "running":
+                        engine, commands = await self._resume_pass(stored, claim)
+                        engine.outputs.update(self.outputs)
+                        driven, pause = await self._drive(engine, commands, claim), SOON
         return driven
 
     async def _sync_after_run(self, engine: Engine, claim: Claim) -> None:

@@ -15,6 +15,7 @@ from pydantic import Field
 import asyncflow
 from asyncflow import (
     Flow,
+    FlowRunner,
     FlowState,
     MemoryFlowPersistence,
     Retry,
@@ -394,6 +395,47 @@ async def test_a_parked_run_that_is_cancelled_ends_the_call_that_waits_for_it(by
             await until(lambda: _holds(flow.status == "waiting"))
             canceller = flow if by == "itself" else await Asks.load(flow.run_id, persistence=store)
             await canceller.cancel()
+
+    assert (await entry(store, flow.run_id)).status == "cancelled"
+
+
+async def test_a_call_that_follows_an_ended_run_leaves_it_without_an_owner(store: Any) -> None:
+    flow = Asks(persistence=store)
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(flow.kickoff)
+            await until(is_parked(store, flow.run_id))
+            await Asks.signal(flow.run_id, Asks.answered, "yes", persistence=store)
+            assert await Asks.resume(flow.run_id, wait=30, persistence=store) == "ended: yes"
+
+    assert await store.delete(flow.run_id)
+
+
+async def test_a_cancel_reaches_a_call_that_follows_a_run_which_another_owner_drives(store: Any) -> None:
+    class Works(Asks):
+        name = "Works"
+        began = anyio.Event()
+
+        @listen(Asks.end)
+        async def work(self) -> None:
+            Works.began.set()
+            await anyio.sleep_forever()
+
+    Works.began = anyio.Event()
+    flow = Works(persistence=store)
+    with anyio.fail_after(60):
+        async with FlowRunner(store, flows=[Works]) as runner, anyio.create_task_group() as group:
+
+            async def drive() -> None:
+                with pytest.raises(errors.RunCancelledError):
+                    await flow.kickoff()
+
+            group.start_soon(drive)
+            await until(is_parked(store, flow.run_id))
+            handle = await runner.get(flow.run_id)
+            await handle.signal(Works.answered, "yes")
+            await Works.began.wait()
+            await flow.cancel()
 
     assert (await entry(store, flow.run_id)).status == "cancelled"
 
