@@ -32,7 +32,7 @@ from asyncflow import (
     wait_for,
 )
 from asyncflow.persistence import SQLiteFlowPersistence
-from asyncflow.testing import Fail, FaultyPersistence, LoseReply, crash_everywhere
+from asyncflow.testing import Fail, FaultyPersistence, LoseReply, cancel_everywhere, crash_everywhere
 
 HOUR = 3600.0
 
@@ -525,6 +525,34 @@ async def test_a_crash_at_any_commit_loses_no_wait(flow: Any) -> None:
 
     report = await anyio.to_thread.run_sync(lambda: anyio.run(crash_everywhere, Answered if flow is Joins else flow))
     assert report.crashes > 6
+
+
+@pytest.mark.clauses("W11", "C1", "C2")
+async def test_a_cancellation_at_any_await_of_parking_and_waking_loses_nothing() -> None:
+    store = MemoryFlowPersistence()
+    run_ids: list[str] = []
+
+    async def ends() -> None:
+        run_id = run_ids[-1]
+        if await store.load(run_id) is None:
+            return  # it was cancelled before anything was stored
+        await Joins.signal(run_id, Joins.answered, "yes", key="once", persistence=store)
+        with anyio.fail_after(60):
+            assert await Joins.resume(run_id, wait=30, persistence=store) == "a draft: yes"
+        assert [e.is_driven for e in await store.runs(run_id=run_id)] == [False]
+
+    async def parks() -> None:
+        flow = Joins(persistence=store)
+        run_ids.append(flow.run_id)
+        await flow.kickoff(until="waiting")
+
+    async def wakes() -> None:
+        await parks()
+        await Joins.signal(run_ids[-1], Joins.answered, "yes", key="once", persistence=store)
+        await Joins.resume(run_ids[-1], persistence=store)
+
+    assert await cancel_everywhere(parks, ends) > 5
+    assert await cancel_everywhere(wakes, ends) > 10
 
 
 async def test_a_thousand_kickoffs_wait_for_their_parked_runs() -> None:
