@@ -59,6 +59,9 @@ async def edit(instance: Instance, changes: Mapping[str, Any] | None, fields: Ma
         run_id = instance.run_id
         async with session(persistence), _keeping_parked(persistence, run_id) as claim:
             stored = await instance.found(run_id)
+            if claim.parked is not None:
+                is_parked = _is_parked(instance.setup, stored.progress)
+                claim.parked = Parked(wakes_at(stored.progress, instance.setup.clock())) if is_parked else None
             if given_id and (isinstance(changes, Mapping | None) or reconcile_run_ids(*given_id) != run_id):
                 raise RunInputsError("the id of a run cannot be changed; nothing was written", run_id=run_id)
             state = instance.state_type.updated(instance.state_to_continue(stored), given)
@@ -77,7 +80,7 @@ async def _keeping_parked(persistence: FlowPersistence, run_id: str) -> AsyncIte
     entry = await catalog_entry(persistence, run_id)
     async with owned(persistence, run_id, is_new=False) as claim:
         if entry is not None and entry.wake_at is not None:
-            claim.parked = Parked(entry.wake_at)
+            claim.parked = Parked(0.0)  # due at once, unless the caller finds out when
         yield claim
 
 

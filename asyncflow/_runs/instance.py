@@ -27,7 +27,7 @@ from .json_inputs import state_from_json
 from .loading import Stored, load, load_owned
 from .matching import are_its_inputs, by_field, check_flow
 from .ownership import Claim, can_create, catalog_entry, is_driven, owned, owned_by_creating, owned_within
-from .parked import Waiting, until_woken, waiting_of
+from .parked import Waiting, followed, until_woken, waiting_of
 from .passes import begin, commit_resumed, commit_start, next_pass, resume_pass, status_after
 from .stopping import StoppableRun
 
@@ -79,6 +79,8 @@ class Instance(StoppableRun):
                 # No other process can know this id yet, so there is nothing to look up.
                 is_new = given_id is None and run_id == self.own_id and not self._may_be_stored
                 if not is_new and (waiting := await self._attached(run_id, given)) is not None:
+                    if from_run is not None:
+                        raise refusals.already_stored(run_id)
                     return await self._followed(waiting, until)
                 async with owned_within(wait, self.setup.persistence, run_id, is_new=is_new) as claim:
                     stored = None if is_new else await load_owned(self.setup, run_id, claim, creates=True)
@@ -263,7 +265,8 @@ class Instance(StoppableRun):
                 await self.on_started()
             result = await engine.drive(commands)
             while engine.continues:
-                engine, commands = await next_pass(self.setup, self.flow, engine)
+                engine, commands = await next_pass(self.setup, self.flow, before := engine)
+                engine.stop_as(before)
                 if self.is_asked_to_finish:
                     await engine.finish()
                 self._engine, self.outputs = engine, engine.outputs
@@ -273,7 +276,7 @@ class Instance(StoppableRun):
                 return result
             claim.parked = engine.parked
             wakes, progress = engine.parked.wake_at, engine.journal.progress
-            return waiting_of(self.setup.settings.definition, engine.run_id, progress, wakes)
+            return waiting_of(self.setup.settings.definition, engine.run_id, progress, wakes, self.setup.clock())
         except (RunCancelledError, RunTimeoutError) as error:
             if not (engine.is_cancelled or engine.is_timed_out) or error is not engine.stopped:
                 raise  # a method raised it, about another run
@@ -310,35 +313,46 @@ class Instance(StoppableRun):
         self.check_edits(stored)
         self.show(stored)
         self.status = "waiting"
-        return waiting_of(self.setup.settings.definition, run_id, stored.progress, entry.wake_at)
+        return waiting_of(self.setup.settings.definition, run_id, stored.progress, entry.wake_at, self.setup.clock())
 
     async def _followed(self, driven: Any, until: Until = "end") -> Any:
         """Return what a call has driven. If that is parked, wait until it is woken, and drive it on, or follow the owner that does."""
-        run_id, pause = self._run_id, SOON
-        while isinstance(driven, Waiting) and until == "end" and not self.is_served:
-            persistence, woken = self.storage("kickoff"), anyio.Event()
-            self._woken = woken
-            try:
-                await until_woken(persistence, run_id, self.setup.clock, woken)
-                stored = await self.found(run_id)
-                if stored.checkpoint.status != "running":
-                    self.show(stored)
-                    return self.outcome(stored)
-                if await is_driven(persistence, run_id):
-                    with anyio.move_on_after(pause):
-                        await woken.wait()
-                    pause = min(1.5 * pause, LATE)
-                    continue
-            finally:
-                self._woken = None
-            with contextlib.suppress(RunLockedError):  # another owner has just taken it
-                async with owned(persistence, run_id, is_new=False) as claim:
-                    stored = await self.found(run_id)
-                    if stored.checkpoint.status == "running":
-                        engine, commands = await self._resume_pass(stored, claim)
-                        engine.outputs.update(self.outputs)
-                        driven, pause = await self._drive(engine, commands, claim), SOON
+        if not isinstance(driven, Waiting) or until == "waiting" or self.is_served:
+            return driven
+        with followed(self.storage("kickoff"), self._run_id):
+            pause = SOON
+            while isinstance(driven, Waiting):
+                driven, is_driven_elsewhere = await self._woken_once(driven, pause)
+                pause = min(1.5 * pause, LATE) if is_driven_elsewhere else SOON
         return driven
+
+    async def _woken_once(self, waiting: Waiting, pause: float) -> tuple[Any, bool]:
+        """Wait until a parked run is woken, and drive it on. Return its result, or that it still waits; and whether another owner drives it.
+
+        `pause`: how long to wait if another owner drives it.
+        """
+        run_id, persistence, woken = self._run_id, self.storage("kickoff"), anyio.Event()
+        self._woken = woken
+        try:
+            await until_woken(persistence, run_id, self.setup.clock, woken)
+            stored = await self.found(run_id)
+            if stored.checkpoint.status != "running":
+                self.show(stored)
+                return self.outcome(stored), False
+            if await is_driven(persistence, run_id):
+                with anyio.move_on_after(pause):
+                    await woken.wait()
+                return waiting, True
+        finally:
+            self._woken = None
+        with contextlib.suppress(RunLockedError):  # another owner has just taken it
+            async with owned(persistence, run_id, is_new=False) as claim:
+                stored = await self.found(run_id)
+                if stored.checkpoint.status == "running":
+                    engine, commands = await self._resume_pass(stored, claim)
+                    engine.outputs.update(self.outputs)
+                    return await self._drive(engine, commands, claim), False
+        return waiting, False
 
     async def _sync_after_run(self, engine: Engine, claim: Claim) -> None:
         """Update what this instance shows of the run. If the run was stopped, load it: a commit may have been in progress."""

@@ -27,6 +27,7 @@ __all__ = [
     "owned",
     "owned_by_creating",
     "owned_within",
+    "place_of",
     "release_run",
     "status_now",
 ]
@@ -79,12 +80,12 @@ if hasattr(os, "register_at_fork"):
 
 def is_same_place(one: object, other: object) -> bool:
     """Whether two backends store in one place, so that the runs of one can be loaded from the other."""
-    return one is other or _place(one) == _place(other)
+    return one is other or place_of(one) == place_of(other)
 
 
 def is_driven_here(persistence: FlowPersistence, run_id: str) -> bool:
     """Whether this process drives a run, through any backend of its place."""
-    loop = _DRIVEN.get((_place(persistence), run_id))
+    loop = _DRIVEN.get((place_of(persistence), run_id))
     return loop is not None and not is_closed(loop)
 
 
@@ -109,7 +110,8 @@ async def catalog_entry(persistence: FlowPersistence, run_id: str) -> RunEntry |
     return known[0] if known else None
 
 
-def _place(persistence: object) -> object:
+def place_of(persistence: object) -> object:
+    """Return the place of a backend's storage; of one without ownership, a key of the object."""
     return persistence.place if offers(persistence, Ownership) else id(persistence)
 
 
@@ -152,7 +154,7 @@ class _Owned:
         self, persistence: FlowPersistence, run_id: str, is_new: bool, wait: float, *, acquires: bool = True
     ) -> None:
         owner = persistence if offers(persistence, Ownership) else None
-        self._driven = (_place(persistence), run_id)
+        self._driven = (place_of(persistence), run_id)
         self._claim = Claim(owner)
         self._is_new = is_new
         self._acquires = acquires

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import anyio
@@ -16,9 +17,12 @@ from .._scheduling.progress import Progress
 from .._scheduling.signals import expected
 from ..persistence.parking import Parking
 from ..persistence.protocol import FlowPersistence, offers
-from .ownership import catalog_entry
+from .ownership import catalog_entry, place_of
 
-__all__ = ["Waiting", "until_woken", "waiting_of"]
+__all__ = ["Waiting", "followed", "is_followed", "until_woken", "waiting_of"]
+
+_FOLLOWED = Counter[tuple[object, str]]()
+"""(place, run id) of the parked runs for which calls of this process wait: these wake them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +37,9 @@ class Waiting:
     """When it is due, in seconds since the Unix epoch; None: it waits for signals only."""
 
 
-def waiting_of(definition: FlowDefinition, run_id: str, progress: Progress, wake_at: float) -> Waiting:
+def waiting_of(definition: FlowDefinition, run_id: str, progress: Progress, wake_at: float, now: float) -> Waiting:
     """Return what a parked run waits for."""
-    names = expected(definition, progress) | awaited_signals(progress)
+    names = expected(definition, progress) | awaited_signals(progress, now)
     return Waiting(
         run_id=run_id, waits_for=tuple(sorted(names)), due_at=None if math.isinf(wake_at) else max(wake_at, 0.0)
     )
@@ -55,3 +59,21 @@ async def until_woken(
         entry = await catalog_entry(persistence, run_id)
         if entry is not None and entry.wake_at is not None:
             await wait_until(entry.wake_at, clock, woken)
+
+
+@contextmanager
+def followed(persistence: FlowPersistence, run_id: str) -> Iterator[None]:
+    """Wait for a parked run, to wake it. A runner of this process leaves it alone: the caller may be a method that holds a slot."""
+    key = place_of(persistence), run_id
+    _FOLLOWED[key] += 1
+    try:
+        yield
+    finally:
+        _FOLLOWED[key] -= 1
+        if not _FOLLOWED[key]:
+            del _FOLLOWED[key]
+
+
+def is_followed(persistence: FlowPersistence, run_id: str) -> bool:
+    """Whether a call of this process waits for a parked run, to wake it."""
+    return (place_of(persistence), run_id) in _FOLLOWED

@@ -121,7 +121,7 @@ async def _checked(setup: Setup, persistence: FlowPersistence, run_id: str, sign
     if signal.early != "refuse" or stored.status in ("finished", "cancelled"):
         return None
     progress = decode_progress(stored.progress or b"")
-    is_awaited = signal.name in expected(setup.settings.definition, progress) | awaited_signals(progress)
+    is_awaited = signal.name in expected(setup.settings.definition, progress) | awaited_signals(progress, setup.clock())
     return stored.seq if is_awaited else NOT_WAITING
 
 

@@ -91,6 +91,10 @@ class Controls:
         if self._scope is not None:
             self._scope.cancel()
 
+    def stop_as(self, before: Controls) -> None:
+        """Before it is driven: stop this pass if the one before was stopped after it had ended."""
+        self._stopped, self.is_cancelled = before._stopped, before.is_cancelled
+
     def wind_down(self, why: BaseException) -> None:
         """End the run at its next checkpoints: let running methods finish and store their ends, but start nothing more."""
         if self._stopped is None:

@@ -143,6 +143,8 @@ class Engine(Controls):
         """
         with anyio.CancelScope() as self._scope:
             self._steps.of_pass = self._scope
+            if self._stopped is not None:
+                self._scope.cancel()
             if self.journal.progress.deadline:
                 end = self.journal.progress.deadline
                 await until(end, self._clock, lambda: self._work_with_signals(commands), self._time_out)

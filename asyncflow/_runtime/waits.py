@@ -32,21 +32,24 @@ TIMED_OUT: Final = "timed out "
 """What the names of a wait's outcome begin with; the name of the wait follows."""
 
 
-def open_waits(progress: Progress) -> Iterator[tuple[str, bytes]]:
+def open_waits(progress: Progress, now: float) -> Iterator[tuple[str, bytes]]:
     """Yield the names of the waits that methods have begun, as far as that is stored, and what is stored of each: when it ends.
 
-    A wait in `wait_for` that is over is left out. Of a sleep, only the time shows whether it is over.
+    A wait in `wait_for` that is over is left out. Of a sleep, only the time shows whether it is over. An invocation whose next attempt is
+    due after `now` is in none.
     """
     for attempts in progress.attempts.values():
+        if attempts.due is not None and attempts.due > now:
+            continue
         memos = attempts.memos or {}
         for name, value in memos.items():
             if name.startswith(("sleep ", "wait_for ")) and not {RECEIVED + name, TIMED_OUT + name} & memos.keys():
                 yield name, value
 
 
-def awaited_signals(progress: Progress) -> frozenset[str]:
+def awaited_signals(progress: Progress, now: float) -> frozenset[str]:
     """Return the names of the signals that methods wait for, in `wait_for`, as far as that is stored."""
-    waits = (name.split(" ") for name, _ in open_waits(progress))
+    waits = (name.split(" ") for name, _ in open_waits(progress, now))
     return frozenset(signal for call, signal, *_ in waits if call == "wait_for")
 
 
@@ -57,7 +60,7 @@ def next_due(progress: Progress, now: float) -> float | None:
     """
     times = [timer.due for timer in progress.timers.values()]
     times += [attempts.due for attempts in progress.attempts.values() if attempts.due is not None]
-    for name, value in open_waits(progress):
+    for name, value in open_waits(progress, now):
         due = from_json(value)
         if due is not None and (due > now or not name.startswith("sleep ")):
             times.append(float(due))

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
 
+from .._runs.parked import is_followed
 from ..persistence.protocol import FlowPersistence, RunEntry
 from .capacity import Limits
 from .live import Live
@@ -38,19 +39,31 @@ class Background:
             persistence, is_recoverable, lambda: flows.identities, resume, live, limits.max_takeovers
         )
         self.sweep = Sweep(persistence, lambda: flows.identities, self._wake, limits.waiting_warning)
-        self.waker = Waker(persistence, lambda: flows.identities, self._wake, free_slots, lambda: flows.may_wait)
+        self._persistence = persistence
+        self._free_slots = free_slots
+        self._woken: list[Live] = []
+        """Runs that were woken, and have not begun."""
+        calls = self._may_take, lambda: flows.may_wait, lambda: self.recovery.stopped
+        self.waker = Waker(persistence, lambda: flows.identities, self._wake, *calls)
 
     async def work(self, opening: Opening, recover_every: float | None) -> None:
-        """Work until this is cancelled, as soon as the storage is open. `recover_every`: seconds between two scans; None: none."""
+        """Work until this is cancelled, as soon as the storage is open. `recover_every`: seconds between two scans; None: no scans."""
         await opening.finish()
-        if recover_every is None:
-            return
         async with anyio.create_task_group() as group:
             group.start_soon(self.waker.keep_looking)
             group.start_soon(self.sweep.keep_sweeping)
-            await self.recovery.keep_scanning(recover_every)
+            if recover_every is not None:
+                await self.recovery.keep_scanning(recover_every)
+
+    def _may_take(self) -> int:
+        """Return how many due runs may be taken: as many as there are free slots; else one, which waits for its slot like new runs."""
+        self._woken = [run for run in self._woken if run.is_queued]
+        return max(self._free_slots(), 1) - len(self._woken)
 
     async def _wake(self, entry: RunEntry) -> bool:
         """Resume a run that was parked and is due."""
-        is_wanted = entry.run_id not in self._live and self.recovery.may_retry(entry.run_id)
-        return is_wanted and await self._resume(entry)
+        is_free = entry.run_id not in self._live and not is_followed(self._persistence, entry.run_id)
+        is_woken = is_free and self.recovery.may_retry(entry.run_id) and await self._resume(entry)
+        if entry.run_id in self._live:
+            self._woken.append(self._live[entry.run_id])
+        return is_woken

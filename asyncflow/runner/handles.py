@@ -11,13 +11,13 @@ import anyio.lowlevel
 
 from .._definition.signals import Signal
 from .._runs import call_errors as refusals
-from .._runs.ownership import is_driven, status_now
+from .._runs.ownership import catalog_entry, is_driven, status_now
 from .._runs.parked import until_woken
 from .._runs.sending import JsonPayload
 from .._runtime.observe import events_from
 from .._runtime.timing import now
 from .._runtime.tracebacks import from_here
-from ..errors import CapabilityMissingError, RunFencedError, StorageError
+from ..errors import CapabilityMissingError, RunFencedError, RunInterruptedError, StorageError
 from ..events import Event
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers, session
@@ -176,10 +176,7 @@ class RunHandle:
             finally:
                 live.awaited -= 1
             if live.is_parked:
-                await self._woken()
-                if self._owned.is_closed:
-                    return await self._ended_since(refusals.interrupted(self.run_id))
-                self._live = live = self._owned.get(self.run_id)
+                self._live = live = await self._woken()
                 continue
             if live.error is None:
                 return live.result
@@ -190,11 +187,19 @@ class RunHandle:
             break
         return await self._outcome(await self._ended())
 
-    async def _woken(self) -> None:
-        """Wait while the run is parked, and the runner lives."""
+    async def _woken(self) -> Live | None:
+        """Wait while the run is parked. Return it if this runner has woken it. Raises `RunInterruptedError` once the runner ends."""
         async with session(self._persistence):
-            with self._owned.waiting() as woken:
-                await until_woken(self._persistence, self.run_id, now, woken)
+            with self._owned.waiting(self.run_id) as woken:
+                while True:
+                    await until_woken(self._persistence, self.run_id, now, woken)
+                    entry = await catalog_entry(self._persistence, self.run_id)
+                    live = self._owned.get(self.run_id)
+                    if live is not None or entry is None or entry.wake_at is None:
+                        return live
+                    if self._owned.is_closed:
+                        raise refusals.interrupted(self.run_id)
+                    await anyio.sleep(SOON)  # it is due, and a runner is about to wake it
 
     async def _ended_since(self, stopped: BaseException) -> Any:
         """Return the outcome of a run that stopped here before its end. Raises the error that stopped it, if it has not ended since."""
@@ -271,8 +276,10 @@ class RunHandle:
             if is_live and next_change is not None:
                 await next_change.wait()
             else:
-                await self._woken()
-                self._live = self._owned.get(self.run_id)
+                try:
+                    self._live = await self._woken()
+                except RunInterruptedError:
+                    return
                 await anyio.sleep(0 if self._live is not None else pause)
 
     async def _ended(self) -> Checkpoint:

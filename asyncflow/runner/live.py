@@ -55,6 +55,7 @@ class Live:
         "error",
         "has_place",
         "inputs",
+        "is_followed",
         "is_new",
         "is_parked",
         "refusal",
@@ -103,6 +104,8 @@ class Live:
         self._has_slot = self._is_begun = self._is_queued = self.winds_down = False
         self._taking: anyio.Event | None = None
         self.has_place = True
+        self.is_followed: Callable[[], bool] = lambda: False
+        """Whether a caller awaits the run, since before it was parked."""
         self.is_parked = False
         """Whether the run has ended here because it was parked."""
 
@@ -110,6 +113,11 @@ class Live:
     def epoch(self) -> int:
         """The fencing epoch of this owner; 0 while nothing is driven."""
         return self.driver.epoch
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether the run has not begun: it waits for its slot, or is about to."""
+        return not self._is_begun and not self.ended.is_set()
 
     @property
     def next_change(self) -> anyio.Event:
@@ -153,7 +161,7 @@ class Live:
 
     def _log_unless_awaited(self, error: Exception) -> None:
         """Log a failure of this run, not one that was only read from the storage, if no caller awaits its result."""
-        if isinstance(error, MethodError) and self._is_begun and not self.awaited:
+        if isinstance(error, MethodError) and self._is_begun and not (self.awaited or self.is_followed()):
             name = self.driver.flow_name
             logger.error("run failed: %s of %s, and no caller awaits its result", self.run_id, name, exc_info=error)
 

@@ -28,19 +28,24 @@ class OwnedRuns(dict[str, Live]):
         self._empty: anyio.Event | None = None
         self.is_closed = False
         """Whether the runner has ended: it wakes no run any more."""
-        self._waits = set[anyio.Event]()
+        self._waits: dict[anyio.Event, str] = {}
+        """Of each wait for a parked run: the id of the run."""
 
     @contextmanager
-    def waiting(self) -> Iterator[anyio.Event]:
-        """Yield an event that is set when the runner ends, at the latest."""
+    def waiting(self, run_id: str) -> Iterator[anyio.Event]:
+        """Await a parked run. Yield an event that is set when the runner ends, at the latest."""
         event = anyio.Event()
-        self._waits.add(event)
+        self._waits[event] = run_id
         if self.is_closed:
             event.set()
         try:
             yield event
         finally:
-            self._waits.discard(event)
+            del self._waits[event]
+
+    def is_awaited(self, run_id: str) -> bool:
+        """Whether a caller awaits a run that was parked when it was last seen."""
+        return run_id in self._waits.values()
 
     def close(self) -> None:
         """End the waits for parked runs, because the runner ends."""

@@ -102,6 +102,11 @@ class Recovery:
         retry = f"retry in {pause:.1f} s" if self._is_scanning else "no retry; resume it"
         logger.warning("run stopped unexpectedly: %s of %s; %s: %s", run_id, flow, retry, error)
 
+    @property
+    def stopped(self) -> int:
+        """The number of runs that stopped here, and are retried with back-off."""
+        return len(self._stopped)
+
     def may_retry(self, run_id: str) -> bool:
         """Whether the back-off of a run that stopped here is over; also if it did not stop here."""
         return run_id not in self._stopped or self._stopped[run_id][0] <= anyio.current_time()

@@ -57,7 +57,7 @@ class FlowRunner(StoredRuns):
       resumed. By default the two are 9 seconds together: Docker kills a container 10 seconds after it has asked it to stop. On
       entry, the runner also waits `patience` seconds for a storage that is unavailable, and then raises `StorageUnreachableError` or
       `StorageBusyError`. See `enter` for a runner that serves meanwhile.
-    - `recover_every`: seconds between two scans for interrupted runs; more where a scan takes long. None: none, and no run is woken.
+    - `recover_every`: seconds between two scans for interrupted runs; more where a scan takes long. None: no scans.
     - `park_after`: seconds from which on a run that only waits leaves this process, until any runner that knows its flow wakes it.
     - `waiting_warning`: seconds, or a timedelta; once a day the runner logs how many runs have waited for longer. None: never.
     - `max_takeovers`: how often a run is taken over from dead processes without progress, that is, without a checkpoint in between
@@ -94,7 +94,7 @@ class FlowRunner(StoredRuns):
             self._flows.register(make)
         self._recover_every = recover_every
         self._live = live = OwnedRuns()
-        calls = self._is_recoverable, self._recover_one, lambda: self._places.slots.free
+        calls = self._is_recoverable, self._recover_one, lambda: self._places.slots.free if self.is_open else 0
         self._background = Background(self.persistence, known, live, limits, *calls)
         self._recovery = self._background.recovery
         self._group: TaskGroup | None = None
@@ -381,6 +381,7 @@ class FlowRunner(StoredRuns):
         if other is not None:
             return other
         run = Live(driver_of(flow), run_id, inputs, self._places, self._on_ended, flow=flow, again=again)
+        run.is_followed = partial(self._live.is_awaited, run.run_id)
         self._live[run.run_id] = run
         group.start_soon(run.drive)
         return run

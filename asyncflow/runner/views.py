@@ -90,7 +90,7 @@ def _waits_of(c: Checkpoint, instance: Any) -> dict[str, Any]:
     if c.status in ("finished", "cancelled"):
         return {}
     progress = decode_progress(c.progress or b"")
-    names = awaited_signals(progress)
+    names = awaited_signals(progress, now())
     if instance is not None:
         names |= expected(instance.setup.settings.definition, progress)
     return {"waits_for": tuple(sorted(names)), "due_at": next_due(progress, now())}

@@ -14,9 +14,6 @@ from ..persistence.protocol import FlowPersistence, RunEntry, offers
 
 __all__ = ["Waker"]
 
-FEWEST: Final = 16
-"""Runs that a look takes although no slot is free: they wait for slots like others, so a busy runner does not starve them."""
-
 MOST: Final = 500
 """Runs that a look takes at most, so that other processes get some."""
 
@@ -37,46 +34,53 @@ class Waker:
         persistence: FlowPersistence,
         identities: Callable[[], Collection[str]],
         wake: Callable[[RunEntry], Awaitable[bool]],
-        free_slots: Callable[[], int],
+        may_take: Callable[[], int],
         may_wait: Callable[[], bool],
+        skipped: Callable[[], int],
     ) -> None:
         """Keep what it calls.
 
-        `identities`: under which runs of registered flows are stored. `wake`: resumes a run, and returns whether it did. `may_wait`:
-        whether any registered flow waits.
+        `identities`: under which runs of registered flows are stored. `wake`: resumes a run, and returns whether it did. `may_take`:
+        how many runs a look may take. `may_wait`: whether any registered flow waits. `skipped`: how many due runs may have to be
+        left alone: their back-off is not over.
         """
         self._may_wait = may_wait
         self._nudge = anyio.Event()
         self._persistence = persistence
         self._identities = identities
         self._wake = wake
-        self._free_slots = free_slots
+        self._may_take = may_take
+        self._skipped = skipped
 
     def look_now(self) -> None:
         """Look for runs that are due at once: a signal was sent here."""
         self._nudge.set()
 
     async def keep_looking(self) -> None:
-        """Look for runs that are due until this is cancelled. A look that finds as many as it may is followed by the next at once."""
-        persistence, logged = self._persistence, ""
+        """Look for runs that are due until this is cancelled. A look that has woken all that it may is followed by the next at once."""
+        persistence, looked = self._persistence, -RARELY
         if not offers(persistence, Parking):
             return
+        self._logged = ""
         while True:
-            limit = min(max(self._free_slots(), FEWEST), MOST)
-            found: list[RunEntry] = []
-            try:
-                found = await persistence.parked(self._identities(), until=now(), limit=limit)
-                logged = ""
-            except Exception as error:  # any exception of a backend: the runs that are driven here continue
-                if str(error) != logged:
-                    logger.warning(
-                        "look for waiting runs failed: it is retried, but until then none is woken: %s", error
-                    )
-                logged = str(error)
-            for entry in found:
-                await self._wake(entry)
-            if len(found) < limit:
-                pause = persistence.poll_seconds if self._may_wait() else RARELY
-                with anyio.move_on_after(pause if virtual_clock.get() is None else VIRTUAL):
+            limit, woken = min(self._may_take(), MOST), 0
+            is_time = self._may_wait() or anyio.current_time() - looked >= RARELY
+            if limit > 0 and is_time:
+                looked = anyio.current_time()
+                for entry in await self._found(persistence, limit + self._skipped()):
+                    woken += woken < limit and await self._wake(entry)
+            if not woken or woken < limit:
+                with anyio.move_on_after(persistence.poll_seconds if virtual_clock.get() is None else VIRTUAL):
                     await self._nudge.wait()
             self._nudge = anyio.Event()
+
+    async def _found(self, persistence: Parking, limit: int) -> list[RunEntry]:
+        try:
+            found = await persistence.parked(self._identities(), until=now(), limit=limit)
+            self._logged = ""
+            return found
+        except Exception as error:  # any exception of a backend: the runs that are driven here continue
+            if str(error) != self._logged:
+                logger.warning("look for waiting runs failed: it is retried, but until then none is woken: %s", error)
+            self._logged = str(error)
+            return []

@@ -262,7 +262,7 @@ class DatabasePersistence(ABC, Generic[T]):
                 raise RunNotFoundError(f"no run {run_id} is stored in {self._where}; check the id", run_id=run_id)
             checkpoints, received = stored
             fold(checkpoints)
-            received.check()
+            received.check(first=checkpoints[0].seq if checkpoints else 0)
         except (CheckpointCorruptError, StorageCorruptError, StorageVersionError) as error:
             return [error]
         return []

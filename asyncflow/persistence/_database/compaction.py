@@ -33,6 +33,8 @@ _MOVE: Final = "UPDATE @runs SET first = ?, first_digest = ? WHERE id = ?"
 _OLDEST: Final = "SELECT seq FROM @checkpoints WHERE run = ? ORDER BY seq LIMIT 1"
 _COUNT: Final = "SELECT count(*) FROM @checkpoints WHERE run = ? AND seq < ?"
 _DELETE: Final = "DELETE FROM @checkpoints WHERE run = ? AND seq < ?"
+_FORGET: Final = "DELETE FROM @signals WHERE run = ? AND taken < ? AND substr(key, 1, 1) = ' '"
+"""Delete the signals without a key that those checkpoints took."""
 
 
 class Opened(Protocol):
@@ -80,4 +82,5 @@ async def compact_batch(job: Compact, tables: Inboxes, key: bytes) -> None:
     ((job.gone,),) = await tables.fetch(_COUNT, run, until)
     if job.gone:
         await tables.execute(_DELETE, run, until)
+        await tables.execute(_FORGET, run, until)
     job.is_done = until == first

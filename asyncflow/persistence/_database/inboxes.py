@@ -81,8 +81,8 @@ class Received(NamedTuple):
     key: bytes
     """The storage's secret key."""
 
-    def check(self) -> list[StoredSignal]:
-        """Check every row, and that rows and checkpoints agree on what was taken. Return what is in the inbox.
+    def check(self, *, first: int) -> None:
+        """Check every row, and that rows and checkpoints agree on what was taken. `first`: the seq of the first checkpoint that is kept.
 
         An old copy of a row has the right digest, and its signal would be taken again; so would one that is sent again because its key
         was changed. A row without a key is deleted at the end of its pass: only a pass that is not over has a row for each signal.
@@ -91,19 +91,15 @@ class Received(NamedTuple):
         """
         taken = {seq: str(method).rpartition(":")[0] for seq, method, _ in self.takers}
         missing = {seq for seq, _, is_needed in self.takers if is_needed}
-        inbox: list[StoredSignal] = []
         for row in self.rows:
-            signal, (seq, problem) = signal_of(self.run_id, row, self.key), row[-2:]
-            if seq is not None and taken.pop(seq, None) != signal.signal.name:
+            signal, seq = signal_of(self.run_id, row, self.key), row[-2]
+            if seq is not None and seq >= first and taken.pop(seq, None) != signal.signal.name:
                 raise _disagree(
                     self.run_id, seq, f"signal {signal.id} is stored as taken by it, and it did not take it"
                 )
             missing.discard(seq)
-            if seq is None and problem is None:
-                inbox.append(signal)
         if missing:
             raise _disagree(self.run_id, min(missing), "no signal is stored as taken by it, and it took one")
-        return inbox
 
 
 def _disagree(run_id: str, seq: int, why: str) -> CheckpointCorruptError:
