@@ -327,12 +327,9 @@ class Instance(StoppableRun):
         return driven
 
     async def _woken_once(self, waiting: Waiting, pause: float) -> tuple[Any, bool]:
-        """Wait until a parked run is woken, and drive it on. Return its result, or that it still waits; and whether another owner drives it.
-
-        `pause`: how long to wait if another owner drives it.
-        """
-        run_id, persistence, woken = self._run_id, self.storage("kickoff"), anyio.Event()
-        self._woken = woken
+        """Wait until a parked run is woken, and drive it on. Return its result or `waiting`, and whether another owner drives it."""
+        run_id, persistence = self._run_id, self.storage("kickoff")
+        self._woken = woken = anyio.Event()
         try:
             await until_woken(persistence, run_id, self.setup.clock, woken)
             stored = await self.found(run_id)

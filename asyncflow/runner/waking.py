@@ -17,6 +17,9 @@ __all__ = ["Waker"]
 MOST: Final = 500
 """Runs that a look takes at most, so that other processes get some."""
 
+SPARE: Final = 16
+"""Runs that a look lists beyond those that it may take: some may fail to wake."""
+
 RARELY: Final = 5.0
 """Seconds between two looks while no registered flow waits: an earlier version of one may have parked runs."""
 
@@ -67,7 +70,7 @@ class Waker:
             is_time = self._may_wait() or anyio.current_time() - looked >= RARELY
             if limit > 0 and is_time:
                 looked = anyio.current_time()
-                for entry in await self._found(persistence, limit + self._skipped()):
+                for entry in await self._found(persistence, limit + self._skipped() + SPARE):
                     woken += woken < limit and await self._wake(entry)
             if not woken or woken < limit:
                 with anyio.move_on_after(persistence.poll_seconds if virtual_clock.get() is None else VIRTUAL):

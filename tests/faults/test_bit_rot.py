@@ -184,7 +184,9 @@ async def standing(
 ) -> Standing:
     found = await flow.load(run_id, seq=seq, persistence=persistence)
     state = dict(found.state) if flow is Answers else found.state.model_dump()
-    return Standing(found.status, state, found.pending, found.method_outputs)
+    # No digest covers when a waiting run is due: without that, it is interrupted, and continues all the same.
+    status = "interrupted" if found.status == "waiting" else found.status
+    return Standing(status, state, found.pending, found.method_outputs)
 
 
 async def history(run_id: str, persistence: SQLiteFlowPersistence) -> list[Checkpoint]:

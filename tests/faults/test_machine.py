@@ -601,7 +601,10 @@ class Machine(RuleBasedStateMachine):
         is_own_end = not isinstance(drive.over, type) or (drive.over is MethodError and not run.shape.is_hasty)
         if is_own_end:
             is_finished = not isinstance(drive.over, type)  # also if it was cancelled while its last commit was held
-            self.check_shown(driver.flow, run, drive.rows[-1 if is_finished else drive.acknowledged - 1])
+            shown = drive.rows[-1 if is_finished else drive.acknowledged - 1]
+            if is_finished and shown.status != "finished":  # it was cancelled here, after its new owner had finished it
+                shown = run.rows[-1]
+            self.check_shown(driver.flow, run, shown)
         elif drive.over not in (RunFencedError, RunLockedError) and run.rows:
             self.check_shown(driver.flow, run, run.rows[-1])  # it was cut short, and has looked
 
