@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
-from typing import Any, Final, Literal, cast
+from typing import Any, Literal, cast
 
 import anyio
 
@@ -35,8 +35,7 @@ __all__ = ["Instance", "Until"]
 
 Until = Literal["end", "waiting"]
 
-SOON: Final = 0.01
-LATE: Final = 1.0
+SOON, LATE = 0.01, 1.0
 """Seconds between two looks at a run that another owner has woken: the first pause, and the longest."""
 
 Prepared = tuple[Engine, tuple[Command, ...]]
@@ -319,11 +318,11 @@ class Instance(StoppableRun):
         """Return what a call has driven. If that is parked, wait until it is woken, and drive it on, or follow the owner that does."""
         if not isinstance(driven, Waiting) or until == "waiting" or self.is_served:
             return driven
+        pause = SOON
         with followed(self.storage("kickoff"), self._run_id):
-            pause = SOON
             while isinstance(driven, Waiting):
-                driven, is_driven_elsewhere = await self._woken_once(driven, pause)
-                pause = min(1.5 * pause, LATE) if is_driven_elsewhere else SOON
+                driven, is_elsewhere = await self._woken_once(driven, pause)
+                pause = min(1.5 * pause, LATE) if is_elsewhere else SOON
         return driven
 
     async def _woken_once(self, waiting: Waiting, pause: float) -> tuple[Any, bool]:
