@@ -48,7 +48,8 @@ class Waker:
         left alone: their back-off is not over.
         """
         self._may_wait = may_wait
-        self._nudge = anyio.Event()
+        self._nudge: anyio.Event | None = None
+        """Belongs to the event loop on which this looks; set to look at once."""
         self._persistence = persistence
         self._identities = identities
         self._wake = wake
@@ -57,7 +58,8 @@ class Waker:
 
     def look_now(self) -> None:
         """Look for runs that are due at once: a signal was sent here."""
-        self._nudge.set()
+        if self._nudge is not None:
+            self._nudge.set()
 
     async def keep_looking(self) -> None:
         """Look for runs that are due until this is cancelled. A look that has woken all that it may is followed by the next at once."""
@@ -65,6 +67,7 @@ class Waker:
         if not offers(persistence, Parking):
             return
         self._logged = ""
+        nudge = self._nudge = anyio.Event()
         while True:
             limit, woken = min(self._may_take(), MOST), 0
             is_time = self._may_wait() or anyio.current_time() - looked >= RARELY
@@ -74,8 +77,8 @@ class Waker:
                     woken += woken < limit and await self._wake(entry)
             if not woken or woken < limit:
                 with anyio.move_on_after(persistence.poll_seconds if virtual_clock.get() is None else VIRTUAL):
-                    await self._nudge.wait()
-            self._nudge = anyio.Event()
+                    await nudge.wait()
+            nudge = self._nudge = anyio.Event()
 
     async def _found(self, persistence: Parking, limit: int) -> list[RunEntry]:
         try:
