@@ -45,7 +45,7 @@ class ParkedRuns(Promises):
 
     @in_time
     async def test_a_parked_run_waits_and_has_no_owner(self, persistence: FlowPersistence) -> None:
-        catalog = needed(persistence, Catalog)
+        catalog, _ = needed(persistence, Catalog), needed(persistence, Parking)
         async with session(persistence):
             await parked(persistence, "a", AT)
             await parked(persistence, "b", math.inf)
@@ -64,6 +64,7 @@ class ParkedRuns(Promises):
 
     @in_time
     async def test_parked_runs_are_found_by_their_wake_times(self, persistence: FlowPersistence) -> None:
+        needed(persistence, Parking)
         async with session(persistence):
             for run_id, wake_at in (("late", AT + 9), ("never", math.inf), ("first", AT), ("second", AT + 1)):
                 await parked(persistence, run_id, wake_at)
@@ -85,7 +86,7 @@ class ParkedRuns(Promises):
 
     @in_time
     async def test_acquiring_a_run_ends_its_parking(self, persistence: FlowPersistence) -> None:
-        owner = needed(persistence, Ownership)
+        owner, _ = needed(persistence, Ownership), needed(persistence, Parking)
         async with session(persistence):
             chain = await parked(persistence, "a", AT)
             chain.epoch = await owner.acquire("a")
@@ -131,7 +132,7 @@ class ParkedRuns(Promises):
 
     @in_time
     async def test_a_signal_makes_a_parked_run_due(self, persistence: FlowPersistence) -> None:
-        inbox = needed(persistence, Inbox)
+        inbox, _ = needed(persistence, Inbox), needed(persistence, Parking)
         async with session(persistence):
             await parked(persistence, "a", math.inf)
             await parked(persistence, "b", math.inf)
