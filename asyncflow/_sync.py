@@ -22,7 +22,8 @@ def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None, *, once: bool 
 
     - `flow`: an instance of a flow class.
     - `inputs`: as in `kickoff`.
-    - `once`, `until`: as in `kickoff`.
+    - `once`: as in `kickoff`.
+    - `until`: as in `kickoff`.
 
     Raises what `kickoff` raises, and `RunningLoopError` inside a running event loop: await `flow.kickoff()` there.
     """

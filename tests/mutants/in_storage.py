@@ -102,7 +102,7 @@ IN_STORAGE = (
         "only what is in the inbox is checked",
         ("V4", "W6"),
         "persistence/_database/inboxes.py",
-        "            signal, (seq, problem) = signal_of(self.run_id, row, self.key), row[-2:]\n",
+        "            signal, seq = signal_of(self.run_id, row, self.key), row[-2]\n",
         "            seq, problem = row[-2:]\n"
         "            if seq is not None or problem is not None:\n"
         "                missing.discard(seq)\n"
