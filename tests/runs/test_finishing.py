@@ -155,7 +155,8 @@ async def test_a_run_with_signals_is_asked_by_one(log: Any) -> None:
 
     assert flow.status == "finished"
     assert flow.state["asked"] == ["what"]
-    assert [entry.kind for entry in await flow.history()][-2:] == ["ending", "finished"]
+    # While the run is parked, its end is stored by the call; otherwise its driver takes the request first.
+    assert [entry.kind for entry in await flow.history()][-1] == "finished"
     await Asking.finish_run(flow.run_id, persistence=log)
 
 
