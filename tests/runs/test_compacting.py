@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from typing import Any
 
 import anyio
@@ -106,11 +107,11 @@ async def test_a_first_checkpoint_that_is_missing_is_detected(key: bytes | None)
         await flow.kickoff({"last": 4})
         await store.compact(flow.run_id)
         assert await store.verify(flow.run_id) == []
-    with sqlite3.connect("runs.db") as database:
+    with closing(sqlite3.connect("runs.db")) as database, database:
         database.execute("DELETE FROM checkpoints WHERE seq = 6")
     async with SQLiteFlowPersistence("runs.db", key=key) as store:
         (lost,) = await store.verify(flow.run_id)
-    with sqlite3.connect("runs.db") as database:
+    with closing(sqlite3.connect("runs.db")) as database, database:
         database.execute("UPDATE runs SET first = 9")
     async with SQLiteFlowPersistence("runs.db", key=key) as store:
         (moved,) = await store.verify(flow.run_id)
