@@ -132,7 +132,11 @@ class DatabasePersistence(ABC, Generic[T]):
         async with self._shared.use() as opened:
             if not opened.reader.has_sound_inboxes:
                 await opened.home.run(opened.reader.check_inboxes)
-            await opened.commits.submit(job)
+            try:
+                await opened.commits.submit(job)
+            except RunNotFoundError:
+                await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=False))  # it may be damaged
+                raise
             opened.arrivals.happened(run_id)
             opened.parked.happened(run_id)
         return job.is_new

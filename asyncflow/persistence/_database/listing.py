@@ -49,6 +49,7 @@ def query_of(status: Status | Literal["unfinished"] | None, **asked: Any) -> tup
 def entry_of(row: tuple[Any, ...], is_driven: bool) -> RunEntry:
     """Return the entry of a row of `SELECT_RUNS`: as `RunEntry`, with the owner, and the seconds of the lease before the wake time."""
     run_id, flow, stored, pass_number, seq = row[:5]
-    wake_at = row[12]
+    # No digest covers the wake time: what is no number is due at once.
+    wake_at = row[12] if row[12] is None or isinstance(row[12], int | float) else 0.0
     status = status_of(stored, is_driven, is_parked=wake_at is not None)
     return RunEntry._make((run_id, flow, status, pass_number, seq, is_driven, *row[6:11], wake_at))

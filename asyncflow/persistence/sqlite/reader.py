@@ -19,7 +19,7 @@ from pydantic_core import to_json
 from ..._waiting import to_its_end
 from ...errors import StorageCorruptError, StorageError
 from .._database.compaction import SELECT_FIRST
-from .._database.inboxes import ARRIVED, RECEIVED, TAKERS, UNTAKEN, Received, signal_of
+from .._database.inboxes import ARRIVED, RECEIVED, TAKERS, Received, signal_of
 from .._database.jobs import Ended
 from .._database.listing import Query, condition
 from .._database.run_head import Head, checkpoint_of
@@ -110,8 +110,10 @@ class Reader:
 
     async def inbox(self, run_id: str) -> list[StoredSignal]:
         """See `opened.Reads`."""
-        found = await self._fetched(rows.of_tables(UNTAKEN), (run_id,))
-        return [signal_of(run_id, tuple(row), self._key) for row in found]
+        found = await self._fetched(rows.SELECT_INBOX, (run_id,))
+        if not found:
+            await self._in_snapshot(self._refuse_damage)
+        return [signal_of(run_id, row, self._key) for row in found if row[0] is not None]
 
     async def received(self, run_id: str) -> Received:
         """See `opened.Reads`."""
