@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic_core import to_json
 
 from ..errors import CheckpointCorruptError
 
-__all__ = ["Compaction", "check_first", "first_digest"]
+__all__ = ["Compaction", "check_first", "first_digest", "valid_first"]
 
 
 @runtime_checkable
@@ -51,3 +51,19 @@ def check_first(run_id: str, first: int, stored: bytes | None, digest: bytes, ke
             run_id=run_id,
             seq=first,
         )
+
+
+def valid_first(run_id: str, first: Any, head: int) -> int:
+    """Return the seq of a run's first checkpoint as it is stored. Raises `CheckpointCorruptError` if no run can begin there.
+
+    - `run_id`: the id of the run.
+    - `first`: the stored value.
+    - `head`: the seq of its newest checkpoint.
+    """
+    if type(first) is int and 0 <= first <= head:
+        return first
+    raise CheckpointCorruptError(
+        f"run {run_id} is stored as beginning at a checkpoint that it cannot have. Nothing was changed, other runs are not affected; "
+        "restore the database from a backup",
+        run_id=run_id,
+    )

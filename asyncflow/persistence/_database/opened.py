@@ -78,7 +78,7 @@ class Reads(Protocol):
         ...
 
     async def check_inboxes(self) -> None:
-        """Check the table of the signals and its indexes, once for each opening.
+        """Check the tables of the runs and of the signals, and their indexes, once for each opening.
 
         An empty inbox may be one whose signals were lost, and an unknown key may be that of a signal which was taken. Raises
         `StorageCorruptError`.

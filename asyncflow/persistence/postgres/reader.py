@@ -16,7 +16,7 @@ from .._database.jobs import Ended
 from .._database.listing import Query, condition
 from .._database.run_head import Head, checkpoint_of
 from ..checkpoint import Checkpoint
-from ..compaction import check_first
+from ..compaction import check_first, valid_first
 from ..inbox import StoredSignal
 from . import rows
 from .database import Connection, Target, explained, is_alive, is_lost, is_settled, rows_of
@@ -237,6 +237,7 @@ class Reader:
         first, protected = 0, None
         if after is not None or seq is not None:
             ((first, protected),) = await rows_of(connection, sql(rows.of_tables(SELECT_FIRST)), (run_id,))
+            first = valid_first(run_id, first, head.head)
         if not first <= last <= head.head:
             return None
         base = head.base if seq is None else await self._base(connection, run_id, seq)

@@ -19,12 +19,12 @@ from pydantic_core import to_json
 from ..._waiting import to_its_end
 from ...errors import StorageCorruptError, StorageError
 from .._database.compaction import SELECT_FIRST
-from .._database.inboxes import ARRIVED, RECEIVED, TAKERS, Received, signal_of
+from .._database.inboxes import ARRIVED, RECEIVED, TAKERS, UNTAKEN, Received, signal_of
 from .._database.jobs import Ended
 from .._database.listing import Query, condition
 from .._database.run_head import Head, checkpoint_of
 from ..checkpoint import Checkpoint
-from ..compaction import check_first
+from ..compaction import check_first, valid_first
 from ..inbox import StoredSignal
 from . import rows
 from .database import check_identity, connected, explained, reading, stop
@@ -110,10 +110,8 @@ class Reader:
 
     async def inbox(self, run_id: str) -> list[StoredSignal]:
         """See `opened.Reads`."""
-        found = await self._fetched(rows.SELECT_INBOX, (run_id,))
-        if not found:
-            await self._in_snapshot(self._refuse_damage)
-        return [signal_of(run_id, row, self._key) for row in found if row[0] is not None]
+        found = await self._fetched(rows.of_tables(UNTAKEN), (run_id,))
+        return [signal_of(run_id, row, self._key) for row in found]
 
     async def received(self, run_id: str) -> Received:
         """See `opened.Reads`."""
@@ -123,8 +121,9 @@ class Reader:
         """See `opened.Reads`."""
         if self.has_sound_inboxes:
             return
-        ((verdict,), *_) = await self._fetched("PRAGMA integrity_check(signals)", ())
-        self._refuse(verdict)
+        for table in ("runs", "signals"):
+            ((verdict,), *_) = await self._fetched(f"PRAGMA integrity_check({table})", ())
+            self._refuse(verdict)
         self.has_sound_inboxes = True
 
     async def _received(self, connection: aiosqlite.Connection, run_id: str) -> Received:
@@ -251,6 +250,7 @@ class Reader:
         first, protected = 0, None
         if after is not None or seq is not None:
             ((first, protected),) = await connection.execute_fetchall(rows.of_tables(SELECT_FIRST), (run_id,))
+            first = valid_first(run_id, first, head.head)
         if not first <= last <= head.head:
             return None
         begins = after is not None and after < first

@@ -54,11 +54,6 @@ SELECT_QUIET = f"SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json
 """Those of some runs that are parked, and that no signal has made due."""
 SELECT_RUN_IDS = "SELECT run_id FROM runs ORDER BY id"
 OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, run_digest = ?, wake_at = NULL WHERE run_id = ?"
-SELECT_INBOX = (
-    "SELECT s.id, s.name, s.payload, s.key, s.sender, s.at, s.content, s.digest FROM runs r LEFT JOIN signals s "
-    "ON s.run = r.id AND s.taken IS NULL AND s.problem IS NULL WHERE r.run_id = ? ORDER BY s.id"
-)
-"""The signals in the inbox of a run; one row of NULLs if there is none, and no row for an unknown run."""
 PARK_RUN = (
     "UPDATE runs SET owner = ?, epoch = ?, run_digest = ?, wake_at = CASE WHEN EXISTS (SELECT 1 FROM signals s "
     "WHERE s.run = runs.id AND s.taken IS NULL AND s.problem IS NULL AND s.id > ?) THEN 0 ELSE ? END WHERE run_id = ?"
