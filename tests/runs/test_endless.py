@@ -500,7 +500,10 @@ async def test_a_body_that_gives_up_its_wait_by_itself_is_dropped_all_the_same(a
     class Wide(Flow[dict]):
         @start()
         async def ask(self) -> str:
-            await anyio.sleep(0.02)
+            async def is_paused() -> bool:
+                return bool(self._instance._engine.journal.progress.paused)
+
+            await until(is_paused)
             finish()
             return "asked"
 
@@ -517,6 +520,10 @@ async def test_a_body_that_gives_up_its_wait_by_itself_is_dropped_all_the_same(a
 
         @start()
         async def slow(self) -> None:
+            async def is_ending() -> bool:
+                return bool(self._instance._engine.journal.progress.ending)
+
+            await until(is_ending)
             await anyio.sleep(0.3)
 
     flow = Wide(persistence=anywhere)
