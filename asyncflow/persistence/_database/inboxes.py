@@ -93,8 +93,11 @@ class Received(NamedTuple):
         missing = {seq for seq, _, is_needed in self.takers if is_needed}
         for row in self.rows:
             signal, seq = signal_of(self.run_id, row, self.key), row[-2]
-            is_kept = seq is not None and (type(seq) is not int or seq >= first)
-            if is_kept and taken.pop(seq, None) != signal.signal.name:
+            if (
+                seq is not None
+                and (type(seq) is not int or seq >= first)
+                and taken.pop(seq, None) != signal.signal.name
+            ):
                 raise _disagree(
                     self.run_id, seq, f"signal {signal.id} is stored as taken by it, and it did not take it"
                 )
