@@ -171,11 +171,25 @@ class Engine(Controls):
             await self._work_all(commands)
 
     async def _work_all(self, commands: tuple[Command, ...]) -> None:
-        scope = await apart(self._work(self._next(commands)))
+        scope = await apart(self._begin(commands))
         if self._concurrent and self.parked is None:
             await apart(self._work_together(scope))
         if self._steps.requested is not None:
             await self._steps.requested.wait()
+
+    async def _begin(self, commands: tuple[Command, ...]) -> Scope | None:
+        """Execute the first commands, and work. A timer that became due while nothing drove the run fires here: it needs no task."""
+        scope, timers = self._next(commands), self._timers
+        is_free = scope is None and not self._is_over and not self.journal.progress.failed
+        timer = timers.first_due() if timers is not None and is_free else None
+        if timer is not None and timers is not None:
+            try:
+                scope = self._next(await self._fire(timer))
+            except BaseException as error:
+                self._ended_by(error)
+            if timers.are_left_out():
+                self._concurrent.remove(timers)
+        return await self._work(scope)
 
     async def _work_together(self, first: Scope | None) -> None:
         """Continue in a task group once more than one invocation has to run. Opening a task group costs half a step."""
@@ -204,7 +218,7 @@ class Engine(Controls):
     def _launch(self, group: TaskGroup, work: Scope | Timers | Signals) -> None:
         """Start an invocation or a wait in a task of its own; if many invocations run, start it in its turn."""
         if isinstance(work, Timers):
-            group.start_soon(self._work_concurrently, lambda: work.work(self._fire, lambda: self._is_over))
+            group.start_soon(self._work_concurrently, lambda: work.work(self._fire_and_obey, lambda: self._is_over))
             return
         if isinstance(work, Signals):
             group.start_soon(
@@ -273,19 +287,23 @@ class Engine(Controls):
         except BaseException as error:
             self._ended_by(error)
 
-    async def _fire(self, timer: TimerKey) -> None:
-        """Record that the time of a timer has come, and start what it enables."""
+    async def _fire(self, timer: TimerKey) -> tuple[Command, ...]:
+        """Record that the time of a timer has come. Return the commands that follow."""
         steps, progress = self._steps, self.journal.progress
         if await steps.take_turn() and (timer not in progress.timers or progress.failed or self._is_over):
-            return
+            return ()
         steps.tasks += 1
         try:
             commands, checkpoint = self.journal.noticed(TimerFired(timer), is_recorded=self.settings.checkpoints_all)
             if checkpoint is not None and self.recorder is not None:
                 await self.recorder.commit(checkpoint)
-            self._obey(commands)
         finally:
             steps.tasks -= 1
+        return commands
+
+    async def _fire_and_obey(self, timer: TimerKey) -> None:
+        """Record that the time of a timer has come, and start what it enables."""
+        self._obey(await self._fire(timer))
         self._check_idle()
 
     def _obey(self, commands: tuple[Command, ...]) -> None:

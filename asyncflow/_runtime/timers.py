@@ -50,6 +50,16 @@ class Timers:
         finally:
             self.is_working = False
 
+    def first_due(self) -> TimerKey | None:
+        """Return the timer that has been due for the longest time; None if none is due."""
+        first = min(self._progress.timers.values(), key=lambda timer: timer.due, default=None)
+        return None if first is None or first.due > self._clock() else first.key
+
+    def are_left_out(self) -> bool:
+        """Before a task waits for them: return whether none is left, so that no task has to."""
+        self.is_working = bool(self._progress.timers)
+        return not self.is_working
+
     def begins(self) -> bool:
         """Look at the timers again, because one has started. Return whether a task has to begin to wait for them."""
         self.changed()

@@ -13,7 +13,18 @@ from ...errors import AsyncflowError, CheckpointCorruptError, StaleCheckpoint
 from ..inbox import CAPACITY, LEFT, NewSignal, StoredSignal, changed, ended, full, key_in_use, second, unknown_run
 from .jobs import Append, AppendLast, AppendTaking, InboxJob, Send, SetAside
 
-__all__ = ["ARRIVED", "FORGET", "NEWEST", "RECEIVED", "TAKERS", "UNTAKEN", "Inboxes", "Received", "signal_of"]
+__all__ = [
+    "ARRIVED",
+    "FORGET",
+    "NEWEST",
+    "RECEIVED",
+    "TAKERS",
+    "UNTAKEN",
+    "UNTAKEN_OF",
+    "Inboxes",
+    "Received",
+    "signal_of",
+]
 
 _COLUMNS: Final = "s.id, s.name, s.payload, s.key, s.sender, s.at, s.content, s.digest"
 _CONTENT: Final = 6
@@ -23,6 +34,11 @@ _OF_RUN: Final = "run = (SELECT id FROM @runs WHERE run_id = ?)"
 
 UNTAKEN: Final = f"SELECT {_COLUMNS} FROM @signals s WHERE {_OF_RUN} AND {_IN_INBOX} ORDER BY s.id"
 """The signals in the inbox of a run, the oldest first: rows for `signal_of`."""
+UNTAKEN_OF: Final = (
+    f"SELECT r.run_id, {_COLUMNS} FROM @signals s JOIN @runs r ON r.id = s.run "
+    f"WHERE r.run_id IN (SELECT value FROM json_each(?)) AND {_IN_INBOX} ORDER BY s.id"
+)
+"""The same of several runs, each row after the run id."""
 ARRIVED: Final = (
     f"SELECT r.run_id, max(s.id) FROM @signals s JOIN @runs r ON r.id = s.run WHERE {_IN_INBOX} AND r.owner = ? "
     + "GROUP BY r.run_id"

@@ -16,10 +16,9 @@ import aiosqlite
 import anyio
 from pydantic_core import to_json
 
-from ..._waiting import to_its_end
 from ...errors import StorageCorruptError, StorageError
 from .._database.compaction import SELECT_FIRST
-from .._database.inboxes import ARRIVED, RECEIVED, TAKERS, UNTAKEN, Received, signal_of
+from .._database.inboxes import ARRIVED, RECEIVED, TAKERS, UNTAKEN, UNTAKEN_OF, Received, signal_of
 from .._database.jobs import Ended
 from .._database.listing import Query, condition
 from .._database.run_head import Head, checkpoint_of
@@ -30,6 +29,7 @@ from . import rows
 from .database import check_identity, connected, explained, reading, stop
 from .explain import primary_code
 from .file_identity import FileIdentity
+from .gathering import Gathered
 from .pruning import SELECT_ENDED
 
 __all__ = ["Reader"]
@@ -57,6 +57,8 @@ class Reader:
         self._connection: aiosqlite.Connection | None = None
         self._files = files
         self._turn: anyio.Lock | None = None
+        self._newest = Gathered(rows.SELECT_NEWEST, rows.SELECT_NEWEST_OF, self._alone)
+        self._untaken = Gathered(rows.of_tables(UNTAKEN), rows.of_tables(UNTAKEN_OF), self._alone)
         self.is_sound = False
         """Whether the file was checked for damage since it was opened."""
         self.has_sound_inboxes = False
@@ -86,20 +88,14 @@ class Reader:
         return await self._in_snapshot(read)
 
     async def newest(self, run_id: str) -> list[Checkpoint]:
-        """See `opened.Reads`. A cancelled statement runs to its end in the connection's thread, and is waited for."""
+        """See `opened.Reads`."""
         if self._connection is None:
             return []  # opening must not be cancelled
-        async with self._alone() as connection:
-            try:
-                found = list(await connection.execute_fetchall(rows.SELECT_NEWEST, (run_id,)))
-            except anyio.get_cancelled_exc_class():
-                # The next reader must not queue up behind statements that nothing waits for.
-                await to_its_end(lambda: connection.execute_fetchall("SELECT 1"))
-                raise
+        found = await self._newest.rows(run_id)
         if not found or found[0][_HEAD] is None:
             return []
-        head = Head.read(run_id, tuple(found[0][:_HEAD]), self._key)
-        checkpoints = [checkpoint_of(head, tuple(row[_HEAD:])) for row in found]
+        head = Head.read(run_id, found[0][:_HEAD], self._key)
+        checkpoints = [checkpoint_of(head, row[_HEAD:]) for row in found]
         head.verify(head.base, head.head, checkpoints)
         return checkpoints
 
@@ -110,8 +106,7 @@ class Reader:
 
     async def inbox(self, run_id: str) -> list[StoredSignal]:
         """See `opened.Reads`."""
-        found = await self._fetched(rows.of_tables(UNTAKEN), (run_id,))
-        return [signal_of(run_id, row, self._key) for row in found]
+        return [signal_of(run_id, row, self._key) for row in await self._untaken.rows(run_id)]
 
     async def received(self, run_id: str) -> Received:
         """See `opened.Reads`."""

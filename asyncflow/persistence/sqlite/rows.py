@@ -24,12 +24,14 @@ SELECT_OWNED = (
     "WHERE run_id IN (SELECT value FROM json_each(?))"
 )
 """The heads of runs, each with the remaining seconds of its owner's lease."""
-SELECT_NEWEST = (
-    "SELECT "
-    + ", ".join([*(f"r.{name}" for name in _HEAD), *(f"c.{name}" for name in _NAMES)])
-    + " FROM runs r LEFT JOIN checkpoints c ON c.run = r.id AND c.seq >= r.base WHERE r.run_id = ? ORDER BY c.seq"
+_NEWEST = (
+    ", ".join([*(f"r.{name}" for name in _HEAD), *(f"c.{name}" for name in _NAMES)])
+    + " FROM runs r LEFT JOIN checkpoints c ON c.run = r.id AND c.seq >= r.base WHERE r.run_id"
 )
+SELECT_NEWEST = f"SELECT {_NEWEST} = ? ORDER BY c.seq"
 """A run's head joined with its rows from the last complete checkpoint on. One statement is one snapshot and one hop."""
+SELECT_NEWEST_OF = f"SELECT r.run_id, {_NEWEST} IN (SELECT value FROM json_each(?)) ORDER BY r.id, c.seq"
+"""The same of several runs, each row after the run id."""
 SELECT_LEASE = f"SELECT expires - {NOW} FROM owners WHERE owner = ?"
 """The remaining seconds of an owner's lease."""
 RENEW = f"REPLACE INTO owners VALUES (?, {NOW} + ?)"
