@@ -86,7 +86,8 @@ async def test_cancelled_loads_leave_no_statements_for_the_next_one_to_wait_for(
 
         create = storage._shared.current.home.run  # type: ignore[union-attr]
         await create(lambda: connection.create_function("slow", 0, slow))
-        monkeypatch.setattr(rows, "SELECT_NEWEST", f"SELECT * FROM ({rows.SELECT_NEWEST}) WHERE slow() IS NULL")
+        newest = storage._shared.current.reader._newest  # type: ignore[union-attr]
+        monkeypatch.setattr(newest, "_one", f"SELECT * FROM ({rows.SELECT_NEWEST}) WHERE slow() IS NULL")
         began = time.monotonic()
         for _ in range(5):
             with anyio.move_on_after(SLOW / 10):
