@@ -171,18 +171,18 @@ class Engine(Controls):
             await self._work_all(commands)
 
     async def _work_all(self, commands: tuple[Command, ...]) -> None:
-        scope = await apart(self._begin(commands))
+        scope = self._next(commands)
+        scope = await apart(self._work(scope) if self._timers is None else self._begin(scope, self._timers))
         if self._concurrent and self.parked is None:
             await apart(self._work_together(scope))
         if self._steps.requested is not None:
             await self._steps.requested.wait()
 
-    async def _begin(self, commands: tuple[Command, ...]) -> Scope | None:
-        """Execute the first commands, and work. A timer that became due while nothing drove the run fires here: it needs no task."""
-        scope, timers = self._next(commands), self._timers
+    async def _begin(self, scope: Scope | None, timers: Timers) -> Scope | None:
+        """Fire the timer that became due while nothing drove the run, which needs no task here; and work."""
         is_free = scope is None and not self._is_over and not self.journal.progress.failed
-        timer = timers.first_due() if timers is not None and is_free else None
-        if timer is not None and timers is not None:
+        timer = timers.first_due() if is_free else None
+        if timer is not None:
             try:
                 scope = self._next(await self._fire(timer))
             except BaseException as error:

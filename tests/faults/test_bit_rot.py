@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import anyio
 import anyio.lowlevel
 import pytest
-from answers import TAKEN, Answers, answer, three_signals
+from answers import ASIDE, TAKEN, Answers, answer, three_signals
 from figures import FACTOR, SEED, tell
 from vfs import Chain, FanOut, Large, Tally
 
@@ -580,6 +580,9 @@ async def left_of_the_log(path: Path, undamaged: Whole) -> int:
 async def send_what_may_be_lost(run_id: str, is_stored: bool, persistence: SQLiteFlowPersistence) -> None:
     if not is_stored:
         await three_signals(persistence, run_id)
+    for stored in await persistence.inbox(run_id):
+        if stored.signal.key == ASIDE:  # the log ends between its arrival and the commit that set it aside
+            await persistence.set_aside(stored, "why")
     for signal in (answer(1, TAKEN), answer(0, "the end")):
         await persistence.send(run_id, signal)
 
