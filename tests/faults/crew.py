@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,9 @@ from asyncflow.persistence.checkpoint import Checkpoint
 
 AT_ONCE = 200
 """Starts on their way at once."""
+
+AT_A_STEP = ("begin", "end", "saved")
+"""The words of a step, in their order."""
 
 SECONDS = 120.0
 """What takes longer hangs."""
@@ -192,10 +196,25 @@ class Crew:
         worker.communicate()
 
     def replace_one(self, dice: random.Random) -> None:
-        """Kill one of the workers, and start another with its share, which knows nothing of it."""
-        victim = dice.choice(sorted(self.workers, key=int))
-        self.kill(victim)
-        self.begin(self.shares[victim])
+        """Kill one of the workers within a step, and start another with its share, which knows nothing of it."""
+        self.until(lambda: self.kill_at_work(dice.choice(sorted(self.workers, key=int))))
+
+    def kill_at_work(self, pid: str) -> bool:
+        """SIGKILL one if it is within a step; it is stopped while that is looked up. Return whether it was killed."""
+        os.kill(int(pid), signal.SIGSTOP)
+        os.waitpid(int(pid), os.WUNTRACED)
+        is_at_work = "begin" in {word for by, word in self.last_words() if by == pid}
+        if is_at_work:
+            self.kill(pid)
+            self.begin(self.shares[pid])
+        else:
+            os.kill(int(pid), signal.SIGCONT)
+        return is_at_work
+
+    def last_words(self) -> list[tuple[str, str]]:
+        """Who has logged the last word about each run, and which."""
+        last = {what[0].split("/")[0]: (pid, word) for word, pid, *what in self.logged() if word in AT_A_STEP}
+        return list(last.values())
 
     def dismiss(self) -> list[int]:
         """Let all end; what they ended with."""
@@ -275,7 +294,7 @@ class Crew:
         """What no worker may do: work on a run that another has, repeat what was saved, leave a step out."""
         reading = _Reading(self.dead)
         for word, pid, *what in self.logged():
-            if word in ("begin", "end", "saved"):
+            if word in AT_A_STEP:
                 reading.line(word, pid, what[0])
         return reading.complaints
 
