@@ -146,7 +146,8 @@ class DatabasePersistence(ABC, Generic[T]):
         async with self._shared.use() as opened:
             if not opened.reader.has_sound_inboxes:
                 await opened.home.run(opened.reader.check_inboxes)
-            return await opened.home.run(lambda: opened.reader.inbox(run_id))
+            read = opened.home.read if opened.reader.has_cancellable_inboxes else opened.home.run
+            return await read(lambda: opened.reader.inbox(run_id))
 
     async def append_taking(self, checkpoint: Checkpoint, signal: StoredSignal) -> None:
         """Store a checkpoint, and take a signal from the inbox of its run. See `Inbox.append_taking`."""

@@ -73,6 +73,11 @@ class Reads(Protocol):
         ...
 
     @property
+    def has_cancellable_inboxes(self) -> bool:
+        """Whether `inbox` may be cancelled at any await, after `check_inboxes`."""
+        ...
+
+    @property
     def has_sound_inboxes(self) -> bool:
         """Whether `check_inboxes` would find nothing."""
         ...

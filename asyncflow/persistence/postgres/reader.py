@@ -58,7 +58,8 @@ class Reader:
     has_sound_inboxes = True
 
     newest = None
-    """A cancellation would end the statement at the server, and the transaction with it."""
+    has_cancellable_inboxes = False
+    """A cancellation would end the statement at the server."""
 
     async def checkpoints(
         self, run_id: str, seq: int | None, *, whole: bool, after: int = -1
@@ -66,6 +67,8 @@ class Reader:
         """See `opened.Reads`."""
         if not rows.is_text(run_id):
             return None
+        if seq is None and not whole:
+            return await self._newest(run_id)
         return await self._in_snapshot(
             lambda connection: self._select(connection, run_id, seq, after if whole else None)
         )
@@ -158,14 +161,24 @@ class Reader:
     # ---- connections -------------------------------------------------------------------------------------------
 
     async def _found(self, text: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        return await self._in_snapshot(lambda connection: rows_of(connection, self._target.sql(text), values or None))
+        """Return the rows of one statement, which is a snapshot by itself: one round trip."""
+        return await self._tried(lambda connection: rows_of(connection, self._target.sql(text), values or None))
 
     async def _in_snapshot(self, read: Callable[[Connection], Awaitable[T]]) -> T:
         """Call `read` in one transaction, and return its result."""
+
+        async def within(connection: Connection) -> T:
+            async with connection.transaction():
+                return await read(connection)
+
+        return await self._tried(within)
+
+    async def _tried(self, read: Callable[[Connection], Awaitable[T]]) -> T:
+        """Call `read` with a connection, and once more with another if that is lost. Return its result."""
         with explained(self._target):
             for left in reversed(range(TRIES)):
                 try:
-                    async with self._connection() as connection, connection.transaction():
+                    async with self._connection() as connection:
                         return await read(connection)
                 except psycopg.ProgrammingError as error:
                     await self._refuse_newer(error)
@@ -224,6 +237,17 @@ class Reader:
         await connection.close()
 
     # ---- runs --------------------------------------------------------------------------------------------------
+
+    async def _newest(self, run_id: str) -> list[Checkpoint] | None:
+        """Return the rows of a run from its last complete checkpoint on."""
+        found = await self._found(rows.SELECT_NEWEST, (run_id,))
+        if not found:
+            return None
+        size = len(rows.COLUMNS_OF_HEAD)
+        head = Head.read(run_id, found[0][:size], self._key)
+        checkpoints = [checkpoint_of(head, row[size:]) for row in found if row[size] is not None]
+        head.verify(head.base, head.head, checkpoints)
+        return checkpoints
 
     async def _select(
         self, connection: Connection, run_id: str, seq: int | None, after: int | None

@@ -9,7 +9,8 @@ from ..checkpoint import Checkpoint
 _NAMES = [name for name in Checkpoint._fields[2:] if name != "identity"]
 _COLUMNS = ", ".join(f"c.{name}" for name in _NAMES)
 _OF_RUN = "{schema}.checkpoints c JOIN {schema}.runs r ON r.id = c.run WHERE r.run_id = %s"
-HEAD = ", ".join((*Head._fields, "run_digest"))
+COLUMNS_OF_HEAD = (*Head._fields, "run_digest")
+HEAD = ", ".join(COLUMNS_OF_HEAD)
 FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
 """The key by which a run's flow is found (`Checkpoint.known_by`), as in the index `running_by_flow`."""
 _LEFT = "extract(epoch FROM expires - clock_timestamp())::DOUBLE PRECISION"
@@ -35,6 +36,11 @@ AWAIT_END = "SELECT set_config('lock_timeout', %s::text, true), pg_advisory_xact
 """See lost.py."""
 
 SELECT_HEAD = f"SELECT {HEAD} FROM {{schema}}.runs WHERE run_id = %s"
+SELECT_NEWEST = (
+    f"SELECT {', '.join(f'r.{name}' for name in COLUMNS_OF_HEAD)}, {_COLUMNS} FROM {{schema}}.runs r "
+    "LEFT JOIN {schema}.checkpoints c ON c.run = r.id AND c.seq >= r.base WHERE r.run_id = %s ORDER BY c.seq"
+)
+"""A run's head joined with its rows from the last complete checkpoint on: one statement is one snapshot and one round trip."""
 LOCK_HEADS = f"SELECT {HEAD} FROM {{schema}}.runs WHERE run_id = ANY(%s::text[]) ORDER BY run_id FOR UPDATE"
 """In run id order, which all transactions use, so that no deadlock can occur."""
 SELECT_LEASES = f"SELECT owner, {_LEFT} FROM {{schema}}.owners WHERE owner = ANY(%s::text[])"

@@ -63,6 +63,8 @@ class Reader:
         """Whether the file was checked for damage since it was opened."""
         self.has_sound_inboxes = False
         """See `opened.Reads`."""
+        self.has_cancellable_inboxes = True
+        """See `opened.Reads`."""
 
     async def checkpoints(
         self, run_id: str, seq: int | None, *, whole: bool, after: int = -1
