@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 import anyio
 
@@ -17,6 +18,9 @@ from .sweeping import Sweep
 from .waking import Waker
 
 __all__ = ["Background"]
+
+AT_ONCE: Final = 64
+"""Runs that are woken at once, at most. With many, each costs more CPU: the garbage collector scans them all, again and again."""
 
 
 class Background:
@@ -41,9 +45,9 @@ class Background:
         self.sweep = Sweep(persistence, lambda: flows.identities, self._wake, limits.waiting_warning)
         self._persistence = persistence
         self._free_slots = free_slots
-        self._woken: list[Live] = []
+        self._woken: set[Live] = set()
         """Runs that were woken, and have not begun."""
-        calls = self._may_take, lambda: flows.may_wait, lambda: self.recovery.stopped
+        calls = self._may_take, lambda: flows.may_wait, lambda: self.recovery.stopped + len(self._woken)
         self.waker = Waker(persistence, lambda: flows.identities, self._wake, *calls)
 
     async def work(self, opening: Opening, recover_every: float | None) -> None:
@@ -56,14 +60,24 @@ class Background:
                 await self.recovery.keep_scanning(recover_every)
 
     def _may_take(self) -> int:
-        """Return how many due runs may be taken: as many as there are free slots; else one, which waits for its slot like new runs."""
-        self._woken = [run for run in self._woken if run.is_queued]
-        return max(self._free_slots(), 1) - len(self._woken)
+        """Return how many due runs may be taken: as many as there are free slots; else one, which waits for its slot like new runs.
+
+        Of many, `AT_ONCE` are taken at once, and the next ones when half of them have begun.
+        """
+        most = min(max(self._free_slots(), 1), AT_ONCE)
+        return most - len(self._woken) if len(self._woken) <= AT_ONCE // 2 else 0
 
     async def _wake(self, entry: RunEntry) -> bool:
         """Resume a run that was parked and is due."""
         is_free = entry.run_id not in self._live and not is_followed(self._persistence, entry.run_id)
         is_woken = is_free and self.recovery.may_retry(entry.run_id) and await self._resume(entry)
-        if entry.run_id in self._live:
-            self._woken.append(self._live[entry.run_id])
+        run = self._live.get(entry.run_id) if is_woken else None
+        if run is not None and run.is_queued:
+            self._woken.add(run)
+            run.on_begun = self._has_begun
         return is_woken
+
+    def _has_begun(self, run: Live) -> None:
+        self._woken.discard(run)
+        if len(self._woken) == AT_ONCE // 2:
+            self.waker.look_now()

@@ -58,6 +58,7 @@ class Live:
         "is_followed",
         "is_new",
         "is_parked",
+        "on_begun",
         "refusal",
         "result",
         "run_id",
@@ -108,6 +109,8 @@ class Live:
         """Whether a caller awaits the run, since before it was parked."""
         self.is_parked = False
         """Whether the run has ended here because it was parked."""
+        self.on_begun: Callable[[Live], object] = _ignore
+        """Called with the run when it has begun, or has ended without that."""
 
     @property
     def epoch(self) -> int:
@@ -158,6 +161,8 @@ class Live:
             self.ended.set()
             self._notify(None)
             self._on_ended(self)
+            if not self._is_begun:
+                self.on_begun(self)
 
     def _log_unless_awaited(self, error: Exception) -> None:
         """Log a failure of this run, not one that was only read from the storage, if no caller awaits its result."""
@@ -170,7 +175,7 @@ class Live:
         self.admitted.set()
         try:
             self._slots.acquire_nowait()
-            self._has_slot = self._is_begun = True
+            self._begin()
             await anyio.lowlevel.checkpoint()  # let its starter continue first, as when the run has to wait
         except anyio.WouldBlock:
             await self._wait_for_slot()
@@ -183,8 +188,12 @@ class Live:
         self._is_queued = True
         with anyio.CancelScope() as self._waiting:
             await self._slots.acquire()
-            self._has_slot = self._is_begun = True
+            self._begin()
         self._waiting, self._is_queued = None, False
+
+    def _begin(self) -> None:
+        self._has_slot = self._is_begun = True
+        self.on_begun(self)
 
     # ---- the run's turn: see `Turn` ------------------------------------------------------------------------------
 
@@ -254,6 +263,10 @@ class Live:
         next_change, self._change = self._change, None
         if next_change is not None:
             next_change.set()
+
+
+def _ignore(run: Live) -> None:
+    """Do nothing."""
 
 
 def _ends_program(error: BaseException) -> bool:

@@ -14,9 +14,6 @@ from ..persistence.protocol import FlowPersistence, RunEntry, offers
 
 __all__ = ["Waker"]
 
-MOST: Final = 500
-"""Runs that a look takes at most, so that other processes get some."""
-
 SPARE: Final = 16
 """Runs that a look lists beyond those that it may take: some may fail to wake."""
 
@@ -45,7 +42,7 @@ class Waker:
 
         `identities`: under which runs of registered flows are stored. `wake`: resumes a run, and returns whether it did. `may_take`:
         how many runs a look may take. `may_wait`: whether any registered flow waits. `skipped`: how many due runs may have to be
-        left alone: their back-off is not over.
+        left alone: their back-off is not over, or they are being woken.
         """
         self._may_wait = may_wait
         self._nudge: anyio.Event | None = None
@@ -57,7 +54,7 @@ class Waker:
         self._skipped = skipped
 
     def look_now(self) -> None:
-        """Look for runs that are due at once: a signal was sent here."""
+        """Look for runs that are due at once: a signal was sent here, or more of them may be taken."""
         if self._nudge is not None:
             self._nudge.set()
 
@@ -69,7 +66,7 @@ class Waker:
         self._logged = ""
         nudge = self._nudge = anyio.Event()
         while True:
-            limit, woken = min(self._may_take(), MOST), 0
+            limit, woken = self._may_take(), 0
             is_time = self._may_wait() or anyio.current_time() - looked >= RARELY
             if limit > 0 and is_time:
                 looked = anyio.current_time()

@@ -6,6 +6,7 @@ import logging
 import sqlite3
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import anyio
@@ -28,6 +29,8 @@ from asyncflow import (
 )
 from asyncflow.events import RunFinished
 from asyncflow.persistence import SQLiteFlowPersistence
+from asyncflow.persistence.protocol import RunEntry
+from asyncflow.runner.background import AT_ONCE, Background
 
 HOUR = 3600.0
 begun: list[str] = []
@@ -79,7 +82,7 @@ class Within(Flow[dict]):
 
 async def are(status: str, storage: Any, count: int) -> None:
     with anyio.fail_after(60):
-        while len(await storage.runs(status=status)) < count:  # noqa: ASYNC110 - no event reports what is stored
+        while len(await storage.runs(status=status, limit=1000)) < count:  # noqa: ASYNC110 - no event reports what is stored
             await anyio.sleep(0.005)
 
 
@@ -134,6 +137,33 @@ async def test_any_runner_wakes_a_run_that_is_due(storage: Any) -> None:
                 assert await (await runner.get(run_id)).result() == "again: well?"
 
     assert begun == [run_id]
+
+
+@pytest.mark.clauses("W11")
+async def test_of_many_due_runs_some_are_woken_at_once_and_the_next_when_these_have_begun(
+    storage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, waking = 3 * AT_ONCE, list[int]()
+    wake = Background._wake
+
+    async def counted(self: Background, entry: RunEntry) -> bool:
+        is_woken = await wake(self, entry)
+        if is_woken:
+            waking.append(len(self._woken))
+        return is_woken
+
+    monkeypatch.setattr(Background, "_wake", counted)
+    async with anyio.create_task_group() as group:
+        for _ in range(count):
+            group.start_soon(partial(Reminds(persistence=storage).kickoff, until="waiting"))
+    with later(HOUR + 1):  # two looks are a minute apart in virtual time
+        async with FlowRunner(storage, flows=[Reminds]):
+            with anyio.fail_after(50):
+                await are("finished", storage, count)
+
+    assert len(waking) == count
+    assert max(waking) <= AT_ONCE
+    assert isinstance(storage, MemoryFlowPersistence) or max(waking) > AT_ONCE // 2  # in memory, each begins at once
 
 
 @pytest.mark.clauses("W11")
