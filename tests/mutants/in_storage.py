@@ -457,4 +457,20 @@ IN_STORAGE = (
         "    return hashlib",
         "stored/test_stored.py::test_every_run_of_a_file_that_an_older_version_wrote_verifies_and_loads",
     ),
+    Mutant(
+        "what fails for one of the runs that are read together fails for all",
+        ("V4",),
+        "persistence/sqlite/gathering.py",
+        "                except (aiosqlite.Error, ValueError):\n",
+        "                except ZeroDivisionError:\n",
+        "sqlite/test_gathered_reads.py::test_a_statement_about_many_that_fails_is_repeated_for_each",
+    ),
+    Mutant(
+        "a run gets the rows of those that are read together with it",
+        ("V4",),
+        "persistence/sqlite/gathering.py",
+        "            return batch.found.get(run_id, [])\n        return await",
+        "            return next(iter(batch.found.values()), [])\n        return await",
+        "sqlite/test_gathered_reads.py::test_a_damaged_run_fails_its_own_load_alone",
+    ),
 )

@@ -79,6 +79,14 @@ IN_WAITS: tuple[Mutant, ...] = (
         f"{SERVED}::test_a_sweep_wakes_a_run_whose_wake_time_was_damaged",
     ),
     Mutant(
+        "the next due runs are not woken when the first of many have begun",
+        ("W11",),
+        "runner/background.py",
+        "        if len(self._woken) == AT_ONCE // 2:\n",
+        "        if False:\n",
+        f"{SERVED}::test_of_many_due_runs_some_are_woken_at_once_and_the_next_when_these_have_begun",
+    ),
+    Mutant(
         "a method that waits again counts as no progress",
         ("W11", "L2"),
         "_runtime/waits.py",

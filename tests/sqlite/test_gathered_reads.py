@@ -97,6 +97,7 @@ async def test_loads_at_once_return_what_a_single_one_returns(tmp_path: Any) -> 
         assert await loaded(storage, run_ids) == single
 
 
+@pytest.mark.clauses("V4")
 async def test_a_damaged_run_fails_its_own_load_alone(tmp_path: Any) -> None:
     async with many_runs(tmp_path / "runs.db", 20) as (storage, run_ids):
         await storage.load(run_ids[0])
@@ -112,6 +113,7 @@ async def test_a_damaged_run_fails_its_own_load_alone(tmp_path: Any) -> None:
     assert isinstance(found[run_ids[7]], CheckpointCorruptError)
 
 
+@pytest.mark.clauses("V4")
 async def test_a_statement_about_many_that_fails_is_repeated_for_each(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
