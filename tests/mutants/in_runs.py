@@ -121,8 +121,8 @@ IN_RUNS = (
         "a method that changes nothing has no checkpoint",
         ("E1",),
         "_runtime/journal.py",
-        "        if self._chain is None or not (is_recorded or is_last or ends",
-        "        if self._chain is None or not ((is_recorded and state is not None) or is_last or ends",
+        "        if self._chain is None or not (is_recorded or ends in (Finish, Fail) or",
+        "        if self._chain is None or not ((is_recorded and state is not None) or ends in (Finish, Fail) or",
         "sqlite/test_rows.py::test_a_method_that_does_not_change_the_state_stores_none",
     ),
     Mutant(
