@@ -54,7 +54,7 @@ class Instance(DrivenRun):
             raise refusals.parks_not(self._class, why)
         with self.driving():
             run_id = self._id_of(given_id, from_run)
-            begin_with = self._state if self.status == "new" or run_id == self._run_id else None
+            begin_with = self._own_state(run_id)
             if self.setup.persistence is None:
                 if from_run is not None:
                     raise refusals.not_stored(self._class, "restore_from_state_id")
@@ -62,8 +62,7 @@ class Instance(DrivenRun):
             async with session(self.setup.persistence):
                 if from_run is not None:
                     begin_with = (await self.found(from_run)).state
-                # No other process can know this id yet, so there is nothing to look up.
-                is_new = given_id is None and run_id == self.own_id and not self._may_be_stored
+                is_new = self._is_new(run_id, given_id)
                 if not is_new and (waiting := await self._attached(run_id, given)) is not None:
                     if from_run is not None:
                         raise refusals.already_stored(run_id)
@@ -87,6 +86,14 @@ class Instance(DrivenRun):
             self._may_be_stored = False
             return self.own_id
         return self.run_id if given_id is None else given_id
+
+    def _own_state(self, run_id: str) -> Any:
+        """Return the state that this instance has for a run that it starts; None if it has none."""
+        return self._state if self.status == "new" or run_id == self._run_id else None
+
+    def _is_new(self, run_id: str, given_id: str | None) -> bool:
+        """Whether no other process can know the id of a run yet, so that there is nothing to look up."""
+        return given_id is None and run_id == self.own_id and not self._may_be_stored
 
     async def _kickoff_unstored(self, run_id: str, given: dict[str, Any], begin_with: Any, once: bool) -> Any:
         if once and self.status == "finished" and run_id == self._run_id:
