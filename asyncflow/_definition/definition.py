@@ -120,25 +120,28 @@ class FlowDefinition:
     _reached: dict[tuple[str, ...], Reached] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        starts = [m for m in self.methods.values() if m.is_start]
-        first = [m for m in starts if m.condition is None] or starts
-        object.__setattr__(self, "starts", tuple(_routers_first(first)))
-        object.__setattr__(self, "unresolved", tuple(m for m in self.methods.values() if m.is_unresolved))
-        object.__setattr__(self, "_in_order", tuple(self.methods.values()))
+        methods = tuple(self.methods.values())
+        object.__setattr__(self, "_in_order", methods)
+        self._index()
+        object.__setattr__(self, "starts", tuple(_routers_first(_first_of(methods))))
+        object.__setattr__(self, "unresolved", tuple(m for m in methods if m.is_unresolved))
+        output = next((m.name for m in methods if m.is_output), "")
+        object.__setattr__(self, "output", output)
+        object.__setattr__(self, "has_timers", bool(self._timed))
+        signalled = _routers_first([m for m in methods if m.signals])
+        object.__setattr__(self, "signalled", tuple(signalled))
+        object.__setattr__(self, "keeping", frozenset(m.name for m in signalled))
+        object.__setattr__(self, "keeps_output", bool(self._timed or output or self.signals))
+        is_retried = any(m.retry is not None for m in methods)
+        object.__setattr__(self, "may_wait", bool(self._timed or self.signals or is_retried))
+
+    def _index(self) -> None:
+        """Index by name what an event of that name reaches: the methods that mention it, and the timers that it starts."""
         for place, method in enumerate(self._in_order):
             for name in method.names:
                 self._mentioned.setdefault(name, []).append(place)
             for timer in method.timers:
                 self._timed.setdefault(timer.source, []).append((method, timer))
-        output = next((m.name for m in self.methods.values() if m.is_output), "")
-        object.__setattr__(self, "output", output)
-        object.__setattr__(self, "has_timers", bool(self._timed))
-        signalled = _routers_first([m for m in self.methods.values() if m.signals])
-        object.__setattr__(self, "signalled", tuple(signalled))
-        object.__setattr__(self, "keeping", frozenset(m.name for m in signalled))
-        object.__setattr__(self, "keeps_output", bool(self._timed or output or self.signals))
-        is_retried = any(m.retry is not None for m in self._in_order)
-        object.__setattr__(self, "may_wait", bool(self._timed or self.signals or is_retried))
 
     def reached_by(self, names: tuple[str, ...]) -> Reached:
         """Return the methods whose condition mentions one of an event's names: routers first, each group in order of definition."""
@@ -180,6 +183,12 @@ class FlowDefinition:
         if label in self.methods or label in self.signals:
             return True
         return any(label == timer.name for timed in self._timed.values() for _, timer in timed)
+
+
+def _first_of(methods: Sequence[MethodDefinition]) -> list[MethodDefinition]:
+    """Return the methods that a pass starts with: the unconditional starts, or all of them if none is unconditional."""
+    starts = [m for m in methods if m.is_start]
+    return [m for m in starts if m.condition is None] or starts
 
 
 def _routers_first(methods: list[MethodDefinition]) -> list[MethodDefinition]:

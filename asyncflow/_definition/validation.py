@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Any
 
 from .definition import FlowDefinition, MethodDefinition, Receives
@@ -122,18 +122,21 @@ def _reached(methods: Mapping[str, MethodDefinition]) -> set[str]:
         arrived |= {name for m in methods.values() for name in m.names - methods.keys()}
     definition = FlowDefinition("", methods)
     reached: set[str] = set()
-    wave, others = (
-        definition.starts,
-        tuple(methods.values()),
-    )  # at first all others: an undeclared label may trigger any
+    wave = definition.starts
+    others: Collection[MethodDefinition] = methods.values()  # at first all: an undeclared label may trigger any
     while wave:
-        new = {name for m in wave for name in (m.name, *(m.labels or ()))} - arrived
-        new |= {timer.name for name in new for _, timer in definition.timed_by(name)} - arrived
+        new = {name for m in wave for name in _brought_by(m, definition)} - arrived
         reached.update(m.name for m in wave)
         arrived |= new
         wave = tuple(m for m in others or definition.mentioning(new) if m.name not in reached and _can_come(m, arrived))
         others = ()
     return reached
+
+
+def _brought_by(method: MethodDefinition, definition: FlowDefinition) -> set[str]:
+    """Return the names that may arrive when a method ends: its own, its labels, and the timers that these start."""
+    names = {method.name, *(method.labels or ())}
+    return names | {timer.name for name in names for _, timer in definition.timed_by(name)}
 
 
 def _can_come(method: MethodDefinition, arrived: set[str]) -> bool:

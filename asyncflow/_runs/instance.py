@@ -1,35 +1,25 @@
-"""One flow instance: decide from the status of a run what each call does, and drive one run at a time."""
+"""One flow instance: decide from the status of a run what each call does."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Mapping
-from dataclasses import replace
-from typing import Any, Literal, cast
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import anyio
 
-from .._runtime.engine import Engine
-from .._runtime.failures import run_timed_out
-from .._runtime.outputs import Outputs
-from .._runtime.state_version import detached_copy
-from .._runtime.unstored import UNSTORED
-from .._scheduling.messages import Command
-from .._waiting import to_its_end
-from ..errors import RunCancelledError, RunLockedError, RunTimeoutError, StorageReadOnlyError
+from ..errors import RunLockedError, StorageReadOnlyError
 from ..persistence.checkpoint import Checkpoint
-from ..persistence.outcome import Cancelled
 from ..persistence.protocol import session
 from ..state import new_run_id, reconcile_run_ids
 from . import call_errors as refusals
-from .inputs import JsonInputs, inputs_bytes, materialized
+from .driving import DrivenRun, Prepared
+from .inputs import JsonInputs, materialized
 from .json_inputs import state_from_json
 from .loading import Stored, load, load_owned
-from .matching import are_its_inputs, by_field, check_flow
+from .matching import are_its_inputs, check_flow
 from .ownership import Claim, can_create, catalog_entry, is_driven, owned, owned_by_creating, owned_within
 from .parked import Waiting, followed, until_woken, waiting_of
-from .passes import begin, commit_resumed, commit_start, next_pass, resume_pass, status_after
-from .stopping import StoppableRun
 
 __all__ = ["Instance", "Until"]
 
@@ -38,12 +28,9 @@ Until = Literal["end", "waiting"]
 SOON, LATE = 0.01, 1.0
 """Seconds between two looks at a run that another owner has woken: the first pause, and the longest."""
 
-Prepared = tuple[Engine, tuple[Command, ...]]
-"""A pass to drive, and its first commands."""
 
-
-class Instance(StoppableRun):
-    """Drives the run that one `Flow` object is about."""
+class Instance(DrivenRun):
+    """The run that one `Flow` object is about: what each call does with it."""
 
     # ---- kickoff and resume ------------------------------------------------------------------------------------
 
@@ -67,7 +54,7 @@ class Instance(StoppableRun):
             raise refusals.parks_not(self._class, why)
         with self.driving():
             run_id = self._id_of(given_id, from_run)
-            begin_with = self._state if self.status == "new" or run_id == self._run_id else None
+            begin_with = self._own_state(run_id)
             if self.setup.persistence is None:
                 if from_run is not None:
                     raise refusals.not_stored(self._class, "restore_from_state_id")
@@ -75,8 +62,7 @@ class Instance(StoppableRun):
             async with session(self.setup.persistence):
                 if from_run is not None:
                     begin_with = (await self.found(from_run)).state
-                # No other process can know this id yet, so there is nothing to look up.
-                is_new = given_id is None and run_id == self.own_id and not self._may_be_stored
+                is_new = self._is_new(run_id, given_id)
                 if not is_new and (waiting := await self._attached(run_id, given)) is not None:
                     if from_run is not None:
                         raise refusals.already_stored(run_id)
@@ -100,6 +86,14 @@ class Instance(StoppableRun):
             self._may_be_stored = False
             return self.own_id
         return self.run_id if given_id is None else given_id
+
+    def _own_state(self, run_id: str) -> Any:
+        """Return the state that this instance has for a run that it starts; None if it has none."""
+        return self._state if self.status == "new" or run_id == self._run_id else None
+
+    def _is_new(self, run_id: str, given_id: str | None) -> bool:
+        """Whether no other process can know the id of a run yet, so that there is nothing to look up."""
+        return given_id is None and run_id == self.own_id and not self._may_be_stored
 
     async def _kickoff_unstored(self, run_id: str, given: dict[str, Any], begin_with: Any, once: bool) -> Any:
         if once and self.status == "finished" and run_id == self._run_id:
@@ -218,81 +212,6 @@ class Instance(StoppableRun):
             stored = await load(self.setup, run_id)
         return None if stored is None or stored.checkpoint.status == "running" else stored
 
-    async def _resume_pass(self, stored: Stored, claim: Claim, deadline: float | None = None) -> Prepared:
-        """Commit a resume. Continue with this instance's own state, copied, if it equals the stored one: it may have values not stored."""
-        state = self.state_to_continue(stored)
-        mine = stored if state is stored.state else replace(stored, state=detached_copy(state))
-        engine, commands, checkpoint = resume_pass(self.setup, self.flow, mine, claim, deadline)
-        self._switch_to(stored.checkpoint.run_id)
-        await self._committed(commit_resumed(engine, checkpoint), stored)
-        return engine, commands
-
-    async def _start_pass(
-        self, run_id: str, claim: Claim, held: list[Any], given: dict[str, Any], *, after: Checkpoint | None = None
-    ) -> Prepared:
-        """Start a new pass over the state, the only item of `held` (see `begin`), and commit its first checkpoint if the run is stored."""
-        is_stored, before = self.setup.persistence is not None, 0 if after is None else after.pass_number
-        if not is_stored and run_id == self._run_id:
-            before = self._pass_number
-        inputs = inputs_bytes(by_field(self.state_type, given)) if is_stored else None
-        engine, commands, checkpoint = await begin(
-            self.setup, self.flow, run_id, held, claim=claim, after=after, pass_number=1 + before, inputs=inputs
-        )
-        self._switch_to(run_id)
-        self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
-        await self._committed(commit_start(engine, checkpoint))
-        return engine, commands
-
-    async def _committed(self, commit: Awaitable[None], stored: Stored | None = None) -> None:
-        """Commit a first checkpoint. If that is cancelled, show what is stored: the checkpoint may or may not have been committed."""
-        try:
-            await commit
-        except Exception:  # a backend may raise anything
-            if stored is not None:
-                self.show(stored)
-            raise
-        except anyio.get_cancelled_exc_class():
-            with contextlib.suppress(Exception):  # a backend may raise anything
-                await to_its_end(self._reload)
-            raise
-
-    async def _drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
-        self._engine, self._ended, self.status, self.error = engine, None, "running", None
-        self.outputs = engine.outputs
-        try:
-            if self.on_started is not None:
-                await self.on_started()
-            result = await engine.drive(commands)
-            while engine.continues:
-                engine, commands = await next_pass(self.setup, self.flow, before := engine)
-                engine.stop_as(before)
-                if self.is_asked_to_finish:
-                    await engine.finish()
-                self._engine, self.outputs = engine, engine.outputs
-                result = await engine.drive(commands)
-            if engine.parked is None:
-                self.result = result
-                return result
-            claim.parked = engine.parked
-            wakes, progress = engine.parked.wake_at, engine.journal.progress
-            return waiting_of(self.setup.settings.definition, engine.run_id, progress, wakes, self.setup.clock())
-        except (RunCancelledError, RunTimeoutError) as error:
-            if not (engine.is_cancelled or engine.is_timed_out) or error is not engine.stopped:
-                raise  # a method raised it, about another run
-            ended = error
-        finally:
-            try:
-                await self._sync_after_run(engine, claim)
-            finally:
-                self._engine = None
-                UNSTORED.close(self._run_id)
-                claim.is_over = claim.is_over or self.status in ("finished", "cancelled")
-                if self._ended is not None:
-                    self._ended.set()
-        if cast(str, self.status) != "finished":
-            raise ended
-        return self.result  # its last checkpoint was being committed when it was ended: it had finished
-
     # ---- parked runs -------------------------------------------------------------------------------------------
 
     async def _attached(self, run_id: str, given: dict[str, Any]) -> Waiting | None:
@@ -349,38 +268,6 @@ class Instance(StoppableRun):
                     engine.outputs.update(self.outputs)
                     return await self._drive(engine, commands, claim), False
         return waiting, False
-
-    async def _sync_after_run(self, engine: Engine, claim: Claim) -> None:
-        """Update what this instance shows of the run. If the run was stopped, load it: a commit may have been in progress."""
-        # If only some methods have a checkpoint, an unfinished run goes back to the state of the last one.
-        goes_back = self.setup.whole and engine.recorder is not None and not engine.is_finished
-        self._state = engine.versions.saved.state if goes_back else engine.versions.committed.state
-        self._digest = None if engine.recorder is None else engine.recorder.chain.digest
-        self._pass_number = engine.pass_number
-        self._pending = engine.pending
-        self.status = status_after(engine)
-        if engine.recorder is None or not (engine.stopped is not None or engine.is_cut_short or goes_back):
-            return
-        if engine.is_cancelled:
-            await to_its_end(lambda: self._cancelled_durably(claim))
-        elif isinstance(late := engine.stopped, RunTimeoutError):
-            await to_its_end(lambda: self._record_end(claim, run_timed_out(late, engine.pass_number)))
-        if self.is_read or engine.is_cancelled or engine.is_timed_out:
-            with contextlib.suppress(Exception):  # a backend may raise anything; report what ended the run
-                await to_its_end(self._reload)
-
-    async def _cancelled_durably(self, claim: Claim) -> None:
-        """Record that the run was cancelled. If that fails, report the error to the caller of `cancel()`."""
-        try:
-            await self._record_end(claim, Cancelled())
-        except Exception as error:  # a backend may raise anything; no caller may believe that the run is cancelled
-            self._cancel_error = error
-            raise
-
-    async def _reload(self) -> None:
-        outputs = self.outputs
-        self.show(await self.found(self._run_id))
-        self.outputs = Outputs(outputs | self.outputs)
 
     # ---- helpers -----------------------------------------------------------------------------------------------
 

@@ -124,7 +124,7 @@ class Journal:
             self.failures.append(failure)
         if ends is Continue:
             return commands, self._next_pass(key, state), result
-        if self._chain is None or not (is_recorded or is_last or ends is Fail or failure is not None):
+        if self._chain is None or not (is_recorded or ends in (Finish, Fail) or failure is not None):
             return commands, None, result
         kind: Kind
         status: Status
@@ -134,7 +134,6 @@ class Journal:
             kind, status, outcome = "finished", "finished", self._output(commands[0], method, kept)
         elif self.failures:
             status, outcome = self._failed(ends, failure)
-            outcome = None if failure is None else outcome  # a method that ends after a failure is none
         changes = None if kind == "started" else transition  # a start holds its progress as a whole
         needed = kept if is_waited_for else None
         checkpoint = self._chain.prepare(
@@ -181,11 +180,9 @@ class Journal:
         if self._chain is None or not (is_recorded or ends in (Finish, Fail)):
             return commands, None
         timing, kind = transition.timing, KINDS[type(happening)]
-        status: Status
-        outcome: Outcome | None
-        status, outcome = ("finished", self._output(commands[0], "", None)) if is_last else ("running", None)
-        if self.failures:
-            status, outcome = self._failed(ends, None)
+        status, outcome = self._status(ends)
+        if is_last:
+            status, outcome = "finished", self._output(commands[0], "", None)
         needed = payload if transition.keeps_result or (timing is not None and timing.memo is not None) else None
         checkpoint = self._chain.prepare(
             *("finished" if is_last else kind, status, self.progress, transition, state),
@@ -205,9 +202,7 @@ class Journal:
         self.progress.fold(transition, value)
         if self._chain is None or not (is_recorded or is_last):
             return None
-        status: Status
-        outcome: Outcome | None
-        status, outcome = self._failed(Fail if is_last else None, None) if self.failures else ("running", None)
+        status, outcome = self._status(Fail if is_last else None)
         return self._chain.prepare(
             *("step", status, self.progress, transition, None, key, value, outcome, False, not is_recorded)
         )
@@ -227,22 +222,26 @@ class Journal:
             return commands, self._next_pass("", state), None
         if self._chain is None or not (is_recorded or ends in (Fail, Finish)):
             return commands, None, None
-        status: Status
-        outcome: Outcome | None
         if ends is Finish:
             end = self._output(commands[0], "", None)
             checkpoint = self._chain.prepare("finished", "finished", self.progress, transition, state, outcome=end)
             return commands, checkpoint, None
-        status, outcome = self._failed(ends, None) if self.failures else ("running", None)
+        status, outcome = self._status(ends)
         checkpoint = self._chain.prepare(
             *("retrying", status, self.progress, transition, state, raised.key, error, outcome, False, not is_recorded)
         )
         return commands, checkpoint, None
 
     def _failed(self, ends: type[Command] | None, failure: Failure | None) -> tuple[Status, Outcome | None]:
-        """Return the status of a run in which a method has failed, and the outcome, if this happening is a failure or ends the pass."""
-        is_over = ends is Fail
-        status: Status = "failed" if is_over or self._fails_early else "running"
-        if status == "running" and failure is None:
-            return status, None
-        return status, failed_with(self.failures, is_over=status == "failed")
+        """Return the status of a run in which a method has failed, and the outcome.
+
+        The end of another method stores none: a fork or an edit of it would show it as its own failure.
+        """
+        status: Status = "failed" if ends is Fail or self._fails_early else "running"
+        return status, None if failure is None else failed_with(self.failures, is_over=status == "failed")
+
+    def _status(self, ends: type[Command] | None) -> tuple[Status, Outcome | None]:
+        """Return the status of a run after what ends no method, and the outcome, if the pass has failed with it."""
+        if self.failures and (ends is Fail or self._fails_early):
+            return "failed", failed_with(self.failures, is_over=True)
+        return "running", None

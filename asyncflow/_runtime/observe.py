@@ -42,9 +42,7 @@ def events_from(c: Checkpoint) -> list[Event]:
         case "method" | "finished":
             found += _ended(c)
         case "failed" if c.method:
-            failed = None if c.outcome is None else decode_outcome(c.outcome)
-            failure = failed.newest.type if isinstance(failed, Failed) else ""
-            found.append((MethodFailed, {"invocation": c.method, "type": failure}))
+            found.append((MethodFailed, {"invocation": c.method, "type": _raised(c)}))
         case "retrying":
             found.append((MethodRetrying, _retrying(c)))
         case "timer":
@@ -72,6 +70,12 @@ def _ended(c: Checkpoint) -> list[tuple[type[Event], dict[str, Any]]]:
         enabled, skipped = tuple([invocation.key for invocation in transition.enabled]), transition.skipped
     ends = [(MethodFinished, {"invocation": c.method, "enabled": enabled})] if c.method else []
     return [*ends, *[(MethodSkipped, {"method": m, "invocation": c.method}) for m in skipped]]
+
+
+def _raised(c: Checkpoint) -> str:
+    """Return the type of the exception with which a method failed; '' if the checkpoint stores none."""
+    outcome = None if c.outcome is None else decode_outcome(c.outcome)
+    return outcome.newest.type if isinstance(outcome, Failed) else ""
 
 
 def _timer_fired(c: Checkpoint) -> list[tuple[type[Event], dict[str, Any]]]:

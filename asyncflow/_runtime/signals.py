@@ -143,17 +143,12 @@ class Signals:
                 else:
                     launch(await self._end())
                 continue
-            wait = self._to_serve()
-            place = next_signal(self._definition, self._progress, [stored.signal.name for stored in self._known])
-            if wait is not None or place is not None:
+            if (found := self._next()) is not None:
                 if await steps.take_turn():
                     continue
                 steps.tasks += 1
                 try:
-                    if wait is not None:
-                        await self._serve(*wait)
-                    elif place is not None:
-                        launch(await self._take(self._known.pop(place)))
+                    launch(await self._take(*found))
                 finally:
                     steps.tasks -= 1
                 steps.let_others_run()
@@ -205,21 +200,24 @@ class Signals:
         finally:
             self._waits.remove(wait)
 
-    def _to_serve(self) -> tuple[OpenWait, StoredSignal] | None:
-        """Return the first method that waits for a signal which has come, and that signal."""
+    def _next(self) -> tuple[StoredSignal, OpenWait | None] | None:
+        """Return the signal to take next, and the method that waits for it; None in its place: it is for listeners."""
         for wait in self._waits:
             stored = next((each for each in self._known if each.signal.name == wait.signal), None)
             if stored is not None and not wait.is_left and not wait.is_received.is_set():
-                return wait, stored
-        return None
+                return stored, wait
+        place = next_signal(self._definition, self._progress, [stored.signal.name for stored in self._known])
+        return None if place is None else (self._known[place], None)
 
-    async def _serve(self, wait: OpenWait, stored: StoredSignal) -> None:
-        """Take a signal for a method that waits for it."""
+    async def _take(self, stored: StoredSignal, wait: OpenWait | None) -> tuple[Command, ...]:
+        """Take a signal out of the inbox, for a method that waits for it or for listeners. Return the commands that follow."""
         self._known.remove(stored)
+        if wait is None:
+            return await self._record(stored, None)
         settled = anyio.Event()
         self._taking = wait.key, wait.step, settled
         try:
-            await self._take(stored, wait)
+            return await self._record(stored, wait)
         finally:
             self._taking = None
             settled.set()
@@ -264,11 +262,8 @@ class Signals:
         assert self._recorder is not None, "asked only for stored runs"
         return cast(Inbox, self._recorder.persistence)
 
-    async def _take(self, stored: StoredSignal, wait: OpenWait | None = None) -> tuple[Command, ...]:
-        """Take a signal, for a method that waits for it or for listeners. Return the commands that follow.
-
-        One whose payload does not fit is set aside.
-        """
+    async def _record(self, stored: StoredSignal, wait: OpenWait | None) -> tuple[Command, ...]:
+        """Record that a signal is taken, or set it aside if its payload does not fit. Return the commands that follow."""
         kept = self._payload(stored)
         if isinstance(kept, Problem):
             logger.error(

@@ -23,7 +23,7 @@ IN_RUNS = (
     Mutant(
         "the first method starts before the inputs are stored",
         ("D2",),
-        "_runs/instance.py",
+        "_runs/driving.py",
         "        await self._committed(commit_start(engine, checkpoint))\n",
         "",
         f"{FAILURE}::test_a_save_that_fails_stops_the_run_and_nothing_follows",
@@ -121,8 +121,8 @@ IN_RUNS = (
         "a method that changes nothing has no checkpoint",
         ("E1",),
         "_runtime/journal.py",
-        "        if self._chain is None or not (is_recorded or is_last or ends",
-        "        if self._chain is None or not ((is_recorded and state is not None) or is_last or ends",
+        "        if self._chain is None or not (is_recorded or ends in (Finish, Fail) or",
+        "        if self._chain is None or not ((is_recorded and state is not None) or ends in (Finish, Fail) or",
         "sqlite/test_rows.py::test_a_method_that_does_not_change_the_state_stores_none",
     ),
     Mutant(
@@ -266,7 +266,7 @@ IN_RUNS = (
     Mutant(
         "cancel() is not stored",
         ("C4",),
-        "_runs/instance.py",
+        "_runs/driving.py",
         "            await to_its_end(lambda: self._cancelled_durably(claim))\n",
         "            pass\n",
         "runtime/test_cancel.py::test_cancel_is_durable_and_final",
@@ -367,7 +367,7 @@ IN_RUNS = (
     Mutant(
         "a resume that is not stored before its methods begin",
         ("D1", "X3"),
-        "_runs/instance.py",
+        "_runs/driving.py",
         "        await self._committed(commit_resumed(engine, checkpoint), stored)\n",
         "",
         "runs/test_resumed.py::test_a_resume_is_stored_before_a_method_begins_again",
@@ -650,7 +650,7 @@ IN_RUNS = (
     Mutant(
         "that a time limit passed is not stored",
         ("R7",),
-        "_runs/instance.py",
+        "_runs/driving.py",
         "            await to_its_end(lambda: self._record_end(claim, run_timed_out(late, engine.pass_number)))\n",
         "            pass\n",
         f"{RUN_TIMEOUTS}::test_the_failure_of_a_pass_that_took_too_long_is_stored",

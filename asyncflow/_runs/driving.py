@@ -1,0 +1,144 @@
+"""Drive the passes of one run: commit the first checkpoint, drive the engine to its end, and show what it left of the run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Any, cast
+
+import anyio
+
+from .._runtime.engine import Engine
+from .._runtime.failures import run_timed_out
+from .._runtime.outputs import Outputs
+from .._runtime.state_version import detached_copy
+from .._runtime.unstored import UNSTORED
+from .._scheduling.messages import Command
+from .._waiting import to_its_end
+from ..errors import RunCancelledError, RunTimeoutError
+from ..persistence.checkpoint import Checkpoint
+from ..persistence.outcome import Cancelled
+from .inputs import inputs_bytes
+from .loading import Stored
+from .matching import by_field
+from .ownership import Claim
+from .parked import waiting_of
+from .passes import begin, commit_resumed, commit_start, next_pass, resume_pass, status_after
+from .stopping import StoppableRun
+
+__all__ = ["DrivenRun", "Prepared"]
+
+Prepared = tuple[Engine, tuple[Command, ...]]
+"""A pass to drive, and its first commands."""
+
+
+class DrivenRun(StoppableRun):
+    """The run of one `Flow` object, which this object drives. Which pass that is, its callers decide."""
+
+    async def _resume_pass(self, stored: Stored, claim: Claim, deadline: float | None = None) -> Prepared:
+        """Commit a resume. Continue with this instance's own state, copied, if it equals the stored one: it may have values not stored."""
+        state = self.state_to_continue(stored)
+        mine = stored if state is stored.state else replace(stored, state=detached_copy(state))
+        engine, commands, checkpoint = resume_pass(self.setup, self.flow, mine, claim, deadline)
+        self._switch_to(stored.checkpoint.run_id)
+        await self._committed(commit_resumed(engine, checkpoint), stored)
+        return engine, commands
+
+    async def _start_pass(
+        self, run_id: str, claim: Claim, held: list[Any], given: dict[str, Any], *, after: Checkpoint | None = None
+    ) -> Prepared:
+        """Start a new pass over the state, the only item of `held` (see `begin`), and commit its first checkpoint if the run is stored."""
+        is_stored, before = self.setup.persistence is not None, 0 if after is None else after.pass_number
+        if not is_stored and run_id == self._run_id:
+            before = self._pass_number
+        inputs = inputs_bytes(by_field(self.state_type, given)) if is_stored else None
+        engine, commands, checkpoint = await begin(
+            self.setup, self.flow, run_id, held, claim=claim, after=after, pass_number=1 + before, inputs=inputs
+        )
+        self._switch_to(run_id)
+        self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
+        await self._committed(commit_start(engine, checkpoint))
+        return engine, commands
+
+    async def _committed(self, commit: Awaitable[None], stored: Stored | None = None) -> None:
+        """Commit a first checkpoint. If that is cancelled, show what is stored: the checkpoint may or may not have been committed."""
+        try:
+            await commit
+        except Exception:  # a backend may raise anything
+            if stored is not None:
+                self.show(stored)
+            raise
+        except anyio.get_cancelled_exc_class():
+            with contextlib.suppress(Exception):  # a backend may raise anything
+                await to_its_end(self._reload)
+            raise
+
+    async def _drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
+        self._engine, self._ended, self.status, self.error = engine, None, "running", None
+        self.outputs = engine.outputs
+        try:
+            if self.on_started is not None:
+                await self.on_started()
+            result = await engine.drive(commands)
+            while engine.continues:
+                engine, commands = await next_pass(self.setup, self.flow, before := engine)
+                engine.stop_as(before)
+                if self.is_asked_to_finish:
+                    await engine.finish()
+                self._engine, self.outputs = engine, engine.outputs
+                result = await engine.drive(commands)
+            if engine.parked is None:
+                self.result = result
+                return result
+            claim.parked = engine.parked
+            wakes, progress = engine.parked.wake_at, engine.journal.progress
+            return waiting_of(self.setup.settings.definition, engine.run_id, progress, wakes, self.setup.clock())
+        except (RunCancelledError, RunTimeoutError) as error:
+            if not (engine.is_cancelled or engine.is_timed_out) or error is not engine.stopped:
+                raise  # a method raised it, about another run
+            ended = error
+        finally:
+            try:
+                await self._sync_after_run(engine, claim)
+            finally:
+                self._engine = None
+                UNSTORED.close(self._run_id)
+                claim.is_over = claim.is_over or self.status in ("finished", "cancelled")
+                if self._ended is not None:
+                    self._ended.set()
+        if cast(str, self.status) != "finished":
+            raise ended
+        return self.result  # its last checkpoint was being committed when it was ended: it had finished
+
+    async def _sync_after_run(self, engine: Engine, claim: Claim) -> None:
+        """Update what this instance shows of the run. If the run was stopped, load it: a commit may have been in progress."""
+        # If only some methods have a checkpoint, an unfinished run goes back to the state of the last one.
+        goes_back = self.setup.whole and engine.recorder is not None and not engine.is_finished
+        self._state = engine.versions.saved.state if goes_back else engine.versions.committed.state
+        self._digest = None if engine.recorder is None else engine.recorder.chain.digest
+        self._pass_number = engine.pass_number
+        self._pending = engine.pending
+        self.status = status_after(engine)
+        if engine.recorder is None or not (engine.stopped is not None or engine.is_cut_short or goes_back):
+            return
+        if engine.is_cancelled:
+            await to_its_end(lambda: self._cancelled_durably(claim))
+        elif isinstance(late := engine.stopped, RunTimeoutError):
+            await to_its_end(lambda: self._record_end(claim, run_timed_out(late, engine.pass_number)))
+        if self.is_read or engine.is_cancelled or engine.is_timed_out:
+            with contextlib.suppress(Exception):  # a backend may raise anything; report what ended the run
+                await to_its_end(self._reload)
+
+    async def _cancelled_durably(self, claim: Claim) -> None:
+        """Record that the run was cancelled. If that fails, report the error to the caller of `cancel()`."""
+        try:
+            await self._record_end(claim, Cancelled())
+        except Exception as error:  # a backend may raise anything; no caller may believe that the run is cancelled
+            self._cancel_error = error
+            raise
+
+    async def _reload(self) -> None:
+        outputs = self.outputs
+        self.show(await self.found(self._run_id))
+        self.outputs = Outputs(outputs | self.outputs)
