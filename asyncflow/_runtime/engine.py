@@ -126,7 +126,7 @@ class Engine(Controls):
         """Set once a timer has started."""
         self._signals: Signals | None = None
         if inbox is not None:
-            self._signals = Signals(settings.definition, self.journal, codecs, recorder, run_id, inbox, check)
+            self._signals = Signals(settings.definition, self.journal, codecs, recorder, run_id, inbox, check, clock)
             self._steps.signals = self._signals
             self._step = self._signals.notified_by(self._step)
         self._concurrent: list[Scope | Timers | Signals] = []
@@ -179,12 +179,13 @@ class Engine(Controls):
             await self._steps.requested.wait()
 
     async def _begin(self, scope: Scope | None, timers: Timers) -> Scope | None:
-        """Fire the timer that became due while nothing drove the run, which needs no task here; and work."""
+        """Fire the timer that became due while nothing drove the run, which needs no task here if no signal came; and work."""
         is_free = scope is None and not self._is_over and not self.journal.progress.failed
         timer = timers.first_due() if is_free else None
         if timer is not None:
             try:
-                scope = self._next(await self._fire(timer))
+                if self._signals is None or await self._signals.is_empty():
+                    scope = self._next(await self._fire(timer))
             except BaseException as error:
                 self._ended_by(error)
             if timers.are_left_out():
@@ -289,8 +290,9 @@ class Engine(Controls):
 
     async def _fire(self, timer: TimerKey) -> tuple[Command, ...]:
         """Record that the time of a timer has come. Return the commands that follow."""
-        steps, progress = self._steps, self.journal.progress
-        if await steps.take_turn() and (timer not in progress.timers or progress.failed or self._is_over):
+        steps = self._steps
+        await steps.take_turn()
+        if not self._may_fire(timer):
             return ()
         steps.tasks += 1
         try:
@@ -301,9 +303,19 @@ class Engine(Controls):
             steps.tasks -= 1
         return commands
 
+    def _may_fire(self, timer: TimerKey) -> bool:
+        """Whether a timer is still due: what has happened since it was chosen may have dropped or restarted it."""
+        progress = self.journal.progress
+        is_due = timer in progress.timers and progress.timers[timer].due <= self._clock()
+        return is_due and not progress.failed and not self._is_over
+
     async def _fire_and_obey(self, timer: TimerKey) -> None:
-        """Record that the time of a timer has come, and start what it enables."""
-        self._obey(await self._fire(timer))
+        """Record that the time of a timer has come, after the signals that came before that, and start what it enables."""
+        if self._signals is None:
+            self._obey(await self._fire(timer))
+        else:
+            async with self._signals.earlier(self.journal.progress.timers[timer].due):
+                self._obey(await self._fire(timer))
         self._check_idle()
 
     def _obey(self, commands: tuple[Command, ...]) -> None:

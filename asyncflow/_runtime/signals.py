@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, Final, Protocol, cast
 
 import anyio
@@ -57,11 +57,13 @@ class Working(Protocol):
 class OpenWait:
     """A method that waits for a signal, in `wait_for`."""
 
-    __slots__ = ("is_left", "is_received", "key", "signal", "step")
+    __slots__ = ("is_left", "is_received", "key", "signal", "step", "until")
 
-    def __init__(self, key: str, step: str, signal: str) -> None:
+    def __init__(self, key: str, step: str, signal: str, until: float | None) -> None:
         self.key = key
         """Of its invocation."""
+        self.until = until
+        """When it ends, in seconds since the Unix epoch; None: never."""
         self.step = step
         """The name under which the payload is stored."""
         self.signal = signal
@@ -77,6 +79,7 @@ class Signals:
     __slots__ = (
         *(
             "_check",
+            "_clock",
             "_codecs",
             "_definition",
             "_is_stale",
@@ -87,7 +90,7 @@ class Signals:
             "_run_id",
             "_source",
         ),
-        *("_taking", "_wait", "_waits"),
+        *("_has_ended", "_settling", "_taking", "_wait", "_waits"),
     )
 
     def __init__(
@@ -99,9 +102,11 @@ class Signals:
         run_id: str,
         source: Source,
         check: OwnerCheck | None,
+        clock: Callable[[], float],
     ) -> None:
         """`check`: notices that another owner has the run, if nothing else does."""
         self._check = check
+        self._clock = clock
         self._definition = definition
         self._journal = journal
         self._progress: Progress = journal.progress
@@ -116,6 +121,9 @@ class Signals:
         """In the order in which they began."""
         self._taking: tuple[str, str, anyio.Event] | None = None
         """The invocation and the step for which a signal is being taken, and what is set when that is done."""
+        self._settling: list[tuple[float, anyio.Event]] = []
+        """The due times before which signals are taken first, and what is set when none is left. See `earlier`."""
+        self._has_ended = False
 
     async def work(
         self,
@@ -129,10 +137,23 @@ class Signals:
         `launch`: executes commands. `is_over`: whether the pass fails or ends. `parks`: stops the pass here if it only waits, and
         returns whether it does; its argument is the largest id of the signals that are known. `steps`: what works on the pass.
         """
+        try:
+            await self._work(launch, is_over, parks, steps)
+        finally:
+            self._has_ended = True
+            for _, settled in self._settling:
+                settled.set()
+
+    async def _work(
+        self,
+        launch: Callable[[tuple[Command, ...]], object],
+        is_over: Callable[[], bool],
+        parks: Callable[[int], bool],
+        steps: Working,
+    ) -> None:
         while not (is_over() or self._progress.failed):
             if self._is_stale:
-                self._is_stale = False
-                self._known = await self._source.inbox(self._run_id)
+                await self._read()
                 continue  # the pass may have ended meanwhile
             if (request := self._request_to_finish()) is not None:
                 launch(await self._stop(request))
@@ -170,9 +191,40 @@ class Signals:
     def _expected(self) -> frozenset[str]:
         return expected(self._definition, self._progress) | {wait.signal for wait in self._waits}
 
+    async def _read(self) -> None:
+        self._is_stale = False
+        self._known = await self._source.inbox(self._run_id)
+
+    async def is_empty(self) -> bool:
+        """Before `work`: read the inbox, and return whether it is empty."""
+        await self._read()
+        return not self._known
+
+    @asynccontextmanager
+    async def earlier(self, due: float) -> AsyncIterator[None]:
+        """First take the signals that were sent before a due time, wherever they were sent. Those that came later wait meanwhile.
+
+        Whether a run is driven at that time does not decide which comes first.
+        """
+        entry = due, anyio.Event()
+        self._settling.append(entry)
+        try:
+            if not self._has_ended:
+                self._arrived()
+                await entry[1].wait()
+            yield
+        finally:
+            self._settling.remove(entry)
+            self.changed()
+
+    def _due_first(self) -> tuple[float, anyio.Event] | None:
+        return min(self._settling, key=lambda entry: entry[0], default=None)
+
     async def _wait_for_change(self) -> None:
         """Wait until the progress or the inbox has changed. Check the owner now and then, if nothing else does."""
         self._wait = anyio.Event()
+        if (first := self._due_first()) is not None:
+            first[1].set()
         if self._check is None or virtual_clock.get() is not None:
             await self._wait.wait()
             return
@@ -202,12 +254,22 @@ class Signals:
 
     def _next(self) -> tuple[StoredSignal, OpenWait | None] | None:
         """Return the signal to take next, and the method that waits for it; None in its place: it is for listeners."""
+        known = self._before(min((timer.due for timer in self._progress.timers.values()), default=None))
+        if (first := self._due_first()) is not None:
+            known = [each for each in known if each.signal.at < first[0]]
         for wait in self._waits:
-            stored = next((each for each in self._known if each.signal.name == wait.signal), None)
+            stored = next((each for each in self._before(wait.until, known) if each.signal.name == wait.signal), None)
             if stored is not None and not wait.is_left and not wait.is_received.is_set():
                 return stored, wait
-        place = next_signal(self._definition, self._progress, [stored.signal.name for stored in self._known])
-        return None if place is None else (self._known[place], None)
+        place = next_signal(self._definition, self._progress, [stored.signal.name for stored in known])
+        return None if place is None else (known[place], None)
+
+    def _before(self, due: float | None, known: list[StoredSignal] | None = None) -> list[StoredSignal]:
+        """Return the signals that were sent before a due time that has passed; if it has not, all: what is due is not late yet."""
+        known = self._known if known is None else known
+        if due is None or due > self._clock():
+            return known
+        return [each for each in known if each.signal.at < due]
 
     async def _take(self, stored: StoredSignal, wait: OpenWait | None) -> tuple[Command, ...]:
         """Take a signal out of the inbox, for a method that waits for it or for listeners. Return the commands that follow."""

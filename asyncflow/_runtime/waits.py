@@ -175,8 +175,8 @@ class Waits:
                 if not is_stored and limit is not None:
                     until = self._clock() + max(0.0, limit)
                 await self._note(scope, name, to_json(until), is_stored=is_stored)
-                wait = OpenWait(scope.key, received, signal.name)
-                await self._wait(scope, lambda: self._received(signals, wait, until), wait)
+                wait = OpenWait(scope.key, received, signal.name, until)
+                await self._wait(scope, lambda: self._received(signals, wait), wait)
                 await signals.is_durable(scope.key, received)
                 memos = self._memos(scope)
                 if received not in memos:
@@ -189,8 +189,9 @@ class Waits:
             method=scope.method.name,
         )
 
-    async def _received(self, signals: Signals, wait: OpenWait, until: float | None) -> None:
-        """Wait until a signal was taken, and its checkpoint is durable, or a time has come before any was."""
+    async def _received(self, signals: Signals, wait: OpenWait) -> None:
+        """Wait until a signal was taken, and its checkpoint is durable, or the wait ends before any was."""
+        until = wait.until
         with signals.waited_for(wait):
             if until is None:
                 await wait.is_received.wait()
@@ -199,8 +200,9 @@ class Waits:
 
                 async def give_up() -> None:
                     await sleep_until(until, self._clock)
-                    await signals.is_durable(wait.key, wait.step)
-                    group.cancel_scope.cancel()
+                    async with signals.earlier(until):
+                        await signals.is_durable(wait.key, wait.step)
+                        group.cancel_scope.cancel()
 
                 group.start_soon(give_up)
                 await wait.is_received.wait()
