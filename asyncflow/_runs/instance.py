@@ -17,7 +17,7 @@ from .driving import DrivenRun, Prepared
 from .inputs import JsonInputs, materialized
 from .json_inputs import state_from_json
 from .loading import Stored, load, load_owned
-from .matching import are_its_inputs, check_flow
+from .matching import are_its_inputs, check_flow, check_resumable
 from .ownership import Claim, can_create, catalog_entry, is_driven, owned, owned_by_creating, owned_within
 from .parked import Waiting, followed, until_woken, waiting_of
 
@@ -138,12 +138,15 @@ class Instance(DrivenRun):
         ownership = owned_by_creating(persistence, run_id) if creates else owned(persistence, run_id, is_new=False)
         with self.driving():
             try:
-                async with session(persistence), ownership as claim:
-                    self._run_id = run_id
-                    found: Prepared | Stored | None = await self._created(run_id, given, claim) if creates else None
-                    found = found or await self._found(run_id, None if inputs is None else given, claim)
-                    if not isinstance(found, Stored):
-                        return await self._drive(*found, claim)
+                async with session(persistence):
+                    if inputs is not None and not creates:
+                        await self._check_stored(run_id, given)
+                    async with ownership as claim:
+                        self._run_id = run_id
+                        found: Prepared | Stored | None = await self._created(run_id, given, claim) if creates else None
+                        found = found or await self._found(run_id, None if inputs is None else given, claim)
+                        if not isinstance(found, Stored):
+                            return await self._drive(*found, claim)
             except StorageReadOnlyError:
                 found = await self._ended_if_read_only(run_id)
                 if found is None:
@@ -175,8 +178,14 @@ class Instance(DrivenRun):
         except Exception:  # the flow's own code may raise anything; if it does so again, the caller gets it
             if claim.epoch:
                 raise  # by the commit, whose outcome may be unknown
+        await self._check_stored(run_id, given)
         await claim.acquire(run_id)
         return None
+
+    async def _check_stored(self, run_id: str, given: dict[str, Any]) -> None:
+        """Check the inputs before a stored run is owned: owned and released again, a parked run would no longer be parked."""
+        if (stored := await load(self.setup, run_id)) is not None:
+            self.check_same(stored.checkpoint, given)
 
     async def resume(self, run_id: str, wait: float = 0.0, *, deadline: float | None = None) -> Any:
         """Resume a run, or return the stored result of a finished one. `deadline`: see `Resumed`."""
@@ -217,18 +226,22 @@ class Instance(DrivenRun):
     async def _attached(self, run_id: str, given: dict[str, Any]) -> Waiting | None:
         """Show a run that is parked and not due, and return what it waits for, without owning it. Return None for any other run.
 
-        Raises `RunInputsError` if inputs are given, and it was started with others.
+        A parked run that the call does not fit is refused here: owned and released again, it would no longer be parked. Raises
+        `RunInputsError` if inputs are given, and it was started with others, and `FlowDefinitionError` (see `check_resumable`).
         """
         persistence = self.setup.persistence
         if persistence is None or not self.setup.parks or self.is_served:
             return None
         entry = await catalog_entry(persistence, run_id)
-        if entry is None or entry.wake_at is None or entry.wake_at <= self.setup.clock():
+        if entry is None or entry.wake_at is None:
             return None
         stored = await self.found(run_id)
         if not are_its_inputs(self.state_type, self.initial, stored.checkpoint, given):
             raise refusals.other_inputs_waiting(self._class, stored.checkpoint)
         self.check_edits(stored)
+        check_resumable(self.setup.settings, stored.checkpoint, stored.progress)
+        if entry.wake_at <= self.setup.clock():
+            return None
         self.show(stored)
         self.status = "waiting"
         return waiting_of(self.setup.settings.definition, run_id, stored.progress, entry.wake_at, self.setup.clock())

@@ -27,6 +27,7 @@ from asyncflow import (
     start,
     wait_for,
 )
+from asyncflow.errors import FlowDefinitionError, RunInputsError
 from asyncflow.events import RunFinished
 from asyncflow.persistence import SQLiteFlowPersistence
 from asyncflow.persistence.protocol import RunEntry
@@ -412,3 +413,42 @@ async def test_a_sweep_wakes_a_run_whose_wake_time_was_damaged(caplog: pytest.Lo
 def test_settings_of_waiting_runs_are_checked(setting: Any) -> None:
     with pytest.raises(ValueError, match=r"waiting_warning|park_after"):
         FlowRunner(MemoryFlowPersistence(), **setting)
+
+
+@pytest.mark.clauses("W11")
+@pytest.mark.parametrize("is_due", [False, True])
+async def test_a_refused_call_leaves_a_parked_run_parked(is_due: bool, storage: Any) -> None:
+    run = Joins(persistence=storage)
+    await run.kickoff(until="waiting")
+    if is_due:
+        await Joins.signal(run.run_id, Joins.answered, "yes", persistence=storage)
+
+    class Lost(Flow[dict]):
+        name = "Joins"
+
+        answered = Signal("answered", str)
+
+        @start()
+        async def draft_again(self) -> None: ...
+
+        @listen(and_(draft_again, answered))
+        async def end_again(self) -> None: ...
+
+    async def is_parked() -> bool:
+        return [entry.status for entry in await storage.runs(run_id=run.run_id)] == ["waiting"]
+
+    assert await is_parked()
+    with pytest.raises(RunInputsError):
+        await Joins(persistence=storage).kickoff({"id": run.run_id, "given": 1})
+    assert await is_parked()
+    with pytest.raises(FlowDefinitionError):
+        await Lost.resume(run.run_id, persistence=storage)
+    assert await is_parked()
+    async with FlowRunner(storage, recover_every=None) as runner:
+        with pytest.raises(RunInputsError):
+            await runner.start(Joins, {"given": 1}, run_id=run.run_id)
+        assert is_due or await is_parked()
+        if not is_due:
+            await Joins.signal(run.run_id, Joins.answered, "yes", persistence=storage)
+        with anyio.fail_after(60):
+            assert await (await runner.get(run.run_id)).result() == "a draft: yes"
