@@ -6,7 +6,7 @@ import difflib
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
 from pydantic import AliasChoices, AliasPath, BaseModel, Field, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
@@ -30,6 +30,9 @@ __all__ = [
     "reconcile_run_ids",
     "state_type_of",
 ]
+
+NOTHING_WRITTEN: Final = ". Nothing was run and nothing was written"
+"""The end of the message of a call that is refused for its inputs."""
 
 
 class FlowState(BaseModel):
@@ -244,7 +247,7 @@ class ModelState(StateType):
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise RunInputsError(
                 f"{self.declared.__name__} has no field {', '.join(repr(k) for k in unknown)}.{hint} "
-                f"Known: {', '.join(self.model.model_fields)}. Nothing was run and nothing was written"
+                f"Known: {', '.join(self.model.model_fields)}{NOTHING_WRITTEN}"
             )
         return {self._names.get(key, key): value for key, value in values.items()}
 
@@ -257,7 +260,7 @@ class ModelState(StateType):
         except Exception as error:  # raised by the class's own code
             detail, cause = _own_code.describe(error, self.model, "the state"), error
             places = [tuple(place.split(".")) for place in _own_code.places_of(error, self.model) if place]
-        text = f"the inputs do not fit {self.declared.__name__}: {detail}. Nothing was run and nothing was written"
+        text = f"the inputs do not fit {self.declared.__name__}: {detail}{NOTHING_WRITTEN}"
         raise RunInputsError(text, places=places) from cause
 
 

@@ -27,11 +27,17 @@ class Attempting:
 
     @classmethod
     def of_class(cls, flow: type, problems: list[str]) -> Attempting:
-        """Read the class attributes of a flow. A method or a property of that name, or a value of another kind, is none."""
+        """Read the class attributes of a flow. A method or a property of that name, or a value of another kind, is none.
+
+        A number or a text can only be meant as one, so it is a mistake.
+        """
         retry, timeout = (inspect.getattr_static(flow, name, None) for name in ("retry", "timeout"))
+        if isinstance(retry, int | float | str):
+            problems.append(f"retry must be a policy, such as Retry(attempts=3), or None, not {retry!r}")
         limit = seconds(timeout)
-        if limit is not None and limit <= 0:
+        if (limit is None and isinstance(timeout, int | float | str)) or (limit is not None and limit <= 0):
             problems.append(_not_positive("timeout", timeout))
+            limit = None
         run_timeout = getattr(flow, "run_timeout", None)
         try:
             checked_limit("run_timeout", run_timeout)

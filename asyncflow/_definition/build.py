@@ -66,11 +66,14 @@ def _signals(cls: type, problems: list[str]) -> dict[str, Signal[Any]]:
     marks = (mark for value in values if (note := note_of(value)) is not None for mark in note.marks)
     found += [signal for mark in marks if mark.trigger is not None for signal in signals_in(mark.trigger)]
     signals: dict[str, Signal[Any]] = {}
-    twice: set[str] = set()
+    twice: dict[str, Signal[Any]] = {}
     for signal in found:
         if signals.setdefault(signal.name, signal) != signal:
-            twice.add(signal.name)
-    problems += [f"the signal '{name}' is declared twice, differently; declare it once" for name in sorted(twice)]
+            twice.setdefault(signal.name, signal)
+    problems += [
+        f"the signal '{name}' is declared twice, differently, as {signals[name].declared} and as {other.declared}; declare it once"
+        for name, other in sorted(twice.items())
+    ]
     return signals
 
 
@@ -202,6 +205,9 @@ def _method(
         problem(str(error))
     retry, timeout = attempts.of_method(note.marks, problem)
     is_kept_open = _keep_open(note)
+    for mark in note.marks:
+        if not isinstance(mark.output, bool):
+            problem(f"has output={mark.output!r}; pass True or False")
     returns = return_annotation(function, *names)
     if returns is UNRESOLVED:
         returns = inherited

@@ -23,7 +23,11 @@ class RetryAfter(AsyncflowError):  # noqa: N818 - an instruction, raised by a me
         duration = seconds(after)
         if duration is None or duration < 0:
             raise ValueError(f"RetryAfter takes a number of seconds from 0, or a timedelta, not {after!r}")
-        super().__init__(message or f"the method asked to be tried again after {duration:g} s", **where)
+        super().__init__(
+            message
+            or f"the method asked to be tried again after {duration:g} s, which a retry policy with attempts left does",
+            **where,
+        )
         self.seconds = duration
 
 
@@ -74,10 +78,8 @@ class Retry:
             yield f"factor must be a number from 1, not {self.factor!r}"
         if not (_is_number(self.jitter) and 0 <= self.jitter <= 1):
             yield f"jitter must be a number from 0 to 1, not {self.jitter!r}"
-        if not (callable(self.on) or _are_exceptions(self.on)) or (
-            isinstance(self.on, type) and not _are_exceptions(self.on)
-        ):
-            yield f"on must be a type of exception, a tuple of types, or a function, not {self.on!r}"
+        if (isinstance(self.on, type) or not callable(self.on)) and not _are_exceptions(self.on):
+            yield f"on must be a type of Exception, a tuple of such types, or a function, not {self.on!r}"
 
     def pause(self, failed: int, draw: float) -> float:
         """Return the pause before the next attempt, in seconds.
@@ -129,7 +131,7 @@ def _is_number(value: object) -> bool:
 
 def _are_exceptions(types: object) -> bool:
     each = types if isinstance(types, tuple) else (types,)
-    return bool(each) and all(isinstance(t, type) and issubclass(t, BaseException) for t in each)
+    return bool(each) and all(isinstance(t, type) and issubclass(t, Exception | BaseExceptionGroup) for t in each)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

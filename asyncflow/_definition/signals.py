@@ -43,7 +43,7 @@ class Signal(Generic[P]):
         if not isinstance(name, str) or not name.isidentifier() or iskeyword(name) or len(name) > LONGEST:
             raise ValueError(
                 f"the name of a signal must be the name of a parameter, such as 'approved', of at most {LONGEST} characters, not "
-                f"{name if isinstance(name, str) else repr(name):.100}"
+                f"{name!r:.100}"
             )
         if isinstance(payload, str):
             raise ValueError(f"the payload of the signal {name} must be a type, not its name {payload!r}")
@@ -55,6 +55,13 @@ class Signal(Generic[P]):
 
     def __repr__(self) -> str:
         return f"Signal({self.name!r})"
+
+    @property
+    def declared(self) -> str:
+        """The declaration, as its author wrote it."""
+        payload = "" if self.payload is None else f", {getattr(self.payload, '__name__', self.payload)}"
+        early = "" if self.early == "keep" else f", early={self.early!r}"
+        return f"Signal({self.name!r}{payload}{early})"
 
     def __eq__(self, other: object) -> bool:
         """Whether another one declares the same name, with the same payload and options."""

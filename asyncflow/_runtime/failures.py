@@ -187,7 +187,7 @@ def undeclared_label_error(flow: str, run_id: str, method: MethodDefinition) -> 
     known = ", ".join(sorted(method.labels or ())) or "none"
     return UnknownLabelError(
         f"the router {flow}.{method.name} returned a label that it does not declare. Declared: {known}. Add it to the return "
-        "annotation or to emit=. Nothing of this call was saved",
+        "annotation or to emit=",
         run_id=run_id,
         method=method.name,
     )
@@ -196,8 +196,7 @@ def undeclared_label_error(flow: str, run_id: str, method: MethodDefinition) -> 
 def method_label_error(flow: str, run_id: str, method: str) -> UnknownLabelError:
     """Return the error for a router that returned a label that is a method's name, and would trigger by that name."""
     return UnknownLabelError(
-        f"the router {flow}.{method} returned a label that is the name of a method or a timer. Rename the label. Nothing of this call was "
-        "saved",
+        f"the router {flow}.{method} returned a label that is the name of a method or a timer. Rename the label",
         run_id=run_id,
         method=method,
     )

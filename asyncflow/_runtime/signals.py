@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, Final, Protocol, cast
@@ -370,6 +371,7 @@ class Signals:
             if isinstance(self._source, UnstoredInboxes) and not self._source.end(self._run_id, newest):
                 self._is_stale = True
                 return ()
+            self._report_left()
             return commands
         try:
             await self._recorder.commit(checkpoint, lambda c: self._storage.append_last(c, newest))
@@ -377,7 +379,18 @@ class Signals:
             self._recorder.chain.return_to(before)
             self._is_stale = True
             return ()
+        self._report_left()
         return commands
+
+    def _report_left(self) -> None:
+        """Log which signals the pass has left: to their senders, they were stored."""
+        left = Counter(stored.signal.name for stored in self._known if stored.signal.name != FINISH)
+        if left and self._journal.following is None:
+            logger.warning(
+                "signals not taken: the pass of run %s has ended, and nothing took %s; they are set aside",
+                self._run_id,
+                ", ".join(f"{name} ({count})" for name, count in sorted(left.items())),
+            )
 
 
 class Problem:

@@ -94,7 +94,5 @@ def _due(listener: MethodDefinition, timer: TimerDefinition, state: Any, now: fl
             f"the delay of {timer.name} in the condition of {listener.name} returned a {type(delay).__name__}; it must return a finite "
             "number of seconds, a timedelta, or a datetime with a time zone"
         )
-        raise FlowDefinitionError(
-            f"{problem}. Nothing of this call was saved", problems=[problem], method=listener.name
-        )
+        raise FlowDefinitionError(problem, problems=[problem], method=listener.name)
     return now + max(0.0, duration)

@@ -208,6 +208,10 @@ async def test_inputs_that_do_not_fit_raise_at_the_call(store: Any) -> None:
 
     assert await Wrong(persistence=store).kickoff() == "done"
     assert len(raised) >= 3
+    assert all(
+        "continue_as()" in str(error) and "Nothing was run" not in str(error) for error in raised
+    )  # something was
+    assert all(error.method == "begin" for error in raised)
 
 
 async def test_an_attempt_that_raises_has_asked_for_nothing(store: Any) -> None:

@@ -23,6 +23,7 @@ from asyncflow import (
     and_,
     errors,
     events,
+    finish,
     listen,
     or_,
     persist,
@@ -364,6 +365,47 @@ async def test_a_stored_payload_that_does_not_fit_is_set_aside_and_the_run_conti
 
     assert "signal set aside" in caplog.text
     assert await log.inbox(run_id) == []
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_signals_that_nothing_took_are_logged_at_the_end_of_their_pass(
+    is_stored: bool, log: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their senders were told that they are stored."""
+
+    class Once(Flow[dict]):
+        name = "Once"
+        go, other, third = Signal("go", int), Signal("other", int), Signal("third", int)
+
+        @start()
+        async def begin(self) -> None: ...
+
+        @listen(and_(begin, go))
+        async def end(self, go: int) -> int:
+            for number in range(3):
+                await self.signal(self.run_id, self.go, number, **storage)
+            await self.signal(self.run_id, self.other, 1, **storage)
+            finish()
+            return go
+
+        @listen(and_(end, other, third))
+        async def never(self) -> None: ...
+
+    storage: dict[str, Any] = {"persistence": log} if is_stored else {}
+    run = Once(**storage)
+
+    async def send() -> None:
+        while not run.method_outputs:  # noqa: ASYNC110 - no event reports it
+            await anyio.sleep(0.002)
+        await Once.signal(run.run_id, Once.go, 7, **storage)
+
+    with caplog.at_level(logging.WARNING, "asyncflow"), anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(send)
+            assert await run.kickoff() == 7
+
+    (logged,) = [record.getMessage() for record in caplog.records if "signals not taken" in record.getMessage()]
+    assert logged.endswith("nothing took go (3), other (1); they are set aside")
 
 
 async def test_signals_need_a_backend_that_stores_them() -> None:

@@ -446,6 +446,54 @@ def timer_of_a_signal() -> type:
     return F
 
 
+def with_attributes(**attributes: Any) -> type:
+    class F:
+        @start()
+        async def a(self): ...
+
+        @listen(a)
+        async def b(self): ...
+
+    for name, value in attributes.items():
+        setattr(F, name, value)
+    return F
+
+
+def class_retry_that_is_a_number() -> type:
+    return with_attributes(retry=3)
+
+
+def class_retry_that_is_a_text() -> type:
+    return with_attributes(retry="always")
+
+
+def class_timeout_that_is_a_text() -> type:
+    return with_attributes(timeout="5 s")
+
+
+def class_timeout_that_is_no_number() -> type:
+    return with_attributes(timeout=float("nan"))
+
+
+def class_timeout_that_is_true() -> type:
+    return with_attributes(timeout=True)
+
+
+def class_timeout_of_zero() -> type:
+    return with_attributes(timeout=0)
+
+
+def output_that_is_a_text() -> type:
+    class F:
+        @start()
+        async def a(self): ...
+
+        @listen(a, output="yes")  # type: ignore[arg-type]
+        async def b(self): ...
+
+    return F
+
+
 MISTAKES: list[tuple[Callable[[], type], str, str]] = [
     (typo_in_a_label, "b listens to 'aproved'", "Did you mean 'approved'? Known: a, approved, b, rejected"),
     (typo_in_a_method, "b listens to 'fetsh'", "Did you mean 'fetch'?"),
@@ -478,7 +526,18 @@ MISTAKES: list[tuple[Callable[[], type], str, str]] = [
     (two_lone_signals, "approved and signed alone can start b", "keep_open=False"),
     (keep_open_of_a_join, "b has keep_open", "remove it"),
     (keep_open_without_a_signal, "b has keep_open", "remove it"),
-    (signal_of_two_types, "the signal 'approved' is declared twice, differently", "declare it once"),
+    (
+        signal_of_two_types,
+        "the signal 'approved' is declared twice, differently, as Signal('approved', ",
+        "declare it once",
+    ),
+    (class_retry_that_is_a_number, "retry must be a policy", "Retry(attempts=3)"),
+    (class_retry_that_is_a_text, "retry must be a policy", "not 'always'"),
+    (class_timeout_that_is_a_text, "timeout must be a number of seconds above 0", "not '5 s'"),
+    (class_timeout_that_is_no_number, "timeout must be a number of seconds above 0", "not nan"),
+    (class_timeout_that_is_true, "timeout must be a number of seconds above 0", "not True"),
+    (class_timeout_of_zero, "timeout must be a number of seconds above 0", "not 0"),
+    (output_that_is_a_text, "b has output='yes'", "pass True or False"),
     (signal_named_like_a_method, "the signal 'a' has the name of a method", "rename one of them"),
     (signal_named_like_a_label, "the signal 'done' has the name of a label", "rename one of them"),
     (timer_of_a_signal, "b has an invalid condition", "after() takes a method or a label"),
