@@ -4,6 +4,7 @@ from mutant import Mutant
 
 PARKED = "runs/test_parked.py"
 SERVED = "runner/test_parked_runs.py"
+ORDER = "runner/test_due_order.py"
 
 IN_WAITS: tuple[Mutant, ...] = (
     Mutant(
@@ -85,6 +86,38 @@ IN_WAITS: tuple[Mutant, ...] = (
         "        if len(self._woken) == AT_ONCE // 2:\n",
         "        if False:\n",
         f"{SERVED}::test_of_many_due_runs_some_are_woken_at_once_and_the_next_when_these_have_begun",
+    ),
+    Mutant(
+        "an overdue timer fires before the inbox is read",
+        ("W6",),
+        "_runtime/engine.py",
+        "if self._signals is None or await self._signals.is_empty():",
+        "if True:",
+        f"{ORDER}::test_a_signal_that_was_sent_in_time_comes_before_what_is_due",
+    ),
+    Mutant(
+        "a timer fires although a signal that the driver has not seen came before",
+        ("W6",),
+        "_runtime/signals.py",
+        "                await entry[1].wait()\n",
+        "",
+        f"{ORDER}::test_a_signal_that_the_driver_has_not_seen_yet_comes_before_what_is_due",
+    ),
+    Mutant(
+        "a signal that came later is taken before what is due",
+        ("W6",),
+        "_runtime/signals.py",
+        "        return [each for each in known if each.signal.at < due]\n",
+        "        return known\n",
+        f"{ORDER}::test_what_is_due_comes_before_a_signal_that_was_sent_later",
+    ),
+    Mutant(
+        "a call that is refused takes a parked run out of its park",
+        ("W11",),
+        "_runs/instance.py",
+        "        if (stored := await load(self.setup, run_id)) is not None:\n            self.check_same(stored.checkpoint, given)\n",
+        "",
+        f"{SERVED}::test_a_refused_call_leaves_a_parked_run_parked",
     ),
     Mutant(
         "a method that waits again counts as no progress",
