@@ -21,8 +21,17 @@ from pydantic import BaseModel
 from .equality import changed, named_class
 
 __all__ = [
-    *("ATOMS", "WITHOUT_ID", "Difference", "attributes_of", "copied", "difference", "is_long", "promoted", "same"),
-    *("key_text", "path_text"),
+    "ATOMS",
+    "WITHOUT_ID",
+    "Difference",
+    "attributes_of",
+    "copied",
+    "difference",
+    "is_long",
+    "key_text",
+    "path_text",
+    "promoted",
+    "same",
 ]
 
 WITHOUT_ID: Final = "__asyncflow_without_id__"
