@@ -33,10 +33,10 @@ class Attempting:
         """
         retry, timeout = (inspect.getattr_static(flow, name, None) for name in ("retry", "timeout"))
         if isinstance(retry, int | float | str):
-            problems.append(f"retry must be a policy, such as Retry(attempts=3), or None, not {retry!r}")
+            problems.append(f"retry must be a policy, such as Retry(attempts=3), or None, not {retry!r}; {_RENAME}")
         limit = seconds(timeout)
         if (limit is None and isinstance(timeout, int | float | str)) or (limit is not None and limit <= 0):
-            problems.append(_not_positive("timeout", timeout))
+            problems.append(f"{_not_positive('timeout', timeout)}; {_RENAME}")
             limit = None
         run_timeout = getattr(flow, "run_timeout", None)
         try:
@@ -66,6 +66,7 @@ class Attempting:
         return given[0] if given else getattr(self, name)
 
 
+_RENAME: Final = "rename an attribute that is meant for something else"
 _UNBOUNDED: Final = "may be tried again without end; give its policy a number of attempts, or the class a run_timeout"
 
 

@@ -108,6 +108,8 @@ class FlowDefinition:
     """Whether an output may have to be kept before the last method completes."""
     may_wait: bool = field(init=False, compare=False, repr=False)
     """Whether a pass may wait for a time or a signal with no method running."""
+    reserved: frozenset[str] = field(init=False, compare=False, repr=False)
+    """The names of methods, signals and timers: what is no label, because it would trigger by that name."""
     unresolved: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     """The methods whose return annotation uses a name that was not defined when it was read."""
     _in_order: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
@@ -128,6 +130,8 @@ class FlowDefinition:
         output = next((m.name for m in methods if m.is_output), "")
         object.__setattr__(self, "output", output)
         object.__setattr__(self, "has_timers", bool(self._timed))
+        timers = (timer.name for method in methods for timer in method.timers)
+        object.__setattr__(self, "reserved", frozenset((*self.methods, *self.signals, *timers)))
         signalled = _routers_first([m for m in methods if m.signals])
         object.__setattr__(self, "signalled", tuple(signalled))
         object.__setattr__(self, "keeping", frozenset(m.name for m in signalled))
@@ -177,12 +181,6 @@ class FlowDefinition:
     def timed_by(self, name: str) -> Sequence[tuple[MethodDefinition, TimerDefinition]]:
         """Return the timers that a method or a label starts, each with its listener."""
         return self._timed.get(name, ())
-
-    def is_reserved(self, label: str) -> bool:
-        """Whether a label would trigger by the name of a method, a signal or a timer."""
-        if label in self.methods or label in self.signals:
-            return True
-        return any(label == timer.name for timed in self._timed.values() for _, timer in timed)
 
 
 def _first_of(methods: Sequence[MethodDefinition]) -> list[MethodDefinition]:

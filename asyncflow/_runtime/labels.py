@@ -14,6 +14,6 @@ def label_returned(settings: Settings, run_id: str, method: MethodDefinition, re
     label = label_of(result)
     if label is not None and method.labels is not None and label not in method.labels:
         raise undeclared_label_error(settings.name, run_id, method)
-    if label is not None and settings.definition.is_reserved(label):
+    if label in settings.definition.reserved:
         raise method_label_error(settings.name, run_id, method.name)
     return label

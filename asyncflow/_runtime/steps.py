@@ -257,14 +257,16 @@ class Steps(Workload):
         is_recorded = self._settings.checkpoints_all or self._settings.checkpoints(method)
         state, version = versions.leave(scope.base, method.name, draft, encoded, is_recorded)
         is_alone = len(journal.progress.pending) == 1
-        due: tuple[float, ...] = ()
-        if self._has_timers:
-            names = (method.name,) if label is None else (method.name, label)
-            due = due_times(self._settings.definition.reached_by(names).timers, version.state, self._clock())
+        due = self._due_after(method.name, label, version) if self._has_timers else ()
         happened = journal.happened(MethodReturned(key, label, due), method.name, key, result, state, is_recorded)
         if version is not versions.newest:
             versions.publish(version, state, method.name, is_alone)
         return version, happened
+
+    def _due_after(self, method: str, label: str | None, version: Version) -> tuple[float, ...]:
+        """Return when the timers fire that the end of a method starts."""
+        names = (method,) if label is None else (method, label)
+        return due_times(self._settings.definition.reached_by(names).timers, version.state, self._clock())
 
     def _raised(self, scope: Scope, error: Exception) -> tuple[Version, Happened]:
         """Record the end of an attempt that raised: its draft is dropped. It is tried again, or has failed."""

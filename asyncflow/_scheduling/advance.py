@@ -100,15 +100,14 @@ def advance(
 
 def _commands(definition: FlowDefinition, progress: Progress, transition: Transition) -> tuple[Command, ...]:
     """Return the commands to execute once the transition is durable. After a failure nothing new starts; the last end returns Fail."""
-    if (progress.failed or transition.failed) and (transition.timing is None or transition.timing.memo is None):
-        return (Fail(),) if progress.running == 1 else (Hold(),) if transition.failed else ()
-    timing = transition.timing
+    completed, failed, _, enabled, _, _, timing = transition  # an attribute of a named tuple costs much more
+    if (failed or progress.failed) and (timing is None or timing.memo is None):
+        return (Fail(),) if progress.running == 1 else (Hold(),) if failed else ()
     if timing is not None:
         return _timed_commands(definition, progress, transition, timing)
-    enabled = transition.enabled
     if enabled:
         return (_made(RunMethod, enabled),) if len(enabled) == 1 else tuple(map(RunMethod, enabled))
-    return (Finish(transition.completed),) if transition.completed and len(progress.pending) == 1 else ()
+    return (Finish(completed),) if completed and len(progress.pending) == 1 else ()
 
 
 def _timed_commands(

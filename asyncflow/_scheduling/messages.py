@@ -286,8 +286,9 @@ class Transition(NamedTuple):
             for _, source in arguments:
                 if source == key:
                     return True
-        if not key:  # a part of a join whose result is not needed has no source either
-            return timing is not None and bool(timing.signal) and self._replace(completed=timing.signal).keeps_result
-        if latched and any(seen.source == key for _, _, seen in latched):
-            return True
-        return timing is not None and (timing.is_output or any(timer.source == key for timer in timing.started))
+        if timing is None:  # a part of a join whose result is not needed has no source either
+            return bool(key and latched) and any(seen.source == key for _, _, seen in latched)
+        if not key:
+            return bool(timing.signal) and self._replace(completed=timing.signal).keeps_result
+        is_needed = timing.is_output or any(seen.source == key for _, _, seen in latched)
+        return is_needed or any(timer.source == key for timer in timing.started)

@@ -231,7 +231,7 @@ def test_an_attribute_of_another_kind_is_left_alone() -> None:
     class Older(Flow[dict]):
         """A class of an earlier version, with names of its own."""
 
-        retry = "yes"
+        retry = ("yes",)
 
         @start()
         async def begin(self) -> None: ...
@@ -251,7 +251,7 @@ def test_an_attribute_of_another_kind_is_left_alone() -> None:
         def retry(self) -> Retry:
             return Retry()
 
-        timeout = "soon"
+        timeout = ("soon",)
 
         @start()
         async def begin(self) -> None: ...
