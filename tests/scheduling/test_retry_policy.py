@@ -261,7 +261,7 @@ def test_an_attribute_of_another_kind_is_left_alone() -> None:
             flow._definition.methods
         )
     assert Older().timeout() == 3
-    assert Older.retry == "yes"
+    assert Older.retry == ("yes",)
 
 
 @pytest.mark.parametrize("value", [3, "yes", Retry, ValueError])
