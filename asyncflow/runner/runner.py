@@ -317,7 +317,8 @@ class FlowRunner(StoredRuns):
     async def recover(self) -> int:
         """Recover the interrupted runs of registered flows that no process drives, also quarantined ones. Return how many.
 
-        Parked runs are not among them: the runner wakes them by itself. It recovers none if the backend lacks `Catalog`. Raises `StorageError`s, and `RunnerClosedError` on another event loop.
+        Not those that wait: the runner wakes them by itself. It recovers none if the backend lacks `Catalog`. Raises
+        `StorageError`s, and `RunnerClosedError` on another event loop.
         """
         self._check_loop()
         return await self._recovery.recover_all()
