@@ -317,8 +317,7 @@ class FlowRunner(StoredRuns):
     async def recover(self) -> int:
         """Recover the interrupted runs of registered flows that no process drives, also quarantined ones. Return how many.
 
-        Not those that wait: the runner wakes them by itself. It recovers none if the backend lacks `Catalog`. Raises
-        `StorageError`s, and `RunnerClosedError` on another event loop.
+        Parked runs are woken without it. None if the backend lacks `Catalog`. Raises `StorageError`s, `RunnerClosedError` elsewhere.
         """
         self._check_loop()
         return await self._recovery.recover_all()
