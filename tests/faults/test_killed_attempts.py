@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trying
 from figures import FACTOR, SEED, tell
-from trying import EXPECTED, RUNS, Reading, lines_of, state_of
+from trying import EXPECTED, RUNS, Reading, lines_of, parked, state_of
 
 import asyncflow
 
@@ -26,9 +26,9 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
 
 
 @contextmanager
-def process(folder: Path, loop: str) -> Iterator[subprocess.Popen[str]]:
+def process(folder: Path, loop: str, driver: str) -> Iterator[subprocess.Popen[str]]:
     env = {**os.environ, "PYTHONPATH": str(Path(asyncflow.__file__).parents[1])}
-    command = (sys.executable, trying.__file__, str(folder), loop)
+    command = (sys.executable, trying.__file__, str(folder), loop, driver)
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as started:
         try:
             yield started
@@ -36,10 +36,10 @@ def process(folder: Path, loop: str) -> Iterator[subprocess.Popen[str]]:
             started.kill()
 
 
-def lives(folder: Path, loop: str, seconds: float) -> int:
-    """How a process ended that is killed so long after it has opened the database."""
+def lives(folder: Path, loop: str, driver: str, seconds: float, *, until_parked: bool) -> int:
+    """How a process ended that is killed so long after it has opened the database, or, a little later, once a run is parked."""
     opened = sum(line[0] == "opened" for line in lines_of(folder))
-    with process(folder, loop) as started:
+    with process(folder, loop, driver) as started:
         deadline = time.monotonic() + HANGS
         while sum(line[0] == "opened" for line in lines_of(folder)) == opened and started.poll() is None:
             assert time.monotonic() < deadline, "it does not begin"
@@ -47,35 +47,51 @@ def lives(folder: Path, loop: str, seconds: float) -> int:
         try:
             said, _ = started.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
+            deadline = time.monotonic() + LONGEST_LIFE
+            while until_parked and not parked(folder) and time.monotonic() < deadline:
+                time.sleep(0.005)
             started.send_signal(signal.SIGKILL)
             said, _ = started.communicate()
     assert said == "", said
     return started.returncode
 
 
-@pytest.mark.clauses("D1", "E1", "E2", "E4", "R1", "R2", "R4", "W1", "W2", "W5")
-def test_attempts_and_pauses_survive_kills_and_nothing_runs_again_after_it_has_completed(tmp_path: Path) -> None:
-    began, kills, trials, begun_again, stored = time.monotonic(), 0, 0, 0, 0
+@pytest.mark.clauses("D1", "E1", "E2", "E4", "R1", "R2", "R4", "W1", "W2", "W5", "W11")
+@pytest.mark.parametrize("driver", ["calls", "runner"])
+def test_attempts_and_pauses_survive_kills_and_nothing_runs_again_after_it_has_completed(
+    driver: str, tmp_path: Path
+) -> None:
+    """Where a runner drives the runs, each pause parks them, if nothing else runs."""
+    began, kills, trials, begun_again, stored, waiting = time.monotonic(), 0, 0, 0, 0, 0
     chance = random.Random(SEED)
     while kills < KILLS:
         folder = tmp_path / f"trial {trials}"
         folder.mkdir()
         here = 0
         loop = ("asyncio", "trio", "uvloop")[trials % 3]
-        while (ended := lives(folder, loop, chance.uniform(0, LONGEST_LIFE) if kills < KILLS else HANGS)) != 0:
+        while True:
+            seconds = chance.uniform(0, LONGEST_LIFE) if kills < KILLS else HANGS
+            ended = lives(folder, loop, driver, seconds, until_parked=driver == "runner" and here % 2 == 0)
+            if ended == 0:
+                break
             assert ended == -signal.SIGKILL, ended
             assert kills < KILLS, "a run is stuck"
-            kills, here = kills + 1, here + 1
+            kills, here, waiting = kills + 1, here + 1, waiting + parked(folder)
         reading = Reading(folder)
         broken = list(reading.complaints(here))
-        assert not broken, "\n".join([f"trial {trials}, seed {SEED}, {loop}", *broken, *map(str, reading.lines)])
+        assert not broken, "\n".join(
+            [f"trial {trials}, seed {SEED}, {loop}, {driver}", *broken, *map(str, reading.lines)]
+        )
         for run_id in RUNS:
             state = state_of(folder, run_id)
             assert (state["attempts"], state["total"]) == (EXPECTED, len(EXPECTED))
         trials, begun_again = trials + 1, begun_again + reading.begun_again
         stored += sum(reading.known.values())
 
-    print(f"{kills} kills in {trials} trials of {len(RUNS)} runs: {begun_again} attempts begun again; ", end="")
+    print(
+        f"{driver}: {kills} kills in {trials} trials of {len(RUNS)} runs: {begun_again} attempts begun again; ", end=""
+    )
     print(f"{stored} checkpoints, none lost; {time.monotonic() - began:.0f} s")
-    tell("R34", trials=trials, faults=kills, acknowledged=stored)
-    assert begun_again >= kills / 4, "the kills hit nothing"
+    tell("R34", trials=trials, faults=kills, acknowledged=stored, parked=waiting)
+    hits = begun_again if driver == "calls" else waiting
+    assert hits >= kills / 4, "the kills hit nothing"

@@ -1,4 +1,4 @@
-"""Runs of a flow whose methods fail more often than not, and are tried again: `python trying.py FOLDER LOOP` runs or resumes them.
+"""Runs of a flow whose methods fail more often than not, and are tried again: `python trying.py FOLDER LOOP DRIVER` runs or resumes them.
 
 The log is one appending system call a line, which no kill cuts in two and no transaction takes back: an attempt starts, or is about
 to fail; a checkpoint is known to be stored; a run has its result.
@@ -22,6 +22,7 @@ import anyio
 
 from asyncflow import (
     Flow,
+    FlowRunner,
     FlowState,
     Retry,
     RetryAfter,
@@ -43,6 +44,8 @@ DATABASE, LOG = "runs.db", "attempts.log"
 RUNS = ("run-0", "run-1", "run-2")
 PAUSE, LONGEST, LATER = 0.02, 0.08, 0.1
 """Seconds: the first pause, the longest one, and the time of the timer."""
+PARK_AFTER = 0.01
+"""Seconds from which on a wait parks the run, where a runner drives it."""
 EARLY = 0.002
 """Seconds by which an event loop may wake too early: uvloop counts whole milliseconds."""
 NEEDED = {"fetch": 4, "left": 5, "right": 4, "tick": 2, "join": 3, "look": 3, "turn": 3, "end": 2}
@@ -138,6 +141,8 @@ def log(*words: object) -> None:
 class Witnessed(SQLiteFlowPersistence):
     """Logs each checkpoint once the storage says that it is stored, before anything can act on it."""
 
+    poll_seconds = 0.01
+
     async def append(self, checkpoint: Checkpoint) -> None:
         await super().append(checkpoint)
         note(checkpoint)
@@ -147,32 +152,50 @@ def note(c: Checkpoint) -> None:
     log("stored", c.run_id, c.seq, c.digest.hex(), c.kind, c.method or "-")
 
 
-async def live(folder: Path) -> None:
+async def live(folder: Path, driver: Literal["calls", "runner"]) -> None:
     """Note what is stored, and run or resume each run."""
     async with Witnessed(folder / DATABASE) as persistence:
         for entry in await persistence.runs():
             for checkpoint in await persistence.history(entry.run_id):
                 note(checkpoint)
         log("opened")
-
-        async def go_on(run_id: str) -> None:
-            try:
-                result = await Trying.resume(run_id, persistence=persistence)
-            except errors.RunNotFoundError:
-                result = await Trying(persistence=persistence).kickoff({"id": run_id})
-            log("result", run_id, result)
-
-        async with anyio.create_task_group() as group:
-            for run_id in RUNS:
-                group.start_soon(go_on, run_id)
+        await (by_calls(persistence) if driver == "calls" else by_a_runner(persistence))
     log("ended")
 
 
-def main(folder: Path, loop: str) -> None:
+async def by_calls(persistence: SQLiteFlowPersistence) -> None:
+    async def go_on(run_id: str) -> None:
+        try:
+            result = await Trying.resume(run_id, persistence=persistence)
+        except errors.RunNotFoundError:
+            result = await Trying(persistence=persistence).kickoff({"id": run_id})
+        log("result", run_id, result)
+
+    async with anyio.create_task_group() as group:
+        for run_id in RUNS:
+            group.start_soon(go_on, run_id)
+
+
+async def by_a_runner(persistence: SQLiteFlowPersistence) -> None:
+    """Wait for the runs that a runner starts, recovers and, while they only wait, parks."""
+    never = 1_000  # it quarantines no run
+    async with FlowRunner(
+        persistence, flows=[Trying], recover_every=0.05, park_after=PARK_AFTER, max_takeovers=never
+    ) as runner:
+        known = {entry.run_id for entry in await persistence.runs()}
+        handles = [
+            await (runner.get(run_id) if run_id in known else runner.start(Trying, run_id=run_id)) for run_id in RUNS
+        ]
+        for handle in handles:
+            log("result", handle.run_id, await handle.result())
+
+
+def main(folder: Path, loop: str, driver: Literal["calls", "runner"]) -> None:
     global _log_file
     _log_file = os.open(folder / LOG, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     backend = "trio" if loop == "trio" else "asyncio"
-    anyio.run(partial(live, folder), backend=backend, backend_options={"use_uvloop": True} if loop == "uvloop" else {})
+    options = {"use_uvloop": True} if loop == "uvloop" else {}
+    anyio.run(partial(live, folder, driver), backend=backend, backend_options=options)
 
 
 # ---- the oracle ------------------------------------------------------------------------------------------------------
@@ -290,5 +313,14 @@ def state_of(folder: Path, run_id: str) -> dict[str, Any]:
     return state
 
 
+def parked(folder: Path) -> int:
+    """How many runs are parked."""
+    with closing(sqlite3.connect(folder / DATABASE)) as connection:
+        (found,) = connection.execute(
+            "SELECT count(*) FROM runs WHERE status = 'running' AND wake_at IS NOT NULL"
+        ).fetchone()
+    return int(found)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], "runner" if sys.argv[3] == "runner" else "calls")
