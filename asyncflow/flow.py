@@ -306,9 +306,8 @@ class Flow(Operations, Uncached, Generic[S]):
         """
         known = parse_run_id(run_id)
         flow = cls(**init)
-        deadline = flow._instance.new_deadline() if "run_timeout" in init else None
         try:
-            return await flow._instance.resume(known, wait, deadline=deadline)
+            return await flow._instance.resume(known, wait, has_new_limit="run_timeout" in init)
         except MethodError as error:
             raise from_here(error) from error.__cause__
 

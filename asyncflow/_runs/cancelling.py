@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from functools import partial
 
 from .._runtime.chain import Chain
 from .._runtime.recorder import Recorder
+from .._runtime.timing import clock_of
 from .._waiting import to_its_end
 from ..errors import CapabilityMissingError, RunFencedError
 from ..persistence.checkpoint import Checkpoint, decode_progress
@@ -87,7 +87,7 @@ async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: i
         inputs=newest.inputs,
         after=newest,
         is_log=offers(persistence, CheckpointLog),
-        clock=time.time,
+        clock=clock_of(persistence),
     )
     await Recorder(persistence, chain).commit(chain.ended(decode_progress(newest.progress or b""), Cancelled()))
 

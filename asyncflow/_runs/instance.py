@@ -187,12 +187,13 @@ class Instance(DrivenRun):
         if (stored := await load(self.setup, run_id)) is not None:
             self.check_same(stored.checkpoint, given)
 
-    async def resume(self, run_id: str, wait: float = 0.0, *, deadline: float | None = None) -> Any:
-        """Resume a run, or return the stored result of a finished one. `deadline`: see `Resumed`."""
+    async def resume(self, run_id: str, wait: float = 0.0, *, has_new_limit: bool = False) -> Any:
+        """Resume a run, or return the stored result of a finished one. `has_new_limit`: whether a new time limit begins now."""
         persistence = self.storage("resume")
         with self.driving():
             try:
                 async with session(persistence):
+                    deadline = self.new_deadline() if has_new_limit else None
                     if deadline is None and (waiting := await self._attached(run_id, {})) is not None:
                         return await self._followed(waiting)
                     async with owned_within(wait, persistence, run_id) as claim:

@@ -60,6 +60,7 @@ async def send(
         return UNSTORED.send(run_id, new, refuses_early=declared.early == "refuse")
     inbox = inbox_of(setup.persistence)
     async with session(setup.persistence):
+        new = new._replace(at=setup.clock())  # the clock of the storage, which is known now
         while True:
             seq = await _checked(setup, setup.persistence, run_id, declared)
             try:

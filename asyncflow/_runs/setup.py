@@ -15,7 +15,7 @@ from .._runtime.codecs import Codecs
 from .._runtime.observe import log_events
 from .._runtime.parking import PARK_AFTER
 from .._runtime.settings import Settings
-from .._runtime.timing import now
+from .._runtime.timing import clock_of, now
 from .._runtime.turns import Turn
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.default import default_persistence
@@ -107,4 +107,5 @@ def setup_of(
     else:
         is_declared, persistence = given is not None, given
     observe = log_events if persisted.is_verbose else None
-    return Setup(settings, codecs, persistence, persisted.only is not None, observe, is_declared)
+    clock = now if persistence is None else clock_of(persistence)
+    return Setup(settings, codecs, persistence, persisted.only is not None, observe, is_declared, clock=clock)

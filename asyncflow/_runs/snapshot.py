@@ -13,6 +13,7 @@ from .._runtime.engine import Engine
 from .._runtime.failures import stored_failure
 from .._runtime.outputs import Outputs
 from .._runtime.scope import Scope, current_scope, scope_of_thread
+from .._runtime.timing import clock_of
 from .._runtime.turns import Turn
 from .._values.copying import copied, same
 from ..errors import FlowDefinitionError, InvalidRunIdError, MethodError, RunInputsError, StateError
@@ -96,9 +97,9 @@ class RunSnapshot:
             await anyio.sleep(0.001)  # the run is about to start, to end, or to begin its next pass
         return False
 
-    def only_waits_until(self, at: float) -> bool:
-        """Whether the run only waits, for nothing that is due before a time. See `runner.driver.Driver`."""
-        return self._engine is not None and self._engine.only_waits_until(at)
+    def only_waits_for(self, seconds: float) -> bool:
+        """Whether the run only waits, for nothing that is due within some seconds. See `runner.driver.Driver`."""
+        return self._engine is not None and self._engine.only_waits_for(seconds)
 
     @property
     def flow(self) -> Any:
@@ -119,7 +120,7 @@ class RunSnapshot:
 
     def store_in(self, persistence: FlowPersistence) -> None:
         """Store in this backend, whatever the class declares."""
-        self._setup = replace(self.setup, persistence=persistence)
+        self._setup = replace(self.setup, persistence=persistence, clock=clock_of(persistence))
 
     def watch(self, observe: Callable[[Checkpoint], object]) -> None:
         """Notify this observer, too, of every stored checkpoint."""

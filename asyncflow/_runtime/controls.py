@@ -64,10 +64,11 @@ class Controls:
         """The invocations whose methods are running, by invocation key."""
         return self._steps.running
 
-    def only_waits_until(self, at: float) -> bool:
-        """Whether nothing runs, and nothing is due before a time, in seconds since the Unix epoch."""
-        progress, due = self.journal.progress, next_due(self.journal.progress, self._clock())
-        return not progress.running and not progress.failed and (due is None or due > at)
+    def only_waits_for(self, seconds: float) -> bool:
+        """Whether nothing runs, and nothing is due within some seconds."""
+        progress, now = self.journal.progress, self._clock()
+        due = next_due(progress, now)
+        return not progress.running and not progress.failed and (due is None or due > now + seconds)
 
     @property
     def stopped(self) -> BaseException | None:

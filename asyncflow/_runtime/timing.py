@@ -1,4 +1,7 @@
-"""The clock of runs, and waits until a time. Due times are wall-clock times, because they are stored and outlive the process."""
+"""The clock of runs, and waits until a time. Due times are wall-clock times, because they are stored and outlive the process.
+
+Processes whose clocks differ share a storage, so its clock counts.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from typing import Final
 
 import anyio
 
-__all__ = ["now", "sleep_until", "virtual_clock", "wait_until"]
+from ..persistence.protocol import Clocked, offers
+
+__all__ = ["clock_of", "now", "sleep_until", "virtual_clock", "wait_until"]
 
 LONGEST: Final = 30.0
 """Seconds that a wait sleeps at most before it compares its time with the clock again: the machine may have been suspended."""
@@ -23,6 +28,19 @@ def now() -> float:
     """Return the time in seconds since the Unix epoch."""
     virtual = virtual_clock.get()
     return time.time() if virtual is None else virtual()
+
+
+def clock_of(storage: object) -> Callable[[], float]:
+    """Return the clock of the runs in a storage: `now`, corrected to the clock of the storage if that is another one."""
+    if not offers(storage, Clocked):
+        return now
+    clocked: Clocked = storage
+
+    def corrected() -> float:
+        virtual = virtual_clock.get()
+        return time.time() + clocked.clock_offset if virtual is None else virtual()
+
+    return corrected
 
 
 async def sleep_until(at: float, clock: Callable[[], float]) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "Catalog",
     "CheckpointHistory",
     "CheckpointLog",
+    "Clocked",
     "Fencing",
     "FlowPersistence",
     "Ownership",
@@ -106,6 +107,19 @@ class Fencing(Protocol):
 
     def fence(self) -> Fence | None:
         """Return the fence of this owner, valid while the current session is open; None if no session is open."""
+        ...
+
+
+@runtime_checkable
+class Clocked(Protocol):
+    """Has a clock of its own, by which due times count. For backends that several machines use, because their clocks differ.
+
+    For a backend without this capability, the clock of this machine counts.
+    """
+
+    @property
+    def clock_offset(self) -> float:
+        """Seconds by which the clock of the storage is ahead of this machine's, as last measured; 0.0 before that. No I/O."""
         ...
 
 

@@ -92,8 +92,8 @@ class Driver(Protocol):
         """Ask for the end of the run, in order. Return whether it is running."""
         ...
 
-    def only_waits_until(self, at: float) -> bool:
-        """Whether the run only waits, for nothing that is due before a time, in seconds since the Unix epoch."""
+    def only_waits_for(self, seconds: float) -> bool:
+        """Whether the run only waits, for nothing that is due within some seconds."""
         ...
 
     def wind_down(self) -> None:

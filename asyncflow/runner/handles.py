@@ -15,7 +15,7 @@ from .._runs.ownership import catalog_entry, is_driven, status_now
 from .._runs.parked import until_woken
 from .._runs.sending import JsonPayload
 from .._runtime.observe import events_from
-from .._runtime.timing import now
+from .._runtime.timing import clock_of
 from .._runtime.tracebacks import from_here
 from ..errors import CapabilityMissingError, RunFencedError, RunInterruptedError, StorageError
 from ..events import Event
@@ -192,7 +192,7 @@ class RunHandle:
         async with session(self._persistence):
             with self._owned.waiting(self.run_id) as woken:
                 while True:
-                    await until_woken(self._persistence, self.run_id, now, woken)
+                    await until_woken(self._persistence, self.run_id, clock_of(self._persistence), woken)
                     entry = await catalog_entry(self._persistence, self.run_id)
                     live = self._owned.get(self.run_id)
                     if live is not None or entry is None or entry.wake_at is None:

@@ -8,7 +8,6 @@ from typing import Final
 
 import anyio
 
-from .._runtime.timing import now
 from .live import Live
 
 __all__ = ["OwnedRuns"]
@@ -64,10 +63,10 @@ class OwnedRuns(dict[str, Live]):
 
         A run that only waits, for nothing that is due within `grace`, stops at once.
         """
-        until, deadline = now() + grace, anyio.current_time() + grace
+        deadline = anyio.current_time() + grace
         while self and (left := deadline - anyio.current_time()) > 0:
             for run in self.values():
-                if not run.winds_down and run.driver.only_waits_until(until):
+                if not run.winds_down and run.driver.only_waits_for(left):
                     run.wind_down()
             with anyio.move_on_after(min(left, LOOK)):
                 await self._until_empty()

@@ -89,7 +89,7 @@ class FlowRunner(StoredRuns):
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
         check_backend(self.persistence)
         self._flows = known = FlowRegistry(self.persistence)
-        self._viewed = Viewed(self._flows.instance_of, lambda: self._background.waker.look_now())
+        self._viewed = Viewed(self.persistence, self._flows.instance_of, lambda: self._background.waker.look_now())
         for make in flows:
             self._flows.register(make)
         self._recover_every = recover_every

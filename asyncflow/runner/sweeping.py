@@ -12,7 +12,7 @@ from typing import Final
 import anyio
 
 from .._runtime.parking import wakes_at
-from .._runtime.timing import now
+from .._runtime.timing import clock_of
 from ..errors import StorageError
 from ..persistence.checkpoint import UNREADABLE, decode_progress
 from ..persistence.parking import Parking
@@ -48,6 +48,7 @@ class Sweep:
     ) -> None:
         """`identities`, `wake`: as for `Waker`. `warn_after`: seconds of waiting after which a run is reported; None: never."""
         self._persistence = persistence
+        self._clock = clock_of(persistence)
         self._identities = identities
         self._wake = wake
         self._warn_after = warn_after
@@ -73,7 +74,7 @@ class Sweep:
         while ids:
             page = await persistence.runs(status="waiting", identities=ids, before=before, limit=PAGE)
             for entry in page:
-                if self._warn_after is not None and entry.updated_at < now() - self._warn_after:
+                if self._warn_after is not None and entry.updated_at < self._clock() - self._warn_after:
                     long += 1
                     longest = entry if longest is None or entry.updated_at < longest.updated_at else longest
                 if await self._is_late(entry):
@@ -92,7 +93,7 @@ class Sweep:
 
     async def _is_late(self, entry: RunEntry) -> bool:
         """Whether the stored wake time of a run is later than the one that follows from its progress."""
-        if entry.wake_at is None or entry.wake_at <= now():
+        if entry.wake_at is None or entry.wake_at <= self._clock():
             return False
         try:
             stored = await self._persistence.load(entry.run_id)

@@ -16,11 +16,12 @@ from .._runs.inputs import inputs_shown
 from .._runs.loading import outcome_of
 from .._runs.sending import send
 from .._runtime.failures import stored_failure, stored_failures
-from .._runtime.timing import now
+from .._runtime.timing import clock_of
 from .._runtime.waits import awaited_signals, next_due
 from .._scheduling.signals import expected
 from ..persistence.checkpoint import Checkpoint, decode_progress
 from ..persistence.outcome import Finished
+from ..persistence.protocol import FlowPersistence
 from .handles import RunFailure, RunView
 
 __all__ = ["Viewed"]
@@ -32,13 +33,19 @@ class Viewed:
     `on_sent`: called after a signal was sent.
     """
 
-    def __init__(self, instance_of: Callable[[Checkpoint], Any], on_sent: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        persistence: FlowPersistence,
+        instance_of: Callable[[Checkpoint], Any],
+        on_sent: Callable[[], object],
+    ) -> None:
         self._instance_of = instance_of
         self._on_sent = on_sent
+        self._clock = clock_of(persistence)
 
     def view(self, c: Checkpoint, as_stored: bool) -> RunView:
         """Return a view of a run from a checkpoint."""
-        return _view_of(c, None if as_stored else self._instance_of(c))
+        return _view_of(c, None if as_stored else self._instance_of(c), self._clock())
 
     async def send(self, c: Checkpoint, signal: Signal[Any] | str, payload: Any, key: str | None, sender: str) -> bool:
         """Send a signal to a stored run. Return False if the run has received it already."""
@@ -61,7 +68,7 @@ class Viewed:
         return _ended_with(ended, self._instance_of(ended))
 
 
-def _view_of(c: Checkpoint, instance: Any) -> RunView:
+def _view_of(c: Checkpoint, instance: Any, now: float) -> RunView:
     """Return a view of a run from a checkpoint. `instance`: an instance of its flow, which decodes state and result; or None."""
     outcome, result = outcome_of(c), None
     if instance is not None:
@@ -81,19 +88,19 @@ def _view_of(c: Checkpoint, instance: Any) -> RunView:
         state=state,
         result=result,
         error=_failure_of(c),
-        **_waits_of(c, instance),
+        **_waits_of(c, instance, now),
     )
 
 
-def _waits_of(c: Checkpoint, instance: Any) -> dict[str, Any]:
+def _waits_of(c: Checkpoint, instance: Any, now: float) -> dict[str, Any]:
     """Return the signals that a run waits for, and when the next of its waits for a time is due. `instance`: as for `_view_of`."""
     if c.status in ("finished", "cancelled"):
         return {}
     progress = decode_progress(c.progress or b"")
-    names = awaited_signals(progress, now())
+    names = awaited_signals(progress, now)
     if instance is not None:
         names |= expected(instance.setup.settings.definition, progress)
-    return {"waits_for": tuple(sorted(names)), "due_at": next_due(progress, now())}
+    return {"waits_for": tuple(sorted(names)), "due_at": next_due(progress, now)}
 
 
 def _failure_of(c: Checkpoint) -> RunFailure | None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import anyio
 
-from .._runtime.timing import now, virtual_clock
+from .._runtime.timing import clock_of, virtual_clock
 from ..persistence.parking import Parking
 from ..persistence.protocol import FlowPersistence, RunEntry, offers
 
@@ -48,6 +48,7 @@ class Waker:
         self._nudge: anyio.Event | None = None
         """Belongs to the event loop on which this looks; set to look at once."""
         self._persistence = persistence
+        self._clock = clock_of(persistence)
         self._identities = identities
         self._wake = wake
         self._may_take = may_take
@@ -79,7 +80,7 @@ class Waker:
 
     async def _found(self, persistence: Parking, limit: int) -> list[RunEntry]:
         try:
-            found = await persistence.parked(self._identities(), until=now(), limit=limit)
+            found = await persistence.parked(self._identities(), until=self._clock(), limit=limit)
             self._logged = ""
             return found
         except Exception as error:  # any exception of a backend: the runs that are driven here continue

@@ -30,6 +30,7 @@ from ..persistence.protocol import (
     Catalog,
     CheckpointHistory,
     CheckpointLog,
+    Clocked,
     Fencing,
     FlowPersistence,
     Ownership,
@@ -240,6 +241,12 @@ class _Fencing(FaultyPersistence):
         return cast("Fence | None", self.inner.fence())
 
 
+class _Clocked(FaultyPersistence):
+    @property
+    def clock_offset(self) -> float:
+        return float(self.inner.clock_offset)
+
+
 class _Sessions(FaultyPersistence):
     @asynccontextmanager
     async def session(self) -> AsyncIterator[object]:
@@ -297,6 +304,7 @@ class _Parking(FaultyPersistence):
 
 _PARTS: Final[dict[Callable[..., Any], type[FaultyPersistence]]] = {
     CheckpointLog: _Log,
+    Clocked: _Clocked,
     CheckpointHistory: _History,
     Ownership: _Ownership,
     Fencing: _Fencing,

@@ -5,6 +5,7 @@ from mutant import Mutant
 PARKED = "runs/test_parked.py"
 SERVED = "runner/test_parked_runs.py"
 ORDER = "runner/test_due_order.py"
+CLOCKS = "postgres/test_clocks.py"
 
 IN_WAITS: tuple[Mutant, ...] = (
     Mutant(
@@ -126,5 +127,29 @@ IN_WAITS: tuple[Mutant, ...] = (
         "            await self._show_progress()\n",
         "",
         "sqlite/test_takeovers.py::test_a_method_that_reaches_its_wait_again_resets_the_count",
+    ),
+    Mutant(
+        "due times count by the clock of this process",
+        ("W15",),
+        "_runtime/timing.py",
+        "time.time() + clocked.clock_offset if",
+        "time.time() if",
+        f"{CLOCKS}::test_a_process_whose_clock_is_ahead_fires_nothing_early",
+    ),
+    Mutant(
+        "the waker looks by the clock of this process",
+        ("W15", "W11"),
+        "runner/waking.py",
+        "        self._clock = clock_of(persistence)\n",
+        "        self._clock = clock_of(None)\n",
+        f"{CLOCKS}::test_a_runner_whose_clock_is_wrong_looks_for_the_runs_that_are_due",
+    ),
+    Mutant(
+        "the server's clock is measured only once",
+        ("W15",),
+        "persistence/postgres/writer.py",
+        "        if renews:\n            self._clock.measured(",
+        "        if False:\n            self._clock.measured(",
+        f"{CLOCKS}::test_a_clock_that_is_set_is_measured_again_when_the_lease_is_renewed",
     ),
 )

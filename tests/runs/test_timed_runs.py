@@ -13,6 +13,7 @@ from flows import STORES, TwoVerbs
 from moments import interrupted_once, later, stored
 
 from asyncflow import Flow, after, errors, listen, start
+from asyncflow._runtime import timing
 from asyncflow.persistence.checkpoint import decode_progress
 
 WAIT = 0.4
@@ -142,3 +143,21 @@ async def test_two_hundred_runs_wait_at_once(make: Callable[[], Any]) -> None:
     async with anyio.create_task_group() as group:
         for _ in range(200):
             group.start_soon(Waiting(persistence=storage).kickoff)
+
+
+@pytest.mark.clauses("W15")
+async def test_without_a_clock_of_its_own_a_storage_uses_that_of_this_machine_at_no_cost(store: Any) -> None:
+    assert timing.clock_of(store) is timing.now
+    assert Waiting(persistence=store)._instance.setup.clock is timing.now
+
+
+@pytest.mark.clauses("W15")
+async def test_a_storage_of_a_third_party_may_have_a_clock_of_its_own() -> None:
+    class Ahead(TwoVerbs):
+        clock_offset = 3600.0
+
+    storage = Ahead()
+    run_id = await interrupted(storage)
+    assert time.time() + 3600 - 60 < await due(storage, run_id) < time.time() + 3600 + 60
+    with anyio.fail_after(60):
+        assert await Waiting.resume(run_id, persistence=storage) == "again: well?"

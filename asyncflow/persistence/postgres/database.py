@@ -28,6 +28,9 @@ from ...errors import (
     StorageWriteError,
 )
 from .._database.handle_limit import no_handles_left
+from .._database.lease import now
+from .clock import ServerClock
+from .rows import CLOCK
 
 __all__ = ["BUSY_SECONDS", "Connection", "Target", "explain", "explained", "is_alive", "is_lost", "is_settled"]
 
@@ -69,7 +72,7 @@ _IDENTITY: Final = (
     "WHERE n.nspname = %(name)s), to_regclass(%(table)s) IS NOT NULL"
 )
 
-_ABOUT: Final = b"SELECT pg_backend_pid(), current_setting('default_transaction_isolation')"
+_ABOUT: Final = f"SELECT pg_backend_pid(), current_setting('default_transaction_isolation'), {CLOCK}".encode()
 
 
 @dataclass(frozen=True)
@@ -123,16 +126,16 @@ class Target:
         except (psycopg.Error, OSError) as error:
             raise _unreachable(error, self) from error
 
-    async def opened(self) -> Connection:
+    async def opened(self, clock: ServerClock) -> Connection:
         """Return a connection after checking and migrating the schema. Raises a typed storage error; the schema is unchanged then.
 
-        Behind a connection pooler, its `prepare_threshold` is None: see `_adapted`.
+        It measures the server's clock. Behind a connection pooler, its `prepare_threshold` is None: see `_adapted`.
         """
         connection = await self.connected()
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(connection.close)
             with explained(self):
-                await _adapted(connection)
+                await _adapted(connection, clock)
                 if await self._version(connection) < len(MIGRATIONS):
                     await self._migrate(connection)
             undo.pop_all()
@@ -197,14 +200,16 @@ class Target:
                 await connection.execute(self.sql("INSERT INTO {schema}.asyncflow VALUES (%s, %s)"), (newest, VERSION))
 
 
-async def _adapted(connection: Connection) -> None:
+async def _adapted(connection: Connection, clock: ServerClock) -> None:
     """Adapt a connection to a connection pooler, and to the server's default isolation level.
 
     A pooler reports a backend process id of its own. One that pools transactions gives each transaction any free session, so
     nothing may depend on the session, and prepared statements are disabled (another program's may have the same name). One that
     pools statements aborts the first transaction. Fences (lost.py) need READ COMMITTED.
     """
-    ((pid, isolation),) = await rows_of(connection, _ABOUT)
+    sent = now()
+    ((pid, isolation, at),) = await rows_of(connection, _ABOUT)
+    clock.measured(at, sent, now())
     if isolation != "read committed":
         await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
     if pid != connection.info.backend_pid:

@@ -16,6 +16,7 @@ from .._database.loop_host import LoopHost, current_loop_host
 from .._database.ownership_rules import Liveness
 from .._database.unreleased import Unreleased
 from .._database.watches import Watches
+from .clock import ServerClock
 from .database import BUSY_SECONDS, Target
 from .reader import Reader
 from .writer import Writer
@@ -35,11 +36,13 @@ if hasattr(os, "register_at_fork"):
 class _Open:
     """The resources that are open while a backend is in use."""
 
-    def __init__(self, home: LoopHost, target: Target, place: object, key: bytes, lease: float, readers: int) -> None:
+    def __init__(
+        self, home: LoopHost, target: Target, place: object, key: bytes, lease: float, readers: int, clock: ServerClock
+    ) -> None:
         self.home = home
         self.owner = uuid.uuid4().hex
         self.place = place
-        self.writer = Writer(target, self.owner, key, lease, self.liveness)
+        self.writer = Writer(target, self.owner, key, lease, self.liveness, clock)
         self.commits = GroupCommit(home, self.writer.write if readers else self.writer.write_in_turn)
         self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)
@@ -127,6 +130,7 @@ class PostgresFlowPersistence(DatabasePersistence[_Open]):
         self._key = checked_key(key)
         self.lease = checked_lease(lease)
         self.readers = readers
+        self._clock = ServerClock()
         super().__init__()
 
     poll_seconds = LOOK_SECONDS
@@ -143,7 +147,7 @@ class PostgresFlowPersistence(DatabasePersistence[_Open]):
         async with AsyncExitStack() as undo:
             home = await current_loop_host()
             undo.callback(home.close)
-            opened = _Open(home, self._target, self.place, self._key, self.lease, self.readers)
+            opened = _Open(home, self._target, self.place, self._key, self.lease, self.readers, self._clock)
             undo.callback(opened.leave)
             undo.push_async_callback(home.run, opened.close)
             await home.run(opened.writer.open)
@@ -154,6 +158,11 @@ class PostgresFlowPersistence(DatabasePersistence[_Open]):
 
     def _waits(self) -> float:
         return BUSY_SECONDS
+
+    @property
+    def clock_offset(self) -> float:
+        """Seconds by which the server's clock is ahead of this machine's. See `Clocked.clock_offset`."""
+        return self._clock.offset
 
     @property
     def place(self) -> object:

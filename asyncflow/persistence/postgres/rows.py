@@ -20,16 +20,20 @@ _HEAD_TYPES = "text text bigint bigint text text float8 text bigint text bigint 
 _ARRAYS = (*_HEAD_TYPES.split(), *["bytea"] * 8, "text", "bytea")
 """The types of `run_head.values_of`."""
 
+CLOCK = "extract(epoch FROM clock_timestamp())::float8"
+"""The server's clock, read before whatever may wait for locks. See clock.py."""
+
 BEGIN = (
-    "SELECT {schema}.begin(%s::bigint, %s::bigint, %s::text, %s::float8), "
+    f"SELECT {CLOCK}, " + "{schema}.begin(%s::bigint, %s::bigint, %s::text, %s::float8), "
     "set_config('idle_in_transaction_session_timeout', %s::text, true)"
 )
 STORE = (
-    "SELECT {schema}.store_checkpoints(%s::bigint, %s::bigint, %s::text, %s::float8, "
+    f"SELECT {CLOCK}, "
+    + "{schema}.store_checkpoints(%s::bigint, %s::bigint, %s::text, %s::float8, "
     + ", ".join(f"%b::{each}[]" for each in _ARRAYS)
     + ")"
 )
-"""Parameters: those of `begin`, then one array for each value. See parking.sql."""
+"""It returns the time, too. Parameters: those of `begin`, then one array for each value. See parking.sql."""
 
 FENCE = "SELECT {schema}.fence(%s::bigint)"
 AWAIT_END = "SELECT set_config('lock_timeout', %s::text, true), pg_advisory_xact_lock(%s::bigint)"

@@ -24,6 +24,7 @@ from .._database.run_head import Head, values_of
 from .._database.shared_resource import AWAY, PAUSE
 from ..inbox import unknown_run
 from . import rows
+from .clock import ServerClock
 from .database import BUSY_SECONDS, Connection, Target, explain, is_alive, is_lost, is_settled, rows_of
 from .inboxes import PostgresInboxes
 from .lost import IDLE_SECONDS, fence, new_session
@@ -50,14 +51,21 @@ class Writer:
     """Executes jobs. A batch of checkpoints, of any size, is one statement: one round trip to the server."""
 
     def __init__(
-        self, target: Target, owner: str, key: bytes, lease: float, liveness: Callable[[str], Liveness]
+        self,
+        target: Target,
+        owner: str,
+        key: bytes,
+        lease: float,
+        liveness: Callable[[str], Liveness],
+        clock: ServerClock,
     ) -> None:
-        """Create a writer; it does no I/O. `liveness`: what is known of an owner, apart from its lease."""
+        """Create a writer; it does no I/O. `liveness`: what is known of an owner, apart from its lease. `clock`: it is measured."""
         self._target = target
         self._owner = owner
         self._key = key
         self.lease = Lease(lease)
         self._liveness = liveness
+        self._clock = clock
         self._current: Connection | None = None
         self._turn: anyio.Lock | None = None
         """Serializes writes and reads on a shared connection. Created lazily, on the event loop where it is used."""
@@ -66,7 +74,7 @@ class Writer:
 
     async def open(self) -> None:
         """Open the connection. Raises a typed storage error on failure."""
-        self._current = await self._target.opened()
+        self._current = await self._target.opened(self._clock)
         self._session = new_session()
 
     @property
@@ -170,7 +178,7 @@ class Writer:
         about_inboxes = [job for job in batch if isinstance(job, InboxJob) and job not in verdicts]
         if owning or about_inboxes or connection.isolation_level is not None:
             async with connection.transaction():
-                await rows_of(connection, self._target.sql(rows.BEGIN), (*begin, str(int(IDLE_SECONDS * 1000))))
+                await self._timed(connection, rows.BEGIN, (*begin, str(int(IDLE_SECONDS * 1000))), renews=renews)
                 await self._execute_owning(connection, owning, verdicts)
                 await self._store_with_inboxes(connection, begin, appends, about_inboxes, verdicts)
         else:
@@ -215,9 +223,16 @@ class Writer:
             return
         columns = zip(*(values_of(job.checkpoint, self._owner, self._key) for job in appends), strict=True)
         values = (*begin, *map(list, columns))
-        ((refused,),) = await rows_of(connection, self._target.sql(rows.STORE), values)
-        for place in refused:
+        for place in await self._timed(connection, rows.STORE, values, renews=begin[-1] is not None):
             verdicts[appends[place - 1]] = _stale(appends[place - 1])
+
+    async def _timed(self, connection: Connection, text: str, values: tuple[Any, ...], *, renews: bool) -> Any:
+        """Return what a statement returns after the server's time, by which the clock is measured when the lease is renewed."""
+        sent = now()
+        ((at, found, *_),) = await rows_of(connection, self._target.sql(text), values)
+        if renews:
+            self._clock.measured(at, sent, now())
+        return found
 
     # ---- unknown outcomes ----------------------------------------------------------------------------------------
 
