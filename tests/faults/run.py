@@ -49,6 +49,14 @@ PARTS = (
     Part("R22", "values there and back", 100_000, "codec/test_round_trips.py", 10),
     Part("R23", "a lock held for up to 10 s; 16 processes", 10, "faults/test_busy.py", 10),
     Part("R27", "servers killed and left by their clients", 500, "web/test_servers.py", 5),
+    Part("R33", "the approval service, killed while runs are parked", 200, "web/test_approval_service.py", 50),
+    Part(
+        "R34",
+        "runs that are tried again, killed; half of them by a runner",
+        100,
+        "faults/test_killed_attempts.py",
+        33.34,
+    ),
     Part("R28", "10,000 runs for ten minutes, killed now and then", 10_000, "faults/test_soak.py", 10),
     Part("R26", "leaving", 12, "faults/test_leaving.py"),
 )

@@ -128,5 +128,5 @@ async def test_articles_are_revised_and_published_once_though_a_worker_is_killed
             assert late.status_code == 409
         page = (await http.get(workers[0].url)).text
         assert "/signals/decided" in page
-    tell("R33", trials=RUNS, faults=ROUNDS, acknowledged=ROUNDS * RUNS, parked=parked)
+    tell("R33", trials=ROUNDS, faults=ROUNDS, acknowledged=ROUNDS * RUNS, parked=parked)
     assert parked >= RUNS * (ROUNDS // 3), "the kills hit no parked runs"
