@@ -152,4 +152,12 @@ IN_WAITS: tuple[Mutant, ...] = (
         "        if False:\n            self._clock.measured(",
         f"{CLOCKS}::test_a_clock_that_is_set_is_measured_again_when_the_lease_is_renewed",
     ),
+    Mutant(
+        "a signal has the time of a sender that has not measured the clock of the storage",
+        ("W15", "W6"),
+        "_runs/sending.py",
+        "        new = new._replace(at=setup.clock())",
+        "        pass",
+        f"{CLOCKS}::test_a_signal_is_sent_at_the_servers_time_so_that_what_was_first_comes_first",
+    ),
 )

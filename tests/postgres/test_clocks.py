@@ -11,7 +11,7 @@ import anyio
 import pytest
 from moments import interrupted_once, until
 
-from asyncflow import Flow, FlowRunner, Retry, after, listen, sleep, start, this_invocation
+from asyncflow import Flow, FlowRunner, Retry, Signal, after, listen, sleep, start, this_invocation, wait_for
 from asyncflow._runtime.timing import clock_of, virtual_clock
 from asyncflow.errors import RunTimeoutError
 from asyncflow.persistence._database.lease import Moment
@@ -188,6 +188,36 @@ async def test_a_process_whose_clock_is_behind_fires_in_time(
             result = await flow.resume(run_id, persistence=another())
 
     assert result == ("fired" if flow is Timer else "asked")
+
+
+class Asks(Flow[dict]):
+    name = "Asks"
+    answered = Signal("answered", str)
+
+    @start()
+    async def ask(self) -> str:
+        return await wait_for(self.answered)
+
+
+@pytest.mark.clauses("W15", "W6")
+@pytest.mark.parametrize("skew", [HOUR, -HOUR], ids=["ahead", "behind"])
+async def test_a_signal_is_sent_at_the_servers_time_so_that_what_was_first_comes_first(
+    skew: float, persistence: PostgresFlowPersistence, another: Callable[[], PostgresFlowPersistence], wrong: Set
+) -> None:
+    async with persistence:
+        run = Asks(persistence=persistence)
+
+        async def waits() -> bool:
+            newest = await persistence.load(run.run_id)
+            return newest is not None and newest.seq >= 1
+
+        await interrupted_once(run.kickoff, waits)
+        began = REAL()
+        with wrong(skew):
+            await Asks.signal(run.run_id, Asks.answered, "yes", persistence=another())
+        (sent,) = await persistence.inbox(run.run_id)
+
+    assert began - NEAR < sent.signal.at < REAL() + NEAR
 
 
 @pytest.mark.clauses("W15", "R7")
