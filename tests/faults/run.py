@@ -52,8 +52,8 @@ PARTS = (
     Part("R33", "the approval service, killed while runs are parked", 200, "web/test_approval_service.py", 50),
     Part(
         "R34",
-        "runs that are tried again, killed; half of them by a runner",
-        100,
+        "runs that are tried again, killed; a runner drove half of them",
+        80,
         "faults/test_killed_attempts.py",
         33.34,
     ),
