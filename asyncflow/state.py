@@ -31,8 +31,7 @@ __all__ = [
     "state_type_of",
 ]
 
-NOTHING_WRITTEN: Final = ". Nothing was run and nothing was written"
-"""The end of the message of a call that is refused for its inputs."""
+NOTHING_WRITTEN: Final = ". Nothing was run and nothing was written"  # the end of a message about refused inputs
 
 
 class FlowState(BaseModel):
@@ -260,8 +259,9 @@ class ModelState(StateType):
         except Exception as error:  # raised by the class's own code
             detail, cause = _own_code.describe(error, self.model, "the state"), error
             places = [tuple(place.split(".")) for place in _own_code.places_of(error, self.model) if place]
-        text = f"the inputs do not fit {self.declared.__name__}: {detail}{NOTHING_WRITTEN}"
-        raise RunInputsError(text, places=places) from cause
+        raise RunInputsError(
+            f"the inputs do not fit {self.declared.__name__}: {detail}{NOTHING_WRITTEN}", places=places
+        ) from cause
 
 
 def _aliases(field: FieldInfo) -> list[str]:
