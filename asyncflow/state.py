@@ -242,8 +242,9 @@ class ModelState(StateType):
         """Return the values by field name; every field is known. Raises `RunInputsError` for a name that the model lacks."""
         unknown = [key for key in values if key not in self._names and key not in self._paths]
         if unknown and self.model.model_config.get("extra") != "allow":
-            near = difflib.get_close_matches(str(unknown[0]), self._names, 1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
+            hint = "".join(
+                f" Did you mean '{near}'?" for near in difflib.get_close_matches(str(unknown[0]), self._names, 1)
+            )
             raise RunInputsError(
                 f"{self.declared.__name__} has no field {', '.join(repr(k) for k in unknown)}.{hint} "
                 f"Known: {', '.join(self.model.model_fields)}{NOTHING_WRITTEN}"
@@ -259,9 +260,8 @@ class ModelState(StateType):
         except Exception as error:  # raised by the class's own code
             detail, cause = _own_code.describe(error, self.model, "the state"), error
             places = [tuple(place.split(".")) for place in _own_code.places_of(error, self.model) if place]
-        raise RunInputsError(
-            f"the inputs do not fit {self.declared.__name__}: {detail}{NOTHING_WRITTEN}", places=places
-        ) from cause
+        misfit = f"the inputs do not fit {self.declared.__name__}: {detail}"
+        raise RunInputsError(misfit + NOTHING_WRITTEN, places=places) from cause
 
 
 def _aliases(field: FieldInfo) -> list[str]:
