@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from functools import partial
 
+from .._pace import stored_runs_changed
 from .._runtime.chain import Chain
 from .._runtime.recorder import Recorder
 from .._waiting import to_its_end
@@ -90,6 +91,7 @@ async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: i
         clock=time.time,
     )
     await Recorder(persistence, chain).commit(chain.ended(decode_progress(newest.progress or b""), Cancelled()))
+    stored_runs_changed()
 
 
 def _owner(persistence: object) -> Ownership | None:
