@@ -6,7 +6,7 @@ import difflib
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Final, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import AliasChoices, AliasPath, BaseModel, Field, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
@@ -30,8 +30,6 @@ __all__ = [
     "reconcile_run_ids",
     "state_type_of",
 ]
-
-NOTHING_WRITTEN: Final = ". Nothing was run and nothing was written"  # the end of a message about refused inputs
 
 
 class FlowState(BaseModel):
@@ -242,12 +240,11 @@ class ModelState(StateType):
         """Return the values by field name; every field is known. Raises `RunInputsError` for a name that the model lacks."""
         unknown = [key for key in values if key not in self._names and key not in self._paths]
         if unknown and self.model.model_config.get("extra") != "allow":
-            hint = "".join(
-                f" Did you mean '{near}'?" for near in difflib.get_close_matches(str(unknown[0]), self._names, 1)
-            )
+            near = difflib.get_close_matches(str(unknown[0]), self._names, 1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
             raise RunInputsError(
                 f"{self.declared.__name__} has no field {', '.join(repr(k) for k in unknown)}.{hint} "
-                f"Known: {', '.join(self.model.model_fields)}{NOTHING_WRITTEN}"
+                f"Known: {', '.join(self.model.model_fields)}. Nothing was run and nothing was written"
             )
         return {self._names.get(key, key): value for key, value in values.items()}
 
@@ -260,8 +257,8 @@ class ModelState(StateType):
         except Exception as error:  # raised by the class's own code
             detail, cause = _own_code.describe(error, self.model, "the state"), error
             places = [tuple(place.split(".")) for place in _own_code.places_of(error, self.model) if place]
-        misfit = f"the inputs do not fit {self.declared.__name__}: {detail}"
-        raise RunInputsError(misfit + NOTHING_WRITTEN, places=places) from cause
+        text = f"the inputs do not fit {self.declared.__name__}: {detail}. Nothing was run and nothing was written"
+        raise RunInputsError(text, places=places) from cause
 
 
 def _aliases(field: FieldInfo) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 
+from .._pace import stored_runs_changed
 from .._runtime.chain import Chain
 from .._runtime.recorder import Recorder
 from .._runtime.timing import clock_of
@@ -90,6 +91,7 @@ async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: i
         clock=clock_of(persistence),
     )
     await Recorder(persistence, chain).commit(chain.ended(decode_progress(newest.progress or b""), Cancelled()))
+    stored_runs_changed()
 
 
 def _owner(persistence: object) -> Ownership | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from .._pace import stored_runs_changed
 from .._runtime.failures import stored_failure
 from .._scheduling.advance import advance
 from .._scheduling.ending import ends
@@ -69,6 +70,7 @@ async def _request(setup: Setup, inbox: Any, run_id: str) -> bool:
         return True
     try:
         await inbox.send(run_id, NewSignal(FINISH, b"null", FINISH, "", setup.clock()))
+        stored_runs_changed()
     except RunEndedError:
         return False  # it has ended just now
     return True

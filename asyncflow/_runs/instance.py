@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import anyio
 
+from .._pace import Pace
 from ..errors import RunLockedError, StorageReadOnlyError
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import session
@@ -251,14 +252,14 @@ class Instance(DrivenRun):
         """Return what a call has driven. If that is parked, wait until it is woken, and drive it on, or follow the owner that does."""
         if not isinstance(driven, Waiting) or until == "waiting" or self.is_served:
             return driven
-        pause = SOON
+        pause, pace = SOON, Pace()
         with followed(self.storage("kickoff"), self._run_id):
             while isinstance(driven, Waiting):
-                driven, is_elsewhere = await self._woken_once(driven, pause)
+                driven, is_elsewhere = await self._woken_once(driven, pause, pace)
                 pause = min(1.5 * pause, LATE) if is_elsewhere else SOON
         return driven
 
-    async def _woken_once(self, waiting: Waiting, pause: float) -> tuple[Any, bool]:
+    async def _woken_once(self, waiting: Waiting, pause: float, pace: Pace) -> tuple[Any, bool]:
         """Wait until a parked run is woken, and drive it on. Return its result or `waiting`, and whether another owner drives it."""
         run_id, persistence = self._run_id, self.storage("kickoff")
         self._woken = woken = anyio.Event()
@@ -269,8 +270,7 @@ class Instance(DrivenRun):
                 self.show(stored)
                 return self.outcome(stored), False
             if await is_driven(persistence, run_id):
-                with anyio.move_on_after(pause):
-                    await woken.wait()
+                await pace.pause(pause, woken)
                 return waiting, True
         finally:
             self._woken = None

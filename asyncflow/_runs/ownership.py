@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from .._pace import stored_runs_changed
 from .._runtime.parking import Parked
 from .._waiting import current_loop, is_closed, to_its_end
 from ..errors import RunLockedError, StorageError
@@ -214,6 +215,7 @@ class _Owned:
         finally:
             if claim.parked is None:
                 _DRIVEN.pop(self._driven, None)  # a forked child has no entry
+            stored_runs_changed()
 
 
 async def release_run(owner: Ownership, run_id: str, epoch: int, parked: Parked | None = None) -> None:

@@ -13,6 +13,7 @@ from pydantic_core import from_json
 from .._codec.codec import Misfit, Refused
 from .._definition.definition import FlowDefinition
 from .._definition.signals import Signal
+from .._pace import stored_runs_changed
 from .._runtime.codecs import Codecs
 from .._runtime.unstored import UNSTORED
 from .._runtime.waits import awaited_signals
@@ -64,7 +65,9 @@ async def send(
         while True:
             seq = await _checked(setup, setup.persistence, run_id, declared)
             try:
-                return await inbox.send(run_id, new, seq=seq)
+                is_new = await inbox.send(run_id, new, seq=seq)
+                stored_runs_changed()
+                return is_new
             except InboxChanged:  # the run has a new checkpoint: look again whether it waits
                 if seq == NOT_WAITING:
                     raise NotWaitingError(

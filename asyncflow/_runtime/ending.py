@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from ..errors import RunInputsError, StateError
-from ..state import NOTHING_WRITTEN, StateType
+from ..state import StateType
 from .scope import Scope, current_invocation
 
 __all__ = ["Asked", "asked_by", "continue_as", "finish"]
@@ -79,7 +79,7 @@ def asked_by(
         try:
             types.updated(scope.draft(), given)
         except RunInputsError as error:  # the method fails with it, which says what is saved
-            text = f"continue_as(): {str(error).removesuffix(NOTHING_WRITTEN)}"
+            text = f"continue_as(): {str(error).partition('. Nothing was run')[0]}"
             where = {"run_id": scope.run_id, "method": scope.method.name}
             raise RunInputsError(text, places=error.places, **where) from error.__cause__
     return Asked(ending, given)

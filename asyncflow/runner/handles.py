@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from .._definition.signals import Signal
+from .._pace import Pace
 from .._runs import call_errors as refusals
 from .._runs.ownership import catalog_entry, is_driven, status_now
 from .._runs.parked import until_woken
@@ -259,7 +260,7 @@ class RunHandle:
                 capability="CheckpointHistory",
             )
         seq, n = after
-        pause = SOON
+        pause, pace = SOON, Pace()
         while True:
             is_live = self._live is not None and not self._live.ended.is_set()
             next_change = None if self._live is None else self._live.next_change  # set by checkpoints from now on
@@ -280,14 +281,15 @@ class RunHandle:
                     self._live = await self._woken()
                 except RunInterruptedError:
                     return
-                await anyio.sleep(0 if self._live is not None else pause)
+                if self._live is None:
+                    await pace.pause(pause)
 
     async def _ended(self) -> Checkpoint:
         """Wait for the last checkpoint of a run that another owner drives, and return it.
 
         A run stored as failed may be about to be resumed by its owner: wait while it is driven.
         """
-        pause = SOON
+        pause, pace = SOON, Pace()
         while True:
             is_still_driven = self._is_elsewhere and await is_driven(
                 self._persistence, self.run_id
@@ -296,5 +298,5 @@ class RunHandle:
             if stored.status != "running" and not (stored.status == "failed" and is_still_driven):
                 return stored
             await self._woken()
-            await anyio.sleep(pause)
+            await pace.pause(pause)
             pause = min(pause * 1.5, LATE)

@@ -14,6 +14,7 @@ from typing import Final
 
 import anyio
 
+from .._pace import Pace
 from ..errors import (
     MethodError,
     RunCancelledError,
@@ -114,6 +115,7 @@ class Recovery:
     async def keep_scanning(self, seconds: float) -> None:
         """Scan every `seconds` seconds, or less often where a scan takes long. The runs found wait for places in a task of their own."""
         self._is_scanning, logged = bool(offers(self._persistence, Catalog)), ""
+        pace = Pace()
         async with anyio.create_task_group() as group:
             while True:
                 began = anyio.current_time()
@@ -130,7 +132,7 @@ class Recovery:
                         )
                     logged = str(error)
                 took = anyio.current_time() - began
-                await anyio.sleep(max(seconds, min(REST * took, LONGEST)))
+                await pace.pause(max(seconds, min(REST * took, LONGEST)))
 
     async def _recover_each(self, found: list[RunEntry]) -> None:
         try:

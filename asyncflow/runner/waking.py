@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 import anyio
 
-from .._runtime.timing import clock_of, virtual_clock
+from .._pace import Pace, simulation
+from .._runtime.timing import clock_of
 from ..persistence.parking import Parking
 from ..persistence.protocol import FlowPersistence, RunEntry, offers
 
@@ -19,9 +21,6 @@ SPARE: Final = 16
 
 RARELY: Final = 5.0
 """Seconds between two looks while no registered flow waits: an earlier version of one may have parked runs."""
-
-VIRTUAL: Final = 60.0
-"""Seconds of virtual time between two looks."""
 
 logger = logging.getLogger("asyncflow")
 
@@ -65,22 +64,27 @@ class Waker:
         if not offers(persistence, Parking):
             return
         self._logged = ""
-        nudge = self._nudge = anyio.Event()
+        nudge, pace = anyio.Event(), Pace()
+        self._nudge = nudge
         while True:
-            limit, woken = self._may_take(), 0
+            limit, woken, next_due = self._may_take(), 0, math.inf
             is_time = self._may_wait() or anyio.current_time() - looked >= RARELY
             if limit > 0 and is_time:
                 looked = anyio.current_time()
                 for entry in await self._found(persistence, limit + self._skipped() + SPARE):
-                    woken += woken < limit and await self._wake(entry)
+                    left = (entry.wake_at or 0.0) - self._clock()
+                    if left > 0:
+                        next_due = min(next_due, left)
+                    else:
+                        woken += woken < limit and await self._wake(entry)
             if not woken or woken < limit:
-                with anyio.move_on_after(persistence.poll_seconds if virtual_clock.get() is None else VIRTUAL):
-                    await nudge.wait()
+                await pace.pause(persistence.poll_seconds, nudge, at_most=next_due)
             nudge = self._nudge = anyio.Event()
 
     async def _found(self, persistence: Parking, limit: int) -> list[RunEntry]:
         try:
-            found = await persistence.parked(self._identities(), until=self._clock(), limit=limit)
+            until = self._clock() if simulation.get() is None else math.inf
+            found = await persistence.parked(self._identities(), until=until, limit=limit)
             self._logged = ""
             return found
         except Exception as error:  # any exception of a backend: the runs that are driven here continue

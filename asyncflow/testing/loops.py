@@ -3,15 +3,18 @@
 The same seed gives the same schedule. The clock advances at once when nothing is ready, so a flow that sleeps for an hour takes no
 time. Plain methods run in the event loop's own thread, with a virtual pause before and after: real threads are not reproducible.
 
-The clock does not see real sockets and threads: a test that waits for them needs real time, on a real event loop.
+While a database of asyncflow works, the clock runs like a real one. It does not see other sockets and threads: a test that waits for
+them needs real time, on a real event loop.
 This module imports asyncio and trio, because it controls their schedulers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import selectors
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar, copy_context
@@ -20,6 +23,7 @@ from typing import Any, Final, Literal, TypeVar
 import anyio
 import anyio.to_thread
 
+from .._pace import Simulation, simulation
 from .._runtime.threads import instead
 from .._runtime.timing import virtual_clock
 from .._waiting import in_trio
@@ -42,6 +46,9 @@ _chance: ContextVar[random.Random | None] = ContextVar("asyncflow_chance", defau
 def simulated(main: Callable[[], Awaitable[T]], *, seed: int, loop: Loop = "asyncio", start_at: float = EPOCH) -> T:
     """Run `main()` on an event loop of its own, scheduled by the seed, in virtual time. Return its result.
 
+    Days of waiting pass at once, also under a `FlowRunner`. While SQLite or PostgreSQL works, the clock runs like a real one, so only
+    what is stored in memory is repeatable.
+
     - `main`: creates the coroutine to await.
     - `seed`: decides the order of ready tasks; the same seed gives the same schedule.
     - `loop`: the kind of the event loop.
@@ -51,9 +58,10 @@ def simulated(main: Callable[[], Awaitable[T]], *, seed: int, loop: Loop = "asyn
     `anyio.to_thread.run_sync`.
     """
 
-    async def seeded() -> T:
+    async def seeded(run_in_real_time: Callable[[bool], object]) -> T:
         _chance.set(random.Random(seed))
         instead.set(_in_this_thread)
+        simulation.set(Simulation(run_in_real_time))
         began = anyio.current_time()
         virtual_clock.set(lambda: start_at + anyio.current_time() - began)
         return await main()
@@ -63,7 +71,10 @@ def simulated(main: Callable[[], Awaitable[T]], *, seed: int, loop: Loop = "asyn
     try:
         if loop == "trio":
             return _on_trio(seeded, seed)
-        return anyio.run(seeded, backend_options={"loop_factory": lambda: SimulatedLoop(seed)})
+        clock = _Clock()
+        return anyio.run(
+            seeded, clock.run_in_real_time, backend_options={"loop_factory": lambda: SimulatedLoop(seed, clock)}
+        )
     finally:
         random.setstate(state)
 
@@ -98,8 +109,8 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     _ready: deque[asyncio.Handle]
 
-    def __init__(self, seed: int) -> None:
-        self._clock = _Clock()
+    def __init__(self, seed: int, clock: _Clock) -> None:
+        self._clock = clock
         super().__init__(self._clock)
         self._order = random.Random(seed)
 
@@ -123,8 +134,18 @@ class _Clock(selectors.DefaultSelector):
     """Advances the virtual time at once when asyncio waits for its next timer."""
 
     now = 0.0
+    _is_real = False
+
+    def run_in_real_time(self, is_real: bool) -> None:
+        """Let the time pass as it does, or advance at once."""
+        self._is_real = is_real
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self._is_real:
+            began = time.monotonic()
+            events = super().select(timeout)
+            self.now += time.monotonic() - began
+            return events
         events = super().select(0 if timeout is not None else None)
         if not events and timeout is not None and timeout > 0:
             self.now += timeout
@@ -139,7 +160,7 @@ def _is_step(handle: asyncio.Handle) -> bool:
 # ---- trio --------------------------------------------------------------------------------------------------------
 
 
-def _on_trio(main: Callable[[], Awaitable[T]], seed: int) -> T:
+def _on_trio(main: Callable[[Callable[[bool], object]], Awaitable[T]], seed: int) -> T:
     """Run on trio with its own virtual clock. trio's scheduler draws its order from a module's random state: seed it, and restore it."""
     try:
         import trio
@@ -155,7 +176,11 @@ def _on_trio(main: Callable[[], Awaitable[T]], seed: int) -> T:
     scheduler._r.seed(seed)
     try:
         clock = trio.testing.MockClock(autojump_threshold=0)
-        return anyio.run(main, backend="trio", backend_options={"clock": clock})
+
+        def run_in_real_time(is_real: bool) -> None:
+            clock.rate, clock.autojump_threshold = (1.0, math.inf) if is_real else (0.0, 0.0)
+
+        return anyio.run(main, run_in_real_time, backend="trio", backend_options={"clock": clock})
     finally:
         scheduler._ALLOW_DETERMINISTIC_SCHEDULING = is_deterministic
         scheduler._r.setstate(state)

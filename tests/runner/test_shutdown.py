@@ -9,7 +9,8 @@ import trio
 import trio.testing
 from owned import Steps, gate, gates, ran, until
 
-from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, errors, start
+from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, Retry, errors, start, this_invocation
+from asyncflow.testing import simulated
 
 
 async def test_it_waits_for_its_runs_when_it_ends(storage: Any) -> None:
@@ -46,6 +47,29 @@ async def test_after_its_grace_runs_stop_at_their_next_checkpoint(storage: Any) 
     assert (await Steps.load("x", persistence=storage)).pending == ("second:1",)
     assert await Steps.resume("x", persistence=storage) == 2
     assert ran == ["x first", "x second"]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+@pytest.mark.parametrize(("pause", "closed_after", "status"), [(3.0, 3.0, "finished"), (5.0, 0.0, "interrupted")])
+def test_it_waits_only_for_a_pause_that_ends_within_its_grace(
+    loop: Any, pause: float, closed_after: float, status: str
+) -> None:
+    class Retried(Flow[dict]):
+        @start(retry=Retry(attempts=2, initial=pause, jitter=0))
+        async def work(self) -> None:
+            if this_invocation().attempt == 1:
+                raise ConnectionError
+
+    async def main() -> None:
+        storage = MemoryFlowPersistence()
+        async with FlowRunner(storage, grace=4) as runner:
+            await runner.start(Retried)
+            await anyio.sleep(0.1)
+            began = anyio.current_time()
+        assert anyio.current_time() - began == pytest.approx(closed_after, abs=0.2)
+        assert [run.status for run in await storage.runs()] == [status]
+
+    simulated(main, seed=1, loop=loop)
 
 
 async def test_a_runner_that_ends_reads_none_of_the_runs_that_it_stops() -> None:

@@ -14,6 +14,7 @@ from asyncflow import (
     FlowState,
     MemoryFlowPersistence,
     MethodError,
+    Retry,
     after,
     and_,
     errors,
@@ -23,6 +24,7 @@ from asyncflow import (
     persist,
     router,
     start,
+    this_invocation,
 )
 from asyncflow._runtime.observe import events_from
 from asyncflow.testing import crash_everywhere
@@ -132,10 +134,13 @@ async def test_a_delays_function_that_returns_no_time_fails_its_method(given: An
     assert "asked" not in flow.state
 
 
-async def test_a_delays_function_that_raises_fails_its_method() -> None:
+async def test_a_delays_function_that_raises_fails_its_method_and_a_retry_runs_that_again() -> None:
+    asked: list[int] = []
+
     class Wrong(Flow[dict]):
-        @start()
-        async def ask(self) -> None: ...
+        @start(retry=Retry(attempts=2, initial=0))
+        async def ask(self) -> None:
+            asked.append(this_invocation().attempt)
 
         @listen(after(ask, lambda state: state["missing"]))
         async def then(self) -> None: ...
@@ -144,6 +149,7 @@ async def test_a_delays_function_that_raises_fails_its_method() -> None:
         await Wrong().kickoff()
 
     assert isinstance(caught.value.failures[0].exception, KeyError)
+    assert asked == [1, 2]
 
 
 async def test_an_answer_ends_the_wait_at_once() -> None:

@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from ..._pace import Simulation, simulation
 from ..._waiting import in_cancelled_scope, in_trio, outlast, protect_from_interrupts, to_its_end
 
 __all__ = ["LoopHost", "WorkCancelledError", "current_loop_host"]
@@ -69,6 +70,14 @@ class LoopHost(Protocol):
 
 async def current_loop_host() -> LoopHost:
     """Return the loop host for the running event loop."""
+    simulated = simulation.get()
+    if simulated is None:
+        return await _loop_host()
+    with simulated.work():
+        return _InSimulation(await _loop_host(), simulated)
+
+
+async def _loop_host() -> LoopHost:
     if not in_trio():
         return _ThisLoop()
     protect_from_interrupts()
@@ -196,6 +205,36 @@ class _Portal:
     def close(self) -> None:
         """End the thread."""
         self._stack.close()
+
+
+class _InSimulation:
+    """A host in virtual time, which must not jump while a database works. What is called periodically is called after changes."""
+
+    def __init__(self, host: LoopHost, simulated: Simulation) -> None:
+        self._host = host
+        self._simulated = simulated
+        self.soon, self.waiter, self.wake, self.close = host.soon, host.waiter, host.wake, host.close
+
+    def spawn(self, work: Work[None], done: Done) -> None:
+        working = ExitStack()
+        working.enter_context(self._simulated.work())
+
+        def ended(error: BaseException | None) -> None:
+            working.close()
+            done(error)
+
+        self._host.spawn(work, ended)
+
+    async def run(self, work: Work[T]) -> T:
+        with self._simulated.work():
+            return await self._host.run(work)
+
+    async def read(self, work: Work[T]) -> T:
+        with self._simulated.work():
+            return await self._host.read(work)
+
+    def every(self, seconds: float, call: Callable[[], None]) -> Callable[[], object]:
+        return self._simulated.watch(call)
 
 
 def _error_of(ended: Future[None] | asyncio.Future[None]) -> BaseException | None:
