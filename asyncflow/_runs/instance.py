@@ -141,7 +141,7 @@ class Instance(DrivenRun):
             try:
                 async with session(persistence):
                     if inputs is not None and not creates:
-                        await self._check_stored(run_id, given)
+                        await self._checked(run_id, given)
                     async with ownership as claim:
                         self._run_id = run_id
                         found: Prepared | Stored | None = await self._created(run_id, given, claim) if creates else None
@@ -166,8 +166,8 @@ class Instance(DrivenRun):
         self.check_same(stored.checkpoint, given or {})
         return await self._resume_pass(stored, claim) if stored.checkpoint.status == "running" else stored
 
-    async def _created(self, run_id: str, given: dict[str, Any], claim: Claim) -> Prepared | None:
-        """Create a run by its first checkpoint: one trip to the storage.
+    async def _created(self, run_id: str, given: dict[str, Any], claim: Claim) -> Prepared | Stored | None:
+        """Create a run by its first checkpoint: one trip to the storage. Return it as it is stored if it has ended already.
 
         Return None, with the run acquired, if it was not created: either it is stored already, or its inputs are refused. The caller
         then loads it, also in the second case: today's class may refuse inputs with which the run was once started.
@@ -179,14 +179,17 @@ class Instance(DrivenRun):
         except Exception:  # the flow's own code may raise anything; if it does so again, the caller gets it
             if claim.epoch:
                 raise  # by the commit, whose outcome may be unknown
-        await self._check_stored(run_id, given)
+        stored = await self._checked(run_id, given)
+        if stored is not None and stored.checkpoint.status != "running":
+            return stored
         await claim.acquire(run_id)
         return None
 
-    async def _check_stored(self, run_id: str, given: dict[str, Any]) -> None:
+    async def _checked(self, run_id: str, given: dict[str, Any]) -> Stored | None:
         """Check the inputs before a stored run is owned: owned and released again, a parked run would no longer be parked."""
         if (stored := await load(self.setup, run_id)) is not None:
             self.check_same(stored.checkpoint, given)
+        return stored
 
     async def resume(self, run_id: str, wait: float = 0.0, *, has_new_limit: bool = False) -> Any:
         """Resume a run, or return the stored result of a finished one. `has_new_limit`: whether a new time limit begins now."""

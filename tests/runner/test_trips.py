@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
+from moments import interrupted_once, stored
 
 from asyncflow import Flow, FlowRunner, FlowState, MethodError, SQLiteFlowPersistence, errors, start
 from asyncflow.persistence import Checkpoint
@@ -69,14 +70,37 @@ async def test_a_fresh_kickoff_by_an_id_reads_nothing(tmp_path: Path) -> None:
     assert store.made == ["acquire", "append 0", "append 1"]
 
 
-async def test_a_stored_run_is_acquired_and_loaded_when_it_cannot_be_created(tmp_path: Path) -> None:
+async def test_a_run_that_has_ended_is_loaded_when_it_cannot_be_created(tmp_path: Path) -> None:
     store = Trips(tmp_path / "runs.db")
     async with FlowRunner(store, recover_every=None) as runner:
         await runner.run(Buy, {"n": 1}, run_id="a")
         del store.made[:]
         assert await runner.run(Buy, {"n": 1}, run_id="a") == 1
 
-    assert store.made == ["append 0", "acquire", "load", "release"]
+    assert store.made == ["append 0", "load"]
+
+
+@pytest.mark.clauses("L2")
+async def test_an_interrupted_run_is_acquired_and_loaded_when_it_cannot_be_created(tmp_path: Path) -> None:
+    """Its inputs are checked before that, so that a refused call changes nothing."""
+    is_first = True
+
+    class Hangs(Buy):
+        @start()
+        async def only(self) -> int:
+            if is_first:
+                await anyio.sleep_forever()
+            return self.state.n
+
+    store = Trips(tmp_path / "runs.db")
+    await interrupted_once(lambda: Hangs(persistence=store).kickoff({"id": "a", "n": 1}), stored(store, "a", 0))
+    is_first = False
+    async with FlowRunner(store, recover_every=None) as runner:
+        await runner.run(Buy, run_id="the first, before which the file is checked for damage")
+        del store.made[:]
+        assert await runner.run(Hangs, {"n": 1}, run_id="a") == 1
+
+    assert store.made[:4] == ["append 0", "load", "acquire", "load"]
 
 
 @pytest.mark.clauses("L4")
