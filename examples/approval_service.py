@@ -1,7 +1,7 @@
 """An approval service: an article is drafted, a person approves it or asks for a revision, and after two days it expires.
 
 `uvicorn examples.approval_service:app --workers 2` serves it; http://127.0.0.1:8000/ is the page on which articles are approved. A run
-that waits outlives its worker: the other one recovers it, and either of them accepts the signal.
+that waits is parked and needs no worker: either of them accepts its signal, and either wakes it, also if the other one was killed.
 """
 
 import os
@@ -67,8 +67,11 @@ PAGE = """<!doctype html>
 <form id="new"><input name="title" placeholder="Title" required> <button>Write</button></form>
 <ul id="runs"></ul>
 <script>
-const send = (path, body, key) => fetch(path, {
-  method: "POST", headers: {"Content-Type": "application/json", ...(key && {"Idempotency-Key": key})}, body: JSON.stringify(body)});
+async function send(path, body, key) {
+  const headers = {"Content-Type": "application/json", ...(key && {"Idempotency-Key": key})};
+  const answer = await fetch(path, {method: "POST", headers, body: JSON.stringify(body)});
+  if (!answer.ok) alert(`Not accepted (${answer.status}): ${await answer.text()}`);
+}
 async function show() {
   const list = document.getElementById("runs"), page = await (await fetch("/runs")).json();
   const runs = await Promise.all(page.runs.map(async r => (await fetch("/runs/" + encodeURIComponent(r.run_id))).json()));
@@ -80,7 +83,8 @@ async function show() {
       button.textContent = approved ? "Approve" : "Revise";
       // one key for each question: a second click on an old page sends nothing again
       button.onclick = async () => {
-        const remark = approved ? "" : prompt("What is missing?") || "";
+        const remark = approved ? "" : prompt("What is missing?");
+        if (remark === null) return;  // cancelled
         await send(`/runs/${encodeURIComponent(run.run_id)}/signals/decided`, {approved, remark}, `answer-${run.state.remarks.length}`);
         show();
       };

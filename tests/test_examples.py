@@ -256,6 +256,14 @@ async def test_a_state_that_crewai_itself_saved_is_no_run(example: Example, tmp_
     assert await module.FromCrewAI(backend).load("abc") is None
 
 
+async def test_the_page_for_approvals_sends_no_cancelled_answer_and_shows_a_refused_one(example: Example) -> None:
+    page = await example("approval_service").page()
+
+    for button in page.split("button.onclick")[1:]:
+        assert button.index("if (remark === null) return;") < button.index("await send(")
+    assert "if (!answer.ok) alert(" in page
+
+
 @pytest.mark.parametrize(
     "name", ["seed_class_level", "seed_method_level", "trio_program", "custom_backend", "crewai_backend"]
 )
