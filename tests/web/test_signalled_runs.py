@@ -154,6 +154,22 @@ async def test_only_the_listed_signals_of_a_run_that_is_there_can_be_sent() -> N
         assert "/runs/{run_id}/signals/{name}" in service.app.openapi()["paths"]
 
 
+@pytest.mark.parametrize("signals", [["ghost"], ["decided", "ghost"], [Signal("ghost", Decision)]])
+def test_a_signal_that_no_flow_declares_cannot_be_served(signals: list[Any]) -> None:
+    with pytest.raises(
+        ValueError, match=r"signal 'ghost': none of its flows declares it\. Known: decided, hidden, refused"
+    ):
+        flow_router(FlowRunner(MemoryFlowPersistence()), [Publish], signals=signals)
+
+
+@pytest.mark.parametrize("signal", [Signal("decided", int), Signal("decided", Decision, early="refuse")])
+def test_a_signal_that_the_flows_declare_otherwise_cannot_be_served(signal: Signal[Any]) -> None:
+    with pytest.raises(
+        ValueError, match="signal 'decided': its flows declare it with another payload, or another `early`"
+    ):
+        flow_router(FlowRunner(MemoryFlowPersistence()), [Publish], signals=[signal])
+
+
 async def test_without_signals_there_is_no_route() -> None:
     async with served(signals=()) as service:
         await service.begin()
