@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -17,6 +17,8 @@ from .._runtime.codecs import Codecs
 from .._runtime.unstored import UNSTORED
 from .._runtime.waits import awaited_signals
 from .._scheduling.signals import expected
+from .._values.copying import path_text
+from .._values.explaining import explained, reason_of
 from ..errors import (
     CapabilityMissingError,
     InboxChanged,
@@ -130,27 +132,31 @@ def _read(codecs: Codecs, signal: Signal[Any], data: bytes, run_id: str) -> Any:
     try:
         if data:
             from_json(data, allow_inf_nan=False)
+    except ValueError as error:  # its message has the error and its position, and no more
+        detail = f"it is not JSON: {error}"
+        raise _misfit(signal, detail, run_id, found=[{"type": "json_invalid", "loc": (), "msg": detail}]) from None
+    try:
         return codecs.payload(signal.name).validate_json(data or b"null")
     except ValidationError as error:
         raise _of_validation(signal, error, run_id) from None
-    except ValueError as error:  # its message has the error and its position, and no more
-        raise _misfit(signal, f"it is not JSON: {error}", (), run_id) from None
+    except Exception as error:  # the type's own code may raise anything
+        raise _misfit(signal, f"its own code raised {type(error).__name__}", run_id) from error
 
 
 def _of_validation(signal: Signal[Any], error: ValidationError, run_id: str) -> SignalPayloadError:
-    found = error.errors(include_url=False, include_input=False, include_context=False)
-    places = [".".join(map(str, each["loc"])) for each in found]
-    faults = (
-        f"{place}: {each['msg']}" if place else str(each["msg"]) for place, each in zip(places, found, strict=True)
-    )
-    return _misfit(signal, "; ".join(faults), places, run_id)
+    faults = error.errors(include_url=False, include_input=False)
+    found = [{"type": fault["type"], "loc": fault["loc"], "msg": reason_of(fault)} for fault in faults]
+    return _misfit(signal, explained(faults), run_id, [path_text(fault["loc"]) for fault in faults], found)
 
 
-def _misfit(signal: Signal[Any], detail: str, places: Sequence[str], run_id: str) -> SignalPayloadError:
+def _misfit(
+    signal: Signal[Any], detail: str, run_id: str, paths: Sequence[str] = (), found: Sequence[Mapping[str, Any]] = ()
+) -> SignalPayloadError:
     return SignalPayloadError(
         f"the payload of {signal.name} does not fit what the signal declares: {detail}. It was not stored",
         detail=detail,
-        paths=[place for place in places if place],
+        paths=[path for path in paths if path],
+        found=found or [{"type": "value_error", "loc": (), "msg": detail}],
         signal=signal.name,
         run_id=run_id,
     )
@@ -176,7 +182,7 @@ def _encoded(codecs: Codecs, signal: Signal[Any], payload: Any, run_id: str) -> 
         text, paths = str(misfit.detail), tuple(misfit.paths)
     else:
         return data
-    raise _misfit(signal, text, paths, run_id)
+    raise _misfit(signal, text, run_id, paths)
 
 
 def _key(key: str | None) -> str:

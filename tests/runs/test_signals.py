@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -318,6 +319,18 @@ async def test_a_payload_that_does_not_fit_is_refused(log: Any, payload: Any) ->
     with pytest.raises(errors.SignalPayloadError, match="decided"):
         await Approval.signal(run_id, Approval.decided, payload, persistence=log)
     assert await log.inbox(run_id) == []
+
+
+async def test_each_fault_of_a_payload_is_found_without_its_value(log: Any) -> None:
+    run_id = await waiting(log)
+    with pytest.raises(errors.SignalPayloadError) as caught:
+        await Approval.signal(run_id, Approval.decided, {"ok": "SECRET"}, persistence=log)
+
+    error = pickle.loads(pickle.dumps(caught.value))
+    (fault,) = error.found
+    assert (fault["type"], fault["loc"], fault["msg"]) == ("bool_parsing", ("ok",), error.detail.removeprefix("ok: "))
+    assert error.paths == ("ok",)
+    assert "SECRET" not in f"{error} {error.found}"
 
 
 def test_a_payload_must_be_a_type() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 import httpx2
 import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from asyncflow import (
     Flow,
@@ -140,6 +140,88 @@ async def test_a_payload_that_does_not_fit_is_a_422_that_names_the_place_and_no_
     (fault,) = refused.json()["detail"]
     assert fault["loc"] == place
     assert "perhaps" not in refused.text
+
+
+class Line(BaseModel):
+    count: int
+
+
+class Cash(BaseModel):
+    kind: Literal["cash"]
+
+
+class Card(BaseModel):
+    kind: Literal["card"]
+
+
+class Order(BaseModel):
+    lines: list[Line]
+    more: dict[str, int] = {}
+    paid: Annotated[Cash | Card, Field(discriminator="kind")] | None = None
+    coupon: str = ""
+    breaks: bool = False
+
+    @field_validator("coupon")
+    @classmethod
+    def is_valid(cls, coupon: str) -> str:
+        if coupon:
+            raise ValueError(f"{coupon} is not valid")
+        return coupon
+
+    @field_validator("breaks")
+    @classmethod
+    def is_whole(cls, breaks: bool) -> bool:
+        if breaks:
+            raise KeyError("SECRET")
+        return breaks
+
+
+class Shop(Flow[dict]):
+    ordered = Signal("ordered", Order)
+
+    @start()
+    async def open(self) -> None: ...
+
+    @listen(and_(open, ordered))
+    async def ship(self, ordered: Order) -> int:
+        return len(ordered.lines)
+
+
+async def refused_order(body: Any) -> Any:
+    async with served() as service:
+        service.app.include_router(flow_router(service.runner, [Shop], signals=[Shop.ordered], prefix="/shop"))
+        service.where = (await service.http.post("/shop/flows/Shop")).headers["location"]
+        refused = await service.send("ordered", json=body)
+    assert refused.status_code == 422
+    assert "SECRET" not in refused.text
+    return refused.json()["detail"]
+
+
+async def test_each_fault_of_a_payload_is_an_entry_with_its_own_message_and_place() -> None:
+    number = "Input should be a valid integer, unable to parse string as an integer"
+    faults = await refused_order(
+        {
+            "lines": [{"count": 1}, {"count": "SECRET"}],
+            "more": {"a.b": "SECRET", "0": "SECRET"},
+            "paid": {"kind": "SECRET"},
+            "coupon": "SECRET",
+        }
+    )
+
+    assert all(fault.keys() == {"type", "loc", "msg", "input"} and fault["input"] is None for fault in faults)
+    assert [(fault["type"], fault["loc"], fault["msg"]) for fault in faults] == [
+        ("int_parsing", ["body", "lines", 1, "count"], number),
+        ("int_parsing", ["body", "more", "a.b"], number),
+        ("int_parsing", ["body", "more", "0"], number),
+        ("union_tag_invalid", ["body", "paid"], "union_tag_invalid"),
+        ("value_error", ["body", "coupon"], "value_error"),
+    ]
+
+
+async def test_a_payload_whose_own_code_raises_is_a_422_without_the_value() -> None:
+    (fault,) = await refused_order({"lines": [], "breaks": True})
+
+    assert (fault["loc"], fault["msg"]) == (["body"], "its own code raised KeyError")
 
 
 async def test_only_the_listed_signals_of_a_run_that_is_there_can_be_sent() -> None:

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final, Protocol
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
 from ..._definition.signals import Signal
-from ...errors import SignalPayloadError, UnknownSignalError
+from ...errors import UnknownSignalError
 from ...runner import FlowInfo, JsonPayload, RunHandle
-from .answers import documented, misfit
+from .answers import documented
 from .models import Sent
 from .starting import KEYS, Key, Principal
 
@@ -67,16 +67,11 @@ def add_signals(
         idempotency_key: Key = None,
     ) -> Sent:
         if name not in names:
-            raise HTTPException(404, "No such signal.")
+            raise UnknownSignalError("the router does not serve this signal", signal=name, run_id=run.handle.run_id)
         payload = JsonPayload(await _body_of(request))
         sender = _sender(principal)
         key = None if idempotency_key is None else str(uuid.uuid5(KEYS, f"{idempotency_key}\0{sender}"))
-        try:
-            is_new = await run.handle.signal(name, payload, key=key, sender=sender)
-        except UnknownSignalError:
-            raise HTTPException(404, "No such signal.") from None
-        except SignalPayloadError as error:
-            raise misfit(error.detail, *(tuple(path.split(".")) for path in error.paths)) from None
+        is_new = await run.handle.signal(name, payload, key=key, sender=sender)
         response.status_code = 202 if is_new else 200
         return Sent(run_id=run.handle.run_id, signal=name, is_new=is_new)
 
