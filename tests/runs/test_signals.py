@@ -674,6 +674,37 @@ async def test_a_wait_that_its_method_has_left_ends_with_an_error_and_harms_noth
     assert "code that it did not await" in str(found[0])
 
 
+async def test_a_wait_that_is_stored_after_its_method_has_ended_takes_nothing(log: Any) -> None:
+    found: list[BaseException] = []
+
+    class Leaving(Approval):
+        name = "Leaving"
+        go = Signal("go", int)
+
+        @start()
+        async def draft(self) -> str:
+            async def late() -> None:
+                try:
+                    await wait_for(Leaving.go)
+                except errors.StateError as error:
+                    found.append(error)
+
+            group.start_soon(late)
+            await anyio.sleep(0.01)
+            return "draft"
+
+    run = Leaving(persistence=FaultyPersistence(log, Delay(at=2, seconds=0.1)))
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+
+            async def send() -> None:
+                await Leaving.signal(run.run_id, Leaving.go, 1, persistence=log)
+                await Leaving.signal(run.run_id, Leaving.decided, YES, persistence=log)
+
+            assert await driven(run, send, seq=0) == "draft: True"
+    assert "code that it did not await" in str(found[0])
+
+
 async def test_wait_for_takes_the_signal_as_it_is_declared() -> None:
     class Asking(Flow[dict]):
         answer = Signal("answer", int)
