@@ -33,7 +33,7 @@ from . import call_errors as refusals
 from .matching import check_entry, check_flow
 from .setup import Setup
 
-__all__ = ["JsonPayload", "inbox_of", "send", "signal_named"]
+__all__ = ["JsonPayload", "inbox_of", "send"]
 
 LONGEST_KEY = 200
 """The longest idempotency key, in characters."""
@@ -54,7 +54,7 @@ async def send(
     setup: Setup, run_id: str, signal: Signal[Any] | str, payload: Any, key: str | None, sender: str = ""
 ) -> bool:
     """Send a signal to a run. Return False if the run has received it already. Raises `SignalError`s."""
-    declared = signal_named(setup.settings.definition, signal)
+    declared = _declared(setup.settings.definition, signal, run_id)
     if isinstance(payload, JsonPayload):
         payload = _read(setup.codecs, declared, payload.data, run_id)
     new = NewSignal(declared.name, _encoded(setup.codecs, declared, payload, run_id), _key(key), sender, setup.clock())
@@ -75,7 +75,7 @@ async def send(
                     ) from None
 
 
-def signal_named(definition: FlowDefinition, signal: Signal[Any] | str) -> Signal[Any]:
+def _declared(definition: FlowDefinition, signal: Signal[Any] | str, run_id: str) -> Signal[Any]:
     """Return the signal that a flow declares. Raises `UnknownSignalError`."""
     name = signal.name if isinstance(signal, Signal) else signal
     declared = definition.signals.get(name) if isinstance(name, str) else None
@@ -86,11 +86,13 @@ def signal_named(definition: FlowDefinition, signal: Signal[Any] | str) -> Signa
         raise UnknownSignalError(
             f"{definition.name} declares no signal {name!r}; it was not sent.{hint} Known: {', '.join(known) or 'none'}",
             signal=str(name),
+            run_id=run_id,
         )
     if isinstance(signal, Signal) and declared != signal:
         raise UnknownSignalError(
             f"{definition.name} declares the signal {name!r} with another payload, or another `early`; it was not sent",
             signal=name,
+            run_id=run_id,
         )
     return declared
 

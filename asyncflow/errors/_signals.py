@@ -19,7 +19,7 @@ __all__ = [
 
 
 class SignalError(CallError):
-    """A signal was not stored. `signal` is its name."""
+    """A signal was not stored. `signal` is its name; empty for a request to finish the run."""
 
     def __init__(self, message: str, *, signal: str = "", **where: Any) -> None:
         super().__init__(message, **where)

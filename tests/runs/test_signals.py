@@ -34,7 +34,9 @@ from asyncflow import (
     wait_for,
 )
 from asyncflow._runtime import signals, timing
-from asyncflow.persistence import MemoryFlowPersistence, NewSignal, SQLiteFlowPersistence
+from asyncflow.persistence import MemoryFlowPersistence, NewSignal, SQLiteFlowPersistence, memory_inbox
+from asyncflow.persistence._database import inboxes
+from asyncflow.persistence.inbox import FINISH
 from asyncflow.testing import Delay, Fail, FaultyPersistence, LoseReply, crash_everywhere
 
 
@@ -331,6 +333,42 @@ async def test_each_fault_of_a_payload_is_found_without_its_value(log: Any) -> N
     assert (fault["type"], fault["loc"], fault["msg"]) == ("bool_parsing", ("ok",), error.detail.removeprefix("ok: "))
     assert error.paths == ("ok",)
     assert "SECRET" not in f"{error} {error.found}"
+
+
+async def test_each_error_names_the_signal_and_the_run(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asking(Approval):
+        name = "Asking"
+        hurry = Signal("hurry", early="refuse")
+
+        @listen(and_("published", hurry))
+        async def rest(self) -> None: ...
+
+        @router("publish", emit=["published"])
+        async def choose(self) -> str:
+            return "published"
+
+    async def raised(kind: type[errors.SignalError], *sent: Any, key: str | None = None) -> None:
+        with pytest.raises(kind) as caught:
+            await Asking.signal(run_id, *sent, persistence=log, key=key)
+        name = sent[0] if isinstance(sent[0], str) else sent[0].name
+        assert (type(caught.value), caught.value.signal, caught.value.run_id) == (kind, name, run_id)
+
+    run_id = await waiting(log, Asking)
+    await raised(errors.UnknownSignalError, "decide", YES)
+    await raised(errors.UnknownSignalError, Signal("decided", int), 3)
+    await raised(errors.SignalPayloadError, Asking.decided, 3)
+    await raised(errors.NotWaitingError, Asking.hurry)
+    await Asking.signal(run_id, Asking.decided, YES, persistence=log, key="k")
+    await raised(errors.SignalKeyError, Asking.decided, Decision(ok=False), key="k")
+    for module in (memory_inbox, inboxes):
+        monkeypatch.setattr(module, "CAPACITY", 1)
+    await raised(errors.InboxFullError, Asking.decided, YES)
+    with pytest.raises(errors.InboxFullError) as full:
+        await log.send(run_id, NewSignal(FINISH, b"null", FINISH, "", 0.0))
+    assert full.value.signal == ""
+    await (await Asking.load(run_id, persistence=log)).cancel()
+    await raised(errors.RunEndedError, Asking.decided, YES)
+    await raised(errors.RunEndedError, Asking.hurry)
 
 
 def test_a_payload_must_be_a_type() -> None:
