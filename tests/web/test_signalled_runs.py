@@ -292,6 +292,26 @@ async def test_a_run_shows_the_signals_and_the_time_that_it_waits_for() -> None:
         assert (ended["waits_for"], ended["due_at"]) == ([], None)
 
 
+@pytest.mark.parametrize("wait", ["", "?wait=0.2"])
+async def test_a_run_that_waits_is_parked_again_after_a_resume(wait: str) -> None:
+    async with served() as service:
+        await service.begin()
+        with anyio.fail_after(60):
+            while (before := await service.run())["status"] != "waiting":  # noqa: ASYNC110 - no event reports it
+                await anyio.sleep(0.002)
+        resumed = await service.http.post(f"{service.where}/resume{wait}")
+        with anyio.fail_after(60):
+            while (now := await service.run())["status"] != "waiting":  # noqa: ASYNC110 - no event reports it
+                await anyio.sleep(0.002)
+        history = await service.runner.persistence.history(before["run_id"])  # type: ignore[attr-defined]
+
+        assert resumed.status_code == 202
+        assert resumed.json()["status"] in (["running", "waiting"] if wait else ["running"])
+        assert now == before
+        assert [row.kind for row in history] == ["started", "method", "method"]
+        assert (await service.send(json={"ok": True})).status_code == 202
+
+
 async def test_authorize_decides_by_action_and_names_the_sender() -> None:
     asked: list[Action] = []
 
