@@ -11,12 +11,12 @@ from typing import Any, get_args, get_origin
 from pydantic import AliasChoices, AliasPath, BaseModel, Field, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_core.core_schema import ErrorType
 
 from . import merge
 from ._run_ids import new_run_id, parse_run_id, reconcile_run_ids
 from ._values import own_code as _own_code
-from ._values.copying import WITHOUT_ID, copied, path_text
+from ._values.copying import WITHOUT_ID, copied
+from ._values.explaining import explained
 from .errors import FlowDefinitionError, InvalidRunIdError, RunInputsError, StateError
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "FlowState",
     "ModelState",
     "StateType",
-    "explained",
     "new_run_id",
     "parse_run_id",
     "reconcile_run_ids",
@@ -37,19 +36,6 @@ class FlowState(BaseModel):
 
     id: str = Field(default_factory=new_run_id)
     """The id of the run; by default a new UUID."""
-
-
-def explained(errors: list[ErrorDetails], whole: str = "the state") -> str:
-    """Describe pydantic's validation errors by location and error type, without the user's values."""
-    return "; ".join(f"{path_text(e['loc']) or whole}: {e['msg'] if _is_ours(e) else e['type']}" for e in errors)
-
-
-def _is_ours(error: ErrorDetails) -> bool:
-    """Whether an error message is pydantic's own and depends only on the schema: no custom error, and no part of the input in it."""
-    return error["type"] in _KNOWN_ERRORS and all(isinstance(v, (int, float)) for v in error.get("ctx", {}).values())
-
-
-_KNOWN_ERRORS = frozenset(get_args(ErrorType)) - {"value_error", "assertion_error"}
 
 
 class StateType(ABC):
@@ -221,7 +207,7 @@ class ModelState(StateType):
                 {**copied(new).__dict__, **(new.__pydantic_extra__ or {})}, by_name=True, by_alias=False
             )
         except ValidationError as error:
-            detail = explained(error.errors(include_url=False, include_input=False))
+            detail = explained(error.errors(include_url=False, include_input=False), "the state")
             raise merge.Conflict("", f"the merged state does not fit the model: {detail}") from None
         except Exception as error:  # raised by the class's own code
             detail = _own_code.describe(error, self.model, "the state")
@@ -253,7 +239,7 @@ class ModelState(StateType):
             return self.model.model_validate(values, by_name=True, by_alias=self._by_alias)
         except ValidationError as error:
             problems = error.errors(include_url=False, include_input=False)
-            detail, places, cause = explained(problems), [problem["loc"] for problem in problems], None
+            detail, places, cause = explained(problems, "the state"), [problem["loc"] for problem in problems], None
         except Exception as error:  # raised by the class's own code
             detail, cause = _own_code.describe(error, self.model, "the state"), error
             places = [tuple(place.split(".")) for place in _own_code.places_of(error, self.model) if place]
@@ -334,7 +320,7 @@ class DictState(StateType):
             except ValidationError as error:
                 problems = error.errors(include_url=False, include_input=False)
                 located: list[ErrorDetails] = [{**problem, "loc": (key, *problem["loc"])} for problem in problems]
-                raise _unfit(explained(located), [problem["loc"] for problem in located]) from None
+                raise _unfit(explained(located, "the state"), [problem["loc"] for problem in located]) from None
             except Exception as error:  # raised by the class's own code
                 raise _unfit(_own_code.describe(error, self.values, key), [(key,)]) from error
         return checked

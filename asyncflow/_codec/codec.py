@@ -20,7 +20,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .._values import own_code as _own_code
 from .._values.copying import difference, key_text, path_text, promoted
-from ..state import explained
+from .._values.explaining import explained
 from .advice import changed, deep, is_written, raised, unfit, unreadable, unwritable
 from .chunked import Pieces
 from .errors import MAX_DEPTH, Misfit, Refused

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .._durations import Seconds, seconds
+from .._durations import Seconds, is_number, seconds
 from ..errors import AsyncflowError, FlowDefinitionError, MethodTimeoutError, StateConflictError
 
 __all__ = ["Retry", "RetryAfter", "next_delay"]
@@ -74,9 +73,9 @@ class Retry:
             value = seconds(getattr(self, name))
             if value is None or value < 0:
                 yield f"{name} must be a number of seconds from 0, or a timedelta, not {getattr(self, name)!r}"
-        if not (_is_number(self.factor) and self.factor >= 1):
+        if not (is_number(self.factor) and self.factor >= 1):
             yield f"factor must be a number from 1, not {self.factor!r}"
-        if not (_is_number(self.jitter) and 0 <= self.jitter <= 1):
+        if not (is_number(self.jitter) and 0 <= self.jitter <= 1):
             yield f"jitter must be a number from 0 to 1, not {self.jitter!r}"
         if (isinstance(self.on, type) or not callable(self.on)) and not _are_exceptions(self.on):
             yield f"on must be a type of Exception, a tuple of such types, or a function, not {self.on!r}"
@@ -123,10 +122,6 @@ def next_delay(policy: Retry | None, error: Exception, failed: int, draw: float)
         return None
     asked = [leaf.seconds for leaf in _leaves(error) if isinstance(leaf, RetryAfter)]
     return max(asked) if asked else policy.pause(failed, draw)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _are_exceptions(types: object) -> bool:

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from functools import lru_cache, partial
-from typing import Any, Final, NoReturn, get_args
+from typing import Any, NoReturn
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import to_json
-from pydantic_core.core_schema import ErrorType
 
 from .._values import own_code as _own_code
 from .._values.copying import copied
+from .._values.explaining import explained, is_valueless
 from ..errors import RunInputsError
-from ..state import DictState, ModelState, StateType, explained
+from ..state import DictState, ModelState, StateType
 from .inputs import JsonInputs
 
 __all__ = ["JsonInputsError", "named", "state_from_json", "values_of"]
@@ -155,9 +155,6 @@ def _dict_from(types: StateType, state: dict[str, Any], given: JsonInputs) -> di
 
 # ---- errors -----------------------------------------------------------------------------------------------
 
-_PYDANTICS: Final = frozenset(get_args(ErrorType)) - {"value_error", "assertion_error"}
-"""Error types whose message is pydantic's own. Messages of users' validators may contain the given values."""
-
 
 def _raised(error: Exception, annotation: Any, at: tuple[str, ...]) -> list[Any]:
     """Return an exception from the class's own code as errors of the fields that it concerns."""
@@ -168,14 +165,14 @@ def _raised(error: Exception, annotation: Any, at: tuple[str, ...]) -> list[Any]
 
 def _refuse(what: str, faults: list[Any]) -> NoReturn:
     raise JsonInputsError(
-        f"the inputs do not fit {what}: {explained(faults)}. Nothing was run and nothing was written",
+        f"the inputs do not fit {what}: {explained(faults, 'the state')}. Nothing was run and nothing was written",
         found=[
             {
                 "type": fault["type"],
                 "loc": tuple(fault["loc"]),
                 "msg": fault["msg"]
-                if fault["type"] in _PYDANTICS
-                else f"the inputs do not fit {what}: {explained([fault])}",
+                if is_valueless(fault)
+                else f"the inputs do not fit {what}: {explained([fault], 'the state')}",
             }
             for fault in faults
         ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -18,6 +18,8 @@ from .._runtime.codecs import Codecs
 from .._runtime.unstored import UNSTORED
 from .._runtime.waits import awaited_signals
 from .._scheduling.signals import expected
+from .._values.copying import path_text
+from .._values.explaining import explained, reason_of
 from ..errors import (
     CapabilityMissingError,
     InboxChanged,
@@ -32,7 +34,7 @@ from . import call_errors as refusals
 from .matching import check_entry, check_flow
 from .setup import Setup
 
-__all__ = ["JsonPayload", "inbox_of", "send", "signal_named"]
+__all__ = ["JsonPayload", "inbox_of", "send"]
 
 LONGEST_KEY = 200
 """The longest idempotency key, in characters."""
@@ -53,7 +55,7 @@ async def send(
     setup: Setup, run_id: str, signal: Signal[Any] | str, payload: Any, key: str | None, sender: str = ""
 ) -> bool:
     """Send a signal to a run. Return False if the run has received it already. Raises `SignalError`s."""
-    declared = signal_named(setup.settings.definition, signal)
+    declared = _declared(setup.settings.definition, signal, run_id)
     if isinstance(payload, JsonPayload):
         payload = _read(setup.codecs, declared, payload.data, run_id)
     new = NewSignal(declared.name, _encoded(setup.codecs, declared, payload, run_id), _key(key), sender, setup.clock())
@@ -77,7 +79,7 @@ async def send(
                     ) from None
 
 
-def signal_named(definition: FlowDefinition, signal: Signal[Any] | str) -> Signal[Any]:
+def _declared(definition: FlowDefinition, signal: Signal[Any] | str, run_id: str) -> Signal[Any]:
     """Return the signal that a flow declares. Raises `UnknownSignalError`."""
     name = signal.name if isinstance(signal, Signal) else signal
     declared = definition.signals.get(name) if isinstance(name, str) else None
@@ -88,11 +90,13 @@ def signal_named(definition: FlowDefinition, signal: Signal[Any] | str) -> Signa
         raise UnknownSignalError(
             f"{definition.name} declares no signal {name!r}; it was not sent.{hint} Known: {', '.join(known) or 'none'}",
             signal=str(name),
+            run_id=run_id,
         )
     if isinstance(signal, Signal) and declared != signal:
         raise UnknownSignalError(
             f"{definition.name} declares the signal {name!r} with another payload, or another `early`; it was not sent",
             signal=name,
+            run_id=run_id,
         )
     return declared
 
@@ -134,27 +138,31 @@ def _read(codecs: Codecs, signal: Signal[Any], data: bytes, run_id: str) -> Any:
     try:
         if data:
             from_json(data, allow_inf_nan=False)
+    except ValueError as error:  # its message has the error and its position, and no more
+        detail = f"it is not JSON: {error}"
+        raise _misfit(signal, detail, run_id, found=[{"type": "json_invalid", "loc": (), "msg": detail}]) from None
+    try:
         return codecs.payload(signal.name).validate_json(data or b"null")
     except ValidationError as error:
         raise _of_validation(signal, error, run_id) from None
-    except ValueError as error:  # its message has the error and its position, and no more
-        raise _misfit(signal, f"it is not JSON: {error}", (), run_id) from None
+    except Exception as error:  # the type's own code may raise anything
+        raise _misfit(signal, f"its own code raised {type(error).__name__}", run_id) from error
 
 
 def _of_validation(signal: Signal[Any], error: ValidationError, run_id: str) -> SignalPayloadError:
-    found = error.errors(include_url=False, include_input=False, include_context=False)
-    places = [".".join(map(str, each["loc"])) for each in found]
-    faults = (
-        f"{place}: {each['msg']}" if place else str(each["msg"]) for place, each in zip(places, found, strict=True)
-    )
-    return _misfit(signal, "; ".join(faults), places, run_id)
+    faults = error.errors(include_url=False, include_input=False)
+    found = [{"type": fault["type"], "loc": fault["loc"], "msg": reason_of(fault)} for fault in faults]
+    return _misfit(signal, explained(faults), run_id, [path_text(fault["loc"]) for fault in faults], found)
 
 
-def _misfit(signal: Signal[Any], detail: str, places: Sequence[str], run_id: str) -> SignalPayloadError:
+def _misfit(
+    signal: Signal[Any], detail: str, run_id: str, paths: Sequence[str] = (), found: Sequence[Mapping[str, Any]] = ()
+) -> SignalPayloadError:
     return SignalPayloadError(
         f"the payload of {signal.name} does not fit what the signal declares: {detail}. It was not stored",
         detail=detail,
-        paths=[place for place in places if place],
+        paths=[path for path in paths if path],
+        found=found or [{"type": "value_error", "loc": (), "msg": detail}],
         signal=signal.name,
         run_id=run_id,
     )
@@ -180,7 +188,7 @@ def _encoded(codecs: Codecs, signal: Signal[Any], payload: Any, run_id: str) -> 
         text, paths = str(misfit.detail), tuple(misfit.paths)
     else:
         return data
-    raise _misfit(signal, text, paths, run_id)
+    raise _misfit(signal, text, run_id, paths)
 
 
 def _key(key: str | None) -> str:

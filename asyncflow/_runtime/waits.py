@@ -281,6 +281,8 @@ class Waits:
         dropped: tuple[Command, ...] | None = None
         if progress.ending and scope.key in progress.pending:
             dropped = await self._pass.end_asked(WaitDropped(scope.key))
+        if self._pass.running.get(scope.key) is not scope:  # it has ended while the wait was stored
+            raise _left(scope)
         waiting = Waiting(anyio.CancelScope(), open_wait)
         progress.paused.add(scope.key)
         self.waiting.setdefault(scope, []).append(waiting)
@@ -303,11 +305,7 @@ class Waits:
                     del self.waiting[scope]
                     progress.paused.discard(scope.key)
         if waiting.scope.cancelled_caught:
-            raise StateError(
-                f"{scope.method.name} has ended, and code that it did not await still waited",
-                run_id=scope.run_id,
-                method=scope.method.name,
-            )
+            raise _left(scope)
 
     def leave(self, scope: Scope) -> None:
         """End the waits of a method that has ended without them."""
@@ -318,3 +316,12 @@ class Waits:
         self._progress.paused.discard(scope.key)
         if self._abandoned:
             self._abandoned = {place: names for place, names in self._abandoned.items() if place[0] != scope.key}
+
+
+def _left(scope: Scope) -> StateError:
+    """Return the error for a wait that its method has left."""
+    return StateError(
+        f"{scope.method.name} has ended, and code that it did not await still waited",
+        run_id=scope.run_id,
+        method=scope.method.name,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._calls import CallError
@@ -19,7 +19,7 @@ __all__ = [
 
 
 class SignalError(CallError):
-    """A signal was not stored. `signal` is its name."""
+    """A signal was not stored. `signal` is its name; empty for a request to finish the run."""
 
     def __init__(self, message: str, *, signal: str = "", **where: Any) -> None:
         super().__init__(message, **where)
@@ -31,12 +31,24 @@ class UnknownSignalError(SignalError, LookupError):
 
 
 class SignalPayloadError(SignalError, ValueError):
-    """The payload does not fit the type that the signal declares. `paths` names the fields, `detail` says why."""
+    """The payload does not fit the type that the signal declares. `paths` names the fields, `detail` says why.
 
-    def __init__(self, message: str, *, detail: str = "", paths: Sequence[str] = (), **where: Any) -> None:
+    `found` has the type, the location and the message of each fault, without values of the payload.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        detail: str = "",
+        paths: Sequence[str] = (),
+        found: Sequence[Mapping[str, Any]] = (),
+        **where: Any,
+    ) -> None:
         super().__init__(message, **where)
         self.detail = detail
         self.paths = tuple(paths)
+        self.found = tuple(found)
 
 
 class SignalKeyError(SignalError):

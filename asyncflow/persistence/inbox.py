@@ -187,9 +187,11 @@ LEFT: Final = "the pass ended before anything took it"
 """Why a signal was set aside that was in the inbox at the end of a pass."""
 
 
-def ended(run_id: str, status: str) -> RunEndedError:
+def ended(run_id: str, status: str, signal: NewSignal) -> RunEndedError:
     """Return the error for a signal to a run that takes none any more."""
-    return RunEndedError(f"run {run_id} is {status}, and takes no signal; this one was not stored", run_id=run_id)
+    return RunEndedError(
+        f"run {run_id} is {status}, and takes no signal; this one was not stored", run_id=run_id, signal=_shown(signal)
+    )
 
 
 def changed(run_id: str) -> InboxChanged:
@@ -206,12 +208,18 @@ def second(run_id: str, signal: NewSignal) -> NotWaitingError:
     )
 
 
-def full(run_id: str) -> InboxFullError:
+def full(run_id: str, signal: NewSignal) -> InboxFullError:
     """Return the error for one signal too many."""
     return InboxFullError(
         f"run {run_id} has {CAPACITY} signals that nothing has taken, the maximum; this one was not stored",
         run_id=run_id,
+        signal=_shown(signal),
     )
+
+
+def _shown(signal: NewSignal) -> str:
+    """Return the name of a signal, as an error has it."""
+    return "" if signal.name == FINISH else signal.name
 
 
 def unknown_run(run_id: str) -> RunNotFoundError:

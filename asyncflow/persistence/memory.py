@@ -198,7 +198,7 @@ class MemoryFlowPersistence:
                 raise unknown_run(run_id)
             is_new = not self._inbox.has_received(run_id, signal)
             if is_new and entry.status in ("finished", "cancelled"):
-                raise ended(run_id, entry.status)
+                raise ended(run_id, entry.status, signal)
             if is_new and seq not in (None, entry.seq):
                 raise changed(run_id)
             if is_new and seq is not None and any(s.signal.name == signal.name for s in self._inbox.untaken(run_id)):

@@ -79,7 +79,7 @@ class MemoryInbox:
         with _changing:
             untaken = self._untaken.setdefault(run_id, {})
             if len(untaken) >= CAPACITY:
-                raise full(run_id)
+                raise full(run_id, signal)
             self._last += 1
             untaken[self._last] = StoredSignal(self._last, run_id, signal)
             self._contents.setdefault(run_id, {})[signal.key] = signal.content

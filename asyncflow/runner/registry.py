@@ -10,6 +10,7 @@ from inspect import Signature
 from typing import Any
 
 from .._definition.identity import Identity
+from .._definition.signals import Signal
 from .._runs.ownership import is_same_place
 from .._runs.setup import Setup
 from ..errors import FlowDefinitionError
@@ -122,6 +123,8 @@ class FlowInfo:
     """The fields that its initial state sets, so that inputs need not set them."""
     results: tuple[Any, ...]
     """The return annotations of the methods that a run may end with; empty if one of them has none."""
+    signals: tuple[Signal[Any], ...] = ()
+    """The signals that it declares."""
 
 
 def described(made: Any) -> FlowInfo:
@@ -135,6 +138,7 @@ def described(made: Any) -> FlowInfo:
         types.declaration,
         types.names_set(driver.initial),
         () if Signature.empty in results else results,
+        tuple(definition.signals.values()),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -34,7 +35,9 @@ from asyncflow import (
     wait_for,
 )
 from asyncflow._runtime import signals, timing
-from asyncflow.persistence import MemoryFlowPersistence, NewSignal, SQLiteFlowPersistence
+from asyncflow.persistence import MemoryFlowPersistence, NewSignal, SQLiteFlowPersistence, memory_inbox
+from asyncflow.persistence._database import inboxes
+from asyncflow.persistence.inbox import FINISH
 from asyncflow.testing import Delay, Fail, FaultyPersistence, LoseReply, crash_everywhere
 
 
@@ -319,6 +322,54 @@ async def test_a_payload_that_does_not_fit_is_refused(log: Any, payload: Any) ->
     with pytest.raises(errors.SignalPayloadError, match="decided"):
         await Approval.signal(run_id, Approval.decided, payload, persistence=log)
     assert await log.inbox(run_id) == []
+
+
+async def test_each_fault_of_a_payload_is_found_without_its_value(log: Any) -> None:
+    run_id = await waiting(log)
+    with pytest.raises(errors.SignalPayloadError) as caught:
+        await Approval.signal(run_id, Approval.decided, {"ok": "SECRET"}, persistence=log)
+
+    error = pickle.loads(pickle.dumps(caught.value))
+    (fault,) = error.found
+    assert (fault["type"], fault["loc"], fault["msg"]) == ("bool_parsing", ("ok",), error.detail.removeprefix("ok: "))
+    assert error.paths == ("ok",)
+    assert "SECRET" not in f"{error} {error.found}"
+
+
+async def test_each_error_names_the_signal_and_the_run(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asking(Approval):
+        name = "Asking"
+        hurry = Signal("hurry", early="refuse")
+
+        @listen(and_("published", hurry))
+        async def rest(self) -> None: ...
+
+        @router("publish", emit=["published"])
+        async def choose(self) -> str:
+            return "published"
+
+    async def raised(kind: type[errors.SignalError], *sent: Any, key: str | None = None) -> None:
+        with pytest.raises(kind) as caught:
+            await Asking.signal(run_id, *sent, persistence=log, key=key)
+        name = sent[0] if isinstance(sent[0], str) else sent[0].name
+        assert (type(caught.value), caught.value.signal, caught.value.run_id) == (kind, name, run_id)
+
+    run_id = await waiting(log, Asking)
+    await raised(errors.UnknownSignalError, "decide", YES)
+    await raised(errors.UnknownSignalError, Signal("decided", int), 3)
+    await raised(errors.SignalPayloadError, Asking.decided, 3)
+    await raised(errors.NotWaitingError, Asking.hurry)
+    await Asking.signal(run_id, Asking.decided, YES, persistence=log, key="k")
+    await raised(errors.SignalKeyError, Asking.decided, Decision(ok=False), key="k")
+    for module in (memory_inbox, inboxes):
+        monkeypatch.setattr(module, "CAPACITY", 1)
+    await raised(errors.InboxFullError, Asking.decided, YES)
+    with pytest.raises(errors.InboxFullError) as full:
+        await log.send(run_id, NewSignal(FINISH, b"null", FINISH, "", 0.0))
+    assert full.value.signal == ""
+    await (await Asking.load(run_id, persistence=log)).cancel()
+    await raised(errors.RunEndedError, Asking.decided, YES)
+    await raised(errors.RunEndedError, Asking.hurry)
 
 
 def test_a_payload_must_be_a_type() -> None:
@@ -700,6 +751,37 @@ async def test_a_wait_that_its_method_has_left_ends_with_an_error_and_harms_noth
             await Leaving.signal(run.run_id, Leaving.decided, YES, persistence=log)
 
         assert await driven(run, send, seq=2) == "draft: True"
+    assert "code that it did not await" in str(found[0])
+
+
+async def test_a_wait_that_is_stored_after_its_method_has_ended_takes_nothing(log: Any) -> None:
+    found: list[BaseException] = []
+
+    class Leaving(Approval):
+        name = "Leaving"
+        go = Signal("go", int)
+
+        @start()
+        async def draft(self) -> str:
+            async def late() -> None:
+                try:
+                    await wait_for(Leaving.go)
+                except errors.StateError as error:
+                    found.append(error)
+
+            group.start_soon(late)
+            await anyio.sleep(0.01)
+            return "draft"
+
+    run = Leaving(persistence=FaultyPersistence(log, Delay(at=2, seconds=0.1)))
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+
+            async def send() -> None:
+                await Leaving.signal(run.run_id, Leaving.go, 1, persistence=log)
+                await Leaving.signal(run.run_id, Leaving.decided, YES, persistence=log)
+
+            assert await driven(run, send, seq=0) == "draft: True"
     assert "code that it did not await" in str(found[0])
 
 

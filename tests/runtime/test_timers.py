@@ -113,7 +113,7 @@ async def test_a_delays_function_sees_the_merged_state_and_cannot_change_it() ->
 
 
 @pytest.mark.parametrize(
-    ("given", "type_name"), [("1", "str"), (None, "NoneType"), (datetime(2030, 1, 1), "datetime"), (True, "bool")]
+    ("given", "type_name"), [("1", "str"), (None, "NoneType"), (datetime(2030, 1, 1), "datetime"), (10**400, "int")]
 )
 async def test_a_delays_function_that_returns_no_time_fails_its_method(given: Any, type_name: str) -> None:
     class Wrong(Flow[dict]):

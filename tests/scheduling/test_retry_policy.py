@@ -167,6 +167,8 @@ def test_a_retry_after_that_cannot_be_right_is_refused(after: Any) -> None:
         ({"initial": math.nan}, "initial"),
         ({"maximum": timedelta(seconds=-1)}, "maximum"),
         ({"maximum": math.inf}, "maximum"),
+        ({"maximum": 10**400}, "maximum"),
+        ({"factor": 10**400}, "factor"),
         ({"factor": 0.9}, "factor"),
         ({"factor": math.nan}, "factor"),
         ({"factor": True}, "factor"),
@@ -273,7 +275,7 @@ def test_a_decorator_takes_a_policy_alone(value: Any) -> None:
             async def begin(self) -> None: ...
 
 
-@pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, "3", True, timedelta(0)])
+@pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, 10**400, "3", True, timedelta(0)])
 @pytest.mark.parametrize("where", ["decorator", "run_timeout"])
 def test_a_time_limit_is_above_0(value: Any, where: str) -> None:
     with pytest.raises(errors.FlowDefinitionError, match=r"above 0, a timedelta, or None"):

@@ -312,7 +312,7 @@ def problems(cls: Callable[[], type]) -> tuple[str, ...]:
     return caught.value.problems
 
 
-@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "1", None, True, timedelta(seconds=-1)])
+@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), 10**400, "1", None, True, timedelta(seconds=-1)])
 def test_a_delay_that_cannot_be_is_refused(delay: Any) -> None:
     def make() -> type:
         class Wrong:

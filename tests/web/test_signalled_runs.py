@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 import httpx2
 import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from asyncflow import (
     Flow,
@@ -142,6 +142,88 @@ async def test_a_payload_that_does_not_fit_is_a_422_that_names_the_place_and_no_
     assert "perhaps" not in refused.text
 
 
+class Line(BaseModel):
+    count: int
+
+
+class Cash(BaseModel):
+    kind: Literal["cash"]
+
+
+class Card(BaseModel):
+    kind: Literal["card"]
+
+
+class Order(BaseModel):
+    lines: list[Line]
+    more: dict[str, int] = {}
+    paid: Annotated[Cash | Card, Field(discriminator="kind")] | None = None
+    coupon: str = ""
+    breaks: bool = False
+
+    @field_validator("coupon")
+    @classmethod
+    def is_valid(cls, coupon: str) -> str:
+        if coupon:
+            raise ValueError(f"{coupon} is not valid")
+        return coupon
+
+    @field_validator("breaks")
+    @classmethod
+    def is_whole(cls, breaks: bool) -> bool:
+        if breaks:
+            raise KeyError("SECRET")
+        return breaks
+
+
+class Shop(Flow[dict]):
+    ordered = Signal("ordered", Order)
+
+    @start()
+    async def open(self) -> None: ...
+
+    @listen(and_(open, ordered))
+    async def ship(self, ordered: Order) -> int:
+        return len(ordered.lines)
+
+
+async def refused_order(body: Any) -> Any:
+    async with served() as service:
+        service.app.include_router(flow_router(service.runner, [Shop], signals=[Shop.ordered], prefix="/shop"))
+        service.where = (await service.http.post("/shop/flows/Shop")).headers["location"]
+        refused = await service.send("ordered", json=body)
+    assert refused.status_code == 422
+    assert "SECRET" not in refused.text
+    return refused.json()["detail"]
+
+
+async def test_each_fault_of_a_payload_is_an_entry_with_its_own_message_and_place() -> None:
+    number = "Input should be a valid integer, unable to parse string as an integer"
+    faults = await refused_order(
+        {
+            "lines": [{"count": 1}, {"count": "SECRET"}],
+            "more": {"a.b": "SECRET", "0": "SECRET"},
+            "paid": {"kind": "SECRET"},
+            "coupon": "SECRET",
+        }
+    )
+
+    assert all(fault.keys() == {"type", "loc", "msg", "input"} and fault["input"] is None for fault in faults)
+    assert [(fault["type"], fault["loc"], fault["msg"]) for fault in faults] == [
+        ("int_parsing", ["body", "lines", 1, "count"], number),
+        ("int_parsing", ["body", "more", "a.b"], number),
+        ("int_parsing", ["body", "more", "0"], number),
+        ("union_tag_invalid", ["body", "paid"], "union_tag_invalid"),
+        ("value_error", ["body", "coupon"], "value_error"),
+    ]
+
+
+async def test_a_payload_whose_own_code_raises_is_a_422_without_the_value() -> None:
+    (fault,) = await refused_order({"lines": [], "breaks": True})
+
+    assert (fault["loc"], fault["msg"]) == (["body"], "its own code raised KeyError")
+
+
 async def test_only_the_listed_signals_of_a_run_that_is_there_can_be_sent() -> None:
     async with served() as service:
         where = await service.begin()
@@ -152,6 +234,22 @@ async def test_only_the_listed_signals_of_a_run_that_is_there_can_be_sent() -> N
         assert (await service.send(json={"ok": True})).status_code == 404
         assert f"{where}/signals" not in str(service.app.openapi())
         assert "/runs/{run_id}/signals/{name}" in service.app.openapi()["paths"]
+
+
+@pytest.mark.parametrize("signals", [["ghost"], ["decided", "ghost"], [Signal("ghost", Decision)]])
+def test_a_signal_that_no_flow_declares_cannot_be_served(signals: list[Any]) -> None:
+    with pytest.raises(
+        ValueError, match=r"signal 'ghost': none of its flows declares it\. Known: decided, hidden, refused"
+    ):
+        flow_router(FlowRunner(MemoryFlowPersistence()), [Publish], signals=signals)
+
+
+@pytest.mark.parametrize("signal", [Signal("decided", int), Signal("decided", Decision, early="refuse")])
+def test_a_signal_that_the_flows_declare_otherwise_cannot_be_served(signal: Signal[Any]) -> None:
+    with pytest.raises(
+        ValueError, match="signal 'decided': its flows declare it with another payload, or another `early`"
+    ):
+        flow_router(FlowRunner(MemoryFlowPersistence()), [Publish], signals=[signal])
 
 
 async def test_without_signals_there_is_no_route() -> None:
@@ -192,6 +290,26 @@ async def test_a_run_shows_the_signals_and_the_time_that_it_waits_for() -> None:
         await service.http.post(f"{service.where}/cancel")
         ended = await service.run()
         assert (ended["waits_for"], ended["due_at"]) == ([], None)
+
+
+@pytest.mark.parametrize("wait", ["", "?wait=0.2"])
+async def test_a_run_that_waits_is_parked_again_after_a_resume(wait: str) -> None:
+    async with served() as service:
+        await service.begin()
+        with anyio.fail_after(60):
+            while (before := await service.run())["status"] != "waiting":  # noqa: ASYNC110 - no event reports it
+                await anyio.sleep(0.002)
+        resumed = await service.http.post(f"{service.where}/resume{wait}")
+        with anyio.fail_after(60):
+            while (now := await service.run())["status"] != "waiting":  # noqa: ASYNC110 - no event reports it
+                await anyio.sleep(0.002)
+        history = await service.runner.persistence.history(before["run_id"])  # type: ignore[attr-defined]
+
+        assert resumed.status_code == 202
+        assert resumed.json()["status"] in (["running", "waiting"] if wait else ["running"])
+        assert now == before
+        assert [row.kind for row in history] == ["started", "method", "method"]
+        assert (await service.send(json={"ok": True})).status_code == 202
 
 
 async def test_authorize_decides_by_action_and_names_the_sender() -> None:

@@ -2,7 +2,10 @@
 
 import gc
 import json
+import re
 from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -11,7 +14,7 @@ import pytest
 from shop import Serve, Service, gate, gates
 from starlette.requests import ClientDisconnect
 
-from asyncflow import MemoryFlowPersistence, SQLiteFlowPersistence
+from asyncflow import MemoryFlowPersistence, SQLiteFlowPersistence, events
 from asyncflow.persistence import Checkpoint
 
 IDS = ["0.0", "1.0", "2.0", "2.1"]
@@ -273,3 +276,15 @@ async def test_a_client_that_waits_and_goes_away_leaves_the_run_and_nothing_else
         gates["g"].set()
         where = f"/runs/{json.loads(client.text)['run_id']}"
         assert (await service.ended(where))["status"] == "finished"
+
+
+def test_the_guide_lists_every_event_with_its_fields() -> None:
+    sent = {getattr(events, name) for name in events.__all__} - {events.Event}
+    common = {field.name for field in fields(events.Event)}
+    page = Path(__file__, "../../../examples/guide/fastapi.md").resolve().read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:`[A-Z]\w+`(?:, )?)+) \| (.*) \|$", page.partition("## Events")[2], re.MULTILINE)
+    listed = {name: set(re.findall(r"`(\w+)`", told)) for names, told in rows for name in re.findall(r"`(\w+)`", names)}
+
+    assert listed.keys() == {event.__name__ for event in sent}
+    for event in sent:
+        assert {field.name for field in fields(event)} - common <= listed[event.__name__], event

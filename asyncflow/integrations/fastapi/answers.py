@@ -47,6 +47,7 @@ STATUS: Final[tuple[tuple[type[AsyncflowError], int, str], ...]] = (
     (errors.RunInputsError, 409, "The run was started with other inputs."),
     (errors.RunCancelledError, 409, "The run was cancelled."),
     (errors.StateSchemaError, 409, "The stored run no longer fits the flow."),
+    (errors.UnknownSignalError, 404, "No such signal."),
     (errors.RunEndedError, 409, "The run has ended."),
     (errors.SignalKeyError, 409, "The run has another signal with this Idempotency-Key."),
     (errors.NotWaitingError, 409, "Nothing waits for this signal now."),
@@ -126,7 +127,7 @@ class FlowRoute(APIRoute):
 
 def answer(error: AsyncflowError) -> Exception | None:
     """Return the exception that answers a request which met this error; None if it is the server's own fault."""
-    if isinstance(error, JsonInputsError):
+    if isinstance(error, JsonInputsError | errors.SignalPayloadError):
         return RequestValidationError(
             [{**fault, "loc": ("body", *fault["loc"]), "input": None} for fault in error.found]
         )

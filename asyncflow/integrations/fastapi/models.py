@@ -2,7 +2,7 @@
 
 import logging
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
@@ -12,9 +12,19 @@ from ...persistence.status import Status
 from ...runner import RunHandle, RunView
 from .as_json import json_of
 
-__all__ = ["Accepted", "Problem", "Ready", "Run", "RunLine", "RunPage", "Sent"]
+__all__ = ["Accepted", "Problem", "Ready", "Run", "RunLine", "RunPage", "Sent", "time_of"]
 
 logger = logging.getLogger("asyncflow")
+
+UNSHOWN: Final = "A time outside of the years 1 to 9999 is null."
+
+
+def time_of(seconds: float) -> datetime | None:
+    """Return the time of a number of seconds since the Unix epoch; None if a datetime cannot express it."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 class Accepted(BaseModel):
@@ -62,8 +72,8 @@ class RunLine(BaseModel):
     status: Status
     pass_number: int = Field(description="Number of the pass: one for each kickoff, from 1.")
     seq: int = Field(description="Sequence number of the newest checkpoint.")
-    created_at: datetime
-    updated_at: datetime
+    created_at: datetime | None = Field(description=f"When the run was stored first. {UNSHOWN}")
+    updated_at: datetime | None = Field(description=f"When its newest checkpoint was stored. {UNSHOWN}")
 
     @classmethod
     def of(cls, entry: RunEntry, flow: str, status: Status) -> "RunLine":
@@ -73,8 +83,8 @@ class RunLine(BaseModel):
             **shown,
             flow=flow,
             status=status,
-            created_at=_time(entry.created_at),
-            updated_at=_time(entry.updated_at),
+            created_at=time_of(entry.created_at),
+            updated_at=time_of(entry.updated_at),
         )
 
 
@@ -95,10 +105,11 @@ class Run(BaseModel):
     )
     pass_number: int = Field(description="Number of the pass: one for each kickoff, from 1.")
     seq: int = Field(description="Sequence number of the newest checkpoint.")
-    updated_at: datetime
+    updated_at: datetime | None = Field(description=f"When its newest checkpoint was stored. {UNSHOWN}")
     waits_for: list[str] = Field([], description="The signals that the run waits for.")
     due_at: datetime | None = Field(
-        None, description="When the next of its timers, sleeps and further attempts is due."
+        None,
+        description=f"When the next of its timers, sleeps and further attempts is due; null if it waits for no time. {UNSHOWN}",
     )
     state: Any
     result: Any = Field(None, description="The result of a finished run.")
@@ -131,9 +142,9 @@ class Run(BaseModel):
             **shown,
             flow=flow,
             status=status,
-            updated_at=_time(view.at),
+            updated_at=time_of(view.at),
             waits_for=list(view.waits_for),
-            due_at=None if view.due_at is None else _time(view.due_at),
+            due_at=None if view.due_at is None else time_of(view.due_at),
             error=error,
             problem=problem,
         )  # the values themselves: no copies
@@ -143,7 +154,3 @@ class Run(BaseModel):
         left_out = {"state", "result"} if self.problem else {"state", "result", "problem"}
         shown = self.__pydantic_serializer__.to_json(self, exclude=left_out)
         return b'%b,"state":%b,"result":%b}' % (shown[:-1], json_of(self.state), json_of(self.result))
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

@@ -19,7 +19,7 @@ from ...runner import FlowRunner, MakeFlow, RunHandle
 from .answers import FlowRoute, documented, unavailable
 from .describing import run_type
 from .models import Accepted, Ready, Run, RunLine, RunPage
-from .signalling import add_signals
+from .signalling import add_signals, served_signals
 from .starting import PATIENCE, add_start, answered, no_client, placed
 from .streaming import LastEventId, Named, Position, events_after, position_of
 
@@ -67,8 +67,8 @@ def flow_router(
     - `signals`: the signals that clients may send, or their names; none, unless given. The sender that is stored with a signal is the
       client that `authorize` returned.
 
-    Runs of other flows in the same storage are not shown. Raises `ValueError` for no flow, for two flows of one name, and for a name
-    that cannot be part of a path.
+    Runs of other flows in the same storage are not shown. Raises `ValueError` for no flow, for two flows of one name, for a name
+    that cannot be part of a path, and for a signal that none of the flows declares.
     """
     known = [(flow, runner.add(flow)) for flow in flows]
     names = frozenset(flow.name for _, flow in known)
@@ -79,6 +79,7 @@ def flow_router(
             raise ValueError(
                 f"the flow {name!r} cannot have a route: its name contains braces, which mark path parameters; use a name without braces"
             )
+    served = served_signals(signals, [flow for _, flow in known])
     runs = [run_type(flow) for _, flow in known]
     guards = [] if authorize is None else [Depends(authorize)]
     refusals = documented(401, 403) if guards else {}
@@ -90,7 +91,7 @@ def flow_router(
     async def found(run_id: str) -> Found:
         return await _found(runner, names, run_id)
 
-    add_signals(guarded, signals, found, authorize or no_client)
+    add_signals(guarded, served, found, authorize or no_client)
     _add_runs(guarded, runner, found, runs, longest_wait)
     router = APIRouter(prefix=prefix)
     router.include_router(guarded)

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Final, Protocol
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
 from ..._definition.signals import Signal
-from ...errors import SignalPayloadError, UnknownSignalError
-from ...runner import JsonPayload, RunHandle
-from .answers import documented, misfit
+from ...errors import UnknownSignalError
+from ...runner import FlowInfo, JsonPayload, RunHandle
+from .answers import documented
 from .models import Sent
 from .starting import KEYS, Key, Principal
 
-__all__ = ["add_signals"]
+__all__ = ["add_signals", "served_signals"]
 
 LARGEST: Final = 64 * 1024
 """The largest payload, in bytes."""
@@ -27,14 +27,33 @@ class FoundRun(Protocol):
     def handle(self) -> RunHandle: ...
 
 
+def served_signals(signals: Iterable[Signal[Any] | str], flows: Iterable[FlowInfo]) -> frozenset[str]:
+    """Return the names of the signals that a router serves. Raises `ValueError` for one that none of its flows declares."""
+    declared = {signal for flow in flows for signal in flow.signals}
+    known = sorted({signal.name for signal in declared})
+    names: set[str] = set()
+    for signal in signals:
+        name = signal.name if isinstance(signal, Signal) else signal
+        problem = ""
+        if name not in known:
+            problem = "none of its flows declares it"
+        elif isinstance(signal, Signal) and signal not in declared:
+            problem = "its flows declare it with another payload, or another `early`"
+        if problem:
+            raise ValueError(
+                f"flow_router() cannot serve the signal {name!r}: {problem}. Known: {', '.join(known) or 'none'}"
+            )
+        names.add(name)
+    return frozenset(names)
+
+
 def add_signals(
     router: APIRouter,
-    signals: Iterable[Signal[Any] | str],
+    names: frozenset[str],
     found: Callable[..., Awaitable[FoundRun]],
     authorize: Callable[..., Any],
 ) -> None:
     """Add the route that sends signals: only those that are named, to runs whose flow declares them."""
-    names = frozenset(signal if isinstance(signal, str) else signal.name for signal in signals)
     if not names:
         return
 
@@ -48,16 +67,11 @@ def add_signals(
         idempotency_key: Key = None,
     ) -> Sent:
         if name not in names:
-            raise HTTPException(404, "No such signal.")
+            raise UnknownSignalError("the router does not serve this signal", signal=name, run_id=run.handle.run_id)
         payload = JsonPayload(await _body_of(request))
         sender = _sender(principal)
         key = None if idempotency_key is None else str(uuid.uuid5(KEYS, f"{idempotency_key}\0{sender}"))
-        try:
-            is_new = await run.handle.signal(name, payload, key=key, sender=sender)
-        except UnknownSignalError:
-            raise HTTPException(404, "No such signal.") from None
-        except SignalPayloadError as error:
-            raise misfit(error.detail, *(tuple(path.split(".")) for path in error.paths)) from None
+        is_new = await run.handle.signal(name, payload, key=key, sender=sender)
         response.status_code = 202 if is_new else 200
         return Sent(run_id=run.handle.run_id, signal=name, is_new=is_new)
 

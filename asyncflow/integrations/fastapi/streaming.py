@@ -8,7 +8,6 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Header, HTTPException, Query
@@ -19,6 +18,7 @@ from ...events import Event
 from ...persistence.status import Status, has_ended
 from ...runner import RunHandle
 from .as_json import json_of
+from .models import time_of
 
 __all__ = ["LastEventId", "Named", "Position", "events_after", "position_of"]
 
@@ -64,7 +64,7 @@ async def events_after(handle: RunHandle, after: Position, *, are_named: bool) -
 
 def _sent_event(event: Event, is_named: bool) -> ServerSentEvent:
     name = type(event).__name__
-    data = {"event": name, **asdict(event), "at": datetime.fromtimestamp(event.at, UTC)}
+    data = {"event": name, **asdict(event), "at": time_of(event.at)}
     return ServerSentEvent(
         raw_data=json_of(data).decode(), event=name if is_named else None, id=f"{event.seq}.{event.n}"
     )

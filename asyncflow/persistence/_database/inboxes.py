@@ -191,13 +191,13 @@ class Inboxes(ABC):
                 if not job.is_new:
                     return
                 if head[0] in ("finished", "cancelled"):
-                    raise ended(run_id, head[0])
+                    raise ended(run_id, head[0], signal)
                 if seq not in (None, head[1]):
                     raise changed(run_id)
                 if seq is not None and await self.fetch(_SAME, run_id, signal.name) != [(0,)]:
                     raise second(run_id, signal)
                 if await self.fetch(_COUNT, run_id) >= [(CAPACITY,)]:
-                    raise full(run_id)
+                    raise full(run_id, signal)
                 await self._insert(run_id, signal)
             case SetAside(signal=signal, problem=problem):
                 await self._set_aside(signal, problem)
