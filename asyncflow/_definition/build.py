@@ -205,9 +205,6 @@ def _method(
         problem(str(error))
     retry, timeout = attempts.of_method(note.marks, problem)
     is_kept_open = _keep_open(note)
-    for mark in note.marks:
-        if not isinstance(mark.output, bool):
-            problem(f"has output={mark.output!r}; pass True or False")
     returns = return_annotation(function, *names)
     if returns is UNRESOLVED:
         returns = inherited
@@ -232,12 +229,20 @@ def _method(
         retry=retry,
         timeout=timeout,
         timers=timers,
-        is_output=any(mark.output for mark in note.marks),
+        is_output=_is_output(note, problem),
         signals=_signals_of(condition, signals),
         keep_open=bool(is_kept_open),
     )
     problems += open_problems(method, is_kept_open)
     return method
+
+
+def _is_output(note: Note, problem: Callable[[str], None]) -> bool:
+    """Whether the result of a method is the output of its flow. Mistakes are passed to `problem`."""
+    for mark in note.marks:
+        if not isinstance(mark.output, bool):
+            problem(f"has output={mark.output!r}; pass True or False")
+    return any(mark.output for mark in note.marks)
 
 
 def _keep_open(note: Note) -> bool | None:

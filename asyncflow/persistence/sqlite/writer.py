@@ -235,7 +235,7 @@ class Writer:
         sent = now()
         # A Confirm asks for a renewal even if none is due.
         renews = self.lease.is_due(sent) or any(isinstance(job, Confirm) for job in owning)
-        if len(appended) == 1 and not owning and not renews and type(appended[0]) is Append:
+        if not (owning or renews) and [type(job) for job in appended] == [Append]:
             await self._append(appended, is_alone=True)
             self._appends.committed()
             return
