@@ -331,9 +331,9 @@ IN_STORAGE = (
     Mutant(
         "an error quotes the input",
         ("S5",),
-        "state.py",
-        ' and all(isinstance(v, (int, float)) for v in error.get("ctx", {}).values())\n',
-        "\n",
+        "_values/explaining.py",
+        "is_fixed or key in _FROM_SCHEMA or isinstance(value, int | float) for",
+        "True for",
         "runs/test_taken_inputs.py::test_an_error_message_holds_no_part_of_an_input",
     ),
     # ---- PostgreSQL
