@@ -10,8 +10,9 @@ import pytest
 from loops import LOOPS
 
 import asyncflow
-from asyncflow import Flow, persist, start
+from asyncflow import Flow, FlowRunner, after, listen, persist, sleep, start
 from asyncflow.persistence.postgres import PostgresFlowPersistence
+from asyncflow.testing import simulated
 
 THREADS = 4
 TOGETHER = 30.0
@@ -65,3 +66,23 @@ def test_one_postgres_storage_is_entered_on_every_kind_of_loop_at_once(persisten
 
     with ThreadPoolExecutor(len(LOOPS)) as pool:
         assert list(pool.map(on, LOOPS)) == [5 * len(LOOPS)] * len(LOOPS)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_days_of_virtual_time_pass_at_once_on_postgres_too(persistence: PostgresFlowPersistence, loop: Any) -> None:
+    class Waits(Flow[dict[str, Any]]):
+        @start()
+        async def nap(self) -> None:
+            await sleep(86_400)
+
+        @listen(after(nap, 86_400))
+        async def end(self) -> str:
+            return "the end"
+
+    async def main() -> float:
+        began = anyio.current_time()
+        async with FlowRunner(persistence) as runner:
+            assert await runner.run(Waits) == "the end"
+        return anyio.current_time() - began
+
+    assert simulated(main, seed=1, loop=loop) == pytest.approx(2 * 86_400, abs=60)
