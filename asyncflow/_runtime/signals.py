@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
@@ -10,18 +11,17 @@ from typing import Any, Final, Protocol, cast
 
 import anyio
 
-from .._codec.codec import Misfit, Refused
 from .._definition.definition import FlowDefinition
 from .._definition.signals import Signal
 from .._scheduling.messages import Command, EndAsked, PassEnded, SignalTaken
 from .._scheduling.progress import Progress
 from .._scheduling.signals import expected, is_waiting, next_signal
 from ..errors import InboxChanged
-from ..persistence.checkpoint import UNREADABLE
 from ..persistence.inbox import FINISH, Inbox, StoredSignal
 from .codecs import Codecs
 from .journal import Journal
 from .owner_check import OwnerCheck
+from .payloads import Problem, kept_of
 from .recorder import Recorder
 from .scope import Scope
 from .timing import virtual_clock
@@ -224,7 +224,8 @@ class Signals:
     async def _wait_for_change(self) -> None:
         """Wait until the progress or the inbox has changed. Check the owner now and then, if nothing else does."""
         self._wait = anyio.Event()
-        if (first := self._due_first()) is not None:
+        first = self._due_first()
+        if first is not None and (self._progress.ending or self._first_timer() >= first[0]):  # else a timer comes first
             first[1].set()
         if self._check is None or virtual_clock.get() is not None:
             await self._wait.wait()
@@ -255,7 +256,7 @@ class Signals:
 
     def _next(self) -> tuple[StoredSignal, OpenWait | None] | None:
         """Return the signal to take next, and the method that waits for it; None in its place: it is for listeners."""
-        known = self._before(min((timer.due for timer in self._progress.timers.values()), default=None))
+        known = self._before(self._first_timer())
         if (first := self._due_first()) is not None:
             known = [each for each in known if each.signal.at < first[0]]
         for wait in self._waits:
@@ -264,6 +265,9 @@ class Signals:
                 return stored, wait
         place = next_signal(self._definition, self._progress, [stored.signal.name for stored in known])
         return None if place is None else (known[place], None)
+
+    def _first_timer(self) -> float:
+        return min((timer.due for timer in self._progress.timers.values()), default=math.inf)
 
     def _before(self, due: float | None, known: list[StoredSignal] | None = None) -> list[StoredSignal]:
         """Return the signals that were sent before a due time that has passed; if it has not, all: what is due is not late yet."""
@@ -327,7 +331,7 @@ class Signals:
 
     async def _record(self, stored: StoredSignal, wait: OpenWait | None) -> tuple[Command, ...]:
         """Record that a signal is taken, or set it aside if its payload does not fit. Return the commands that follow."""
-        kept = self._payload(stored)
+        kept = kept_of(stored, self._codecs, is_encoded=self._recorder is not None)
         if isinstance(kept, Problem):
             logger.error(
                 "signal set aside: the payload of %s, sent to run %s, does not fit its type: %s",
@@ -348,19 +352,6 @@ class Signals:
         if wait is not None:
             wait.is_received.set()
         return commands
-
-    def _payload(self, stored: StoredSignal) -> Any:
-        """Return what is kept of a payload: its bytes, if the run is stored, else its value. A sender may not have known its type."""
-        codec = self._codecs.result(stored.signal.name)
-        try:
-            value = codec.decode(stored.signal.payload)
-            return value if self._recorder is None else codec.encode(value)[0]
-        except Misfit as misfit:
-            return Problem(misfit.detail)
-        except Refused as refused:
-            return Problem(refused.reason)
-        except UNREADABLE as error:
-            return Problem(f"it cannot be read ({type(error).__name__})")
 
     async def _end(self) -> tuple[Command, ...]:
         """End the pass, unless a signal has arrived since the inbox was read. Return the commands that follow."""
@@ -391,10 +382,3 @@ class Signals:
                 self._run_id,
                 ", ".join(f"{name} ({count})" for name, count in sorted(left.items())),
             )
-
-
-class Problem:
-    """Why a payload does not fit."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text

@@ -62,7 +62,7 @@ class Background:
     def _may_take(self) -> int:
         """Return how many due runs may be taken: as many as there are free slots; else one, which waits for its slot like new runs.
 
-        Of many, `AT_ONCE` are taken at once, and the next ones when half of them have begun.
+        Of many, `AT_ONCE` are taken at once, and the next ones when half of them have begun: see `_has_begun`.
         """
         most = min(max(self._free_slots(), 1), AT_ONCE)
         return most - len(self._woken) if len(self._woken) <= AT_ONCE // 2 else 0
@@ -79,5 +79,5 @@ class Background:
 
     def _has_begun(self, run: Live) -> None:
         self._woken.discard(run)
-        if len(self._woken) == AT_ONCE // 2:
-            self.waker.look_now()
+        if len(self._woken) <= AT_ONCE // 2:
+            self.waker.look_for_more()

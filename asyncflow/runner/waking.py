@@ -44,6 +44,8 @@ class Waker:
         left alone: their back-off is not over, or they are being woken.
         """
         self._may_wait = may_wait
+        self._is_full = False
+        """Whether the last look has woken all that it might."""
         self._nudge: anyio.Event | None = None
         """Belongs to the event loop on which this looks; set to look at once."""
         self._persistence = persistence
@@ -54,9 +56,14 @@ class Waker:
         self._skipped = skipped
 
     def look_now(self) -> None:
-        """Look for runs that are due at once: a signal was sent here, or more of them may be taken."""
+        """Look for runs that are due at once: a signal was sent here."""
         if self._nudge is not None:
             self._nudge.set()
+
+    def look_for_more(self) -> None:
+        """Look at once if the last look has woken all that it might: more runs may be due."""
+        if self._is_full:
+            self.look_now()
 
     async def keep_looking(self) -> None:
         """Look for runs that are due until this is cancelled. A look that has woken all that it may is followed by the next at once."""
@@ -77,6 +84,7 @@ class Waker:
                         next_due = min(next_due, left)
                     else:
                         woken += woken < limit and await self._wake(entry)
+                self._is_full = woken >= limit
             if not woken or woken < limit:
                 await pace.pause(persistence.poll_seconds, nudge, at_most=next_due)
             nudge = self._nudge = anyio.Event()

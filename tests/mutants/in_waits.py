@@ -84,7 +84,7 @@ IN_WAITS: tuple[Mutant, ...] = (
         "the next due runs are not woken when the first of many have begun",
         ("W11",),
         "runner/background.py",
-        "        if len(self._woken) == AT_ONCE // 2:\n",
+        "        if len(self._woken) <= AT_ONCE // 2:\n",
         "        if False:\n",
         f"{SERVED}::test_of_many_due_runs_some_are_woken_at_once_and_the_next_when_these_have_begun",
     ),
@@ -103,6 +103,14 @@ IN_WAITS: tuple[Mutant, ...] = (
         "                await entry[1].wait()\n",
         "",
         f"{ORDER}::test_a_signal_that_the_driver_has_not_seen_yet_comes_before_what_is_due",
+    ),
+    Mutant(
+        "a wait ends before an earlier timer that is due",
+        ("W6",),
+        "_runtime/signals.py",
+        "self._progress.ending or self._first_timer() >= first[0]",
+        "True",
+        f"{ORDER}::test_what_became_due_and_what_was_sent_while_nothing_drove_the_run_comes_in_order",
     ),
     Mutant(
         "a signal that came later is taken before what is due",

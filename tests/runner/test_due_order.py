@@ -119,6 +119,64 @@ async def test_a_request_to_finish_that_was_stored_comes_before_what_is_due(flow
     assert "decided" not in (await flow.load(run_id, persistence=storage)).state
 
 
+class Between(Flow[dict]):
+    """Two timers and the limit of a wait are due one after the other."""
+
+    name = "Between"
+    answered = Signal("answered", str)
+
+    def note(self, what: str) -> None:
+        order.append(what)
+
+    @start()
+    async def begin(self) -> None: ...
+
+    @listen(begin)
+    async def ask(self) -> None:
+        try:
+            self.note(await wait_for(self.answered, timeout=0.8 * HOUR))
+        except SignalTimeoutError:
+            self.note("too late")
+
+    @listen(after(begin, 0.2 * HOUR))
+    async def first(self) -> None:
+        self.note("first")
+
+    @listen(after(begin, 0.4 * HOUR))
+    async def second(self) -> None:
+        self.note("second")
+
+
+order: list[str] = []
+
+
+@pytest.mark.clauses("W6", "W1")
+@pytest.mark.parametrize(
+    ("sent_at", "expected"),
+    [
+        (0.1, ["yes", "first", "second"]),
+        (0.3, ["first", "yes", "second"]),
+        (0.5, ["first", "second", "yes"]),
+        (0.9, ["first", "second", "too late"]),
+        (None, ["first", "second", "too late"]),
+    ],
+)
+async def test_what_became_due_and_what_was_sent_while_nothing_drove_the_run_comes_in_order(
+    sent_at: float | None, expected: list[str], storage: Any
+) -> None:
+    order.clear()
+    run = Between(persistence=storage)
+    await interrupted_once(run.kickoff, stored(storage, run.run_id, 2))
+    if sent_at is not None:
+        await sent(Between, run.run_id, storage, "yes", sent_at * HOUR)
+    with later(HOUR), anyio.fail_after(60):
+        await Between.resume(run.run_id, persistence=storage)
+    history = await (await Between.load(run.run_id, persistence=storage)).history()
+    kinds = [entry.kind for entry in history if entry.kind in ("timer", "signal", "step")]
+    assert kinds == ["step", *({"yes": "signal", "too late": "step"}.get(each, "timer") for each in expected)]
+    assert sorted(order) == sorted(expected)
+
+
 class JoinsSoon(Joins):
     name = "JoinsSoon"
 
