@@ -372,7 +372,7 @@ IN_STORAGE = (
     Mutant(
         "PostgreSQL: no fence",
         ("L1",),
-        "persistence/postgres/resumes.sql",
+        "persistence/postgres/parking.sql",
         "AND epoch = c.epoch AND head",
         "AND head",
         f"{POSTGRES}::test_a_run_can_be_taken_by_force",
