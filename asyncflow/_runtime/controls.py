@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from .waits import next_due
 __all__ = ["Controls"]
 
 
-class Controls:
+class Controls(ABC):
     """The controls of an engine, which drives the pass."""
 
     __slots__ = (
@@ -56,8 +57,9 @@ class Controls:
     _steps: Steps
     _stopped: BaseException | None
 
+    @abstractmethod
     def _obey(self, commands: tuple[Command, ...]) -> None:
-        raise NotImplementedError
+        """Execute commands outside of a step."""
 
     @property
     def running(self) -> Mapping[str, Scope]:

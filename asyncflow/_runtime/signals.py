@@ -138,48 +138,45 @@ class Signals:
         `launch`: executes commands. `is_over`: whether the pass fails or ends. `parks`: stops the pass here if it only waits, and
         returns whether it does; its argument is the largest id of the signals that are known. `steps`: what works on the pass.
         """
+        with self._settling_at_the_end():
+            while not (is_over() or self._progress.failed):
+                if self._is_stale:
+                    await self._read()
+                    continue  # the pass may have ended meanwhile
+                if (request := self._request_to_finish()) is not None:
+                    launch(await self._stop(request))
+                    continue
+                if self._progress.ending:
+                    if self._progress.is_open or self._journal.following is not None:
+                        await self._wait_for_change()
+                    else:
+                        launch(await self._end())
+                    continue
+                if (found := self._next()) is not None:
+                    if await steps.take_turn():
+                        continue
+                    steps.tasks += 1
+                    try:
+                        launch(await self._take(*found))
+                    finally:
+                        steps.tasks -= 1
+                    steps.let_others_run()
+                elif self._progress.is_open or is_waiting(self._definition, self._progress):
+                    if parks(max((stored.id for stored in self._known), default=0)):
+                        return
+                    await self._wait_for_change()
+                else:
+                    launch(await self._end())
+
+    @contextmanager
+    def _settling_at_the_end(self) -> Iterator[None]:
+        """At the end of the work, let everything continue that waits until no signal is left to take first. See `earlier`."""
         try:
-            await self._work(launch, is_over, parks, steps)
+            yield
         finally:
             self._has_ended = True
             for _, settled in self._settling:
                 settled.set()
-
-    async def _work(
-        self,
-        launch: Callable[[tuple[Command, ...]], object],
-        is_over: Callable[[], bool],
-        parks: Callable[[int], bool],
-        steps: Working,
-    ) -> None:
-        while not (is_over() or self._progress.failed):
-            if self._is_stale:
-                await self._read()
-                continue  # the pass may have ended meanwhile
-            if (request := self._request_to_finish()) is not None:
-                launch(await self._stop(request))
-                continue
-            if self._progress.ending:
-                if self._progress.is_open or self._journal.following is not None:
-                    await self._wait_for_change()
-                else:
-                    launch(await self._end())
-                continue
-            if (found := self._next()) is not None:
-                if await steps.take_turn():
-                    continue
-                steps.tasks += 1
-                try:
-                    launch(await self._take(*found))
-                finally:
-                    steps.tasks -= 1
-                steps.let_others_run()
-            elif self._progress.is_open or is_waiting(self._definition, self._progress):
-                if parks(max((stored.id for stored in self._known), default=0)):
-                    return
-                await self._wait_for_change()
-            else:
-                launch(await self._end())
 
     def watching(self) -> AbstractContextManager[object]:
         """Return a context manager for the pass, within which it learns of its signals."""
