@@ -13,6 +13,7 @@ The folders, in the order in which data passes through them (`DESIGN.md` describ
 
 from . import errors, events, merge, persistence
 from ._definition.decorators import listen, persist, router, start
+from ._definition.mapping import each
 from ._definition.retry import Retry, RetryAfter
 from ._definition.signals import Signal
 from ._definition.triggers import after, and_, or_
@@ -50,6 +51,7 @@ __all__ = [
     "after",
     "and_",
     "continue_as",
+    "each",
     "errors",
     "events",
     "finish",

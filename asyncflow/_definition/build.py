@@ -13,9 +13,22 @@ from ..errors import FlowDefinitionError
 from .attempting import Attempting
 from .decorators import Mark, Note, Pending, PersistMark, note_of
 from .definition import FlowDefinition, MethodDefinition, Receives, label_of
+from .mapping import limit_problem
 from .signals import Signal
 from .signatures import UNRESOLVED, declared_labels, received, return_annotation
-from .triggers import After, Condition, TimerDefinition, Trigger, names_in, normalised, signals_in, timers_in
+from .triggers import (
+    After,
+    AllOf,
+    AnyOf,
+    Condition,
+    Each,
+    TimerDefinition,
+    Trigger,
+    names_in,
+    normalised,
+    signals_in,
+    timers_in,
+)
 from .validation import open_problems, problems_of
 
 __all__ = ["define", "persist_marks"]
@@ -191,6 +204,11 @@ def _method(
         return None
     assert trigger_mark is not None, "_misuse returns a text without it"
     kinds = [mark.kind for mark in note.marks]
+    is_mapped = isinstance(trigger_mark.trigger, Each)
+    limit = next((mark.limit for mark in note.marks if mark.limit is not None), None)
+    if (wrong := limit_problem(limit, is_mapped=is_mapped)) is not None:
+        problem(wrong)
+        limit = None
     try:
         condition = None if trigger_mark.trigger is None else _checked(trigger_mark.trigger, known)
         timers = () if trigger_mark.trigger is None else _timers(trigger_mark.trigger, known)
@@ -232,6 +250,8 @@ def _method(
         is_output=_is_output(note, problem),
         signals=_signals_of(condition, signals),
         keep_open=bool(is_kept_open),
+        each=is_mapped,
+        limit=limit or 0,
     )
     problems += open_problems(method, is_kept_open)
     return method
@@ -263,6 +283,8 @@ def _misuse(function: Callable[..., Any], note: Note, trigger: Mark | None) -> s
     if is_wrapped or _is_generator(function):
         return "is a generator, but a flow method returns one result; return a list"
     kinds = [mark.kind for mark in note.marks]
+    if any(isinstance(mark.trigger, Each) for mark in note.marks) and kinds != ["listen"]:
+        return "is a start or a router, and each() is for @listen only; let a method that follows decide"
     if kinds == ["listen"] and note.marks[0].trigger is None:
         return "has no trigger; give @listen a condition: a method, a label, or_(...) or and_(...)"
     if trigger is None:
@@ -289,6 +311,10 @@ def _trigger_mark(marks: list[Mark]) -> Mark | None:
 
 
 def _checked(trigger: Trigger, known: Mapping[int, str]) -> Condition:
+    if isinstance(trigger, Each):
+        if isinstance(trigger.source, str | After | Signal | AnyOf | AllOf | Each) or not callable(trigger.source):
+            raise TypeError("each() takes a method that returns a list, and not a label or another condition")
+        trigger = trigger.source
     method = trigger.trigger if isinstance(trigger, After) else trigger
     if callable(method) and note_of(method) is None and not isinstance(method, Pending):
         raise TypeError(f"{getattr(method, '__name__', method)!r} is not a flow method")

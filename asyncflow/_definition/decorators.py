@@ -9,10 +9,11 @@ from typing import Any, Literal, Never, Protocol, TypedDict, TypeVar, Unpack, ov
 from .._durations import Seconds
 from .._keywords import UNSET, Unset, not_taken
 from ..errors import FlowDefinitionError
+from .mapping import FannedOut
 from .retry import Retry
 from .signals import Signal
 from .signatures import declared_labels
-from .triggers import After, AllOf, AnyOf, Trigger
+from .triggers import After, AllOf, AnyOf, Each, Trigger
 
 __all__ = [
     "Mark",
@@ -57,6 +58,7 @@ class Mark:
     timeout: Seconds | Unset | None = UNSET
     output: bool = False
     keep_open: bool | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,19 @@ class _Listening(Protocol[R]):
     def __call__(self, function: Callable[[S], T], /) -> Callable[[S], T]: ...
     @overload
     def __call__(self, function: Callable[[S, R], T], /) -> Callable[[S, R], T]: ...
+
+
+class _ForEach(Protocol[R]):
+    """The type of `listen(each(method))` for a type checker: its function takes an item of what `method` returns, or nothing."""
+
+    @overload
+    def __call__(self, function: Callable[[S, R], Coroutine[Any, Any, T]], /) -> FannedOut[S, R, T]: ...
+    @overload
+    def __call__(self, function: Callable[[S], Coroutine[Any, Any, T]], /) -> FannedOut[S, R, T]: ...
+    @overload
+    def __call__(self, function: Callable[[S, R], T], /) -> FannedOut[S, R, T]: ...
+    @overload
+    def __call__(self, function: Callable[[S], T], /) -> FannedOut[S, R, T]: ...
 
 
 class _Decorator(Protocol):
@@ -159,6 +174,10 @@ def start(
 
 
 @overload
+def listen(condition: Each[R], *, limit: int | None = None, **options: Unpack[_Options]) -> _ForEach[R]: ...
+@overload
+def listen(condition: FannedOut[Any, Any, R], **options: Unpack[_Options]) -> _Listening[list[R]]: ...
+@overload
 def listen(condition: Callable[..., Coroutine[Any, Any, R]], **options: Unpack[_Options]) -> _Listening[R]: ...
 @overload
 def listen(condition: str | AnyOf | AllOf, **options: Unpack[_Options]) -> _Decorator: ...
@@ -173,11 +192,12 @@ def listen(
     timeout: Seconds | Unset | None = UNSET,
     output: bool = False,
     keep_open: bool | None = None,
+    limit: int | None = None,
     **unknown: Never,
 ) -> Any:
     """Run the method each time the condition is satisfied.
 
-    - `condition`: a method, a label, `after(...)` one of these, a signal, or a tree of `or_` and `and_` over them.
+    - `condition`: a method, a label, `after(...)` one of these, a signal, or a tree of `or_` and `and_` over them; or `each(...)`.
     - `retry`: a `Retry` policy: when an attempt that raised is followed by another one; None: never. If it is not given, the class
       attribute `retry` applies, if that is a `Retry`.
     - `timeout`: how long an attempt may take, in seconds or as a timedelta; then it raises `MethodTimeoutError`. None: no limit. If it
@@ -186,11 +206,13 @@ def listen(
     - `keep_open`: only for a condition that signals alone can satisfy, which must give it: whether the run waits for this method to
       run once before it ends. Without that, the method runs only if its signal comes while the run has something else to do.
 
+    - `limit`: only with `each`: how many items may run at the same time.
+
     A method with one positional parameter receives its trigger's result (for a label: the router's value). A method that waits
     for `and_` and whose parameters are all names of its triggers receives each result by name.
     """
-    _check("@listen", ("condition", "retry", "timeout", "output", "keep_open"), more, unknown)
-    return Pending(Mark("listen", condition, None, retry, timeout, output, keep_open))
+    _check("@listen", ("condition", "retry", "timeout", "output", "keep_open", "limit"), more, unknown)
+    return Pending(Mark("listen", condition, None, retry, timeout, output, keep_open, limit))
 
 
 @overload

@@ -61,6 +61,10 @@ class MethodDefinition:
     """Whether the pass waits for it to run once: only if signals alone satisfy its condition."""
     by_signals: bool = False
     """Whether signals alone satisfy its condition."""
+    each: bool = False
+    """Whether it runs once for each item of the list that its trigger returns."""
+    limit: int = 0
+    """How many of its items may run at the same time; 0: no limit."""
     fewest: int = 0
     """The minimum number of names that must have arrived before its condition can be satisfied."""
 
@@ -98,6 +102,8 @@ class FlowDefinition:
     """The methods that a pass starts with: the unconditional starts, or all of them if none is unconditional."""
     has_timers: bool = field(init=False, compare=False, repr=False)
     """Whether any method waits for a timer."""
+    has_items: bool = field(init=False, compare=False, repr=False)
+    """Whether any method runs once for each item of a list."""
     signalled: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     """The methods whose condition mentions a signal: routers first."""
     keeping: frozenset[str] = field(init=False, compare=False, repr=False)
@@ -130,12 +136,13 @@ class FlowDefinition:
         output = next((m.name for m in methods if m.is_output), "")
         object.__setattr__(self, "output", output)
         object.__setattr__(self, "has_timers", bool(self._timed))
+        object.__setattr__(self, "has_items", has_items := any(m.each for m in methods))
         timers = (timer.name for method in methods for timer in method.timers)
         object.__setattr__(self, "reserved", frozenset((*self.methods, *self.signals, *timers)))
         signalled = _routers_first([m for m in methods if m.signals])
         object.__setattr__(self, "signalled", tuple(signalled))
         object.__setattr__(self, "keeping", frozenset(m.name for m in signalled))
-        object.__setattr__(self, "keeps_output", bool(self._timed or output or self.signals))
+        object.__setattr__(self, "keeps_output", bool(self._timed or output or self.signals or has_items))
         is_retried = any(m.retry is not None for m in methods)
         object.__setattr__(self, "may_wait", bool(self._timed or self.signals or is_retried))
 

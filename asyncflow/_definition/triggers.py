@@ -16,6 +16,7 @@ __all__ = [
     "AnyOf",
     "Condition",
     "Delay",
+    "Each",
     "TimerDefinition",
     "Trigger",
     "after",
@@ -59,11 +60,18 @@ class After(Generic[R]):
     delay: Delay
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Each(Generic[R]):
+    """Satisfied by a method that returns a list: the listener runs once for each item. See `mapping`."""
+
+    source: Any
+
+
 Condition = str | AnyOf | AllOf
 """A trigger whose leaves are all names: of methods, labels, signals and timers."""
 
-Trigger = Condition | After[Any] | Signal[Any] | Callable[..., Any]
-"""What users write: a label, a method, a signal, a timer, or a tree of them."""
+Trigger = Condition | After[Any] | Signal[Any] | Each[Any] | Callable[..., Any]
+"""What users write: a label, a method, a signal, a timer, or a tree of them; or the items of a method's list."""
 
 
 class TimerDefinition(NamedTuple):
@@ -157,6 +165,8 @@ def normalised(trigger: Trigger, names: Mapping[int, str] = _NO_NAMES) -> Condit
         return trigger
     if isinstance(trigger, Signal):
         return trigger.name
+    if isinstance(trigger, Each):
+        raise TypeError("each() is a condition of its own; it is no part of or_(), and_() or after()")
     if isinstance(trigger, After):
         return f"after({normalised(trigger.trigger, names)})"
     if not isinstance(trigger, AnyOf | AllOf):

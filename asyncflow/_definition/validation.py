@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Any
 
 from .definition import FlowDefinition, MethodDefinition, Receives
+from .mapping import mapping_problems
 from .signals import Signal
 from .signatures import requires_a_value
 from .triggers import satisfied
@@ -76,6 +77,8 @@ def _of_one(
     if unknown and broken is not None:
         for name in sorted(unknown - broken):
             yield _unknown(method, name, sorted(labels | methods.keys() | broken))
+    if method.each:
+        yield from mapping_problems(method, methods)
     if _lacks_a_default(method, methods):
         yield f"{method.name} runs at the start, when its trigger has no result yet; give its parameter a default"
 

@@ -6,9 +6,10 @@ from typing import Any, Final
 
 from .._pace import stored_runs_changed
 from .._runtime.failures import stored_failure
+from .._runtime.results import StoredResults
 from .._scheduling.advance import advance
 from .._scheduling.ending import ends
-from .._scheduling.messages import EndAsked
+from .._scheduling.messages import EndAsked, name_in
 from ..errors import RunEndedError, RunLockedError
 from ..persistence.inbox import FINISH, Inbox, NewSignal
 from ..persistence.outcome import Finished
@@ -84,7 +85,9 @@ async def _finish(setup: Setup, persistence: FlowPersistence, stored: Stored, cl
     transition, _ = advance(definition, progress, EndAsked(drops_all=True))
     progress.fold(transition)
     output, key = progress.output, ends(definition, progress).key
-    outcome = None if output is None or output[0] != key else Finished(key.rpartition(":")[0], output[1])
+    name = name_in(key)
+    results = StoredResults(setup.codecs, c.run_id)
+    outcome = None if output is None or output[0] != key else Finished(name, results.output(name, output[1]))
     recorder = recorder_of(setup, c.run_id, claim, c, c.pass_number, c.inputs)
     checkpoint = recorder.chain.prepare("finished", "finished", progress, transition, outcome=outcome)
     if offers(persistence, Inbox):

@@ -239,7 +239,7 @@ class RunSnapshot:
         outcome = stored.outcome
         if c.status == "finished" and isinstance(outcome, Finished):
             self.result = self.setup.codecs.decode_result(outcome.result, c.run_id, outcome.method)
-            self.outputs = Outputs({outcome.method: self.result})
+            self.outputs = Outputs({outcome.method.removesuffix("[]"): self.result})
 
     def state_to_continue(self, stored: Stored) -> Any:
         """Return the state with which a stored run continues here: the instance's state if it equals the stored one, else the stored one.

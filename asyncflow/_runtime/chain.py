@@ -142,6 +142,11 @@ class Chain:
         return checkpoint
 
     @property
+    def writes_snapshots(self) -> bool:
+        """Whether every checkpoint that records state and progress is a snapshot."""
+        return self._snapshots_only or self._snapshots
+
+    @property
     def state(self) -> bytes:
         """The bytes of the state that was recorded last."""
         return self._state

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from inspect import Signature
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -40,7 +41,10 @@ class Codecs:
             self._check_payload(name)
 
     def result(self, method: str) -> Codec:
-        """Return the codec of a method's result, by its return annotation, or of a signal's payload, by its declared type."""
+        """Return the codec of a method's result, by its return annotation, or of a signal's payload, by its declared type.
+
+        Of a method with `each`, `method` stands for the list of results, and `method[]` for the result of an item.
+        """
         codec = self._results.get(method)
         if codec is None:
             codec = self._results[method] = self._codec_of(method)
@@ -69,8 +73,11 @@ class Codecs:
     def _codec_of(self, name: str) -> Codec:
         if name in self.definition.signals:
             return codec_for(self.definition.signals[name].payload)
-        method = self.definition.methods.get(name)
-        return plain_codec if method is None else codec_for(method.returns)
+        method = self.definition.methods.get(name.removesuffix("[]"))
+        if method is None:
+            return plain_codec
+        is_list = method.each and name == method.name
+        return codec_for(list[method.returns] if is_list and method.returns is not Signature.empty else method.returns)  # type: ignore[name-defined]
 
     def encode_state(self, state: Any, run_id: str, method: str | None = None) -> tuple[bytes, Any]:
         """Encode a state. Return its bytes, and the state as it will load. Raises `StateNotStorableError`, `LimitExceededError`."""
@@ -86,7 +93,9 @@ class Codecs:
         except Refused as refused:
             if (known := self.definition.methods.get(method)) is not None and known.is_unresolved:
                 refused.cure = f"import what the return annotation of {method} names outside of `if TYPE_CHECKING`"
-            raise _not_storable(ResultNotStorableError, f"what {method} returned", refused, run_id, method) from None
+            raise _not_storable(
+                ResultNotStorableError, f"what {method.removesuffix('[]')} returned", refused, run_id, method
+            ) from None
 
     def decode_result(self, data: bytes, run_id: str, method: str) -> Any:
         """Decode a stored result.
@@ -115,6 +124,18 @@ class Codecs:
                 run_id=run_id,
                 method=method,
             ) from error
+
+    def gathered(self, results: Sequence[bytes], run_id: str, method: str) -> list[Any]:
+        """Decode the results of all items of a method with `each`. Raises as `decode_result` does."""
+        marks = {result[:1] for result in results}
+        if (
+            len(marks) == 1
+        ):  # all were written in the same way, and so is the list of them: one call instead of thousands
+            whole: list[Any] = self.decode_result(
+                b"%b[%b]" % (*marks, b",".join([result[1:] for result in results])), run_id, method
+            )
+            return whole
+        return [self.decode_result(result, run_id, f"{method}[]") for result in results]
 
 
 def _not_storable(

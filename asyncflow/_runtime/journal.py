@@ -17,6 +17,7 @@ from .._scheduling.messages import (
     Fail,
     Finish,
     Happening,
+    ItemReturned,
     MethodRaised,
     MethodReturned,
     PassEnded,
@@ -26,6 +27,7 @@ from .._scheduling.messages import (
     StepStored,
     TimerFired,
     WaitDropped,
+    name_in,
 )
 from .._scheduling.progress import Progress
 from .._values.copying import ATOMS
@@ -45,6 +47,7 @@ KINDS: Final[dict[type[Happening], Kind]] = {
     Started: "started",
     Resumed: "resumed",
     MethodReturned: "method",
+    ItemReturned: "method",
     MethodRaised: "failed",
     TimerFired: "timer",
     SignalTaken: "signal",
@@ -148,7 +151,8 @@ class Journal:
         output = self.progress.output
         if output is None or not isinstance(finish, Finish) or finish.key != output[0]:
             return None
-        return Finished(output[0].rpartition(":")[0], output[1])
+        name = name_in(output[0])
+        return Finished(name, self.results.output(name, output[1]))
 
     def _next_pass(self, method: str, state: bytes | None) -> Checkpoint | None:
         """Begin the next pass. Return its first checkpoint, which also stores the end of the invocation that was the last of this pass."""

@@ -68,8 +68,19 @@ def _ended(c: Checkpoint) -> list[tuple[type[Event], dict[str, Any]]]:
     if c.changes is not None:
         transition = decode_transition(c.changes)
         enabled, skipped = tuple([invocation.key for invocation in transition.enabled]), transition.skipped
+        if transition.completed and transition.completed != c.method:  # with the last of its items
+            whole = MethodFinished, {"invocation": transition.completed, "enabled": enabled}
+            return [
+                (MethodFinished, {"invocation": c.method, "enabled": ()}),
+                whole,
+                *_skipped(skipped, transition.completed),
+            ]
     ends = [(MethodFinished, {"invocation": c.method, "enabled": enabled})] if c.method else []
-    return [*ends, *[(MethodSkipped, {"method": m, "invocation": c.method}) for m in skipped]]
+    return [*ends, *_skipped(skipped, c.method)]
+
+
+def _skipped(methods: tuple[str, ...], invocation: str) -> list[tuple[type[Event], dict[str, Any]]]:
+    return [(MethodSkipped, {"method": method, "invocation": invocation}) for method in methods]
 
 
 def _raised(c: Checkpoint) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from .._scheduling.groups import Gathered
+from .._scheduling.messages import name_in
 from .._values.copying import copied
 from .codecs import Codecs
 from .state_version import detached_copy
@@ -21,15 +23,35 @@ class Results:
         """Return what to keep of a result, and the result as its receivers get it. Raises if it cannot be kept."""
         return detached_copy(value), value
 
+    def __init__(self) -> None:
+        self._lists: dict[str, Any] = {}
+        """The lists whose items are being worked on, by the invocation that works on them."""
+
     def received(self, source: str, kept: Any) -> Any:
         """Return the result of the invocation `source`, for one that receives it: a value of its own."""
-        return copied(kept)
+        return copied(list(kept) if type(kept) is Gathered else kept)
+
+    def item(self, source: str, kept: Any, item: Any) -> Any:
+        """Return an item of the result of the invocation `source`: a value of its own. The list is decoded once for all items."""
+        of = item.group
+        if of not in self._lists:
+            self._lists[of] = self.received(source, kept)
+        return copied(self._lists[of][item.place])
+
+    def forget_list(self, key: str) -> None:
+        """Forget the list of an invocation whose items have all completed."""
+        self._lists.pop(key, None)
+
+    def output(self, method: str, kept: Any) -> Any:
+        """Return a result as the output of a pass keeps it."""
+        return kept
 
 
 class StoredResults(Results):
     """The results of a stored run: a receiver gets the same value whether the run was resumed or not."""
 
     def __init__(self, codecs: Codecs, run_id: str) -> None:
+        super().__init__()
         self._codecs = codecs
         self._run_id = run_id
         self._latest: tuple[str, bytes | None, Any] = ("", None, None)
@@ -44,8 +66,15 @@ class StoredResults(Results):
     def received(self, source: str, kept: Any) -> Any:
         if kept is None:
             return None
-        method = source.rpartition(":")[0]
+        method = name_in(source)
+        if type(kept) is Gathered:
+            return self._codecs.gathered(kept, self._run_id, method)
         latest, data, value = self._latest
         if kept is data and method == latest:  # check both: Python shares one b"1" between all methods
             return value
         return self._codecs.decode_result(kept, self._run_id, method)
+
+    def output(self, method: str, kept: Any) -> Any:
+        if type(kept) is not Gathered:
+            return kept
+        return self._codecs.encode_result(self._codecs.gathered(kept, self._run_id, method), self._run_id, method)[0]

@@ -79,7 +79,7 @@ class Retries:
 def _covers(scope: Scope, error: Exception) -> bool:
     policy = scope.method.retry
     try:
-        return policy is not None and policy.covers(error)
+        return scope.method.each if policy is None else policy.covers(error)
     except Exception:  # a user's `on` may raise anything; it is logged when the next attempt is decided
         return False
 

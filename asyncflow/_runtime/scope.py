@@ -173,9 +173,11 @@ class InvocationInfo(NamedTuple):
     occurrence: int
     """How often the method was started in this pass, this time included."""
     invocation_id: str
-    """Run, pass, method and occurrence: the same in all attempts and after a resume. Usable as an idempotency key."""
+    """Run, pass, method, occurrence and item: the same in all attempts and after a resume. Usable as an idempotency key."""
     attempt: int
     """The number of the attempt, from 1: one more for each attempt that raised. An attempt that a crash ended is not counted."""
+    item: int | None = None
+    """The place of its item in the list, from 0, if the method runs once for each item; else None."""
 
 
 def this_invocation() -> InvocationInfo:
@@ -187,8 +189,9 @@ def this_invocation() -> InvocationInfo:
     if scope is None:
         raise LookupError("this_invocation() is available only inside a method of a flow")
     run_id, number, _ = scope.invocation_id.rsplit("/", 2)
-    name, occurrence = scope.invocation.method, scope.invocation.occurrence
-    return InvocationInfo(run_id, int(number), name, occurrence, scope.invocation_id, scope.attempt)
+    invocation = scope.invocation
+    name, occurrence, item = invocation.method, invocation.occurrence, getattr(invocation, "place", None)
+    return InvocationInfo(run_id, int(number), name, occurrence, scope.invocation_id, scope.attempt, item)
 
 
 def _is_callback() -> bool:

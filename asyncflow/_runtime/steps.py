@@ -15,13 +15,25 @@ import anyio
 import anyio.lowlevel
 
 from .._definition.signals import Signal
-from .._scheduling.messages import Command, EndAsked, MethodRaised, MethodReturned, RunLater, Settle, WaitDropped
+from .._scheduling.messages import (
+    Command,
+    EndAsked,
+    Ending,
+    Item,
+    ItemReturned,
+    MethodRaised,
+    MethodReturned,
+    RunLater,
+    Settle,
+    WaitDropped,
+)
 from .._waiting import calls_user_code, to_its_end
 from ..errors import AsyncflowError
 from .contexts import fresh_context, is_same_context
 from .crowd import Crowd
 from .ending import Asked, asked_by
 from .failures import limit_error
+from .items import Items, name_of
 from .journal import Happened, Journal
 from .labels import label_returned
 from .large_states import Encoded
@@ -33,7 +45,7 @@ from .settings import Settings
 from .starts import call_plain, confirm_ownership
 from .state_version import Version
 from .timeouts import within
-from .timers import due_times
+from .timers import due_after
 from .tracebacks import trimmed
 from .turns import Turn
 from .versions import StateVersions
@@ -55,7 +67,8 @@ class Steps(Workload):
         "_asked",
         "_clock",
         "_flow",
-        "_has_timers",
+        "_has_more",
+        "_items",
         "_outputs",
         "_recorder",
         "_run_id",
@@ -92,7 +105,11 @@ class Steps(Workload):
         self._recorder = recorder
         self._outputs = outputs
         self._clock = clock
-        self._has_timers = settings.definition.has_timers
+        self._has_more = settings.definition.has_timers or settings.definition.has_items
+        """Whether the end of a method may start timers, or items."""
+        self._items = (
+            None if not settings.definition.has_items else Items(settings, journal, versions, recorder, outputs, clock)
+        )
         self._asked: dict[Scope, Asked] = {}
         """What running invocations have asked for."""
         self.late: tuple[Command, ...] = ()
@@ -121,7 +138,7 @@ class Steps(Workload):
             if self._versions.takes_long(draft) and self._may_wait(scope):
                 encoded = await self._versions.encoded(draft)
             version, (commands, checkpoint, result) = self._returned(scope, draft, result, encoded)
-            is_well = True
+            is_well = type(scope.invocation) is not Item
         except Exception as error:  # a user's method may raise anything
             if self._recorder is not None and error is self._recorder.refusal:
                 raise  # the method has not started
@@ -182,7 +199,9 @@ class Steps(Workload):
 
     async def _is_conflict(self, scope: Scope, error: Exception) -> bool:
         """Whether the invocation is run again because of a merge conflict. Wait for the state that it is run on."""
-        return scope.method.retry is not None and await self._retries_of_pass().is_conflict(scope, error)
+        return (scope.method.retry is not None or scope.method.each) and await self._retries_of_pass().is_conflict(
+            scope, error
+        )
 
     def _retries_of_pass(self) -> Retries:
         if self.retries is None:
@@ -201,10 +220,18 @@ class Steps(Workload):
         limit = self._settings.max_method_calls
         if limit is not None and invocation.occurrence > limit:
             raise limit_error(self._settings.name, self._run_id, method.name, limit)
-        args: list[Any] = []
-        named: dict[str, Any] = {}
+        if method.each and type(invocation) is not Item:
+            return None  # its list is empty
+        args: list[Any]
+        named: dict[str, Any]
+        args, named = [], {}
         for name, source in invocation.arguments:
-            value = journal.results.received(source, journal.progress.results.get(source))
+            kept = journal.progress.results.get(source)
+            value = (
+                journal.results.item(source, kept, invocation)
+                if method.each
+                else journal.results.received(source, kept)
+            )
             if name:
                 named[name] = value
             else:
@@ -248,25 +275,29 @@ class Steps(Workload):
 
         Raises the error that makes the invocation a failed one instead.
         """
-        if self._asked or self._journal.progress.ending:
+        if self._asked or self._journal.progress.groups or self._journal.progress.ending:
             asked = self._asked.pop(scope, None)
             if asked is not None or self._journal.progress.ending:
                 return self._returned_at_end(scope, draft, result, asked)
+            if scope.method.each:
+                assert self._items is not None, "the flow has items"
+                return self._items.returned(scope, draft, result, encoded)
         method, key, versions, journal = scope.method, scope.key, self._versions, self._journal
         label = label_returned(self._settings, self._run_id, method, result) if method.is_router else None
         is_recorded = self._settings.checkpoints_all or self._settings.checkpoints(method)
         state, version = versions.leave(scope.base, method.name, draft, encoded, is_recorded)
         is_alone = len(journal.progress.pending) == 1
-        due = self._due_after(method.name, label, version) if self._has_timers else ()
-        happened = journal.happened(MethodReturned(key, label, due), method.name, key, result, state, is_recorded)
+        returned = self._with_more(scope, label, version, result) if self._has_more else MethodReturned(key, label)
+        happened = journal.happened(returned, method.name, key, result, state, is_recorded)
         if version is not versions.newest:
             versions.publish(version, state, method.name, is_alone)
         return version, happened
 
-    def _due_after(self, method: str, label: str | None, version: Version) -> tuple[float, ...]:
-        """Return when the timers fire that the end of a method starts."""
-        names = (method,) if label is None else (method, label)
-        return due_times(self._settings.definition.reached_by(names).timers, version.state, self._clock())
+    def _with_more(self, scope: Scope, label: str | None, version: Version, result: Any) -> MethodReturned:
+        """Return the end of a method, with the timers and the items that it may start."""
+        items = 0 if self._items is None else self._items.started_by(scope, result)
+        due = due_after(self._settings.definition, scope.method.name, label, version.state, self._clock())
+        return MethodReturned(scope.key, label, due, items=items)
 
     def _raised(self, scope: Scope, error: Exception) -> tuple[Version, Happened]:
         """Record the end of an attempt that raised: its draft is dropped. It is tried again, or has failed."""
@@ -333,8 +364,9 @@ class Steps(Workload):
             draft = [self._settings.state_type.updated(draft.pop() if draft else scope.base.state, asked.inputs)]
         state, version = versions.leave(scope.base, method.name, draft, None, is_recorded)
         is_alone = len(progress.pending) == 1
-        returned = MethodReturned(scope.key, ending="" if asked is None else asked.ending)
-        happened = self._journal.happened(returned, method.name, scope.key, result, state, is_recorded)
+        ending: Ending = "" if asked is None else asked.ending
+        returned = ItemReturned(scope.key, (), ending) if method.each else MethodReturned(scope.key, ending=ending)
+        happened = self._journal.happened(returned, name_of(scope), scope.key, result, state, is_recorded)
         if version is not versions.newest:
             versions.publish(version, state, method.name, is_alone)
         return version, happened

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 
-from .._definition.definition import MethodDefinition
+from .._definition.definition import FlowDefinition, MethodDefinition
 from .._definition.triggers import TimerDefinition
 from .._durations import seconds
 from .._scheduling.messages import TimerKey
@@ -19,7 +19,7 @@ from .._waiting import calls_user_code
 from ..errors import FlowDefinitionError
 from .timing import sleep_until
 
-__all__ = ["Timers", "due_times"]
+__all__ = ["Timers", "due_after"]
 
 
 class Timers:
@@ -73,11 +73,12 @@ class Timers:
 
 
 @calls_user_code
-def due_times(timers: Sequence[tuple[MethodDefinition, TimerDefinition]], state: Any, now: float) -> tuple[float, ...]:
-    """Return when timers fire that start now, in seconds since the Unix epoch. A time that has passed is now.
+def due_after(definition: FlowDefinition, method: str, label: str | None, state: Any, now: float) -> tuple[float, ...]:
+    """Return when the timers fire that the end of a method starts now, in seconds since the Unix epoch. A time that has passed is now.
 
     Raises what a delay's function raises, and `FlowDefinitionError` if that returns neither a duration nor a time.
     """
+    timers = definition.reached_by((method,) if label is None else (method, label)).timers
     return tuple([_due(listener, timer, state, now) for listener, timer in timers])
 
 

@@ -15,6 +15,7 @@ The rules, in the order in which `_completed` applies them:
    of that cycle.
 8. A signal is an event from outside: see `signals.py`.
 9. Once the end of the pass was asked for, a completion is no event: see `ending.py`.
+10. An invocation with `each` runs once for each item of its trigger's list; it completes with the last of them: see `groups.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import assert_never
 from .._definition.definition import FlowDefinition, Reached, Receives
 from .ending import completed_at_end, end_asked, ends, next_at_end
 from .firing import all_seen, invocation_of
+from .groups import Group
 from .messages import (
     Command,
     EndAsked,
@@ -35,6 +37,8 @@ from .messages import (
     Happening,
     Hold,
     Invocation,
+    Item,
+    ItemReturned,
     MethodRaised,
     MethodReturned,
     PassEnded,
@@ -73,6 +77,8 @@ def advance(
     """
     if type(happening) is MethodReturned:  # a pattern is slower, and this runs at each step
         transition = _completed(definition, progress, *happening)
+    elif isinstance(happening, ItemReturned):
+        transition = _item_completed(definition, progress, happening)
     elif isinstance(happening, MethodRaised):
         transition = _raised(progress, happening)
     elif isinstance(happening, Started):
@@ -119,12 +125,37 @@ def _timed_commands(
     if timing.retried is not None:
         key, at = timing.retried
         return (RunLater(progress.pending[key], at),)
-    commands: tuple[Command, ...] = (*map(RunMethod, transition.enabled), *map(StartTimer, timing.started))
-    if commands or len(progress.pending) != bool(transition.completed) or len(progress.timers) != bool(timing.fired):
+    commands: tuple[Command, ...] = (
+        *_started(progress, transition.enabled, timing),
+        *map(StartTimer, timing.started),
+    )
+    ended = bool(transition.completed) + (timing.item is not None and timing.item[1] >= 0)
+    if commands or len(progress.pending) != ended or len(progress.timers) != bool(timing.fired):
         return commands
     if definition.signals:
         return (Settle(),)
     return (Finish(transition.completed) if timing.is_output else ends(definition, progress),)
+
+
+def _started(progress: Progress, enabled: tuple[Invocation, ...], timing: Timing) -> Iterator[Command]:
+    """Yield what starts after a happening: invocations, those with a list by their first items, and the items that follow."""
+    if timing.item is not None:
+        key, index = timing.item
+        group = progress.groups[key]
+        for following in () if group.completes_with(index) else group.following(freed=1):
+            item = Item.of(progress.pending[key], following)
+            yield (
+                RunLater(item, progress.attempts[item.key].due or 0.0)
+                if item.key in progress.attempts
+                else RunMethod(item)
+            )
+    opened = {key: Group(count, limit) for key, count, limit in timing.opened}
+    for invocation in enabled:
+        new = opened.get(invocation.key)
+        if new is None or not new.count:
+            yield RunMethod(invocation)
+        else:
+            yield from (RunMethod(Item.of(invocation, index)) for index in new.following())
 
 
 def _raised(progress: Progress, raised: MethodRaised) -> Transition:
@@ -140,9 +171,18 @@ def _raised(progress: Progress, raised: MethodRaised) -> Transition:
 def _begun(definition: FlowDefinition, progress: Progress, deadline: float | None) -> Timing | None:
     """Return what a start or a resume changes: the time limit, and the listeners whose latches keep their cycle alive."""
     is_same = definition.keeping == progress.keeping
-    if deadline is None and is_same:
+    limits = tuple(_changed_limits(definition, progress))
+    if deadline is None and is_same and not limits:
         return None
-    return Timing(deadline=deadline, keeping=None if is_same else tuple(sorted(definition.keeping)))
+    return Timing(deadline=deadline, keeping=None if is_same else tuple(sorted(definition.keeping)), limits=limits)
+
+
+def _changed_limits(definition: FlowDefinition, progress: Progress) -> Iterator[tuple[str, int]]:
+    """Yield the groups whose methods have another limit than when they began."""
+    for key, group in () if progress.ending else progress.groups.items():
+        limit = definition.methods[progress.pending[key].method].limit
+        if limit != group.limit:
+            yield key, limit
 
 
 def _restarted(definition: FlowDefinition, progress: Progress) -> Iterator[Command]:
@@ -150,7 +190,7 @@ def _restarted(definition: FlowDefinition, progress: Progress) -> Iterator[Comma
     if not progress.is_open:
         yield Settle()
     later: list[tuple[float, Command]] = [(timer.due, StartTimer(timer)) for timer in progress.timers.values()]
-    for key, invocation in progress.pending.items():
+    for key, invocation in _pending_on_resume(definition, progress):
         if key in progress.attempts:
             due = progress.attempts[key].due or 0.0
             later.append((due, RunLater(invocation, due)))
@@ -159,8 +199,41 @@ def _restarted(definition: FlowDefinition, progress: Progress) -> Iterator[Comma
     yield from (command for _, command in sorted(later, key=itemgetter(0)))
 
 
+def _pending_on_resume(definition: FlowDefinition, progress: Progress) -> Iterator[tuple[str, Invocation]]:
+    """Yield the pending invocations that a resume starts: of those with a list, the first items that have not completed."""
+    for key, invocation in progress.pending.items():
+        if not progress.is_by_items(key):
+            if type(invocation) is not Item or progress.ending:
+                yield key, invocation
+        elif not progress.ending:
+            limit = definition.methods[invocation.method].limit
+            for index in progress.groups[key].unfinished(limit):
+                item = Item.of(invocation, index)
+                yield item.key, item
+
+
+def _item_completed(definition: FlowDefinition, progress: Progress, returned: ItemReturned) -> Transition:
+    """Return what the completion of an item changes. The last one completes the whole invocation, which is the event."""
+    key, due, ending = returned
+    if ending or progress.ending:
+        return completed_at_end(definition, progress, key, ending)
+    ended = progress.pending[key]
+    group, index = (ended.group, ended.place) if type(ended) is Item else (key, -1)
+    timing = Timing(item=(group, index))
+    if not progress.groups[group].completes_with(index):
+        return Transition(timing=timing)
+    whole = _completed(definition, progress, group, None, due, "", progress.groups[group].count)
+    return whole._replace(timing=timing if whole.timing is None else whole.timing._replace(item=timing.item))
+
+
 def _completed(
-    definition: FlowDefinition, progress: Progress, key: str, label: str | None, due: tuple[float, ...], ending: Ending
+    definition: FlowDefinition,
+    progress: Progress,
+    key: str,
+    label: str | None,
+    due: tuple[float, ...],
+    ending: Ending,
+    items: int,
 ) -> Transition:
     if ending or progress.ending:
         return completed_at_end(definition, progress, key, ending)
@@ -189,7 +262,7 @@ def _completed(
             enabled.append(invocation_of(progress, m, key, cycle, ancestry, seen))
         else:
             latched.extend((m.name, name, how) for name, how in arrived.items())
-    timing = _timing(definition, progress, reached, ended, enabled, due) if definition.keeps_output else None
+    timing = _timing(definition, progress, reached, ended, enabled, due, items) if definition.keeps_output else None
     return _made(Transition, (key, "", False, tuple(enabled), tuple(latched), tuple(skipped), timing))
 
 
@@ -200,8 +273,9 @@ def _timing(
     ended: Invocation,
     enabled: list[Invocation],
     due: tuple[float, ...],
+    items: int,
 ) -> Timing | None:
-    """Return the timers that a completion starts, and whether its result may be the output.
+    """Return the timers that a completion starts, the invocations that it enables for each item, and whether its result may be the output.
 
     The event of each timer is one of its own: it may close a loop that the completion does not.
     """
@@ -214,9 +288,14 @@ def _timing(
         if not m.once_a_cycle or not (fires_now or m.name in progress.fired.get(cycle, ())):
             source = ended.key if m.receives is not Receives.NOTHING else ""
             started.append(Timer(m.name, timer.name, cycle, ancestry, source, at))
-    is_last = not enabled and len(progress.pending) == 1
+    group = progress.groups.get(ended.key)
+    is_last = not enabled and len(progress.pending) == 1 + (0 if group is None else group.running)
     is_output = ended.method == definition.output if definition.output else is_last
-    return Timing(started=tuple(started), is_output=is_output) if started or is_output or is_last else None
+    mapped = [(m.key, definition.methods[m.method]) for m in enabled if definition.methods[m.method].each]
+    opened = tuple((key, items, method.limit) for key, method in mapped)
+    if not (started or opened or is_output or is_last):
+        return None
+    return Timing(started=tuple(started), is_output=is_output, opened=opened)
 
 
 def _timer_fired(definition: FlowDefinition, progress: Progress, key: TimerKey) -> Transition:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from .._definition.definition import FlowDefinition
-from .messages import Command, Continue, Drain, EndAsked, Ending, Finish, Settle, Timing, Transition
+from .messages import Command, Continue, Drain, EndAsked, Ending, Finish, Item, Settle, Timing, Transition, name_in
 from .progress import Progress
 
 __all__ = ["completed_at_end", "end_asked", "ends", "next_at_end"]
@@ -16,12 +16,14 @@ __all__ = ["completed_at_end", "end_asked", "ends", "next_at_end"]
 
 def completed_at_end(definition: FlowDefinition, progress: Progress, key: str, asked: Ending) -> Transition:
     """Return what a completion changes that asks for the end of the pass, or comes after that. It enables nothing."""
-    method = progress.pending[key].method
+    ended = progress.pending[key]
     begins: Ending = "" if progress.ending else asked
     is_last = begins == "finish" or progress.ending == "stop"
-    is_output = method == definition.output if definition.output else is_last
     dropped = _what_waits(progress, key) if begins else ()
-    return Transition(completed=key, timing=Timing(is_output=is_output, ending=begins, dropped=dropped))
+    item = (ended.group, ended.place) if type(ended) is Item else (key, -1) if key in progress.groups else None
+    completed = key if item is None else item[0] if progress.groups[item[0]].completes_with(item[1]) else ""
+    is_output = ended.method == definition.output and bool(completed) if definition.output else is_last
+    return Transition(completed, timing=Timing(is_output=is_output, ending=begins, dropped=dropped, item=item))
 
 
 def end_asked(
@@ -48,17 +50,25 @@ def next_at_end(
 ) -> tuple[Command, ...]:
     """Return the commands of a pass that is ending, after a happening that fails nothing."""
     gone = {transition.completed, *timing.dropped}
-    if any(key not in gone for key in progress.pending):
+    if timing.item is not None:
+        gone.add(f"{timing.item[0]}[{timing.item[1]}]")
+    if any(key not in gone and not progress.is_by_items(key) for key in progress.pending):
         return (Drain(),) if timing.ending else ()
     if (timing.ending or progress.ending) == "continue":
         return (Continue(),)
     if definition.signals:
         return (Settle(),)
-    return (Finish(transition.completed) if timing.is_output else ends(definition, progress),)
+    return (Finish(_key_of(transition, timing)) if timing.is_output else ends(definition, progress),)
+
+
+def _key_of(transition: Transition, timing: Timing) -> str:
+    """Return what has completed: an invocation, or an item of one."""
+    item = timing.item
+    return transition.completed or ("" if item is None else f"{item[0]}[{item[1]}]")
 
 
 def ends(definition: FlowDefinition, progress: Progress) -> Finish:
     """Return the end of a pass whose output was kept before."""
     output = "" if progress.output is None else progress.output[0]
-    is_named = not definition.output or output.rpartition(":")[0] == definition.output  # the class may have changed
+    is_named = not definition.output or name_in(output) == definition.output  # the class may have changed
     return Finish(output if is_named else "")

@@ -15,6 +15,8 @@ __all__ = [
     "Happening",
     "Hold",
     "Invocation",
+    "Item",
+    "ItemReturned",
     "MethodRaised",
     "MethodReturned",
     "PassEnded",
@@ -33,6 +35,7 @@ __all__ = [
     "Timing",
     "Transition",
     "WaitDropped",
+    "name_in",
 ]
 
 
@@ -52,6 +55,38 @@ class Invocation(NamedTuple):
     def key(self) -> str:
         """The key within the pass, such as `fetch:3`."""
         return f"{self.method}:{self.occurrence}"
+
+
+class Item(Invocation):
+    """One item of an invocation that runs once for each item of a list. It has one field more than an invocation: its place."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, group: Invocation, index: int) -> Item:
+        """Return an item of a group."""
+        return tuple.__new__(cls, (*group[:5], index))
+
+    @property
+    def place(self) -> int:
+        """Its place in the list, from 0."""
+        place: int = self[5]  # type: ignore[misc]  # the field that it has more
+        return place
+
+    @property
+    def group(self) -> str:
+        """The key of the invocation that it belongs to, such as `work:1`."""
+        return f"{self.method}:{self.occurrence}"
+
+    @property
+    def key(self) -> str:
+        """The key within the pass, such as `work:1[17]`."""
+        return f"{self.method}:{self.occurrence}[{self.place}]"
+
+
+def name_in(key: str) -> str:
+    """Return under which name the result of an invocation is encoded: `fetch` for `fetch:3`, and `work[]` for the item `work:1[17]`."""
+    return key.rpartition(":")[0] + ("[]" if key[-1:] == "]" else "")
 
 
 class Seen(NamedTuple):
@@ -120,6 +155,19 @@ class MethodReturned(NamedTuple):
     """When the timers that it starts fire, in seconds since the Unix epoch, in the order of `Reached.timers`."""
     ending: Ending = ""
     """Whether it asks for the end of the pass. A pass that is ending already ignores it."""
+    items: int = 0
+    """How many items its result has, if methods run once for each of them."""
+
+
+class ItemReturned(NamedTuple):
+    """An item of an invocation completed successfully."""
+
+    key: str
+    """The key of the item, or of the whole invocation if its list is empty."""
+    due: tuple[float, ...] = ()
+    """As in `MethodReturned`; needed only for the last item that completes."""
+    ending: Ending = ""
+    """As in `MethodReturned`."""
 
 
 class MethodRaised(NamedTuple):
@@ -174,6 +222,7 @@ Happening = (
     Started
     | Resumed
     | MethodReturned
+    | ItemReturned
     | MethodRaised
     | TimerFired
     | StepStored
@@ -262,6 +311,12 @@ class Timing(NamedTuple):
     """How the pass ends, if this happening decides that: from here on nothing starts, no timer fires, and no signal is taken."""
     dropped: tuple[str, ...] = ()
     """The pending invocations that a pass drops that is ending: those that only waited."""
+    opened: tuple[tuple[str, int, int], ...] = ()
+    """(key, number of items, limit) of the enabled invocations that run once for each item of a list."""
+    item: tuple[str, int] | None = None
+    """(key of its invocation, index) of the item that completed; the index is -1 if the list is empty."""
+    limits: tuple[tuple[str, int], ...] = ()
+    """(key, limit) of the pending invocations whose limit of items has changed."""
 
 
 class Transition(NamedTuple):
@@ -289,6 +344,8 @@ class Transition(NamedTuple):
         if timing is None:  # a part of a join whose result is not needed has no source either
             return bool(key and latched) and any(seen.source == key for _, _, seen in latched)
         if not key:
-            return bool(timing.signal) and self._replace(completed=timing.signal).keeps_result
-        is_needed = timing.is_output or any(seen.source == key for _, _, seen in latched)
+            is_signal = bool(timing.signal) and self._replace(completed=timing.signal).keeps_result
+            return is_signal or timing.item is not None
+        has_item = timing.item is not None and timing.item[1] >= 0
+        is_needed = timing.is_output or has_item or any(seen.source == key for _, _, seen in latched)
         return is_needed or any(timer.source == key for timer in timing.started)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .._failure import ATTEMPTS
-from .messages import Ending, Invocation, Seen, Timer, TimerKey, Timing, Transition
+from .groups import Group
+from .messages import Ending, Invocation, Item, Seen, Timer, TimerKey, Timing, Transition
 
 __all__ = ["Attempts", "Progress"]
 
@@ -67,11 +68,19 @@ class Progress:
     """The listeners whose latches keep their cycle alive: those that wait for signals."""
     ending: Ending = ""
     """How the pass ends before its time, if that was asked for."""
+    groups: dict[str, Group] = field(default_factory=dict)
+    """The pending invocations that run once for each item of a list, by key; the items that have started are pending, too."""
 
     @property
     def running(self) -> int:
-        """The number of invocations that are running."""
-        return len(self.pending) - len(self.failed) - len(self.held) - len(self.paused)
+        """The number of invocations that are running: of a group, its items."""
+        groups = sum(key not in self.held and self.is_by_items(key) for key in self.groups)
+        return len(self.pending) - len(self.failed) - len(self.held) - len(self.paused) - groups
+
+    def is_by_items(self, key: str) -> bool:
+        """Whether a pending invocation does not run itself, but its items do."""
+        group = self.groups.get(key)
+        return group is not None and group.count > 0
 
     @property
     def is_open(self) -> bool:
@@ -94,7 +103,7 @@ class Progress:
         for listener, name, seen in latched:
             self._latch(listener, name, seen)
         if timing is not None:
-            self._time(timing, completed, result)
+            result = self._time(timing, completed, result)
         if completed:
             if completed in self.uses:
                 self.results[completed] = result
@@ -119,6 +128,8 @@ class Progress:
         self.alive.clear()
         self.uses.clear()
         for invocation in self.pending.values():
+            if type(invocation) is Item:
+                continue
             self.alive[invocation.cycle] = self.alive.get(invocation.cycle, 0) + 1
             for _, source in invocation.arguments:
                 self._retain(source)
@@ -156,15 +167,21 @@ class Progress:
                 self._unlatch(method, seen)
 
     def _recount_paused(self) -> None:
-        self.paused = {key for key, attempts in self.attempts.items() if attempts.due is not None}
+        paused = {key for key, attempts in self.attempts.items() if attempts.due is not None}
+        self.paused = paused & self.pending.keys()
 
     def _fail(self, key: str) -> None:
         before = self.attempts.get(key, Attempts(0))
         self.attempts[key] = Attempts(before.failed + 1, before.before, memos=before.memos)
         self.failed |= {key}
 
-    def _time(self, timing: Timing, completed: str, result: Any) -> None:
-        retried, deadline, started, fired, is_output, memo, keeping, signal, ending, dropped = timing
+    def _time(self, timing: Timing, completed: str, result: Any) -> Any:
+        """Apply what concerns attempts, times, signals and items. Return the result of the completed invocation."""
+        retried, deadline, started, fired, is_output, memo, keeping, signal, ending, dropped, opened, item, limits = (
+            timing
+        )
+        if item is not None:
+            completed, result = self._end_item(*item, completed, result, is_ending=bool(ending or self.ending))
         if keeping is not None:
             self._keep(frozenset(keeping))
         if retried is not None:
@@ -194,11 +211,81 @@ class Progress:
             self._end(ending)
         for key in dropped:
             self.paused.discard(key)
+            self._forget(key)
+        for key, count, limit in opened:
+            self.groups[key] = Group(count, limit)
+            self._start_items(key)
+        for key, limit in limits:
+            self._restart(key, limit)
+        return result
+
+    # ---- groups of items ---------------------------------------------------------------------------------------
+
+    def _start_items(self, key: str) -> None:
+        """Let the items of a group be pending that may start now."""
+        group = self.groups[key]
+        for index in () if self.failed or self.ending else tuple(group.following()):
+            self._start_item(key, group, index)
+
+    def _start_item(self, key: str, group: Group, index: int) -> None:
+        item = Item.of(self.pending[key], index)
+        self.pending[item.key] = item
+        group.running += 1
+        group.started = index + 1
+
+    def _restart(self, key: str, limit: int) -> None:
+        """Let the first items of a group be pending that have not completed, and no other: after a failure, or under another limit."""
+        group = self.groups[key]
+        for item in [each for each in self.pending.values() if type(each) is Item and each.group == key]:
+            del self.pending[item.key]
+        group.limit, group.running = limit, 0
+        for index in tuple(group.unfinished(limit)):
+            self._start_item(key, group, index)
+
+    def _end_item(self, key: str, index: int, completed: str, result: Any, *, is_ending: bool) -> tuple[str, Any]:
+        """Complete an item. Return what has completed, and its result: the group with the results of all, or else the item."""
+        group, item = self.groups[key], f"{key}[{index}]"
+        if index >= 0:
+            group.done[index] = result
+            self._drop_item(item, group)
+        if completed:
+            del self.groups[key]
+            return completed, group.gathered()
+        if not is_ending:
+            self._start_items(key)
+        elif not group.running:
+            self._forget(key)
+        return item, result
+
+    def _drop_item(self, key: str, group: Group) -> None:
+        del self.pending[key]
+        self.failed -= {key}
+        self.attempts.pop(key, None)
+        group.running -= 1
+
+    def _forget(self, key: str) -> None:
+        """Drop a pending invocation, or an item. In a pass that is ending, a group goes with the last of its items."""
+        if key not in self.pending:  # it went with another one
+            return
+        item = self.pending[key]
+        if type(item) is not Item:
+            self.groups.pop(key, None)
             self._complete(key)
+        elif (group := self.groups.get(item.group)) is None:
+            del self.pending[key]
+            self.attempts.pop(key, None)
+        else:
+            self._drop_item(key, group)
+            if not group.running:
+                self._forget(item.group)
+
+    # ---- the end -----------------------------------------------------------------------------------------------
 
     def _end(self, ending: Ending) -> None:
         """Forget all timers and all parts of joins, because the pass is ending."""
         self.ending = ending
+        for key in [key for key, group in self.groups.items() if group.count and not group.running]:
+            self._forget(key)
         for timer in tuple(self.timers):
             self._drop(timer)
         for listener in tuple(self.latches):
@@ -227,6 +314,8 @@ class Progress:
             failed, memos = self.attempts[key].failed, self.attempts[key].memos
             self.attempts[key] = Attempts(failed, failed, memos=memos)
         self.failed = self.held = frozenset()
+        for key, group in () if self.ending else self.groups.items():
+            self._restart(key, group.limit)
         self._recount_paused()
 
     def _latch(self, listener: str, name: str, seen: Seen) -> None:

@@ -17,7 +17,7 @@ from .._definition.definition import FlowDefinition, MethodDefinition, Receives
 from .._definition.signatures import signature
 from .._definition.triggers import satisfied, trigger_of
 from .firing import part_of
-from .messages import Invocation, Seen
+from .messages import Invocation, Item, Seen
 from .progress import Progress
 
 __all__ = ["obstacles"]
@@ -30,6 +30,8 @@ _NONE: Set[str] = frozenset()
 
 def obstacles(definition: FlowDefinition, progress: Progress) -> list[str]:
     """Return why the pass cannot continue under this definition, each reason with its fix; an empty list for an unchanged one."""
+    if changed := list(_mapped(definition, progress)):
+        return changed
     if progress.ending:  # nothing starts any more
         return list(_calls(definition, progress))
     arrived = _arrived(definition, progress)
@@ -82,6 +84,19 @@ def _calls(definition: FlowDefinition, progress: Progress) -> Iterator[str]:
             f"{name} waits to run with the arguments of its earlier signature, which it no longer takes; put the earlier "
             "parameters back until such runs have ended (additional ones need a default)"
         )
+
+
+def _mapped(definition: FlowDefinition, progress: Progress) -> Iterator[str]:
+    """Report the pending methods that ran for each item of a list, and do no longer, or do now and did not."""
+    for name in dict.fromkeys(i.method for key, i in progress.pending.items() if key in progress.groups):
+        if not definition.methods[name].each:
+            yield f"{name} runs for each item of a list in this run, and has no each() now; put it back until such runs have ended"
+    for key, invocation in progress.pending.items():
+        if definition.methods[invocation.method].each and type(invocation) is not Item and key not in progress.groups:
+            yield (
+                f"{invocation.method} waits to run once in this run, and has each() now; put its earlier condition back until such "
+                "runs have ended"
+            )
 
 
 def _part(parameter: str, latch: Mapping[str, Seen]) -> str:

@@ -12,7 +12,9 @@ from pydantic import GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema, to_json
 from typing_extensions import TypedDict
 
-from .._scheduling.messages import Invocation, Seen, Timer, Timing, Transition
+from .._definition.mapping import HIGHEST_LIMIT
+from .._scheduling.groups import Gathered, Group
+from .._scheduling.messages import Invocation, Item, Seen, Timer, Timing, Transition
 from .._scheduling.progress import Attempts, Progress
 
 __all__ = ["decode_progress", "decode_transition", "encode_progress", "encode_transition"]
@@ -47,15 +49,26 @@ _Timing = tuple[
     Annotated[str, _Or("")],
     Annotated[_Ending, _Or("")],
     Annotated[tuple[str, ...], _Or(())],
+    Annotated[tuple[tuple[str, int, int], ...], _Or(())],
+    Annotated[tuple[str, int] | None, _Or(None)],
+    Annotated[tuple[tuple[str, int], ...], _Or(())],
 ]
 _Transition = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, _Skipped, Annotated[_Timing | None, _Or(None)]]
 _Attempts = tuple[int, int, float | None, tuple[str, ...], dict[str, str]]
+_Result = str | list[str]
+"""A result, or those of all items of an invocation."""
+_Group = tuple[int, int, int, dict[str, str]]
 
 _USUAL: Final = len(get_args(_Usual))
 """How many of its fields a transition is written with if it changes nothing about time."""
 
 _UNENDING: Final = Timing._fields.index("ending")
 """How many of its fields a timing is written with unless the pass is ending, as in format 4."""
+
+_WITHOUT_ITEMS: Final = Timing._fields.index("opened")
+"""How many of its fields a timing is written with unless it concerns items, as in format 5."""
+
+_NO_ITEMS: Final = tuple(Timing())[_WITHOUT_ITEMS:]
 
 
 class _Progress(TypedDict):
@@ -65,13 +78,14 @@ class _Progress(TypedDict):
     counts: dict[str, int]
     latches: dict[str, dict[str, _Seen]]
     fired: dict[str, set[str]]
-    results: dict[str, str]
+    results: dict[str, _Result]
     attempts: NotRequired[dict[str, _Attempts]]
     deadline: NotRequired[float]
     timers: NotRequired[list[_Timer]]
-    output: NotRequired[tuple[str, str]]
+    output: NotRequired[tuple[str, _Result]]
     keeping: NotRequired[list[str]]
     ending: NotRequired[_Ending]
+    groups: NotRequired[dict[str, _Group]]
 
 
 _usual_transitions = TypeAdapter(_Usual)
@@ -85,8 +99,8 @@ def encode_transition(transition: Transition) -> bytes:
     if transition.timing is None:
         return _write_usual(transition[:_USUAL], warnings=False)
     timing: tuple[Any, ...] = transition.timing
-    if timing[_UNENDING:] == ("", ()):
-        timing = timing[:_UNENDING]
+    if timing[_WITHOUT_ITEMS:] == _NO_ITEMS:
+        timing = timing[:_WITHOUT_ITEMS] if timing[_UNENDING:_WITHOUT_ITEMS] != ("", ()) else timing[:_UNENDING]
     return _transitions.serializer.to_json((*transition[:_USUAL], timing), warnings=False)
 
 
@@ -113,16 +127,31 @@ def _attempts_as_stored(attempts: Attempts) -> tuple[Any, ...]:
     return (*attempts[:3], [error.decode() for error in attempts.errors], memos)
 
 
+def _as_text(result: bytes | Gathered) -> _Result:
+    return [each.decode() for each in result] if isinstance(result, Gathered) else result.decode()
+
+
+def _as_bytes(text: _Result) -> bytes | Gathered:
+    return text.encode() if isinstance(text, str) else Gathered([each.encode() for each in text])
+
+
+def _group_as_stored(group: Group) -> tuple[Any, ...]:
+    return (group.count, group.limit, group.started, {str(index): data.decode() for index, data in group.done.items()})
+
+
 def encode_progress(progress: Progress) -> bytes:
     """Encode the whole progress as JSON, without values that follow from the rest. Its results must be JSON bytes."""
+    pending = progress.pending.values()
     stored: dict[str, Any] = {
-        "pending": list(map(tuple, progress.pending.values())),
+        "pending": [tuple(each) for each in pending if type(each) is not Item]
+        if progress.groups
+        else list(map(tuple, pending)),
         "failed": progress.failed,
         "held": progress.held,
         "counts": progress.counts,
         "latches": progress.latches,
         "fired": progress.fired,
-        "results": {key: data.decode() for key, data in progress.results.items()},
+        "results": {key: _as_text(data) for key, data in progress.results.items()},
     }
     if progress.attempts:
         stored["attempts"] = {key: _attempts_as_stored(each) for key, each in progress.attempts.items()}
@@ -135,8 +164,24 @@ def encode_progress(progress: Progress) -> bytes:
     if progress.ending:
         stored["ending"] = progress.ending
     if progress.output is not None:
-        stored["output"] = (progress.output[0], progress.output[1].decode())
+        stored["output"] = (progress.output[0], _as_text(progress.output[1]))
+    if progress.groups:
+        stored["groups"] = {key: _group_as_stored(group) for key, group in progress.groups.items()}
     return to_json(stored)  # not by its types: that would silently replace a lone surrogate in a name
+
+
+def _add_group(progress: Progress, key: str, group: Group) -> None:
+    """Add a group with its pending items. Raises `ValueError` for one that cannot be."""
+    is_possible = 0 <= group.started <= group.count and all(0 <= index < group.count for index in group.done)
+    if not is_possible or group.started > len(group.done) + HIGHEST_LIMIT:
+        raise ValueError("it has items that a list cannot have")
+    whole = progress.pending[key]
+    progress.groups[key] = group
+    for index in range(group.started):
+        if index not in group.done:
+            item = Item.of(whole, index)
+            progress.pending[item.key] = item
+            group.running += 1
 
 
 def decode_progress(data: bytes) -> Progress:
@@ -149,7 +194,7 @@ def decode_progress(data: bytes) -> Progress:
         counts=stored["counts"],
         latches={m: {n: Seen._make(row) for n, row in latch.items()} for m, latch in stored["latches"].items()},
         fired=stored["fired"],
-        results={key: text.encode() for key, text in stored["results"].items()},
+        results={key: _as_bytes(text) for key, text in stored["results"].items()},
         attempts={key: Attempts(1) for key in sorted(stored["failed"])},  # formats before 4 store none
         deadline=stored.get("deadline", 0.0),
         keeping=frozenset(stored.get("keeping", ())),
@@ -158,13 +203,20 @@ def decode_progress(data: bytes) -> Progress:
     progress.timers = {timer.key: timer for timer in map(Timer._make, stored.get("timers", ()))}
     if "output" in stored:
         key, text = stored["output"]
-        progress.output = key, text.encode()
+        progress.output = key, _as_bytes(text)
+    for key, (count, limit, started, done) in stored.get("groups", {}).items():
+        _add_group(
+            progress, key, Group(count, limit, started, {int(index): each.encode() for index, each in done.items()})
+        )
     for key, (failed, before, due, errors, memos) in stored.get("attempts", {}).items():
         values = {step: text.encode() for step, text in memos.items()} or None
         progress.attempts[key] = Attempts(failed, before, due, tuple([text.encode() for text in errors]), values)
     progress.recount()
     known = progress.pending.keys()
-    named = progress.failed | progress.held | progress.attempts.keys()
-    if not (named <= known and progress.uses.keys() <= progress.results.keys()):
+    unknown = (progress.failed | progress.held | progress.attempts.keys()) - known
+    is_known = all(
+        key[: max(0, key.rfind("["))] in progress.groups for key in unknown
+    )  # items that have yet to continue
+    if not (is_known and progress.uses.keys() <= progress.results.keys()):
         raise ValueError("it refers to unknown invocations")
     return progress

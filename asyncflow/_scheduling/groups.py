@@ -1,0 +1,57 @@
+"""Groups: the items of an invocation that runs once for each item of a list. What starts, and when all have completed.
+
+1. Items start in the order of the list, as many at the same time as the limit allows. One that waits for its next attempt counts.
+2. Each item is a pending invocation of its own: it completes, fails and is tried again by itself.
+3. When the last one completes, the group completes: that is one event, whose result is the list of results.
+4. Once a method has failed, or the pass is ending, no further item starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+__all__ = ["Gathered", "Group"]
+
+
+class Gathered(tuple[Any, ...]):
+    """The results of all items of a group, in order; opaque here."""
+
+    __slots__ = ()
+
+
+@dataclass(slots=True)
+class Group:
+    """The items of one pending invocation. Its size is bounded by their number."""
+
+    count: int
+    """How many items there are."""
+    limit: int = 0
+    """How many may run at the same time; 0: no limit."""
+    started: int = 0
+    """All items with a smaller index were started."""
+    done: dict[int, Any] = field(default_factory=dict)
+    """The results of the items that have completed, by index; opaque here."""
+    running: int = 0
+    """How many items are pending: they run, have failed, or wait for their next attempt."""
+
+    def following(self, *, freed: int = 0) -> Iterator[int]:
+        """Yield the items that may start now, `freed` of those that are pending having ended."""
+        room = (self.limit or self.count) - self.running + freed
+        left = (index for index in range(self.started, self.count) if index not in self.done)
+        return islice(left, max(0, room))
+
+    def unfinished(self, limit: int) -> Iterator[int]:
+        """Yield the items with which a resumed pass continues: the first ones that have not completed."""
+        left = (index for index in range(self.count) if index not in self.done)
+        return islice(left, limit or self.count)
+
+    def completes_with(self, index: int) -> bool:
+        """Whether all items have completed once this one has. An empty list completes with -1."""
+        return len(self.done) + (index >= 0) == self.count
+
+    def gathered(self) -> Gathered:
+        """Return the results of all items."""
+        return Gathered(self.done[index] for index in range(self.count))
