@@ -38,7 +38,7 @@ def each(source: Any, /) -> Each[Any]:
     - `source`: the method. Its return annotation is a list or a tuple.
 
     Each item is an invocation of its own: with its own draft of the state, its own attempts and its own checkpoint. What a crash leaves is
-    resumed item by item. When all items have completed, the listener completes once: whoever listens to it receives the list of results,
+    resumed item by item. When all items have completed, the listener completes once: its own listeners receive the list of results,
     in the order of the items. An empty list completes at once, with an empty list.
 
     `limit` of `listen` is how many items run at the same time, pauses before further attempts included; it is required for more than 1,000
