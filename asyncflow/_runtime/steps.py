@@ -37,6 +37,7 @@ from .items import Items, name_of
 from .journal import Happened, Journal
 from .labels import label_returned
 from .large_states import Encoded
+from .memos import Memos
 from .outputs import Outputs
 from .recorder import Recorder
 from .retries import Retries, failure_of
@@ -69,6 +70,7 @@ class Steps(Workload):
         "_flow",
         "_has_more",
         "_items",
+        "_memos",
         "_outputs",
         "_recorder",
         "_run_id",
@@ -110,6 +112,8 @@ class Steps(Workload):
         self._items = (
             None if not settings.definition.has_items else Items(settings, journal, versions, recorder, outputs, clock)
         )
+        self._memos: Memos | None = None
+        """Set once a method has stored a value of its own."""
         self._asked: dict[Scope, Asked] = {}
         """What running invocations have asked for."""
         self.late: tuple[Command, ...] = ()
@@ -192,10 +196,15 @@ class Steps(Workload):
 
     def _waits_of_pass(self) -> Waits:
         if self._waits is None:
-            self._waits = Waits(
-                self._journal, self._recorder, self._clock, self, self._thread, self._settings.checkpoints_all
-            )
+            self._waits = Waits(self._memos_of_pass(), self._journal.progress, self._clock, self)
         return self._waits
+
+    def _memos_of_pass(self) -> Memos:
+        if self._memos is None:
+            self._memos = Memos(
+                self._journal, self._recorder, self, self._thread, checkpoints_all=self._settings.checkpoints_all
+            )
+        return self._memos
 
     async def _is_conflict(self, scope: Scope, error: Exception) -> bool:
         """Whether the invocation is run again because of a merge conflict. Wait for the state that it is run on."""
@@ -255,12 +264,18 @@ class Steps(Workload):
             is_changed = not is_same_context(copy_context(), context)
         finally:
             del self.running[scope.key]
-            if self._waits is not None:
-                self._waits.leave(scope)
+            if self._memos is not None:
+                self._leave(scope, self._memos)
             current_invocation.reset(token)
         if is_changed:
             await fresh_context()
         return result
+
+    def _leave(self, scope: Scope, memos: Memos) -> None:
+        """End what a method has left open that has ended."""
+        memos.leave(scope)
+        if self._waits is not None:
+            self._waits.leave(scope)
 
     # ---- the end of an invocation: one step, with no await -----------------------------------------------------
 

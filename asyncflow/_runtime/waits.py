@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Protocol
 
 import anyio
@@ -13,19 +11,13 @@ from pydantic_core import from_json, to_json
 from .._definition.signals import Signal
 from .._scheduling.messages import Command, EndAsked, WaitDropped
 from .._scheduling.progress import Progress
-from ..errors import LimitExceededError, SignalTimeoutError, StateError, StepKeyError, UnknownSignalError
-from .journal import Journal
-from .recorder import Recorder
+from ..errors import SignalTimeoutError, StateError, UnknownSignalError
+from .memos import Memos
 from .scope import Scope
 from .signals import OpenWait, Signals
-from .starts import confirm_ownership
 from .timing import sleep_until
 
 __all__ = ["OfPass", "Waits", "awaited_signals", "next_due"]
-
-MEMOS: Final = 10_000
-"""How many values an invocation can store."""
-
 
 RECEIVED: Final = "received "
 TIMED_OUT: Final = "timed out "
@@ -92,56 +84,22 @@ class Waiting(NamedTuple):
 
 
 class Waits:
-    """The waits of the invocations of one pass: how many each has begun, and which ones are in progress."""
+    """The waits of the invocations of one pass, and which ones are in progress."""
 
-    __slots__ = (
-        *(
-            "_abandoned",
-            "_begun",
-            "_checkpoints_all",
-            "_clock",
-            "_has_shown_progress",
-            "_journal",
-            "_names",
-            "_pass",
-            "_progress",
-            "_recorder",
-            "_thread",
-        ),
-        "waiting",
-    )
+    __slots__ = ("_clock", "_memos", "_pass", "_progress", "waiting")
 
-    def __init__(
-        self,
-        journal: Journal,
-        recorder: Recorder | None,
-        clock: Callable[[], float],
-        of_pass: OfPass,
-        thread: int,
-        checkpoints_all: bool,
-    ) -> None:
-        """`thread`: the id of the thread that runs the event loop."""
-        self._journal = journal
-        self._progress: Progress = journal.progress
-        self._recorder = recorder
+    def __init__(self, memos: Memos, progress: Progress, clock: Callable[[], float], of_pass: OfPass) -> None:
+        self._memos = memos
+        self._progress = progress
         self._clock = clock
         self._pass = of_pass
-        self._checkpoints_all = checkpoints_all
-        self._thread = thread
-        self._has_shown_progress = False
-        self._begun: dict[tuple[str, str], tuple[Scope, int]] = {}
-        """Of each invocation and kind of wait: how many waits without a key have begun."""
-        self._names: set[tuple[str, str]] = set()
-        """The waits that are in progress, or have begun and not ended in this process, by invocation and name."""
-        self._abandoned: dict[tuple[str, str], list[str]] = {}
-        """Of each invocation and kind of wait: the names of those that were cancelled. What was taken for them is for the next one."""
         self.waiting: dict[Scope, list[Waiting]] = {}
         """The invocations that wait, with their waits."""
 
     async def sleep(self, scope: Scope, delay: float, at: float | None, key: str | None) -> None:
         """See `sleeping.sleep`. `at`: the time at which it ends; None: after `delay` seconds."""
-        with self._named(scope, "sleep", key) as name:
-            stored = self._memos(scope).get(name)
+        with self._memos.named(scope, "sleep", "sleep", key) as name:
+            stored = self._memos.of(scope).get(name)
             due = self._clock() + max(0.0, delay) if at is None else at
             due = due if stored is None else float(stored)
             if self._progress.ending and stored is not None and due <= self._clock():
@@ -160,15 +118,15 @@ class Waits:
                 method=scope.method.name,
             )
         kind = f"wait_for {signal.name}"
-        abandoned = self._abandoned.get((scope.key, kind), [])
+        abandoned = self._memos.abandoned.get((scope.key, kind), [])
         for name in abandoned:
             await signals.is_durable(scope.key, RECEIVED + name)
-            if RECEIVED + name in self._memos(scope):
+            if RECEIVED + name in self._memos.of(scope):
                 abandoned.remove(name)
-                return self._memos(scope)[RECEIVED + name]
-        with self._named(scope, kind, key) as name:
+                return self._memos.of(scope)[RECEIVED + name]
+        with self._memos.named(scope, "wait_for", kind, key) as name:
             received, late = RECEIVED + name, TIMED_OUT + name
-            memos = self._memos(scope)
+            memos = self._memos.of(scope)
             if received not in memos and late not in memos:
                 is_stored = name in memos and name not in abandoned
                 until = from_json(memos[name]) if is_stored else None
@@ -178,7 +136,7 @@ class Waits:
                 wait = OpenWait(scope.key, received, signal.name, until)
                 await self._wait(scope, lambda: self._received(signals, wait), wait)
                 await signals.is_durable(scope.key, received)
-                memos = self._memos(scope)
+                memos = self._memos.of(scope)
                 if received not in memos:
                     await self._note(scope, late, b"true", is_stored=False)
             if received in memos:
@@ -208,46 +166,6 @@ class Waits:
                 await wait.is_received.wait()
                 group.cancel_scope.cancel()
 
-    # ---- names and stored values ---------------------------------------------------------------------------------
-
-    @contextmanager
-    def _named(self, scope: Scope, kind: str, key: str | None) -> Iterator[str]:
-        """Give a wait its name, which is the same when the method runs again. Raises `StateError`, `StepKeyError`."""
-        call, method, place = kind.partition(" ")[0], scope.method.name, (scope.key, kind)
-        if not scope.is_open or self._pass.running.get(scope.key) is not scope or threading.get_ident() != self._thread:
-            raise StateError(
-                f"asyncflow.{call}() was called in code that {method} does not await on the run's event loop",
-                run_id=scope.run_id,
-                method=method,
-            )
-        of, number = self._begun.get(place, (scope, 0))
-        number = number + 1 if of is scope else 1
-        name = f"{kind} #{number}" if key is None else f"{kind} ={key}"
-        is_unnamed_open = key is None and any(
-            of == scope.key and each.startswith(f"{kind} #") for of, each in self._names
-        )
-        if is_unnamed_open or (scope.key, name) in self._names:
-            raise StepKeyError(
-                f"{method} began a {call} while another one of the same name was in progress; give each a key: {call}(..., key=...)",
-                run_id=scope.run_id,
-                method=method,
-            )
-        if key is None:
-            self._begun = {known: begun for known, begun in self._begun.items() if known[0] in self._pass.running}
-            self._begun[place] = (scope, number)
-        self._names.add((scope.key, name))
-        try:
-            yield name
-        except anyio.get_cancelled_exc_class():
-            self._abandoned.setdefault(place, []).append(name)
-            raise
-        finally:
-            self._names.discard((scope.key, name))
-
-    def _memos(self, scope: Scope) -> dict[str, Any]:
-        known = self._progress.attempts.get(scope.key)
-        return (known.memos if known is not None else None) or {}
-
     async def _note(self, scope: Scope, name: str, value: bytes, *, is_stored: bool) -> None:
         """Store a value under the name of a wait, unless it is stored. A pass that fails ends with a checkpoint that says so."""
         progress = self._progress
@@ -255,23 +173,9 @@ class Waits:
         if progress.ending:
             return
         if is_stored and not is_last:
-            await self._show_progress()
+            await self._memos.show_progress()
             return
-        if not is_stored and len(self._memos(scope)) >= MEMOS:
-            raise LimitExceededError(
-                f"{scope.method.name} has stored {MEMOS} values in one invocation, the maximum; split the method",
-                run_id=scope.run_id,
-                method=scope.method.name,
-            )
-        checkpoint = self._journal.step_stored(scope.key, name, value, is_last, is_recorded=self._checkpoints_all)
-        if checkpoint is not None and self._recorder is not None:
-            await self._recorder.commit(checkpoint)
-
-    async def _show_progress(self) -> None:
-        """After a method that was run again has reached its wait: reset the count of takeovers, which no checkpoint does here."""
-        if self._recorder is not None and self._recorder.fence is not None and not self._has_shown_progress:
-            self._has_shown_progress = True
-            await confirm_ownership(self._recorder, always=True)
+        await self._memos.note(scope, name, value, is_last=is_last)
 
     # ---- waiting -------------------------------------------------------------------------------------------------
 
@@ -314,8 +218,6 @@ class Waits:
                 wait.is_left = True
             scope_of_wait.cancel()
         self._progress.paused.discard(scope.key)
-        if self._abandoned:
-            self._abandoned = {place: names for place, names in self._abandoned.items() if place[0] != scope.key}
 
 
 def _left(scope: Scope) -> StateError:

@@ -132,7 +132,7 @@ IN_WAITS: tuple[Mutant, ...] = (
         "a method that waits again counts as no progress",
         ("W11", "L2"),
         "_runtime/waits.py",
-        "            await self._show_progress()\n",
+        "            await self._memos.show_progress()\n",
         "",
         "sqlite/test_takeovers.py::test_a_method_that_reaches_its_wait_again_resets_the_count",
     ),

@@ -23,7 +23,7 @@ from asyncflow import (
     start,
     this_invocation,
 )
-from asyncflow._runtime import waits
+from asyncflow._runtime import memos
 from asyncflow.persistence.checkpoint import decode_progress
 from asyncflow.testing import crash_everywhere
 
@@ -146,7 +146,7 @@ async def test_two_sleeps_at_once_need_keys(store: Any) -> None:
 
 
 async def test_an_invocation_stores_a_limited_number_of_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waits, "MEMOS", 3)
+    monkeypatch.setattr(memos, "MEMOS", 3)
 
     class Many(Flow[dict]):
         @start()
