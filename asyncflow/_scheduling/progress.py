@@ -67,6 +67,8 @@ class Progress:
     """The listeners whose latches keep their cycle alive: those that wait for signals."""
     ending: Ending = ""
     """How the pass ends before its time, if that was asked for."""
+    parent: tuple[str, int] | None = None
+    """(id, depth) of a child run: the id of its parent, and its distance from the run that has none, at least 1."""
 
     @property
     def running(self) -> int:

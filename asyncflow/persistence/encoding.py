@@ -72,6 +72,7 @@ class _Progress(TypedDict):
     output: NotRequired[tuple[str, str]]
     keeping: NotRequired[list[str]]
     ending: NotRequired[_Ending]
+    parent: NotRequired[tuple[str, int]]
 
 
 _usual_transitions = TypeAdapter(_Usual)
@@ -134,6 +135,8 @@ def encode_progress(progress: Progress) -> bytes:
         stored["keeping"] = sorted(progress.keeping)
     if progress.ending:
         stored["ending"] = progress.ending
+    if progress.parent is not None:
+        stored["parent"] = progress.parent
     if progress.output is not None:
         stored["output"] = (progress.output[0], progress.output[1].decode())
     return to_json(stored)  # not by its types: that would silently replace a lone surrogate in a name
@@ -154,6 +157,7 @@ def decode_progress(data: bytes) -> Progress:
         deadline=stored.get("deadline", 0.0),
         keeping=frozenset(stored.get("keeping", ())),
         ending=stored.get("ending", ""),
+        parent=stored.get("parent"),
     )
     progress.timers = {timer.key: timer for timer in map(Timer._make, stored.get("timers", ()))}
     if "output" in stored:
