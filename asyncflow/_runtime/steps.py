@@ -107,17 +107,16 @@ class Steps(Workload):
         self._recorder = recorder
         self._outputs = outputs
         self._clock = clock
-        self._has_more = settings.definition.has_timers or settings.definition.has_items
+        has_items = settings.definition.has_items
+        self._has_more = has_items or settings.definition.has_timers
         """Whether the end of a method may start timers, or items."""
-        self._items = (
-            None if not settings.definition.has_items else Items(settings, journal, versions, recorder, outputs, clock)
-        )
+        self._items = Items(settings, journal, versions, recorder, outputs, clock) if has_items else None
         self._memos: Memos | None = None
         """Set once a method has stored a value of its own."""
         self._asked: dict[Scope, Asked] = {}
         """What running invocations have asked for."""
         self.late: tuple[Command, ...] = ()
-        """Commands that nothing has executed: an invocation that waited has ended the pass."""
+        """Commands that are still to be executed: an invocation that waited has ended the pass."""
         self.requested: anyio.Event | None = None
         """Set once it is stored that the end was asked for from outside, and what follows was begun. The pass does not end before."""
         self.prefix = f"{run_id}/{pass_number}/"
@@ -129,7 +128,7 @@ class Steps(Workload):
         self.crowd: Crowd[Scope] | None = None
         """Set when many invocations run at once: they take turns."""
         self.retries: Retries | None = None
-        """Set once an attempt has failed that may be followed by another one."""
+        """Set once an attempt has failed that may be repeated."""
 
     async def step(self, scope: Scope, turn: int) -> tuple[Command, ...]:
         """Run one invocation, commit its end, and return the commands that follow from it."""
@@ -146,7 +145,8 @@ class Steps(Workload):
         except Exception as error:  # a user's method may raise anything
             if self._recorder is not None and error is self._recorder.refusal:
                 raise  # the method has not started
-            await self._wait_turn(turn)
+            if self.crowd is not None:
+                await self.crowd.wait(turn, len(self._journal.progress.pending))
             self._asked.pop(scope, None)
             if self._is_dropped(scope):
                 return ()  # it continued after it was cancelled
@@ -208,18 +208,13 @@ class Steps(Workload):
 
     async def _is_conflict(self, scope: Scope, error: Exception) -> bool:
         """Whether the invocation is run again because of a merge conflict. Wait for the state that it is run on."""
-        return (scope.method.retry is not None or scope.method.each) and await self._retries_of_pass().is_conflict(
-            scope, error
-        )
+        may_be = scope.method.retry is not None or scope.method.each
+        return may_be and await self._retries_of_pass().is_conflict(scope, error)
 
     def _retries_of_pass(self) -> Retries:
         if self.retries is None:
             self.retries = Retries(self._journal.progress, self._versions, self._clock)
         return self.retries
-
-    async def _wait_turn(self, turn: int) -> None:
-        if self.crowd is not None:
-            await self.crowd.wait(turn, len(self._journal.progress.pending))
 
     # ---- one invocation ----------------------------------------------------------------------------------------
 
@@ -294,8 +289,7 @@ class Steps(Workload):
             asked = self._asked.pop(scope, None)
             if asked is not None or self._journal.progress.ending:
                 return self._returned_at_end(scope, draft, result, asked)
-            if scope.method.each:
-                assert self._items is not None, "the flow has items"
+            if scope.method.each and self._items is not None:
                 return self._items.returned(scope, draft, result, encoded)
         method, key, versions, journal = scope.method, scope.key, self._versions, self._journal
         label = label_returned(self._settings, self._run_id, method, result) if method.is_router else None
@@ -316,12 +310,11 @@ class Steps(Workload):
 
     def _raised(self, scope: Scope, error: Exception) -> tuple[Version, Happened]:
         """Record the end of an attempt that raised: its draft is dropped. It is tried again, or has failed."""
-        is_ending = bool(self._journal.progress.ending)
-        settings, versions = self._settings, self._versions
+        settings, versions, is_ending = self._settings, self._versions, bool(self._journal.progress.ending)
         failure = failure_of(scope, trimmed(error), self._journal.progress, self._clock())
         retry_at = None if scope.method.retry is None else self._retries_of_pass().next_at(scope, error)
-        raised, version = MethodRaised(scope.key, retry_at), versions.newest
-        state, is_recorded = None, is_ending or settings.checkpoints(scope.method)
+        raised, version, state = MethodRaised(scope.key, retry_at), versions.newest, None
+        is_recorded = is_ending or settings.checkpoints(scope.method)
         if is_recorded and not settings.checkpoints_all:  # the newest state may not be stored yet
             try:
                 state, version = versions.leave(scope.base, scope.method.name, [], None, is_recorded)

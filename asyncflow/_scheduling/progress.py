@@ -70,6 +70,8 @@ class Progress:
     """How the pass ends before its time, if that was asked for."""
     groups: dict[str, Group] = field(default_factory=dict)
     """The pending invocations that run once for each item of a list, by key; the items that have started are pending, too."""
+    parent: tuple[str, int] | None = None
+    """(id, depth) of a child run: the id of its parent, and its distance from the run that has none, at least 1."""
 
     @property
     def running(self) -> int:

@@ -11,6 +11,7 @@ __all__ = [
     "ArgumentsError",
     "CallError",
     "CapabilityMissingError",
+    "ChildRunError",
     "FlowBusyError",
     "FlowDefinitionError",
     "InvalidRunIdError",
@@ -96,6 +97,17 @@ class RunLockedError(CallError):
         super().__init__(message, **where)
         self.owner = owner
         self.seconds = seconds
+
+
+class ChildRunError(CallError):
+    """The call cannot be made for a child run alone, such as its deletion: a run is deleted together with all its descendants.
+
+    `parent` is the id of the parent.
+    """
+
+    def __init__(self, message: str, *, parent: str = "", **where: Any) -> None:
+        super().__init__(message, **where)
+        self.parent = parent
 
 
 class FlowBusyError(CallError):

@@ -15,6 +15,7 @@ __all__ = [
     "MethodErrorGroup",
     "MethodTimeoutError",
     "NotStorableError",
+    "ParentEndedError",
     "RecordedException",
     "ResultNotStorableError",
     "RunError",
@@ -32,6 +33,17 @@ __all__ = [
 
 class RunError(AsyncflowError):
     """A run could not continue."""
+
+
+class ParentEndedError(RunError):
+    """The parent of a child run is finished, cancelled or not stored: the child was not stored.
+
+    `parent` is the id of the parent.
+    """
+
+    def __init__(self, message: str, *, parent: str = "", **where: Any) -> None:
+        super().__init__(message, **where)
+        self.parent = parent
 
 
 class MethodError(RunError):

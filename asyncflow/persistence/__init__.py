@@ -1,6 +1,7 @@
 """Persistence: one small protocol, many backends. Public: the protocol, its capabilities, the checkpoint, and two backends."""
 
 from .checkpoint import Checkpoint
+from .children import Children
 from .compaction import Compaction
 from .fence import Fence
 from .inbox import Inbox, NewSignal, StoredSignal
@@ -26,6 +27,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointHistory",
     "CheckpointLog",
+    "Children",
     "Clocked",
     "Compaction",
     "Fence",

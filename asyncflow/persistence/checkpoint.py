@@ -30,7 +30,7 @@ __all__ = [
     "verified",
 ]
 
-FORMAT: Final = 5
+FORMAT: Final = 6
 """The newest checkpoint format, which this version writes. It reads all older formats; a newer one is a `StorageVersionError`.
 
 Format 1: asyncflow 0.1. Format 2: the digest covers the format, the writer's version and the flow's identity; the first byte of a
@@ -39,6 +39,7 @@ pass `pass_number` instead of `number`.
 Format 4: the kinds "retrying", "timer", "step" and "signal"; failed attempts, timers, memos, a named output, a time
 limit.
 Format 5: the kind "ending"; a pass that is ending; the first checkpoint of a pass may name the invocation that ended the pass before.
+Format 6: groups of items; the parent of a run; steps.
 To add a field to a transition or an invocation, append it with a default and increase this number.
 """
 

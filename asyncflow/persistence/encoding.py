@@ -86,6 +86,7 @@ class _Progress(TypedDict):
     keeping: NotRequired[list[str]]
     ending: NotRequired[_Ending]
     groups: NotRequired[dict[str, _Group]]
+    parent: NotRequired[tuple[str, int]]
 
 
 _usual_transitions = TypeAdapter(_Usual)
@@ -163,6 +164,8 @@ def encode_progress(progress: Progress) -> bytes:
         stored["keeping"] = sorted(progress.keeping)
     if progress.ending:
         stored["ending"] = progress.ending
+    if progress.parent is not None:
+        stored["parent"] = progress.parent
     if progress.output is not None:
         stored["output"] = (progress.output[0], _as_text(progress.output[1]))
     if progress.groups:
@@ -199,6 +202,7 @@ def decode_progress(data: bytes) -> Progress:
         deadline=stored.get("deadline", 0.0),
         keeping=frozenset(stored.get("keeping", ())),
         ending=stored.get("ending", ""),
+        parent=stored.get("parent"),
     )
     progress.timers = {timer.key: timer for timer in map(Timer._make, stored.get("timers", ()))}
     if "output" in stored:

@@ -15,6 +15,7 @@ import anyio.lowlevel
 
 from ..errors import RunLockedError, StaleCheckpoint
 from .checkpoint import Checkpoint, fold, verified
+from .children import has_parent, parent_ended
 from .compaction import check_first, first_digest
 from .inbox import NewSignal, StoredSignal, changed, ended, second, unknown_run
 from .memory_inbox import MemoryInbox, MemoryWatches
@@ -54,6 +55,8 @@ class MemoryFlowPersistence:
         self._driven: set[str] = set()
         self._wake_at: dict[str, float] = {}
         """When each parked run is due."""
+        self._children: dict[str, list[str]] = {}
+        """The ids of the children of each run, in order of creation."""
         self._runs = 0
         self._inbox = MemoryInbox()
         self._woken = MemoryWatches()
@@ -88,6 +91,32 @@ class MemoryFlowPersistence:
             self._add(checkpoint)
             self._inbox.clear(checkpoint.run_id)
         await self._known()
+
+    async def append_child(self, checkpoint: Checkpoint, parent: str) -> None:
+        """Store the first checkpoint of a child run, unless its parent is over or not stored. See `Children.append_child`."""
+        with _changing:
+            known = self._entries.get(parent)
+            if known is None or known.status in ("finished", "cancelled"):
+                raise parent_ended(checkpoint.run_id, parent, None if known is None else known.status)
+            self._add(checkpoint)
+            self._entries[checkpoint.run_id] = self._entries[checkpoint.run_id]._replace(parent=parent)
+            self._children.setdefault(parent, []).append(checkpoint.run_id)
+        await self._known()
+
+    async def children(self, run_id: str) -> list[RunEntry]:
+        """Return the direct children of a run, in the order in which they were first stored."""
+        with _changing:
+            return [self._shown(self._entries[each]) for each in self._children.get(run_id, ())]
+
+    async def orphans(self, limit: int) -> list[RunEntry]:
+        """Return children that are not over although their parent is, the oldest first. See `Children.orphans`."""
+        with _changing:
+            found = (e for e in self._entries.values() if e.parent and _lives(e) and not self._has_living_parent(e))
+            return [self._shown(entry) for entry in islice(found, limit)]
+
+    def _has_living_parent(self, entry: RunEntry) -> bool:
+        parent = self._entries.get(entry.parent)
+        return parent is not None and _lives(parent)
 
     async def _known(self) -> None:
         """Let other tasks run: nothing was awaited so far. The outcome is known, so a cancellation may be delivered then."""
@@ -230,10 +259,11 @@ class MemoryFlowPersistence:
         flow: str | None = None,
         status: Status | Literal["unfinished"] | None = None,
         identities: Collection[str] | None = None,
+        parent: str | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
-        """Return catalog entries, newest run first. See `Catalog.runs`."""
+        """Return catalog entries, newest run first. `parent`: only the children of this run. See `Catalog.runs`."""
         check_query(status, limit)
         statuses = ("running", "interrupted") if status == "unfinished" else (status,)
         with _changing:
@@ -244,6 +274,7 @@ class MemoryFlowPersistence:
                 and flow in (None, e.flow)
                 and (status is None or e.status in statuses)
                 and (identities is None or e.identity in identities)
+                and parent in (None, e.parent)
             )
             return list(islice((e for e in found if before is None or e.position < before), limit))
 
@@ -256,24 +287,41 @@ class MemoryFlowPersistence:
         """Update the catalog entry of a run."""
         known = self._entries.get(c.run_id)
         self._runs += known is None
-        created, position = (c.at, self._runs) if known is None else (known.created_at, known.position)
-        self._entries[c.run_id] = RunEntry(
-            c.run_id, c.flow, c.status, c.pass_number, c.seq, False, created, c.at, position, identity=c.known_by
-        )
+        entry = RunEntry(c.run_id, c.flow, c.status, c.pass_number, c.seq, False, c.at, c.at, self._runs, 0, c.known_by)
+        if known is not None:
+            entry = entry._replace(created_at=known.created_at, position=known.position, parent=known.parent)
+        self._entries[c.run_id] = entry
 
     async def delete(self, run_id: str) -> bool:
-        """Delete a run that has no living owner. Its former owner is fenced off: its next checkpoint follows nothing that is stored."""
+        """Delete a run that has no living owner, with its descendants.
+
+        Their former owners are fenced off: their next checkpoints follow nothing that is stored.
+        """
         with _changing:
-            if run_id in self._driven:
-                raise RunLockedError(
-                    f"run {run_id} is owned by this process, which is alive; wait for the run, or try again when it has ended",
-                    run_id=run_id,
-                )
-            return self._forget(run_id)
+            entry = self._entries.get(run_id)
+            if entry is not None and entry.parent in self._entries:
+                raise has_parent(run_id, entry.parent)
+            tree = self._tree(run_id)
+            for each in tree:
+                if each in self._driven:
+                    raise RunLockedError(
+                        f"run {each} is owned by this process, which is alive; wait for the run, or try again when it has ended",
+                        run_id=each,
+                    )
+            gone = [each for each in tree if self._forget(each)]
+        return run_id in gone
+
+    def _tree(self, run_id: str) -> list[str]:
+        """Return the ids of a run and its descendants."""
+        tree = [run_id]
+        for each in tree:
+            tree += self._children.get(each, ())
+        return tree
 
     def _forget(self, run_id: str) -> bool:
         self._epochs.pop(run_id, None)
         self._entries.pop(run_id, None)
+        self._children.pop(run_id, None)
         self._inbox.forget(run_id)
         if self._wake_at.pop(run_id, None) is not None:
             self._woken.call(run_id)
@@ -281,19 +329,28 @@ class MemoryFlowPersistence:
         return self._rows.pop(run_id, None) is not None
 
     async def prune(self, *, older_than: float, keep_last: int = 0) -> int:
-        """Delete runs that ended more than `older_than` seconds ago. It is atomic: nothing changes between listing and deleting."""
+        """Delete runs that ended more than `older_than` seconds ago, with their descendants. Return the number of all deleted runs.
+
+        It is atomic: nothing changes between listing and deleting.
+        """
         check_retention(older_than, keep_last)
         before = time.time() - older_than
         kept: Counter[str] = Counter()
         gone = 0
         with _changing:
             for entry in reversed(list(self._entries.values())):
-                if entry.status == "running":
+                if entry.status == "running" or entry.parent:
                     continue
                 kept[entry.flow] += 1
-                if kept[entry.flow] > keep_last and entry.updated_at < before and entry.run_id not in self._driven:
-                    gone += self._forget(entry.run_id)
+                if kept[entry.flow] > keep_last and entry.updated_at < before:
+                    tree = self._tree(entry.run_id)
+                    if self._driven.isdisjoint(tree):
+                        gone += sum([self._forget(each) for each in tree])
         return gone
+
+
+def _lives(entry: RunEntry) -> bool:
+    return entry.status in ("running", "failed")
 
 
 def _stale(c: Checkpoint) -> StaleCheckpoint:

@@ -165,6 +165,8 @@ class RunEntry(NamedTuple):
     """The key by which its flow is found: `Checkpoint.known_by`."""
     wake_at: float | None = None
     """When a waiting run is due, in seconds since the Unix epoch: infinity if it waits for signals only. None for other runs."""
+    parent: str = ""
+    """The id of its parent, if it is a child run."""
 
 
 @runtime_checkable

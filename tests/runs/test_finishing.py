@@ -209,6 +209,38 @@ async def test_another_process_asks_a_run_to_finish(tmp_path: Any, monkeypatch: 
 
     assert flow.status == "finished"
     assert not ownership.is_driven_here(one, flow.run_id)
+    assert await one.verify() == []
+
+
+@pytest.mark.clauses("W13", "V4")
+async def test_a_run_that_was_asked_by_a_signal_verifies_before_and_after_its_end() -> None:
+    class Busy(Flow[dict]):
+        name = "Busy"
+        asked = Signal("asked", str)
+        may_end = anyio.Event()
+
+        @start()
+        async def work(self) -> str:
+            await Busy.may_end.wait()
+            return "worked"
+
+        @listen(and_(work, asked))
+        async def never(self) -> None:
+            raise AssertionError("the run was asked to finish")
+
+    storage = SQLiteFlowPersistence("runs.db")
+    flow = Busy(persistence=storage)
+    with anyio.fail_after(60):
+        async with storage, anyio.create_task_group() as group:
+            group.start_soon(flow.kickoff)
+            await until(stored(storage, flow.run_id, 0))
+            await Busy.finish_run(flow.run_id, persistence=storage)
+            await until(stored(storage, flow.run_id, 1))
+            assert await storage.verify() == []
+            Busy.may_end.set()
+
+    assert [entry.kind for entry in await flow.history()] == ["started", "ending", "method", "finished"]
+    assert await storage.verify() == []
 
 
 @pytest.mark.clauses("W13")

@@ -32,6 +32,8 @@ ENDS = {
     "Asking": "Ann",
     "Expiring": "nobody",
     "Limited": "nobody",
+    "Ending": "asked",
+    "Endless": "4 turns",
 }
 """What the runs of each flow result in."""
 OTHER_ENDS = {
@@ -81,5 +83,9 @@ async def assert_comes_to_its_end(run_id: str, told: dict[str, Any], storage: An
         assert loaded.state.seen == ["edited", "add", "close"]
     if told["flow"] == "Trying":
         assert loaded.state.turns == 1
+    if told["flow"] == "Ending":
+        assert (loaded.state.turns, loaded.state.log) == (1, ["slow"])
+    if told["flow"] == "Endless":
+        assert loaded.state.log == ["turn 1", "turn 2", "turn 3"]
     if run_id == "cycle-midway":
         assert loaded.state.log == [f"turn {n}" for n in range(1, 7)]

@@ -305,3 +305,43 @@ if hasattr(asyncflow, "Retry"):  # since 0.4
     INBOX = (Approving, Expiring, Asking, Limited)
     FLOWS |= {cls.__name__: cls for cls in (Trying, Timing, Sleeping, *INBOX)}
     NEED_AN_INBOX = {cls.__name__ for cls in INBOX}
+
+if hasattr(asyncflow, "continue_as"):  # since 0.5
+
+    @persist
+    class Ending(Flow[Counting]):
+        """A pass that is ending while one of its methods still runs, and another never will."""
+
+        @start()
+        async def ask(self) -> str:
+            self.state.turns += 1
+            asyncflow.finish()
+            return "asked"
+
+        @start()
+        async def slow(self) -> str:
+            await reached("slow")
+            self.state.log.append("slow")
+            return "slow"
+
+        @listen(slow)
+        async def never(self) -> None:
+            self.state.log.append("never")
+
+    @persist
+    class Endless(Flow[Counting]):
+        """Passes that each begin in the commit that ends the one before."""
+
+        @start()
+        async def turn(self) -> int:
+            self.state.turns += 1
+            await reached(f"turn {self.state.turns}")
+            return self.state.turns
+
+        @listen(turn)
+        async def judge(self, turns: int) -> str:
+            if turns < 4:
+                asyncflow.continue_as({"log": [*self.state.log, f"turn {turns}"]})
+            return f"{turns} turns"
+
+    FLOWS |= {cls.__name__: cls for cls in (Ending, Endless)}

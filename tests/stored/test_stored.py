@@ -50,7 +50,9 @@ async def test_every_run_of_a_file_that_an_older_version_wrote_verifies_and_load
         assert (stored.flow, stored.status, stored.seq) == (told["flow"], told["status"], told["seq"])
         assert (stored.pass_number, stored.digest.hex()) == (told["pass"], told["digest"])
         assert json.loads(stored.state or b"") == told["state"]
-        assert len(await loaded.history()) == told["seq"] + 1
+        assert [each.seq for each in await loaded.history()] == [*range(told.get("first", 0), told["seq"] + 1)]
+        if "shown" in told:
+            assert [entry.status for entry in await storage.runs(run_id=run_id)] == [told["shown"]]
         assert [each.signal.key for each in await storage.inbox(run_id)] == told.get("inbox", [])
 
 

@@ -8,6 +8,7 @@ PostgreSQL database, `runs.sql`. One run is left by a process that dies, so that
 from __future__ import annotations
 
 import json
+import math
 import os
 import sqlite3
 import sys
@@ -66,6 +67,12 @@ RUNS: dict[str, tuple[str, str, str]] = {
     "asking-inbox": ("Asking", "wait", ""),
     "asking-answered": ("Asking", "wait", ""),
     "limited-waits": ("Limited", "wait", ""),
+    "ending-midway": ("Ending", "slow", ""),
+    "ending-failed": ("Ending", "", "slow"),
+    "approving-ending": ("Approving", "wait", ""),
+    "endless-midway": ("Endless", "turn 3", ""),
+    "endless-compacted": ("Endless", "turn 3", ""),
+    "endless-finished": ("Endless", "", ""),
 }
 AGAIN: dict[str, tuple[str, str]] = {
     # those that are resumed: where they stop and fail then
@@ -79,6 +86,7 @@ AGAIN: dict[str, tuple[str, str]] = {
     "approving-finished": ("", ""),
     "expiring-answered": ("decide", ""),
     "asking-answered": ("answered", ""),
+    "approving-ending": ("publish", ""),
 }
 BY_ANN = ("approved", b'{"approved":true,"by":"Ann","on":"2026-01-02"}')
 SENT: dict[str, dict[str, tuple[str, bytes]]] = {
@@ -92,6 +100,7 @@ SENT: dict[str, dict[str, tuple[str, bytes]]] = {
     "expiring-answered": {"click": BY_ANN},
     "asking-inbox": {"click": BY_ANN, "later": BY_ANN},
     "asking-answered": {"click": BY_ANN},
+    "approving-ending": {"click": BY_ANN},
 }
 """A signal without a key has the key '' here."""
 KILLED = "linear-killed"
@@ -135,14 +144,26 @@ async def write(persistence: Any) -> None:
             await flow.update_state(seen=["edited"])
         if run_id == "linear-second-pass":
             await flow.kickoff()
+        if run_id == "endless-compacted" and not isinstance(persistence, Kept):
+            await persistence.compact(run_id)
 
 
 async def resume(flow: Any, run_id: str) -> None:
     """Resume a run that stops or fails again."""
     stops, fails = AGAIN[run_id]
     stored_flows.STOPS, stored_flows.FAILS = {stops}, {fails}
-    with suppress(MethodError), anyio.move_on_after(0.3 if stops else None):
-        await type(flow).resume(run_id, persistence=flow._instance.setup.persistence)
+    persistence = flow._instance.setup.persistence
+    async with anyio.create_task_group() as tasks:
+        if run_id == "approving-ending":
+            tasks.start_soon(finish, type(flow), run_id, persistence)
+        with suppress(MethodError), anyio.move_on_after(0.3 if stops else None):
+            await type(flow).resume(run_id, persistence=persistence)
+
+
+async def finish(cls: Any, run_id: str, persistence: Any) -> None:
+    """Ask a run to end once it runs a method."""
+    await anyio.sleep(0.1)
+    await cls.finish_run(run_id, persistence=persistence)
 
 
 async def send(persistence: Any, run_id: str) -> None:
@@ -178,6 +199,9 @@ async def described(persistence: Any) -> dict[str, Any]:
                 "state": json.loads(stored.state),
                 "digest": stored.digest.hex(),
             }
+            if hasattr(persistence, "parked"):  # since 0.5
+                found[run_id]["first"] = (await persistence.history(run_id))[0].seq
+                found[run_id]["shown"] = (await persistence.runs(run_id=run_id))[0].status
             if stored.flow in NEED_AN_INBOX:
                 found[run_id]["inbox"] = [each.signal.key for each in await persistence.inbox(run_id)]
     return found
@@ -211,7 +235,8 @@ def literal(value: Any) -> str:
         return "NULL"
     if isinstance(value, bytes):
         return f"'\\x{value.hex()}'"
-    return str(value) if isinstance(value, int | float) else "'" + str(value).replace("'", "''") + "'"
+    is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return str(value) if is_number else "'" + str(value).replace("'", "''") + "'"
 
 
 async def main(folder: Path, conninfo: str | None) -> None:

@@ -10,7 +10,19 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from ...errors import AsyncflowError, CheckpointCorruptError, StaleCheckpoint
-from ..inbox import CAPACITY, LEFT, NewSignal, StoredSignal, changed, ended, full, key_in_use, second, unknown_run
+from ..inbox import (
+    CAPACITY,
+    FINISH,
+    LEFT,
+    NewSignal,
+    StoredSignal,
+    changed,
+    ended,
+    full,
+    key_in_use,
+    second,
+    unknown_run,
+)
 from .jobs import Append, AppendLast, AppendTaking, InboxJob, Send, SetAside
 
 __all__ = [
@@ -49,10 +61,11 @@ RECEIVED: Final = f"SELECT {_COLUMNS}, s.taken, s.problem FROM @signals s WHERE 
 """All signals that a run has received, as far as they are kept: rows for `Received`."""
 
 TAKERS: Final = (
-    "SELECT c.seq, c.method, c.pass_number = r.pass_number AND r.status <> 'finished' "
-    "FROM @checkpoints c JOIN @runs r ON r.id = c.run WHERE r.run_id = ? AND c.kind = 'signal'"
+    f"SELECT c.seq, CASE c.kind WHEN 'signal' THEN c.method ELSE '{FINISH}:1' END, "
+    "c.kind = 'signal' AND c.pass_number = r.pass_number AND r.status <> 'finished' "
+    "FROM @checkpoints c JOIN @runs r ON r.id = c.run WHERE r.run_id = ? AND c.kind IN ('signal', 'ending', 'finished')"
 )
-"""The checkpoints of a run that took signals, and whether the row of the signal must be there."""
+"""The checkpoints of a run that took signals, or may have taken the request to finish, and whether the row of the signal must be there."""
 
 _KNOWN: Final = f"SELECT {_COLUMNS}, s.taken, s.problem FROM @signals s WHERE {_OF_RUN} AND key = ?"
 _COUNT: Final = f"SELECT count(*) FROM @signals WHERE {_OF_RUN} AND {_IN_INBOX}"

@@ -52,4 +52,4 @@ def entry_of(row: tuple[Any, ...], is_driven: bool) -> RunEntry:
     # No digest covers the wake time: what is no number is due at once.
     wake_at = row[12] if row[12] is None or isinstance(row[12], int | float) else 0.0
     status = status_of(stored, is_driven, is_parked=wake_at is not None)
-    return RunEntry._make((run_id, flow, status, pass_number, seq, is_driven, *row[6:11], wake_at))
+    return RunEntry._make((run_id, flow, status, pass_number, seq, is_driven, *row[6:11], wake_at, ""))
