@@ -205,10 +205,6 @@ def _method(
     assert trigger_mark is not None, "_misuse returns a text without it"
     kinds = [mark.kind for mark in note.marks]
     is_mapped = isinstance(trigger_mark.trigger, Each)
-    limit = next((mark.limit for mark in note.marks if mark.limit is not None), None)
-    if (wrong := limit_problem(limit, is_mapped=is_mapped)) is not None:
-        problem(wrong)
-        limit = None
     try:
         condition = None if trigger_mark.trigger is None else _checked(trigger_mark.trigger, known)
         timers = () if trigger_mark.trigger is None else _timers(trigger_mark.trigger, known)
@@ -251,10 +247,19 @@ def _method(
         signals=_signals_of(condition, signals),
         keep_open=bool(is_kept_open),
         each=is_mapped,
-        limit=limit or 0,
+        limit=_limit(note, is_mapped, problem),
     )
     problems += open_problems(method, is_kept_open)
     return method
+
+
+def _limit(note: Note, is_mapped: bool, problem: Callable[[str], None]) -> int:
+    """Return how many items of a method may run at the same time; 0: no limit. Mistakes are passed to `problem`."""
+    limit = next((mark.limit for mark in note.marks if mark.limit is not None), None)
+    if (wrong := limit_problem(limit, is_mapped=is_mapped)) is not None:
+        problem(wrong)
+        return 0
+    return limit or 0
 
 
 def _is_output(note: Note, problem: Callable[[str], None]) -> bool:

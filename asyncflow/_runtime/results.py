@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from .._scheduling.groups import Gathered
-from .._scheduling.messages import name_in
+from .._scheduling.messages import Invocation, Item, name_in
 from .._values.copying import copied
 from .codecs import Codecs
 from .state_version import detached_copy
@@ -31,12 +32,26 @@ class Results:
         """Return the result of the invocation `source`, for one that receives it: a value of its own."""
         return copied(list(kept) if type(kept) is Gathered else kept)
 
-    def item(self, source: str, kept: Any, item: Any) -> Any:
+    def arguments(self, invocation: Invocation, kept: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return what an invocation's method is called with: positional arguments, and named ones. `kept`: results by their sources."""
+        args: list[Any] = []
+        named: dict[str, Any] = {}
+        for name, source in invocation.arguments:
+            result = kept.get(source)
+            value = (
+                self._item(source, result, invocation) if type(invocation) is Item else self.received(source, result)
+            )
+            if name:
+                named[name] = value
+            else:
+                args.append(value)
+        return args, named
+
+    def _item(self, source: str, kept: Any, item: Item) -> Any:
         """Return an item of the result of the invocation `source`: a value of its own. The list is decoded once for all items."""
-        of = item.group
-        if of not in self._lists:
-            self._lists[of] = self.received(source, kept)
-        return copied(self._lists[of][item.place])
+        if item.group not in self._lists:
+            self._lists[item.group] = self.received(source, kept)
+        return copied(self._lists[item.group][item.place])
 
     def forget_list(self, key: str) -> None:
         """Forget the list of an invocation whose items have all completed."""

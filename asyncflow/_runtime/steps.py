@@ -226,20 +226,8 @@ class Steps(Workload):
             raise limit_error(self._settings.name, self._run_id, method.name, limit)
         if method.each and type(invocation) is not Item:
             return None  # its list is empty
-        args: list[Any]
-        named: dict[str, Any]
-        args, named = [], {}
-        for name, source in invocation.arguments:
-            kept = journal.progress.results.get(source)
-            value = (
-                journal.results.item(source, kept, invocation)
-                if method.each
-                else journal.results.received(source, kept)
-            )
-            if name:
-                named[name] = value
-            else:
-                args.append(value)
+        given = invocation.arguments
+        args, named = journal.results.arguments(invocation, journal.progress.results) if given else ((), {})
         recorder = self._recorder
         if recorder is None:
             self._unyielded += 1

@@ -279,6 +279,19 @@ def _timing(
 
     The event of each timer is one of its own: it may close a loop that the completion does not.
     """
+    started = _timers_started(progress, reached, ended, enabled, due)
+    group = progress.groups.get(ended.key)
+    is_last = not enabled and len(progress.pending) == 1 + (0 if group is None else group.running)
+    is_output = ended.method == definition.output if definition.output else is_last
+    opened = tuple(_opened(definition, enabled, items)) if definition.has_items else ()
+    if not (started or opened or is_output or is_last):
+        return None
+    return Timing(started=started, is_output=is_output, opened=opened)
+
+
+def _timers_started(
+    progress: Progress, reached: Reached, ended: Invocation, enabled: list[Invocation], due: tuple[float, ...]
+) -> tuple[Timer, ...]:
     started: list[Timer] = []
     for (m, timer), at in zip(reached.timers, due, strict=True):
         cycle, ancestry = ended.cycle, ended.ancestry
@@ -288,14 +301,15 @@ def _timing(
         if not m.once_a_cycle or not (fires_now or m.name in progress.fired.get(cycle, ())):
             source = ended.key if m.receives is not Receives.NOTHING else ""
             started.append(Timer(m.name, timer.name, cycle, ancestry, source, at))
-    group = progress.groups.get(ended.key)
-    is_last = not enabled and len(progress.pending) == 1 + (0 if group is None else group.running)
-    is_output = ended.method == definition.output if definition.output else is_last
-    mapped = [(m.key, definition.methods[m.method]) for m in enabled if definition.methods[m.method].each]
-    opened = tuple((key, items, method.limit) for key, method in mapped)
-    if not (started or opened or is_output or is_last):
-        return None
-    return Timing(started=tuple(started), is_output=is_output, opened=opened)
+    return tuple(started)
+
+
+def _opened(definition: FlowDefinition, enabled: list[Invocation], items: int) -> Iterator[tuple[str, int, int]]:
+    """Yield the enabled invocations that run once for each item: key, number of items, limit."""
+    for invocation in enabled:
+        method = definition.methods[invocation.method]
+        if method.each:
+            yield invocation.key, items, method.limit
 
 
 def _timer_fired(definition: FlowDefinition, progress: Progress, key: TimerKey) -> Transition:

@@ -343,9 +343,9 @@ class Transition(NamedTuple):
                     return True
         if timing is None:  # a part of a join whose result is not needed has no source either
             return bool(key and latched) and any(seen.source == key for _, _, seen in latched)
+        if timing.item is not None and timing.item[1] >= 0:
+            return True
         if not key:
-            is_signal = bool(timing.signal) and self._replace(completed=timing.signal).keeps_result
-            return is_signal or timing.item is not None
-        has_item = timing.item is not None and timing.item[1] >= 0
-        is_needed = timing.is_output or has_item or any(seen.source == key for _, _, seen in latched)
+            return bool(timing.signal) and self._replace(completed=timing.signal).keeps_result
+        is_needed = timing.is_output or any(seen.source == key for _, _, seen in latched)
         return is_needed or any(timer.source == key for timer in timing.started)

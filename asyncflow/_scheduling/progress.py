@@ -214,14 +214,18 @@ class Progress:
         for key in dropped:
             self.paused.discard(key)
             self._forget(key)
+        if opened or limits:
+            self._open_groups(opened, limits)
+        return result
+
+    # ---- groups of items ---------------------------------------------------------------------------------------
+
+    def _open_groups(self, opened: tuple[tuple[str, int, int], ...], limits: tuple[tuple[str, int], ...]) -> None:
         for key, count, limit in opened:
             self.groups[key] = Group(count, limit)
             self._start_items(key)
         for key, limit in limits:
             self._restart(key, limit)
-        return result
-
-    # ---- groups of items ---------------------------------------------------------------------------------------
 
     def _start_items(self, key: str) -> None:
         """Let the items of a group be pending that may start now."""

@@ -173,8 +173,10 @@ def encode_progress(progress: Progress) -> bytes:
     return to_json(stored)  # not by its types: that would silently replace a lone surrogate in a name
 
 
-def _add_group(progress: Progress, key: str, group: Group) -> None:
-    """Add a group with its pending items. Raises `ValueError` for one that cannot be."""
+def _add_group(progress: Progress, key: str, stored: _Group) -> None:
+    """Add a group with its pending items. Raises `ValueError` for one that cannot be, and `KeyError`."""
+    count, limit, started, done = stored
+    group = Group(count, limit, started, {int(index): each.encode() for index, each in done.items()})
     is_possible = 0 <= group.started <= group.count and all(0 <= index < group.count for index in group.done)
     if not is_possible or group.started > len(group.done) + HIGHEST_LIMIT:
         raise ValueError("it has items that a list cannot have")
@@ -208,10 +210,8 @@ def decode_progress(data: bytes) -> Progress:
     if "output" in stored:
         key, text = stored["output"]
         progress.output = key, _as_bytes(text)
-    for key, (count, limit, started, done) in stored.get("groups", {}).items():
-        _add_group(
-            progress, key, Group(count, limit, started, {int(index): each.encode() for index, each in done.items()})
-        )
+    for key, group in stored.get("groups", {}).items():
+        _add_group(progress, key, group)
     for key, (failed, before, due, errors, memos) in stored.get("attempts", {}).items():
         values = {step: text.encode() for step, text in memos.items()} or None
         progress.attempts[key] = Attempts(failed, before, due, tuple([text.encode() for text in errors]), values)
