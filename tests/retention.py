@@ -12,6 +12,7 @@ import pytest
 
 from asyncflow import errors
 from asyncflow.persistence._database import pruning
+from asyncflow.persistence._database.trees import Trees
 from asyncflow.testing._checkpoints import Chain
 
 HOUR = 3600.0
@@ -144,18 +145,16 @@ async def what_was_done_before_a_cancellation_is_kept(
     assert "pruning done: 6 runs deleted" in caplog.messages[-1]
 
 
-async def many_runs_take_few_statements(
-    storage: Any, monkeypatch: pytest.MonkeyPatch, batch: type[pruning.Batch]
-) -> None:
+async def many_runs_take_few_statements(storage: Any, monkeypatch: pytest.MonkeyPatch, trees: type[Trees]) -> None:
     monkeypatch.setattr(pruning, "PORTION", 60.0)
     deletions: list[int] = []
-    delete = batch.delete
+    delete = trees.delete
 
-    async def counted(self: pruning.Batch, ids: Any) -> None:
+    async def counted(self: Trees, ids: Any) -> None:
         deletions.append(len(ids))
         await delete(self, ids)
 
-    monkeypatch.setattr(batch, "delete", counted)
+    monkeypatch.setattr(trees, "delete", counted)
     async with storage:
         for first in range(0, 600, 100):
             async with anyio.create_task_group() as group:

@@ -8,11 +8,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic_core import to_json
 
-from ..errors import ChildRunError, ParentEndedError
+from ..errors import CheckpointCorruptError, ChildRunError, ParentEndedError
 from .checkpoint import Checkpoint
+from .encoding import parent_named_in
 from .protocol import RunEntry
 
-__all__ = ["Children", "has_parent", "parent_digest", "parent_ended"]
+__all__ = ["Children", "check_parent", "check_parent_digest", "has_parent", "parent_digest", "parent_ended"]
 
 
 @runtime_checkable
@@ -69,6 +70,34 @@ def has_parent(run_id: str, parent: str) -> ChildRunError:
         "cancel this one",
         run_id=run_id,
         parent=parent,
+    )
+
+
+def check_parent(run_id: str, parent: Any, digest: Any, progress: bytes | None, key: bytes) -> None:
+    """Check the stored parent of a run against its first checkpoint. Raises `CheckpointCorruptError`.
+
+    - `parent`: the id of the parent; None for none.
+    - `digest`: see `parent_digest`; None for none.
+    - `progress`: the progress in the first checkpoint of the run, which names the parent too.
+    """
+    check_parent_digest(run_id, parent, digest, key)
+    if parent_named_in(progress) != parent:
+        raise _wrong_parent(run_id)
+
+
+def check_parent_digest(run_id: str, parent: Any, digest: Any, key: bytes) -> None:
+    """Check the digest of the stored parent of a run. Raises `CheckpointCorruptError`."""
+    expected = parent_digest(run_id, parent, key) if isinstance(parent, str) else None
+    if expected != digest or (parent is None) != (digest is None):
+        raise _wrong_parent(run_id)
+
+
+def _wrong_parent(run_id: str) -> CheckpointCorruptError:
+    """Return the error for a run whose stored parent was changed."""
+    return CheckpointCorruptError(
+        f"the parent of run {run_id} is not the one with which it was stored: it was changed since. Nothing was changed, other runs are "
+        "not affected; restore the database from a backup",
+        run_id=run_id,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal, NotRequired, get_args
 
 from pydantic import GetCoreSchemaHandler, TypeAdapter
-from pydantic_core import CoreSchema, core_schema, to_json
+from pydantic_core import CoreSchema, core_schema, from_json, to_json
 from typing_extensions import TypedDict
 
 from .._definition.mapping import HIGHEST_LIMIT
@@ -17,7 +17,7 @@ from .._scheduling.groups import Gathered, Group
 from .._scheduling.messages import Invocation, Item, Seen, Timer, Timing, Transition
 from .._scheduling.progress import Attempts, Progress
 
-__all__ = ["decode_progress", "decode_transition", "encode_progress", "encode_transition"]
+__all__ = ["decode_progress", "decode_transition", "encode_progress", "encode_transition", "parent_named_in"]
 
 
 class _Or:
@@ -187,6 +187,13 @@ def _add_group(progress: Progress, key: str, stored: _Group) -> None:
             item = Item.of(whole, index)
             progress.pending[item.key] = item
             group.running += 1
+
+
+def parent_named_in(progress: bytes | None) -> str | None:
+    """Return the id of the parent that a stored progress names, without decoding the rest; None for none."""
+    stored = from_json(progress or b"{}")
+    named = stored.get("parent") if isinstance(stored, dict) else None
+    return str(named[0]) if isinstance(named, list) and named else None
 
 
 def decode_progress(data: bytes) -> Progress:

@@ -21,14 +21,14 @@ _STEP: Final = frozenset(("step",))
 class Chain:
     """The checkpoints of one run, each following the last. It stores nothing: that is up to its caller."""
 
-    def __init__(self, run_id: str, *, epoch: int = 1) -> None:
+    def __init__(self, run_id: str, *, epoch: int = 1, parent: tuple[str, int] | None = None) -> None:
         self.run_id = run_id
         self.epoch = epoch
         self.rows: list[Checkpoint] = []
         """The checkpoints as they are to be stored: complete ones (snapshots) and deltas."""
         self.complete: list[Checkpoint] = []
         """The checkpoints as `load` has to return them."""
-        self._progress = Progress()
+        self._progress = Progress(parent=parent)
         self._state = b"{}"
         self._inputs = b'{"a":1}'
 

@@ -23,6 +23,7 @@ asyncio and trio, and under pytest-asyncio. Tests of capabilities that a backend
 | retention | `Retention` | delete a run permanently, and prune runs that ended long ago |
 | inboxes | `Inbox` | store a signal once for each key, and take it with a checkpoint or not at all |
 | parked runs | `Parking` | release a run that waits, and find it when it is due or gets a signal |
+| child runs | `Children` | store no child after the end of its parent, and delete trees of runs whole |
 
 At every level a flow runs on the backend, fails, is cancelled, and resumes.
 """
@@ -48,6 +49,7 @@ from ..persistence.protocol import FlowPersistence
 from ..state import FlowState
 from ._capabilities import Fences, History, Owners, SessionsOpenAndClose
 from ._catalog import Forgotten, Listed
+from ._children import ChildRuns
 from ._compaction import Compacted
 from ._inboxes import Inboxes
 from ._log import Log
@@ -187,6 +189,7 @@ class PersistenceConformance(
     Inboxes,
     ParkedRuns,
     Compacted,
+    ChildRuns,
     EndToEnd,
 ):
     """All requirements for a backend. Inherit it, and define the fixture `persistence`: a new, empty backend."""

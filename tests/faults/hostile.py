@@ -196,7 +196,7 @@ def seal(head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     head["head_digest"] = previous
     told = {n: str(head[c]) if isinstance(head[c], BrokenText) else head[c] for n, c in HEAD_FIELDS.items()}
     try:
-        head["run_digest"] = Head(**told).digest()
+        head["entry_digest"] = Head(**told).digest()
     except Exception:  # the same
         return
 

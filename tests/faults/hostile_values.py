@@ -240,7 +240,7 @@ HEAD_COLUMNS = (
     "owner",
     "epoch",
     "created_at",
-    "run_digest",
+    "entry_digest",
 )
 
 

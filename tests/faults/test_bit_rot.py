@@ -527,7 +527,7 @@ def headed(connection: sqlite3.Connection, run_id: str, seq: int) -> None:
     status, number, base, form, version, digest = found
     head = Head(run_id, flow, identity, status, number, seq, digest, base, form, version, None, epoch)
     connection.execute(
-        "UPDATE runs SET status = ?, pass_number = ?, head = ?, head_digest = ?, base = ?, owner = ?, run_digest = ? WHERE run_id = ?",
+        "UPDATE runs SET status = ?, pass_number = ?, head = ?, head_digest = ?, base = ?, owner = ?, entry_digest = ? WHERE run_id = ?",
         (status, number, seq, digest, base, None, head.digest(), run_id),
     )
 

@@ -120,7 +120,7 @@ async def test_a_session_that_a_pooler_has_handed_on_is_not_ended(
         await storage.append(chain.add())
         ours = sql.execute(
             "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND pid <> pg_backend_pid()",
-            (f"%{persistence._target.schema}%.store_checkpoints(%",),
+            (f"%{persistence._target.schema}%.append_checkpoints(%",),
         ).fetchall()
         first = psycopg.connect(pooler.conninfo)
         first.execute("SELECT 1")  # takes the other session

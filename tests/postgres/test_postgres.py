@@ -516,7 +516,7 @@ FLIPS = {
     "head_digest": "set_byte(head_digest, 3, get_byte(head_digest, 3) # 4)",
     "owner": "'another'",
     "epoch": "epoch + 1",
-    "run_digest": "set_byte(run_digest, 3, get_byte(run_digest, 3) # 4)",
+    "entry_digest": "set_byte(entry_digest, 3, get_byte(entry_digest, 3) # 4)",
 }
 CHECKPOINT_FLIPS = {
     "pass_number": "pass_number + 1",

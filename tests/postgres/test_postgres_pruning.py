@@ -9,7 +9,7 @@ import retention
 
 from asyncflow import Flow, start
 from asyncflow.persistence.postgres import PostgresFlowPersistence
-from asyncflow.persistence.postgres.pruning import PostgresBatch
+from asyncflow.persistence.postgres.pruning import PostgresTrees
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ async def test_runs_pruned_from_postgres_before_a_cancellation_are_gone_and_repo
 async def test_many_runs_are_pruned_from_postgres_by_few_statements(
     persistence: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await retention.many_runs_take_few_statements(persistence, monkeypatch, PostgresBatch)
+    await retention.many_runs_take_few_statements(persistence, monkeypatch, PostgresTrees)
 
 
 class Short(Flow[dict[str, Any]]):

@@ -23,7 +23,7 @@ def forge(run_id: str) -> None:
     ).sealed()
     sql("UPDATE checkpoints SET state = ?, digest = ? WHERE id = ?", made_up.state, made_up.digest, last[0])
     forged = head._replace(head_digest=made_up.digest)
-    sql("UPDATE runs SET head_digest = ?, run_digest = ?", forged.head_digest, forged.digest())
+    sql("UPDATE runs SET head_digest = ?, entry_digest = ?", forged.head_digest, forged.digest())
 
 
 @pytest.mark.clauses("V4")

@@ -10,7 +10,7 @@ import pytest
 import retention
 
 from asyncflow import Flow, SQLiteFlowPersistence, errors, start
-from asyncflow.persistence.sqlite.pruning import SqliteBatch
+from asyncflow.persistence.sqlite.pruning import SqliteTrees
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ async def test_runs_pruned_before_a_cancellation_are_gone_and_reported(
 
 @pytest.mark.found("R5")
 async def test_many_runs_are_pruned_by_few_statements(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    await retention.many_runs_take_few_statements(storage, monkeypatch, SqliteBatch)
+    await retention.many_runs_take_few_statements(storage, monkeypatch, SqliteTrees)
 
 
 @pytest.mark.found("R1")
@@ -90,7 +90,7 @@ async def test_no_value_is_logged_by_the_driver_where_the_root_logger_is_at_debu
 @pytest.mark.found("T13")
 async def test_the_space_of_pruned_runs_is_used_again_and_vacuum_gives_it_back(storage: Any) -> None:
     async def store(begin: int) -> None:
-        for n in range(begin, begin + 100):
+        for n in range(begin, begin + 150):
             await retention.ended(storage, f"run {n}")
 
     def size() -> int:
@@ -102,7 +102,7 @@ async def test_the_space_of_pruned_runs_is_used_again_and_vacuum_gives_it_back(s
         with closing(sqlite3.connect("runs.db")) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         before = size()
-        await store(100)
+        await store(150)
         await storage.prune(older_than=0)
     again = size()
     with closing(sqlite3.connect("runs.db")) as connection:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 from ..._waiting import current_loop, is_closed
 from ...errors import (
@@ -18,13 +18,14 @@ from ...errors import (
     StorageVersionError,
 )
 from ..checkpoint import Checkpoint, fold, verified
+from ..children import check_parent
 from ..fence import Fence
 from ..inbox import NewSignal, StoredSignal
 from ..protocol import RunEntry, check_retention
 from ..status import Status
 from .compaction import compact
 from .handle_limit import no_handles_left
-from .jobs import Acquire, Append, AppendLast, AppendTaking, Delete, Job, Park, Release, Send, SetAside
+from .jobs import Acquire, Append, AppendChild, AppendLast, AppendTaking, Delete, Job, Park, Release, Send, SetAside
 from .listing import entry_of, query_of
 from .opened import Opened
 from .ownership_rules import is_driving
@@ -34,6 +35,9 @@ from .shared_resource import SharedResource
 __all__ = ["DatabasePersistence", "checked_key", "checked_lease"]
 
 T = TypeVar("T", bound=Opened)
+
+_PAGE: Final = 1_000
+"""Runs that one read of the children of a run returns."""
 
 
 class DatabasePersistence(ABC, Generic[T]):
@@ -115,14 +119,18 @@ class DatabasePersistence(ABC, Generic[T]):
         """Store a checkpoint, complete or a delta. See `CheckpointLog.append`."""
         opened = self._shared.current
         if opened is None:
-            return self._opened_for(checkpoint)
+            return self._submit(Append(checkpoint))
         if not checkpoint.seq:
             opened.unreleased.forget(checkpoint.run_id)
         return opened.commits.submit(Append(checkpoint))
 
-    async def _opened_for(self, checkpoint: Checkpoint) -> None:
-        async with self._shared.use() as opened:
-            await opened.commits.submit(Append(checkpoint))
+    def append_child(self, checkpoint: Checkpoint, parent: str) -> Coroutine[Any, Any, None]:
+        """Store the first checkpoint of a child run, unless its parent is over or not stored. See `Children.append_child`."""
+        opened = self._shared.current
+        if opened is None:
+            return self._submit(AppendChild(checkpoint, parent))
+        opened.unreleased.forget(checkpoint.run_id)
+        return opened.commits.submit(AppendChild(checkpoint, parent))
 
     # ---- the inbox ---------------------------------------------------------------------------------------------
 
@@ -201,11 +209,14 @@ class DatabasePersistence(ABC, Generic[T]):
         flow: str | None = None,
         status: Status | Literal["unfinished"] | None = None,
         identities: Collection[str] | None = None,
+        parent: str | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunEntry]:
-        """Return catalog entries, newest run first. See `Catalog.runs`."""
-        query, chosen = query_of(status, run_id=run_id, flow=flow, identities=identities, before=before, limit=limit)
+        """Return catalog entries, newest run first. `parent`: only the children of this run. See `Catalog.runs`."""
+        query, chosen = query_of(
+            status, run_id=run_id, flow=flow, identities=identities, before=before, limit=limit, parent=parent
+        )
         found: list[RunEntry] = []
         async with self._shared.use() as opened:
             while len(found) < limit:
@@ -217,8 +228,21 @@ class DatabasePersistence(ABC, Generic[T]):
                 query = query._replace(before=page[-1].position)
         return found[:limit]
 
+    async def children(self, run_id: str) -> list[RunEntry]:
+        """Return the direct children of a run, in the order in which they were first stored. See `Children.children`."""
+        found: list[RunEntry] = []
+        while page := await self.runs(parent=run_id, before=found[-1].position if found else None, limit=_PAGE):
+            found += page
+        return found[::-1]
+
+    async def orphans(self, limit: int) -> list[RunEntry]:
+        """Return children that are not over although their parent is, the oldest first. See `Children.orphans`."""
+        async with self._shared.use() as opened:
+            found = await opened.home.run(lambda: opened.reader.orphans(limit))
+            return [entry_of(row, _is_driven(opened, row[5], row[11])) for row in found]
+
     async def delete(self, run_id: str) -> bool:
-        """Delete a run that has no living owner. See `Retention.delete`."""
+        """Delete a run that has no living owner, with its descendants. See `Retention.delete`."""
         async with self._shared.use() as opened:
             job = Delete(run_id)
             await opened.commits.submit(job)
@@ -242,7 +266,8 @@ class DatabasePersistence(ABC, Generic[T]):
     async def verify(self, run_id: str | None = None) -> list[StorageError]:
         """Check a run, or the whole database, and return the errors found; empty if there are none. It changes nothing.
 
-        It reads every checkpoint and checks its digest, the chain from the first checkpoint to the head, and whether it folds. It reads
+        It reads every checkpoint and checks its digest, the chain from the first checkpoint to the head, whether it folds, and whether the
+        first one names the parent that is stored. It reads
         every signal that is kept, taken or not, and checks its digest, and that it was taken by the checkpoint that it names.
 
         - `run_id`: the run to check; None: every run, and the database itself.
@@ -268,6 +293,9 @@ class DatabasePersistence(ABC, Generic[T]):
             checkpoints, received = stored
             fold(checkpoints)
             received.check(first=checkpoints[0].seq if checkpoints else 0)
+            parent, digest = received.parent
+            progress = checkpoints[0].progress if checkpoints else None
+            check_parent(run_id, parent, digest, progress, received.key)
         except (CheckpointCorruptError, StorageCorruptError, StorageVersionError) as error:
             return [error]
         return []

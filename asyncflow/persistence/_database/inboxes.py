@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from ...errors import AsyncflowError, CheckpointCorruptError, StaleCheckpoint
+from ..children import parent_digest, parent_ended
 from ..inbox import (
     CAPACITY,
     FINISH,
@@ -23,12 +24,13 @@ from ..inbox import (
     second,
     unknown_run,
 )
-from .jobs import Append, AppendLast, AppendTaking, InboxJob, Send, SetAside
+from .jobs import Append, AppendChild, AppendLast, AppendTaking, InboxJob, Send, SetAside
 
 __all__ = [
     "ARRIVED",
     "FORGET",
     "NEWEST",
+    "PARENT",
     "RECEIVED",
     "TAKERS",
     "UNTAKEN",
@@ -60,6 +62,8 @@ ARRIVED: Final = (
 RECEIVED: Final = f"SELECT {_COLUMNS}, s.taken, s.problem FROM @signals s WHERE {_OF_RUN} ORDER BY s.id"
 """All signals that a run has received, as far as they are kept: rows for `Received`."""
 
+PARENT: Final = "SELECT parent, parent_digest FROM @runs WHERE run_id = ?"
+
 TAKERS: Final = (
     f"SELECT c.seq, CASE c.kind WHEN 'signal' THEN c.method ELSE '{FINISH}:1' END, "
     "c.kind = 'signal' AND c.pass_number = r.pass_number AND r.status <> 'finished' "
@@ -83,6 +87,7 @@ _WAKE: Final = "UPDATE @runs SET wake_at = 0 WHERE run_id = ? AND wake_at > 0"
 """A signal makes a parked run due at once."""
 _HAS: Final = f"SELECT count(*) FROM @signals WHERE id = ? AND {_OF_RUN} AND {_IN_INBOX}"
 _TAKE: Final = "UPDATE @signals SET taken = ?, payload = NULL, digest = ? WHERE id = ?"
+_ADOPT: Final = "UPDATE @runs SET parent = ?, parent_digest = ? WHERE run_id = ?"
 _SET_ASIDE: Final = f"UPDATE @signals SET problem = ?, digest = ? WHERE id = ? AND {_IN_INBOX}"
 FORGET: Final = (
     "DELETE FROM @signals WHERE run IN (SELECT id FROM @runs WHERE run_id {these}) AND substr(key, 1, 1) = ' '"
@@ -109,6 +114,8 @@ class Received(NamedTuple):
     """Rows of `TAKERS`."""
     key: bytes
     """The storage's secret key."""
+    parent: Sequence[Any] = (None, None)
+    """A row of `PARENT`."""
 
     def check(self, *, first: int) -> None:
         """Check every row, and that rows and checkpoints agree on what was taken. `first`: the seq of the first checkpoint that is kept.
@@ -179,7 +186,8 @@ class Inboxes(ABC):
         appends = [job for job in jobs if isinstance(job, Append)]
         for other in others:
             await self._try(other)
-        self._newest = await self.newest([job.run_id for job in appends]) if appends else {}
+        locked = [job.parent if isinstance(job, AppendChild) else job.run_id for job in appends]
+        self._newest = await self.newest(locked) if appends else {}
         for job in appends:
             if not await self._try(job):
                 refused.append(job)
@@ -222,11 +230,19 @@ class Inboxes(ABC):
                         run_id=job.run_id,
                         seq=job.checkpoint.seq,
                     )
+            case AppendChild(parent=parent):
+                await self._check_parent(job.run_id, parent)
             case AppendLast(newest=newest):
                 if self._newest.get(job.run_id, newest) > newest:
                     raise changed(job.run_id)
                 if job.run_id in self._newest:
                     await self._left(job.run_id)  # what is wrong with a signal is known before anything is stored
+
+    async def _check_parent(self, run_id: str, parent: str) -> None:
+        """Lock the parent of a child run that is to be stored. Raises `ParentEndedError`."""
+        head = await self.head(parent)
+        if head is None or head[0] in ("finished", "cancelled"):
+            raise parent_ended(run_id, parent, None if head is None else head[0])
 
     async def complete(self, jobs: Sequence[Append]) -> None:
         """Execute what comes after the checkpoints of jobs were stored, in the same transaction."""
@@ -235,6 +251,8 @@ class Inboxes(ABC):
             if isinstance(job, AppendTaking):
                 place, taken = job.signal.id, job.checkpoint.seq
                 await self.execute(_TAKE, taken, job.signal.digest(self._key, taken), place)
+            elif isinstance(job, AppendChild):
+                await self.execute(_ADOPT, job.parent, parent_digest(job.run_id, job.parent, self._key), job.run_id)
         for run_id in last:
             for signal in await self._left(run_id) if run_id in self._newest else ():
                 await self._set_aside(signal, LEFT)

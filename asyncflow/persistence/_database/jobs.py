@@ -13,6 +13,7 @@ from ..inbox import NewSignal, StoredSignal
 __all__ = [
     "Acquire",
     "Append",
+    "AppendChild",
     "AppendLast",
     "AppendTaking",
     "Compact",
@@ -71,6 +72,14 @@ class AppendLast(Append):
         self.newest = newest
 
 
+class AppendChild(Append):
+    """Store the first checkpoint of a child run, unless its parent is over or not stored."""
+
+    def __init__(self, checkpoint: Checkpoint, parent: str) -> None:
+        super().__init__(checkpoint)
+        self.parent = parent
+
+
 class Send(Job):
     """Store a signal for a run, if `seq` is None or the run's newest checkpoint. `is_new`: whether the run had not received it."""
 
@@ -91,8 +100,8 @@ class SetAside(Job):
         self.problem = problem
 
 
-InboxJob = AppendTaking | AppendLast | Send | SetAside
-"""A job about the inbox of a run."""
+InboxJob = AppendTaking | AppendLast | AppendChild | Send | SetAside
+"""A job about the inbox of a run, or about the parent of one: something is checked before its checkpoint is stored, or changed after it."""
 
 
 class Acquire(Job):

@@ -8,10 +8,19 @@ from typing import Any, Final, Literal, NamedTuple
 from ..protocol import RunEntry, check_query
 from ..status import Status, status_of
 
-__all__ = ["PARKED", "Query", "condition", "entry_of", "query_of"]
+__all__ = ["ORPHANED", "PARKED", "Query", "condition", "entry_of", "query_of"]
 
 PARKED: Final = "status = 'running' AND wake_at IS NOT NULL"
 """The condition for parked runs, as in the partial indexes of `parking.sql`."""
+
+
+_LIVES: Final = "status IN ('running', 'failed')"
+
+ORPHANED: Final = (
+    f"runs.parent IS NOT NULL AND runs.{_LIVES} "
+    f"AND NOT EXISTS (SELECT 1 FROM @runs p WHERE p.run_id = runs.parent AND p.{_LIVES})"
+)
+"""The condition for child runs that are not over although their parent is, for the index `live_children`. `@`: the prefix of a table."""
 
 
 class Query(NamedTuple):
@@ -23,6 +32,7 @@ class Query(NamedTuple):
     identities: Collection[str] | None
     before: int | None
     limit: int
+    parent: str | None
 
 
 def condition(status: Status | None) -> str:
@@ -52,4 +62,4 @@ def entry_of(row: tuple[Any, ...], is_driven: bool) -> RunEntry:
     # No digest covers the wake time: what is no number is due at once.
     wake_at = row[12] if row[12] is None or isinstance(row[12], int | float) else 0.0
     status = status_of(stored, is_driven, is_parked=wake_at is not None)
-    return RunEntry._make((run_id, flow, status, pass_number, seq, is_driven, *row[6:11], wake_at, ""))
+    return RunEntry._make((run_id, flow, status, pass_number, seq, is_driven, *row[6:11], wake_at, row[13] or ""))

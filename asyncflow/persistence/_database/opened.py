@@ -53,6 +53,10 @@ class Reads(Protocol):
         """Return up to `limit` parked runs of each flow that are due by a time, as rows for `listing.entry_of`. See `Parking.parked`."""
         ...
 
+    async def orphans(self, limit: int) -> list[tuple[Any, ...]]:
+        """Return child runs that are not over although their parent is, as rows for `listing.entry_of`. See `Children.orphans`."""
+        ...
+
     async def quiet(self, run_ids: Collection[str]) -> list[str]:
         """Return those of some runs that are parked, and that no signal has made due."""
         ...

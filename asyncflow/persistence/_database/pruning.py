@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -19,8 +19,9 @@ from ...errors import CheckpointCorruptError
 from .group_commit import GroupCommit
 from .jobs import Ended, Prune
 from .loop_host import LoopHost
-from .ownership_rules import Liveness, Verdict, to_delete
+from .ownership_rules import Verdict, to_delete
 from .run_head import Head
+from .trees import Trees
 
 __all__ = ["Batch", "forget"]
 
@@ -98,11 +99,10 @@ async def forget(opened: Opened, where: object, older_than: float, keep_last: in
 class Batch(ABC):
     """One transaction of pruning. The rows that it reads are locked until the commit."""
 
-    def __init__(self, job: Prune, key: bytes, liveness: Callable[[str], Liveness]) -> None:
-        """`liveness`: what is known of an owner, apart from its lease."""
+    def __init__(self, job: Prune, key: bytes, trees: Trees) -> None:
         self._job = job
         self._key = key
-        self._liveness = liveness
+        self._trees = trees
         self._bounds: dict[tuple[str, str], int] = {}
         self._free: dict[str | None, bool] = {None: True}
 
@@ -118,34 +118,39 @@ class Batch(ABC):
     async def have_ended(self, ids: Sequence[int]) -> bool:
         """Whether all of these runs are stored and have ended."""
 
-    @abstractmethod
-    async def lease(self, owner: str) -> float | None:
-        """Return the remaining seconds of an owner's lease, as `ownership_rules.is_driving` takes them."""
-
-    @abstractmethod
-    async def delete(self, ids: Sequence[int]) -> None:
-        """Delete these runs and their checkpoints."""
-
     async def run(self) -> None:
         """Delete as many of the listed runs as the time for a batch allows."""
         job = self._job
         job.gone = job.looked_at = 0  # this batch may be a retry
         until = time.monotonic() + PORTION
         while job.looked_at < len(job.listed) and (not job.looked_at or time.monotonic() < until):
-            listed = {each.id: each for each in self._next()}
+            following = self._next()
+            listed = {each.id: each for each in following}
             heads = self._unchanged(await self.found(list(listed), job.older_than), listed)
             for owner in {head.owner for head in heads.values()} - self._free.keys():
                 assert owner is not None, "free"
-                verdict = to_delete(self._liveness(owner), await self.lease(owner))
+                verdict = to_delete(self._trees.liveness(owner), await self._trees.lease(owner))
                 self._free[owner] = verdict is Verdict.FREE
             if job.keep_last:
                 for flow, identity in {(head.flow, head.identity) for head in heads.values()} - self._bounds.keys():
                     self._bounds[flow, identity] = await self._bound(flow, identity)
             chosen = [place for place, head in heads.items() if self._may_go(place, head)]
-            if chosen:
-                await self.delete(chosen)
-            job.looked_at += len(listed)
-            job.gone += len(chosen)
+            gone, looked_at = await self._whole(chosen, following)
+            if gone:
+                await self._trees.delete(gone)
+            job.looked_at += looked_at
+            job.gone += len(gone)
+
+    async def _whole(self, chosen: Sequence[int], following: Sequence[Ended]) -> tuple[list[int], int]:
+        """Return the ids of runs with all their descendants, and how many of the `following` runs this decides.
+
+        Trees that have too many descendants for one transaction are decided half by half; a single one is deleted whole.
+        """
+        count = len(following)
+        while (trees := await self._trees.deletable(chosen, CHECKPOINTS if count > 1 else None)) is None:
+            count //= 2
+            chosen = [place for place in chosen if place <= following[count - 1].id]
+        return [place for root, below in trees.items() for place in (root, *below)], count
 
     def _next(self) -> Sequence[Ended]:
         job, size = self._job, 0

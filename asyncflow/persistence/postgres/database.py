@@ -45,6 +45,7 @@ MIGRATIONS: Final = (
     "signals.sql",
     "parking.sql",
     "compaction.sql",
+    "children.sql",
 )
 """The schema migrations, one file for each schema version, in order."""
 

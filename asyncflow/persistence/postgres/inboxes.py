@@ -30,14 +30,15 @@ class PostgresInboxes(Inboxes):
         await self._connection.execute(self._target.sql(rows.of_tables(sql)), values)
 
     async def newest(self, run_ids: Sequence[str]) -> dict[str, int]:
-        await self.fetch(rows.LOCK_HEADS, list(run_ids))
-        return dict(await self.fetch(NEWEST.format(these=_THESE), list(run_ids)))
+        known = list(filter(rows.is_text, run_ids))
+        await self.fetch(rows.LOCK_HEADS, known)
+        return dict(await self.fetch(NEWEST.format(these=_THESE), known))
 
     async def forget(self, run_ids: Sequence[str]) -> None:
         await self.execute(FORGET.format(these=_THESE), list(run_ids))
 
     async def head(self, run_id: str) -> tuple[str, int] | None:
-        found = await self.fetch(rows.LOCK_HEADS, [run_id])
+        found = await self.fetch(rows.LOCK_HEADS, [run_id]) if rows.is_text(run_id) else []
         if not found:
             return None
         head = Head.read(run_id, found[0], self._key)

@@ -1,4 +1,4 @@
-"""Deletion of a batch of ended runs, for PostgreSQL. The server's clock decides how long ago a run ended."""
+"""Deletion of runs with their descendants, and of ended runs in batches, for PostgreSQL, whose clock decides how long ago a run ended."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any, Final
 from .._database.jobs import Prune
 from .._database.ownership_rules import Liveness
 from .._database.pruning import Batch
+from .._database.trees import ROOT, Trees
 from . import rows
 from .database import Connection, Target, rows_of
 
-__all__ = ["SELECT_ENDED", "PostgresBatch"]
+__all__ = ["SELECT_ENDED", "PostgresBatch", "PostgresTrees"]
 
-_ENDED: Final = "status IN ('finished', 'cancelled', 'failed')"
+_ENDED: Final = f"status IN ('finished', 'cancelled', 'failed') AND {ROOT.replace('@', '{schema}.')}"
 _AGE: Final = (
     "extract(epoch FROM clock_timestamp())::DOUBLE PRECISION - "
     "CASE WHEN abs(ended_at - updated_at) < 86400 THEN ended_at ELSE updated_at END"
@@ -36,25 +37,40 @@ _NEWEST: Final = (
     f"SELECT id FROM {{schema}}.runs WHERE flow = %s AND identity = %s AND {_ENDED} ORDER BY id DESC LIMIT %s"
 )
 _COUNT: Final = f"SELECT count(*) FROM {{schema}}.runs WHERE id = ANY(%s::bigint[]) AND {_ENDED}"
-_DELETE: Final = (
-    "DELETE FROM {schema}.checkpoints WHERE run = ANY(%s::bigint[])",
-    "DELETE FROM {schema}.runs WHERE id = ANY(%s::bigint[])",
-)
-"""In this order, because checkpoints refer to runs."""
+
+
+class PostgresTrees(Trees):
+    """The trees of runs, on the writing connection, in its transaction."""
+
+    these = "= ANY(?::bigint[])"
+    lock = "FOR UPDATE"
+    skip = "FOR UPDATE SKIP LOCKED"
+
+    def __init__(self, key: bytes, liveness: Callable[[str], Liveness], connection: Connection, target: Target) -> None:
+        super().__init__(key, liveness)
+        self._connection = connection
+        self._target = target
+
+    async def fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        return await rows_of(self._connection, self._target.sql(rows.of_tables(sql)), values)
+
+    async def execute(self, sql: str, *values: Any) -> None:
+        await self._connection.execute(self._target.sql(rows.of_tables(sql)), values)
+
+    def bound(self, ids: Sequence[int]) -> list[int]:
+        return list(ids)
+
+    async def lease(self, owner: str) -> float:
+        left: list[tuple[str, float]] = await self.fetch(rows.SELECT_LEASES, [owner])
+        return left[0][1] if left else 0.0
 
 
 class PostgresBatch(Batch):
     """A batch of pruning, on the writing connection, in its transaction."""
 
-    def __init__(
-        self, job: Prune, key: bytes, liveness: Callable[[str], Liveness], connection: Connection, target: Target
-    ) -> None:
-        super().__init__(job, key, liveness)
-        self._connection = connection
-        self._target = target
-
-    async def _fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        return await rows_of(self._connection, self._target.sql(sql), values)
+    def __init__(self, job: Prune, key: bytes, trees: PostgresTrees) -> None:
+        super().__init__(job, key, trees)
+        self._fetch = trees.fetch
 
     async def found(self, ids: Sequence[int], older_than: float) -> Iterable[tuple[Any, ...]]:
         return await self._fetch(_LOCK, list(ids), older_than)
@@ -64,11 +80,3 @@ class PostgresBatch(Batch):
 
     async def have_ended(self, ids: Sequence[int]) -> bool:
         return await self._fetch(_COUNT, list(ids)) == [(len(ids),)]
-
-    async def lease(self, owner: str) -> float:
-        left: list[tuple[str, float]] = await self._fetch(rows.SELECT_LEASES, [owner])
-        return left[0][1] if left else 0.0
-
-    async def delete(self, ids: Sequence[int]) -> None:
-        for sql in _DELETE:
-            await self._connection.execute(self._target.sql(sql), (list(ids),))

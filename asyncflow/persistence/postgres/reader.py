@@ -11,7 +11,7 @@ import psycopg
 
 from ...errors import StorageUnreachableError
 from .._database.compaction import SELECT_FIRST
-from .._database.inboxes import ARRIVED, RECEIVED, TAKERS, UNTAKEN, Received, signal_of
+from .._database.inboxes import ARRIVED, PARENT, RECEIVED, TAKERS, UNTAKEN, Received, signal_of
 from .._database.jobs import Ended
 from .._database.listing import Query, condition
 from .._database.run_head import Head, checkpoint_of
@@ -88,13 +88,15 @@ class Reader:
 
     async def runs(self, query: Query) -> list[tuple[Any, ...]]:
         """See `opened.Reads`."""
-        run_id, flow, status, identities, before, limit = query
-        if not all(rows.is_text(name) for name in (run_id, flow) if name is not None):
+        run_id, flow, status, identities, before, limit, parent = query
+        if not all(rows.is_text(name) for name in (run_id, flow, parent) if name is not None):
             return []
         chosen = condition(status)
         bound: tuple[Any, ...] = (_ALL if before is None else before, flow, flow)
         if run_id is not None:
             chosen, bound = f"{chosen} AND run_id = %s", (*bound, run_id)
+        if parent is not None:
+            chosen, bound = f"{chosen} AND parent = %s", (*bound, parent)
         if identities is not None:
             known = list(filter(rows.is_text, identities))
             chosen, bound = f"{chosen} AND {rows.FLOW} = ANY(%s::text[])", (*bound, known)
@@ -106,6 +108,10 @@ class Reader:
         for identity in filter(rows.is_text, identities):  # one range of the index for each
             found += await self._found(rows.SELECT_PARKED, (identity, until, limit))
         return found
+
+    async def orphans(self, limit: int) -> list[tuple[Any, ...]]:
+        """See `opened.Reads`."""
+        return await self._found(rows.SELECT_ORPHANS, (limit,))
 
     async def quiet(self, run_ids: Collection[str]) -> list[str]:
         """See `opened.Reads`."""
@@ -137,7 +143,8 @@ class Reader:
     async def _received(self, connection: Connection, run_id: str) -> Received:
         found = await rows_of(connection, self._target.sql(rows.of_tables(RECEIVED)), (run_id,))
         takers = await rows_of(connection, self._target.sql(rows.of_tables(TAKERS)), (run_id,))
-        return Received(run_id, found, takers, self._key)
+        (parent,) = await rows_of(connection, self._target.sql(rows.of_tables(PARENT)), (run_id,))
+        return Received(run_id, found, takers, self._key, parent)
 
     async def arrived(self, owner: str) -> list[tuple[str, int]]:
         """Return the runs of an owner that have signals in their inboxes. See `arrivals.Arrivals`."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .._database.listing import PARKED
+from .._database.listing import ORPHANED, PARKED
 from .._database.run_head import Head
 from ..checkpoint import Checkpoint
 
 _NAMES = [name for name in Checkpoint._fields[2:] if name != "identity"]
 _COLUMNS = ", ".join(f"c.{name}" for name in _NAMES)
 _OF_RUN = "{schema}.checkpoints c JOIN {schema}.runs r ON r.id = c.run WHERE r.run_id = %s"
-COLUMNS_OF_HEAD = (*Head._fields, "run_digest")
+COLUMNS_OF_HEAD = (*Head._fields, "entry_digest")
 HEAD = ", ".join(COLUMNS_OF_HEAD)
 FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
 """The key by which a run's flow is found (`Checkpoint.known_by`), as in the index `running_by_flow`."""
@@ -29,11 +29,11 @@ BEGIN = (
 )
 STORE = (
     f"SELECT {CLOCK}, "
-    + "{schema}.store_checkpoints(%s::bigint, %s::bigint, %s::text, %s::float8, "
+    + "{schema}.append_checkpoints(%s::bigint, %s::bigint, %s::text, %s::float8, "
     + ", ".join(f"%b::{each}[]" for each in _ARRAYS)
     + ")"
 )
-"""It returns the time, too. Parameters: those of `begin`, then one array for each value. See parking.sql."""
+"""It returns the time, too. Parameters: those of `begin`, then one array for each value. See children.sql."""
 
 FENCE = "SELECT {schema}.fence(%s::bigint)"
 AWAIT_END = "SELECT set_config('lock_timeout', %s::text, true), pg_advisory_xact_lock(%s::bigint)"
@@ -49,9 +49,9 @@ LOCK_HEADS = f"SELECT {HEAD} FROM {{schema}}.runs WHERE run_id = ANY(%s::text[])
 """In run id order, which all transactions use, so that no deadlock can occur."""
 SELECT_LEASES = f"SELECT owner, {_LEFT} FROM {{schema}}.owners WHERE owner = ANY(%s::text[])"
 LEAVE = "DELETE FROM {schema}.owners WHERE owner = %s"
-OWN_RUN = "UPDATE {schema}.runs SET owner = %s, epoch = %s, run_digest = %s, wake_at = NULL WHERE run_id = %s"
+OWN_RUN = "UPDATE {schema}.runs SET owner = %s, epoch = %s, entry_digest = %s, wake_at = NULL WHERE run_id = %s"
 PARK_RUN = (
-    "UPDATE {schema}.runs SET owner = %s, epoch = %s, run_digest = %s, wake_at = CASE WHEN EXISTS (SELECT FROM {schema}.signals s "
+    "UPDATE {schema}.runs SET owner = %s, epoch = %s, entry_digest = %s, wake_at = CASE WHEN EXISTS (SELECT FROM {schema}.signals s "
     "WHERE s.run = runs.id AND s.taken IS NULL AND s.problem IS NULL AND s.id > %s) THEN 0 ELSE %s::float8 END WHERE run_id = %s"
 )
 COUNT_TAKEOVER = (
@@ -63,12 +63,13 @@ DELETE_RUN = "DELETE FROM {schema}.runs WHERE run_id = %s"
 SELECT_RUNS = (
     "SELECT run_id, flow, status, pass_number, head, runs.owner, created_at, updated_at, id, "
     f"CASE WHEN counted_at = head THEN takeovers ELSE 0 END, {FLOW}, coalesce({_LEFT}, 0.0), "
-    "CASE status WHEN 'running' THEN wake_at END FROM {schema}.runs LEFT JOIN {schema}.owners ON owners.owner = runs.owner "
+    "CASE status WHEN 'running' THEN wake_at END, parent FROM {schema}.runs LEFT JOIN {schema}.owners ON owners.owner = runs.owner "
 )
 SELECT_PAGE = (
     SELECT_RUNS + "WHERE id < %s AND (%s::text IS NULL OR flow = %s::text) AND {chosen} ORDER BY id DESC LIMIT %s"
 )
 SELECT_PARKED = SELECT_RUNS + f"WHERE {PARKED} AND {FLOW} = %s AND wake_at <= %s ORDER BY wake_at LIMIT %s"
+SELECT_ORPHANS = SELECT_RUNS + f"WHERE {ORPHANED.replace('@', '{schema}.')} ORDER BY id LIMIT %s"
 SELECT_QUIET = f"SELECT run_id FROM {{schema}}.runs WHERE run_id = ANY(%s::text[]) AND {PARKED} AND wake_at > 0"
 """Those of some runs that are parked, and that no signal has made due."""
 SELECT_RUN_IDS = "SELECT run_id FROM {schema}.runs ORDER BY id"

@@ -22,13 +22,14 @@ from .._database.lease import Lease, now
 from .._database.ownership_rules import Liveness, effect_of
 from .._database.run_head import Head, values_of
 from .._database.shared_resource import AWAY, PAUSE
+from .._database.trees import prepare_deletes
 from ..inbox import unknown_run
 from . import rows
 from .clock import ServerClock
 from .database import BUSY_SECONDS, Connection, Target, explain, is_alive, is_lost, is_settled, rows_of
 from .inboxes import PostgresInboxes
 from .lost import IDLE_SECONDS, fence, new_session
-from .pruning import PostgresBatch
+from .pruning import PostgresBatch, PostgresTrees
 
 __all__ = ["Writer"]
 
@@ -189,12 +190,16 @@ class Writer:
 
     async def _execute_owning(self, connection: Connection, jobs: Sequence[Job], verdicts: Verdicts) -> None:
         """Execute the jobs that depend on stored rows: those about owners together, then each pruning."""
-        about_owners = [job for job in jobs if isinstance(job, Owning)]
+        trees = PostgresTrees(self._key, self._liveness, connection, self._target)
+        deletes = await prepare_deletes(trees, jobs)
+        verdicts.update(deletes.refused)
+        about_owners = [job for job in jobs if isinstance(job, Owning) and job not in deletes.refused]
         if about_owners:
             await self._own(connection, about_owners, verdicts)
+        await deletes.complete()
         for job in jobs:
             if isinstance(job, Prune):
-                await PostgresBatch(job, self._key, self._liveness, connection, self._target).run()
+                await PostgresBatch(job, self._key, trees).run()
             elif isinstance(job, Compact):
                 try:
                     await compact_batch(job, PostgresInboxes(self._key, connection, self._target), self._key)

@@ -55,6 +55,7 @@ APPLICATION_ID: Final = 0x61666C77
 MIGRATIONS: Final = (
     *("schema.sql", "leases.sql", "takeovers.sql", "formats.sql"),
     *("resumes.sql", "signals.sql", "parking.sql", "compaction.sql"),
+    "children.sql",
 )
 """The schema migrations, one file for each schema version, in order. `user_version` counts the applied ones."""
 

@@ -1,4 +1,4 @@
-"""Deletion of a batch of ended runs, for SQLite."""
+"""Deletion of runs with their descendants, and of a batch of ended runs, for SQLite."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pydantic_core import to_json
 from .._database.jobs import Prune
 from .._database.ownership_rules import Liveness
 from .._database.pruning import Batch
+from .._database.trees import ROOT, Trees
 from . import rows
 
-__all__ = ["SqliteBatch", "forget_dead"]
+__all__ = ["SELECT_ENDED", "SqliteBatch", "SqliteTrees", "forget_dead"]
 
-_ENDED: Final = "status IN ('finished', 'cancelled', 'failed')"
+_ENDED: Final = f"status IN ('finished', 'cancelled', 'failed') AND {rows.of_tables(ROOT)}"
 _THESE: Final = "IN (SELECT value FROM json_each(?))"
 
 SELECT_ENDED: Final = (
@@ -25,24 +26,51 @@ SELECT_ENDED: Final = (
 _SELECT: Final = f"SELECT id, {rows.HEAD} FROM runs WHERE id {_THESE} AND {_ENDED} AND updated_at < ?"
 _NEWEST: Final = f"SELECT id FROM runs WHERE flow = ? AND identity = ? AND {_ENDED} ORDER BY id DESC LIMIT ?"
 _COUNT: Final = f"SELECT count(*) FROM runs WHERE id {_THESE} AND {_ENDED}"
-_DELETE: Final = ("DELETE FROM checkpoints WHERE run ", "DELETE FROM runs WHERE id ")
-"""In this order, because checkpoints refer to runs."""
-
+_DELETE_RANGE: Final = (
+    "DELETE FROM checkpoints WHERE run BETWEEN ? AND ?",
+    "DELETE FROM runs WHERE id BETWEEN ? AND ?",
+)
 _EXPIRED: Final = f"SELECT owner FROM owners WHERE expires < {rows.NOW}"
 _FORGET_OWNER: Final = "DELETE FROM owners WHERE owner = ?"
+
+
+class SqliteTrees(Trees):
+    """The trees of runs, on the writing connection, under the write lock."""
+
+    these = _THESE
+
+    def __init__(self, key: bytes, liveness: Callable[[str], Liveness], connection: aiosqlite.Connection) -> None:
+        super().__init__(key, liveness)
+        self._connection = connection
+
+    async def fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in await self._connection.execute_fetchall(rows.of_tables(sql), values)]
+
+    async def execute(self, sql: str, *values: Any) -> None:
+        await self._connection.execute(rows.of_tables(sql), values)
+
+    def bound(self, ids: Sequence[int]) -> str:
+        return _json(ids)
+
+    async def lease(self, owner: str) -> float | None:
+        left = await self.fetch(rows.SELECT_LEASE, owner)
+        return left[0][0] if left else None
+
+    async def delete(self, ids: Sequence[int]) -> None:
+        first, last = min(ids), max(ids)
+        if last - first == len(ids) - 1:  # the usual case, and faster
+            for sql in _DELETE_RANGE:
+                await self.execute(sql, first, last)
+        else:
+            await super().delete(ids)
 
 
 class SqliteBatch(Batch):
     """A batch of pruning, on the writing connection, in its transaction."""
 
-    def __init__(
-        self, job: Prune, key: bytes, liveness: Callable[[str], Liveness], connection: aiosqlite.Connection
-    ) -> None:
-        super().__init__(job, key, liveness)
-        self._connection = connection
-
-    async def _fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        return [tuple(row) for row in await self._connection.execute_fetchall(sql, values)]
+    def __init__(self, job: Prune, key: bytes, trees: SqliteTrees) -> None:
+        super().__init__(job, key, trees)
+        self._fetch = trees.fetch
 
     async def found(self, ids: Sequence[int], older_than: float) -> Iterable[tuple[Any, ...]]:
         return await self._fetch(_SELECT, _json(ids), time.time() - older_than)  # this is the file's host
@@ -52,17 +80,6 @@ class SqliteBatch(Batch):
 
     async def have_ended(self, ids: Sequence[int]) -> bool:
         return await self._fetch(_COUNT, _json(ids)) == [(len(ids),)]
-
-    async def lease(self, owner: str) -> float | None:
-        left = await self._fetch(rows.SELECT_LEASE, owner)
-        return left[0][0] if left else None
-
-    async def delete(self, ids: Sequence[int]) -> None:
-        first, last = min(ids), max(ids)
-        is_range = last - first == len(ids) - 1  # the usual case, and faster
-        these, values = ("BETWEEN ? AND ?", (first, last)) if is_range else (_THESE, (_json(ids),))
-        for sql in _DELETE:
-            await self._connection.execute(sql + these, values)
 
 
 async def forget_dead(connection: aiosqlite.Connection, liveness: Callable[[str], Liveness]) -> None:

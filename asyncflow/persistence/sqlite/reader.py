@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from ...errors import StorageCorruptError, StorageError
 from .._database.compaction import SELECT_FIRST
-from .._database.inboxes import ARRIVED, RECEIVED, TAKERS, UNTAKEN, UNTAKEN_OF, Received, signal_of
+from .._database.inboxes import ARRIVED, PARENT, RECEIVED, TAKERS, UNTAKEN, UNTAKEN_OF, Received, signal_of
 from .._database.jobs import Ended
 from .._database.listing import Query, condition
 from .._database.run_head import Head, checkpoint_of
@@ -126,7 +126,8 @@ class Reader:
     async def _received(self, connection: aiosqlite.Connection, run_id: str) -> Received:
         found = await connection.execute_fetchall(rows.of_tables(RECEIVED), (run_id,))
         takers = await connection.execute_fetchall(rows.of_tables(TAKERS), (run_id,))
-        return Received(run_id, list(map(tuple, found)), list(map(tuple, takers)), self._key)
+        (parent,) = await connection.execute_fetchall(rows.of_tables(PARENT), (run_id,))
+        return Received(run_id, list(map(tuple, found)), list(map(tuple, takers)), self._key, tuple(parent))
 
     async def arrived(self, owner: str) -> list[tuple[str, int]]:
         """Return the runs of an owner that have signals in their inboxes. See `arrivals.Arrivals`."""
@@ -195,7 +196,7 @@ class Reader:
 
     async def runs(self, query: Query) -> list[tuple[Any, ...]]:
         """See `opened.Reads`."""
-        run_id, flow, status, identities, before, limit = query
+        run_id, flow, status, identities, before, limit, parent = query
         chosen = [condition(status)]
         bound: list[Any] = [_ALL if before is None else before]
         if flow is not None:
@@ -204,6 +205,9 @@ class Reader:
         if run_id is not None:
             chosen.append("run_id = ?")
             bound.append(run_id)
+        if parent is not None:
+            chosen.append("parent = ?")
+            bound.append(parent)
         if identities is not None:
             chosen.append(f"{rows.FLOW} IN ({', '.join('?' * len(identities))})")
             bound.extend(identities)
@@ -222,6 +226,10 @@ class Reader:
             return rows_of_all
 
         return await self._in_snapshot(found)
+
+    async def orphans(self, limit: int) -> list[tuple[Any, ...]]:
+        """See `opened.Reads`."""
+        return await self._fetched(rows.SELECT_ORPHANS, (limit,))
 
     async def quiet(self, run_ids: Collection[str]) -> list[str]:
         """See `opened.Reads`."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .._database.listing import PARKED
+from .._database.listing import ORPHANED, PARKED
 from .._database.run_head import Head
 from ..checkpoint import Checkpoint
 
 _NAMES = [name for name in Checkpoint._fields[2:] if name != "identity"]
 _COLUMNS = ", ".join(_NAMES)
-_HEAD = (*Head._fields, "run_digest")
+_HEAD = (*Head._fields, "entry_digest")
 FLOW = "CASE identity WHEN '' THEN ':' || flow ELSE identity END"
 """The key by which a run's flow is found (`Checkpoint.known_by`), as in the index `running_by_flow`."""
 
@@ -48,16 +48,17 @@ DELETE_RUN = "DELETE FROM runs WHERE run_id = ?"
 SELECT_RUNS = (
     "SELECT run_id, flow, status, pass_number, head, owner, created_at, updated_at, id, "
     f"CASE WHEN counted_at = head THEN takeovers ELSE 0 END, {FLOW}, "
-    f"(SELECT expires - {NOW} FROM owners WHERE owners.owner = runs.owner), CASE status WHEN 'running' THEN wake_at END FROM runs "
+    f"(SELECT expires - {NOW} FROM owners WHERE owners.owner = runs.owner), CASE status WHEN 'running' THEN wake_at END, parent FROM runs "
 )
 SELECT_PAGE = SELECT_RUNS + "WHERE id < ? AND {chosen} ORDER BY id DESC LIMIT ?"
 SELECT_PARKED = SELECT_RUNS + f"WHERE {PARKED} AND {FLOW} = ? AND wake_at <= ? ORDER BY wake_at LIMIT ?"
+SELECT_ORPHANS = SELECT_RUNS + f"WHERE {ORPHANED.replace('@', '')} ORDER BY id LIMIT ?"
 SELECT_QUIET = f"SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) AND {PARKED} AND wake_at > 0"
 """Those of some runs that are parked, and that no signal has made due."""
 SELECT_RUN_IDS = "SELECT run_id FROM runs ORDER BY id"
-OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, run_digest = ?, wake_at = NULL WHERE run_id = ?"
+OWN_RUN = "UPDATE runs SET owner = ?, epoch = ?, entry_digest = ?, wake_at = NULL WHERE run_id = ?"
 PARK_RUN = (
-    "UPDATE runs SET owner = ?, epoch = ?, run_digest = ?, wake_at = CASE WHEN EXISTS (SELECT 1 FROM signals s "
+    "UPDATE runs SET owner = ?, epoch = ?, entry_digest = ?, wake_at = CASE WHEN EXISTS (SELECT 1 FROM signals s "
     "WHERE s.run = runs.id AND s.taken IS NULL AND s.problem IS NULL AND s.id > ?) THEN 0 ELSE ? END WHERE run_id = ?"
 )
 COUNT_TAKEOVER = "UPDATE runs SET takeovers = CASE WHEN counted_at = head THEN takeovers ELSE 0 END + 1, counted_at = head WHERE run_id = ?"

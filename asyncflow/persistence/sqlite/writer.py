@@ -25,6 +25,7 @@ from .._database.jobs import Append, Compact, Confirm, InboxJob, Job, Owning, Pr
 from .._database.lease import Lease, now
 from .._database.ownership_rules import Liveness
 from .._database.run_head import Head
+from .._database.trees import prepare_deletes
 from . import rows
 from .appends import CHANGES, Appends
 from .database import check_identity, close_database, stop, waited_since
@@ -32,7 +33,7 @@ from .explain import explain, primary_code
 from .file_identity import FileIdentity
 from .inboxes import SqliteInboxes
 from .owning import execute_owning
-from .pruning import SqliteBatch, forget_dead
+from .pruning import SqliteBatch, SqliteTrees, forget_dead
 
 __all__ = ["Writer"]
 
@@ -270,15 +271,18 @@ class Writer:
 
     async def _execute_owning(self, jobs: Sequence[Job]) -> None:
         """Execute the jobs that depend on stored rows, under the write lock: no other process changes the rows before the commit."""
+        trees = SqliteTrees(self._key, self._liveness, self._connection)
+        deletes = await prepare_deletes(trees, jobs)
         for job in jobs:
             self._appends.forget(job.run_id)
             if isinstance(job, Prune):
-                await SqliteBatch(job, self._key, self._liveness, self._connection).run()
+                await SqliteBatch(job, self._key, trees).run()
             elif isinstance(job, Compact):
                 await compact_batch(job, SqliteInboxes(self._key, self._connection), self._key)
-        about_owners = [job for job in jobs if isinstance(job, Owning)]
+        about_owners = [job for job in jobs if isinstance(job, Owning) and job not in deletes.refused]
         if about_owners:
             await execute_owning(self._connection, about_owners, self._owner, self._key, self._liveness)
+        await deletes.complete()
 
     async def _renew(self) -> None:
         """Renew the lease, and delete the leases of dead owners."""
