@@ -1,6 +1,6 @@
 """Backends with one mistake each, such as are easily made, and the conformance test that must catch it."""
 
-from . import catalog, compaction, inboxes, log, ownership, parking, sessions, two_verbs
+from . import catalog, children, compaction, inboxes, log, ownership, parking, sessions, two_verbs
 from .right import ON_ASYNCIO_ALONE, WRONG, Opened
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "WRONG",
     "Opened",
     "catalog",
+    "children",
     "compaction",
     "inboxes",
     "log",
