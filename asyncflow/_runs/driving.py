@@ -17,7 +17,6 @@ from .._runtime.unstored import UNSTORED
 from .._scheduling.messages import Command
 from .._waiting import to_its_end
 from ..errors import RunCancelledError, RunTimeoutError
-from ..persistence.checkpoint import Checkpoint
 from ..persistence.outcome import Cancelled
 from .inputs import inputs_bytes
 from .loading import Stored
@@ -46,19 +45,26 @@ class DrivenRun(StoppableRun):
         return engine, commands
 
     async def _start_pass(
-        self, run_id: str, claim: Claim, held: list[Any], given: dict[str, Any], *, after: Checkpoint | None = None
+        self, run_id: str, claim: Claim, held: list[Any], given: dict[str, Any], *, after: Stored | None = None
     ) -> Prepared:
         """Start a new pass over the state, the only item of `held` (see `begin`), and commit its first checkpoint if the run is stored."""
-        is_stored, before = self.setup.persistence is not None, 0 if after is None else after.pass_number
+        is_stored, before = self.setup.persistence is not None, 0 if after is None else after.checkpoint.pass_number
         if not is_stored and run_id == self._run_id:
             before = self._pass_number
         inputs = inputs_bytes(by_field(self.state_type, given)) if is_stored else None
+        parent = self.setup.parent if after is None else after.progress.parent
         engine, commands, checkpoint = await begin(
-            self.setup, self.flow, run_id, held, claim=claim, after=after, pass_number=1 + before, inputs=inputs
+            *(self.setup, self.flow, run_id, held),
+            claim=claim,
+            after=None if after is None else after.checkpoint,
+            pass_number=1 + before,
+            inputs=inputs,
+            parent=parent,
         )
         self._switch_to(run_id)
         self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
-        await self._committed(commit_start(engine, checkpoint))
+        first_of = parent[0] if parent is not None and after is None else ""
+        await self._committed(commit_start(engine, checkpoint, first_of))
         return engine, commands
 
     async def _committed(self, commit: Awaitable[None], stored: Stored | None = None) -> None:
