@@ -40,7 +40,7 @@ from .inputs import inputs_match
 from .instance import Instance
 from .loading import Stored, load
 from .matching import are_its_inputs
-from .ownership import Claim, can_create, is_driven, owned, owned_by_creating
+from .ownership import Claim, can_create, driven_as_child, is_driven, owned, owned_by_creating
 
 __all__ = ["DEEPEST", "ChildRun", "child_id"]
 
@@ -290,6 +290,12 @@ class ChildRun(Instance):
             pause = min(1.5 * pause, LATE)
 
     async def _drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
+        if self.setup.persistence is None:
+            return await self._take_turn_and_drive(engine, commands, claim)
+        with driven_as_child(self.setup.persistence, self._run_id, self.fence):
+            return await self._take_turn_and_drive(engine, commands, claim)
+
+    async def _take_turn_and_drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
         turn = self.setup.turn
         if turn is None:
             return await super()._drive(engine, commands, claim)
