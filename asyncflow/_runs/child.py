@@ -183,8 +183,9 @@ class ChildRun(Instance):
                     await is_found()
                     return await self._attach()
                 except (RunLockedError, RunFencedError):
-                    may_be_new = False
-                await self._until_free()
+                    if not may_be_new:
+                        await self._until_free()
+                may_be_new = False
 
     async def _begin(self) -> Any:
         """Create the run by its first checkpoint, and drive it. Raises `RunLockedError` if it is stored already."""
