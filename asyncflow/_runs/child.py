@@ -40,7 +40,7 @@ from .inputs import inputs_match
 from .instance import Instance
 from .loading import Stored, load
 from .matching import are_its_inputs
-from .ownership import Claim, can_create, driven_as_child, is_driven, owned, owned_by_creating
+from .ownership import Claim, can_create, driven_as_child, driven_no_more, is_driven, owned, owned_by_creating
 
 __all__ = ["DEEPEST", "ChildRun", "child_id"]
 
@@ -64,7 +64,7 @@ class ChildRun(Instance):
     def __init__(self, flow: Any, parent: Instance, scope: Scope, inputs: Any) -> None:
         """`flow`: an object of the child's flow, which this takes over. `scope`: the invocation that runs the child."""
         own: Instance = flow._instance
-        super().__init__(flow, own.state_type, own.initial, own._make_setup)
+        vars(self).update(vars(own))  # much less work than `super().__init__`, and `own` is not used any more
         flow._instance = self
         self.is_read = False
         self._inputs = self._given(inputs)
@@ -79,6 +79,8 @@ class ChildRun(Instance):
         self._parent_engine = engine = parent._engine
         self._known: Any = None
         self.memo: Any = None
+        self._status = ""
+        """How it has ended, if it has ended here."""
         self._error: BaseException | None = None
         """What the child failed with, or why it was refused."""
         self._seen = deque[Checkpoint](maxlen=1)
@@ -128,7 +130,7 @@ class ChildRun(Instance):
             return
         if status != "failed":
             children.discard(self._run_id)
-        newest = self._seen[0] if self._seen else None
+        self._status, newest = status, self._seen[0] if self._seen else None
         if newest is None:
             self.memo = status, 0, self.result
         else:
@@ -138,6 +140,8 @@ class ChildRun(Instance):
         if memo is None:
             assert self._error is not None, "else there is a memo"
             raise self._error
+        if self._status == "finished":
+            return self.result
         status, _, outcome = _read(memo)
         if status == "finished":
             return self._result_of(outcome)
@@ -293,8 +297,11 @@ class ChildRun(Instance):
     async def _drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
         if self.setup.persistence is None:
             return await self._take_turn_and_drive(engine, commands, claim)
-        with driven_as_child(self.setup.persistence, self._run_id, self.fence):
+        key = driven_as_child(self.setup.persistence, self._run_id, self.fence)
+        try:
             return await self._take_turn_and_drive(engine, commands, claim)
+        finally:
+            driven_no_more(key)
 
     async def _take_turn_and_drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
         turn = self.setup.turn
@@ -316,9 +323,7 @@ class ChildRun(Instance):
         super().show(stored, written)
 
     def _result_of(self, outcome: Any) -> Any:
-        """Return the result of a finished run, from its memo if it has not ended here."""
-        if self.status == "finished":
-            return self.result
+        """Return the result of a finished run from its memo."""
         if not isinstance(outcome, dict):
             return detached_copy(outcome)
         ended = decode_outcome(to_json(outcome))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import anyio
@@ -25,6 +24,7 @@ __all__ = [
     "can_create",
     "catalog_entry",
     "driven_as_child",
+    "driven_no_more",
     "is_driven",
     "is_driven_here",
     "is_same_place",
@@ -98,15 +98,19 @@ def is_driven_here(persistence: FlowPersistence, run_id: str) -> bool:
     return loop is not None and not is_closed(loop)
 
 
-@contextmanager
-def driven_as_child(persistence: FlowPersistence, run_id: str, stop: Callable[[], object]) -> Iterator[None]:
-    """Drive a child. `stop`: called on this event loop once this process has cancelled the child by its storage."""
+def driven_as_child(persistence: FlowPersistence, run_id: str, stop: Callable[[], object]) -> tuple[object, str]:
+    """Note that a child is driven, and return the key for `driven_no_more`.
+
+    `stop`: called on this event loop once this process has cancelled the child by its storage.
+    """
     key = place_of(persistence), run_id
     _CHILDREN[key] = current_loop(), stop
-    try:
-        yield
-    finally:
-        _CHILDREN.pop(key, None)
+    return key
+
+
+def driven_no_more(key: tuple[object, str]) -> None:
+    """Note that a child is not driven any more."""
+    _CHILDREN.pop(key, None)
 
 
 def stop_child(persistence: FlowPersistence, run_id: str) -> None:
