@@ -34,7 +34,7 @@ from ..errors import (
 )
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.outcome import Finished, decode_outcome
-from ..persistence.protocol import session
+from ..persistence.protocol import FlowPersistence, session
 from . import call_errors as refusals
 from .inputs import inputs_match
 from .instance import Instance
@@ -178,8 +178,8 @@ class ChildRun(Instance):
         if self.setup.persistence is None:
             claim = Claim()
             return await self._drive(*await self._new_pass(claim), claim)
-        may_be_new = self._known is None and can_create(self.setup.persistence)
         async with session(self.setup.persistence):
+            may_be_new = self._known is None and await self._may_be_new(self.setup.persistence)
             while True:
                 try:
                     if may_be_new:
@@ -190,6 +190,10 @@ class ChildRun(Instance):
                     if not may_be_new:
                         await self._until_free()
                 may_be_new = False
+
+    async def _may_be_new(self, persistence: FlowPersistence) -> bool:
+        """Whether to create the run, which the backend refuses if it is stored. Until the backend can, ask it for the run."""
+        return can_create(persistence) or (await load(self.setup, self._run_id) is None and can_create(persistence))
 
     async def _begin(self) -> Any:
         """Create the run by its first checkpoint, and drive it. Raises `RunLockedError` if it is stored already."""
