@@ -67,8 +67,8 @@ IN_CHILDREN: tuple[Mutant, ...] = (
         "a cancelled run leaves its children",
         ("K8",),
         "_runs/cancelling.py",
-        "        await _cancel(persistence, owner, run_id)\n        stop_child(persistence, run_id)\n        await cancel_children(persistence, run_id)\n",
-        "        await _cancel(persistence, owner, run_id)\n        stop_child(persistence, run_id)\n",
+        "        stop_child(persistence, run_id)\n        await cancel_children(persistence, run_id)\n",
+        "        stop_child(persistence, run_id)\n",
         f"{ENDS}::test_cancelled_by_its_storage_a_run_cancels_its_children_too",
     ),
     Mutant(
