@@ -17,6 +17,7 @@ from ._definition.mapping import each
 from ._definition.retry import Retry, RetryAfter
 from ._definition.signals import Signal
 from ._definition.triggers import after, and_, or_
+from ._runs.children import run_child
 from ._runs.history import HistoryEntry
 from ._runs.parked import Waiting
 from ._runtime.ending import continue_as, finish
@@ -62,6 +63,7 @@ __all__ = [
     "persistence",
     "router",
     "run",
+    "run_child",
     "sleep",
     "start",
     "this_invocation",

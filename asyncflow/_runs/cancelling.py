@@ -1,4 +1,4 @@
-"""Cancel a stored run permanently, whichever process drives it: its owner is fenced. No flow class is needed."""
+"""Cancel a stored run and its children permanently, whichever process drives them: owners are fenced. No flow class is needed."""
 
 from __future__ import annotations
 
@@ -10,47 +10,69 @@ from .._runtime.chain import Chain
 from .._runtime.recorder import Recorder
 from .._runtime.timing import clock_of
 from .._waiting import to_its_end
-from ..errors import CapabilityMissingError, RunFencedError
+from ..errors import CapabilityMissingError, RunFencedError, RunNotFoundError
 from ..persistence.checkpoint import Checkpoint, decode_progress
+from ..persistence.children import Children
 from ..persistence.outcome import Cancelled
 from ..persistence.protocol import CheckpointLog, FlowPersistence, Ownership, offers, session
+from ..persistence.status import is_over
 from . import call_errors as refusals
-from .ownership import release_run
+from .ownership import release_run, stop_child
 
-__all__ = ["cancel_stored"]
+__all__ = ["cancel_children", "cancel_stored"]
 
 
 async def cancel_stored(persistence: FlowPersistence, run_id: str) -> None:
-    """Record that a run was cancelled. A finished run stays as it is.
+    """Record that a run was cancelled, and then that its children were. A finished run stays as it is.
 
     The cancellation is stored after the checkpoint that was read, by compare and set, so it undoes nothing that was stored since. The
     owner of the run is refused at its next checkpoint.
 
     Raises `RunNotFoundError`, `CapabilityMissingError`.
     """
-    owner = _owner(persistence)
-    if owner is None:
+    owner: object = persistence
+    if not offers(owner, Ownership):
         raise CapabilityMissingError(
             f"{type(persistence).__name__} cannot cancel a stored run: it lacks the capability Ownership",
             capability="Ownership",
             run_id=run_id,
         )
     async with session(persistence):
-        is_log = bool(offers(persistence, CheckpointLog))
-        newest = await _found(persistence, run_id)
-        pass_number = newest.pass_number
-        while newest.status not in ("finished", "cancelled") and newest.pass_number == pass_number:
-            try:
-                if is_log:
-                    await to_its_end(partial(_record_end, persistence, newest, newest.epoch))
-                    return
-            except RunFencedError:
-                pass  # it has advanced since, or its owner has not stored anything yet
-            seen, newest = newest, await _found(persistence, run_id)
-            if newest.digest == seen.digest:
-                with suppress(RunFencedError):  # it advances right now, or another caller cancels it
-                    await to_its_end(partial(_end, persistence, owner, newest))
-                newest = await _found(persistence, run_id)
+        await _cancel(persistence, owner, run_id)
+        stop_child(persistence, run_id)
+        await cancel_children(persistence, run_id)
+
+
+async def cancel_children(persistence: FlowPersistence, run_id: str) -> None:
+    """Cancel the children of a run that is over, and theirs. Those of a cancelled child, too: whoever cancelled it may have died.
+
+    A runner cancels those that this leaves: see `runner.orphans`.
+    """
+    children: object = persistence
+    if not offers(children, Children):
+        return
+    for entry in await children.children(run_id):
+        if entry.status != "finished":
+            with suppress(RunNotFoundError):  # it has just been deleted
+                await cancel_stored(persistence, entry.run_id)
+
+
+async def _cancel(persistence: FlowPersistence, owner: Ownership, run_id: str) -> None:
+    is_log = bool(offers(persistence, CheckpointLog))
+    newest = await _found(persistence, run_id)
+    pass_number = newest.pass_number
+    while not is_over(newest.status) and newest.pass_number == pass_number:
+        try:
+            if is_log:
+                await to_its_end(partial(_record_end, persistence, newest, newest.epoch))
+                return
+        except RunFencedError:
+            pass  # it has advanced since, or its owner has not stored anything yet
+        seen, newest = newest, await _found(persistence, run_id)
+        if newest.digest == seen.digest:
+            with suppress(RunFencedError):  # it advances right now, or another caller cancels it
+                await to_its_end(partial(_end, persistence, owner, newest))
+            newest = await _found(persistence, run_id)
 
 
 async def _found(persistence: FlowPersistence, run_id: str) -> Checkpoint:
@@ -92,7 +114,3 @@ async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: i
     )
     await Recorder(persistence, chain).commit(chain.ended(decode_progress(newest.progress or b""), Cancelled()))
     stored_runs_changed()
-
-
-def _owner(persistence: object) -> Ownership | None:
-    return persistence if offers(persistence, Ownership) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any, cast
@@ -17,17 +18,21 @@ from .._runtime.unstored import UNSTORED
 from .._scheduling.messages import Command
 from .._waiting import to_its_end
 from ..errors import RunCancelledError, RunTimeoutError
-from ..persistence.checkpoint import Checkpoint
 from ..persistence.outcome import Cancelled
+from ..persistence.status import is_over
+from . import call_errors as refusals
+from .cancelling import cancel_children
 from .inputs import inputs_bytes
 from .loading import Stored
 from .matching import by_field
-from .ownership import Claim
+from .ownership import Claim, catalog_entry
 from .parked import waiting_of
-from .passes import begin, commit_resumed, commit_start, next_pass, resume_pass, status_after
+from .passes import begin, commit_end, commit_resumed, commit_start, next_pass, resume_pass, status_after
 from .stopping import StoppableRun
 
 __all__ = ["DrivenRun", "Prepared"]
+
+logger = logging.getLogger("asyncflow")
 
 Prepared = tuple[Engine, tuple[Command, ...]]
 """A pass to drive, and its first commands."""
@@ -38,6 +43,8 @@ class DrivenRun(StoppableRun):
 
     async def _resume_pass(self, stored: Stored, claim: Claim, deadline: float | None = None) -> Prepared:
         """Commit a resume. Continue with this instance's own state, copied, if it equals the stored one: it may have values not stored."""
+        if stored.progress.parent is not None and self.setup.parent is None:
+            await self._check_parent(stored, claim)
         state = self.state_to_continue(stored)
         mine = stored if state is stored.state else replace(stored, state=detached_copy(state))
         engine, commands, checkpoint = resume_pass(self.setup, self.flow, mine, claim, deadline)
@@ -46,19 +53,26 @@ class DrivenRun(StoppableRun):
         return engine, commands
 
     async def _start_pass(
-        self, run_id: str, claim: Claim, held: list[Any], given: dict[str, Any], *, after: Checkpoint | None = None
+        self, run_id: str, claim: Claim, held: list[Any], given: dict[str, Any], *, after: Stored | None = None
     ) -> Prepared:
         """Start a new pass over the state, the only item of `held` (see `begin`), and commit its first checkpoint if the run is stored."""
-        is_stored, before = self.setup.persistence is not None, 0 if after is None else after.pass_number
+        is_stored, before = self.setup.persistence is not None, 0 if after is None else after.checkpoint.pass_number
         if not is_stored and run_id == self._run_id:
             before = self._pass_number
         inputs = inputs_bytes(by_field(self.state_type, given)) if is_stored else None
+        parent = self.setup.parent if after is None else after.progress.parent
         engine, commands, checkpoint = await begin(
-            self.setup, self.flow, run_id, held, claim=claim, after=after, pass_number=1 + before, inputs=inputs
+            *(self.setup, self.flow, run_id, held),
+            claim=claim,
+            after=None if after is None else after.checkpoint,
+            pass_number=1 + before,
+            inputs=inputs,
+            parent=parent,
         )
         self._switch_to(run_id)
         self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
-        await self._committed(commit_start(engine, checkpoint))
+        first_of = parent[0] if parent is not None and after is None else ""
+        await self._committed(commit_start(engine, checkpoint, first_of))
         return engine, commands
 
     async def _committed(self, commit: Awaitable[None], stored: Stored | None = None) -> None:
@@ -101,6 +115,8 @@ class DrivenRun(StoppableRun):
         finally:
             try:
                 await self._sync_after_run(engine, claim)
+                if self.open_children and cast(str, self.status) == "finished" and engine.recorder is not None:
+                    await to_its_end(self._end_children)
             finally:
                 self._engine = None
                 UNSTORED.close(self._run_id)
@@ -134,9 +150,33 @@ class DrivenRun(StoppableRun):
         """Record that the run was cancelled. If that fails, report the error to the caller of `cancel()`."""
         try:
             await self._record_end(claim, Cancelled())
+            await cancel_children(self.storage("cancel"), self._run_id)
         except Exception as error:  # a backend may raise anything; no caller may believe that the run is cancelled
             self._cancel_error = error
             raise
+
+    async def _end_children(self) -> None:
+        """Cancel the children that have not ended, because the run has finished. If that fails, a runner does it later."""
+        self.open_children.clear()
+        try:
+            await cancel_children(self.storage("run_child"), self._run_id)
+        except Exception as error:  # a backend may raise anything; the run has finished all the same
+            logger.warning(
+                "children not cancelled: those of %s, which has finished; a runner does that within a minute: %s",
+                self._run_id,
+                error,
+            )
+
+    async def _check_parent(self, stored: Stored, claim: Claim) -> None:
+        """Cancel a child that no method waits for any more, because its parent is over or deleted. Raises `RunCancelledError`."""
+        assert stored.progress.parent is not None, "called only for a child"
+        persistence, run_id = self.storage("resume"), stored.checkpoint.run_id
+        entry = await catalog_entry(persistence, stored.progress.parent[0])
+        if entry is None or is_over(entry.status):
+            await commit_end(self.setup, stored, claim, Cancelled())
+            claim.is_over = True
+            await cancel_children(persistence, run_id)
+            raise refusals.cancelled(run_id)
 
     async def _reload(self) -> None:
         outputs = self.outputs

@@ -38,6 +38,7 @@ async def fork(instance: Instance, run_id: str, seq: int | None) -> None:
     async with session(persistence), owned(persistence, own_id, is_new=True) as claim:
         stored = await instance.found(run_id, seq)
         c = stored.checkpoint
+        stored.progress.parent = None  # the copy has a life of its own
         stored.progress.postpone(instance.setup.clock() - c.at)
         stored.progress.parent = None  # a fork is nobody's child
         copy = replace(stored, checkpoint=c._replace(run_id=own_id), state=instance.with_id(stored.state, own_id))

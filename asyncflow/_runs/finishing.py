@@ -15,6 +15,7 @@ from ..persistence.inbox import FINISH, Inbox, NewSignal
 from ..persistence.outcome import Finished
 from ..persistence.protocol import FlowPersistence, offers, session
 from . import call_errors as refusals
+from .cancelling import cancel_children
 from .loading import Stored, load
 from .ownership import Claim, owned
 from .passes import recorder_of
@@ -40,6 +41,7 @@ async def finish_stored(setup: Setup, run_id: str) -> None:
             try:
                 async with owned(persistence, run_id, is_new=False) as claim:
                     await _finish(setup, persistence, await _found(setup, run_id), claim)
+                    await cancel_children(persistence, run_id)
                     return
             except RunLockedError as locked:
                 if not takes_requests:

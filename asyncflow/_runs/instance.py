@@ -121,9 +121,7 @@ class Instance(DrivenRun):
         if stored.checkpoint.status == "finished":
             same_as_here = self._digest == stored.checkpoint.digest and self._state is not None
             before = self._state if same_as_here else self.state_to_continue(stored)
-            return await self._start_pass(
-                run_id, claim, [self.state_type.updated(before, given)], given, after=stored.checkpoint
-            )
+            return await self._start_pass(run_id, claim, [self.state_type.updated(before, given)], given, after=stored)
         if not are_its_inputs(self.state_type, self.initial, stored.checkpoint, given):
             raise refusals.other_inputs(self._class, stored.checkpoint)
         self.check_edits(stored)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import anyio
 
 from .._pace import stored_runs_changed
 from .._runtime.parking import Parked
-from .._waiting import current_loop, is_closed, to_its_end
+from .._waiting import call_on, current_loop, is_closed, to_its_end
 from ..errors import RunLockedError, StorageError
 from ..persistence.fence import Fence
 from ..persistence.parking import Parking
@@ -22,6 +23,8 @@ __all__ = [
     "Claim",
     "can_create",
     "catalog_entry",
+    "driven_as_child",
+    "driven_no_more",
     "is_driven",
     "is_driven_here",
     "is_same_place",
@@ -31,6 +34,7 @@ __all__ = [
     "place_of",
     "release_run",
     "status_now",
+    "stop_child",
 ]
 
 logger = logging.getLogger("asyncflow")
@@ -65,6 +69,9 @@ class Claim:
 _DRIVEN: dict[tuple[object, str], object] = {}
 """Maps (place, run id) of each run that this process drives to the event loop that drives it."""
 
+_CHILDREN: dict[tuple[object, str], tuple[object, Callable[[], object]]] = {}
+"""Maps (place, run id) of each child that a method of this process drives to its event loop, and to what stops it there."""
+
 _claiming = threading.Lock()
 """Held while a run is looked up in `_DRIVEN` and added to it: if two threads want one run, only one gets it."""
 
@@ -73,6 +80,7 @@ def _forked() -> None:
     global _claiming
     _claiming = threading.Lock()  # another thread of the parent may have held it at the fork
     _DRIVEN.clear()  # the child does not drive the parent's runs
+    _CHILDREN.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -88,6 +96,28 @@ def is_driven_here(persistence: FlowPersistence, run_id: str) -> bool:
     """Whether this process drives a run, through any backend of its place."""
     loop = _DRIVEN.get((place_of(persistence), run_id))
     return loop is not None and not is_closed(loop)
+
+
+def driven_as_child(persistence: FlowPersistence, run_id: str, stop: Callable[[], object]) -> tuple[object, str]:
+    """Note that a child is driven, and return the key for `driven_no_more`.
+
+    `stop`: called on this event loop once this process has cancelled the child by its storage.
+    """
+    key = place_of(persistence), run_id
+    _CHILDREN[key] = current_loop(), stop
+    return key
+
+
+def driven_no_more(key: tuple[object, str]) -> None:
+    """Note that a child is not driven any more."""
+    _CHILDREN.pop(key, None)
+
+
+def stop_child(persistence: FlowPersistence, run_id: str) -> None:
+    """Stop a child here that was cancelled by its storage: else its methods run to their end, and are fenced only then."""
+    known = _CHILDREN.get((place_of(persistence), run_id))
+    if known is not None:
+        call_on(*known)
 
 
 async def is_driven(persistence: FlowPersistence, run_id: str) -> bool:

@@ -18,6 +18,7 @@ from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
 from ..errors import RunFencedError, RunLockedError
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.children import Children
 from ..persistence.inbox import Inbox
 from ..persistence.outcome import Cancelled, Failed
 from ..persistence.protocol import CheckpointLog, offers
@@ -51,6 +52,7 @@ async def begin(
     after: Checkpoint | None = None,
     pass_number: int = 1,
     inputs: bytes | None = None,
+    parent: tuple[str, int] | None = None,
 ) -> tuple[Engine, tuple[Command, ...], Checkpoint | None]:
     """Prepare a new pass from the start. Return its engine, its first commands, and the checkpoint to commit before them (D2).
 
@@ -62,13 +64,14 @@ async def begin(
     recorder = (
         recorder_of(setup, run_id, claim, after, pass_number, inputs) if is_stored and claim is not None else None
     )
-    settings, inbox = setup.settings, _inbox_of(setup)
+    settings, inbox, progress = setup.settings, _inbox_of(setup), Progress(parent=parent)
     engine = Engine(
-        *(flow, settings, setup.codecs, run_id, pass_number, recorder, Progress(), first, data, setup.clock, inbox),
+        *(flow, settings, setup.codecs, run_id, pass_number, recorder, progress, first, data, setup.clock, inbox),
         *(setup.turn, setup.park_after if setup.parks else None),
     )
     limit = setup.settings.run_timeout
-    started = Started() if limit is None else Started(setup.clock() + limit)
+    deadline = setup.until if limit is None else setup.clock() + limit
+    started = Started(min(deadline, setup.until) if setup.until else deadline)
     commands, checkpoint, _ = engine.journal.happened(started, state=data, is_snapshot=True)
     return engine, commands, checkpoint
 
@@ -100,12 +103,19 @@ def status_after(engine: Engine) -> Status:
     return "failed" if is_failed else "interrupted"
 
 
-async def commit_start(engine: Engine, checkpoint: Checkpoint | None) -> None:
-    """Commit a pass's first checkpoint. Raises `RunLockedError` if another owner has just stored a run with this id."""
+async def commit_start(engine: Engine, checkpoint: Checkpoint | None, parent: str = "") -> None:
+    """Commit a pass's first checkpoint. Raises `RunLockedError` if another owner has just stored a run with this id.
+
+    `parent`: the id of the parent of a child that is stored for the first time. Raises `ParentEndedError` if that run is over.
+    """
     if checkpoint is None or engine.recorder is None:
         return
     try:
-        await engine.recorder.commit(checkpoint)
+        children: object = engine.recorder.persistence
+        if parent and offers(children, Children):
+            await engine.recorder.commit(checkpoint, lambda first: children.append_child(first, parent))
+        else:
+            await engine.recorder.commit(checkpoint)
     except RunFencedError as fenced:
         raise RunLockedError(
             f"run {engine.run_id} was started by another owner at the same moment; nothing was run here",

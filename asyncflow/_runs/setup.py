@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .._definition.attempting import check_bounded
@@ -43,8 +43,29 @@ class Setup:
     """Set if a runner drives the run."""
     park_after: float = PARK_AFTER
     """Seconds from which on a run that only waits is parked."""
+    parent: tuple[str, int] | None = None
+    """Of a child: see `Progress.parent`."""
+    until: float = 0.0
+    """Of a child: when the time limit of its parent passes, in seconds since the Unix epoch; 0: it has none."""
     clock: Callable[[], float] = now
     """Returns the time of checkpoints, deadlines and attempts, in seconds since the Unix epoch."""
+
+    def for_child(
+        self, own: Setup, parent: tuple[str, int], until: float, observe: Callable[[Checkpoint], object]
+    ) -> Setup:
+        """Return the setup of a child of a run with this setup. `own`: that of the child's flow. `observe`: an observer besides its own."""
+        known = own.observe
+        both = observe if known is None else lambda checkpoint: (observe(checkpoint), known(checkpoint))
+        return replace(
+            own,
+            persistence=self.persistence,
+            observe=both,
+            turn=None if self.turn is None else self.turn.of_child(),
+            park_after=self.park_after,
+            parent=parent,
+            until=until,
+            clock=self.clock,
+        )
 
     @property
     def parks(self) -> bool:

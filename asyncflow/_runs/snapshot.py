@@ -67,6 +67,8 @@ class RunSnapshot:
         """Set while a call waits here for a parked run. To set the event ends the wait."""
         self._ended: anyio.Event | None = None
         self._cancel_error: BaseException | None = None
+        self.open_children = set[str]()
+        """The ids of the children that methods of this run have begun here, and that are not over, as far as this object knows."""
         self.on_started: Callable[[], Awaitable[None]] | None = None
         """Awaited once the run is known to be stored, before any of its methods starts."""
         self.is_asked_to_finish = False

@@ -12,7 +12,7 @@ from .._waiting import protect_from_interrupts
 from ..persistence.outcome import Cancelled, Failed
 from ..persistence.protocol import session
 from . import call_errors as refusals
-from .cancelling import cancel_stored
+from .cancelling import cancel_children, cancel_stored
 from .ownership import Claim, owned
 from .passes import commit_end
 from .snapshot import RunSnapshot
@@ -42,6 +42,7 @@ class StoppableRun(RunSnapshot):
             self._run_id = self.run_id  # that of a given state
             async with session(persistence), owned(persistence, self._run_id, is_new=False) as claim:
                 await self._record_end(claim, Cancelled())
+                await cancel_children(persistence, self._run_id)
                 self.show(await self.found(self._run_id))
 
     def wind_down(self) -> None:

@@ -70,7 +70,8 @@ class Controls(ABC):
         """Whether nothing runs, and nothing is due within some seconds."""
         progress, now = self.journal.progress, self._clock()
         due = next_due(progress, now)
-        return not progress.running and not progress.failed and (due is None or due > now + seconds)
+        only_waits = not progress.running and not progress.failed and (due is None or due > now + seconds)
+        return only_waits and (self._steps.children is None or self._steps.children.only_wait_for(seconds))
 
     @property
     def stopped(self) -> BaseException | None:
@@ -103,6 +104,8 @@ class Controls(ABC):
         if self._stopped is None:
             self._stopped = why
         self._steps.is_ended = True
+        if self._steps.children is not None:
+            self._steps.children.wind_down()
         self._steps.end_waits()
 
     async def finish(self) -> bool:

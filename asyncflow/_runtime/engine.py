@@ -110,9 +110,7 @@ class Engine(Controls):
         self._park_after = park_after
         self._may_idle = park_after is not None or turn is not None
         self.thread = threading.get_ident()
-        check = (
-            None if recorder is None or turn is not None else OwnerCheck(recorder, self.stop)
-        )  # a runner looks at its owners
+        check = None if recorder is None or (turn is not None and turn.is_watched) else OwnerCheck(recorder, self.stop)
         self._clock = clock = clock if check is None else OwnedClock(clock, check)
         self.journal = Journal(settings, progress, results, chain, clock)
         self._steps = Steps(

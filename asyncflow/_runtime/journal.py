@@ -156,8 +156,9 @@ class Journal:
 
     def _next_pass(self, method: str, state: bytes | None) -> Checkpoint | None:
         """Begin the next pass. Return its first checkpoint, which also stores the end of the invocation that was the last of this pass."""
-        limit, progress = self._settings.run_timeout, Progress(parent=self.progress.parent)
-        started = Started() if limit is None else Started(self._clock() + limit)
+        limit, parent = self._settings.run_timeout, self.progress.parent
+        inherited = 0.0 if parent is None else self.progress.deadline
+        progress, started = Progress(parent=parent), Started(inherited if limit is None else self._clock() + limit)
         transition, commands = advance(self._definition, progress, started)
         progress.fold(transition)
         self.following = progress, commands

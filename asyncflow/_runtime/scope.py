@@ -49,6 +49,10 @@ class Pass(Protocol):
         """Sleep in an invocation: `delay` seconds, or until `at`. See `sleeping.sleep`."""
         ...
 
+    async def run_child(self, scope: Scope, child: Any, key: str | None) -> Any:
+        """Run a child, and wait for its end: see `children.Child` and `run_child`."""
+        ...
+
     def ask(self, scope: Scope, ending: Literal["finish", "continue"], inputs: Any) -> None:
         """Ask for the end of the pass. See `ending`."""
         ...

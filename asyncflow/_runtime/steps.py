@@ -29,6 +29,7 @@ from .._scheduling.messages import (
 )
 from .._waiting import calls_user_code, to_its_end
 from ..errors import AsyncflowError
+from .children import Child, Children
 from .contexts import fresh_context, is_same_context
 from .crowd import Crowd
 from .ending import Asked, asked_by
@@ -193,6 +194,11 @@ class Steps(Workload):
     async def wait_for(self, scope: Scope, signal: Signal[Any], limit: float | None, key: str | None) -> Any:
         kept = await self._waits_of_pass().wait_for(scope, signal, limit, key)
         return self._journal.results.received(f"{signal.name}:", kept)
+
+    async def run_child(self, scope: Scope, child: Child, key: str | None) -> Any:
+        if self.children is None:
+            self.children = Children(self._memos_of_pass(), self._waits_of_pass(), self.end_if_all_wait)
+        return await self.children.run(scope, child, key)
 
     def _waits_of_pass(self) -> Waits:
         if self._waits is None:

@@ -105,7 +105,7 @@ class Waits:
             if self._progress.ending and stored is not None and due <= self._clock():
                 return
             await self._note(scope, name, to_json(due), is_stored=stored is not None)
-            await self._wait(scope, lambda: sleep_until(due, self._clock))
+            await self.wait(scope, lambda: sleep_until(due, self._clock))
 
     async def wait_for(self, scope: Scope, signal: Signal[Any], limit: float | None, key: str | None) -> Any:
         """See `receiving.wait_for`. Return the payload as it is kept. `limit`: seconds."""
@@ -134,7 +134,7 @@ class Waits:
                     until = self._clock() + max(0.0, limit)
                 await self._note(scope, name, to_json(until), is_stored=is_stored)
                 wait = OpenWait(scope.key, received, signal.name, until)
-                await self._wait(scope, lambda: self._received(signals, wait), wait)
+                await self.wait(scope, lambda: self._received(signals, wait), wait)
                 await signals.is_durable(scope.key, received)
                 memos = self._memos.of(scope)
                 if received not in memos:
@@ -179,7 +179,7 @@ class Waits:
 
     # ---- waiting -------------------------------------------------------------------------------------------------
 
-    async def _wait(self, scope: Scope, wait: Callable[[], Any], open_wait: OpenWait | None = None) -> None:
+    async def wait(self, scope: Scope, wait: Callable[[], Any], open_wait: OpenWait | None = None) -> None:
         """Wait in a method. Once the pass fails or ends, wait to be cancelled, when nothing else runs."""
         progress = self._progress
         dropped: tuple[Command, ...] | None = None

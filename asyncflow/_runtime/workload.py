@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anyio
 
+from .children import Children
 from .journal import Journal
 from .signals import Signals
 from .turns import Turn
@@ -15,7 +16,18 @@ __all__ = ["Workload"]
 class Workload:
     """The tasks of a pass, and its waits."""
 
-    __slots__ = ("_journal", "_turn", "_waits", "is_ended", "is_over", "of_pass", "pauses", "signals", "tasks")
+    __slots__ = (
+        "_journal",
+        "_turn",
+        "_waits",
+        "children",
+        "is_ended",
+        "is_over",
+        "of_pass",
+        "pauses",
+        "signals",
+        "tasks",
+    )
 
     def __init__(self, journal: Journal, turn: Turn | None) -> None:
         """`turn`: set if a runner drives the run."""
@@ -23,6 +35,8 @@ class Workload:
         self._turn = turn
         self._waits: Waits | None = None
         """Set once a method has waited."""
+        self.children: Children | None = None
+        """Set once a method has run a child."""
         self.signals: Signals | None = None
         """Set if the flow declares signals."""
         self.tasks = 0
@@ -45,6 +59,8 @@ class Workload:
 
     def end_if_all_wait(self) -> None:
         """Once the pass fails or ends: cancel what is left of it, if that only waits."""
+        if self.children is not None and self.children.are_working:
+            return
         waits = self._journal.progress.paused or self._journal.progress.timers
         asleep = 0 if self._waits is None else len(self._waits.waiting)
         has_waits = self.is_ended if self._journal.progress.ending else bool(waits)

@@ -27,6 +27,9 @@ from ._calls import (
     UnknownLabelError,
 )
 from ._runs import (
+    ChildCancelledError,
+    ChildError,
+    ChildFailedError,
     DraftClosedError,
     LimitExceededError,
     MethodError,
@@ -46,6 +49,7 @@ from ._runs import (
     StateNotStorableError,
     StateSchemaError,
     StepKeyError,
+    StepMismatchError,
 )
 from ._signals import (
     InboxFullError,
@@ -81,6 +85,9 @@ __all__ = [
     "CapabilityMissingError",
     "CheckpointCorruptError",
     "CheckpointWithdrawnError",
+    "ChildCancelledError",
+    "ChildError",
+    "ChildFailedError",
     "ChildRunError",
     "DraftClosedError",
     "FailedAttempt",
@@ -126,6 +133,7 @@ __all__ = [
     "StateNotStorableError",
     "StateSchemaError",
     "StepKeyError",
+    "StepMismatchError",
     "StorageBusyError",
     "StorageCorruptError",
     "StorageError",

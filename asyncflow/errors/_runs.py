@@ -9,6 +9,9 @@ from .._failure import Failure, portable
 from ._base import AsyncflowError, blank
 
 __all__ = [
+    "ChildCancelledError",
+    "ChildError",
+    "ChildFailedError",
     "DraftClosedError",
     "LimitExceededError",
     "MethodError",
@@ -28,6 +31,7 @@ __all__ = [
     "StateNotStorableError",
     "StateSchemaError",
     "StepKeyError",
+    "StepMismatchError",
 ]
 
 
@@ -89,6 +93,27 @@ class MethodTimeoutError(RunError, TimeoutError):
 
 class StepKeyError(RunError):
     """A method began a step, such as a sleep, while another one of that name was in progress: give each a key."""
+
+
+class StepMismatchError(RunError):
+    """A method that runs again made another step under the name of a stored one, with other arguments. It is never retried."""
+
+
+class ChildError(RunError):
+    """A child run did not finish, in `run_child`. `child_id` is its run id, and `flow` the name of its flow."""
+
+    def __init__(self, message: str, *, child_id: str = "", flow: str = "", **where: Any) -> None:
+        super().__init__(message, **where)
+        self.child_id = child_id
+        self.flow = flow
+
+
+class ChildFailedError(ChildError):
+    """A child run has failed; `__cause__` is its `MethodError`. The next attempt of the method, or its resume, resumes the child."""
+
+
+class ChildCancelledError(ChildError):
+    """A child run was cancelled permanently."""
 
 
 class SignalTimeoutError(RunError, TimeoutError):

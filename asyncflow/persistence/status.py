@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
-__all__ = ["KINDS", "STORED", "Kind", "Status", "has_ended", "status_of"]
+__all__ = ["KINDS", "STORED", "Kind", "Status", "has_ended", "is_over", "status_of"]
 
 Status = Literal["running", "waiting", "interrupted", "failed", "finished", "cancelled"]
 """The status of a run.
@@ -61,6 +61,11 @@ def status_of(stored: Status, is_driven: bool, *, is_parked: bool = False) -> St
     if stored in ("running", "waiting", "interrupted"):
         return "running" if is_driven else "waiting" if is_parked else "interrupted"
     return stored
+
+
+def is_over(status: Status) -> bool:
+    """Whether a run has ended permanently: finished or cancelled."""
+    return status in ("finished", "cancelled")
 
 
 def has_ended(status: Status) -> bool:

@@ -12,6 +12,7 @@ from ..persistence.protocol import FlowPersistence, RunEntry
 from .capacity import Limits
 from .live import Live
 from .opening import Opening
+from .orphans import Orphans
 from .recovery import Recovery
 from .registry import FlowRegistry
 from .sweeping import Sweep
@@ -43,6 +44,7 @@ class Background:
             persistence, is_recoverable, lambda: flows.identities, resume, live, limits.max_takeovers
         )
         self.sweep = Sweep(persistence, lambda: flows.identities, self._wake, limits.waiting_warning)
+        self.orphans = Orphans(persistence)
         self._persistence = persistence
         self._free_slots = free_slots
         self._woken: set[Live] = set()
@@ -56,6 +58,7 @@ class Background:
         async with anyio.create_task_group() as group:
             group.start_soon(self.waker.keep_looking)
             group.start_soon(self.sweep.keep_sweeping)
+            group.start_soon(self.orphans.keep_looking)
             if recover_every is not None:
                 await self.recovery.keep_scanning(recover_every)
 

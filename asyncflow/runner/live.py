@@ -12,12 +12,14 @@ import anyio.lowlevel
 
 from .._runs import call_errors as refusals
 from .._runs.parked import Waiting
+from .._runtime.turns import Turn
 from .._waiting import in_cancelled_scope
 from ..errors import MethodError, RunCancelledError, RunFencedError, RunLockedError
 from ..persistence.checkpoint import Checkpoint
 from .capacity import Places
 from .driver import Driver
 from .flag import Flag
+from .slots import ChildTurn
 
 __all__ = ["ELSEWHERE", "ENDED", "Live"]
 
@@ -64,6 +66,8 @@ class Live:
         "run_id",
         "winds_down",
     )
+
+    is_watched = True
 
     def __init__(
         self,
@@ -223,6 +227,10 @@ class Live:
             self._has_slot = self.has_place = False
             self._slots.release()
             self._places.release()
+
+    def of_child(self) -> Turn:
+        """Return the turn of a child."""
+        return ChildTurn(self._slots)
 
     def waited_for(self) -> AbstractContextManager[None]:
         """Record that the caller awaits the end of this run. The caller may be a run of the same runner, which keeps its own slot."""

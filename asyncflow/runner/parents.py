@@ -29,7 +29,7 @@ class Parents:
     def awaiting(self, is_queued: Callable[[], bool]) -> Iterator[None]:
         """Record that the caller awaits a run that may be queued. Only a method of a run that a runner owns counts as a caller."""
         scope = current_invocation.get()
-        if scope is None or not driver_of(scope.flow).is_served or not is_queued():
+        if scope is None or driver_of(scope.flow).setup.turn is None or not is_queued():
             yield
             return
         parent = id(scope.flow)
@@ -50,6 +50,6 @@ class Parents:
         self._is_logged = True
         logger.warning(
             "runner deadlocked: all its %d running runs await queued runs, so none of them can continue. Raise max_running above the "
-            "number of runs that await others, or let a method kickoff() the flow that it awaits",
+            "number of runs that await others, or let a method run the flow that it awaits by run_child()",
             self._most,
         )

@@ -7,7 +7,7 @@ from collections import deque
 import anyio
 import anyio.lowlevel
 
-__all__ = ["Slots"]
+__all__ = ["ChildTurn", "Slots"]
 
 
 class Slots:
@@ -68,3 +68,46 @@ class Slots:
             queue.popleft().set()
         else:
             self._free += 1
+
+
+class ChildTurn:
+    """The turn of a child, which a run of the runner drives: a slot, ahead of runs that have not begun. A child needs no place.
+
+    See `_runtime.turns.Turn`.
+    """
+
+    __slots__ = ("_has_slot", "_slots", "_taking")
+
+    is_watched = False
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._has_slot = False
+        self._taking: anyio.Event | None = None
+
+    async def take(self) -> bool:
+        """Wait for a slot, if the child has none. Return whether it waited."""
+        if self._has_slot:
+            return False
+        while not self._has_slot:
+            if self._taking is not None:  # another wait of the run has ended, too
+                await self._taking.wait()
+                continue
+            taking = self._taking = anyio.Event()
+            try:
+                await self._slots.acquire(ahead=True)
+                self._has_slot = True
+            finally:
+                self._taking = None
+                taking.set()
+        return True
+
+    def release(self) -> None:
+        """Release the slot, if the child has one."""
+        if self._has_slot:
+            self._has_slot = False
+            self._slots.release()
+
+    def of_child(self) -> ChildTurn:
+        """Return the turn of a child of the child."""
+        return ChildTurn(self._slots)

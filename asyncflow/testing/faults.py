@@ -3,7 +3,7 @@
     storage = FaultyPersistence(SQLiteFlowPersistence("runs.db"), Fail(at=3))
 
 Operations are counted from 1, over all runs: `save`, `append`, `load`, `history`, `acquire`, `release`, `runs`, `delete`, `prune`,
-`send`, `inbox`, `append_taking`, `append_last`, `set_aside`, `park` and `parked`.
+`send`, `inbox`, `append_taking`, `append_last`, `set_aside`, `park`, `parked`, `append_child`, `children` and `orphans`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import anyio.lowlevel
 from .._waiting import to_its_end
 from ..errors import StorageWriteError
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.children import Children
 from ..persistence.fence import Fence
 from ..persistence.inbox import Inbox, NewSignal, StoredSignal
 from ..persistence.parking import Parking
@@ -58,12 +59,15 @@ Operation = Literal[
     "inbox",
     "append_taking",
     "append_last",
+    "append_child",
+    "children",
+    "orphans",
     "set_aside",
     "park",
     "parked",
 ]
 
-WRITING: Final[tuple[Operation, ...]] = ("save", "append", "append_taking", "append_last")
+WRITING: Final[tuple[Operation, ...]] = ("save", "append", "append_taking", "append_last", "append_child")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +306,17 @@ class _Parking(FaultyPersistence):
         return cast("AbstractContextManager[object]", self.inner.watch_parked(run_id, woken))
 
 
+class _Children(FaultyPersistence):
+    async def append_child(self, checkpoint: Checkpoint, parent: str) -> None:
+        await self._struck("append_child", lambda: self.inner.append_child(checkpoint, parent))
+
+    async def children(self, run_id: str) -> list[RunEntry]:
+        return await self._struck("children", lambda: self.inner.children(run_id))
+
+    async def orphans(self, limit: int) -> list[RunEntry]:
+        return await self._struck("orphans", lambda: self.inner.orphans(limit))
+
+
 _PARTS: Final[dict[Callable[..., Any], type[FaultyPersistence]]] = {
     CheckpointLog: _Log,
     Clocked: _Clocked,
@@ -313,6 +328,7 @@ _PARTS: Final[dict[Callable[..., Any], type[FaultyPersistence]]] = {
     Retention: _Retention,
     Inbox: _Inbox,
     Parking: _Parking,
+    Children: _Children,
 }
 
 

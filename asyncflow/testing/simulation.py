@@ -107,6 +107,9 @@ class SimulatedStorage(MemoryFlowPersistence):
     async def append_last(self, checkpoint: Checkpoint, newest: int) -> None:
         await self._committed(checkpoint.kind, lambda: super(SimulatedStorage, self).append_last(checkpoint, newest))
 
+    async def append_child(self, checkpoint: Checkpoint, parent: str) -> None:
+        await self._committed("child", lambda: super(SimulatedStorage, self).append_child(checkpoint, parent))
+
     async def send(self, run_id: str, signal: NewSignal, *, seq: int | None = None) -> bool:
         return await self._committed("send", lambda: super(SimulatedStorage, self).send(run_id, signal, seq=seq))
 

@@ -3,6 +3,7 @@
 python tests/mutants/run.py            # all of them; or some, by a part of their names
 """
 
+from in_children import IN_CHILDREN
 from in_runs import IN_RUNS
 from in_storage import IN_STORAGE
 from in_waits import IN_WAITS
@@ -10,4 +11,4 @@ from mutant import Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = (*IN_RUNS, *IN_STORAGE, *IN_WAITS)
+MUTANTS = (*IN_CHILDREN, *IN_RUNS, *IN_STORAGE, *IN_WAITS)

@@ -1,0 +1,57 @@
+"""Cancels orphans: children that nothing has cancelled although their parents are over, because the process that did so died."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from .._pace import Pace
+from .._runs.cancelling import cancel_stored
+from ..errors import RunFencedError, RunNotFoundError, StorageError
+from ..persistence.children import Children
+from ..persistence.protocol import FlowPersistence, offers
+
+__all__ = ["Orphans"]
+
+EVERY: Final = 30.0
+"""Seconds between two looks."""
+
+PAGE: Final = 100
+"""Orphans in one look."""
+
+logger = logging.getLogger("asyncflow")
+
+
+class Orphans:
+    """Looks for orphans of any flow."""
+
+    def __init__(self, persistence: FlowPersistence) -> None:
+        self._persistence = persistence
+
+    async def keep_looking(self) -> None:
+        """Look until this is cancelled, if the storage knows children."""
+        pace, logged = Pace(), ""
+        while offers(self._persistence, Children):
+            await pace.pause(EVERY)
+            try:
+                await self.cancel_all()
+                logged = ""
+            except Exception as error:  # any exception of a backend: the next look follows
+                if str(error) != logged:
+                    logger.warning("look for orphans failed: it is retried: %s", error)
+                logged = str(error)
+
+    async def cancel_all(self) -> None:
+        """Cancel the orphans that there are now."""
+        storage: object = self._persistence
+        if not offers(storage, Children):
+            return
+        seen = set[str]()
+        while found := [entry for entry in await storage.orphans(PAGE) if entry.run_id not in seen]:
+            seen.update(entry.run_id for entry in found)
+            for entry in found:
+                try:
+                    await cancel_stored(self._persistence, entry.run_id)
+                    logger.info("orphan cancelled: %s of %s, whose parent is over", entry.run_id, entry.flow)
+                except (StorageError, RunFencedError, RunNotFoundError) as error:
+                    logger.warning("orphan not cancelled: %s of %s: %s", entry.run_id, entry.flow, error)
