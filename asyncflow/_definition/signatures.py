@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final, Literal, get_args, get_origin
 
-from .aliases import unaliased
+from .aliases import UNRESOLVED, unaliased
 from .definition import Receives, label_of
 from .triggers import AllOf, Condition, required_names, trigger_of
 
@@ -19,7 +19,6 @@ if sys.version_info >= (3, 14):
     import annotationlib
 
 __all__ = [
-    "UNRESOLVED",
     "annotations_of",
     "declared_labels",
     "received",
@@ -31,13 +30,6 @@ __all__ = [
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 _AWAITED: Final = (collections.abc.Awaitable, collections.abc.Coroutine)
-
-
-class _Unresolved:
-    """Marks a return annotation that uses a name not defined yet."""
-
-
-UNRESOLVED: Final = _Unresolved()
 
 
 def signature(function: Callable[..., Any]) -> inspect.Signature:

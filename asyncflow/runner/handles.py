@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
+import typing_extensions
 
 from .._definition.signals import Signal
 from .._pace import Pace
@@ -29,6 +30,7 @@ from .owned import OwnedRuns
 __all__ = ["RunFailure", "RunHandle", "RunView"]
 
 P = TypeVar("P")
+R = typing_extensions.TypeVar("R", covariant=True, default=Any)
 
 SOON: Final = 0.05
 LATE: Final = 1.0
@@ -92,7 +94,7 @@ class Views(Protocol):
     async def finish(self, c: Checkpoint, /) -> None: ...
 
 
-class RunHandle:
+class RunHandle(Generic[R]):
     """A caller's handle on a run. Dropping it, or being cancelled while awaiting it, does not affect the run."""
 
     def __init__(
@@ -162,7 +164,7 @@ class RunHandle:
             status = stored.status if has_ended(stored.status) else status
         return status, stored
 
-    async def result(self) -> Any:
+    async def result(self) -> R:
         """Wait until the run has ended, here or elsewhere, and return its result. After a takeover, wait for the new owner's result.
 
         Raises `MethodError`, `RunCancelledError`, and any other error that stopped the run here, unless the run has ended since then;
@@ -180,13 +182,13 @@ class RunHandle:
                 self._live = live = await self._woken()
                 continue
             if live.error is None:
-                return live.result
+                return cast(R, live.result)
             if isinstance(live.error, ENDED):
                 raise from_here(live.error) from live.error.__cause__
             if not isinstance(live.error, RunFencedError):
-                return await self._ended_since(live.error)
+                return cast(R, await self._ended_since(live.error))
             break
-        return await self._outcome(await self._ended())
+        return cast(R, await self._outcome(await self._ended()))
 
     async def _woken(self) -> Live | None:
         """Wait while the run is parked. Return it if this runner has woken it. Raises `RunInterruptedError` once the runner ends."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from inspect import Signature
 from typing import Any
 
+from .._definition.aliases import UNRESOLVED
 from .._definition.identity import Identity
 from .._definition.signals import Signal
 from .._runs.ownership import is_same_place
@@ -122,7 +123,8 @@ class FlowInfo:
     preset: frozenset[str]
     """The fields that its initial state sets, so that inputs need not set them."""
     results: tuple[Any, ...]
-    """The return annotations of the methods that a run may end with; empty if one of them has none."""
+    """The declared result of the flow or, without one, the return annotations of the methods that a run may end with; empty if one of
+    these has none."""
     signals: tuple[Signal[Any], ...] = ()
     """The signals that it declares."""
 
@@ -131,7 +133,8 @@ def described(made: Any) -> FlowInfo:
     """Return the description of a flow."""
     driver = driver_of(made)
     definition, types = driver.setup.settings.definition, driver.state_type
-    results = tuple(method.returns for method in definition.last)
+    is_declared = definition.result not in (Any, UNRESOLVED)
+    results = (definition.result,) if is_declared else tuple(method.returns for method in definition.last)
     return FlowInfo(
         driver.setup.settings.name,
         inspect.cleandoc(vars(type(made)).get("__doc__") or ""),
