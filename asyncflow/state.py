@@ -118,7 +118,8 @@ class ModelState(StateType):
 
     def __init__(self, model: type[BaseModel]) -> None:
         self.declared = model
-        self.model = self.annotation = _with_id(model)
+        self.model: type[BaseModel] = _with_id(model)
+        self.annotation: Any = self.model
         annotation = self.model.model_fields["id"].annotation
         if annotation not in (str, uuid.UUID):
             raise FlowDefinitionError(
@@ -128,7 +129,7 @@ class ModelState(StateType):
         fields = self.model.model_fields
         aliases = {alias: name for name, field in fields.items() for alias in _aliases(field) if alias != name}
         self._names = aliases | {name: name for name in fields}
-        self.id_names = tuple(alias for alias, name in self._names.items() if name == "id")
+        self.id_names: tuple[str, ...] = tuple(alias for alias, name in self._names.items() if name == "id")
         paths = {first: name for name, field in fields.items() for first in _aliased_paths(field)}
         # if an alias is another field's name, values are identified by field names alone
         self._by_alias = fields.keys().isdisjoint((*aliases, *paths))
@@ -274,7 +275,7 @@ class DictState(StateType):
 
     def __init__(self, values: Any = Any, merges: Mapping[str, merge.Merge] | None = None) -> None:
         self.values = values
-        self.merges = dict(merges or {})
+        self.merges: Mapping[str, merge.Merge] = dict(merges or {})
         self._adapter: TypeAdapter[Any] | None = None if values is Any else TypeAdapter(values)
 
     def check_initial(self, initial: Any) -> None:

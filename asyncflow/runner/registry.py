@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from inspect import Signature
-from typing import Any
+from typing import Any, Final
 
 from .._definition.aliases import UNRESOLVED
 from .._definition.identity import Identity
@@ -22,7 +22,7 @@ from .driver import driver_of, instantiate
 
 __all__ = ["FlowInfo", "FlowRegistry", "described"]
 
-logger = logging.getLogger("asyncflow")
+logger: Final = logging.getLogger("asyncflow")
 
 MakeFlow = Callable[[], Any]
 """A flow class, or a function without arguments that returns a flow."""
@@ -37,7 +37,7 @@ class FlowRegistry:
         self._makes: dict[str, MakeFlow] = {}
         self.names: Mapping[str, str] = {}
         """The name of the flow by each identity that its runs may be stored under: `RunEntry.identity`, `Checkpoint.known_by`."""
-        self.may_wait = False
+        self.may_wait: bool = False
         """Whether runs of any flow may be parked."""
 
     def register(self, make: MakeFlow) -> Flow[Any]:
