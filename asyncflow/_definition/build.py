@@ -15,9 +15,9 @@ from .attempting import Attempting
 from .decorators import Mark, Note, Pending, PersistMark, note_of
 from .definition import FlowDefinition, MethodDefinition, Receives, label_of
 from .mapping import limit_problem
-from .results import result_problems
+from .results import join_problems, result_problems
 from .signals import Signal
-from .signatures import declared_labels, received, return_annotation
+from .signatures import annotation_of, declared_labels, received
 from .triggers import (
     After,
     AllOf,
@@ -71,7 +71,7 @@ def define(cls: type, api: type, local: Mapping[str, Any], result: Any = Any) ->
             methods[name] = method
     problems += problems_of(methods, signals, broken)
     definition = FlowDefinition(cls.__name__, methods, signals, result)
-    problems += () if broken else result_problems(definition)
+    problems += () if broken else [*join_problems(definition, names), *result_problems(definition)]
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems)
         raise FlowDefinitionError(f"the flow class {cls.__name__} cannot run as written:{listed}", problems=problems)
@@ -225,7 +225,7 @@ def _method(
         problem(str(error))
     retry, timeout = attempts.of_method(note.marks, problem)
     is_kept_open = _keep_open(note)
-    returns = return_annotation(function, *names)
+    returns = annotation_of(function, "return", *names)
     if returns is UNRESOLVED:
         returns = inherited
     is_unresolved = returns is UNRESOLVED

@@ -1,4 +1,7 @@
-"""Compare what methods return with the result that a flow declares. Only what is certainly wrong is a mistake."""
+"""Compare what methods return with the result that a flow declares, and with the parameters that receive it by name.
+
+Only what is certainly wrong is a mistake.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,16 @@ import collections.abc
 import inspect
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, get_args, get_origin
 
 from typing_extensions import is_protocol, is_typeddict
 
 from .aliases import UNRESOLVED, unaliased
 from .definition import FlowDefinition, MethodDefinition
+from .signatures import annotation_of
 
-__all__ = ["cannot_be", "result_problems"]
+__all__ = ["cannot_be", "join_problems", "result_problems"]
 
 _UNIONS: Final = (typing.Union, types.UnionType)
 _AWAITED: Final = (collections.abc.Awaitable, collections.abc.Coroutine)
@@ -28,10 +32,8 @@ def result_problems(definition: FlowDefinition) -> Iterator[str]:
     if wanted is Any or wanted is UNRESOLVED:
         return
     for method in _outputs(definition):
-        returned = method.returns
-        if not method.is_async and get_origin(returned) in _AWAITED:
-            returned = get_args(returned)[-1]
-        if returned is not inspect.Signature.empty and cannot_be(returned, wanted):
+        returned = _result_of(method)
+        if _is_known(returned) and cannot_be(returned, wanted):
             last, cure = "", ""
             if not method.is_output:
                 last = " and can be the last method of a run"
@@ -49,6 +51,43 @@ def _outputs(definition: FlowDefinition) -> Iterator[MethodDefinition]:
         is_followed = definition.mentioning(names) or any(definition.timed_by(name) for name in names)
         if method.is_output or not (is_followed or (method.is_router and method.labels is None)):
             yield method
+
+
+def _result_of(method: MethodDefinition) -> Any:
+    """Return the annotation of what a method gives; `Signature.empty` if that is not known. With `each` it gives a list."""
+    given = method.returns
+    if not method.is_async and get_origin(given) in _AWAITED:
+        given = get_args(given)[-1]
+    return list[given] if method.each and given is not inspect.Signature.empty else given  # type: ignore[valid-type]
+
+
+def join_problems(definition: FlowDefinition, names: tuple[Mapping[str, Any], ...]) -> Iterator[str]:
+    """Yield the parameters that are named like triggers and can take none of the values that these give. `names`: to resolve them."""
+    for method in definition.methods.values():
+        for name in method.parameters:
+            signal, trigger = definition.signals.get(name), definition.methods.get(name)
+            given = signal.payload if signal else _result_of(trigger) if trigger else inspect.Signature.empty
+            taken = annotation_of(method.function, name, *names)
+            if _is_known(given) and _is_known(taken) and _are_disjoint(given, taken):
+                what = "its payload is" if signal else f"{name} returns"
+                yield f"{method.name} takes {_shown(taken)} as {name}, but {what} {_shown(given)}; change one of the two types"
+
+
+def _is_known(annotation: Any) -> bool:
+    return annotation is not inspect.Signature.empty and annotation is not UNRESOLVED
+
+
+def _are_disjoint(a: Any, b: Any) -> bool:
+    """Whether two types certainly have no value in common: neither can be the other, nor any part of a union."""
+    return all(cannot_be(one, other) and cannot_be(other, one) for one in _parts(a) for other in _parts(b))
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    try:
+        annotation = unaliased(annotation)
+    except NameError:  # it is not defined yet
+        return (Any,)
+    return get_args(annotation) if get_origin(annotation) in _UNIONS else (annotation,)
 
 
 def cannot_be(returned: Any, wanted: Any) -> bool:

@@ -19,11 +19,11 @@ if sys.version_info >= (3, 14):
     import annotationlib
 
 __all__ = [
+    "annotation_of",
     "annotations_of",
     "declared_labels",
     "received",
     "requires_a_value",
-    "return_annotation",
     "signature",
 ]
 
@@ -89,22 +89,23 @@ def requires_a_value(function: Callable[..., Any]) -> bool:
     return any(p.kind in _POSITIONAL and p.default is p.empty for p in parameters)
 
 
-def return_annotation(function: Callable[..., Any], *names: Mapping[str, Any]) -> Any:
-    """Return the return annotation with its names resolved, in the first of these namespaces that has them all.
+def annotation_of(function: Callable[..., Any], name: str, *names: Mapping[str, Any]) -> Any:
+    """Return an annotation of a function with its names resolved, in the first of these namespaces that has them all.
 
-    `Signature.empty` if there is none; `UNRESOLVED` if it uses a name that is not defined, or not yet.
+    `name`: of a parameter, or "return". `Signature.empty` if there is none; `UNRESOLVED` if it uses a name that is not defined, or not
+    yet.
     """
     function = inspect.unwrap(function)
-    annotation = annotations_of(function).get("return", inspect.Signature.empty)
+    annotation = annotations_of(function).get(name, inspect.Signature.empty)
     if annotation is None or annotation is inspect.Signature.empty:
         return annotation
-    holder = types.SimpleNamespace(__annotations__={"return": annotation})
+    holder = types.SimpleNamespace(__annotations__={name: annotation})
     parameters = {p.__name__: p for p in getattr(function, "__type_params__", ())}
     for local in names:
         try:
             within = {**local, **parameters} if parameters else local  # do not copy for each of thousands of methods
             hints = typing.get_type_hints(holder, getattr(function, "__globals__", {}), within, include_extras=True)
-            return hints["return"]
+            return hints[name]
         except (NameError, AttributeError):
             continue
         except (TypeError, SyntaxError):

@@ -12,7 +12,20 @@ import typing_extensions
 from pydantic import BaseModel
 
 import asyncflow
-from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, after, and_, listen, or_, router, start
+from asyncflow import (
+    Flow,
+    FlowRunner,
+    FlowState,
+    MemoryFlowPersistence,
+    Signal,
+    after,
+    and_,
+    each,
+    listen,
+    or_,
+    router,
+    start,
+)
 from asyncflow._definition.results import cannot_be
 from asyncflow.errors import FlowDefinitionError
 from asyncflow.runner import FlowInfo
@@ -199,6 +212,15 @@ def one_of_two_ends() -> None:
         def log(self) -> None: ...
 
 
+def items() -> None:
+    class F(Flow[Report, int]):
+        @start()
+        async def fetch(self) -> list[str]: ...
+
+        @listen(each(fetch))
+        async def last(self, item: str) -> int: ...
+
+
 def named_output() -> None:
     class F(Flow[Report, str]):
         @start(output=True)
@@ -230,6 +252,7 @@ WRONG: dict[Callable[[], None], list[str]] = {
     one_of_two_ends: [
         "log returns None and can be the last method of a run, but the declared result of the flow is str; change one of "
     ],
+    items: ["last returns list[int] and can be the last method of a run"],
     named_output: ["first returns int, but the declared result of the flow is str; change one of the two types"],
     awaited_by_a_plain_method: ["last returns int and"],
     inherited: ["last returns int and"],
@@ -281,6 +304,95 @@ def named_and_others() -> None:
 @pytest.mark.parametrize("make", [followed_or_unknown, named_and_others])
 def test_only_what_is_certainly_the_result_is_compared(make: Callable[[], None]) -> None:
     assert problems_of(make) == []
+
+
+# ---- what a join takes by name -------------------------------------------------------------------------------------
+
+
+decided = Signal("decided", Short)
+ready = Signal("ready")
+
+
+def join_of(annotations: dict[str, Any]) -> list[str]:
+    def make() -> None:
+        class F(Flow[Report]):
+            @start()
+            async def number(self) -> int | None: ...
+
+            @start()
+            def awaits(self) -> Awaitable[str]: ...
+
+            @start()
+            async def untyped(self): ...
+
+            @start()
+            async def items(self) -> list[str]: ...
+
+            @listen(each(items))
+            async def work(self, item: str) -> int: ...
+
+            @listen(and_(number, after(awaits, 1), untyped, work, decided, ready))
+            async def join(self, number, awaits, untyped, work, decided, ready): ...
+
+            join.__annotations__ = annotations
+
+    return problems_of(make)
+
+
+JOINS: dict[str, list[Any]] = {
+    "number": [
+        int,
+        None,
+        Annotated[int, []],
+        float,
+        bool,
+        int | str,
+        Any,
+        object,
+        T,
+        "int",
+        "Undefined",
+        Later,
+        Loads,
+        Literal[3],
+    ],
+    "awaits": [str, Literal["a"], Sequence[str], str | None],
+    "untyped": [int, None],
+    "work": [list[int], Sequence[int], list[Any]],
+    "decided": [Short, Report, Alias],
+    "ready": [None, int | None],
+}
+
+WRONG_JOINS: dict[str, list[Any]] = {
+    "number": [str, list[int], Report, str | bytes, "str"],
+    "awaits": [int, None, Report, list[str], Literal[1]],
+    "work": [int, list[str], None],
+    "decided": [int, Box[int], None],
+    "ready": [int, Report],
+}
+
+
+@pytest.mark.parametrize(("name", "taken"), [(name, each) for name, types in JOINS.items() for each in types], ids=str)
+def test_a_parameter_that_can_take_the_result_is_accepted(name: str, taken: Any) -> None:
+    assert join_of({name: taken}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"), [(name, each) for name, types in WRONG_JOINS.items() for each in types], ids=str
+)
+def test_a_parameter_that_can_take_no_result_of_its_trigger_is_a_mistake(name: str, taken: Any) -> None:
+    (problem,) = join_of({name: taken})
+
+    assert problem.startswith("join takes ")
+    assert problem.endswith("; change one of the two types")
+
+
+def test_the_mistakes_of_a_join_name_both_types() -> None:
+    assert join_of({"number": str, "decided": int, "ready": int}) == [
+        "join takes str as number, but number returns int | None; change one of the two types",
+        "join takes int as decided, but its payload is Short; change one of the two types",
+        "join takes int as ready, but its payload is None; change one of the two types",
+    ]
 
 
 # ---- reading the two arguments -------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from asyncflow import (
     Waiting,
     after,
     and_,
+    each,
     listen,
     merge,
     or_,
@@ -80,6 +81,41 @@ class Accepted(Flow[Report]):
     @listen(and_(count, takes_nothing))
     async def both(self, count: int, takes_nothing: None) -> None: ...
 
+    @listen(and_(fetch, count))
+    async def in_another_order(self, count: int, fetch: list[str]) -> None: ...
+
+    @listen(and_(fetch, count))
+    async def one_of_both(self, count: int) -> None: ...
+
+    @router(and_(fetch, count), emit=["x"])
+    def the_last(self, value: list[str] | int) -> str:
+        return "x"
+
+    @listen(and_(fetch, "small"))
+    async def with_a_label(self, fetch: list[str], small: str) -> None: ...
+
+    @listen(and_(fetch, count, takes_nothing))
+    async def all_three(self, fetch: list[str], takes_nothing: None) -> None: ...
+
+    @listen(and_(*[fetch, fetch]))
+    async def unpacked(self) -> None: ...
+
+    @start()
+    async def any_result(self) -> Any: ...
+
+    @listen(and_(fetch, any_result))
+    async def with_any(self, fetch: list[str], any_result: int) -> None: ...
+
+    @listen(each(fetch), limit=3)
+    async def work(self, item: str) -> int:
+        return len(item)
+
+    @listen(and_(count, work))
+    async def with_items(self, count: int, work: list[int]) -> None: ...
+
+    @listen(or_(and_(fetch, count), "small"))
+    async def nested(self) -> None: ...
+
 
 class Refused(Flow[Report]):
     @start()
@@ -99,6 +135,16 @@ class Refused(Flow[Report]):
 
     @listen(after(fetch, "60"))  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     async def wrong_delay(self) -> None: ...
+
+    @listen(and_(fetch, count))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def both(self, fetch: list[str], count: str) -> None: ...
+
+    @listen(and_(fetch, count))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def one(self, fetch: str) -> None: ...
+
+    @router(and_(fetch, count))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    def three(self, fetch: list[str], count: int, other: int) -> str:
+        return "x"
 
     @listen(fetch, retry=3)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportCallIssue, reportArgumentType]
     async def wrong_policy(self) -> None: ...
