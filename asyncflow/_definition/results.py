@@ -18,7 +18,7 @@ from .aliases import UNRESOLVED, unaliased
 from .definition import FlowDefinition, MethodDefinition
 from .signatures import annotation_of
 
-__all__ = ["cannot_be", "join_problems", "result_problems"]
+__all__ = ["cannot_be", "join_problems", "result_of", "result_problems"]
 
 _UNIONS: Final = (typing.Union, types.UnionType)
 _AWAITED: Final = (collections.abc.Awaitable, collections.abc.Coroutine)
@@ -32,7 +32,7 @@ def result_problems(definition: FlowDefinition) -> Iterator[str]:
     if wanted is Any or wanted is UNRESOLVED:
         return
     for method in _outputs(definition):
-        returned = _result_of(method)
+        returned = result_of(method)
         if _is_known(returned) and cannot_be(returned, wanted):
             last, cure = "", ""
             if not method.is_output:
@@ -53,7 +53,7 @@ def _outputs(definition: FlowDefinition) -> Iterator[MethodDefinition]:
             yield method
 
 
-def _result_of(method: MethodDefinition) -> Any:
+def result_of(method: MethodDefinition) -> Any:
     """Return the annotation of what a method gives; `Signature.empty` if that is not known. With `each` it gives a list."""
     given = method.returns
     if not method.is_async and get_origin(given) in _AWAITED:
@@ -66,7 +66,7 @@ def join_problems(definition: FlowDefinition, names: tuple[Mapping[str, Any], ..
     for method in definition.methods.values():
         for name in method.parameters:
             signal, trigger = definition.signals.get(name), definition.methods.get(name)
-            given = signal.payload if signal else _result_of(trigger) if trigger else inspect.Signature.empty
+            given = signal.payload if signal else result_of(trigger) if trigger else inspect.Signature.empty
             taken = annotation_of(method.function, name, *names)
             if _is_known(given) and _is_known(taken) and _are_disjoint(given, taken):
                 what = "its payload is" if signal else f"{name} returns"

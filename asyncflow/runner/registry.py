@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from .._definition.aliases import UNRESOLVED
 from .._definition.identity import Identity
+from .._definition.results import result_of
 from .._definition.signals import Signal
 from .._runs.ownership import is_same_place
 from .._runs.setup import Setup
@@ -133,8 +134,8 @@ def described(made: Any) -> FlowInfo:
     """Return the description of a flow."""
     driver = driver_of(made)
     definition, types = driver.setup.settings.definition, driver.state_type
-    is_declared = definition.result not in (Any, UNRESOLVED)
-    results = (definition.result,) if is_declared else tuple(method.returns for method in definition.last)
+    is_declared = definition.result is not Any and definition.result is not UNRESOLVED
+    results = (definition.result,) if is_declared else tuple(result_of(method) for method in definition.last)
     return FlowInfo(
         driver.setup.settings.name,
         inspect.cleandoc(vars(type(made)).get("__doc__") or ""),
