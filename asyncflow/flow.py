@@ -221,7 +221,8 @@ class Flow(Operations, Uncached, Generic[S, R]):
     @property
     def result(self) -> R:
         """The output of the last pass: of the method with `output=True` or, without one, of the method that completed last."""
-        return cast(R, self._instance.result)
+        result: R = self._instance.result
+        return result
 
     @property
     def method_error(self) -> MethodError | None:
@@ -290,7 +291,8 @@ class Flow(Operations, Uncached, Generic[S, R]):
         one_of("until", until, ("end", "waiting"))
         source = None if restore_from_state_id is None else parse_run_id(restore_from_state_id)
         try:
-            return cast("R | Waiting", await self._instance.kickoff(inputs, source, wait, once=once, until=until))
+            given: R | Waiting = await self._instance.kickoff(inputs, source, wait, once=once, until=until)
+            return given
         except MethodError as error:
             raise from_here(error) from error.__cause__
 
@@ -308,7 +310,8 @@ class Flow(Operations, Uncached, Generic[S, R]):
     ) -> R | Waiting: ...
     async def kickoff_async(self, inputs: S | Mapping[str, Any] | None = None, **options: Any) -> R | Waiting:
         """Alias of `kickoff`, under CrewAI's name."""
-        return cast("R | Waiting", await self.kickoff(inputs, **options))
+        given: R | Waiting = await self.kickoff(inputs, **options)
+        return given
 
     @classmethod
     async def resume(cls, run_id: object, /, *, wait: float = 0.0, **init: Any) -> R:
@@ -326,7 +329,8 @@ class Flow(Operations, Uncached, Generic[S, R]):
         known = parse_run_id(run_id)
         flow = cls(**init)
         try:
-            return cast(R, await flow._instance.resume(known, wait, has_new_limit="run_timeout" in init))
+            given: R = await flow._instance.resume(known, wait, has_new_limit="run_timeout" in init)
+            return given
         except MethodError as error:
             raise from_here(error) from error.__cause__
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Generic, Protocol, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -112,7 +112,7 @@ class RunHandle(Generic[R]):
         self.run_id = run_id
         self._persistence = persistence
         self._live = live
-        self._outcome = views.outcome
+        self._outcome: Callable[[Checkpoint], Awaitable[R]] = views.outcome
         self._cancel = cancel
         self._decode = views.view
         self._views = views
@@ -182,13 +182,14 @@ class RunHandle(Generic[R]):
                 self._live = live = await self._woken()
                 continue
             if live.error is None:
-                return cast(R, live.result)
+                result: R = live.result
+                return result
             if isinstance(live.error, ENDED):
                 raise from_here(live.error) from live.error.__cause__
             if not isinstance(live.error, RunFencedError):
-                return cast(R, await self._ended_since(live.error))
+                return await self._ended_since(live.error)
             break
-        return cast(R, await self._outcome(await self._ended()))
+        return await self._outcome(await self._ended())
 
     async def _woken(self) -> Live | None:
         """Wait while the run is parked. Return it if this runner has woken it. Raises `RunInterruptedError` once the runner ends."""
@@ -204,7 +205,7 @@ class RunHandle(Generic[R]):
                         raise refusals.interrupted(self.run_id)
                     await anyio.sleep(SOON)  # it is due, and a runner is about to wake it
 
-    async def _ended_since(self, stopped: BaseException) -> Any:
+    async def _ended_since(self, stopped: BaseException) -> R:
         """Return the outcome of a run that stopped here before its end. Raises the error that stopped it, if it has not ended since."""
         try:
             stored = await self.checkpoint()

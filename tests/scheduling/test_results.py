@@ -1,10 +1,12 @@
 """A declared result, `Flow[State, Result]`: read from the class, and compared with the methods that may return it."""
 
+import ast
 import sys
 import typing
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from datetime import date, datetime
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NewType, Optional, Protocol, TypedDict, TypeVar, Union
 
 import pytest
@@ -26,6 +28,7 @@ from asyncflow import (
     router,
     start,
 )
+from asyncflow._definition import decorators
 from asyncflow._definition.results import cannot_be
 from asyncflow.errors import FlowDefinitionError
 from asyncflow.runner import FlowInfo
@@ -518,3 +521,17 @@ def test_a_runner_describes_the_declared_result() -> None:
     assert described(Declared).results == (int | None,)
     assert described(Undeclared).results == (int,)
     assert asyncflow.run(Undeclared()) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"), [("ListenerOfOne", "R"), ("ListenerOfItem", "R"), ("ListenerOfBoth", "A, B")]
+)
+def test_the_messages_of_type_checkers_show_what_a_listener_may_take(name: str, takes: str) -> None:
+    """mypy reports the first overload, and pyright the last one."""
+    module = ast.parse(Path(decorators.__file__).read_text(encoding="utf-8"))
+    (listener,) = (each for each in module.body if isinstance(each, ast.ClassDef) and each.name == name)
+    overloads = [ast.unparse(each.args) for each in listener.body if isinstance(each, ast.FunctionDef)]
+
+    assert len(overloads) > 2
+    assert overloads[0].startswith(f"self, function: Callable[[AnyFlow, {takes}], ")
+    assert overloads[-1].startswith(f"self, function: Callable[[AnyFlow, {takes}], ")
