@@ -142,6 +142,7 @@ def check_floors(session: nox.Session) -> None:
 def check_types(session: nox.Session) -> None:
     session.run("mypy", f"--cache-dir={CACHES / 'mypy'}")
     session.run("pyright", "--pythonpath", str(Path(session.bin) / "python"))
+    session.run("pyright", "--verifytypes", "asyncflow", "--ignoreexternal")  # by the first Python on the path
 
 
 def run_tests(session: nox.Session, *, short: bool = False) -> None:

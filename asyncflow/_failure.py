@@ -52,11 +52,11 @@ class Failure:
         at: float = 0.0,
     ) -> None:
         """`earlier`: the attempts that raised before. `number`, `at`: of the attempt that raised this exception."""
-        self.method = method
-        self.invocation_id = invocation_id
-        self.exception = exception
+        self.method: str = method
+        self.invocation_id: str = invocation_id
+        self.exception: Exception = exception
         self._earlier = tuple(earlier)
-        self.number = number
+        self.number: int = number
         self._at = at
 
     @property

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 import anyio
 
 from ._keywords import not_taken
 from ._runs.instance import Until
+from ._runs.parked import Waiting
 from ._runtime.tracebacks import run_shortened
 from .errors import RunningLoopError
 from .flow import Flow
@@ -17,7 +18,21 @@ from .flow import Flow
 __all__ = ["run"]
 
 
-def run(flow: Flow[Any], inputs: Mapping[str, Any] | None = None, *, once: bool = False, until: Until = "end") -> Any:
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+@overload
+def run(
+    flow: Flow[S, R], inputs: S | Mapping[str, Any] | None = None, *, once: bool = False, until: Literal["end"] = "end"
+) -> R: ...
+@overload
+def run(
+    flow: Flow[S, R], inputs: S | Mapping[str, Any] | None = None, *, once: bool = False, until: Until
+) -> R | Waiting: ...
+def run(
+    flow: Flow[S, R], inputs: S | Mapping[str, Any] | None = None, *, once: bool = False, until: Until = "end"
+) -> R | Waiting:
     """Run a flow from synchronous code, on asyncio, and return its output.
 
     - `flow`: an instance of a flow class.

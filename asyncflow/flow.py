@@ -6,11 +6,13 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, Unpack, cast, overload
+
+import typing_extensions
 
 from ._definition.attempting import checked_limit
 from ._definition.build import define, persist_marks
-from ._definition.declared import Persisted, Uncached, declared_state
+from ._definition.declared import Persisted, Uncached, declared_result, declared_state
 from ._definition.decorators import persist_mark_of
 from ._definition.definition import FlowDefinition
 from ._definition.identity import Origin, checked_former_names, checked_name
@@ -18,8 +20,9 @@ from ._definition.names import Surroundings
 from ._keywords import UNSET, Unset, not_taken, one_of
 from ._runs.edits import edit, fork, load_into
 from ._runs.history import HistoryEntry, history_of
-from ._runs.instance import Instance, Until
+from ._runs.instance import Instance, KickoffOptions, Until
 from ._runs.operations import Operations
+from ._runs.parked import Waiting
 from ._runs.setup import log_unchecked_labels, settings_of, setup_of
 from ._runs.snapshot import MissingInstance
 from ._runtime.codecs import Codecs
@@ -36,6 +39,7 @@ from .state import StateType, parse_run_id, state_type_of
 __all__ = ["Flow"]
 
 S = TypeVar("S")
+R = typing_extensions.TypeVar("R", covariant=True, default=Any)
 
 Durability = Literal["full", "process"]
 OnError = Literal["finish", "cancel"]
@@ -43,11 +47,12 @@ OnError = Literal["finish", "cancel"]
 _KEYWORDS: Final = ("persistence", "initial_state", "name", "durability", "on_error", "max_method_calls", "run_timeout")
 
 
-class Flow(Operations, Uncached, Generic[S]):
+class Flow(Operations, Uncached, Generic[S, R]):
     """A flow: a class with `@start`, `@listen` and `@router` methods that run concurrently over a transactional state.
 
-    Write `Flow[Model]`, `Flow[dict[str, X]]` or plain `Flow`. The keywords of the constructor are class attributes as well; a keyword
-    that is not given has the value of the class attribute. `name` and `formerly` may also be keywords of the class statement, as in
+    Write `Flow[Model]`, `Flow[dict[str, X]]` or plain `Flow`; with `Flow[Model, Result]`, what the flow returns has a type, too, and the
+    methods that can return it are checked. The keywords of the constructor are class attributes as well; a keyword that is not given
+    has the value of the class attribute. `name` and `formerly` may also be keywords of the class statement, as in
     `class Report(Flow[Model], name="report")`:
 
     - `persistence`: the backend that stores the runs; None: runs are not stored. If it is not set, `@persist` decides.
@@ -110,7 +115,7 @@ class Flow(Operations, Uncached, Generic[S]):
     def _define(cls) -> None:
         """Read the declarations of the class. Called again if an annotation names something that was not yet defined."""
         names = cls._surroundings.names()
-        cls._definition = define(cls, Flow, names)
+        cls._definition = define(cls, Flow, names, declared_result(cls, Flow, names))
         cls._surroundings.keep(cls._definition)
         cls._state_type = state_type_of(declared_state(cls, Flow, names), cls.merges)
         cls._codecs = Codecs(cls._definition, cls._state_type)
@@ -149,7 +154,7 @@ class Flow(Operations, Uncached, Generic[S]):
         if cls is Flow or not cls._definition.methods:
             cure = "subclass it, and decorate" if cls is Flow else "decorate"
             raise FlowDefinitionError(f"{cls.__name__} has no methods; {cure} the first with @start()")
-        if cls._definition.unresolved:
+        if cls._definition.is_unresolved:
             cls._define_again()
         given = cls.initial_state if initial_state is UNSET else initial_state
         cls._state_type.check_initial(given)
@@ -214,9 +219,10 @@ class Flow(Operations, Uncached, Generic[S]):
         return self._instance.outputs
 
     @property
-    def result(self) -> Any:
+    def result(self) -> R:
         """The output of the last pass: of the method with `output=True` or, without one, of the method that completed last."""
-        return self._instance.result
+        result: R = self._instance.result
+        return result
 
     @property
     def method_error(self) -> MethodError | None:
@@ -238,20 +244,33 @@ class Flow(Operations, Uncached, Generic[S]):
         """Return a copy of the newest committed state, which a method's draft does not show."""
         return cast(S, self._instance.committed_state())
 
+    @overload
     async def kickoff(
         self,
-        inputs: Mapping[str, Any] | None = None,
+        inputs: S | Mapping[str, Any] | None = None,
+        *,
+        until: Literal["end"] = "end",
+        **options: Unpack[KickoffOptions],
+    ) -> R: ...
+    @overload
+    async def kickoff(
+        self, inputs: S | Mapping[str, Any] | None = None, *, until: Until, **options: Unpack[KickoffOptions]
+    ) -> R | Waiting: ...
+    async def kickoff(
+        self,
+        inputs: S | Mapping[str, Any] | None = None,
         *,
         restore_from_state_id: object | None = None,
         wait: float = 0.0,
         once: bool = False,
         until: Until = "end",
         **unknown: Never,
-    ) -> Any:
+    ) -> R | Waiting:
         """Run until nothing is left to run, and return the output: see `result`.
 
-        - `inputs`: fields of the state to set. With the `id` of a stored run, an interrupted or failed run resumes where it stopped, and
-          a finished run starts a new pass over its saved state; an unknown id starts a new run with that id.
+        - `inputs`: fields of the state to set: a dict, or a state, whose default values are left out. With the `id` of a stored run, an
+          interrupted or failed run resumes where it stopped, and a finished run starts a new pass over its saved state; an unknown id
+          starts a new run with that id.
         - `restore_from_state_id`: the id of another run; start a new run over its saved state.
         - `wait`: seconds to wait until the current owner of the run no longer drives it; then `RunLockedError`.
         - `once`: for a finished run, return its stored result and run nothing, so that a script can be started again.
@@ -272,27 +291,30 @@ class Flow(Operations, Uncached, Generic[S]):
         one_of("until", until, ("end", "waiting"))
         source = None if restore_from_state_id is None else parse_run_id(restore_from_state_id)
         try:
-            return await self._instance.kickoff(inputs, source, wait, once=once, until=until)
+            given: R | Waiting = await self._instance.kickoff(inputs, source, wait, once=once, until=until)
+            return given
         except MethodError as error:
             raise from_here(error) from error.__cause__
 
+    @overload
     async def kickoff_async(
         self,
-        inputs: Mapping[str, Any] | None = None,
+        inputs: S | Mapping[str, Any] | None = None,
         *,
-        restore_from_state_id: object | None = None,
-        wait: float = 0.0,
-        once: bool = False,
-        until: Until = "end",
-        **unknown: Never,
-    ) -> Any:
+        until: Literal["end"] = "end",
+        **options: Unpack[KickoffOptions],
+    ) -> R: ...
+    @overload
+    async def kickoff_async(
+        self, inputs: S | Mapping[str, Any] | None = None, *, until: Until, **options: Unpack[KickoffOptions]
+    ) -> R | Waiting: ...
+    async def kickoff_async(self, inputs: S | Mapping[str, Any] | None = None, **options: Any) -> R | Waiting:
         """Alias of `kickoff`, under CrewAI's name."""
-        return await self.kickoff(
-            inputs, restore_from_state_id=restore_from_state_id, wait=wait, once=once, until=until, **unknown
-        )
+        given: R | Waiting = await self.kickoff(inputs, **options)
+        return given
 
     @classmethod
-    async def resume(cls, run_id: object, /, *, wait: float = 0.0, **init: Any) -> Any:
+    async def resume(cls, run_id: object, /, *, wait: float = 0.0, **init: Any) -> R:
         """Resume an interrupted or failed run: run only what failed or never ended. Return the result; of a finished run, the stored one.
 
         - `run_id`: the id of the run.
@@ -307,7 +329,8 @@ class Flow(Operations, Uncached, Generic[S]):
         known = parse_run_id(run_id)
         flow = cls(**init)
         try:
-            return await flow._instance.resume(known, wait, has_new_limit="run_timeout" in init)
+            given: R = await flow._instance.resume(known, wait, has_new_limit="run_timeout" in init)
+            return given
         except MethodError as error:
             raise from_here(error) from error.__cause__
 
@@ -364,10 +387,10 @@ class Flow(Operations, Uncached, Generic[S]):
         """
         return await history_of(self._instance.storage("history"), self.run_id)
 
-    async def update_state(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
+    async def update_state(self, changes: S | Mapping[str, Any] | None = None, /, **fields: Any) -> None:
         """Edit the stored state of a run that is not running. The edit is stored as a checkpoint of its own.
 
-        - `changes`: the fields to change, with their new values.
+        - `changes`: the fields to change, with their new values: as the inputs of `kickoff`.
         - `fields`: the same as keywords.
 
         Raises `RunInputsError` for a value that the state's model refuses, `StateNotStorableError` for one that cannot be stored,

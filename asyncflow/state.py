@@ -17,12 +17,14 @@ from ._run_ids import new_run_id, parse_run_id, reconcile_run_ids
 from ._values import own_code as _own_code
 from ._values.copying import WITHOUT_ID, copied
 from ._values.explaining import explained
+from ._values.fields import fields_of
 from .errors import FlowDefinitionError, InvalidRunIdError, RunInputsError, StateError
 
 __all__ = [
     "DictState",
     "FlowState",
     "ModelState",
+    "StateInputs",
     "StateType",
     "new_run_id",
     "parse_run_id",
@@ -36,6 +38,14 @@ class FlowState(BaseModel):
 
     id: str = Field(default_factory=new_run_id)
     """The id of the run; by default a new UUID."""
+
+
+class StateInputs(dict[str, Any]):
+    """The fields of a state that was given as inputs: those that it sets. `defaults` holds the others."""
+
+    def __init__(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        super().__init__(given)
+        self.defaults = defaults
 
 
 class StateType(ABC):
@@ -86,7 +96,7 @@ class StateType(ABC):
         """Remove the ids from the inputs, under whichever name they are passed, and return them."""
         return [given.pop(name) for name in self.id_names if name in given]
 
-    def inputs_of(self, inputs: Any) -> dict[str, Any] | None:
+    def inputs_of(self, inputs: Any) -> StateInputs | None:
         """Return the inputs that a value other than a mapping represents, or None if it represents none."""
         return None
 
@@ -108,7 +118,8 @@ class ModelState(StateType):
 
     def __init__(self, model: type[BaseModel]) -> None:
         self.declared = model
-        self.model = self.annotation = _with_id(model)
+        self.model: type[BaseModel] = _with_id(model)
+        self.annotation: Any = self.model
         annotation = self.model.model_fields["id"].annotation
         if annotation not in (str, uuid.UUID):
             raise FlowDefinitionError(
@@ -118,7 +129,7 @@ class ModelState(StateType):
         fields = self.model.model_fields
         aliases = {alias: name for name, field in fields.items() for alias in _aliases(field) if alias != name}
         self._names = aliases | {name: name for name in fields}
-        self.id_names = tuple(alias for alias, name in self._names.items() if name == "id")
+        self.id_names: tuple[str, ...] = tuple(alias for alias, name in self._names.items() if name == "id")
         paths = {first: name for name, field in fields.items() for first in _aliased_paths(field)}
         # if an alias is another field's name, values are identified by field names alone
         self._by_alias = fields.keys().isdisjoint((*aliases, *paths))
@@ -185,12 +196,11 @@ class ModelState(StateType):
             return initial.__dict__.get("id") if "id" in initial.__pydantic_fields_set__ else None
         return super().given_id(initial)
 
-    def inputs_of(self, inputs: Any) -> dict[str, Any] | None:
+    def inputs_of(self, inputs: Any) -> StateInputs | None:
         if not isinstance(inputs, self.declared):
             return None
-        brings_id = "id" in inputs.__pydantic_fields_set__
-        fields = {**inputs.__dict__, **(inputs.__pydantic_extra__ or {})}
-        return {name: value for name, value in fields.items() if name != "id" or brings_id}
+        given, defaults = fields_of(inputs)
+        return StateInputs(given, {name: value for name, value in defaults.items() if name != "id"})
 
     def with_id(self, state: Any, run_id: str) -> Any:
         state.__dict__["id"] = self._given_id(run_id)
@@ -265,7 +275,7 @@ class DictState(StateType):
 
     def __init__(self, values: Any = Any, merges: Mapping[str, merge.Merge] | None = None) -> None:
         self.values = values
-        self.merges = dict(merges or {})
+        self.merges: Mapping[str, merge.Merge] = dict(merges or {})
         self._adapter: TypeAdapter[Any] | None = None if values is Any else TypeAdapter(values)
 
     def check_initial(self, initial: Any) -> None:

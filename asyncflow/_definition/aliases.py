@@ -11,7 +11,14 @@ import typing_extensions
 
 from ..errors import FlowDefinitionError
 
-__all__ = ["resolved", "unaliased"]
+__all__ = ["UNRESOLVED", "evaluated", "filled_in", "resolved", "unaliased"]
+
+
+class _Unresolved:
+    """Marks an annotation that uses a name not defined yet."""
+
+
+UNRESOLVED: Final = _Unresolved()
 
 _ALIASES: Final = tuple(
     {typing_extensions.TypeAliasType, getattr(typing, "TypeAliasType", typing_extensions.TypeAliasType)}
@@ -33,7 +40,7 @@ def unaliased(annotation: Any) -> Any:
         elif isinstance(annotation, _ALIASES):
             annotation = annotation.__value__
         elif isinstance(origin, _ALIASES):
-            annotation = _filled_in(
+            annotation = filled_in(
                 origin.__value__, dict(zip(origin.__type_params__, get_args(annotation), strict=False))
             )
         elif isinstance(annotation, NewType):
@@ -43,25 +50,30 @@ def unaliased(annotation: Any) -> Any:
     return annotation
 
 
-def _filled_in(value: Any, arguments: dict[Any, Any]) -> Any:
-    """Return the value of a generic alias, with the arguments in place of its parameters."""
+def filled_in(value: Any, arguments: Mapping[Any, Any]) -> Any:
+    """Return a type with the arguments in place of its type variables."""
     if isinstance(value, TypeVar):
         return arguments.get(value, value)
     parameters = getattr(value, "__parameters__", ())
-    return value[tuple(arguments.get(p, p) for p in parameters)] if parameters else value
+    if not any(p in arguments for p in parameters):
+        return value
+    return value[tuple(arguments.get(p, p) for p in parameters)]
+
+
+def evaluated(annotation: Any, names: Mapping[str, Any]) -> Any:
+    """Return an annotation with the names in its strings resolved: `Flow["State"]`. Raises `NameError` for a name not defined there."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation
+    text = annotation.__forward_arg__ if isinstance(annotation, ForwardRef) else annotation
+    holder = SimpleNamespace(__annotations__={"it": text})
+    return typing.get_type_hints(holder, None, dict(names), include_extras=True)["it"]
 
 
 def resolved(annotation: Any, names: Mapping[str, Any]) -> Any:
-    """Return the type that an annotation refers to. The annotation may be a string: `Flow["State"]`.
-
-    Raises `FlowDefinitionError` for a name that is not defined there.
-    """
+    """Return the type of the state that an annotation refers to. Raises `FlowDefinitionError` for a name that is not defined there."""
     try:
-        if isinstance(annotation, str | ForwardRef):
-            text = annotation if isinstance(annotation, str) else annotation.__forward_arg__
-            holder = SimpleNamespace(__annotations__={"it": text})
-            annotation = typing.get_type_hints(holder, None, dict(names), include_extras=True)["it"]
-        return unaliased(annotation)
+        is_text = isinstance(annotation, str | ForwardRef)
+        return unaliased(evaluated(annotation, names) if is_text else annotation)
     except NameError as error:
         raise FlowDefinitionError(
             f"the state of the flow uses the name {error.name}, which is not defined above the flow; define it there",

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from ..errors import FlowDefinitionError
+from .aliases import UNRESOLVED
 from .attempting import Attempting
 from .decorators import Mark, Note, Pending, PersistMark, note_of
 from .definition import FlowDefinition, MethodDefinition, Receives, label_of
 from .mapping import limit_problem
+from .results import join_problems, result_problems
 from .signals import Signal
-from .signatures import UNRESOLVED, declared_labels, received, return_annotation
+from .signatures import annotation_of, declared_labels, received
 from .triggers import (
     After,
     AllOf,
@@ -43,8 +45,10 @@ _CONTEXTLIB: Final = contextlib.contextmanager.__code__.co_filename
 """The source file of the functions that turn generators into context managers."""
 
 
-def define(cls: type, api: type, local: Mapping[str, Any]) -> FlowDefinition:
-    """Return the definition of a flow class. `api` is the base whose names a method may not use; `local` resolves annotations.
+def define(cls: type, api: type, local: Mapping[str, Any], result: Any = Any) -> FlowDefinition:
+    """Return the definition of a flow class, whose declared result is `result`.
+
+    `api` is the base whose names a method may not use; `local` resolves annotations.
 
     An annotation that uses a name not defined yet is marked (`FlowDefinition.unresolved`); define the class again later.
     Raises `FlowDefinitionError` with every mistake of the class and its fix.
@@ -66,10 +70,12 @@ def define(cls: type, api: type, local: Mapping[str, Any]) -> FlowDefinition:
         else:
             methods[name] = method
     problems += problems_of(methods, signals, broken)
+    definition = FlowDefinition(cls.__name__, methods, signals, result)
+    problems += () if broken else [*join_problems(definition, names), *result_problems(definition)]
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems)
         raise FlowDefinitionError(f"the flow class {cls.__name__} cannot run as written:{listed}", problems=problems)
-    return FlowDefinition(cls.__name__, methods, signals)
+    return definition
 
 
 def _signals(cls: type, problems: list[str]) -> dict[str, Signal[Any]]:
@@ -219,7 +225,7 @@ def _method(
         problem(str(error))
     retry, timeout = attempts.of_method(note.marks, problem)
     is_kept_open = _keep_open(note)
-    returns = return_annotation(function, *names)
+    returns = annotation_of(function, "return", *names)
     if returns is UNRESOLVED:
         returns = inherited
     is_unresolved = returns is UNRESOLVED

@@ -1,18 +1,20 @@
-"""What a flow class declares besides its methods: its state, and which of its methods have a checkpoint."""
+"""What a flow class declares besides its methods: its state, its result, and which of its methods have a checkpoint."""
 
 from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import Parameter
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from ..errors import FlowDefinitionError
-from .aliases import resolved
+from .aliases import UNRESOLVED, evaluated, filled_in, resolved
 from .decorators import PersistMark
 from .definition import FlowDefinition, MethodDefinition
 
-__all__ = ["Persisted", "Uncached", "declared_state"]
+__all__ = ["Persisted", "Uncached", "declared_result", "declared_state"]
 
 
 class Uncached:
@@ -79,12 +81,38 @@ def declared_state(cls: Any, api: type, names: Mapping[str, Any]) -> Any:
 
     Raises `FlowDefinitionError` for a name that is not defined.
     """
-    for base in cls.__mro__:
-        for generic in getattr(base, "__orig_bases__", ()):
-            origin = get_origin(generic)
-            if isinstance(origin, type) and issubclass(origin, api) and not isinstance(get_args(generic)[0], TypeVar):
-                return resolved(get_args(generic)[0], names)
-    return _class_of(cls.initial_state)
+    state = _declared(cls, api)[0]
+    return _class_of(cls.initial_state) if _is_open(state) else resolved(state, names)
+
+
+def declared_result(cls: Any, api: type, names: Mapping[str, Any]) -> Any:
+    """Return the annotation of a flow's result: of `Flow[State, Result]`, or `Any`. `UNRESOLVED` if it uses a name not defined yet."""
+    result = _declared(cls, api)[1]
+    try:
+        return Any if _is_open(result) else evaluated(result, names)
+    except (NameError, AttributeError):
+        return UNRESOLVED
+
+
+def _is_open(argument: Any) -> bool:
+    return argument is Parameter.empty or isinstance(argument, TypeVar)
+
+
+def _declared(cls: type, api: type) -> list[Any]:
+    """Return the two arguments of `Flow` that a class declares; for one that it leaves open, a type variable or `Parameter.empty`."""
+    found: list[Any] = [Parameter.empty, Parameter.empty]
+    for base in vars(cls).get("__orig_bases__", cls.__bases__):
+        origin = get_origin(base) or base
+        if not isinstance(origin, type) or not issubclass(origin, api):
+            continue
+        given = get_args(base)
+        if origin is not api:
+            parameters = getattr(origin, "__parameters__", ())
+            known = {each: each.__default__ for each in parameters if getattr(each, "has_default", bool)()}
+            known.update(zip(parameters, given, strict=False))
+            given = tuple(filled_in(argument, known) for argument in _declared(origin, api))
+        found = [new if _is_open(old) else old for old, new in zip_longest(found, given[:2], fillvalue=Parameter.empty)]
+    return found
 
 
 def _class_of(initial: Any) -> Any:

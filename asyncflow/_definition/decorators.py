@@ -9,11 +9,10 @@ from typing import Any, Literal, Never, Protocol, TypedDict, TypeVar, Unpack, ov
 from .._durations import Seconds
 from .._keywords import UNSET, Unset, not_taken
 from ..errors import FlowDefinitionError
-from .mapping import FannedOut
 from .retry import Retry
 from .signals import Signal
 from .signatures import declared_labels
-from .triggers import After, AllOf, AnyOf, Each, Trigger
+from .triggers import After, AllOf, AllOfTwo, AnyOf, Each, FannedOut, Trigger
 
 __all__ = [
     "Mark",
@@ -33,9 +32,11 @@ _PERSIST = "__asyncflow_persist__"
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
-S = TypeVar("S")
 R = TypeVar("R")
-T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+AnyFlow = TypeVar("AnyFlow")
+Returned = TypeVar("Returned")
 
 
 class _Options(TypedDict, total=False):
@@ -100,26 +101,53 @@ class Pending:
         return function
 
 
-class _Listening(Protocol[R]):
-    """The type of `listen(method)` for a type checker: its function takes nothing, or what `method` returns."""
+class ListenerOfOne(Protocol[R]):
+    """The type of `listen(method)` for a type checker: its function takes what `method` returns, or nothing.
+
+    The names of this class and of its type variables are part of the checkers' messages. mypy reports the first overload, pyright the
+    last one, which is never used otherwise.
+    """
 
     @overload
-    def __call__(self, function: Callable[[S], T], /) -> Callable[[S], T]: ...
+    def __call__(self, function: Callable[[AnyFlow, R], Returned], /) -> Callable[[AnyFlow, R], Returned]: ...
     @overload
-    def __call__(self, function: Callable[[S, R], T], /) -> Callable[[S, R], T]: ...
+    def __call__(self, function: Callable[[AnyFlow], Returned], /) -> Callable[[AnyFlow], Returned]: ...
+    @overload
+    def __call__(self, function: Callable[[AnyFlow, R], Returned], /) -> Callable[[AnyFlow, R], Returned]: ...
 
 
-class _ForEach(Protocol[R]):
+class ListenerOfBoth(Protocol[A, B]):
+    """The type of `listen(and_(a, b))` for a type checker: its function takes both results, in any order, one of them, or nothing."""
+
+    @overload
+    def __call__(self, function: Callable[[AnyFlow, A, B], Returned], /) -> Callable[[AnyFlow, A, B], Returned]: ...
+    @overload
+    def __call__(self, function: Callable[[AnyFlow, B, A], Returned], /) -> Callable[[AnyFlow, B, A], Returned]: ...
+    @overload
+    def __call__(self, function: Callable[[AnyFlow, A], Returned], /) -> Callable[[AnyFlow, A], Returned]: ...
+    @overload
+    def __call__(self, function: Callable[[AnyFlow, B], Returned], /) -> Callable[[AnyFlow, B], Returned]: ...
+    @overload
+    def __call__(self, function: Callable[[AnyFlow], Returned], /) -> Callable[[AnyFlow], Returned]: ...
+    @overload
+    def __call__(self, function: Callable[[AnyFlow, A, B], Returned], /) -> Callable[[AnyFlow, A, B], Returned]: ...
+
+
+class ListenerOfItem(Protocol[R]):
     """The type of `listen(each(method))` for a type checker: its function takes an item of what `method` returns, or nothing."""
 
     @overload
-    def __call__(self, function: Callable[[S, R], Coroutine[Any, Any, T]], /) -> FannedOut[S, R, T]: ...
+    def __call__(
+        self, function: Callable[[AnyFlow, R], Coroutine[Any, Any, Returned]], /
+    ) -> FannedOut[AnyFlow, R, Returned]: ...
     @overload
-    def __call__(self, function: Callable[[S], Coroutine[Any, Any, T]], /) -> FannedOut[S, R, T]: ...
+    def __call__(
+        self, function: Callable[[AnyFlow], Coroutine[Any, Any, Returned]], /
+    ) -> FannedOut[AnyFlow, R, Returned]: ...
     @overload
-    def __call__(self, function: Callable[[S, R], T], /) -> FannedOut[S, R, T]: ...
+    def __call__(self, function: Callable[[AnyFlow], Returned], /) -> FannedOut[AnyFlow, R, Returned]: ...
     @overload
-    def __call__(self, function: Callable[[S], T], /) -> FannedOut[S, R, T]: ...
+    def __call__(self, function: Callable[[AnyFlow, R], Returned], /) -> FannedOut[AnyFlow, R, Returned]: ...
 
 
 class _Decorator(Protocol):
@@ -145,13 +173,15 @@ def _note_on(function: Any) -> Note:
 @overload
 def start(**options: Unpack[_Options]) -> _Decorator: ...
 @overload
-def start(condition: Callable[..., Coroutine[Any, Any, R]], **options: Unpack[_Options]) -> _Listening[R]: ...
+def start(condition: Callable[..., Coroutine[Any, Any, R]], **options: Unpack[_Options]) -> ListenerOfOne[R]: ...
+@overload
+def start(condition: AllOfTwo[A, B], **options: Unpack[_Options]) -> ListenerOfBoth[A, B]: ...
 @overload
 def start(condition: str | AnyOf | AllOf, **options: Unpack[_Options]) -> _Decorator: ...
 @overload
-def start(condition: After[R] | Signal[R], **options: Unpack[_Options]) -> _Listening[R]: ...
+def start(condition: After[R] | Signal[R], **options: Unpack[_Options]) -> ListenerOfOne[R]: ...
 @overload
-def start(condition: Callable[..., R], **options: Unpack[_Options]) -> _Listening[R]: ...
+def start(condition: Callable[..., R], **options: Unpack[_Options]) -> ListenerOfOne[R]: ...
 def start(
     condition: Trigger | None = None,
     *more: Never,
@@ -174,17 +204,19 @@ def start(
 
 
 @overload
-def listen(condition: Each[R], *, limit: int | None = None, **options: Unpack[_Options]) -> _ForEach[R]: ...
+def listen(condition: Each[R], *, limit: int | None = None, **options: Unpack[_Options]) -> ListenerOfItem[R]: ...
 @overload
-def listen(condition: FannedOut[Any, Any, R], **options: Unpack[_Options]) -> _Listening[list[R]]: ...
+def listen(condition: FannedOut[Any, Any, R], **options: Unpack[_Options]) -> ListenerOfOne[list[R]]: ...
 @overload
-def listen(condition: Callable[..., Coroutine[Any, Any, R]], **options: Unpack[_Options]) -> _Listening[R]: ...
+def listen(condition: Callable[..., Coroutine[Any, Any, R]], **options: Unpack[_Options]) -> ListenerOfOne[R]: ...
+@overload
+def listen(condition: AllOfTwo[A, B], **options: Unpack[_Options]) -> ListenerOfBoth[A, B]: ...
 @overload
 def listen(condition: str | AnyOf | AllOf, **options: Unpack[_Options]) -> _Decorator: ...
 @overload
-def listen(condition: After[R] | Signal[R], **options: Unpack[_Options]) -> _Listening[R]: ...
+def listen(condition: After[R] | Signal[R], **options: Unpack[_Options]) -> ListenerOfOne[R]: ...
 @overload
-def listen(condition: Callable[..., R], **options: Unpack[_Options]) -> _Listening[R]: ...
+def listen(condition: Callable[..., R], **options: Unpack[_Options]) -> ListenerOfOne[R]: ...
 def listen(
     condition: Trigger | None = None,
     *more: Never,
@@ -223,7 +255,14 @@ def router(
     *,
     emit: Iterable[Any] | None = None,
     **options: Unpack[_Options],
-) -> _Listening[R]: ...
+) -> ListenerOfOne[R]: ...
+@overload
+def router(
+    condition: AllOfTwo[A, B],
+    *,
+    emit: Iterable[Any] | None = None,
+    **options: Unpack[_Options],
+) -> ListenerOfBoth[A, B]: ...
 @overload
 def router(
     condition: str | AnyOf | AllOf,
@@ -237,14 +276,14 @@ def router(
     *,
     emit: Iterable[Any] | None = None,
     **options: Unpack[_Options],
-) -> _Listening[R]: ...
+) -> ListenerOfOne[R]: ...
 @overload
 def router(
     condition: Callable[..., R],
     *,
     emit: Iterable[Any] | None = None,
     **options: Unpack[_Options],
-) -> _Listening[R]: ...
+) -> ListenerOfOne[R]: ...
 def router(
     condition: Trigger | None = None,
     *more: Never,

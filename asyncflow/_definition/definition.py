@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
+from .aliases import UNRESOLVED
 from .retry import Retry
 from .signals import Signal
 from .triggers import AnyOf, Condition, TimerDefinition, names_in, required_names, satisfied
@@ -98,6 +99,8 @@ class FlowDefinition:
     methods: Mapping[str, MethodDefinition]
     signals: Mapping[str, Signal[Any]] = field(default_factory=dict, compare=False, repr=False)
     """Every signal that the class declares, by name."""
+    result: Any = field(default=Any, compare=False, repr=False)
+    """The type of the output that the class declares, `Flow[State, Result]`; `Any` if it declares none."""
     starts: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     """The methods that a pass starts with: the unconditional starts, or all of them if none is unconditional."""
     has_timers: bool = field(init=False, compare=False, repr=False)
@@ -118,6 +121,8 @@ class FlowDefinition:
     """The names of methods, signals and timers: what is no label, because it would trigger by that name."""
     unresolved: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     """The methods whose return annotation uses a name that was not defined when it was read."""
+    is_unresolved: bool = field(init=False, compare=False, repr=False)
+    """Whether there are any, or the declared result uses such a name."""
     _in_order: tuple[MethodDefinition, ...] = field(init=False, compare=False, repr=False)
     _mentioned: dict[str, list[int]] = field(default_factory=dict, init=False, compare=False, repr=False)
     """For each name, the positions of the methods whose condition mentions it."""
@@ -133,6 +138,7 @@ class FlowDefinition:
         self._index()
         object.__setattr__(self, "starts", tuple(_routers_first(_first_of(methods))))
         object.__setattr__(self, "unresolved", tuple(m for m in methods if m.is_unresolved))
+        object.__setattr__(self, "is_unresolved", bool(self.unresolved) or self.result is UNRESOLVED)
         output = next((m.name for m in methods if m.is_output), "")
         object.__setattr__(self, "output", output)
         object.__setattr__(self, "has_timers", bool(self._timed))

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import collections.abc
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Final, Generic, TypeVar, get_origin, overload
+from typing import Any, Final, TypeVar, get_origin, overload
 
 from .aliases import unaliased
 from .definition import MethodDefinition, Receives
 from .signatures import signature
-from .triggers import Each
+from .triggers import Each, FannedOut
 
 __all__ = ["HIGHEST_LIMIT", "MOST_WITHOUT_LIMIT", "FannedOut", "each", "limit_problem", "mapping_problems"]
 
-S = TypeVar("S")
 I = TypeVar("I")  # noqa: E741 - the item
-R = TypeVar("R")
-
-
-class FannedOut(Generic[S, I, R]):
-    """The type of a method with `@listen(each(...))` for a type checker: its listeners receive a `list[R]`."""
-
-    def __call__(self, flow: S, item: I, /) -> Coroutine[Any, Any, R]:
-        """The method; at run time it is the function that was decorated."""
-        raise NotImplementedError("for type checkers only")
 
 
 @overload

@@ -41,9 +41,9 @@ class Surroundings:
 
     def keep(self, definition: FlowDefinition) -> None:
         """Keep what is needed to look again for the names that the definition has not found."""
-        if definition.unresolved:
+        if definition.is_unresolved:
             self._size = len(self.names())
-        if not definition.unresolved or (self._frame is not None and self._frame.f_locals is self._frame.f_globals):
+        if not definition.is_unresolved or (self._frame is not None and self._frame.f_locals is self._frame.f_globals):
             self._frame = None
 
     @property

@@ -49,8 +49,8 @@ class Signal(Generic[P]):
             raise ValueError(f"the payload of the signal {name} must be a type, not its name {payload!r}")
         if early not in get_args(Early):
             raise ValueError(f"early must be 'keep' or 'refuse', not {early!r}")
-        self.name = name
-        self.payload = payload
+        self.name: str = name
+        self.payload: Any = payload
         self.early = early
 
     def __repr__(self) -> str:

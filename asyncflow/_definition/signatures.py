@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final, Literal, get_args, get_origin
 
-from .aliases import unaliased
+from .aliases import UNRESOLVED, unaliased
 from .definition import Receives, label_of
 from .triggers import AllOf, Condition, required_names, trigger_of
 
@@ -19,25 +19,17 @@ if sys.version_info >= (3, 14):
     import annotationlib
 
 __all__ = [
-    "UNRESOLVED",
+    "annotation_of",
     "annotations_of",
     "declared_labels",
     "received",
     "requires_a_value",
-    "return_annotation",
     "signature",
 ]
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 _AWAITED: Final = (collections.abc.Awaitable, collections.abc.Coroutine)
-
-
-class _Unresolved:
-    """Marks a return annotation that uses a name not defined yet."""
-
-
-UNRESOLVED: Final = _Unresolved()
 
 
 def signature(function: Callable[..., Any]) -> inspect.Signature:
@@ -97,22 +89,23 @@ def requires_a_value(function: Callable[..., Any]) -> bool:
     return any(p.kind in _POSITIONAL and p.default is p.empty for p in parameters)
 
 
-def return_annotation(function: Callable[..., Any], *names: Mapping[str, Any]) -> Any:
-    """Return the return annotation with its names resolved, in the first of these namespaces that has them all.
+def annotation_of(function: Callable[..., Any], name: str, *names: Mapping[str, Any]) -> Any:
+    """Return an annotation of a function with its names resolved, in the first of these namespaces that has them all.
 
-    `Signature.empty` if there is none; `UNRESOLVED` if it uses a name that is not defined, or not yet.
+    `name`: of a parameter, or "return". `Signature.empty` if there is none; `UNRESOLVED` if it uses a name that is not defined, or not
+    yet.
     """
     function = inspect.unwrap(function)
-    annotation = annotations_of(function).get("return", inspect.Signature.empty)
+    annotation = annotations_of(function).get(name, inspect.Signature.empty)
     if annotation is None or annotation is inspect.Signature.empty:
         return annotation
-    holder = types.SimpleNamespace(__annotations__={"return": annotation})
+    holder = types.SimpleNamespace(__annotations__={name: annotation})
     parameters = {p.__name__: p for p in getattr(function, "__type_params__", ())}
     for local in names:
         try:
             within = {**local, **parameters} if parameters else local  # do not copy for each of thousands of methods
             hints = typing.get_type_hints(holder, getattr(function, "__globals__", {}), within, include_extras=True)
-            return hints["return"]
+            return hints[name]
         except (NameError, AttributeError):
             continue
         except (TypeError, SyntaxError):

@@ -13,10 +13,12 @@ from .signals import Signal
 __all__ = [
     "After",
     "AllOf",
+    "AllOfTwo",
     "AnyOf",
     "Condition",
     "Delay",
     "Each",
+    "FannedOut",
     "TimerDefinition",
     "Trigger",
     "after",
@@ -31,7 +33,11 @@ __all__ = [
     "trigger_of",
 ]
 
+S = TypeVar("S")
+I = TypeVar("I")  # noqa: E741 - the item
 R = TypeVar("R")
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,10 @@ class AllOf:
     """Satisfied if all of its parts are."""
 
     parts: tuple[Trigger, ...]
+
+
+class AllOfTwo(Generic[A, B]):
+    """What `and_(a, b)` returns for a type checker: it knows what the two methods return. In fact that is an `AllOf`."""
 
 
 Delay = Seconds | Callable[[Any], Seconds | datetime]
@@ -67,11 +77,23 @@ class Each(Generic[R]):
     source: Any
 
 
+class FannedOut(Generic[S, I, R]):
+    """The type of a method with `@listen(each(...))` for a type checker: its listeners receive a `list[R]`."""
+
+    def __call__(self, flow: S, item: I, /) -> Coroutine[Any, Any, R]:
+        """The method; at run time it is the function that was decorated."""
+        raise NotImplementedError("for type checkers only")
+
+
 Condition = str | AnyOf | AllOf
 """A trigger whose leaves are all names: of methods, labels, signals and timers."""
 
-Trigger = Condition | After[Any] | Signal[Any] | Each[Any] | Callable[..., Any]
+Trigger = Condition | AllOfTwo[Any, Any] | After[Any] | Signal[Any] | Each[Any] | Callable[..., Any]
 """What users write: a label, a method, a signal, a timer, or a tree of them; or the items of a method's list."""
+
+
+_Other = Condition | AllOfTwo[Any, Any] | After[Any] | Signal[Any]
+"""A trigger that is no method."""
 
 
 class TimerDefinition(NamedTuple):
@@ -99,7 +121,27 @@ def or_(*conditions: Trigger) -> AnyOf:
     return AnyOf(conditions)
 
 
-def and_(*conditions: Trigger) -> AllOf:
+@overload
+def and_(a: FannedOut[Any, Any, Any], b: Trigger, /) -> AllOf: ...  # type: ignore[overload-overlap]
+@overload
+def and_(a: Trigger, b: FannedOut[Any, Any, Any], /) -> AllOf: ...  # type: ignore[overload-overlap]
+@overload
+def and_(a: Callable[..., Coroutine[Any, Any, A]], b: Callable[..., Coroutine[Any, Any, B]], /) -> AllOfTwo[A, B]: ...
+@overload
+def and_(a: Callable[..., Coroutine[Any, Any, A]], b: Callable[..., B], /) -> AllOfTwo[A, B]: ...
+@overload
+def and_(a: Callable[..., A], b: Callable[..., Coroutine[Any, Any, B]], /) -> AllOfTwo[A, B]: ...
+@overload
+def and_(a: Callable[..., A], b: Callable[..., B], /) -> AllOfTwo[A, B]: ...
+@overload
+def and_(a: _Other, /, *more: Trigger) -> AllOf: ...
+@overload
+def and_(a: Callable[..., Any], b: _Other, /, *more: Trigger) -> AllOf: ...
+@overload
+def and_(a: Trigger, b: Trigger, c: Trigger, /, *more: Trigger) -> AllOf: ...
+@overload
+def and_(a: Callable[..., Any], /) -> AllOf: ...
+def and_(*conditions: Trigger) -> AllOf:  # type: ignore[misc]  # pyright: ignore[reportInconsistentOverload]
     """Wait for all of the conditions: `@listen(and_(fetch, parse))`. It fires each time all have arrived since it last fired.
 
     - `conditions`: methods, labels, signals, or other conditions.

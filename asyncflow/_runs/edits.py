@@ -52,7 +52,7 @@ async def fork(instance: Instance, run_id: str, seq: int | None) -> None:
             instance.status = "waiting"
 
 
-async def edit(instance: Instance, changes: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> None:
+async def edit(instance: Instance, changes: Any, fields: Mapping[str, Any]) -> None:
     """Edit the stored state of a run that is not running, and store the edit as a checkpoint of its own."""
     persistence = instance.storage("update_state")
     given = materialized(changes, lambda: instance.state_type) | dict(fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -16,7 +17,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .._values.copying import ATOMS
 from ..errors import RunInputsError
-from ..state import StateType
+from ..state import StateInputs, StateType
 
 __all__ = ["JsonInputs", "inputs_bytes", "inputs_match", "inputs_shown", "materialized"]
 
@@ -35,8 +36,8 @@ def materialized(inputs: Any, state_type: Callable[[], StateType]) -> dict[str, 
         return {}
     if not isinstance(inputs, Mapping):
         return _of_state(inputs, state_type())
-    if isinstance(inputs, JsonInputs):
-        return JsonInputs(inputs)
+    if isinstance(inputs, JsonInputs | StateInputs):
+        return copy.copy(inputs)
     return {name: list(value) if _is_spent(value) else value for name, value in inputs.items()}
 
 

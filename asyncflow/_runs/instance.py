@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import anyio
 
@@ -22,9 +22,18 @@ from .matching import are_its_inputs, check_flow, check_resumable
 from .ownership import Claim, can_create, catalog_entry, is_driven, owned, owned_by_creating, owned_within
 from .parked import Waiting, followed, until_woken, waiting_of
 
-__all__ = ["Instance", "Until"]
+__all__ = ["Instance", "KickoffOptions", "Until"]
 
 Until = Literal["end", "waiting"]
+
+
+class KickoffOptions(TypedDict, total=False):
+    """The keywords of `kickoff` that do not change the type of what it returns, for a type checker."""
+
+    restore_from_state_id: object
+    wait: float
+    once: bool
+
 
 SOON, LATE = 0.01, 1.0
 """Seconds between two looks at a run that another owner has woken: the first pause, and the longest."""
@@ -37,7 +46,7 @@ class Instance(DrivenRun):
 
     async def kickoff(
         self,
-        inputs: Mapping[str, Any] | None,
+        inputs: Any,
         from_run: str | None,
         wait: float = 0.0,
         *,
@@ -300,5 +309,5 @@ class Instance(DrivenRun):
         if not are_its_inputs(self.state_type, self.initial, c, given):
             raise refusals.started_with_other_inputs(c)
 
-    def _given(self, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _given(self, inputs: Any) -> dict[str, Any]:
         return materialized(inputs, lambda: self.state_type)

@@ -11,7 +11,7 @@ from .._scheduling.upgrades import obstacles
 from ..errors import FlowDefinitionError
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import RunEntry
-from ..state import StateType
+from ..state import StateInputs, StateType
 from .call_errors import mismatch
 from .inputs import JsonInputs, inputs_match
 from .json_inputs import named, state_from_json, values_of
@@ -75,6 +75,8 @@ def are_its_inputs(state_type: StateType, initial: Any, c: Checkpoint, given: di
     """Whether a stored pass was started with these inputs. If none are given, any inputs match."""
     if not given or inputs_match(c.inputs, by_field(state_type, given)):
         return True
+    if isinstance(given, StateInputs):  # until 0.5 all fields of such a state were stored
+        return inputs_match(c.inputs, by_field(state_type, {**given.defaults, **given}))
     if not isinstance(given, JsonInputs):
         return False
     state = state_from_json(state_type, initial, given, c.run_id)

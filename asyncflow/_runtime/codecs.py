@@ -33,8 +33,8 @@ class Codecs:
 
     def __init__(self, definition: FlowDefinition, state_type: StateType) -> None:
         self.definition = definition
-        self.state = state_codec_for(state_type)
-        self.may_be_lent = not isinstance(state_type, DictState) or is_read_plainly(state_type.values)
+        self.state: Codec = state_codec_for(state_type)
+        self.may_be_lent: bool = not isinstance(state_type, DictState) or is_read_plainly(state_type.values)
         self._results: dict[str, Codec] = {}
         self._payloads: dict[str, TypeAdapter[Any]] = {}
         for name in definition.signals:

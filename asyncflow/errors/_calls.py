@@ -37,7 +37,7 @@ class FlowDefinitionError(AsyncflowError):
 
     def __init__(self, message: str, *, problems: Sequence[str] = (), **where: Any) -> None:
         super().__init__(message, **where)
-        self.problems = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(problems)
 
 
 class UnknownLabelError(AsyncflowError):
@@ -53,7 +53,7 @@ class ArgumentsError(CallError, TypeError):
 
     def __init__(self, message: str, *, unknown: Sequence[str] = (), **where: Any) -> None:
         super().__init__(message, **where)
-        self.unknown = tuple(unknown)
+        self.unknown: tuple[str, ...] = tuple(unknown)
 
 
 class InvalidRunIdError(CallError, ValueError):
@@ -83,7 +83,7 @@ class RunInputsError(CallError, ValueError):
 
     def __init__(self, message: str, *, places: Sequence[tuple[str | int, ...]] = (), **where: Any) -> None:
         super().__init__(message, **where)
-        self.places = tuple(places)
+        self.places: tuple[tuple[str | int, ...], ...] = tuple(places)
 
 
 class RunCancelledError(CallError):

@@ -59,7 +59,7 @@ class MethodError(RunError):
 
     def __init__(self, message: str, *, failures: Sequence[Failure] = (), **where: Any) -> None:
         super().__init__(message, **where)
-        self.failures = tuple(failures)
+        self.failures: tuple[Failure, ...] = tuple(failures)
 
 
 class MethodErrorGroup(MethodError, ExceptionGroup[Exception]):  # noqa: N818 - the contract's name
@@ -70,7 +70,7 @@ class MethodErrorGroup(MethodError, ExceptionGroup[Exception]):  # noqa: N818 - 
 
     def __init__(self, message: str, exceptions: Sequence[Exception], **fields: Any) -> None:
         super().__init__(message, **fields)
-        self.args = (message, tuple(exceptions))
+        self.args: tuple[Any, ...] = (message, tuple(exceptions))
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         message, exceptions = self.args
@@ -195,4 +195,4 @@ class StateSchemaError(StateError):
 
     def __init__(self, message: str, *, paths: Sequence[str] = (), **where: Any) -> None:
         super().__init__(message, **where)
-        self.paths = tuple(paths)
+        self.paths: tuple[str, ...] = tuple(paths)

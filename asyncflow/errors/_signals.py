@@ -47,8 +47,8 @@ class SignalPayloadError(SignalError, ValueError):
     ) -> None:
         super().__init__(message, **where)
         self.detail = detail
-        self.paths = tuple(paths)
-        self.found = tuple(found)
+        self.paths: tuple[str, ...] = tuple(paths)
+        self.found: tuple[Mapping[str, Any], ...] = tuple(found)
 
 
 class SignalKeyError(SignalError):

@@ -198,7 +198,7 @@ class MemoryFlowPersistence:
             if epoch == self._epochs.get(run_id, 1):
                 self._driven.discard(run_id)
 
-    poll_seconds = 0.25
+    poll_seconds: float = 0.25
 
     async def park(self, run_id: str, epoch: int, *, wake_at: float, newest: int = 0) -> None:
         """Release a run that only waits, and remember when it is due. See `Parking.park`."""

@@ -40,17 +40,17 @@ class Background:
         """`live`: the runs that are driven here. `resume`: resumes a run as soon as there is a place, and returns whether it did."""
         self._live = live
         self._resume = resume
-        self.recovery = Recovery(
+        self.recovery: Recovery = Recovery(
             persistence, is_recoverable, lambda: flows.identities, resume, live, limits.max_takeovers
         )
-        self.sweep = Sweep(persistence, lambda: flows.identities, self._wake, limits.waiting_warning)
-        self.orphans = Orphans(persistence)
+        self.orphans: Orphans = Orphans(persistence)
+        self.sweep: Sweep = Sweep(persistence, lambda: flows.identities, self._wake, limits.waiting_warning)
         self._persistence = persistence
         self._free_slots = free_slots
         self._woken: set[Live] = set()
         """Runs that were woken, and have not begun."""
         calls = self._may_take, lambda: flows.may_wait, lambda: self.recovery.stopped + len(self._woken)
-        self.waker = Waker(persistence, lambda: flows.identities, self._wake, *calls)
+        self.waker: Waker = Waker(persistence, lambda: flows.identities, self._wake, *calls)
 
     async def work(self, opening: Opening, recover_every: float | None) -> None:
         """Work until this is cancelled, as soon as the storage is open. `recover_every`: seconds between two scans; None: no scans."""

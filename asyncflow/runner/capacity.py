@@ -47,10 +47,10 @@ class Places:
     """The places of a runner that has been entered: one for each run, running or waiting."""
 
     def __init__(self, limits: Limits) -> None:
-        self.slots = Slots(limits.max_running)
+        self.slots: Slots = Slots(limits.max_running)
         """Limits the runs that are running."""
-        self.parents = Parents(limits.max_running)
-        self.park_after = limits.park_after
+        self.parents: Parents = Parents(limits.max_running)
+        self.park_after: float = limits.park_after
         self._most = limits.max_running + limits.max_waiting
         self._places = Slots(self._most)
         self._overload = limits.overload

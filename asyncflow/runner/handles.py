@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
+import typing_extensions
 
 from .._definition.signals import Signal
 from .._pace import Pace
@@ -29,6 +30,7 @@ from .owned import OwnedRuns
 __all__ = ["RunFailure", "RunHandle", "RunView"]
 
 P = TypeVar("P")
+R = typing_extensions.TypeVar("R", covariant=True, default=Any)
 
 SOON: Final = 0.05
 LATE: Final = 1.0
@@ -92,7 +94,7 @@ class Views(Protocol):
     async def finish(self, c: Checkpoint, /) -> None: ...
 
 
-class RunHandle:
+class RunHandle(Generic[R]):
     """A caller's handle on a run. Dropping it, or being cancelled while awaiting it, does not affect the run."""
 
     def __init__(
@@ -110,7 +112,7 @@ class RunHandle:
         self.run_id = run_id
         self._persistence = persistence
         self._live = live
-        self._outcome = views.outcome
+        self._outcome: Callable[[Checkpoint], Awaitable[R]] = views.outcome
         self._cancel = cancel
         self._decode = views.view
         self._views = views
@@ -162,7 +164,7 @@ class RunHandle:
             status = stored.status if has_ended(stored.status) else status
         return status, stored
 
-    async def result(self) -> Any:
+    async def result(self) -> R:
         """Wait until the run has ended, here or elsewhere, and return its result. After a takeover, wait for the new owner's result.
 
         Raises `MethodError`, `RunCancelledError`, and any other error that stopped the run here, unless the run has ended since then;
@@ -180,7 +182,8 @@ class RunHandle:
                 self._live = live = await self._woken()
                 continue
             if live.error is None:
-                return live.result
+                result: R = live.result
+                return result
             if isinstance(live.error, ENDED):
                 raise from_here(live.error) from live.error.__cause__
             if not isinstance(live.error, RunFencedError):
@@ -202,7 +205,7 @@ class RunHandle:
                         raise refusals.interrupted(self.run_id)
                     await anyio.sleep(SOON)  # it is due, and a runner is about to wake it
 
-    async def _ended_since(self, stopped: BaseException) -> Any:
+    async def _ended_since(self, stopped: BaseException) -> R:
         """Return the outcome of a run that stopped here before its end. Raises the error that stopped it, if it has not ended since."""
         try:
             stored = await self.checkpoint()

@@ -23,7 +23,7 @@ from .slots import ChildTurn
 
 __all__ = ["ELSEWHERE", "ENDED", "Live"]
 
-logger = logging.getLogger("asyncflow")
+logger: Final = logging.getLogger("asyncflow")
 
 ENDED: Final = (MethodError, RunCancelledError)
 """Errors that are the outcome of a run, and do not mean that its start was refused."""
@@ -81,22 +81,22 @@ class Live:
         again: bool = False,
     ) -> None:
         """Make a run that `drive` drives. `flow`: the driver's flow, which a driver holds weakly."""
-        self.driver = driver
+        self.driver: Driver = driver
         self._flow = flow
-        self.again = again
+        self.again: bool = again
         """Whether to resume the run also if it has failed."""
-        self.is_new = run_id is None
+        self.is_new: bool = run_id is None
         self.run_id: str = driver.run_id if run_id is None else run_id
-        self.admitted = Flag()
+        self.admitted: Flag = Flag()
         """Set when the run is stored, or has been refused."""
-        self.ended = Flag()
+        self.ended: Flag = Flag()
         self.refusal: Exception | None = None
         """Why the run did not start."""
         self.error: BaseException | None = None
         self.result: Any = None
-        self.awaited = 0
+        self.awaited: int = 0
         """The number of handles that await its result."""
-        self.inputs = inputs
+        self.inputs: dict[str, Any] | None = inputs
         """None for a run that is resumed or recovered: it is stored already, and a run that is no longer stored is not started."""
         self._places = places
         self._slots = places.slots
@@ -106,12 +106,13 @@ class Live:
         self._change: anyio.Event | None = None
         self._waiting: anyio.CancelScope | None = None
         self._waits = True
-        self._has_slot = self._is_begun = self._is_queued = self.winds_down = False
+        self._has_slot = self._is_begun = self._is_queued = False
+        self.winds_down: bool = False
         self._taking: anyio.Event | None = None
-        self.has_place = True
+        self.has_place: bool = True
         self.is_followed: Callable[[], bool] = lambda: False
         """Whether a caller awaits the run, since before it was parked."""
-        self.is_parked = False
+        self.is_parked: bool = False
         """Whether the run has ended here because it was parked."""
         self.on_begun: Callable[[Live], object] = _ignore
         """Called with the run when it has begun, or has ended without that."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack
-from typing import Self
+from typing import Final, Self
 
 import anyio
 
@@ -14,7 +14,7 @@ from ..persistence.protocol import session
 
 __all__ = ["Opening"]
 
-logger = logging.getLogger("asyncflow")
+logger: Final = logging.getLogger("asyncflow")
 
 
 class Opening:
@@ -23,7 +23,7 @@ class Opening:
     def __init__(self, persistence: object) -> None:
         self._persistence = persistence
         self._storage = AsyncExitStack()
-        self.is_there = False
+        self.is_there: bool = False
 
     async def begin(self, stack: AsyncExitStack, seconds: float, *, waits: bool) -> Self:
         """Open the storage. If it is unavailable, retry for `seconds` seconds, then raise; without `waits`, leave that to `finish`."""

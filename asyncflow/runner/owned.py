@@ -25,7 +25,7 @@ class OwnedRuns(dict[str, Live]):
     def __init__(self) -> None:
         super().__init__()
         self._empty: anyio.Event | None = None
-        self.is_closed = False
+        self.is_closed: bool = False
         """Whether the runner has ended: it wakes no run any more."""
         self._waits: dict[anyio.Event, str] = {}
         """Of each wait for a parked run: the id of the run."""

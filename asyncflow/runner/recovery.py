@@ -51,7 +51,7 @@ ALONE: Final = 30.0
 ENDED: Final = (MethodError, RunCancelledError, RunLockedError, RunFencedError, RunNotFoundError)
 """Errors after which a run is not retried here: it has ended, another owner drives it, or it has been deleted."""
 
-logger = logging.getLogger("asyncflow")
+logger: Final = logging.getLogger("asyncflow")
 
 
 class Recovery:

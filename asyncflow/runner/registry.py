@@ -7,9 +7,11 @@ import logging
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from inspect import Signature
-from typing import Any
+from typing import Any, Final
 
+from .._definition.aliases import UNRESOLVED
 from .._definition.identity import Identity
+from .._definition.results import result_of
 from .._definition.signals import Signal
 from .._runs.ownership import is_same_place
 from .._runs.setup import Setup
@@ -21,7 +23,7 @@ from .driver import driver_of, instantiate
 
 __all__ = ["FlowInfo", "FlowRegistry", "described"]
 
-logger = logging.getLogger("asyncflow")
+logger: Final = logging.getLogger("asyncflow")
 
 MakeFlow = Callable[[], Any]
 """A flow class, or a function without arguments that returns a flow."""
@@ -36,7 +38,7 @@ class FlowRegistry:
         self._makes: dict[str, MakeFlow] = {}
         self.names: Mapping[str, str] = {}
         """The name of the flow by each identity that its runs may be stored under: `RunEntry.identity`, `Checkpoint.known_by`."""
-        self.may_wait = False
+        self.may_wait: bool = False
         """Whether runs of any flow may be parked."""
 
     def register(self, make: MakeFlow) -> Flow[Any]:
@@ -122,7 +124,8 @@ class FlowInfo:
     preset: frozenset[str]
     """The fields that its initial state sets, so that inputs need not set them."""
     results: tuple[Any, ...]
-    """The return annotations of the methods that a run may end with; empty if one of them has none."""
+    """The declared result of the flow or, without one, the return annotations of the methods that a run may end with; empty if one of
+    these has none."""
     signals: tuple[Signal[Any], ...] = ()
     """The signals that it declares."""
 
@@ -131,7 +134,8 @@ def described(made: Any) -> FlowInfo:
     """Return the description of a flow."""
     driver = driver_of(made)
     definition, types = driver.setup.settings.definition, driver.state_type
-    results = tuple(method.returns for method in definition.last)
+    is_declared = definition.result is not Any and definition.result is not UNRESOLVED
+    results = (definition.result,) if is_declared else tuple(result_of(method) for method in definition.last)
     return FlowInfo(
         driver.setup.settings.name,
         inspect.cleandoc(vars(type(made)).get("__doc__") or ""),

@@ -7,11 +7,11 @@ It is stored before it waits for a slot, so that a run id that was returned to a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -24,6 +24,7 @@ from .._runs.json_inputs import JsonInputsError
 from .._runtime.parking import PARK_AFTER
 from .._waiting import current_loop
 from ..errors import RunnerClosedError
+from ..flow import Flow
 from ..persistence.checks import check_backend
 from ..persistence.default import default_persistence
 from ..persistence.protocol import FlowPersistence, RunEntry
@@ -40,6 +41,9 @@ from .stored import StoredRuns
 from .views import Viewed
 
 __all__ = ["FlowInfo", "FlowRunner", "JsonInputs", "JsonInputsError", "MakeFlow", "RunFailure", "RunHandle", "RunView"]
+
+S = TypeVar("S")
+R = TypeVar("R")
 
 Given = dict[str, Any] | None  # the inputs of a run; None for a run that is stored already
 
@@ -160,21 +164,16 @@ class FlowRunner(StoredRuns):
         """
         return described(self._flows.register(flow))
 
-    @property
-    def names(self) -> Mapping[str, str]:
-        """The names of the registered flows, by every identity that their runs may be stored under (`RunEntry.identity`)."""
-        return self._flows.names
-
     # ---- runs --------------------------------------------------------------------------------------------------
 
     async def start(
         self,
-        flow: MakeFlow,
-        inputs: Mapping[str, Any] | None = None,
+        flow: Callable[[], Flow[S, R]],
+        inputs: S | Mapping[str, Any] | None = None,
         *,
         run_id: object | None = None,
         patience: float | None = None,
-    ) -> RunHandle:
+    ) -> RunHandle[R]:
         """Start a run that the runner owns, and return a handle on it once the run is stored.
 
         With a `run_id` the call is idempotent: it attaches to a run that is running, here or elsewhere; it resumes an interrupted run; for
@@ -203,7 +202,7 @@ class FlowRunner(StoredRuns):
             if handle is not None:
                 return handle
 
-    async def _served(self, run: Live, flow: MakeFlow, given: dict[str, Any]) -> RunHandle | None:
+    async def _served(self, run: Live, flow: MakeFlow, given: dict[str, Any]) -> RunHandle[Any] | None:
         """Return a handle on the requested run, or None if the caller has to try again. Raises the error that refused the run."""
         is_ours = run.inputs is given  # the same object: this call launched the run
         is_elsewhere = isinstance(run.refusal, ELSEWHERE)
@@ -220,7 +219,7 @@ class FlowRunner(StoredRuns):
         driver_of(self._flows.register(flow)).check_same(stored, given)
         return self._handle(run.run_id, None if is_elsewhere else run, is_elsewhere=is_elsewhere)
 
-    async def _ended(self, flow: MakeFlow, run_id: str, given: dict[str, Any]) -> RunHandle | None:
+    async def _ended(self, flow: MakeFlow, run_id: str, given: dict[str, Any]) -> RunHandle[Any] | None:
         """Return a handle on a run that has ended; None if it is running or not stored."""
         stored = await self.persistence.load(run_id)
         if stored is None or stored.status == "running":
@@ -229,8 +228,8 @@ class FlowRunner(StoredRuns):
         return self._handle(run_id)
 
     async def run(
-        self, flow: MakeFlow, inputs: Mapping[str, Any] | None = None, *, run_id: object | None = None
-    ) -> Any:
+        self, flow: Callable[[], Flow[S, R]], inputs: S | Mapping[str, Any] | None = None, *, run_id: object = None
+    ) -> R:
         """Start a run, and await its result. Cancelling the call does not affect the run.
 
         - `flow`: a flow class, or a function without arguments that returns a flow.
@@ -241,7 +240,7 @@ class FlowRunner(StoredRuns):
         """
         return await (await self.start(flow, inputs, run_id=run_id)).result()
 
-    async def resume(self, run_id: object, *, patience: float | None = None) -> RunHandle:
+    async def resume(self, run_id: object, *, patience: float | None = None) -> RunHandle[Any]:
         """Resume an interrupted or failed run of a registered flow, owned by the runner: run only what failed or never ended.
 
         If the run is running, here or elsewhere, return a handle attached to it; the handle of a finished run returns its result.
@@ -278,7 +277,7 @@ class FlowRunner(StoredRuns):
             elif run is not live:
                 raise run.refusal
 
-    async def get(self, run_id: object) -> RunHandle:
+    async def get(self, run_id: object) -> RunHandle[Any]:
         """Return a handle on any stored run, whichever process drives it. Raises `InvalidRunIdError`, `RunNotFoundError`, `StorageError`s.
 
         - `run_id`: the id of the run.
@@ -395,6 +394,6 @@ class FlowRunner(StoredRuns):
         if run.has_place:
             self._places.release()
 
-    def _handle(self, run_id: str, live: Live | None = None, *, is_elsewhere: bool = False) -> RunHandle:
+    def _handle(self, run_id: str, live: Live | None = None, *, is_elsewhere: bool = False) -> RunHandle[Any]:
         live, cancel = live or self._live.get(run_id), partial(self.cancel, run_id)
         return RunHandle(run_id, self.persistence, live, cancel, self._viewed, self._live, is_elsewhere=is_elsewhere)

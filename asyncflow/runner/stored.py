@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .._runs.compacting import compact_stored
 from .._runs.ownership import is_driven_here
 from ..persistence.protocol import FlowPersistence, RunEntry
 from ..state import parse_run_id
+from .registry import FlowRegistry
 
 __all__ = ["StoredRuns"]
 
@@ -14,6 +17,12 @@ class StoredRuns:
     """The operations on stored runs; a base of `FlowRunner`."""
 
     persistence: FlowPersistence
+    _flows: FlowRegistry
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """The names of the registered flows, by every identity that their runs may be stored under (`RunEntry.identity`)."""
+        return self._flows.names
 
     def is_driven(self, entry: RunEntry) -> bool:
         """Whether a run that the catalog lists has a living owner, in this process or elsewhere.

@@ -33,7 +33,7 @@ EVERY: Final = 86_400.0
 TOLERANCE: Final = 1.0
 """Seconds by which a stored wake time may be later than the one that follows from the progress of the run."""
 
-logger = logging.getLogger("asyncflow")
+logger: Final = logging.getLogger("asyncflow")
 
 
 class Sweep:

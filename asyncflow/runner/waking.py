@@ -22,7 +22,7 @@ SPARE: Final = 16
 RARELY: Final = 5.0
 """Seconds between two looks while no registered flow waits: an earlier version of one may have parked runs."""
 
-logger = logging.getLogger("asyncflow")
+logger: Final = logging.getLogger("asyncflow")
 
 
 class Waker:

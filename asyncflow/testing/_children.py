@@ -107,7 +107,9 @@ class ChildRuns(Promises):
                     was_refused = True
                 assert was_refused, "`append_child` must raise StaleCheckpoint if a run with this id is stored"
             expect(await persistence.load("child"), child.rows[0], "the first child stays")
-            assert [entry.run_id for entry in await kin.children("A")] == [], "`append_child` that is refused must change no parent"
+            assert [entry.run_id for entry in await kin.children("A")] == [], (
+                "`append_child` that is refused must change no parent"
+            )
 
     @in_time
     async def test_children_that_have_outlived_their_parents_are_found(self, persistence: FlowPersistence) -> None:

@@ -155,7 +155,7 @@ class FaultyPersistence:
 
     def __init__(self, inner: FlowPersistence, *faults: Fault) -> None:
         self.inner: Any = inner
-        self.faults = faults
+        self.faults: tuple[Fault, ...] = faults
         self.asked: list[Operation] = []
         """Every operation, in order."""
         self._hits = 0

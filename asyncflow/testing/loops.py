@@ -133,7 +133,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 class _Clock(selectors.DefaultSelector):
     """Advances the virtual time at once when asyncio waits for its next timer."""
 
-    now = 0.0
+    now: float = 0.0
     _is_real = False
 
     def run_in_real_time(self, is_real: bool) -> None:

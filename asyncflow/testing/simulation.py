@@ -89,9 +89,9 @@ class SimulatedStorage(MemoryFlowPersistence):
     def __init__(self) -> None:
         super().__init__()
         self.crash: Crash | None = None
-        self.commits = 0
+        self.commits: int = 0
         self.died_at: str | None = None
-        self.time = EPOCH
+        self.time: float = EPOCH
         """The virtual time of the last commit, in seconds since the Unix epoch: a new process does not start before it."""
 
     async def append(self, checkpoint: Checkpoint) -> None:

@@ -59,7 +59,8 @@ change a docstring or a signature, and run `{COMMAND}`.
 from there. Everything else is internal and may change in any version, even where its name has no underscore.
 
 Times are seconds. A parameter that has no default must be given; a default of `...` is described in the text. Types are written
-without their modules. A `Condition` is a method, a label, `or_(...)` or `and_(...)`; `S` is the type of a flow's state.
+without their modules. A `Condition` is a method, a label, `or_(...)` or `and_(...)`; `S` is the type of a flow's state,
+and `R` that of its result. A call with `until` returns a `Waiting` only if that is "waiting".
 
 The errors are in `asyncflow.errors`, except those below another module. Besides the errors that a call lists, any call that reads
 or writes runs may raise a `StorageError`.

@@ -146,6 +146,79 @@ async def test_a_model_that_is_taken_brings_what_was_changed_in_it_and_its_id() 
     assert other.run_id == other.state.id
 
 
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+class Dated(FlowState):
+    count: int = 0
+    other: int = 0
+    at: datetime.datetime = Field(default_factory=now)
+    place: Place = Field(default_factory=Place)
+    hooks: list[str] = Field(default_factory=lambda: ["default"])
+
+
+class TakeDated(Flow[Dated, int]):
+    @start()
+    async def take(self) -> int:
+        if self.state.count == 13:
+            raise ValueError
+        return self.state.count + self.state.other
+
+
+async def test_only_the_fields_that_a_given_state_sets_are_inputs() -> None:
+    store = MemoryFlowPersistence()
+    flow = TakeDated(initial_state={"other": 5}, persistence=store)
+
+    assert await flow.kickoff(Dated(count=1)) == 6  # not the default of `other`, which it does not set
+    assert await flow.kickoff(Dated(count=2, other=0, id=flow.run_id)) == 2
+    await flow.update_state(Dated(other=7))
+    assert (flow.state.count, flow.state.other) == (2, 7)
+
+
+@pytest.mark.parametrize("driver", ["kickoff", "runner"])
+async def test_a_given_state_is_recognized_although_its_factories_return_other_values(driver: str) -> None:
+    store = MemoryFlowPersistence()
+
+    def given(count: int) -> Dated:
+        made = Dated(id="mine", count=count)
+        made.hooks.clear()
+        return made
+
+    async def run(count: int) -> int:
+        if driver == "kickoff":
+            return await TakeDated(persistence=store).kickoff(given(count), once=True)
+        async with FlowRunner(store) as runner:
+            return await runner.run(TakeDated, given(count))
+
+    assert await run(3) == 3
+    assert await run(3) == 3
+    with pytest.raises(errors.RunInputsError, match="other inputs"):
+        await run(4)
+    with pytest.raises(errors.RunInputsError, match="other inputs"):
+        await TakeDated(persistence=store).kickoff(Dated(id="mine", count=3, other=1), once=True)
+
+
+async def test_a_failed_run_resumes_with_the_same_given_state() -> None:
+    store = MemoryFlowPersistence()
+    for _ in range(2):
+        with pytest.raises(MethodError):
+            await TakeDated(persistence=store).kickoff(Dated(id="mine", count=13))
+
+    with pytest.raises(errors.RunInputsError):
+        await TakeDated(persistence=store).kickoff(Dated(id="mine", count=12))
+
+
+async def test_a_run_whose_stored_inputs_have_the_defaults_too_is_recognized() -> None:
+    store = MemoryFlowPersistence()
+    every = {"count": 3, "price": 0, "size": 0, "first": "", "place": Place(), "places": {}}
+    await Take(persistence=store).kickoff({"id": "of 0.5", **every})
+
+    assert await Take(persistence=store).kickoff(Order(id="of 0.5", count=3), once=True) == 3
+    with pytest.raises(errors.RunInputsError):
+        await Take(persistence=store).kickoff(Order(id="of 0.5", unitPrice=1, count=3), once=True)
+
+
 # ---- ids -----------------------------------------------------------------------------------------------------------
 
 

@@ -4,24 +4,32 @@ mypy's `warn_unused_ignores` and pyright's `reportUnnecessaryTypeIgnoreComment` 
 """
 
 from datetime import timedelta
-from typing import Annotated, Literal, assert_type
+from typing import Annotated, Any, Literal, assert_type
+
+from typing_extensions import TypeVar
 
 from asyncflow import (
     Flow,
+    FlowRunner,
     FlowState,
     MemoryFlowPersistence,
     Retry,
     RetryAfter,
+    RunHandle,
+    Waiting,
     after,
     and_,
+    each,
     listen,
     merge,
     or_,
     persist,
     router,
+    run,
     start,
     this_invocation,
 )
+from asyncflow.runner import JsonInputs
 
 
 class Report(FlowState):
@@ -73,6 +81,41 @@ class Accepted(Flow[Report]):
     @listen(and_(count, takes_nothing))
     async def both(self, count: int, takes_nothing: None) -> None: ...
 
+    @listen(and_(fetch, count))
+    async def in_another_order(self, count: int, fetch: list[str]) -> None: ...
+
+    @listen(and_(fetch, count))
+    async def one_of_both(self, count: int) -> None: ...
+
+    @router(and_(fetch, count), emit=["x"])
+    def the_last(self, value: list[str] | int) -> str:
+        return "x"
+
+    @listen(and_(fetch, "small"))
+    async def with_a_label(self, fetch: list[str], small: str) -> None: ...
+
+    @listen(and_(fetch, count, takes_nothing))
+    async def all_three(self, fetch: list[str], takes_nothing: None) -> None: ...
+
+    @listen(and_(*[fetch, fetch]))
+    async def unpacked(self) -> None: ...
+
+    @start()
+    async def any_result(self) -> Any: ...
+
+    @listen(and_(fetch, any_result))
+    async def with_any(self, fetch: list[str], any_result: int) -> None: ...
+
+    @listen(each(fetch), limit=3)
+    async def work(self, item: str) -> int:
+        return len(item)
+
+    @listen(and_(count, work))
+    async def with_items(self, count: int, work: list[int]) -> None: ...
+
+    @listen(or_(and_(fetch, count), "small"))
+    async def nested(self) -> None: ...
+
 
 class Refused(Flow[Report]):
     @start()
@@ -92,6 +135,16 @@ class Refused(Flow[Report]):
 
     @listen(after(fetch, "60"))  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     async def wrong_delay(self) -> None: ...
+
+    @listen(and_(fetch, count))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def both(self, fetch: list[str], count: str) -> None: ...
+
+    @listen(and_(fetch, count))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def one(self, fetch: str) -> None: ...
+
+    @router(and_(fetch, count))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    def three(self, fetch: list[str], count: int, other: int) -> str:
+        return "x"
 
     @listen(fetch, retry=3)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportCallIssue, reportArgumentType]
     async def wrong_policy(self) -> None: ...
@@ -119,4 +172,83 @@ class ByName(Flow[Report]):
 async def not_taken() -> None:
     Accepted(tracing=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Accepted(MemoryFlowPersistence())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await Accepted().kickoff(total=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await Accepted().kickoff(total=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+# ---- results and inputs --------------------------------------------------------------------------------------------
+
+
+class Counts(Flow[Report, int]):
+    @start()
+    async def fetch(self) -> int:
+        return 1
+
+
+S = TypeVar("S")
+R = TypeVar("R", default=Any)
+
+
+class OfOne(Flow[S]): ...
+
+
+class OfTwo(Flow[S, R]): ...
+
+
+class Derived(OfTwo[Report, str]): ...
+
+
+class Untyped(Flow): ...  # type: ignore[type-arg]
+
+
+def make_counts() -> Counts:
+    return Counts()
+
+
+async def results() -> None:
+    assert_type(await Counts().kickoff(), int)
+    assert_type(await Counts().kickoff_async({"total": 1}, wait=1.0, until="end"), int)
+    assert_type(await Counts().kickoff(once=True, until="waiting"), int | Waiting)
+    assert_type(await Counts.resume("x"), int)
+    assert_type((await Counts.load("x")).result, int)
+    assert_type(run(Counts()), int)
+    assert_type(run(Counts(), Report(total=1), until="waiting"), int | Waiting)
+    assert_type(await Derived().kickoff(), str)
+    assert_type(await Accepted().kickoff(), Any)
+    assert_type(await OfOne[Report]().kickoff(), Any)
+    assert_type(OfTwo[Report]().state, Report)
+    count: int = await Untyped().kickoff()
+    text: str = await Counts().kickoff()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    assert_type((count, text), tuple[int, str])
+
+
+async def results_of_a_runner(runner: FlowRunner) -> None:
+    assert_type(await runner.start(Counts), RunHandle[int])
+    assert_type(await (await runner.start(make_counts, run_id="x", patience=1.0)).result(), int)
+    assert_type(await runner.run(lambda: Counts(), {"total": 1}), int)
+    assert_type(await runner.run(Accepted), Any)
+    assert_type(await runner.get("x"), RunHandle[Any])
+    assert_type(await (await runner.resume("x")).result(), Any)
+    handle: RunHandle[object] = await runner.start(Counts)
+    wrong: RunHandle[str] = await runner.start(Counts)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
+    assert handle is not wrong
+    await runner.start(Report)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await runner.start(Counts())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class Other(FlowState): ...
+
+
+async def inputs(runner: FlowRunner) -> None:
+    given = Report(total=1)
+    await Counts().kickoff(given)
+    await Counts().update_state(given)
+    await runner.start(Counts, given)
+    await runner.run(make_counts, given)
+    await runner.run(Accepted, JsonInputs(total=1))
+    await Untyped().kickoff(given)
+    await Counts().kickoff(Other())  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await Counts().kickoff(3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await Counts().kickoff(until="end ")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await Counts().update_state(Other())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await runner.start(Counts, Other())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    run(Counts(), Other())  # type: ignore[misc]  # pyright: ignore[reportCallIssue, reportArgumentType]

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, listen, merge, start
+from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, each, listen, merge, start
 from asyncflow.integrations.fastapi import flow_router, lifespan
 
 
@@ -227,6 +227,35 @@ def test_a_dict_is_described_with_its_id(state: Any) -> None:
 )
 def test_a_result_is_answered_as_json(value: Any, returns: Any, told: Any) -> None:
     assert answer_of(only(dict, lambda state: value, returns), {})[0]["result"] == told
+
+
+def test_a_declared_result_is_described_whatever_the_methods_declare() -> None:
+    class Only(Flow[dict, int | str]):  # type: ignore[type-arg]
+        @start()
+        async def untyped(self):  # type: ignore[no-untyped-def]
+            return 1
+
+    told, schema = answer_of(Only, {})
+
+    assert told["result"] == 1
+    described = schema["OnlyRun"]["properties"]["result"]["anyOf"]
+    assert [each["type"] for each in described] == ["integer", "string", "null"]
+
+
+def test_the_result_of_a_method_with_items_is_described_as_a_list() -> None:
+    class Only(Flow[dict]):  # type: ignore[type-arg]
+        @start()
+        async def fetch(self) -> list[str]:
+            return ["a", "bc"]
+
+        @listen(each(fetch))
+        async def size(self, item: str) -> int:
+            return len(item)
+
+    told, schema = answer_of(Only, {})
+
+    assert told["result"] == [1, 2]
+    assert schema["OnlyRun"]["properties"]["result"]["anyOf"][0] == {"type": "array", "items": {"type": "integer"}}
 
 
 def test_a_result_without_a_schema_is_described_as_anything() -> None:

@@ -6,11 +6,11 @@ permission: the `authorize` dependency decides which requests are allowed.
 
 try:
     import fastapi.sse  # noqa: F401 - since 0.135
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "asyncflow.integrations.fastapi needs FastAPI 0.135.1 or newer; install the extra "
         "in a checkout of asyncflow: pip install '.[fastapi]'"
-    ) from error
+    ) from _error
 
 from .actions import Action, action_of
 from .lifespan import lifespan

@@ -22,7 +22,7 @@ from .models import Problem
 
 __all__ = ["FlowRoute", "Unread", "answer", "documented", "failed", "misfit", "unavailable", "uncancelled"]
 
-logger = logging.getLogger("asyncflow")
+logger: Final = logging.getLogger("asyncflow")
 
 RETRY_AFTER: Final = "2"
 """Seconds until a client should retry: about as long as an overload, a restart, or the lock of a database lasts."""

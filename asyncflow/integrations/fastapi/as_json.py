@@ -23,7 +23,7 @@ from pydantic_core import from_json, to_json
 
 __all__ = ["json_of", "text_of", "tree_of"]
 
-logger = logging.getLogger("asyncflow")
+logger: Final = logging.getLogger("asyncflow")
 
 DEEPEST: Final = 200
 """Levels of nesting that are followed. A stored value has 100 at most; a serializer's output may have more."""

@@ -31,7 +31,7 @@ from .models import Run
 
 __all__ = ["body_type", "comes_from", "ids_of", "inputs_type", "run_type"]
 
-logger = logging.getLogger("asyncflow")
+logger: Final = logging.getLogger("asyncflow")
 
 _NO_JSON: Final = ("CallableSchema", "IsInstanceSchema", "IsSubclassSchema")
 """The names in pydantic's errors for fields that no JSON can set. Such a field is left out of the schema unless it is required."""

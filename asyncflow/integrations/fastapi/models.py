@@ -14,7 +14,7 @@ from .as_json import json_of
 
 __all__ = ["Accepted", "Problem", "Ready", "Run", "RunLine", "RunPage", "Sent", "time_of"]
 
-logger = logging.getLogger("asyncflow")
+logger: Final = logging.getLogger("asyncflow")
 
 UNSHOWN: Final = "A time outside of the years 1 to 9999 is null."
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Header, HTTPException, Query
 from fastapi.sse import ServerSentEvent
@@ -22,7 +22,7 @@ from .models import time_of
 
 __all__ = ["LastEventId", "Named", "Position", "events_after", "position_of"]
 
-logger = logging.getLogger("asyncflow")
+logger: Final = logging.getLogger("asyncflow")
 
 Position = tuple[int, int]
 

@@ -51,8 +51,8 @@ class Append(Job):
     """Store a checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.run_id = checkpoint.run_id
-        self.size = checkpoint.size
+        self.run_id: str = checkpoint.run_id
+        self.size: int = checkpoint.size
         self.checkpoint = checkpoint
 
 

@@ -42,8 +42,8 @@ class Lease:
     __slots__ = ("_renewed", "_until", "seconds", "stretch")
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.stretch = 0
+        self.seconds: float = seconds
+        self.stretch: int = 0
         self._renewed: Moment | None = None
         self._until = (0.0, 0.0)
 

@@ -2,10 +2,10 @@
 
 try:
     import psycopg  # noqa: F401
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "asyncflow.persistence.postgres needs psycopg 3; install the extra, in a checkout of asyncflow: pip install '.[postgres]'"
-    ) from error
+    ) from _error
 
 from .persistence import PostgresFlowPersistence
 

@@ -17,7 +17,7 @@ class ServerClock:
     __slots__ = ("offset",)
 
     def __init__(self) -> None:
-        self.offset = 0.0
+        self.offset: float = 0.0
 
     def measured(self, at: float, sent: Moment, received: Moment) -> None:
         """Correct the offset. The server's clock showed `at` at some moment between these two; the middle is assumed.

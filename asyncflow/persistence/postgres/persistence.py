@@ -128,7 +128,7 @@ class PostgresFlowPersistence(DatabasePersistence[_Open]):
             raise ValueError(f"readers must be a number of connections, not {readers!r}")
         self._target = Target.of(conninfo, schema)
         self._key = checked_key(key)
-        self.lease = checked_lease(lease)
+        self.lease: float = checked_lease(lease)
         self.readers = readers
         self._clock = ServerClock()
         super().__init__()

@@ -64,7 +64,7 @@ class Writer:
         self._target = target
         self._owner = owner
         self._key = key
-        self.lease = Lease(lease)
+        self.lease: Lease = Lease(lease)
         self._liveness = liveness
         self._clock = clock
         self._current: Connection | None = None

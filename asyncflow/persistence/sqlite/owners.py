@@ -42,7 +42,7 @@ class Owner:
     """An owner of runs: one use of a database by this process."""
 
     def __init__(self, database: Path) -> None:
-        self.id = uuid.uuid4().hex
+        self.id: str = uuid.uuid4().hex
         self._folder = database.with_name(database.name + ".owners")
         self._file: int | None = None
 

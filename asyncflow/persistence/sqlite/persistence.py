@@ -175,9 +175,9 @@ class SQLiteFlowPersistence(DatabasePersistence[_Open]):
             raise not_taken("SQLiteFlowPersistence", unknown, known, places=not unknown, takes=takes)
         if durability not in ("full", "process"):
             raise ValueError(f"durability must be 'full' or 'process', not {durability!r}")
-        self.path = database_path(db_path if path is None else path)
+        self.path: Path = database_path(db_path if path is None else path)
         self._key = checked_key(key)
-        self.lease = checked_lease(lease)
+        self.lease: float = checked_lease(lease)
         self.durability: Literal["full", "process"] = durability
         super().__init__()
 

@@ -59,9 +59,9 @@ class Reader:
         self._turn: anyio.Lock | None = None
         self._newest = Gathered(rows.SELECT_NEWEST, rows.SELECT_NEWEST_OF, self._alone)
         self._untaken = Gathered(rows.of_tables(UNTAKEN), rows.of_tables(UNTAKEN_OF), self._alone)
-        self.is_sound = False
+        self.is_sound: bool = False
         """Whether the file was checked for damage since it was opened."""
-        self.has_sound_inboxes = False
+        self.has_sound_inboxes: bool = False
         """See `opened.Reads`."""
         self.has_cancellable_inboxes = True
         """See `opened.Reads`."""

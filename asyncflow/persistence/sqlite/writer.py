@@ -79,7 +79,7 @@ class Writer:
         self._path = path
         self._owner = owner
         self._key = key
-        self.lease = Lease(lease)
+        self.lease: Lease = Lease(lease)
         self._appends = Appends(owner, key)
         self._open_database = open_database
         self._current: aiosqlite.Connection | None = None
