@@ -49,7 +49,7 @@ def obstacles(definition: FlowDefinition, progress: Progress) -> list[str]:
 
 def _arrived(definition: FlowDefinition, progress: Progress) -> set[str]:
     """Return the names that have surely arrived in this pass: completed methods, and labels that left a trace."""
-    pending = Counter(invocation.method for invocation in progress.pending.values())
+    pending = Counter(each.method for each in progress.pending.values() if type(each) is not Item)
     arrived = {name for name, count in progress.counts.items() if count > pending[name]}
     arrived.update(name for latch in progress.latches.values() for name in latch if name not in definition.methods)
     began = {m.name for m in definition.starts}

@@ -57,7 +57,7 @@ _Transition = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, _Skipped,
 _Attempts = tuple[int, int, float | None, tuple[str, ...], dict[str, str]]
 _Result = str | list[str]
 """A result, or those of all items of an invocation."""
-_Group = tuple[int, int, int, dict[str, str]]
+_Group = tuple[int, int, int, dict[str, str], list[int]]
 
 _USUAL: Final = len(get_args(_Usual))
 """How many of its fields a transition is written with if it changes nothing about time."""
@@ -136,7 +136,8 @@ def _as_bytes(text: _Result) -> bytes | Gathered:
 
 
 def _group_as_stored(group: Group) -> tuple[Any, ...]:
-    return (group.count, group.limit, group.started, {str(index): data.decode() for index, data in group.done.items()})
+    done = {str(index): data.decode() for index, data in group.done.items()}
+    return group.count, group.limit, group.started, done, sorted(group.dropped)
 
 
 def encode_progress(progress: Progress) -> bytes:
@@ -178,7 +179,7 @@ def _add_group(progress: Progress, key: str, group: Group) -> None:
     whole = progress.pending[key]
     progress.groups[key] = group
     for index in range(group.started):
-        if index not in group.done:
+        if index not in group.done and index not in group.dropped:
             item = Item.of(whole, index)
             progress.pending[item.key] = item
             group.running += 1
@@ -204,10 +205,9 @@ def decode_progress(data: bytes) -> Progress:
     if "output" in stored:
         key, text = stored["output"]
         progress.output = key, _as_bytes(text)
-    for key, (count, limit, started, done) in stored.get("groups", {}).items():
-        _add_group(
-            progress, key, Group(count, limit, started, {int(index): each.encode() for index, each in done.items()})
-        )
+    for key, (count, limit, started, texts, dropped) in stored.get("groups", {}).items():
+        done = {int(index): text.encode() for index, text in texts.items()}
+        _add_group(progress, key, Group(count, limit, started, done, dropped=set(dropped)))
     for key, (failed, before, due, errors, memos) in stored.get("attempts", {}).items():
         values = {step: text.encode() for step, text in memos.items()} or None
         progress.attempts[key] = Attempts(failed, before, due, tuple([text.encode() for text in errors]), values)
