@@ -14,6 +14,7 @@ from .._runtime.recorder import Recorder
 from .._runtime.signals import Source
 from .._runtime.state_version import Version
 from .._runtime.unstored import UNSTORED
+from .._scheduling.advance import begun
 from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
 from ..errors import RunFencedError, RunLockedError
@@ -182,8 +183,7 @@ def resume_pass(
 
 def _is_as_parked(setup: Setup, progress: Progress, deadline: float | None) -> bool:
     """Whether a resume changes nothing and starts nothing: the run only waits, as one that was parked."""
-    is_same = deadline is None and progress.keeping == setup.settings.definition.keeping
-    return setup.parks and is_same and only_waits(progress)
+    return setup.parks and only_waits(progress) and begun(setup.settings.definition, progress, deadline) is None
 
 
 def _inbox_of(setup: Setup, progress: Progress | None = None) -> Source | None:

@@ -61,7 +61,7 @@ from .messages import (
 from .progress import Progress
 from .signals import taken
 
-__all__ = ["advance"]
+__all__ = ["advance", "begun"]
 
 _made = tuple.__new__
 """Creates a named tuple from all its fields, in a third of the time: each step creates several."""
@@ -83,9 +83,9 @@ def advance(
         transition = _raised(progress, happening)
     elif isinstance(happening, Started):
         enabled = tuple(Invocation(m.name, 1, "", frozenset((m.name,))) for m in definition.starts)
-        transition = Transition(enabled=enabled, timing=_begun(definition, progress, happening.deadline or None))
+        transition = Transition(enabled=enabled, timing=begun(definition, progress, happening.deadline or None))
     elif isinstance(happening, Resumed):
-        timing = _begun(definition, progress, happening.deadline)
+        timing = begun(definition, progress, happening.deadline)
         return Transition(resumed=True, timing=timing), tuple(_restarted(definition, progress))
     elif isinstance(happening, TimerFired):
         transition = _timer_fired(definition, progress, happening.key)
@@ -168,8 +168,8 @@ def _raised(progress: Progress, raised: MethodRaised) -> Transition:
     return Transition(timing=Timing(retried=(key, raised.retry_at)))
 
 
-def _begun(definition: FlowDefinition, progress: Progress, deadline: float | None) -> Timing | None:
-    """Return what a start or a resume changes: the time limit, and the listeners whose latches keep their cycle alive."""
+def begun(definition: FlowDefinition, progress: Progress, deadline: float | None) -> Timing | None:
+    """Return what a start or a resume changes, if anything: the time limit, and the listeners whose latches keep their cycle alive."""
     is_same = definition.keeping == progress.keeping
     limits = tuple(_changed_limits(definition, progress))
     if deadline is None and is_same and not limits:

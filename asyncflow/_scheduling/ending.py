@@ -22,6 +22,8 @@ def completed_at_end(definition: FlowDefinition, progress: Progress, key: str, a
     dropped = _what_waits(progress, key) if begins else ()
     item = (ended.group, ended.place) if type(ended) is Item else (key, -1) if key in progress.groups else None
     completed = key if item is None else item[0] if progress.groups[item[0]].completes_with(item[1]) else ""
+    if type(ended) is Item and begins == "finish" and not definition.output:
+        completed = ""  # the output is what this item returned, also if it was the last one
     is_output = ended.method == definition.output and bool(completed) if definition.output else is_last
     return Transition(completed, timing=Timing(is_output=is_output, ending=begins, dropped=dropped, item=item))
 

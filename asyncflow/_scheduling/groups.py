@@ -36,6 +36,8 @@ class Group:
     """The results of the items that have completed, by index; opaque here."""
     running: int = 0
     """How many items are pending: they run, have failed, or wait for their next attempt."""
+    dropped: set[int] = field(default_factory=set)
+    """The items that started, and that a pass has dropped that is ending."""
 
     def following(self, *, freed: int = 0) -> Iterator[int]:
         """Yield the items that may start now, `freed` of those that are pending having ended."""

@@ -236,6 +236,8 @@ class Progress:
     def _start_item(self, key: str, group: Group, index: int) -> None:
         item = Item.of(self.pending[key], index)
         self.pending[item.key] = item
+        if item.key in self.attempts and self.attempts[item.key].due is not None:
+            self.paused.add(item.key)
         group.running += 1
         group.started = index + 1
 
@@ -244,6 +246,7 @@ class Progress:
         group = self.groups[key]
         for item in [each for each in self.pending.values() if type(each) is Item and each.group == key]:
             del self.pending[item.key]
+            self.paused.discard(item.key)
         group.limit, group.running = limit, 0
         for index in tuple(group.unfinished(limit)):
             self._start_item(key, group, index)
@@ -274,16 +277,19 @@ class Progress:
         if key not in self.pending:  # it went with another one
             return
         item = self.pending[key]
-        if type(item) is not Item:
-            self.groups.pop(key, None)
-            self._complete(key)
-        elif (group := self.groups.get(item.group)) is None:
-            del self.pending[key]
-            self.attempts.pop(key, None)
-        else:
+        if type(item) is Item:
+            group = self.groups[item.group]
+            group.dropped.add(item.place)
             self._drop_item(key, group)
             if not group.running:
                 self._forget(item.group)
+            return
+        for index in range(self.groups.pop(key).count) if key in self.groups else ():
+            each = f"{key}[{index}]"
+            self.pending.pop(each, None)
+            self.attempts.pop(each, None)
+            self.failed -= {each}
+        self._complete(key)
 
     # ---- the end -----------------------------------------------------------------------------------------------
 

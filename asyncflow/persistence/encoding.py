@@ -57,7 +57,7 @@ _Transition = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, _Skipped,
 _Attempts = tuple[int, int, float | None, tuple[str, ...], dict[str, str]]
 _Result = str | list[str]
 """A result, or those of all items of an invocation."""
-_Group = tuple[int, int, int, dict[str, str]]
+_Group = tuple[int, int, int, dict[str, str], list[int]]
 
 _USUAL: Final = len(get_args(_Usual))
 """How many of its fields a transition is written with if it changes nothing about time."""
@@ -137,7 +137,8 @@ def _as_bytes(text: _Result) -> bytes | Gathered:
 
 
 def _group_as_stored(group: Group) -> tuple[Any, ...]:
-    return (group.count, group.limit, group.started, {str(index): data.decode() for index, data in group.done.items()})
+    done = {str(index): data.decode() for index, data in group.done.items()}
+    return group.count, group.limit, group.started, done, sorted(group.dropped)
 
 
 def encode_progress(progress: Progress) -> bytes:
@@ -175,15 +176,16 @@ def encode_progress(progress: Progress) -> bytes:
 
 def _add_group(progress: Progress, key: str, stored: _Group) -> None:
     """Add a group with its pending items. Raises `ValueError` for one that cannot be, and `KeyError`."""
-    count, limit, started, done = stored
-    group = Group(count, limit, started, {int(index): each.encode() for index, each in done.items()})
+    count, limit, started, texts, dropped = stored
+    done = {int(index): text.encode() for index, text in texts.items()}
+    group = Group(count, limit, started, done, dropped=set(dropped))
     is_possible = 0 <= group.started <= group.count and all(0 <= index < group.count for index in group.done)
     if not is_possible or group.started > len(group.done) + HIGHEST_LIMIT:
         raise ValueError("it has items that a list cannot have")
     whole = progress.pending[key]
     progress.groups[key] = group
     for index in range(group.started):
-        if index not in group.done:
+        if index not in group.done and index not in group.dropped:
             item = Item.of(whole, index)
             progress.pending[item.key] = item
             group.running += 1

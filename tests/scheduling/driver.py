@@ -20,6 +20,7 @@ from asyncflow._scheduling.messages import (
     Happening,
     Hold,
     Invocation,
+    ItemReturned,
     MethodRaised,
     MethodReturned,
     PassEnded,
@@ -93,6 +94,8 @@ class Simulation:
     skipped: list[str] = field(default_factory=list)
     history: list[tuple[Transition, Any]] = field(default_factory=list)
     outcome: Command | None = None
+    items: int = 0
+    """How many items the next result has."""
     paused: dict[str, RunLater] = field(default_factory=dict)
     """What waits for its next attempt, by key."""
     timers: dict[TimerKey, float] = field(default_factory=dict)
@@ -103,9 +106,7 @@ class Simulation:
     """Whether nothing is left to run, and the flow declares signals."""
 
     def happen(self, happening: Happening) -> Transition:
-        result = f"<{happening.key}>" if isinstance(happening, MethodReturned | MethodRaised) else None
-        if isinstance(happening, SignalTaken):
-            result = f"<{happening.name}:{self.progress.counts.get(happening.name, 0) + 1}>"
+        result = self.result_of(happening)
         self.is_idle = False
         transition, commands = advance(self.definition, self.progress, happening)
         self.progress.fold(transition, result)
@@ -118,16 +119,25 @@ class Simulation:
             self._obey(command)
         return transition
 
+    def result_of(self, happening: Happening) -> Any:
+        """What is kept of what ends, and of signals."""
+        if isinstance(happening, SignalTaken):
+            return f"<{happening.name}:{self.progress.counts.get(happening.name, 0) + 1}>"
+        return f"<{happening.key}>" if isinstance(happening, MethodReturned | ItemReturned | MethodRaised) else None
+
     def end(self, key: str, ending: Ending = "") -> None:
         """Let a running invocation end as the script says. `ending`: whether it asks for the end of the pass."""
-        answer = self.script(self.running.pop(key))
+        ended = self.running.pop(key)
+        answer = self.script(ended)
         self.ended.append(key)
         if answer is AGAIN:
             self.happen(MethodRaised(key, float(len(self.ended))))
         elif answer is BOOM:
             self.happen(MethodRaised(key))
+        elif self.definition.methods[ended.method].each:
+            self.happen(ItemReturned(key, self._due(key, None), ending))
         else:
-            self.happen(MethodReturned(key, answer, self._due(key, answer), ending))
+            self.happen(MethodReturned(key, answer, self._due(key, answer), ending, self.items))
 
     def _due(self, key: str, label: str | None) -> tuple[float, ...]:
         """When the timers fire that this end starts: the later one started, the later it fires."""

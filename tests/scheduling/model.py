@@ -4,73 +4,14 @@ Written from the design's semantics (Running, Cycles) and the contract's X1-X3. 
 package (conditions as trees of `AnyOf` and `AllOf`), and none of its decisions.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, combinations
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from asyncflow._definition.triggers import AllOf, AnyOf, Condition
+from shapes import Armed, Event, Launch, Node, Step, holds, mentions, subsets
 
+from asyncflow._definition.triggers import AnyOf
 
-@dataclass(frozen=True)
-class Node:
-    """A method of the graph. `takes` is "nothing", "last", or the names of the triggers that it receives by name."""
-
-    name: str
-    condition: Condition | None = None
-    is_start: bool = False
-    is_router: bool = False
-    takes: str | tuple[str, ...] = "nothing"
-    timers: tuple[tuple[str, str], ...] = ()
-    """(name in the condition, what starts it)."""
-    is_output: bool = False
-    signals: frozenset[str] = frozenset()
-    """The names in its condition that are signals."""
-    keep_open: bool = False
-
-
-@dataclass(frozen=True)
-class Launch:
-    method: str
-    occurrence: int
-    cycle: str
-    ancestry: frozenset[str]
-    arguments: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def key(self) -> str:
-        return f"{self.method}:{self.occurrence}"
-
-
-@dataclass(frozen=True)
-class Event:
-    key: str
-    names: tuple[str, ...]
-    cycle: str
-    ancestry: frozenset[str]
-    only: str = ""
-    """The one method that it reaches: of a timer's event."""
-
-
-@dataclass(frozen=True)
-class Armed:
-    """A timer: its event, and where that goes."""
-
-    listener: str
-    name: str
-    event: Event
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        return self.listener, self.name, self.event.cycle
-
-
-@dataclass
-class Step:
-    """What followed from one choice. `outcome` is "", "fail", or "finish" with the key of the output."""
-
-    launched: list[Launch] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    outcome: tuple[str, ...] = ()
+__all__ = ["Launch", "Model", "Node", "Step", "holds"]
 
 
 @dataclass
@@ -106,6 +47,11 @@ class Model:
     """The completion that last left nothing to run."""
     taken: list[str] = field(default_factory=list)
     """The names of the signals that were taken, in order."""
+    lists: dict[str, int] = field(default_factory=dict)
+    """How many items each launch works on that runs for each item of a list."""
+    begun: list[Launch] = field(default_factory=list)
+    """The items that were begun, by this process or an earlier one, in order."""
+    returned_items: set[str] = field(default_factory=set)
 
     def start(self) -> Step:
         starts = [node for node in self.nodes if node.is_start]
@@ -116,14 +62,24 @@ class Model:
             self._launch(step, node, "", frozenset(), ())
         return step
 
-    def returned(self, key: str, label: str | None, asks: str = "") -> Step:
+    def returned(self, key: str, label: str | None, asks: str = "", items: int = 0) -> Step:
+        whole = key.partition("[")[0]
+        if whole != key:
+            self.returned_items.add(key)
+            self.completed.add(key)
+            self.due.discard(key)
         if asks or self.ending:
             return self._returned_at_end(key, asks)
+        if whole in self.lists:
+            if not self._all_returned(whole):
+                return Step(launched=[] if self.raised else self._begin(whole), outcome=self._outcome(key))
+            key, items = whole, self.lists[whole]
         ended = next(launch for launch in self.enabled if launch.key == key)
         names = (ended.method,) if label is None else (ended.method, label)
         reached = self._in_launch_order([n for n in self.nodes if any(mentions(n.condition, name) for name in names)])
         closes_a_loop = any(node.name in ended.ancestry for node in reached)
-        event = Event(key, names, key, frozenset()) if closes_a_loop else Event(key, names, ended.cycle, ended.ancestry)
+        cycle, ancestry = (key, frozenset[str]()) if closes_a_loop else (ended.cycle, ended.ancestry)
+        event = Event(key, names, cycle, ancestry, items=items)
         self.events.append(event)
         self.completed.add(key)
         self.last = key
@@ -136,6 +92,7 @@ class Model:
         if self.raised:
             self.never_started |= {launch.key for launch in step.launched}
             step.launched = []
+        step.launched = [each for launch in step.launched for each in self._as_items(launch)]
         step.outcome = self._outcome(key)
         if all(launch.key in self.completed for launch in self.enabled):
             self.kept = key
@@ -144,13 +101,19 @@ class Model:
     # ---- the end before its time -----------------------------------------------------------------------------------
 
     def _returned_at_end(self, key: str, asks: str) -> Step:
+        whole = key.partition("[")[0]
+        is_answer = asks == "finish" and not self.ending and not any(node.is_output for node in self.nodes)
+        if whole != key and self._all_returned(whole) and not is_answer:
+            key = whole
         self.completed.add(key)
-        self.order.append(key)
+        if key == whole:
+            self.order.append(key)
         self.due.discard(key)
         if self.ending == "stop" or not self.ending:
             self.asker = key
         if not self.ending:
             self._drain(asks)
+        self._forget_lists()
         return Step(outcome=self._outcome(key))
 
     def stops(self) -> Step:
@@ -162,6 +125,7 @@ class Model:
     def dropped(self, key: str) -> Step:
         self.completed.add(key)
         self.due.discard(key)
+        self._forget_lists()
         return Step(outcome=self._outcome(self.asker))
 
     def _drain(self, ending: str) -> None:
@@ -170,10 +134,11 @@ class Model:
         self.due -= self.completed
         self.waiting.clear()
         self.armed.clear()
+        self._forget_lists()
 
     @property
     def keeps(self) -> bool:
-        return bool(self.signals) or any(node.timers or node.is_output for node in self.nodes)
+        return bool(self.signals) or any(node.timers or node.is_output or node.limit is not None for node in self.nodes)
 
     def _arm(self, key: str, names: tuple[str, ...], ended: Launch) -> None:
         found = [
@@ -274,19 +239,75 @@ class Model:
     def resumed(self) -> Step:
         self.raised.clear()
         self.never_started.clear()
-        self.waiting = set(self.due)
-        gone = self.completed | self.due
-        launched = [launch for launch in self.enabled if launch.key not in gone]
+        if not self.ending:
+            self.begun = [item for item in self.begun if item.key in self.completed]
+        launched = []
+        for launch in self.enabled:
+            if self._is_list(launch.key):
+                launched += [] if self.ending or launch.key in self.completed else self._begin(launch.key)
+            elif launch.key not in self.completed:
+                launched.append(launch)
+        if self.ending:
+            launched += [item for item in self.begun if item.key not in self.completed]
+        self.waiting = {key for key in self.due if self._is_begun(key)}
+        launched = [launch for launch in launched if launch.key not in self.due]
         return Step(launched=sorted(launched, key=lambda launch: launch.key in self.attempts), outcome=self._idle())
 
     def _idle(self) -> tuple[str, ...]:
         """The outcome if nothing is left to run, and signals may come."""
-        is_idle = self.signals and not self.armed and len(self.completed) == len(self.enabled)
+        is_idle = self.signals and not self.armed and not self.pending()
         return ("settle",) if is_idle else ()
 
     def running(self) -> list[str]:
         gone = self.completed | self.raised | self.never_started | self.waiting
-        return [launch.key for launch in self.enabled if launch.key not in gone]
+        open_now = [launch for launch in self.enabled if not self._is_list(launch.key)] + self.begun
+        return [launch.key for launch in open_now if launch.key not in gone]
+
+    def pending(self) -> list[Launch]:
+        return [launch for launch in self.enabled if launch.key not in self.completed]
+
+    # ---- items -----------------------------------------------------------------------------------------------------
+
+    def pending_items(self) -> list[str]:
+        return [item.key for item in self.begun if item.key not in self.completed]
+
+    def tried(self) -> dict[str, int]:
+        """How often each invocation and each item has raised that is not over."""
+        over = {key for key in self.attempts if self.completed & {key, key.partition("[")[0]}}
+        return {key: n for key, n in self.attempts.items() if key not in over}
+
+    def _is_list(self, key: str) -> bool:
+        """Whether it does not run itself, but its items do."""
+        return self.lists.get(key, 0) > 0
+
+    def _all_returned(self, whole: str) -> bool:
+        return all(f"{whole}[{place}]" in self.returned_items for place in range(self.lists[whole]))
+
+    def _is_begun(self, key: str) -> bool:
+        return "[" not in key or any(item.key == key for item in self.begun)
+
+    def _as_items(self, launch: Launch) -> list[Launch]:
+        return self._begin(launch.key) if self._is_list(launch.key) else [launch]
+
+    def _begin(self, whole: str) -> list[Launch]:
+        """Begin the first items that have not begun, as many as the limit allows. Return those that run at once."""
+        launch = next(each for each in self.enabled if each.key == whole)
+        limit = next(node.limit for node in self.nodes if node.name == launch.method) or self.lists[whole]
+        if self.raised or self.ending:
+            return []
+        items = [replace(launch, place=place) for place in range(self.lists[whole])]
+        of_list = {item.key for item in items}
+        room = limit - sum(key in of_list for key in self.pending_items())
+        new = [item for item in items if not self._is_begun(item.key)][: max(0, room)]
+        self.begun += new
+        self.waiting |= {item.key for item in new if item.key in self.due}
+        return [item for item in new if item.key not in self.due]
+
+    def _forget_lists(self) -> None:
+        """In a pass that is ending, a list goes with the last of its items that had begun."""
+        if self.ending:
+            left = {key.partition("[")[0] for key in self.pending_items()}
+            self.completed |= {key for key, items in self.lists.items() if items and key not in left}
 
     def _outcome(self, key: str) -> tuple[str, ...]:
         if self.running():
@@ -322,7 +343,7 @@ class Model:
             arguments = (("", event.key),)
         elif node.takes != "nothing":
             arguments = tuple((name, (parts.get(name) or parts[f"after({name})"]).key) for name in node.takes)
-        self._launch(step, node, event.cycle, ancestry, arguments)
+        self._launch(step, node, event.cycle, ancestry, arguments, event.items)
 
     def _came(self, node: Node) -> dict[str, Event]:
         """For each name in the condition, the newest event that brought it since the method last fired."""
@@ -336,11 +357,19 @@ class Model:
         }
 
     def _launch(
-        self, step: Step, node: Node, cycle: str, ancestry: frozenset[str], arguments: tuple[tuple[str, str], ...]
+        self,
+        step: Step,
+        node: Node,
+        cycle: str,
+        ancestry: frozenset[str],
+        arguments: tuple[tuple[str, str], ...],
+        items: int = 0,
     ) -> None:
         occurrence = 1 + sum(launch.method == node.name for launch in self.enabled)
         launch = Launch(node.name, occurrence, cycle, ancestry | {node.name}, arguments)
         self.enabled.append(launch)
+        if node.limit is not None:
+            self.lists[launch.key] = items
         self.armed = [each for each in self.armed if (each.listener, each.event.cycle) != (node.name, cycle)]
         self.firings.append((node.name, cycle, len(self.events)))
         step.launched.append(launch)
@@ -348,21 +377,3 @@ class Model:
     @staticmethod
     def _in_launch_order(nodes: Sequence[Node]) -> list[Node]:
         return [node for node in nodes if node.is_router] + [node for node in nodes if not node.is_router]
-
-
-def subsets(names: Sequence[str] | dict[str, int]) -> Iterator[tuple[str, ...]]:
-    return chain.from_iterable(combinations(names, size) for size in range(len(names) + 1))
-
-
-def mentions(condition: Condition | None, name: str) -> bool:
-    if isinstance(condition, AnyOf | AllOf):
-        return any(mentions(part, name) for part in condition.parts)
-    return condition == name
-
-
-def holds(condition: Condition | None, came: set[str]) -> bool:
-    if isinstance(condition, AnyOf):
-        return any(holds(part, came) for part in condition.parts)
-    if isinstance(condition, AllOf):
-        return all(holds(part, came) for part in condition.parts)
-    return condition in came

@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 import pytest
 from driver import Simulation, defined
+from graphs import choices, graphs
 from hypothesis import given
-from model import Node
-from test_random_graphs import Pair, choices, graphs
+from pair import Pair
+from shapes import Node
 
 from asyncflow import and_, listen, or_, router, start
 from asyncflow._scheduling.upgrades import obstacles
