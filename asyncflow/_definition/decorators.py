@@ -112,14 +112,15 @@ class _Listening(Protocol[R]):
 class _ForEach(Protocol[R]):
     """The type of `listen(each(method))` for a type checker: its function takes an item of what `method` returns, or nothing."""
 
+    # Of overloads that all fail, mypy shows the first one and pyright the last one: both take the item.
     @overload
     def __call__(self, function: Callable[[S, R], Coroutine[Any, Any, T]], /) -> FannedOut[S, R, T]: ...
     @overload
     def __call__(self, function: Callable[[S], Coroutine[Any, Any, T]], /) -> FannedOut[S, R, T]: ...
     @overload
-    def __call__(self, function: Callable[[S, R], T], /) -> FannedOut[S, R, T]: ...
-    @overload
     def __call__(self, function: Callable[[S], T], /) -> FannedOut[S, R, T]: ...
+    @overload
+    def __call__(self, function: Callable[[S, R], T], /) -> FannedOut[S, R, T]: ...
 
 
 class _Decorator(Protocol):
@@ -175,8 +176,6 @@ def start(
 
 @overload
 def listen(condition: Each[R], *, limit: int | None = None, **options: Unpack[_Options]) -> _ForEach[R]: ...
-@overload
-def listen(condition: FannedOut[Any, Any, R], **options: Unpack[_Options]) -> _Listening[list[R]]: ...
 @overload
 def listen(condition: Callable[..., Coroutine[Any, Any, R]], **options: Unpack[_Options]) -> _Listening[R]: ...
 @overload

@@ -19,15 +19,13 @@ R = TypeVar("R")
 
 
 class FannedOut(Generic[S, I, R]):
-    """The type of a method with `@listen(each(...))` for a type checker: its listeners receive a `list[R]`."""
+    """The type of a method with `@listen(each(...))` for a type checker: as a trigger, its result is a `list[R]`."""
 
-    def __call__(self, flow: S, item: I, /) -> Coroutine[Any, Any, R]:
-        """The method; at run time it is the function that was decorated."""
+    def __call__(self, flow: S, item: I, /) -> Coroutine[Any, Any, list[R]]:
+        """What triggers it stands for; at run time it is the function that was decorated."""
         raise NotImplementedError("for type checkers only")
 
 
-@overload
-def each(source: FannedOut[Any, Any, I], /) -> Each[I]: ...
 @overload
 def each(source: Callable[..., Coroutine[Any, Any, Sequence[I]]], /) -> Each[I]: ...
 @overload
