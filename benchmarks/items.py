@@ -130,7 +130,8 @@ def compare(items: int, rounds: int) -> None:
         declared = found["asyncflow", "full" if way == "sqlite" else way, "declared listeners"]
         times = [f"{median(each[of] for each in figures) * 1e3:,.0f}" for of in ("seconds", "cpu")]
         versus = ", ".join(ratio(figures, ours, of) for of in ("seconds", "cpu"))
-        print("", f"{module} {way}, {title}", *times, ratio(figures, declared, "cpu"), versus, "", sep=" | ")
+        cells = (f"{module} {way}, {title}", *times, ratio(figures, declared, "cpu"), versus)
+        print(f"| {' | '.join(cells)} |")
 
 
 def ratio(figures: list[Figures], others: list[Figures], of: str) -> str:
