@@ -18,7 +18,7 @@ import anyio
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import against, environments, hops, profile, report, running, works
+from benchmarks import against, environments, hops, items, profile, report, running, works
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.environments import REQUIREMENTS, NoEnvironment
 from benchmarks.measure import stay_here
@@ -235,6 +235,19 @@ def test_two_builds_are_measured_in_one_process_each_from_its_own_folder(work: s
 def test_a_folder_without_a_build_is_refused(tmp_path: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         against.a_round(tmp_path, "W1", "none", 1, 0.01)
+
+
+def test_items_and_declared_listeners_are_measured_in_one_process() -> None:
+    figures = items.measured("asyncflow", "process", "compared", 20, 1)
+    long = items.measured("asyncflow", "process", "long", 200)
+
+    assert list(figures) == ["declared listeners", "limit 100", "no limit"]
+    assert all(each["cpu"] > 0 and each["seconds"] > 0 for each in figures.values())
+    assert long["bytes"] > 0
+    assert long["memory"] >= 0
+    assert items.ratio(
+        [{"cpu": 3.0}, {"cpu": 8.0}, {"cpu": 5.0}], [{"cpu": 1.0}, {"cpu": 2.0}, {"cpu": 1.0}], "cpu"
+    ) == ("4.00 (3.00 to 5.00)")
 
 
 def test_every_file_of_a_step_has_its_group() -> None:

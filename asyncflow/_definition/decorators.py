@@ -136,6 +136,7 @@ class ListenerOfBoth(Protocol[A, B]):
 class ListenerOfItem(Protocol[R]):
     """The type of `listen(each(method))` for a type checker: its function takes an item of what `method` returns, or nothing."""
 
+    # Of overloads that all fail, mypy shows the first one and pyright the last one: both take the item.
     @overload
     def __call__(
         self, function: Callable[[AnyFlow, R], Coroutine[Any, Any, Returned]], /
@@ -205,8 +206,6 @@ def start(
 
 @overload
 def listen(condition: Each[R], *, limit: int | None = None, **options: Unpack[_Options]) -> ListenerOfItem[R]: ...
-@overload
-def listen(condition: FannedOut[Any, Any, R], **options: Unpack[_Options]) -> ListenerOfOne[list[R]]: ...
 @overload
 def listen(condition: Callable[..., Coroutine[Any, Any, R]], **options: Unpack[_Options]) -> ListenerOfOne[R]: ...
 @overload

@@ -78,10 +78,10 @@ class Each(Generic[R]):
 
 
 class FannedOut(Generic[S, I, R]):
-    """The type of a method with `@listen(each(...))` for a type checker: its listeners receive a `list[R]`."""
+    """The type of a method with `@listen(each(...))` for a type checker: as a trigger, its result is a `list[R]`."""
 
-    def __call__(self, flow: S, item: I, /) -> Coroutine[Any, Any, R]:
-        """The method; at run time it is the function that was decorated."""
+    def __call__(self, flow: S, item: I, /) -> Coroutine[Any, Any, list[R]]:
+        """What triggers it stands for; at run time it is the function that was decorated."""
         raise NotImplementedError("for type checkers only")
 
 
@@ -121,10 +121,6 @@ def or_(*conditions: Trigger) -> AnyOf:
     return AnyOf(conditions)
 
 
-@overload
-def and_(a: FannedOut[Any, Any, Any], b: Trigger, /) -> AllOf: ...  # type: ignore[overload-overlap]
-@overload
-def and_(a: Trigger, b: FannedOut[Any, Any, Any], /) -> AllOf: ...  # type: ignore[overload-overlap]
 @overload
 def and_(a: Callable[..., Coroutine[Any, Any, A]], b: Callable[..., Coroutine[Any, Any, B]], /) -> AllOfTwo[A, B]: ...
 @overload

@@ -90,16 +90,11 @@ class Crowd(Generic[T]):
                     self._has_room = anyio.Event()
                     await self._has_room.wait()
                 began = anyio.current_time()  # virtual time if the schedule has to be repeatable
-                for _ in range(int(self._portion)):
-                    self._next()
+                for _ in range(min(int(self._portion), len(self._ends) + len(self._starts))):
+                    (self._ends or self._starts).popleft()()
                 await anyio.lowlevel.checkpoint()  # they run, and so do all other ready tasks
                 took = anyio.current_time() - began
                 self._portion = min(max(1.0, self._portion * min(2.0, HOLD / max(took, 1e-6))), MOST)
                 self.turn += 1
         finally:
             self._gives_turns = False
-
-    def _next(self) -> None:
-        waiting = self._ends or self._starts
-        if waiting:
-            waiting.popleft()()

@@ -34,24 +34,25 @@ class Results:
 
     def arguments(self, invocation: Invocation, kept: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return what an invocation's method is called with: positional arguments, and named ones. `kept`: results by their sources."""
+        if type(invocation) is Item:
+            return [self._item(invocation, kept)], {}
         args: list[Any] = []
         named: dict[str, Any] = {}
         for name, source in invocation.arguments:
-            result = kept.get(source)
-            value = (
-                self._item(source, result, invocation) if type(invocation) is Item else self.received(source, result)
-            )
+            value = self.received(source, kept.get(source))
             if name:
                 named[name] = value
             else:
                 args.append(value)
         return args, named
 
-    def _item(self, source: str, kept: Any, item: Item) -> Any:
-        """Return an item of the result of the invocation `source`: a value of its own. The list is decoded once for all items."""
-        if item.group not in self._lists:
-            self._lists[item.group] = self.received(source, kept)
-        return copied(self._lists[item.group][item.place])
+    def _item(self, item: Item, kept: Mapping[str, Any]) -> Any:
+        """Return the item that an invocation receives: a value of its own. The list is decoded once for all items."""
+        group = item.group
+        if group not in self._lists:
+            ((_, source),) = item.arguments
+            self._lists[group] = self.received(source, kept.get(source))
+        return copied(self._lists[group][item.place])
 
     def forget_list(self, key: str) -> None:
         """Forget the list of an invocation whose items have all completed."""

@@ -268,7 +268,8 @@ class Progress:
 
     def _drop_item(self, key: str, group: Group) -> None:
         del self.pending[key]
-        self.failed -= {key}
+        if self.failed:
+            self.failed -= {key}
         self.attempts.pop(key, None)
         group.running -= 1
 

@@ -156,6 +156,14 @@ class FansOut(Protocol):
         ...
 
 
+class WorksOnItems(Protocol):
+    """Works on lists whose length is known at run time only."""
+
+    async def items(self, count: int, limit: int | None) -> int:
+        """A method that returns a list, one that works on each item, at most `limit` at a time, and one that counts the results."""
+        ...
+
+
 class Cycles(Protocol):
     """Has a cycle."""
 

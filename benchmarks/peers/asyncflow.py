@@ -41,6 +41,27 @@ def fan(width: int) -> type[Flow[State]]:
     return cls
 
 
+@cache
+def per_item(most: int | None) -> type[Flow[State]]:
+    """A list as long as `count` says, an invocation for each item, at most so many at a time, and a join."""
+    from asyncflow import each  # a build that this one is compared with may lack it
+
+    class PerItem(Flow[State]):
+        @start()
+        async def begin(self) -> list[int]:
+            return list(range(self.state.count))
+
+        @listen(each(begin), limit=most)
+        async def work(self, item: int) -> int:
+            return item
+
+        @listen(work)
+        async def join(self, results: list[int]) -> int:
+            return len(results)
+
+    return PerItem
+
+
 class InMemory(Peer):
     """Without a store."""
 
@@ -56,6 +77,10 @@ class InMemory(Peer):
         flow = fan(width)(persistence=self.store)
         await flow.kickoff()
         return len(flow.method_outputs) - 2
+
+    async def items(self, count: int, limit: int | None) -> int:
+        found: int = await per_item(limit)(persistence=self.store).kickoff({"count": count})
+        return found
 
     async def cycle(self, records: list[Record], turns: Turns) -> int:
         flow = Cycle(persistence=self.store)

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypedDict
 
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
+from langgraph.types import Send
 from pydantic import Field
 
 from . import STEPS, Change, Peer, Record, State, Turns, rest, with_put
@@ -32,6 +33,12 @@ class Fan(State):
     """With what the branches answer."""
 
     got: Annotated[list[int], lambda left, right: left + right] = Field(default_factory=list)
+
+
+class Item(TypedDict):
+    """What a branch of `Send` gets."""
+
+    item: int
 
 
 async def step(state: State) -> dict[str, Any]:
@@ -58,6 +65,20 @@ def fan_out(width: int, saver: Any) -> Any:
     return graph.add_edge([f"branch_{n}" for n in range(width)], "join").compile(saver)
 
 
+def per_item(saver: Any) -> Any:
+    async def work(state: Item) -> dict[str, Any]:
+        return {"got": [state["item"]]}
+
+    async def join(state: Fan) -> dict[str, Any]:
+        return {"name": "joined"}
+
+    def sends(state: Fan) -> list[Send]:
+        return [Send("work", {"item": n}) for n in range(state.count)]
+
+    graph = StateGraph(Fan).add_node("work", work).add_node("join", join).add_edge("work", "join")
+    return graph.add_conditional_edges(START, sends, ["work"]).compile(saver)
+
+
 def cycle(turns: Turns, saver: Any) -> Any:
     async def turn(state: Large) -> dict[str, Any]:
         change = turns.turn()
@@ -77,9 +98,9 @@ class InMemory(Peer):
         super().__init__(folder)
         self.graphs: dict[Any, Any] = {}
 
-    async def run(self, graph: Any, inputs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    async def run(self, graph: Any, inputs: dict[str, Any], **more: Any) -> tuple[str, dict[str, Any]]:
         run_id = str(uuid.uuid4())
-        config = {"configurable": {"thread_id": run_id}, "recursion_limit": 10**9}
+        config = {"configurable": {"thread_id": run_id}, "recursion_limit": 10**9, **more}
         durability = {} if self.saver is None else {"durability": "sync"}
         return run_id, await graph.ainvoke({"id": run_id, **inputs}, config, **durability)
 
@@ -95,6 +116,10 @@ class InMemory(Peer):
 
     async def fan_out(self, width: int) -> int:
         _, state = await self.run(self.graph(fan_out, width), {})
+        return len(state["got"])
+
+    async def items(self, count: int, limit: int | None) -> int:
+        _, state = await self.run(self.graph(per_item), {"count": count}, max_concurrency=limit)
         return len(state["got"])
 
     async def cycle(self, records: list[Record], turns: Turns) -> int:

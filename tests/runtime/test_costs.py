@@ -23,6 +23,7 @@ from asyncflow import (
     MethodError,
     SQLiteFlowPersistence,
     and_,
+    each,
     listen,
     or_,
     persist,
@@ -436,6 +437,64 @@ async def test_a_wide_fan_out_stores_little_for_each_branch() -> None:
     assert len(rows) == width + 2
     assert sum(stored(rows)) < 440 * width
     assert (await path.stat()).st_size < 650 * width
+
+
+class PerItem(Flow[State]):
+    @start()
+    async def fetch(self) -> list[int]:
+        return list(range(self.state.count))
+
+    @listen(each(fetch), limit=10)
+    async def work(self, item: int) -> int:
+        return item
+
+    @listen(work)
+    async def join(self, results: list[int]) -> int:
+        return len(results)
+
+
+@pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
+@pytest.mark.parametrize(
+    ("store", "most_lines", "most_bytes"),
+    [(None, 388, 12_600), (MemoryFlowPersistence, 988, 39_600)],
+    ids=["forgets", "stored"],
+)
+async def test_an_item_takes_so_many_lines_however_long_its_list_is(
+    store: Callable[[], Any] | None, most_lines: int, most_bytes: int
+) -> None:
+    persistence = store and store()
+
+    async def counted(items: int) -> Counter[str]:
+        with lines(of_the_tracer()) as found:
+            assert await PerItem(persistence=persistence).kickoff({"count": items}) == items
+        return found
+
+    await counted(20)
+    few, many = await counted(100), await counted(500)
+
+    found = {what: (many[what] - few[what]) / 400 for what in many}
+    print(f"{found['lines']:.1f} lines of Python an item, {found['bytes']:,.0f} bytes allocated")
+    assert 0.5 * most_lines < found["lines"] < COUNTED * most_lines
+    assert 0.5 * most_bytes < found["bytes"] < COUNTED * most_bytes
+
+
+@pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
+async def test_an_item_stores_so_few_bytes_however_long_its_list_is() -> None:
+    for items in (500, 3_000):
+        path = anyio.Path(f"{items}.db")
+        async with SQLiteFlowPersistence(path) as persistence:
+            flow = PerItem(persistence=persistence)
+            await flow.kickoff({"count": items})
+            rows = await persistence.history(flow.run_id)
+
+        *ends, last = stored([row for row in rows if row.method.startswith("work:1[") and not row.is_complete])
+        print(f"{sum(ends) / len(ends):.0f} bytes an item, {sum(stored(rows)) / items:.0f} with snapshots")
+        assert len(rows) == items + 3
+        assert len(ends) > 0.9 * items
+        assert max(ends) < 100
+        assert last < 200, "it completes the whole, too"
+        assert sum(stored(rows)) < 530 * items
+        assert (await path.stat()).st_size < 1_000 * items
 
 
 def test_copying_a_small_state_takes_few_calls() -> None:

@@ -252,3 +252,118 @@ async def inputs(runner: FlowRunner) -> None:
     await Counts().update_state(Other())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await runner.start(Counts, Other())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     run(Counts(), Other())  # type: ignore[misc]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+class Items(Flow[Report]):
+    @start()
+    async def fetch(self) -> list[str]:
+        return ["a"]
+
+    @start()
+    def sizes(self) -> tuple[int, ...]:
+        return (1, 2)
+
+    @listen(each(fetch), limit=10, retry=Retry(attempts=2))
+    async def work(self, item: str) -> int:
+        return len(item)
+
+    @listen(each(sizes))
+    def plain(self, size: int) -> list[bytes]:
+        return [b"a"] * size
+
+    @listen(each(fetch))
+    async def takes_nothing(self) -> float:
+        return 1.0
+
+    @listen(each(fetch), limit=None)
+    def plain_takes_nothing(self) -> float:
+        return 1.0
+
+    @listen(each(fetch))
+    async def takes_a_wider_type(self, item: object) -> None: ...
+
+    @listen(work)
+    async def total(self, results: list[int]) -> int:
+        return sum(results)
+
+    @listen(plain)
+    def joined(self, results: list[list[bytes]]) -> None: ...
+
+    @listen(takes_nothing)
+    async def floats(self, results: list[float]) -> None: ...
+
+    @listen(plain_takes_nothing)
+    async def more_floats(self, results: list[float]) -> None: ...
+
+    @listen(work)
+    async def is_told(self) -> None: ...
+
+    @listen(each(work))
+    async def of_results(self, result: int) -> str:
+        return str(result)
+
+    @listen(each(plain), limit=3)
+    async def of_lists(self, result: list[bytes]) -> None: ...
+
+    @router(work)
+    async def route(self, results: list[int]) -> Literal["big", "small"]:
+        return "big" if results else "small"
+
+    @listen(after(work, 60))
+    async def later(self, results: list[int]) -> None: ...
+
+    @listen(and_(work, of_results))
+    async def both(self, work: list[int], of_results: list[str]) -> None: ...
+
+
+class RefusedItems(Flow[Report]):
+    @start()
+    async def fetch(self) -> list[str]:
+        return ["a"]
+
+    @start()
+    def plain_fetch(self) -> list[str]:
+        return ["a"]
+
+    @start()
+    async def one(self) -> int:
+        return 1
+
+    @listen(each(one))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def no_list(self, item: int) -> None: ...
+
+    @listen(each(fetch))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def wrong_item(self, item: int) -> None: ...
+
+    @listen(each(plain_fetch), limit=3)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    def plain_wrong_item(self, item: list[str]) -> None: ...
+
+    @listen(each(fetch))
+    async def work(self, item: str) -> int:
+        return len(item)
+
+    @listen(each(fetch))
+    def plain(self) -> bytes:
+        return b"a"
+
+    @listen(work)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def wrong_results(self, results: list[str]) -> None: ...
+
+    @listen(work)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def one_result(self, result: int) -> None: ...
+
+    @listen(plain)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    def plain_wrong_results(self, results: list[str]) -> None: ...
+
+    @listen(each(work))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def wrong_item_of_results(self, result: str) -> None: ...
+
+    @router(work)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def wrong_route(self, result: int) -> str:
+        return "a"
+
+    @listen(after(work, 60))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def wrong_later(self, result: int) -> None: ...
+
+    @listen(fetch, limit=3)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportArgumentType]
+    async def limit_of_one_call(self, items: list[str]) -> None: ...
