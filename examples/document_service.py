@@ -40,6 +40,10 @@ class Summary(BaseModel):
     attempt: int
 
 
+TRY_AGAIN = Retry(attempts=10, initial=SECONDS, maximum=30.0, on=(ConnectionError, TimeoutError))
+"""For the errors that pass by themselves; a fault of the program is not tried again."""
+
+
 class Report(BaseModel):
     summaries: list[Summary]
     attempts: int
@@ -54,7 +58,7 @@ class Summarize(Flow[Job]):
         self.state.documents = list(dict.fromkeys(self.state.documents))
         return self.state.documents
 
-    @listen(each(fetch), limit=4, retry=Retry(attempts=10, initial=SECONDS, maximum=30.0), timeout=3 * SECONDS)
+    @listen(each(fetch), limit=4, retry=TRY_AGAIN, timeout=5 * SECONDS)
     async def summarize(self, document: str) -> Summary:
         attempt = this_invocation().attempt
         text = await call_api(document, key=self.invocation_id, attempt=attempt)
