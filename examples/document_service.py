@@ -92,7 +92,7 @@ def log(what: str, key: str, attempt: int) -> None:
 
 SCRIPT = """
 const at = id => document.getElementById(id);
-let source, run, heard, key;  // the stream of events; the run, as it was shown last; what was heard of its documents; of what is sent
+let source, run, heard, key;  // events; the run that is shown; the news of its documents; of a request
 const isOver = () => ["finished", "failed", "cancelled"].includes(run?.status);
 
 function draw() {
@@ -118,7 +118,7 @@ async function show(id) {
 function watch(id) {
   location.hash = id;  // the address of the page shows the same run again
   source?.close();
-  [run, heard, source] = [null, [], new EventSource(`/runs/${id}/events`)];  // it reconnects, and tells which event it saw last
+  [run, heard, source] = [null, [], new EventSource(`/runs/${id}/events`)];  // it reconnects, and continues after the last event
   show(id);
   source.onmessage = message => {
     const event = JSON.parse(message.data), item = /^summarize:1\\[(\\d+)\\]$/.exec(event.invocation)?.[1];

@@ -108,7 +108,7 @@ async def test_the_same_request_finds_the_same_run(serve: Serve) -> None:
     assert len({answer.json()["run_id"] for answer in answers}) == 1
 
 
-async def test_the_stream_tells_what_is_done_and_what_is_tried_again_and_continues_after_the_last_event(
+async def test_the_events_show_what_is_done_and_what_is_tried_again_and_continue_after_the_last_one(
     serve: Serve,
 ) -> None:
     async with serve() as http:
