@@ -50,6 +50,7 @@ PARTS = (
     Part("R23", "a lock held for up to 10 s; 16 processes", 10, "faults/test_busy.py", 10),
     Part("R27", "servers killed and left by their clients", 500, "web/test_servers.py", 5),
     Part("R33", "the approval service, killed while runs are parked", 200, "web/test_approval_service.py", 50),
+    Part("R35", "the document service, killed among its documents", 200, "web/test_document_service.py -k killed", 25),
     Part(
         "R34",
         "runs that are tried again, killed; a runner drove half of them",

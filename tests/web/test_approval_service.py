@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +12,11 @@ import anyio
 import httpx2
 import pytest
 from figures import FACTOR, tell
+from workers import Worker
 
-ROOT = Path(__file__).parents[2]
 ROUNDS = max(3, round(4 * FACTOR))
 RUNS = 5
+APP = "examples.approval_service:app"
 UNFINISHED = ("running", "waiting", "interrupted")
 KILLED = ("parked", "answered", "asked")
 """When the worker is killed, round by round: all runs are parked; it has just stored all answers, for which the runs are woken; or the
@@ -29,34 +25,9 @@ runs have just asked, and some are being parked."""
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
 
 
-class Worker:
-    """A process of the service."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        env = {**os.environ, "ASYNCFLOW_DB": str(folder / "runs.db"), "PYTHONPATH": str(ROOT)}
-        command = (sys.executable, "-m", "uvicorn", "examples.approval_service:app", "--port", str(port))
-        self.process = subprocess.Popen([*command, "--log-level", "error"], env=env, cwd=folder)
-        self.url = f"http://127.0.0.1:{port}"
-
-    async def ready(self, http: httpx2.AsyncClient) -> None:
-        with anyio.fail_after(120):
-            while True:
-                with suppress(httpx2.HTTPError):
-                    if (await http.get(f"{self.url}/readyz")).status_code == 200:
-                        return
-                await anyio.sleep(0.02)
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
 def workers(tmp_path: Path) -> Iterator[list[Worker]]:
-    started = [Worker(tmp_path), Worker(tmp_path)]
+    started = [Worker(tmp_path, APP), Worker(tmp_path, APP)]
     yield started
     for worker in started:
         worker.kill()
@@ -114,7 +85,7 @@ async def test_articles_are_revised_and_published_once_though_a_worker_is_killed
             if when != "answered":
                 await answer(http, workers[0].url, runs, turn, is_new=True)
             await answer(http, workers[0].url, runs, turn, is_new=False)  # a second click
-            workers.append(Worker(tmp_path))
+            workers.append(Worker(tmp_path, APP))
             await workers[1].ready(http)
 
         for n, run_id in enumerate(runs):
