@@ -87,7 +87,6 @@ _WAKE: Final = "UPDATE @runs SET wake_at = 0 WHERE run_id = ? AND wake_at > 0"
 """A signal makes a parked run due at once."""
 _HAS: Final = f"SELECT count(*) FROM @signals WHERE id = ? AND {_OF_RUN} AND {_IN_INBOX}"
 _TAKE: Final = "UPDATE @signals SET taken = ?, payload = NULL, digest = ? WHERE id = ?"
-_ADOPT: Final = "UPDATE @runs SET parent = ?, parent_digest = ? WHERE run_id = ?"
 _SET_ASIDE: Final = f"UPDATE @signals SET problem = ?, digest = ? WHERE id = ? AND {_IN_INBOX}"
 FORGET: Final = (
     "DELETE FROM @signals WHERE run IN (SELECT id FROM @runs WHERE run_id {these}) AND substr(key, 1, 1) = ' '"
@@ -158,6 +157,8 @@ class Inboxes(ABC):
         self._key = key
         self._newest: dict[str, int] = {}
         """See `newest`: of the runs whose checkpoints are to be stored."""
+        self._parents: dict[str, str | None] = {}
+        """The statuses of the parents of children that are to be stored; None for one that is not stored."""
 
     @abstractmethod
     async def fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -178,6 +179,10 @@ class Inboxes(ABC):
     @abstractmethod
     async def forget(self, run_ids: Sequence[str]) -> None:
         """Delete the signals without a key of some runs."""
+
+    @abstractmethod
+    async def adopt(self, children: Sequence[tuple[str, bytes, str]]) -> None:
+        """Store the parents of runs. `children`: (id of the parent, `parent_digest`, run id) of each."""
 
     async def prepare(self, jobs: Sequence[InboxJob]) -> list[Append]:
         """Execute what comes before the checkpoints of a transaction. Return the checkpoints that must not be stored; set their errors."""
@@ -240,19 +245,25 @@ class Inboxes(ABC):
 
     async def _check_parent(self, run_id: str, parent: str) -> None:
         """Lock the parent of a child run that is to be stored. Raises `ParentEndedError`."""
-        head = await self.head(parent)
-        if head is None or head[0] in ("finished", "cancelled"):
-            raise parent_ended(run_id, parent, None if head is None else head[0])
+        if parent not in self._parents:
+            head = await self.head(parent)
+            self._parents[parent] = None if head is None else head[0]
+        status = self._parents[parent]
+        if status is None or status in ("finished", "cancelled"):
+            raise parent_ended(run_id, parent, status)
 
     async def complete(self, jobs: Sequence[Append]) -> None:
         """Execute what comes after the checkpoints of jobs were stored, in the same transaction."""
         last = [job.run_id for job in jobs if isinstance(job, AppendLast)]
+        children = [(job.parent, job.run_id) for job in jobs if isinstance(job, AppendChild)]
+        if children:
+            await self.adopt(
+                [(parent, parent_digest(run_id, parent, self._key), run_id) for parent, run_id in children]
+            )
         for job in jobs:
             if isinstance(job, AppendTaking):
                 place, taken = job.signal.id, job.checkpoint.seq
                 await self.execute(_TAKE, taken, job.signal.digest(self._key, taken), place)
-            elif isinstance(job, AppendChild):
-                await self.execute(_ADOPT, job.parent, parent_digest(job.run_id, job.parent, self._key), job.run_id)
         for run_id in last:
             for signal in await self._left(run_id) if run_id in self._newest else ():
                 await self._set_aside(signal, LEFT)

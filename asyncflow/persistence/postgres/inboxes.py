@@ -13,6 +13,10 @@ from .database import Connection, Target, rows_of
 __all__ = ["PostgresInboxes"]
 
 _THESE: Final = "= ANY(?::text[])"
+_ADOPT: Final = (
+    "UPDATE @runs SET parent = c.parent, parent_digest = c.digest "
+    "FROM unnest(?::text[], ?::bytea[], ?::text[]) AS c (parent, digest, run_id) WHERE @runs.run_id = c.run_id"
+)
 
 
 class PostgresInboxes(Inboxes):
@@ -36,6 +40,9 @@ class PostgresInboxes(Inboxes):
 
     async def forget(self, run_ids: Sequence[str]) -> None:
         await self.execute(FORGET.format(these=_THESE), list(run_ids))
+
+    async def adopt(self, children: Sequence[tuple[str, bytes, str]]) -> None:
+        await self.execute(_ADOPT, *map(list, zip(*children, strict=True)))
 
     async def head(self, run_id: str) -> tuple[str, int] | None:
         found = await self.fetch(rows.LOCK_HEADS, [run_id]) if rows.is_text(run_id) else []
