@@ -70,6 +70,8 @@ async def a_changed_parent_is_found(storage: Any, change: Change) -> None:
                 assert [(type(error), error.run_id) for error in found] == [(errors.CheckpointCorruptError, "ours.1")]
             change(f"UPDATE runs SET {column} = ? WHERE run_id = ?", before, "ours.1")
         assert await storage.verify() == []
+        change("UPDATE runs SET parent = NULL, parent_digest = NULL WHERE run_id = ?", "ours.1")
+        assert [error.run_id for error in await storage.verify()] == ["ours.1"]  # its first checkpoint names the parent
 
 
 async def a_run_whose_parent_was_changed_is_not_deleted(storage: Any, change: Change) -> None:
@@ -107,6 +109,36 @@ async def parents_in_a_circle_end_every_call(storage: Any, change: Change) -> No
             assert await storage.prune(older_than=HOUR) == 2
             assert await stored(storage) == {"a", "b", "one.0"}
             assert {error.run_id for error in await storage.verify() if error.run_id} == {"a", "one.0"}
+
+
+async def a_run_that_is_over_gets_no_child(storage: Any) -> None:
+    async with storage:
+        for status in ("finished", "cancelled"):
+            parent = await root(storage, status)
+            await child(storage, f"child of {status}", status)
+            await storage.append(parent.add(status=status))
+            with pytest.raises(errors.ParentEndedError, match=f"run {status}, is {status}") as caught:
+                await child(storage, f"late child of {status}", status)
+            assert (caught.value.run_id, caught.value.parent) == (f"late child of {status}", status)
+        assert {entry.run_id for entry in await storage.runs() if entry.parent} == {
+            "child of finished",
+            "child of cancelled",
+        }
+
+
+async def children_that_outlive_their_parents_are_found(storage: Any, change: Change) -> None:
+    async with storage:
+        for name in ("over", "alive", "missing"):
+            parent = await root(storage, name)
+            for status in ("running", "failed", "finished", "cancelled"):
+                await child(storage, f"{status} of {name}", name, status=status)
+            if name == "over":
+                await storage.append(parent.add(status="cancelled"))
+        change("UPDATE runs SET run_id = ? WHERE run_id = ?", "renamed", "missing")
+        expected = [f"{status} of {name}" for name in ("over", "missing") for status in ("running", "failed")]
+
+        assert [entry.run_id for entry in await storage.orphans(9)] == expected
+        assert [entry.run_id for entry in await storage.orphans(3)] == expected[:3]
 
 
 async def a_child_waits_for_the_end_of_its_parent(storage: Any, begin: Callable[[], Any]) -> None:

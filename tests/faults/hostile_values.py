@@ -241,6 +241,8 @@ HEAD_COLUMNS = (
     "epoch",
     "created_at",
     "entry_digest",
+    "parent",
+    "parent_digest",
 )
 
 

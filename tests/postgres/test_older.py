@@ -13,7 +13,7 @@ from stored_flows import FLOWS
 
 from asyncflow import errors
 from asyncflow._version import VERSION
-from asyncflow.persistence.postgres import PostgresFlowPersistence, database
+from asyncflow.persistence.postgres import PostgresFlowPersistence, database, rows
 
 
 @pytest.fixture(params=[version for version in VERSIONS if (HERE / version / "runs.sql").exists()])
@@ -81,6 +81,22 @@ async def test_a_process_of_0_1_is_refused_by_an_upgraded_schema_and_changes_not
         sql.execute(f"SELECT {schema}.store({of_0_1})")
     with pytest.raises(psycopg.errors.UndefinedColumn):
         sql.execute(f"SELECT run_id, flow, status, number FROM {schema}.runs")
+    assert rows_in(sql, schema) == before
+
+
+async def test_a_process_of_0_5_is_refused_by_an_upgraded_schema_and_changes_nothing(
+    older: PostgresFlowPersistence, schema: str, sql: psycopg.Connection
+) -> None:
+    await older.load("linear-failed")
+    before = rows_in(sql, schema)
+    values = ", ".join(f"NULL::{each}[]" for each in rows._ARRAYS)
+
+    with pytest.raises(psycopg.errors.RaiseException, match="upgraded by a newer asyncflow: update asyncflow"):
+        sql.execute(
+            f"SELECT {schema}.store_checkpoints(NULL::bigint, NULL::bigint, NULL::text, NULL::float8, {values})"
+        )
+    with pytest.raises(psycopg.errors.UndefinedColumn):
+        sql.execute(f"SELECT run_id, head, run_digest FROM {schema}.runs")
     assert rows_in(sql, schema) == before
 
 

@@ -65,3 +65,13 @@ async def test_trees_are_pruned_in_batches(persistence: Any, monkeypatch: pytest
 @pytest.mark.clauses("K2")
 async def test_wide_trees_are_listed_and_deleted(persistence: Any) -> None:
     await trees.wide_trees_are_listed_and_deleted(persistence, 5_000)
+
+
+@pytest.mark.clauses("K1")
+async def test_a_run_that_is_over_gets_no_child(persistence: Any) -> None:
+    await trees.a_run_that_is_over_gets_no_child(persistence)
+
+
+@pytest.mark.clauses("K4")
+async def test_children_that_outlive_their_parents_are_found(persistence: Any, change: Any) -> None:
+    await trees.children_that_outlive_their_parents_are_found(persistence, change)

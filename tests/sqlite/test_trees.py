@@ -64,3 +64,13 @@ async def test_trees_are_pruned_in_batches(storage: Any, monkeypatch: pytest.Mon
 @pytest.mark.clauses("K2")
 async def test_wide_trees_are_listed_and_deleted(storage: Any) -> None:
     await trees.wide_trees_are_listed_and_deleted(storage, 5_000)
+
+
+@pytest.mark.clauses("K1")
+async def test_a_run_that_is_over_gets_no_child(storage: Any) -> None:
+    await trees.a_run_that_is_over_gets_no_child(storage)
+
+
+@pytest.mark.clauses("K4")
+async def test_children_that_outlive_their_parents_are_found(storage: Any) -> None:
+    await trees.children_that_outlive_their_parents_are_found(storage, change)

@@ -346,6 +346,23 @@ async def test_a_process_of_0_4_on_an_upgraded_file_is_refused_and_changes_nothi
         assert await storage.verify() == []
 
 
+async def test_a_process_of_0_5_on_an_upgraded_file_is_refused_and_changes_nothing() -> None:
+    """It would delete parents without their children."""
+    shutil.copy(HERE / "0.5" / "runs.db", "runs.db")
+    async with SQLiteFlowPersistence("runs.db") as storage:
+        await storage.load("linear-failed")
+        before = identity_of("runs.db")
+        for statement in (
+            "SELECT run_id, head, run_digest FROM runs",
+            "UPDATE runs SET owner = 'x', epoch = 9, run_digest = x'00'",
+        ):
+            with pytest.raises(sqlite3.OperationalError, match="no such column"):
+                of_an_older_version(statement)
+
+        assert identity_of("runs.db") == before
+        assert await storage.verify() == []
+
+
 @pytest.mark.clauses("V6", "W11")
 @pytest.mark.parametrize("run_id", ["linear-interrupted", "linear-killed"])
 async def test_a_run_that_an_older_version_wrote_is_parked_and_woken(
