@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -77,7 +77,7 @@ class Parent(Flow[Number]):
         return self.state.n
 
 
-async def together(one: Callable[[int], Awaitable[object]], runs: int) -> None:
+async def together(one: Callable[[int], Coroutine[Any, Any, None]], runs: int) -> None:
     """Make as many calls at once."""
     async with anyio.create_task_group() as group:
         for n in range(runs):
@@ -133,5 +133,4 @@ async def main(runs: int, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    given = [int(text) for text in sys.argv[1:3]]
-    anyio.run(main, *(given + [1_000, 5][len(given) :]))
+    anyio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 1_000, int(sys.argv[2]) if len(sys.argv) > 2 else 5)
