@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from .._definition.attempting import check_bounded
@@ -56,15 +56,10 @@ class Setup:
         """Return the setup of a child of a run with this setup. `own`: that of the child's flow. `observe`: an observer besides its own."""
         known = own.observe
         both = observe if known is None else lambda checkpoint: (observe(checkpoint), known(checkpoint))
-        return replace(
-            own,
-            persistence=self.persistence,
-            observe=both,
-            turn=None if self.turn is None else self.turn.of_child(),
-            park_after=self.park_after,
-            parent=parent,
-            until=until,
-            clock=self.clock,
+        turn = None if self.turn is None else self.turn.of_child()
+        return Setup(
+            *(own.settings, own.codecs, self.persistence, own.whole, both, own.is_declared, turn, self.park_after),
+            *(parent, until, self.clock),
         )
 
     @property

@@ -1,4 +1,4 @@
-"""R35: parents with children and grandchildren, in a process that is killed at random moments and started again."""
+"""R36: parents with children and grandchildren, in a process that is killed at random moments and started again."""
 
 import os
 import random
@@ -101,4 +101,4 @@ def test_children_survive_kills_and_nothing_of_them_runs_again_after_it_has_comp
     print(
         f"{driver}: {kills} kills in {trials} trials of {len(RUNS)} parents; {begun} bodies; {time.monotonic() - began:.0f} s"
     )
-    tell("R35", trials=trials, faults=kills, acknowledged=begun)
+    tell("R36", trials=trials, faults=kills, acknowledged=begun)

@@ -24,7 +24,7 @@ IN_RUNS = (
         "the first method starts before the inputs are stored",
         ("D2",),
         "_runs/driving.py",
-        "        await self._committed(commit_start(engine, checkpoint))\n",
+        "        await self._committed(commit_start(engine, checkpoint, first_of))\n",
         "",
         f"{FAILURE}::test_a_save_that_fails_stops_the_run_and_nothing_follows",
     ),

@@ -26,6 +26,7 @@ from asyncflow import (
     persist,
     router,
     run,
+    run_child,
     start,
     this_invocation,
 )
@@ -367,3 +368,17 @@ class RefusedItems(Flow[Report]):
 
     @listen(fetch, limit=3)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportArgumentType]
     async def limit_of_one_call(self, items: list[str]) -> None: ...
+
+
+# ---- children ------------------------------------------------------------------------------------------------------
+
+
+class RunsChildren(Flow[Report]):
+    @start()
+    async def go(self) -> None:
+        assert_type(await run_child(Counts), int)
+        assert_type(await run_child(Counts, {"topic": "a"}, key="k"), int)
+        assert_type(await run_child(make_counts, Report()), int)
+        await run_child(Counts, 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await run_child(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await run_child(int)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
