@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from .._runtime.scope import current_invocation
 from ..errors import CapabilityMissingError
@@ -15,9 +15,22 @@ from .instance import Instance
 __all__ = ["run_child"]
 
 
+S = TypeVar("S")
+R = TypeVar("R", covariant=True)
+
+
+class FlowLike(Protocol[S, R]):
+    """A `Flow`, which this layer does not know, for a type checker."""
+
+    @property
+    def result(self) -> R: ...
+    def committed_state(self) -> S: ...
+    async def update_state(self, changes: S | Mapping[str, Any] | None = None, /) -> None: ...
+
+
 async def run_child(
-    flow: Callable[[], Any], inputs: Mapping[str, Any] | None = None, /, *, key: str | None = None
-) -> Any:
+    flow: Callable[[], FlowLike[S, R]], inputs: S | Mapping[str, Any] | None = None, /, *, key: str | None = None
+) -> R:
     """Run another flow in a method of a flow, as a run of its own, and return its result.
 
     The child is stored where its parent is, and is begun once: a method that runs again, after a crash, in its next attempt or after a
@@ -51,7 +64,8 @@ async def run_child(
             run_id=scope.run_id,
             method=scope.method.name,
         )
-    return await scope.of_pass.run_child(scope, ChildRun(made, parent, scope, inputs), key)
+    result: R = await scope.of_pass.run_child(scope, ChildRun(made, parent, scope, inputs), key)
+    return result
 
 
 def _made(flow: Any) -> Any:

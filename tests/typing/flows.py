@@ -26,6 +26,7 @@ from asyncflow import (
     persist,
     router,
     run,
+    run_child,
     start,
     this_invocation,
 )
@@ -367,3 +368,14 @@ class RefusedItems(Flow[Report]):
 
     @listen(fetch, limit=3)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportArgumentType]
     async def limit_of_one_call(self, items: list[str]) -> None: ...
+
+
+class Parent(Flow[Report, int]):
+    @start()
+    async def parent(self) -> int:
+        assert_type(await run_child(Accepted), Any)
+        await run_child(Counts, Other())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await run_child(Report)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        text: str = await run_child(Counts)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
+        assert_type(await run_child(make_counts, Report(total=1), key=text), int)
+        return await run_child(Counts, {"total": 1})
