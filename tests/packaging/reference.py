@@ -47,7 +47,7 @@ RETURNED = ("RunHandle", "Failure")
 """Public classes of which asyncflow makes the instances."""
 HIDDEN = ("misplaced", "more", "unknown")
 """Parameters that exist to refuse an argument with a helpful error."""
-PLAIN = {"Trigger": "Condition", "AnyOf": "Condition", "AllOf": "Condition"}
+PLAIN = {"Trigger": "Condition", "AnyOf": "Condition", "AllOf": "Condition", "FlowLike": "Flow"}
 """For internal types, the words that the introduction explains."""
 
 INTRODUCTION = f"""# Reference

@@ -382,3 +382,14 @@ class RunsChildren(Flow[Report]):
         await run_child(Counts, 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         await run_child(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         await run_child(int)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class Parent(Flow[Report, int]):
+    @start()
+    async def parent(self) -> int:
+        assert_type(await run_child(Accepted), Any)
+        await run_child(Counts, Other())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await run_child(Report)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        text: str = await run_child(Counts)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
+        assert_type(await run_child(make_counts, Report(total=1), key=text), int)
+        return await run_child(Counts, {"total": 1})
