@@ -217,13 +217,14 @@ async def test_step_sync_is_refused_once_the_draft_is_closed() -> None:
             if this_invocation().attempt == 1:
                 time.sleep(0.2)
                 try:
-                    step_sync(time.monotonic)
+                    step_sync(calls.append, 1)
                 except errors.StateError as error:
                     refused.append(str(error))
             return "done"
 
     assert await Late().kickoff() == "done"
     assert len(refused) == 1
+    assert calls == []
 
 
 # ---- whatever ends the run -------------------------------------------------------------------------------------------
