@@ -25,7 +25,7 @@ from ..errors import (
 from ..persistence.checkpoint import UNREADABLE
 from ..state import DictState, StateType
 
-__all__ = ["Codecs"]
+__all__ = ["Codecs", "not_storable"]
 
 
 class Codecs:
@@ -84,7 +84,7 @@ class Codecs:
         try:
             return self.state.encode(state)
         except Refused as refused:
-            raise _not_storable(StateNotStorableError, "the state", refused, run_id, method) from None
+            raise not_storable(StateNotStorableError, "the state", refused, run_id, method) from None
 
     def encode_result(self, value: Any, run_id: str, method: str) -> tuple[bytes, Any]:
         """Encode a result. Return its bytes, and the result as it will load. Raises `ResultNotStorableError`, `LimitExceededError`."""
@@ -93,7 +93,7 @@ class Codecs:
         except Refused as refused:
             if (known := self.definition.methods.get(method)) is not None and known.is_unresolved:
                 refused.cure = f"import what the return annotation of {method} names outside of `if TYPE_CHECKING`"
-            raise _not_storable(
+            raise not_storable(
                 ResultNotStorableError, f"what {method.removesuffix('[]')} returned", refused, run_id, method
             ) from None
 
@@ -138,9 +138,10 @@ class Codecs:
         return [self.decode_result(result, run_id, f"{method}[]") for result in results]
 
 
-def _not_storable(
+def not_storable(
     kind: Callable[..., NotStorableError], what: str, refused: Refused, run_id: str, method: str | None
 ) -> NotStorableError | LimitExceededError:
+    """Return the error for a value that was refused: of this kind, unless a limit is exceeded. `what`: what cannot be stored."""
     where = f" at '{refused.path}'" if refused.path else ""
     text = f"{what} cannot be stored: {refused.type_name or 'the value'}{where}: {refused.reason}. Nothing was saved; {refused.cure}"
     if refused.limit:

@@ -116,6 +116,7 @@ class Engine(Controls):
         self._steps = Steps(
             *(flow, settings, run_id, pass_number, self.journal, self.versions, recorder, self.outputs, clock, turn)
         )
+        self._steps.stopped_by = self.stop
         self._step: Step = self._steps.step
         self._stopped: BaseException | None = None
         self._scope: anyio.CancelScope | None = None

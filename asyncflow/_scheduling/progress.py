@@ -202,8 +202,11 @@ class Progress:
             self._drop(fired)
         if memo is not None:
             key, step = memo
-            before = self.attempts.get(key, Attempts(0))
-            self.attempts[key] = before._replace(memos={**(before.memos or {}), step: result})
+            memos = self.attempts.get(key, Attempts(0)).memos
+            if memos is None:
+                memos = {}
+                self.attempts[key] = self.attempts.get(key, Attempts(0))._replace(memos=memos)
+            memos[step] = result
         if signal:
             name, _, number = signal.rpartition(":")
             self.counts[name] = int(number)
