@@ -7,6 +7,7 @@ from typing import Any, Final
 from .._scheduling.groups import Gathered
 from .._scheduling.messages import name_in
 from .._values.copying import copied
+from ..errors import StateSchemaError
 from .codecs import Codecs
 from .state_version import detached_copy
 
@@ -32,11 +33,14 @@ class Results:
         return copied(list(kept) if type(kept) is Gathered else kept)
 
     def item(self, source: str, kept: Any, item: Any) -> Any:
-        """Return an item of the result of the invocation `source`: a value of its own. The list is decoded once for all items."""
-        of = item.group
-        if of not in self._lists:
-            self._lists[of] = self.received(source, kept)
-        return copied(self._lists[of][item.place])
+        """Return an item of the result of the invocation `source`: a value of its own."""
+        return copied(self._list(source, kept, item.group)[item.place])
+
+    def _list(self, source: str, kept: Any, key: str) -> Any:
+        """Return the list that an invocation works on. It is decoded once for all items."""
+        if key not in self._lists:
+            self._lists[key] = self.received(source, kept)
+        return self._lists[key]
 
     def forget_list(self, key: str) -> None:
         """Forget the list of an invocation whose items have all completed."""
@@ -73,6 +77,18 @@ class StoredResults(Results):
         if kept is data and method == latest:  # check both: Python shares one b"1" between all methods
             return value
         return self._codecs.decode_result(kept, self._run_id, method)
+
+    def item(self, source: str, kept: Any, item: Any) -> Any:
+        items = self._list(source, kept, item.group)
+        if not isinstance(items, list | tuple) or item.place >= len(items):
+            method = name_in(source).removesuffix("[]")
+            raise StateSchemaError(
+                f"the stored result of {method} has no item {item.place}, on which {item.method} works. Nothing was changed; let {method} "
+                "return a list until such runs have ended",
+                run_id=self._run_id,
+                method=item.method,
+            )
+        return super().item(source, kept, item)
 
     def output(self, method: str, kept: Any) -> Any:
         if type(kept) is not Gathered:
