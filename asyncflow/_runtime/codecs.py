@@ -104,25 +104,26 @@ class Codecs:
         """
         is_signal = method in self.definition.signals
         what, of, annotation = ("payload", "", "type") if is_signal else ("result", "return ", "annotation")
+        name = method.removesuffix("[]")
         try:
             return self.result(method).decode(data)
         except Misfit as misfit:
             raise StateSchemaError(
-                f"the stored {what} of {method} was written under a {of}{annotation} that {method} no longer has. Nothing was "
+                f"the stored {what} of {name} was written under a {of}{annotation} that {name} no longer has. Nothing was "
                 f"changed; keep the {annotation} until no such run has to be resumed or loaded"
                 if misfit.is_gone
-                else f"the stored {what} of {method} does not fit its {of}{annotation}: {misfit.detail}. Nothing was "
+                else f"the stored {what} of {name} does not fit its {of}{annotation}: {misfit.detail}. Nothing was "
                 f"changed; let the {annotation} accept both, then resume",
                 paths=misfit.paths,
                 run_id=run_id,
-                method=method,
+                method=name,
             ) from misfit.__cause__
         except UNREADABLE as error:
             raise CheckpointCorruptError(
-                f"the stored {what} of {method} cannot be read ({type(error).__name__}). Nothing was changed; load an older seq, "
+                f"the stored {what} of {name} cannot be read ({type(error).__name__}). Nothing was changed; load an older seq, "
                 "or restore the storage from a backup",
                 run_id=run_id,
-                method=method,
+                method=name,
             ) from error
 
     def gathered(self, results: Sequence[bytes], run_id: str, method: str) -> list[Any]:

@@ -288,11 +288,11 @@ class Progress:
             if not group.running:
                 self._forget(item.group)
             return
-        for index in range(self.groups.pop(key).count) if key in self.groups else ():
-            each = f"{key}[{index}]"
-            self.pending.pop(each, None)
-            self.attempts.pop(each, None)
-            self.failed -= {each}
+        if self.groups.pop(key, None) is not None:
+            for each in [each for each in (*self.pending, *self.attempts) if each.startswith(f"{key}[")]:
+                self.pending.pop(each, None)
+                self.attempts.pop(each, None)
+                self.failed -= {each}
         self._complete(key)
 
     # ---- the end -----------------------------------------------------------------------------------------------
