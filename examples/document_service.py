@@ -49,7 +49,7 @@ class Report(BaseModel):
     attempts: int
 
 
-class Summarize(Flow[Job]):
+class Summarize(Flow[Job, Report]):
     """Summarizes documents, and joins the summaries into a report, in the order of the documents."""
 
     @start()
