@@ -17,8 +17,6 @@ from asyncflow import Flow, FlowRunner, FlowState, Retry, Signal, after, and_, l
 from asyncflow.errors import ChildFailedError
 from asyncflow.integrations.fastapi import Action, action_of, flow_router, lifespan
 
-LIMIT = timedelta(seconds=float(os.environ.get("SAGA_LIMIT", 15 * 60)))  # for the confirmation of an order
-
 # ---- the outside world: a stand-in for a warehouse, a bank and a carrier ----------------------------------------------
 
 LOG = os.environ.get("SAGA_LOG", "outside.log")  # a line for each call: process, call, order
@@ -115,6 +113,7 @@ class Order(FlowState):
     item: str
     card: str
     address: str
+    confirm_within: timedelta = timedelta(minutes=15)
     happened: list[str] = Field(default_factory=list)
 
 
@@ -142,7 +141,7 @@ class Sell(Flow[Order, list[str]]):
     async def charge(self, is_reserved: bool) -> Literal["charged", "undo"]:
         return "charged" if is_reserved and await self.part("charge", Charge, self.state.card) else "undo"
 
-    @router(or_(and_("charged", or_(confirmed, cancelled)), after("charged", LIMIT)))
+    @router(or_(and_("charged", or_(confirmed, cancelled)), after("charged", lambda order: order.confirm_within)))
     async def decide(self, answer: Confirmation | Cancellation | str) -> Literal["go", "undo"]:
         match answer:
             case Confirmation():

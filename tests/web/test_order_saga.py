@@ -105,9 +105,9 @@ def serve(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Se
         monkeypatch.setattr("asyncflow.runner.runner.default_persistence", MemoryFlowPersistence)
 
     @asynccontextmanager
-    async def served(limit: float = 900) -> AsyncIterator[Saga]:
-        for name, value in (("SECONDS", 0.002), ("UNRELIABLE", 0), ("LIMIT", limit)):
-            monkeypatch.setenv(f"SAGA_{name}", str(value))
+    async def served() -> AsyncIterator[Saga]:
+        monkeypatch.setenv("SAGA_SECONDS", "0.002")
+        monkeypatch.setenv("SAGA_UNRELIABLE", "0")
         spec = importlib.util.spec_from_file_location("order_saga", ROOT / "examples" / "order_saga.py")
         assert spec is not None
         assert spec.loader is not None
@@ -199,8 +199,8 @@ async def test_a_customer_cancels_too_late(serve: Serve) -> None:
 
 
 async def test_an_order_that_nobody_confirms_expires(serve: Serve) -> None:
-    async with serve(limit=0.02) as saga:
-        order = await saga.order()
+    async with serve() as saga:
+        order = await saga.order(confirm_within="PT0.02S")
         run = await saga.ended(order)
 
     assert run["state"]["happened"] == ["reserve", "charge", "expired", *UNDONE]
