@@ -37,13 +37,14 @@ async def outside(call: str, order: str, about: str = "") -> bool:
     Of a call and its opposite the first one counts: a card that is refunded before it is charged is never charged, and a parcel that has
     gone is not recalled. Return whether this one counts.
     """
-    await anyio.sleep(SECONDS)
+    await anyio.sleep(SECONDS / 2)
     if random.random() < UNRELIABLE:
         raise ConnectionError(f"{call}: no answer")
     if about in ("unicorn", "declined", "nowhere"):
         raise RefusedError(f"{call}: {about}")
     async with await anyio.open_file(LOG, "ab", buffering=0) as log:  # one appending write: all see the same order
         await log.write(f"{os.getpid()} {call} {order}\n".encode())
+    await anyio.sleep(SECONDS / 2)  # the answer takes as long as the call: a process may die between them
     lines = (await anyio.Path(LOG).read_text()).splitlines()
     calls = [line.split()[1] for line in lines if line.endswith(f" {order}")]
     return OPPOSITE[call] not in calls[: calls.index(call)]
