@@ -377,6 +377,8 @@ class Engine(Controls):
 
         Not before the failure is durable: that could withdraw the commit that records it.
         """
+        if self._timers is not None:
+            self._timers.changed()
         self._steps.end_waits()
         if self.settings.on_error == "cancel" and self._scope is not None:
             self._scope.cancel()
