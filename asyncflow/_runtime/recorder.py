@@ -41,7 +41,8 @@ class Recorder:
         """The period of the owner's lease (see `Fence.stretch`) in which the run was last known to be this owner's."""
         self.refusal: Exception | None = None
         """The error because of which nothing more may start."""
-        self._turn: anyio.Lock | None = None
+        self._newest: anyio.Event | None = None
+        """Set once the attempt to save the newest checkpoint has ended."""
         self._saved = chain.digest
 
     async def commit(
@@ -57,8 +58,6 @@ class Recorder:
         try:
             if store is not None:
                 await store(checkpoint)
-            elif checkpoint.kind == "step":  # its method may continue after a cancellation, so it is stored
-                await to_its_end(lambda: self._save(checkpoint))
             else:
                 await self._save(checkpoint)
         except StaleCheckpoint as stale:
@@ -83,12 +82,18 @@ class Recorder:
             )
 
     async def _save(self, checkpoint: Checkpoint) -> None:
-        async def save() -> None:
-            await to_be_awaited(self.persistence.save(checkpoint), self.persistence, "save")
-            self._saved = checkpoint.digest
+        """Save a checkpoint after the one before: a backend with only `save` and `load` gets one call at a time."""
+        before, self._newest = self._newest, anyio.Event()
+        saved = self._save_after(before, self._newest, checkpoint)
+        # The method of a step may continue after a cancellation, so that is stored.
+        await (to_its_end(lambda: saved) if checkpoint.kind == "step" else saved)
 
-        turn = self._turn = self._turn or anyio.Lock()
-        async with turn:  # a backend with only `save` and `load` gets one call at a time
+    async def _save_after(self, before: anyio.Event | None, ended: anyio.Event, checkpoint: Checkpoint) -> None:
+        """Save a checkpoint once the attempt to save the one before has ended."""
+
+        try:
+            if before is not None:
+                await before.wait()
             if self._saved != checkpoint.previous:
                 raise StorageWriteError(
                     f"checkpoint {checkpoint.seq} of run {checkpoint.run_id} was not saved, because the one before it was not. The "
@@ -97,4 +102,10 @@ class Recorder:
                     run_id=checkpoint.run_id,
                     seq=checkpoint.seq,
                 )
-            await to_its_end(save)
+            await to_its_end(lambda: self._save_now(checkpoint))
+        finally:
+            ended.set()
+
+    async def _save_now(self, checkpoint: Checkpoint) -> None:
+        await to_be_awaited(self.persistence.save(checkpoint), self.persistence, "save")
+        self._saved = checkpoint.digest
