@@ -24,6 +24,7 @@ from ._runtime.ending import continue_as, finish
 from ._runtime.receiving import wait_for
 from ._runtime.scope import InvocationInfo, this_invocation
 from ._runtime.sleeping import sleep
+from ._runtime.stepping import step, step_sync
 from ._sync import run
 from ._version import VERSION as __version__  # noqa: N811 - the name that tools look for
 from .errors import AsyncflowError, MethodError
@@ -66,6 +67,8 @@ __all__ = [
     "run_child",
     "sleep",
     "start",
+    "step",
+    "step_sync",
     "this_invocation",
     "wait_for",
 ]

@@ -27,6 +27,9 @@ SEED = os.environ.get("API_SEED", "1")
 LOG = os.environ.get("API_LOG", os.devnull)
 """The file to which the API appends a line for each call."""
 
+TRY_AGAIN = Retry(attempts=10, initial=SECONDS, maximum=30.0, on=(ConnectionError, TimeoutError))
+"""For the errors that pass by themselves; a fault of the program is not tried again."""
+
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 
 
@@ -40,16 +43,12 @@ class Summary(BaseModel):
     attempt: int
 
 
-TRY_AGAIN = Retry(attempts=10, initial=SECONDS, maximum=30.0, on=(ConnectionError, TimeoutError))
-"""For the errors that pass by themselves; a fault of the program is not tried again."""
-
-
 class Report(BaseModel):
     summaries: list[Summary]
     attempts: int
 
 
-class Summarize(Flow[Job]):
+class Summarize(Flow[Job, Report]):
     """Summarizes documents, and joins the summaries into a report, in the order of the documents."""
 
     @start()

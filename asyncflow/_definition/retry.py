@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._durations import Seconds, is_number, seconds
-from ..errors import AsyncflowError, FlowDefinitionError, MethodTimeoutError, StateConflictError
+from ..errors import AsyncflowError, FlowDefinitionError, MethodTimeoutError, StateConflictError, StepMismatchError
 
 __all__ = ["Retry", "RetryAfter", "next_delay"]
 
@@ -103,8 +103,8 @@ class Retry:
         return all(isinstance(leaf, Exception) and self._covers(leaf) for leaf in _leaves(error))
 
     def _covers(self, error: Exception) -> bool:
-        if isinstance(error, RetryAfter):
-            return True
+        if isinstance(error, RetryAfter | StepMismatchError):
+            return isinstance(error, RetryAfter)
         is_own = isinstance(error, AsyncflowError) and not isinstance(error, MethodTimeoutError | StateConflictError)
         if isinstance(self.on, type | tuple):
             types = self.on if isinstance(self.on, tuple) else (self.on,)

@@ -40,7 +40,6 @@ async def fork(instance: Instance, run_id: str, seq: int | None) -> None:
         c = stored.checkpoint
         stored.progress.parent = None  # the copy has a life of its own
         stored.progress.postpone(instance.setup.clock() - c.at)
-        stored.progress.parent = None  # a fork is nobody's child
         copy = replace(stored, checkpoint=c._replace(run_id=own_id), state=instance.with_id(stored.state, own_id))
         is_open = stored.progress.is_open or bool(instance.setup.settings.definition.signals)
         status: Status = "finished" if c.status == "finished" or not is_open else "running"

@@ -72,6 +72,7 @@ class Children:
     async def run(self, scope: Scope, child: Child, key: str | None) -> Any:
         """See `run_child`."""
         with self._memos.named(scope, "run_child", child.kind, key) as name:
+            scope = scope.whole
             memo = self._memos.of(scope).get(name)
             if child.known_as(name, memo):
                 await self._obey(child, self._memos.show_progress)

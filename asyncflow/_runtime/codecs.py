@@ -25,7 +25,7 @@ from ..errors import (
 from ..persistence.checkpoint import UNREADABLE
 from ..state import DictState, StateType
 
-__all__ = ["Codecs"]
+__all__ = ["Codecs", "not_storable"]
 
 
 class Codecs:
@@ -84,7 +84,7 @@ class Codecs:
         try:
             return self.state.encode(state)
         except Refused as refused:
-            raise _not_storable(StateNotStorableError, "the state", refused, run_id, method) from None
+            raise not_storable(StateNotStorableError, "the state", refused, run_id, method) from None
 
     def encode_result(self, value: Any, run_id: str, method: str) -> tuple[bytes, Any]:
         """Encode a result. Return its bytes, and the result as it will load. Raises `ResultNotStorableError`, `LimitExceededError`."""
@@ -93,7 +93,7 @@ class Codecs:
         except Refused as refused:
             if (known := self.definition.methods.get(method)) is not None and known.is_unresolved:
                 refused.cure = f"import what the return annotation of {method} names outside of `if TYPE_CHECKING`"
-            raise _not_storable(
+            raise not_storable(
                 ResultNotStorableError, f"what {method.removesuffix('[]')} returned", refused, run_id, method
             ) from None
 
@@ -104,25 +104,26 @@ class Codecs:
         """
         is_signal = method in self.definition.signals
         what, of, annotation = ("payload", "", "type") if is_signal else ("result", "return ", "annotation")
+        name = method.removesuffix("[]")
         try:
             return self.result(method).decode(data)
         except Misfit as misfit:
             raise StateSchemaError(
-                f"the stored {what} of {method} was written under a {of}{annotation} that {method} no longer has. Nothing was "
+                f"the stored {what} of {name} was written under a {of}{annotation} that {name} no longer has. Nothing was "
                 f"changed; keep the {annotation} until no such run has to be resumed or loaded"
                 if misfit.is_gone
-                else f"the stored {what} of {method} does not fit its {of}{annotation}: {misfit.detail}. Nothing was "
+                else f"the stored {what} of {name} does not fit its {of}{annotation}: {misfit.detail}. Nothing was "
                 f"changed; let the {annotation} accept both, then resume",
                 paths=misfit.paths,
                 run_id=run_id,
-                method=method,
+                method=name,
             ) from misfit.__cause__
         except UNREADABLE as error:
             raise CheckpointCorruptError(
-                f"the stored {what} of {method} cannot be read ({type(error).__name__}). Nothing was changed; load an older seq, "
+                f"the stored {what} of {name} cannot be read ({type(error).__name__}). Nothing was changed; load an older seq, "
                 "or restore the storage from a backup",
                 run_id=run_id,
-                method=method,
+                method=name,
             ) from error
 
     def gathered(self, results: Sequence[bytes], run_id: str, method: str) -> list[Any]:
@@ -138,9 +139,10 @@ class Codecs:
         return [self.decode_result(result, run_id, f"{method}[]") for result in results]
 
 
-def _not_storable(
+def not_storable(
     kind: Callable[..., NotStorableError], what: str, refused: Refused, run_id: str, method: str | None
 ) -> NotStorableError | LimitExceededError:
+    """Return the error for a value that was refused: of this kind, unless a limit is exceeded. `what`: what cannot be stored."""
     where = f" at '{refused.path}'" if refused.path else ""
     text = f"{what} cannot be stored: {refused.type_name or 'the value'}{where}: {refused.reason}. Nothing was saved; {refused.cure}"
     if refused.limit:

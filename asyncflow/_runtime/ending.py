@@ -54,7 +54,13 @@ def _scope(call: str) -> Scope:
     scope = current_invocation.get()
     if scope is None:
         raise LookupError(f"asyncflow.{call}() is available only inside a method of a flow")
-    return scope
+    if scope.step:
+        raise StateError(
+            f"asyncflow.{call}() was called in the function of a step, which is not called again; call it in {scope.method.name} itself",
+            run_id=scope.run_id,
+            method=scope.method.name,
+        )
+    return scope.whole
 
 
 def asked_by(

@@ -116,6 +116,7 @@ class Engine(Controls):
         self._steps = Steps(
             *(flow, settings, run_id, pass_number, self.journal, self.versions, recorder, self.outputs, clock, turn)
         )
+        self._steps.stopped_by = self.stop
         self._step: Step = self._steps.step
         self._stopped: BaseException | None = None
         self._scope: anyio.CancelScope | None = None
@@ -376,6 +377,8 @@ class Engine(Controls):
 
         Not before the failure is durable: that could withdraw the commit that records it.
         """
+        if self._timers is not None:
+            self._timers.changed()
         self._steps.end_waits()
         if self.settings.on_error == "cancel" and self._scope is not None:
             self._scope.cancel()

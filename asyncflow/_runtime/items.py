@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from .._definition.definition import MethodDefinition
 from .._definition.mapping import MOST_WITHOUT_LIMIT
+from .._scheduling.groups import Gathered
 from .._scheduling.messages import Item, ItemReturned
 from ..errors import CapabilityMissingError, FlowDefinitionError, LimitExceededError
 from .journal import Happened, Journal
@@ -94,9 +95,11 @@ class Items:
         state, version = versions.leave(scope.base, method.name, draft, encoded, is_recorded)
         key, place = (item.group, item.place) if type(item) is Item else (scope.key, -1)
         group = journal.progress.groups[key]
-        is_last = group.completes_with(place)
+        is_last, results = group.completes_with(place), []
         if is_last:
             self._check_count(scope, self._mapped_over(scope), group.count)
+            others = Gathered(group.done[index] for index in range(group.count) if index != place)
+            results = journal.results.received(key, others)  # it raises if the class has changed
         due: tuple[float, ...] = ()
         if is_last and self._settings.definition.has_timers:
             due = due_after(self._settings.definition, method.name, None, version.state, self._clock())
@@ -107,7 +110,9 @@ class Items:
         if not is_last:
             return version, happened
         journal.results.forget_list(key)
-        self._outputs[method.name] = results = journal.results.received(key, group.gathered())
+        if place >= 0:
+            results.insert(place, happened[2])
+        self._outputs[method.name] = results
         return version, (*happened[:2], results)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import anyio
 
@@ -16,7 +16,7 @@ from .recorder import Recorder
 from .scope import Scope
 from .starts import confirm_ownership
 
-__all__ = ["MEMOS", "Memos", "OfPass"]
+__all__ = ["MEMOS", "Memos", "OfPass", "kind_in"]
 
 MEMOS: Final = 10_000
 """How many values an invocation can store."""
@@ -26,6 +26,8 @@ class OfPass(Protocol):
     """What memos need of the pass that they belong to."""
 
     running: dict[str, Scope]
+
+    def stop(self, why: BaseException) -> None: ...
 
 
 class Memos:
@@ -56,7 +58,7 @@ class Memos:
         self._checkpoints_all = checkpoints_all
         self._has_shown_progress = False
         self._begun: dict[tuple[str, str], tuple[Scope, int]] = {}
-        """Of each invocation and kind of step: how many steps without a key have begun."""
+        """Of each invocation and kind of step: what they belong to, an attempt of the method or of a step, and how many have begun."""
         self._open: set[tuple[str, str]] = set()
         """The steps that are in progress, or have begun and not ended in this process, by invocation and name."""
         self.abandoned: dict[tuple[str, str], list[str]] = {}
@@ -69,15 +71,17 @@ class Memos:
         `call`: the function of asyncflow that was called. `kind`: what the name begins with, and within which steps without a key are
         counted; also what an error calls the step.
         """
-        method, place = scope.method.name, (scope.key, kind)
-        if not scope.is_open or self._pass.running.get(scope.key) is not scope or threading.get_ident() != self._thread:
+        kind = kind_in(scope, kind)
+        method, place, owner = scope.method.name, (scope.key, kind), scope if scope.step else scope.whole
+        is_running = scope.is_open and scope.whole.is_open and self._pass.running.get(scope.key) is scope.whole
+        if not is_running or threading.get_ident() != self._thread:
             raise StateError(
                 f"asyncflow.{call}() was called in code that {method} does not await on the run's event loop",
                 run_id=scope.run_id,
                 method=method,
             )
-        of, number = self._begun.get(place, (scope, 0))
-        number = number + 1 if of is scope else 1
+        of, number = self._begun.get(place, (owner, 0))
+        number = number + 1 if of is owner else 1
         name = f"{kind} #{number}" if key is None else f"{kind} ={key}"
         is_unnamed_open = key is None and any(
             of == scope.key and each.startswith(f"{kind} #") for of, each in self._open
@@ -91,7 +95,7 @@ class Memos:
         if key is None:
             if place not in self._begun:
                 self._begun = {known: begun for known, begun in self._begun.items() if known[0] in self._pass.running}
-            self._begun[place] = (scope, number)
+            self._begun[place] = (owner, number)
         self._open.add((scope.key, name))
         try:
             yield name
@@ -106,11 +110,13 @@ class Memos:
         known = self._progress.attempts.get(scope.key)
         return (known.memos if known is not None else None) or {}
 
-    async def note(self, scope: Scope, name: str, value: bytes, *, is_last: bool = False) -> None:
+    async def note(self, scope: Scope, name: str, value: Any, *, is_last: bool = False) -> None:
         """Store a value under the name of a step, in place of an earlier one. `is_last`: see `Journal.step_stored`.
 
-        Raises `LimitExceededError`, and what the backend raises.
+        Raises `LimitExceededError`. What the backend raises ends the run.
         """
+        if scope.key not in self._progress.pending:
+            return  # the end of the pass has dropped it
         memos = self.of(scope)
         if name not in memos and len(memos) >= MEMOS:
             raise LimitExceededError(
@@ -120,15 +126,32 @@ class Memos:
             )
         checkpoint = self._journal.step_stored(scope.key, name, value, is_last, is_recorded=self._checkpoints_all)
         if checkpoint is not None and self._recorder is not None:
-            await self._recorder.commit(checkpoint)
+            try:
+                await self._recorder.commit(checkpoint)
+            except Exception as error:  # a backend may raise anything
+                await self.end_run(error)
+
+    async def end_run(self, error: Exception) -> NoReturn:
+        """End the run with an error that is not the method's: it reaches the method as a cancellation."""
+        self._pass.stop(error)
+        await anyio.sleep_forever()
+        raise AssertionError("only a cancellation ends the sleep")
 
     async def show_progress(self) -> None:
         """After a method that was run again has reached its step: reset the count of takeovers, which no checkpoint does here."""
         if self._recorder is not None and self._recorder.fence is not None and not self._has_shown_progress:
             self._has_shown_progress = True
-            await confirm_ownership(self._recorder, always=True)
+            try:
+                await confirm_ownership(self._recorder, always=True)
+            except Exception as error:  # a backend may raise anything
+                await self.end_run(error)
 
     def leave(self, scope: Scope) -> None:
         """Forget which steps of a method were cancelled, as it has ended."""
         if self.abandoned:
             self.abandoned = {place: names for place, names in self.abandoned.items() if place[0] != scope.key}
+
+
+def kind_in(scope: Scope, kind: str) -> str:
+    """Return a kind of step as it is named in this scope: what a step's function waits for has names below the step's."""
+    return f"{kind} in {scope.step}" if scope.step else kind

@@ -27,8 +27,8 @@ async def wait_for(signal: Signal[P], /, *, timeout: Seconds | None = None, key:
       order; at most one of them may be in progress.
 
     Raises `SignalTimeoutError` after `timeout`, `LookupError` outside of a method, `UnknownSignalError` for a signal that the flow does
-    not declare, `ValueError` for another `timeout`, `StepKeyError` if another wait for this signal without a key is in progress,
-    `LimitExceededError` after 10,000 stored values of one invocation, and `StorageError`s.
+    not declare, `ValueError` for another `timeout`, `StepKeyError` if another wait for this signal without a key is in progress, and
+    `LimitExceededError` after 10,000 stored values of one invocation. Whatever ends the run reaches the method as a cancellation.
     """
     scope = current_invocation.get()
     if scope is None:

@@ -57,6 +57,8 @@ class Recorder:
         try:
             if store is not None:
                 await store(checkpoint)
+            elif checkpoint.kind == "step":  # its method may continue after a cancellation, so it is stored
+                await to_its_end(lambda: self._save(checkpoint))
             else:
                 await self._save(checkpoint)
         except StaleCheckpoint as stale:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from .._scheduling.groups import Gathered
 from .._scheduling.messages import Invocation, Item, name_in
 from .._values.copying import copied
+from ..errors import StateSchemaError
 from .codecs import Codecs
 from .state_version import detached_copy
 
@@ -24,7 +25,8 @@ class Results:
         """Return what to keep of a result, and the result as its receivers get it. Raises if it cannot be kept."""
         return detached_copy(value), value
 
-    def __init__(self) -> None:
+    def __init__(self, run_id: str = "") -> None:
+        self._run_id = run_id
         self._lists: dict[str, Any] = {}
         """The lists whose items are being worked on, by the invocation that works on them."""
 
@@ -48,11 +50,19 @@ class Results:
 
     def _item(self, item: Item, kept: Mapping[str, Any]) -> Any:
         """Return the item that an invocation receives: a value of its own. The list is decoded once for all items."""
-        group = item.group
-        if group not in self._lists:
-            ((_, source),) = item.arguments
-            self._lists[group] = self.received(source, kept.get(source))
-        return copied(self._lists[group][item.place])
+        ((_, source),) = item.arguments
+        items = self._lists.get(item.group)
+        if items is None:
+            items = self._lists[item.group] = self.received(source, kept.get(source))
+        if not isinstance(items, list | tuple) or item.place >= len(items):  # the annotation of the list has changed
+            method = name_in(source).removesuffix("[]")
+            raise StateSchemaError(
+                f"the stored result of {method} has no item {item.place}, on which {item.method} works. Nothing was changed; let {method} "
+                "return a list until such runs have ended",
+                run_id=self._run_id,
+                method=item.method,
+            )
+        return copied(items[item.place])
 
     def forget_list(self, key: str) -> None:
         """Forget the list of an invocation whose items have all completed."""
@@ -67,9 +77,8 @@ class StoredResults(Results):
     """The results of a stored run: a receiver gets the same value whether the run was resumed or not."""
 
     def __init__(self, codecs: Codecs, run_id: str) -> None:
-        super().__init__()
+        super().__init__(run_id)
         self._codecs = codecs
-        self._run_id = run_id
         self._latest: tuple[str, bytes | None, Any] = ("", None, None)
         """The method, the bytes and the value of the latest result whose type is in `AS_LOADED`."""
 

@@ -20,11 +20,13 @@ from .._scheduling.messages import Invocation
 from .._waiting import in_trio
 from ..errors import DraftClosedError, StateError
 from .state_version import Version
+from .step_calls import Call
 
 __all__ = [
     "InvocationInfo",
     "LaterScope",
     "Scope",
+    "StepScope",
     "current_invocation",
     "current_scope",
     "scope_of_thread",
@@ -51,6 +53,18 @@ class Pass(Protocol):
 
     async def run_child(self, scope: Scope, child: Any, key: str | None) -> Any:
         """Run a child, and wait for its end: see `children.Child` and `run_child`."""
+        ...
+
+    async def substep(self, scope: Scope, call: Call) -> Any:
+        """See `substeps.Substeps.run`."""
+        ...
+
+    def substep_sync(self, scope: Scope, call: Call) -> Any:
+        """See `substeps.Substeps.run_sync`."""
+        ...
+
+    def cut(self, scope: Scope) -> None:
+        """End what an invocation awaits in its thread: its task was cancelled, and waits for the thread."""
         ...
 
     def ask(self, scope: Scope, ending: Literal["finish", "continue"], inputs: Any) -> None:
@@ -86,6 +100,16 @@ class Scope:
         self.parent = current_invocation.get()
         self._drafts: list[Any] = []
         """The first item is the draft. Several threads of the method may access it first at the same time, and appending is atomic."""
+
+    @property
+    def step(self) -> str:
+        """The name of the step within the method whose function calls; '' if the method itself does."""
+        return ""
+
+    @property
+    def whole(self) -> Scope:
+        """The scope of the method itself."""
+        return self
 
     @property
     def invocation_id(self) -> str:
@@ -152,6 +176,46 @@ class LaterScope(Scope):
         self.base = base
         self.is_alone = is_alone and self.method.is_async
         self._attempt = attempt
+
+
+class StepScope(Scope):
+    """The scope of a function that a step within a method calls: the method's, until the function has ended. The draft is the method's."""
+
+    __slots__ = ("_name", "_whole")
+
+    def __init__(self, whole: Scope, name: str) -> None:
+        self.flow, self.method, self.invocation, self.key = whole.flow, whole.method, whole.invocation, whole.key
+        self.of_pass, self.base, self.is_alone, self.parent = whole.of_pass, whole.base, False, whole
+        self.is_open = True
+        self._whole, self._name = whole, name
+
+    @property
+    def step(self) -> str:
+        return self._name
+
+    @property
+    def whole(self) -> Scope:
+        return self._whole
+
+    @property
+    def attempt(self) -> int:
+        return self._whole.attempt
+
+    def draft(self) -> Any:
+        self._check_open()
+        return self._whole.draft()
+
+    def replace(self, state: Any) -> None:
+        self._check_open()
+        self._whole.replace(state)
+
+    def end(self) -> None:
+        """From here on, what still runs of the function belongs to the method."""
+        self._name = ""
+
+    def shut(self) -> None:
+        """From here on, what still runs of the function reaches no draft: its thread has outlived its timeout."""
+        self.is_open = False
 
 
 current_invocation: ContextVar[Scope | None] = ContextVar("asyncflow_scope", default=None)

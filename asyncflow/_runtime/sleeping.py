@@ -21,7 +21,8 @@ async def sleep(delay: Seconds | datetime, /, *, key: str | None = None) -> None
       may be in progress.
 
     Raises `LookupError` outside of a method, `ValueError` for another `delay`, `StepKeyError` if another sleep without a key is in
-    progress, `LimitExceededError` after 10,000 sleeps of one invocation, and `StorageError`s.
+    progress, and `LimitExceededError` after 10,000 stored values of one invocation. Whatever ends the run reaches the method as a
+    cancellation.
     """
     scope = current_invocation.get()
     if scope is None:

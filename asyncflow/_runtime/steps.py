@@ -6,7 +6,6 @@ method ends -> merge state -> advance -> fold progress -> prepare checkpoint (on
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, Final, Literal
@@ -14,7 +13,6 @@ from typing import Any, Final, Literal
 import anyio
 import anyio.lowlevel
 
-from .._definition.signals import Signal
 from .._scheduling.messages import (
     Command,
     EndAsked,
@@ -29,7 +27,6 @@ from .._scheduling.messages import (
 )
 from .._waiting import calls_user_code, to_its_end
 from ..errors import AsyncflowError
-from .children import Child, Children
 from .contexts import fresh_context, is_same_context
 from .crowd import Crowd
 from .ending import Asked, asked_by
@@ -38,11 +35,11 @@ from .items import Items, name_of
 from .journal import Happened, Journal
 from .labels import label_returned
 from .large_states import Encoded
-from .memos import Memos
 from .outputs import Outputs
 from .recorder import Recorder
 from .retries import Retries, failure_of
 from .scope import LaterScope, Scope, current_invocation
+from .services import Services
 from .settings import Settings
 from .starts import call_plain, confirm_ownership
 from .state_version import Version
@@ -51,8 +48,6 @@ from .timers import due_after
 from .tracebacks import trimmed
 from .turns import Turn
 from .versions import StateVersions
-from .waits import Waits
-from .workload import Workload
 
 __all__ = ["Steps"]
 
@@ -62,21 +57,16 @@ BREATHE: Final = 16
 """Without persistence and with a small state: methods that run before the engine yields to other tasks, about every 0.3 ms."""
 
 
-class Steps(Workload):
+class Steps(Services):
     """Makes the steps of one pass."""
 
     __slots__ = (
         "_asked",
-        "_clock",
         "_flow",
         "_has_more",
         "_items",
-        "_memos",
         "_outputs",
-        "_recorder",
         "_run_id",
-        "_settings",
-        "_thread",
         "_unyielded",
         "_versions",
         "crowd",
@@ -84,7 +74,6 @@ class Steps(Workload):
         "prefix",
         "requested",
         "retries",
-        "running",
     )
 
     def __init__(
@@ -100,20 +89,15 @@ class Steps(Workload):
         clock: Callable[[], float],
         turn: Turn | None,
     ) -> None:
-        super().__init__(journal, turn)
+        super().__init__(journal, turn, recorder, clock, settings)
         self._flow = flow
-        self._settings = settings
         self._run_id = run_id
         self._versions = versions
-        self._recorder = recorder
         self._outputs = outputs
-        self._clock = clock
         has_items = settings.definition.has_items
         self._has_more = has_items or settings.definition.has_timers
         """Whether the end of a method may start timers, or items."""
         self._items = Items(settings, journal, versions, recorder, outputs, clock) if has_items else None
-        self._memos: Memos | None = None
-        """Set once a method has stored a value of its own."""
         self._asked: dict[Scope, Asked] = {}
         """What running invocations have asked for."""
         self.late: tuple[Command, ...] = ()
@@ -123,9 +107,6 @@ class Steps(Workload):
         self.prefix = f"{run_id}/{pass_number}/"
         """The prefix of the ids of the invocations."""
         self._unyielded = 0
-        self._thread = threading.get_ident()
-        self.running: dict[str, Scope] = {}
-        """The invocations whose methods are running, by invocation key."""
         self.crowd: Crowd[Scope] | None = None
         """Set when many invocations run at once: they take turns."""
         self.retries: Retries | None = None
@@ -188,30 +169,6 @@ class Steps(Workload):
         scope.begin(versions.committed, is_alone, failed + 1)
         return True
 
-    async def sleep(self, scope: Scope, delay: float, at: float | None, key: str | None) -> None:
-        await self._waits_of_pass().sleep(scope, delay, at, key)
-
-    async def wait_for(self, scope: Scope, signal: Signal[Any], limit: float | None, key: str | None) -> Any:
-        kept = await self._waits_of_pass().wait_for(scope, signal, limit, key)
-        return self._journal.results.received(f"{signal.name}:", kept)
-
-    async def run_child(self, scope: Scope, child: Child, key: str | None) -> Any:
-        if self.children is None:
-            self.children = Children(self._memos_of_pass(), self._waits_of_pass(), self.end_if_all_wait)
-        return await self.children.run(scope, child, key)
-
-    def _waits_of_pass(self) -> Waits:
-        if self._waits is None:
-            self._waits = Waits(self._memos_of_pass(), self._journal.progress, self._clock, self)
-        return self._waits
-
-    def _memos_of_pass(self) -> Memos:
-        if self._memos is None:
-            self._memos = Memos(
-                self._journal, self._recorder, self, self._thread, checkpoints_all=self._settings.checkpoints_all
-            )
-        return self._memos
-
     async def _is_conflict(self, scope: Scope, error: Exception) -> bool:
         """Whether the invocation is run again because of a merge conflict. Wait for the state that it is run on."""
         may_be = scope.method.retry is not None or scope.method.each
@@ -254,17 +211,11 @@ class Steps(Workload):
         finally:
             del self.running[scope.key]
             if self._memos is not None:
-                self._leave(scope, self._memos)
+                self.leave(scope)
             current_invocation.reset(token)
         if is_changed:
             await fresh_context()
         return result
-
-    def _leave(self, scope: Scope, memos: Memos) -> None:
-        """End what a method has left open that has ended."""
-        memos.leave(scope)
-        if self._waits is not None:
-            self._waits.leave(scope)
 
     # ---- the end of an invocation: one step, with no await -----------------------------------------------------
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from threading import Lock
 from typing import Any, Final, TypeVar, cast
@@ -25,7 +25,7 @@ from anyio.lowlevel import RunVar
 from .._waiting import outlast
 from .scope import current_invocation
 
-__all__ = ["ThreadTimeoutError", "in_thread", "instead", "thread_has_ended"]
+__all__ = ["ThreadTimeoutError", "awaited_instead", "in_thread", "instead", "on_loop", "thread_has_ended"]
 
 T = TypeVar("T")
 
@@ -47,6 +47,18 @@ instead: ContextVar[Callable[[Callable[[], Any]], Awaitable[Any]] | None] = Cont
     "asyncflow_instead", default=None
 )
 """If set, calls a plain function in place of a worker thread, to make schedules repeatable."""
+
+
+awaited_instead: ContextVar[Callable[[Callable[[], Awaitable[Any]]], Any] | None] = ContextVar(
+    "asyncflow_awaited_instead", default=None
+)
+"""If set, awaits something on the event loop for such a function, in place of `anyio.from_thread.run`."""
+
+
+def on_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Await something on the event loop, in the thread of a plain method. Raises `RuntimeError` in any other thread."""
+    simulated = awaited_instead.get()
+    return anyio.from_thread.run(work) if simulated is None else cast(T, simulated(work))
 
 
 class ThreadTimeoutError(Exception):
@@ -256,6 +268,9 @@ async def in_thread(function: Callable[..., T], limit: float | None = None, what
         return cast(T, call.result)
     except anyio.get_cancelled_exc_class():
         if not call.withdraw() and not call.is_left:
+            scope = current_invocation.get()
+            if scope is not None:
+                scope.of_pass.cut(scope)
             await outlast(call.ended)
         raise
     finally:

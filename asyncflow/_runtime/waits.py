@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import anyio
 from pydantic_core import from_json, to_json
@@ -12,12 +12,14 @@ from .._definition.signals import Signal
 from .._scheduling.messages import Command, EndAsked, WaitDropped
 from .._scheduling.progress import Progress
 from ..errors import SignalTimeoutError, StateError, UnknownSignalError
-from .memos import Memos
+from .memos import Memos, kind_in
 from .scope import Scope
 from .signals import OpenWait, Signals
 from .timing import sleep_until
 
 __all__ = ["OfPass", "Waits", "awaited_signals", "next_due"]
+
+T = TypeVar("T")
 
 RECEIVED: Final = "received "
 TIMED_OUT: Final = "timed out "
@@ -27,7 +29,8 @@ TIMED_OUT: Final = "timed out "
 def open_waits(progress: Progress, now: float) -> Iterator[tuple[str, bytes]]:
     """Yield the names of the waits that methods have begun, as far as that is stored, and what is stored of each: when it ends.
 
-    A wait in `wait_for` that is over is left out. Of a sleep, only the time shows whether it is over. An invocation whose next attempt is
+    A wait in `wait_for` that is over is left out. Of a sleep, and of the pause before the next attempt of a step, only the time shows
+    whether it is over. An invocation whose next attempt is
     due after `now` is in none.
     """
     for attempts in progress.attempts.values():
@@ -35,7 +38,9 @@ def open_waits(progress: Progress, now: float) -> Iterator[tuple[str, bytes]]:
             continue
         memos = attempts.memos or {}
         for name, value in memos.items():
-            if name.startswith(("sleep ", "wait_for ")) and not {RECEIVED + name, TIMED_OUT + name} & memos.keys():
+            if name.startswith("step ") and type(value) is bytes and value[1:2] != b'"':
+                yield name, to_json(from_json(value)[1])
+            elif name.startswith(("sleep ", "wait_for ")) and not {RECEIVED + name, TIMED_OUT + name} & memos.keys():
                 yield name, value
 
 
@@ -48,13 +53,13 @@ def awaited_signals(progress: Progress, now: float) -> frozenset[str]:
 def next_due(progress: Progress, now: float) -> float | None:
     """Return when the next timer, sleep, further attempt or time limit of a wait is due, as far as that is stored; None if none is.
 
-    `now`: a sleep whose end has passed by then is over.
+    `now`: a sleep or a pause whose end has passed by then is over.
     """
     times = [timer.due for timer in progress.timers.values()]
     times += [attempts.due for attempts in progress.attempts.values() if attempts.due is not None]
     for name, value in open_waits(progress, now):
         due = from_json(value)
-        if due is not None and (due > now or not name.startswith("sleep ")):
+        if due is not None and (due > now or name.startswith("wait_for ")):
             times.append(float(due))
     return min(times, default=None)
 
@@ -86,7 +91,7 @@ class Waiting(NamedTuple):
 class Waits:
     """The waits of the invocations of one pass, and which ones are in progress."""
 
-    __slots__ = ("_clock", "_memos", "_pass", "_progress", "waiting")
+    __slots__ = ("_busy", "_clock", "_memos", "_pass", "_progress", "waiting")
 
     def __init__(self, memos: Memos, progress: Progress, clock: Callable[[], float], of_pass: OfPass) -> None:
         self._memos = memos
@@ -95,16 +100,19 @@ class Waits:
         self._pass = of_pass
         self.waiting: dict[Scope, list[Waiting]] = {}
         """The invocations that wait, with their waits."""
+        self._busy: dict[Scope, int] = {}
+        """How many steps each invocation runs: one that does counts as running, also while it waits elsewhere."""
 
     async def sleep(self, scope: Scope, delay: float, at: float | None, key: str | None) -> None:
         """See `sleeping.sleep`. `at`: the time at which it ends; None: after `delay` seconds."""
         with self._memos.named(scope, "sleep", "sleep", key) as name:
+            scope = scope.whole
             stored = self._memos.of(scope).get(name)
             due = self._clock() + max(0.0, delay) if at is None else at
             due = due if stored is None else float(stored)
             if self._progress.ending and stored is not None and due <= self._clock():
                 return
-            await self._note(scope, name, to_json(due), is_stored=stored is not None)
+            await self.note(scope, name, to_json(due), is_stored=stored is not None)
             await self.wait(scope, lambda: sleep_until(due, self._clock))
 
     async def wait_for(self, scope: Scope, signal: Signal[Any], limit: float | None, key: str | None) -> Any:
@@ -118,13 +126,14 @@ class Waits:
                 method=scope.method.name,
             )
         kind = f"wait_for {signal.name}"
-        abandoned = self._memos.abandoned.get((scope.key, kind), [])
+        abandoned = self._memos.abandoned.get((scope.key, kind_in(scope, kind)), [])
         for name in abandoned:
             await signals.is_durable(scope.key, RECEIVED + name)
             if RECEIVED + name in self._memos.of(scope):
                 abandoned.remove(name)
                 return self._memos.of(scope)[RECEIVED + name]
         with self._memos.named(scope, "wait_for", kind, key) as name:
+            scope = scope.whole
             received, late = RECEIVED + name, TIMED_OUT + name
             memos = self._memos.of(scope)
             if received not in memos and late not in memos:
@@ -132,13 +141,13 @@ class Waits:
                 until = from_json(memos[name]) if is_stored else None
                 if not is_stored and limit is not None:
                     until = self._clock() + max(0.0, limit)
-                await self._note(scope, name, to_json(until), is_stored=is_stored)
+                await self.note(scope, name, to_json(until), is_stored=is_stored)
                 wait = OpenWait(scope.key, received, signal.name, until)
                 await self.wait(scope, lambda: self._received(signals, wait), wait)
                 await signals.is_durable(scope.key, received)
                 memos = self._memos.of(scope)
                 if received not in memos:
-                    await self._note(scope, late, b"true", is_stored=False)
+                    await self.note(scope, late, b"true", is_stored=False)
             if received in memos:
                 return memos[received]
         raise SignalTimeoutError(
@@ -166,10 +175,10 @@ class Waits:
                 await wait.is_received.wait()
                 group.cancel_scope.cancel()
 
-    async def _note(self, scope: Scope, name: str, value: bytes, *, is_stored: bool) -> None:
+    async def note(self, scope: Scope, name: str, value: bytes, *, is_stored: bool) -> None:
         """Store a value under the name of a wait, unless it is stored. A pass that fails ends with a checkpoint that says so."""
         progress = self._progress
-        is_last = bool(progress.failed) and progress.running == 1 and scope.key not in progress.paused
+        is_last = self._is_last_running() and scope not in self._busy and scope.key not in progress.paused
         if progress.ending:
             return
         if is_stored and not is_last:
@@ -188,7 +197,8 @@ class Waits:
         if self._pass.running.get(scope.key) is not scope:  # it has ended while the wait was stored
             raise _left(scope)
         waiting = Waiting(anyio.CancelScope(), open_wait)
-        progress.paused.add(scope.key)
+        if scope not in self._busy:
+            progress.paused.add(scope.key)
         self.waiting.setdefault(scope, []).append(waiting)
         if dropped is not None:
             self._pass.end_late(dropped)
@@ -211,8 +221,50 @@ class Waits:
         if waiting.scope.cancelled_caught:
             raise _left(scope)
 
+    # ---- steps that run ------------------------------------------------------------------------------------------
+
+    @property
+    def asleep(self) -> int:
+        """The number of invocations that only wait."""
+        return len(self.waiting) - (len(self.waiting.keys() & self._busy.keys()) if self._busy else 0)
+
+    async def work(self, scope: Scope) -> None:
+        """Let an invocation count as running, because a step of it begins."""
+        try:
+            if scope in self.waiting:
+                await self._pass.take_turn()
+        finally:
+            self._busy[scope] = self._busy.get(scope, 0) + 1
+            self._progress.paused.discard(scope.key)
+
+    def rest(self, scope: Scope) -> None:
+        """Let an invocation no longer count as running if all that is left of it waits, because a step of it has ended or waits."""
+        left = self._busy.pop(scope, 0) - 1
+        if left > 0:
+            self._busy[scope] = left
+        elif scope in self.waiting and scope.key in self._progress.pending:
+            self._progress.paused.add(scope.key)
+            self._pass.end_if_all_wait()
+            self._pass.let_others_run()
+
+    async def within_step(self, scope: Scope, wait: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Wait in the function of a step, which does not count as running meanwhile."""
+        self.rest(scope.whole)
+        try:
+            return await wait()
+        finally:
+            await self.work(scope.whole)
+
+    def ends_failing(self, scope: Scope) -> bool:
+        """Whether the end of this step is the last thing that happens in a pass that fails, because all else waits."""
+        return self._is_last_running() and scope in self.waiting and self._busy.get(scope) == 1
+
+    def _is_last_running(self) -> bool:
+        return bool(self._progress.failed) and self._progress.running == 1
+
     def leave(self, scope: Scope) -> None:
         """End the waits of a method that has ended without them."""
+        self._busy.pop(scope, None)
         for scope_of_wait, wait in self.waiting.pop(scope, ()):
             if wait is not None:
                 wait.is_left = True

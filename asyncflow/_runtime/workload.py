@@ -62,7 +62,7 @@ class Workload:
         if self.children is not None and self.children.are_working:
             return
         waits = self._journal.progress.paused or self._journal.progress.timers
-        asleep = 0 if self._waits is None else len(self._waits.waiting)
+        asleep = 0 if self._waits is None else self._waits.asleep
         has_waits = self.is_ended if self._journal.progress.ending else bool(waits)
         if self.is_over and has_waits and self.tasks == asleep and self.of_pass is not None:
             self.of_pass.cancel()
@@ -77,7 +77,7 @@ class Workload:
             self.end_if_all_wait()
         if self._turn is None or self.is_over:
             return
-        progress, asleep = self._journal.progress, 0 if self._waits is None else len(self._waits.waiting)
+        progress, asleep = self._journal.progress, 0 if self._waits is None else self._waits.asleep
         is_open = progress.is_open or self.signals is not None
         if is_open and not progress.running and self.tasks == asleep:
             self._turn.release()

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from .._definition.mapping import MOST_WITHOUT_LIMIT
+
 __all__ = ["Gathered", "Group"]
 
 
@@ -29,7 +31,7 @@ class Group:
     count: int
     """How many items there are."""
     limit: int = 0
-    """How many may run at the same time; 0: no limit."""
+    """How many may run at the same time; 0: as many as a list can have without a limit."""
     started: int = 0
     """All items with a smaller index were started."""
     done: dict[int, Any] = field(default_factory=dict)
@@ -41,14 +43,14 @@ class Group:
 
     def following(self, *, freed: int = 0) -> Iterator[int]:
         """Yield the items that may start now, `freed` of those that are pending having ended."""
-        room = (self.limit or self.count) - self.running + freed
+        room = _most(self.limit) - self.running + freed
         left = (index for index in range(self.started, self.count) if index not in self.done)
         return islice(left, max(0, room))
 
     def unfinished(self, limit: int) -> Iterator[int]:
         """Yield the items with which a resumed pass continues: the first ones that have not completed."""
         left = (index for index in range(self.count) if index not in self.done)
-        return islice(left, limit or self.count)
+        return islice(left, _most(limit))
 
     def completes_with(self, index: int) -> bool:
         """Whether all items have completed once this one has. An empty list completes with -1."""
@@ -57,3 +59,8 @@ class Group:
     def gathered(self) -> Gathered:
         """Return the results of all items."""
         return Gathered(self.done[index] for index in range(self.count))
+
+
+def _most(limit: int) -> int:
+    """Return how many items may run at the same time. A class that has lost its limit works on a longer list in this way, too."""
+    return limit or MOST_WITHOUT_LIMIT

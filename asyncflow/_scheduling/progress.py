@@ -202,8 +202,11 @@ class Progress:
             self._drop(fired)
         if memo is not None:
             key, step = memo
-            before = self.attempts.get(key, Attempts(0))
-            self.attempts[key] = before._replace(memos={**(before.memos or {}), step: result})
+            memos = self.attempts.get(key, Attempts(0)).memos
+            if memos is None:
+                memos = {}
+                self.attempts[key] = self.attempts.get(key, Attempts(0))._replace(memos=memos)
+            memos[step] = result
         if signal:
             name, _, number = signal.rpartition(":")
             self.counts[name] = int(number)
@@ -285,11 +288,11 @@ class Progress:
             if not group.running:
                 self._forget(item.group)
             return
-        for index in range(self.groups.pop(key).count) if key in self.groups else ():
-            each = f"{key}[{index}]"
-            self.pending.pop(each, None)
-            self.attempts.pop(each, None)
-            self.failed -= {each}
+        if self.groups.pop(key, None) is not None:
+            for each in [each for each in (*self.pending, *self.attempts) if each.startswith(f"{key}[")]:
+                self.pending.pop(each, None)
+                self.attempts.pop(each, None)
+                self.failed -= {each}
         self._complete(key)
 
     # ---- the end -----------------------------------------------------------------------------------------------

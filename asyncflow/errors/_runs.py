@@ -92,7 +92,7 @@ class MethodTimeoutError(RunError, TimeoutError):
 
 
 class StepKeyError(RunError):
-    """A method began a step, such as a sleep, while another one of that name was in progress: give each a key."""
+    """A step within a method, such as a sleep, needs a key: another one of its name is in progress, or its name does not identify it."""
 
 
 class StepMismatchError(RunError):

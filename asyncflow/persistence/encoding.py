@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, NotRequired, get_args
 
-from pydantic import GetCoreSchemaHandler, TypeAdapter
+from pydantic import Field, GetCoreSchemaHandler, NonNegativeInt, TypeAdapter
 from pydantic_core import CoreSchema, core_schema, from_json, to_json
 from typing_extensions import TypedDict
 
-from .._definition.mapping import HIGHEST_LIMIT
+from .._definition.mapping import HIGHEST_LIMIT, MOST_WITHOUT_LIMIT
 from .._scheduling.groups import Gathered, Group
 from .._scheduling.messages import Invocation, Item, Seen, Timer, Timing, Transition
 from .._scheduling.progress import Attempts, Progress
@@ -37,6 +37,7 @@ _Latched = tuple[tuple[str, str, _Seen], ...]
 _Usual = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, tuple[str, ...]]
 _Skipped = Annotated[tuple[str, ...], _Or(())]
 _Timer = tuple[str, str, str, frozenset[str], str, float]
+_Limit = Annotated[int, Field(ge=0, le=HIGHEST_LIMIT)]
 _Ending = Literal["", "finish", "continue", "stop"]
 _Timing = tuple[
     tuple[str, float] | None,
@@ -49,15 +50,15 @@ _Timing = tuple[
     Annotated[str, _Or("")],
     Annotated[_Ending, _Or("")],
     Annotated[tuple[str, ...], _Or(())],
-    Annotated[tuple[tuple[str, int, int], ...], _Or(())],
+    Annotated[tuple[tuple[str, NonNegativeInt, _Limit], ...], _Or(())],
     Annotated[tuple[str, int] | None, _Or(None)],
-    Annotated[tuple[tuple[str, int], ...], _Or(())],
+    Annotated[tuple[tuple[str, _Limit], ...], _Or(())],
 ]
 _Transition = tuple[str, str, bool, tuple[_Invocation, ...], _Latched, _Skipped, Annotated[_Timing | None, _Or(None)]]
 _Attempts = tuple[int, int, float | None, tuple[str, ...], dict[str, str]]
 _Result = str | list[str]
 """A result, or those of all items of an invocation."""
-_Group = tuple[int, int, int, dict[str, str], list[int]]
+_Group = tuple[NonNegativeInt, _Limit, NonNegativeInt, dict[str, str], list[int]]
 
 _USUAL: Final = len(get_args(_Usual))
 """How many of its fields a transition is written with if it changes nothing about time."""
@@ -179,13 +180,15 @@ def _add_group(progress: Progress, key: str, stored: _Group) -> None:
     count, limit, started, texts, dropped = stored
     done = {int(index): text.encode() for index, text in texts.items()}
     group = Group(count, limit, started, done, dropped=set(dropped))
-    is_possible = 0 <= group.started <= group.count and all(0 <= index < group.count for index in group.done)
-    if not is_possible or group.started > len(group.done) + HIGHEST_LIMIT:
+    ended = group.done.keys() | group.dropped
+    pending = group.started - sum(index < group.started for index in ended)
+    is_possible = group.started <= group.count and all(0 <= index < group.count for index in ended)
+    if not is_possible or pending > (group.limit or MOST_WITHOUT_LIMIT):
         raise ValueError("it has items that a list cannot have")
     whole = progress.pending[key]
     progress.groups[key] = group
     for index in range(group.started):
-        if index not in group.done and index not in group.dropped:
+        if index not in ended:
             item = Item.of(whole, index)
             progress.pending[item.key] = item
             group.running += 1

@@ -19,7 +19,7 @@ EVERY: Final = 30.0
 PAGE: Final = 100
 """Orphans in one look."""
 
-logger = logging.getLogger("asyncflow")
+logger: Final = logging.getLogger("asyncflow")
 
 
 class Orphans:

@@ -1,7 +1,8 @@
 """Deterministic event loops for tests: a seed decides the order of ready tasks, and the clock is virtual.
 
 The same seed gives the same schedule. The clock advances at once when nothing is ready, so a flow that sleeps for an hour takes no
-time. Plain methods run in the event loop's own thread, with a virtual pause before and after: real threads are not reproducible.
+time. A plain method runs in a thread for which the event loop stops, with a virtual pause before and after: threads that run at the
+same time are not reproducible.
 
 While a database of asyncflow works, the clock runs like a real one. It does not see other sockets and threads: a test that waits for
 them needs real time, on a real event loop.
@@ -18,13 +19,16 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar, copy_context
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
 import anyio.to_thread
 
 from .._pace import Simulation, simulation
-from .._runtime.threads import instead
+from .._runtime.threads import awaited_instead, instead
 from .._runtime.timing import virtual_clock
 from .._waiting import in_trio
 
@@ -60,7 +64,7 @@ def simulated(main: Callable[[], Awaitable[T]], *, seed: int, loop: Loop = "asyn
 
     async def seeded(run_in_real_time: Callable[[bool], object]) -> T:
         _chance.set(random.Random(seed))
-        instead.set(_in_this_thread)
+        instead.set(_in_turn)
         simulation.set(Simulation(run_in_real_time))
         began = anyio.current_time()
         virtual_clock.set(lambda: start_at + anyio.current_time() - began)
@@ -91,11 +95,59 @@ async def pause() -> None:
         await anyio.sleep(chance.choice((0.0, chance.uniform(0, PAUSE))))
 
 
-async def _in_this_thread(function: Callable[[], Any]) -> Any:
+async def _in_turn(function: Callable[[], Any]) -> Any:
+    """Call a plain function in a thread, for which the event loop stops: only one of the two runs at a time."""
     await pause()
-    result = copy_context().run(function)  # as in a worker thread
+    result = await _Handing(function).run()
     await pause()
     return result
+
+
+class _Handing:
+    """A plain function in a thread, which hands over to the event loop when it ends, and when it awaits something there."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self._to_loop: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+        self._to_thread: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+
+    async def run(self) -> Any:
+        context = copy_context()
+        Thread(target=context.run, args=(self._in_thread,), daemon=True).start()
+        while True:
+            has_ended, what = self._to_loop.get()
+            if has_ended:
+                return what()
+            self._to_thread.put(await _outcome(what))
+
+    def _in_thread(self) -> None:
+        awaited_instead.set(self._await)
+        self._to_loop.put((True, _called(self._function)))
+
+    def _await(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        self._to_loop.put((False, work))
+        return self._to_thread.get()()
+
+
+async def _outcome(work: Callable[[], Awaitable[Any]]) -> Callable[[], Any]:
+    """Await something. Return what returns or raises the same."""
+    try:
+        result = await work()
+    except BaseException as error:  # it is raised in the thread
+        return partial(_raise, error)
+    return lambda: result
+
+
+def _called(function: Callable[[], Any]) -> Callable[[], Any]:
+    try:
+        result = function()
+    except BaseException as error:  # it is raised on the event loop
+        return partial(_raise, error)
+    return lambda: result
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 # ---- asyncio -----------------------------------------------------------------------------------------------------

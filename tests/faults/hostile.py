@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from asyncflow import Flow, FlowState, SQLiteFlowPersistence, and_, listen, start
+from asyncflow import Flow, FlowState, SQLiteFlowPersistence, and_, each, listen, start
 from asyncflow.errors import AsyncflowError, MethodError
 from asyncflow.persistence import Checkpoint, NewSignal, StoredSignal
 from asyncflow.persistence._database.run_head import Head
@@ -95,18 +95,39 @@ class Plain(Flow[dict]):  # type: ignore[type-arg]
         return (1, b"\x00")
 
 
+class Mapped(Typed):
+    """One method runs for each item of a list, one at a time; of the run that fails, the first has completed."""
+
+    name = "Mapped"
+
+    @start()
+    async def first(self) -> list[Decimal]:  # type: ignore[override]  # another flow
+        return [Decimal(0), Decimal("0.5"), Decimal(1)]
+
+    @listen(first)
+    async def left(self, value: list[Decimal]) -> int:  # type: ignore[override]
+        return len(value)
+
+    @listen(each(first), limit=1)
+    async def right(self, value: Decimal) -> int:  # type: ignore[override]
+        self.state.count += 1
+        return int(value)
+
+
 class Broken(Exception):
     """What the methods of the runs to be attacked fail with. They raise nothing else, and later not even this."""
 
 
 def failing(flow: type[Flow[Any]]) -> type[Flow[Any]]:
     async def right(self: Any, value: Any) -> Any:
+        if value == 0:  # an item
+            return 0
         raise Broken
 
     return type("Failing", (flow,), {"name": flow.__name__, "right": right})
 
 
-FLOWS: dict[str, type[Flow[Any]]] = {"typed": Typed, "plain": Plain}
+FLOWS: dict[str, type[Flow[Any]]] = {"typed": Typed, "plain": Plain, "mapped": Mapped}
 RUNS = ("failed", "finished")
 
 

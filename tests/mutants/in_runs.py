@@ -643,8 +643,8 @@ IN_RUNS = (
         "a resume removes the time limit of a pass",
         ("R7",),
         "_scheduling/advance.py",
-        "timing = _begun(definition, progress, happening.deadline)",
-        "timing = _begun(definition, progress, happening.deadline or 0.0)",
+        "timing = begun(definition, progress, happening.deadline)",
+        "timing = begun(definition, progress, happening.deadline or 0.0)",
         f"{RUN_TIMEOUTS}::test_the_time_limit_counts_over_an_interruption",
     ),
     Mutant(

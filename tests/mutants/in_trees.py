@@ -9,8 +9,8 @@ IN_TREES = (
         "a run that is over gets a child",
         ("K1",),
         "persistence/_database/inboxes.py",
-        '        if status is None or status in ("finished", "cancelled"):\n            raise parent_ended',
-        "        if status is None:\n            raise parent_ended",
+        '        if head is None or head.status in ("finished", "cancelled"):\n            raise parent_ended',
+        "        if head is None:\n            raise parent_ended",
         f"{SQLITE}::test_a_run_that_is_over_gets_no_child",
     ),
     Mutant(

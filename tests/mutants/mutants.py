@@ -5,6 +5,7 @@ python tests/mutants/run.py            # all of them; or some, by a part of thei
 
 from in_children import IN_CHILDREN
 from in_runs import IN_RUNS
+from in_steps import IN_STEPS
 from in_storage import IN_STORAGE
 from in_trees import IN_TREES
 from in_waits import IN_WAITS
@@ -12,4 +13,4 @@ from mutant import Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = (*IN_CHILDREN, *IN_RUNS, *IN_STORAGE, *IN_TREES, *IN_WAITS)
+MUTANTS = (*IN_CHILDREN, *IN_RUNS, *IN_STEPS, *IN_STORAGE, *IN_TREES, *IN_WAITS)

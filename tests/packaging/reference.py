@@ -47,7 +47,14 @@ RETURNED = ("RunHandle", "Failure")
 """Public classes of which asyncflow makes the instances."""
 HIDDEN = ("misplaced", "more", "unknown")
 """Parameters that exist to refuse an argument with a helpful error."""
-PLAIN = {"Trigger": "Condition", "AnyOf": "Condition", "AllOf": "Condition"}
+PLAIN = {
+    "Trigger": "Condition",
+    "AnyOf": "Condition",
+    "AllOf": "Condition",
+    "FlowLike": "Flow",
+    "Resulting": "Flow",
+    "Ts": "Ts",
+}
 """For internal types, the words that the introduction explains."""
 
 INTRODUCTION = f"""# Reference
@@ -60,7 +67,7 @@ from there. Everything else is internal and may change in any version, even wher
 
 Times are seconds. A parameter that has no default must be given; a default of `...` is described in the text. Types are written
 without their modules. A `Condition` is a method, a label, `or_(...)` or `and_(...)`; `S` is the type of a flow's state,
-and `R` that of its result. A call with `until` returns a `Waiting` only if that is "waiting".
+`R` that of its result, and `Ts` are those of a function's arguments. A call with `until` returns a `Waiting` only if that is "waiting".
 
 The errors are in `asyncflow.errors`, except those below another module. Besides the errors that a call lists, any call that reads
 or writes runs may raise a `StorageError`.
@@ -190,12 +197,11 @@ def parameters(node: Any, module: str, doc: Doc) -> list[Parameter]:
     defaults: list[Any] = [None] * (len(places) - len(args.defaults)) + args.defaults
     is_method = bool(places) and places[0].arg in ("self", "cls")
     pairs = [*zip(places, defaults, strict=True)][is_method:]
-    pairs += zip(args.kwonlyargs, args.kw_defaults, strict=True)
-    for arg, default in pairs:
-        found.append(Parameter(arg.arg, _type(arg.annotation, module), _default(default, module)))
-    for arg, stars in ((args.vararg, "*"), (args.kwarg, "**")):
-        if arg is not None and arg.arg not in HIDDEN:
-            found.append(Parameter(stars + arg.arg, _type(arg.annotation, module)))
+    keywords = [*zip(args.kwonlyargs, args.kw_defaults, strict=True)]
+    for some, rest, stars in ((pairs, args.vararg, "*"), (keywords, args.kwarg, "**")):
+        found += [Parameter(arg.arg, _type(arg.annotation, module), _default(default, module)) for arg, default in some]
+        if rest is not None and rest.arg not in HIDDEN:
+            found.append(Parameter(stars + rest.arg, _type(rest.annotation, module)))
     of_module = Doc.of(importlib.import_module(module)).items
     for each in found:
         name = each.name.lstrip("*")

@@ -169,6 +169,25 @@ async def test_an_answer_ends_the_wait_at_once() -> None:
         assert await Answered(persistence=MemoryFlowPersistence()).kickoff() == "decided"
 
 
+@pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "unstored"])
+async def test_a_run_that_fails_does_not_wait_for_a_timer_that_was_dropped(is_stored: bool) -> None:
+    class Deciding(Flow[dict]):
+        @start()
+        async def ask(self) -> None: ...
+
+        @listen(ask)
+        async def answer(self) -> None:
+            await anyio.sleep(0.01)
+
+        @listen(or_(answer, after(ask, timedelta(days=2))))
+        async def decide(self) -> None:
+            raise LookupError("no answer fits")
+
+    flow = Deciding(persistence=MemoryFlowPersistence()) if is_stored else Deciding()
+    with anyio.fail_after(30), pytest.raises(MethodError):
+        await flow.kickoff()
+
+
 async def test_an_earlier_timer_that_starts_later_fires_first() -> None:
     class Two(Flow[dict]):
         @start()

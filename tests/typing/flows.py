@@ -28,6 +28,8 @@ from asyncflow import (
     run,
     run_child,
     start,
+    step,
+    step_sync,
     this_invocation,
 )
 from asyncflow.runner import JsonInputs
@@ -382,3 +384,47 @@ class RunsChildren(Flow[Report]):
         await run_child(Counts, 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         await run_child(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         await run_child(int)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class Parent(Flow[Report, int]):
+    @start()
+    async def parent(self) -> int:
+        assert_type(await run_child(Accepted), Any)
+        await run_child(Counts, Other())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await run_child(Report)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        text: str = await run_child(Counts)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
+        assert_type(await run_child(make_counts, Report(total=1), key=text), int)
+        return await run_child(Counts, {"total": 1})
+
+
+async def doubled(x: int, y: int = 2) -> float:
+    return x * y
+
+
+def named(name: str) -> list[str]:
+    return [name]
+
+
+class Calling(Flow[Report]):
+    async def own(self, n: int) -> bytes:
+        return b""
+
+    @start()
+    async def well(self) -> None:
+        assert_type(await step(doubled, 1), float)
+        assert_type(await step(doubled, 1, 2, key="k", retry=Retry(), timeout=timedelta(seconds=1)), float)
+        assert_type(await step(named, "a"), list[str])
+        assert_type(await step(self.own, 1, timeout=3), bytes)
+        assert_type(await step(lambda: 3, key="k"), int)
+
+    @start()
+    def well_plainly(self) -> None:
+        assert_type(step_sync(named, "a", key="k"), list[str])
+
+    @start()
+    async def wrongly(self) -> None:
+        await step(doubled, "1")  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+        await step(doubled)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+        await step(named, 1)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+        await step(named, "a", key=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+        step_sync(named, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

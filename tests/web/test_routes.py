@@ -451,6 +451,21 @@ async def test_runs_are_listed_page_by_page_and_by_what_they_are(serve: Serve) -
         assert await listed(limit=5, status="cancelled") == []
 
 
+async def test_the_children_of_a_run_are_listed(serve: Serve) -> None:
+    storage = MemoryFlowPersistence()
+    async with FlowRunner(storage) as runner:
+        await runner.run(Count, run_id="template")
+    first = (await storage.history("template"))[0]
+    for run_id, parent in (("parent", ""), ("one", "parent"), ("two", "parent"), ("three", "one")):
+        checkpoint = first._replace(run_id=run_id).sealed()
+        await (storage.append_child(checkpoint, parent) if parent else storage.append(checkpoint))
+    async with serve(storage, recover_every=None) as service:
+        for which, ids in (("parent=parent", ["two", "one"]), ("parent=one", ["three"]), ("parent=three", [])):
+            runs = (await service.http.get(f"/runs?{which}")).json()["runs"]
+            assert [run["run_id"] for run in runs] == ids
+            assert {run["parent"] for run in runs} <= {which.partition("=")[2]}
+
+
 @pytest.mark.parametrize(
     "which",
     ["limit=0", "limit=201", "limit=x", "status=stopped", "flow=Nope", "cursor=x", "cursor=-1", f"cursor={2**63}"],

@@ -75,6 +75,8 @@ class RunLine(BaseModel):
     created_at: datetime | None = Field(description=f"When the run was stored first. {UNSHOWN}")
     updated_at: datetime | None = Field(description=f"When its newest checkpoint was stored. {UNSHOWN}")
 
+    parent: str | None = Field(None, description="Id of its parent, if it is a child run.")
+
     @classmethod
     def of(cls, entry: RunEntry, flow: str, status: Status) -> "RunLine":
         """Return the line of a catalog entry."""
@@ -85,6 +87,7 @@ class RunLine(BaseModel):
             status=status,
             created_at=time_of(entry.created_at),
             updated_at=time_of(entry.updated_at),
+            parent=entry.parent or None,
         )
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from ..._definition.signals import Signal
 from ...errors import CapabilityMissingError, RunNotFoundError
-from ...persistence import Catalog, Checkpoint, CheckpointHistory, RunEntry
+from ...persistence import Catalog, Checkpoint, CheckpointHistory, Children, RunEntry
 from ...persistence.status import Status, status_of
 from ...runner import FlowRunner, MakeFlow, RunHandle
 from .answers import FlowRoute, documented, unavailable
@@ -105,11 +105,12 @@ def _add_catalog(router: APIRouter, runner: FlowRunner, names: frozenset[str]) -
     async def list_runs(
         flow: Any = None,
         status: Status | None = None,
+        parent: Annotated[str | None, Query(description="Id of a run: only its direct children.")] = None,
         limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
         cursor: Annotated[int | None, Query(ge=0, le=LARGEST, description="The `next` of another page.")] = None,
     ) -> RunPage:
         asked = names if flow is None else frozenset((flow,))
-        found = await _listed(runner, asked, status, cursor, limit + 1)
+        found = await _listed(runner, asked, status, parent, cursor, limit + 1)
         more = str(found[limit - 1][0].position) if len(found) > limit else None
         lines = [RunLine.of(entry, runner.names[entry.identity], found_as) for entry, found_as in found[:limit]]
         return RunPage(runs=lines, next=more)
@@ -119,17 +120,25 @@ def _add_catalog(router: APIRouter, runner: FlowRunner, names: frozenset[str]) -
 
 
 async def _listed(
-    runner: FlowRunner, names: frozenset[str], status: Status | None, before: int | None, count: int
+    runner: FlowRunner,
+    names: frozenset[str],
+    status: Status | None,
+    parent: str | None,
+    before: int | None,
+    count: int,
 ) -> list[tuple[RunEntry, Status]]:
     """Return the newest `count` runs of these flows, read page by page. A run that waits for its turn here counts as running, too."""
     persistence = runner.persistence
     if not isinstance(persistence, Catalog):
         raise CapabilityMissingError("the storage does not support a catalog of runs", capability="Catalog")
+    if parent is not None and not isinstance(persistence, Children):
+        raise CapabilityMissingError("the storage does not support child runs", capability="Children")
+    of_parent: dict[str, Any] = {} if parent is None else {"parent": parent}
     identities = {identity for identity, name in runner.names.items() if name in names}
     stored: Any = "unfinished" if status in ("running", "interrupted") else status
     found: list[tuple[RunEntry, Status]] = []
     while len(found) < count:
-        page = await persistence.runs(status=stored, identities=identities, before=before, limit=PAGE)
+        page = await persistence.runs(status=stored, identities=identities, before=before, limit=PAGE, **of_parent)
         for entry in page:
             now = status_of(entry.status, runner.is_driven(entry), is_parked=entry.wake_at is not None)
             if status in (None, now):

@@ -48,7 +48,7 @@ class GroupCommit:
         """Queue a job immediately, and wait until it is committed.
 
         Raises the error of the job. If the caller is cancelled while the job is queued, the job is withdrawn; after that, the
-        caller waits for the commit.
+        caller waits for the commit. A value that a method has stored is not withdrawn: the method may continue after a cancellation.
         """
         waiter = job.waiter = self._home.waiter()
         self._queue.append(job)
@@ -59,7 +59,7 @@ class GroupCommit:
         except interruptions():
             if job.is_settled:
                 pass  # settled just now, by its commit or by the withdrawal of an earlier job
-            elif not job.is_dequeued:
+            elif not job.is_dequeued and not (isinstance(job, Append) and job.checkpoint.kind == "step"):
                 self._withdraw(job)
             else:
                 job.late = anyio.Event()

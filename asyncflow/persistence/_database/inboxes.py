@@ -25,6 +25,7 @@ from ..inbox import (
     unknown_run,
 )
 from .jobs import Append, AppendChild, AppendLast, AppendTaking, InboxJob, Send, SetAside
+from .run_head import Head
 
 __all__ = [
     "ARRIVED",
@@ -157,8 +158,8 @@ class Inboxes(ABC):
         self._key = key
         self._newest: dict[str, int] = {}
         """See `newest`: of the runs whose checkpoints are to be stored."""
-        self._parents: dict[str, str | None] = {}
-        """The statuses of the parents of children that are to be stored; None for one that is not stored."""
+        self._parents: dict[str, tuple[Any, ...]] = {}
+        """See `heads`: of the parents of children that are to be stored."""
 
     @abstractmethod
     async def fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -181,8 +182,12 @@ class Inboxes(ABC):
         """Delete the signals without a key of some runs."""
 
     @abstractmethod
-    async def adopt(self, children: Sequence[tuple[str, bytes, str]]) -> None:
-        """Store the parents of runs. `children`: (id of the parent, `parent_digest`, run id) of each."""
+    async def heads(self, run_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        """Return the rows, for `Head.read`, of those of some runs that are stored, and lock them."""
+
+    @abstractmethod
+    async def adopt(self, children: Sequence[tuple[str, str, bytes]]) -> None:
+        """Store (run id, id of the parent, `parent_digest`) of runs."""
 
     async def prepare(self, jobs: Sequence[InboxJob]) -> list[Append]:
         """Execute what comes before the checkpoints of a transaction. Return the checkpoints that must not be stored; set their errors."""
@@ -191,8 +196,10 @@ class Inboxes(ABC):
         appends = [job for job in jobs if isinstance(job, Append)]
         for other in others:
             await self._try(other)
-        locked = [job.parent if isinstance(job, AppendChild) else job.run_id for job in appends]
-        self._newest = await self.newest(locked) if appends else {}
+        others_of = [job.run_id for job in appends if not isinstance(job, AppendChild)]
+        parents = [job.parent for job in appends if isinstance(job, AppendChild)]
+        self._parents = await self.heads([*parents, *others_of]) if parents else {}
+        self._newest = await self.newest(others_of) if others_of else {}
         for job in appends:
             if not await self._try(job):
                 refused.append(job)
@@ -236,34 +243,30 @@ class Inboxes(ABC):
                         seq=job.checkpoint.seq,
                     )
             case AppendChild(parent=parent):
-                await self._check_parent(job.run_id, parent)
+                self._check_parent(job.run_id, parent)
             case AppendLast(newest=newest):
                 if self._newest.get(job.run_id, newest) > newest:
                     raise changed(job.run_id)
                 if job.run_id in self._newest:
                     await self._left(job.run_id)  # what is wrong with a signal is known before anything is stored
 
-    async def _check_parent(self, run_id: str, parent: str) -> None:
-        """Lock the parent of a child run that is to be stored. Raises `ParentEndedError`."""
-        if parent not in self._parents:
-            head = await self.head(parent)
-            self._parents[parent] = None if head is None else head[0]
-        status = self._parents[parent]
-        if status is None or status in ("finished", "cancelled"):
-            raise parent_ended(run_id, parent, status)
+    def _check_parent(self, run_id: str, parent: str) -> None:
+        """Raise `ParentEndedError` if a child run must not be stored."""
+        row = self._parents.get(parent)
+        head = None if row is None else Head.read(parent, row, self._key)
+        if head is None or head.status in ("finished", "cancelled"):
+            raise parent_ended(run_id, parent, None if head is None else head.status)
 
     async def complete(self, jobs: Sequence[Append]) -> None:
         """Execute what comes after the checkpoints of jobs were stored, in the same transaction."""
         last = [job.run_id for job in jobs if isinstance(job, AppendLast)]
-        children = [(job.parent, job.run_id) for job in jobs if isinstance(job, AppendChild)]
-        if children:
-            await self.adopt(
-                [(parent, parent_digest(run_id, parent, self._key), run_id) for parent, run_id in children]
-            )
         for job in jobs:
             if isinstance(job, AppendTaking):
                 place, taken = job.signal.id, job.checkpoint.seq
                 await self.execute(_TAKE, taken, job.signal.digest(self._key, taken), place)
+        children = [(job.run_id, job.parent) for job in jobs if isinstance(job, AppendChild)]
+        if children:
+            await self.adopt([(*each, parent_digest(*each, self._key)) for each in children])
         for run_id in last:
             for signal in await self._left(run_id) if run_id in self._newest else ():
                 await self._set_aside(signal, LEFT)

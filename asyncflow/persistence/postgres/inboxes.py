@@ -13,10 +13,6 @@ from .database import Connection, Target, rows_of
 __all__ = ["PostgresInboxes"]
 
 _THESE: Final = "= ANY(?::text[])"
-_ADOPT: Final = (
-    "UPDATE @runs SET parent = c.parent, parent_digest = c.digest "
-    "FROM unnest(?::text[], ?::bytea[], ?::text[]) AS c (parent, digest, run_id) WHERE @runs.run_id = c.run_id"
-)
 
 
 class PostgresInboxes(Inboxes):
@@ -34,18 +30,21 @@ class PostgresInboxes(Inboxes):
         await self._connection.execute(self._target.sql(rows.of_tables(sql)), values)
 
     async def newest(self, run_ids: Sequence[str]) -> dict[str, int]:
-        known = list(filter(rows.is_text, run_ids))
-        await self.fetch(rows.LOCK_HEADS, known)
-        return dict(await self.fetch(NEWEST.format(these=_THESE), known))
+        await self.fetch(rows.LOCK_HEADS, list(run_ids))
+        return dict(await self.fetch(NEWEST.format(these=_THESE), list(run_ids)))
 
     async def forget(self, run_ids: Sequence[str]) -> None:
         await self.execute(FORGET.format(these=_THESE), list(run_ids))
 
-    async def adopt(self, children: Sequence[tuple[str, bytes, str]]) -> None:
-        await self.execute(_ADOPT, *map(list, zip(*children, strict=True)))
+    async def heads(self, run_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        return {row[0]: row for row in await self.fetch(rows.LOCK_HEADS, list(filter(rows.is_text, run_ids)))}
+
+    async def adopt(self, children: Sequence[tuple[str, str, bytes]]) -> None:
+        columns = map(list, zip(*children, strict=True))
+        await self.execute(rows.ADOPT, *columns)
 
     async def head(self, run_id: str) -> tuple[str, int] | None:
-        found = await self.fetch(rows.LOCK_HEADS, [run_id]) if rows.is_text(run_id) else []
+        found = await self.fetch(rows.LOCK_HEADS, [run_id])
         if not found:
             return None
         head = Head.read(run_id, found[0], self._key)

@@ -47,6 +47,10 @@ SELECT_NEWEST = (
 """A run's head joined with its rows from the last complete checkpoint on: one statement is one snapshot and one round trip."""
 LOCK_HEADS = f"SELECT {HEAD} FROM {{schema}}.runs WHERE run_id = ANY(%s::text[]) ORDER BY run_id FOR UPDATE"
 """In run id order, which all transactions use, so that no deadlock can occur."""
+ADOPT = (
+    "UPDATE {schema}.runs SET parent = given.parent, parent_digest = given.digest "
+    "FROM unnest(%s::text[], %s::text[], %s::bytea[]) AS given (run_id, parent, digest) WHERE runs.run_id = given.run_id"
+)
 SELECT_LEASES = f"SELECT owner, {_LEFT} FROM {{schema}}.owners WHERE owner = ANY(%s::text[])"
 LEAVE = "DELETE FROM {schema}.owners WHERE owner = %s"
 OWN_RUN = "UPDATE {schema}.runs SET owner = %s, epoch = %s, entry_digest = %s, wake_at = NULL WHERE run_id = %s"

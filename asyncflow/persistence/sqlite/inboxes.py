@@ -15,7 +15,6 @@ from . import rows
 __all__ = ["SqliteInboxes"]
 
 _THESE: Final = "IN (SELECT value FROM json_each(?))"
-_ADOPT: Final = "UPDATE @runs SET parent = ?, parent_digest = ? WHERE run_id = ?"
 
 
 class SqliteInboxes(Inboxes):
@@ -37,8 +36,11 @@ class SqliteInboxes(Inboxes):
     async def forget(self, run_ids: Sequence[str]) -> None:
         await self.execute(FORGET.format(these=_THESE), _json(run_ids))
 
-    async def adopt(self, children: Sequence[tuple[str, bytes, str]]) -> None:
-        await self._connection.executemany(rows.of_tables(_ADOPT), children)
+    async def heads(self, run_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        return {row[0]: row for row in await self.fetch(rows.SELECT_HEADS, _json(run_ids))}
+
+    async def adopt(self, children: Sequence[tuple[str, str, bytes]]) -> None:
+        await self._connection.executemany(rows.ADOPT, children)
 
     async def head(self, run_id: str) -> tuple[str, int] | None:
         found = await self.fetch(rows.SELECT_HEAD, run_id)

@@ -1,0 +1,146 @@
+"""What a method may call while it runs: `sleep`, `wait_for`, `step`. Each is made for a pass when it is first called."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from .._definition.signals import Signal
+from .._scheduling.messages import Command, EndAsked, WaitDropped
+from .children import Child, Children
+from .journal import Journal
+from .memos import Memos
+from .recorder import Recorder
+from .scope import Scope
+from .settings import Settings
+from .step_calls import Call
+from .substeps import Substeps
+from .turns import Turn
+from .waits import Waits
+from .workload import Workload
+
+__all__ = ["Services"]
+
+
+class Services(Workload, ABC):
+    """What the invocations of a pass call."""
+
+    __slots__ = ("_clock", "_memos", "_recorder", "_settings", "_substeps", "_thread", "running", "stopped_by")
+
+    def __init__(
+        self,
+        journal: Journal,
+        turn: Turn | None,
+        recorder: Recorder | None,
+        clock: Callable[[], float],
+        settings: Settings,
+    ) -> None:
+        super().__init__(journal, turn)
+        self._recorder = recorder
+        self._clock = clock
+        self._settings = settings
+        self._memos: Memos | None = None
+        """Set once a method has stored a value of its own."""
+        self._substeps: Substeps | None = None
+        self._thread = threading.get_ident()
+        self.running: dict[str, Scope] = {}
+        """The invocations whose methods are running, by invocation key."""
+        self.stopped_by: Callable[[BaseException], object] | None = None
+        """Ends the run with an error."""
+
+    def stop(self, why: BaseException) -> None:
+        """End the run with an error."""
+        assert self.stopped_by is not None, "the engine has set it"
+        self.stopped_by(why)
+        if self._substeps is not None:
+            self._substeps.cut_all()
+
+    def end_if_all_wait(self) -> None:
+        super().end_if_all_wait()
+        if self._substeps is not None and self.is_cancelled:
+            self._substeps.cut_all()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether all of the pass is cancelled."""
+        return self.of_pass is not None and self.of_pass.cancel_called
+
+    @property
+    def winds_down(self) -> bool:
+        """Whether the run ends at its next checkpoints, although nothing of it has failed or asked for the end."""
+        progress = self._journal.progress
+        return self.is_ended and not (progress.failed or progress.ending)
+
+    @abstractmethod
+    async def end_asked(self, happening: EndAsked | WaitDropped) -> tuple[Command, ...]:
+        """Record that the end of the pass was asked for, or that it drops an invocation."""
+
+    @abstractmethod
+    def end_late(self, commands: tuple[Command, ...]) -> None:
+        """Take the commands that follow from dropping an invocation."""
+
+    async def sleep(self, scope: Scope, delay: float, at: float | None, key: str | None) -> None:
+        """See `sleeping.sleep`."""
+        waits = self.waits()
+        if scope.step:
+            await waits.within_step(scope, lambda: waits.sleep(scope, delay, at, key))
+        else:
+            await waits.sleep(scope, delay, at, key)
+
+    async def wait_for(self, scope: Scope, signal: Signal[Any], limit: float | None, key: str | None) -> Any:
+        """See `receiving.wait_for`."""
+        waits = self.waits()
+        if scope.step:
+            kept = await waits.within_step(scope, lambda: waits.wait_for(scope, signal, limit, key))
+        else:
+            kept = await waits.wait_for(scope, signal, limit, key)
+        return self._journal.results.received(f"{signal.name}:", kept)
+
+    async def run_child(self, scope: Scope, child: Child, key: str | None) -> Any:
+        """See `children.Children.run`."""
+        waits = self.waits()
+        children = self.children = self.children or Children(self.memos(), waits, self.end_if_all_wait)
+        if scope.step:
+            return await waits.within_step(scope, lambda: children.run(scope, child, key))
+        return await children.run(scope, child, key)
+
+    async def substep(self, scope: Scope, call: Call) -> Any:
+        """See `stepping.step`."""
+        return await (self._substeps or self._made_substeps()).run(scope, call)
+
+    def substep_sync(self, scope: Scope, call: Call) -> Any:
+        """See `stepping.step_sync`. Called in a thread."""
+        return (self._substeps or self._made_substeps()).run_sync(scope, call)
+
+    def cut(self, scope: Scope) -> None:
+        """End what an invocation awaits in its thread: its task was cancelled, and waits for the thread."""
+        if self._substeps is not None:
+            self._substeps.cut(scope)
+
+    def _made_substeps(self) -> Substeps:
+        progress, memos, waits = self._journal.progress, self.memos(), self.waits()
+        self._substeps = Substeps(memos, waits, progress, self._recorder, self._clock, self, self._thread)
+        return self._substeps
+
+    def waits(self) -> Waits:
+        """Return the waits of the pass."""
+        if self._waits is None:
+            self._waits = Waits(self.memos(), self._journal.progress, self._clock, self)
+        return self._waits
+
+    def memos(self) -> Memos:
+        """Return the memos of the pass."""
+        if self._memos is None:
+            self._memos = Memos(
+                self._journal, self._recorder, self, self._thread, checkpoints_all=self._settings.checkpoints_all
+            )
+        return self._memos
+
+    def leave(self, scope: Scope) -> None:
+        """End what a method has left open that has ended."""
+        if self._memos is not None:
+            self._memos.leave(scope)
+        if self._waits is not None:
+            self._waits.leave(scope)
