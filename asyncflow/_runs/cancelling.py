@@ -44,7 +44,7 @@ async def cancel_stored(persistence: FlowPersistence, run_id: str) -> None:
 
 
 async def cancel_children(persistence: FlowPersistence, run_id: str) -> None:
-    """Cancel the children of a run that is over, and theirs. Those of a cancelled child, too: whoever cancelled it may have died.
+    """Cancel the children of a run that is over, and theirs. Those of a cancelled child, too: the process that cancelled it may have died.
 
     A runner cancels those that this leaves: see `runner.orphans`.
     """

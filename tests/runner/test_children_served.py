@@ -282,7 +282,7 @@ async def test_a_runner_cancels_orphans_of_any_flow(
     assert ran == []
 
 
-async def test_a_runner_of_a_backend_that_fails_to_look_goes_on(
+async def test_a_runner_whose_look_for_orphans_fails_looks_again(
     storage: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(orphans, "EVERY", 0.01)

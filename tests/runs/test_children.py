@@ -17,6 +17,7 @@ from asyncflow import (
     errors,
     run_child,
     start,
+    step,
     this_invocation,
 )
 from asyncflow.persistence.checkpoint import decode_progress
@@ -162,6 +163,27 @@ class Deep(Flow[Number]):
             for n in range(self.state.n):
                 group.start_soon(one, n)
         return sorted(results)
+
+
+class InStep(Flow[Number]):
+    """Runs a child in a step, and another one after it."""
+
+    @start()
+    async def go(self) -> list[int]:
+        async def inner() -> int:
+            return int(await run_child(Leaf, {"n": 1}))
+
+        return [await step(inner, key="inner"), int(await run_child(Leaf, {"n": 2, "gate": "after"}))]
+
+
+@pytest.mark.clauses("K5")
+async def test_a_child_within_a_step_is_named_below_it(log: Any) -> None:
+    opened = gate("after")
+    flow = InStep(persistence=log)
+    await interrupted_once(flow.kickoff, has_run("second 2"))
+    opened.set()
+    assert await InStep.resume(flow.run_id, persistence=log) == [10, 20]
+    assert ran == ["first 1", "second 1", "first 2", "second 2", "second 2"]
 
 
 # ---- a child that fails ----------------------------------------------------------------------------------------------
