@@ -21,7 +21,7 @@ from figures import FACTOR, SEED, tell
 from large import treat_as_large
 from model import Launch, Model, Node
 
-from asyncflow import Flow, FlowState, MethodError, listen, merge, or_, router, start
+from asyncflow import Flow, FlowState, MethodError, each, listen, merge, or_, router, start
 from asyncflow._definition.triggers import AllOf, Trigger, normalised, required_names
 from asyncflow.errors import FlowDefinitionError, RunNotFoundError
 from asyncflow.persistence import Checkpoint
@@ -52,18 +52,24 @@ def graph_of(number: int) -> tuple[tuple[Node, ...], type[Flow[Work]]]:
     chance = random.Random(f"{SEED} graph {number}")
     while True:
         names = [f"m{n}" for n in range(chance.randint(2, 6))]
-        nodes = tuple(drawn(chance, names, n) for n in range(len(names)))
+        nodes: list[Node] = []
+        for n in range(len(names)):
+            lists = [node.name for node in nodes if not node.is_router] if number % 2 else []
+            nodes.append(drawn(chance, names, n, lists))
         try:
-            return nodes, flow_of(nodes)
+            return tuple(nodes), flow_of(nodes)
         except FlowDefinitionError:
             continue  # such as a method that nothing can reach
 
 
-def drawn(chance: random.Random, names: Sequence[str], position: int) -> Node:
+def drawn(chance: random.Random, names: Sequence[str], position: int, lists: Sequence[str]) -> Node:
+    """A method in this place. `lists`: those before it whose result may be a list."""
     name, is_router = names[position], chance.random() < 0.4
     is_start = position == 0 or chance.random() < 0.25
     if is_start and chance.random() < 0.8:
         return Node(name, None, True, is_router)
+    if lists and not is_start and chance.random() < 0.6:
+        return Node(name, chance.choice(lists), takes=chance.choice(("nothing", "last")), limit=chance.randint(0, 3))
     condition = normalised(tree(chance, [other for other in names if other != name] + list(LABELS), 2))
     takes: str | tuple[str, ...] = "nothing" if is_start else chance.choice(("nothing", "last", "named"))
     if takes == "named":
@@ -84,11 +90,18 @@ def and_of(*parts: Trigger) -> Trigger:
 
 
 def flow_of(nodes: Sequence[Node]) -> type[Flow[Work]]:
-    methods = {node.name: method_of(node) for node in nodes}
+    methods: dict[str, Any] = {}
+    for node in nodes:
+        methods[node.name] = method_of(node, is_list(nodes, node.name), methods)
     return types.new_class("Drawn", (Flow[Work],), exec_body=lambda body: body.update(methods, max_method_calls=None))
 
 
-def method_of(node: Node) -> Any:
+def is_list(nodes: Sequence[Node], name: str) -> bool:
+    """Whether a method returns a list, on whose items others work."""
+    return any(node.limit is not None and node.condition == name for node in nodes)
+
+
+def method_of(node: Node, returns_list: bool, methods: dict[str, Any]) -> Any:
     async def method(self: Any, *args: Any, **named: Any) -> Any:
         return await self.life.body(self, args, named)
 
@@ -99,6 +112,9 @@ def method_of(node: Node) -> Any:
     taken = ("value",) if node.takes == "last" else () if node.takes == "nothing" else node.takes
     parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *taken)]
     function.__signature__ = inspect.Signature(parameters)
+    function.__annotations__ = {"return": list[str]} if returns_list and node.limit is None else {}
+    if node.limit is not None:
+        return listen(each(methods[str(node.condition)]), limit=node.limit or None)(function)
     if node.is_router:
         function = router(emit=LABELS)(function)
     if node.is_start:
@@ -143,12 +159,24 @@ class Trial:
     def __post_init__(self) -> None:
         self.nodes, self.flow = graph_of(self.seed // PER_GRAPH)
         self.routers = {node.name for node in self.nodes if node.is_router}
+        self.mapped = {node.name for node in self.nodes if node.limit is not None}
         self.chance = random.Random(f"{SEED} trial {self.seed} {self.loop}")
         self.storage = Storage(self.log)
 
     def outcome(self, key: str) -> str | None:
         """The label that an invocation returns, the same whenever it is run."""
         return random.Random(f"{self.seed} {key}").choice((*LABELS, None))
+
+    def result_of(self, key: str, items: int = 0) -> Any:
+        """What an invocation or an item returns, the same whenever it is run. `items`: of one that runs for each item of a list."""
+        name = key.rpartition(":")[0]
+        if name in self.routers:
+            return self.outcome(key)
+        if name in self.mapped and key[-1] != "]":
+            return [f"{key}[{place}]" for place in range(items)]
+        if name in self.mapped or not is_list(self.nodes, name):
+            return key
+        return [f"{key}.{n}" for n in range(random.Random(f"{self.seed} {key} items").randint(0, 5))]
 
     # ---- what the methods do ---------------------------------------------------------------------------------
 
@@ -174,7 +202,7 @@ class Trial:
         flow.state.total += 1
         if random.Random(f"{self.seed} {key} {self.attempts[key]}").random() < 0.08:
             raise Boom(key)
-        return self.outcome(key) if key.rpartition(":")[0] in self.routers else key
+        return self.result_of(key)
 
     # ---- its lives -------------------------------------------------------------------------------------------
 
@@ -240,6 +268,7 @@ def complaints(trial: Trial, rows: Sequence[Checkpoint], newest: Checkpoint | No
     for row in rows[1:]:
         if row.kind == "resumed":
             told = model.resumed()
+            enabled |= {launch.key: (launch, row.seq) for launch in pending(model) if launch.key not in enabled}
             continue
         if row.method.rpartition(":")[0] not in {node.name for node in trial.nodes}:
             found.append(f"checkpoint {row.seq} is about {row.method!r}")
@@ -253,15 +282,16 @@ def complaints(trial: Trial, rows: Sequence[Checkpoint], newest: Checkpoint | No
         if row.method not in enabled:
             return [*found, f"{row.method} was never enabled, by the model"]
         stored[row.method] = row.seq
-        told = model.returned(
-            row.method, trial.outcome(row.method) if row.method.rpartition(":")[0] in trial.routers else None
-        )
+        result, is_label = trial.result_of(row.method), row.method.rpartition(":")[0] in trial.routers
+        items = len(result) if isinstance(result, list) else 0
+        told = model.returned(row.method, result if is_label else None, items=items)
         enabled |= {launch.key: (launch, row.seq) for launch in pending(model) if launch.key not in enabled}
-    return [*found, *of_progress(trial, model, newest, told.outcome), *of_the_log(trial, enabled, stored)]
+    return [*found, *of_progress(trial, model, newest, told.outcome), *of_the_log(trial, model, enabled, stored)]
 
 
 def pending(model: Model) -> list[Launch]:
-    return [launch for launch in model.enabled if launch.key not in model.completed]
+    """The invocations and the items that are pending."""
+    return [launch for launch in (*model.enabled, *model.begun) if launch.key not in model.completed]
 
 
 def of_progress(trial: Trial, model: Model, newest: Checkpoint, outcome: tuple[str, ...]) -> list[str]:
@@ -269,25 +299,27 @@ def of_progress(trial: Trial, model: Model, newest: Checkpoint, outcome: tuple[s
     found = []
     expected = [launch.key for launch in pending(model)]
     progress = decode_progress(newest.progress or b"")
-    if [Launch(*invocation) for invocation in progress.pending.values()] != pending(model):
+    if sorted(progress.pending) != sorted(expected) or {Launch(*each) for each in progress.pending.values()} != {
+        *pending(model)
+    }:
         found.append(f"pending are {list(progress.pending)}, by the model {expected}")
     state = Work.model_validate_json(newest.state or b"")
-    if Counter(state.done) != Counter(model.completed) or state.total != len(model.completed):
-        found.append(f"the state says {sorted(state.done)}, {state.total}; completed are {sorted(model.completed)}")
+    done = model.completed - model.lists.keys()
+    if Counter(state.done) != Counter(done) or state.total != len(done):
+        found.append(f"the state says {sorted(state.done)}, {state.total}; completed are {sorted(done)}")
     ended = trial.lives[-1]
     if ended == "finished" and (newest.status != "finished" or outcome[:1] != ("finish",) or expected):
         found.append(f"finished, with status {newest.status}; by the model {outcome or expected}")
-    if ended == "finished" and trial.result != output_of(trial, outcome):
+    if ended == "finished" and trial.result != output_of(trial, model, outcome):
         found.append(f"the output is {trial.result!r}, by the model {outcome}")
     return found
 
 
-def output_of(trial: Trial, outcome: tuple[str, ...]) -> str | None:
-    key = outcome[-1]
-    return trial.outcome(key) if key.rpartition(":")[0] in trial.routers else key
+def output_of(trial: Trial, model: Model, outcome: tuple[str, ...]) -> Any:
+    return trial.result_of(outcome[-1], model.lists.get(outcome[-1], 0))
 
 
-def of_the_log(trial: Trial, enabled: dict[str, tuple[Launch, int]], stored: dict[str, int]) -> list[str]:
+def of_the_log(trial: Trial, model: Model, enabled: dict[str, tuple[Launch, int]], stored: dict[str, int]) -> list[str]:
     """D1: started when its cause is known to be committed. E2: not again when it is committed itself."""
     found: list[str] = []
     known: set[int] = set()
@@ -301,19 +333,18 @@ def of_the_log(trial: Trial, enabled: dict[str, tuple[Launch, int]], stored: dic
         elif kind == "start" and stored.get(what) in known:
             found.append(f"{what} was started again after its checkpoint {stored[what]} was known")
         elif kind == "received" and what[0] in enabled:
-            found += of_arguments(trial, *what, enabled[what[0]][0])
+            found += of_arguments(trial, model, *what, enabled[what[0]][0])
     most = len(trial.lives)
     found += [f"{key} was started {n} times in {most} lives" for key, n in trial.attempts.items() if n > most]
     if trial.lives[-1] == "finished":
-        found += [f"{key} was never started" for key in enabled if not trial.attempts[key]]
+        found += [f"{key} was never started" for key in enabled if not (trial.attempts[key] or key in model.lists)]
     return found
 
 
-def of_arguments(trial: Trial, key: str, args: Any, named: Any, launch: Launch) -> list[str]:
-    def result(source: str) -> Any:
-        return trial.outcome(source) if source.rpartition(":")[0] in trial.routers else source
-
-    expected = {name: result(source) for name, source in launch.arguments}
+def of_arguments(trial: Trial, model: Model, key: str, args: Any, named: Any, launch: Launch) -> list[str]:
+    expected = {name: trial.result_of(source, model.lists.get(source, 0)) for name, source in launch.arguments}
+    if launch.place is not None:
+        expected = {name: result[launch.place] for name, result in expected.items()}
     found = {**dict.fromkeys([""][: len(args)], args[0] if args else None), **named}
     return [] if found == expected else [f"{key} received {found}, by the model {expected}"]
 
@@ -329,6 +360,8 @@ class Figures:
     started: int = 0
     looped: int = 0
     """Trials in which a method ran more than once."""
+    mapped: int = 0
+    """Trials in which a method ran for the items of a list."""
     run_again: int = 0
     """Invocations that were started once more, not having been committed."""
 
@@ -338,6 +371,7 @@ class Figures:
             setattr(self, how, getattr(self, how) + trial.lives.count(how))
         self.acknowledged += len({what for kind, what in trial.log if kind == "known"})
         self.started += sum(trial.attempts.values())
+        self.mapped += any("[" in key for key in trial.attempts)
         self.looped += any(key.endswith(":2") for key in trial.attempts)
         self.run_again += sum(n > 1 for n in trial.attempts.values())
 
@@ -382,6 +416,7 @@ def test_every_schedule_is_what_the_model_says(loop: Loop, part: int, monkeypatc
     assert figures.cancelled > 0.1 * n
     assert figures.failed > 0.1 * n
     assert figures.finished > 0.3 * n
+    assert figures.mapped > 0.1 * n
     assert figures.looped > 0.1 * n
     assert figures.run_again > 0.1 * n
 
