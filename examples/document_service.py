@@ -60,9 +60,8 @@ class Summarize(Flow[Job, Report]):
 
     @listen(each(fetch), limit=4, retry=TRY_AGAIN, timeout=5 * SECONDS)
     async def summarize(self, document: str) -> Summary:
-        text = await step(
-            call_api, "text", document
-        )  # the expensive call: stored, and not repeated if the next one fails
+        # the expensive call: its answer is stored, and the call is not repeated if the next one fails
+        text = await step(call_api, "text", document)
         title = await call_api("title", document)
         return Summary(document=document, title=title, text=text, attempt=this_invocation().attempt)
 
