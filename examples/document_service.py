@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field, StringConstraints
 
-from asyncflow import Flow, FlowRunner, FlowState, Retry, RetryAfter, each, listen, start, this_invocation
+from asyncflow import Flow, FlowRunner, FlowState, Retry, RetryAfter, each, listen, start, step, this_invocation
 from asyncflow.integrations.fastapi import flow_router, lifespan
 
 SECONDS = float(os.environ.get("API_SECONDS", "1"))
@@ -39,6 +39,7 @@ class Job(FlowState):
 
 class Summary(BaseModel):
     document: str
+    title: str
     text: str
     attempt: int
 
@@ -59,18 +60,21 @@ class Summarize(Flow[Job, Report]):
 
     @listen(each(fetch), limit=4, retry=TRY_AGAIN, timeout=5 * SECONDS)
     async def summarize(self, document: str) -> Summary:
-        attempt = this_invocation().attempt
-        text = await call_api(document, key=self.invocation_id, attempt=attempt)
-        return Summary(document=document, text=text, attempt=attempt)
+        # the expensive call: its answer is stored, and the call is not repeated if the next one fails
+        text = await step(call_api, "text", document)
+        title = await call_api("title", document)
+        return Summary(document=document, title=title, text=text, attempt=this_invocation().attempt)
 
     @listen(summarize)
     async def report(self, summaries: list[Summary]) -> Report:
         return Report(summaries=summaries, attempts=sum(summary.attempt for summary in summaries))
 
 
-async def call_api(document: str, *, key: str, attempt: int) -> str:
-    """The API: it charges for each answer. `key` is for one that charges once for each key; this one only writes it into its log."""
-    dice = random.Random(f"{SEED} {document} {attempt}")
+async def call_api(task: str, document: str) -> str:
+    """The API, which charges for each answer. A real one would get the key, to charge for a repeated call once; this one logs it."""
+    call = this_invocation()
+    key, attempt = f"{call.invocation_id}/{task}", call.attempt
+    dice = random.Random(f"{SEED} {task} {document} {attempt}")
     trouble = dice.choice(("none", "none", "fails", "slow", "busy")) if SEED and attempt < 5 else "none"
     log("called", key, attempt)
     await anyio.sleep(SECONDS * (10 if trouble == "slow" else dice.uniform(0.5, 1.0)))
@@ -79,7 +83,7 @@ async def call_api(document: str, *, key: str, attempt: int) -> str:
     if trouble == "busy":
         raise RetryAfter(2 * SECONDS)  # as with the status 429 and a header Retry-After
     log("answered", key, attempt)
-    return f"All about {document}."
+    return f"The {task} of {document}."
 
 
 def log(what: str, key: str, attempt: int) -> None:
@@ -103,7 +107,7 @@ function draw() {
     line.textContent = `${name}: ${heard[n] ?? "not done"}`;
     return line;
   }));
-  at("report").textContent = run.result?.summaries.map(summary => summary.text).join("\\n") ?? "";
+  at("report").textContent = run.result?.summaries.map(summary => `${summary.title} ${summary.text}`).join("\\n") ?? "";
   at("resume").hidden = run.status !== "failed";
 }
 async function show(id) {
