@@ -41,6 +41,7 @@ from .instance import Instance
 from .loading import Stored, load
 from .matching import are_its_inputs
 from .ownership import Claim, can_create, driven_as_child, driven_no_more, is_driven, owned, owned_by_creating
+from .parked import Waiting
 
 __all__ = ["DEEPEST", "ChildRun", "child_id"]
 
@@ -87,6 +88,8 @@ class ChildRun(Instance):
         """The newest checkpoint, as far as it is known here."""
         self._queue: anyio.CancelScope | None = None
         """Set while it waits for its turn."""
+        self._is_elsewhere = False
+        """Whether it is parked, or another owner drives it."""
         above = Progress() if engine is None else engine.journal.progress
         depth = 1 if above.parent is None else above.parent[1] + 1
         if depth > DEEPEST:
@@ -169,7 +172,7 @@ class ChildRun(Instance):
         return self._queue is not None or self._engine is not None
 
     def only_waits_for(self, seconds: float) -> bool:
-        return self._queue is None if self._engine is None else super().only_waits_for(seconds)
+        return self._is_elsewhere if self._engine is None else super().only_waits_for(seconds)
 
     # ---- driving ---------------------------------------------------------------------------------------------------
 
@@ -295,8 +298,10 @@ class ChildRun(Instance):
         """Wait until no other owner drives the run."""
         persistence, pause, pace = self.storage("run_child"), SOON, Pace()
         while await is_driven(persistence, self._run_id):
+            self._is_elsewhere = True
             await pace.pause(pause)
             pause = min(1.5 * pause, LATE)
+        self._is_elsewhere = False
 
     async def _drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
         if self.setup.persistence is None:
@@ -321,6 +326,13 @@ class ChildRun(Instance):
         finally:
             self._queue = None
             turn.release()
+
+    async def _woken_once(self, waiting: Waiting, pause: float, pace: Pace) -> tuple[Any, bool]:
+        self._is_elsewhere = True
+        try:
+            return await super()._woken_once(waiting, pause, pace)
+        finally:
+            self._is_elsewhere = False
 
     def show(self, stored: Stored, written: Any = None) -> None:
         self._seen.append(stored.checkpoint)
