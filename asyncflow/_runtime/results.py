@@ -38,9 +38,13 @@ class Results:
         """Return what an invocation's method is called with: positional arguments, and named ones. `kept`: results by their sources."""
         if type(invocation) is Item:
             return [self._item(invocation, kept)], {}
+        arguments = invocation.arguments
+        if len(arguments) == 1 and not arguments[0][0]:  # the usual case, without a loop
+            source = arguments[0][1]
+            return [self.received(source, kept.get(source))], {}
         args: list[Any] = []
         named: dict[str, Any] = {}
-        for name, source in invocation.arguments:
+        for name, source in arguments:
             value = self.received(source, kept.get(source))
             if name:
                 named[name] = value

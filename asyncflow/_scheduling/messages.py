@@ -86,7 +86,8 @@ class Item(Invocation):
 
 def name_in(key: str) -> str:
     """Return under which name the result of an invocation is encoded: `fetch` for `fetch:3`, and `work[]` for the item `work:1[17]`."""
-    return key.rpartition(":")[0] + ("[]" if key[-1:] == "]" else "")
+    name = key.rpartition(":")[0]
+    return f"{name}[]" if key[-1:] == "]" else name
 
 
 class Seen(NamedTuple):

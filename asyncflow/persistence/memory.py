@@ -287,10 +287,11 @@ class MemoryFlowPersistence:
         """Update the catalog entry of a run."""
         known = self._entries.get(c.run_id)
         self._runs += known is None
-        entry = RunEntry(c.run_id, c.flow, c.status, c.pass_number, c.seq, False, c.at, c.at, self._runs, 0, c.known_by)
+        created, position, parent = c.at, self._runs, ""
         if known is not None:
-            entry = entry._replace(created_at=known.created_at, position=known.position, parent=known.parent)
-        self._entries[c.run_id] = entry
+            created, position, parent = known.created_at, known.position, known.parent
+        head = (c.run_id, c.flow, c.status, c.pass_number, c.seq)
+        self._entries[c.run_id] = RunEntry(*head, False, created, c.at, position, 0, c.known_by, None, parent)
 
     async def delete(self, run_id: str) -> bool:
         """Delete a run that has no living owner, with its descendants.
