@@ -262,11 +262,14 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder, self.log, self.dice = folder, folder / "calls", random.Random(SEED)
         self.log.touch()
+        self.started: list[Worker] = []
         self.workers = [self.worker(), self.worker()]
         self.counts = Counter[str]()
 
     def worker(self) -> Worker:
-        return Worker(self.folder, APP, API_LOG=str(self.log), API_SECONDS="0.05", API_SEED=f"{SEED}.")
+        worker = Worker(self.folder, APP, API_LOG=str(self.log), API_SECONDS="0.05", API_SEED=f"{SEED}.")
+        self.started.append(worker)
+        return worker
 
     async def round(self, http: httpx2.AsyncClient, turn: int) -> None:
         """Send three lists, two of them to a worker that is killed."""
@@ -330,7 +333,7 @@ def by_attempt(log: list[Call]) -> dict[tuple[str, int], list[str]]:
 def world(tmp_path: Path) -> Iterator[World]:
     world = World(tmp_path)
     yield world
-    for worker in world.workers:
+    for worker in world.started:  # also one that a failed round had not killed yet
         worker.kill()
 
 
