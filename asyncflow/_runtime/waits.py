@@ -218,6 +218,8 @@ class Waits:
                 if not others:
                     del self.waiting[scope]
                     progress.paused.discard(scope.key)
+                elif not self._pass.is_over:
+                    self._pass.let_others_run()  # the method still counts as waiting, and nothing else would release the turn
         if waiting.scope.cancelled_caught:
             raise _left(scope)
 

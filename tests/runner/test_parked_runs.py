@@ -270,6 +270,30 @@ async def test_runs_whose_methods_wait_hold_neither_a_slot_nor_a_place(storage: 
 
 
 @pytest.mark.clauses("W11")
+async def test_a_method_of_which_one_branch_still_waits_holds_no_slot_once_another_has_ended(storage: Any) -> None:
+    has_ended = anyio.Event()
+
+    class Branching(Flow[dict]):
+        name = "Branching"
+
+        @start()
+        async def wait(self) -> None:
+            async def short() -> None:
+                await sleep(0.01, key="short")
+                has_ended.set()
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(short)
+                group.start_soon(partial(sleep, 86_400, key="long"))
+
+    async with FlowRunner(storage, max_running=1) as runner:
+        await runner.start(Branching)
+        with anyio.fail_after(60):
+            await has_ended.wait()
+            assert await runner.run(Steps) == 2
+
+
+@pytest.mark.clauses("W11")
 async def test_what_a_wait_ends_for_comes_before_new_runs(storage: Any) -> None:
     order: list[str] = []
 
