@@ -217,8 +217,8 @@ IN_RUNS = (
         "a base is taken when a method begins, not when it is launched",
         ("E4",),
         "_runtime/steps.py",
-        "        args, named = [], {}\n",
-        "        args, named = [], {}\n        scope.base = self._versions.committed\n",
+        "        given = invocation.arguments\n",
+        "        given = invocation.arguments\n        scope.base = self._versions.committed\n",
         "state/test_drafts.py::test_a_method_sees_the_state_of_its_launch_and_committed_state_the_newest",
     ),
     # ---- cancellation
