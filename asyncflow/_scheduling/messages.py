@@ -67,6 +67,9 @@ class Item(Invocation):
         """Return an item of a group."""
         return tuple.__new__(cls, (*group[:5], index))
 
+    def __reduce__(self) -> tuple[object, ...]:  # that of a named tuple expects as many fields as it declares
+        return Item.of, (self[:5], self.place)
+
     @property
     def place(self) -> int:
         """Its place in the list, from 0."""

@@ -158,7 +158,10 @@ class SimulatedStorage(MemoryFlowPersistence):
         for run_id, rows in self._rows.items():
             for seq in range(len(rows)):
                 checkpoint = await super().load(run_id, seq)
-                if checkpoint is not None and len(decode_progress(checkpoint.progress or b"").pending) > 1:
+                if checkpoint is None:
+                    continue
+                progress = decode_progress(checkpoint.progress or b"")
+                if sum(not progress.is_by_items(key) for key in progress.pending) > 1:
                     return True
         return False
 

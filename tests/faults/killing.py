@@ -29,7 +29,7 @@ import types
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -39,7 +39,7 @@ import aiosqlite
 import anyio
 from pydantic import Field
 
-from asyncflow import Flow, FlowState, SQLiteFlowPersistence, and_, errors, listen, merge, or_, router, start
+from asyncflow import Flow, FlowState, SQLiteFlowPersistence, and_, each, errors, listen, merge, or_, router, start
 from asyncflow.persistence.checkpoint import Checkpoint, state_after
 
 DATABASE, LOG, OUTPUT = "runs.db", "effects.log", "output.txt"
@@ -63,6 +63,10 @@ class Step:
     """A router's labels: the first while turns are left, then the last."""
     plain: bool = False
     pause: float = 0.0
+    limit: int = 0
+    """Of one that runs for each item of what it follows: how many of them at the same time. 0: it runs once."""
+    items: int = 0
+    """How many items it returns, if it returns a list."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,7 @@ def graph_of(shape: str, seed: str) -> Graph:
     rng = random.Random(f"{shape}/{seed}")
     steps, turns = _SHAPES[shape](rng)
     drawn = (
-        Step(s.name, s.after, s.takes, s.emits, rng.random() < 0.15, rng.choice((0.0, 0.0, rng.uniform(0.0002, 0.001))))
-        for s in steps
+        replace(s, plain=rng.random() < 0.15, pause=rng.choice((0.0, 0.0, rng.uniform(0.0002, 0.001)))) for s in steps
     )
     return Graph(f"{shape} {seed}", tuple(drawn), turns)
 
@@ -124,11 +127,23 @@ def _loop(rng: random.Random) -> tuple[list[Step], int]:
     return [Step("begin"), look, *(Step(lane, "again") for lane in lanes), meet, Step("end", "done")], rng.randint(1, 3)
 
 
+def _lists(rng: random.Random) -> tuple[list[Step], int]:
+    count, first, then = rng.randint(2, 5), rng.randint(1, 3), rng.randint(1, 3)
+    steps = [
+        Step("begin", items=count),
+        Step("side", "begin", ("value",)),
+        Step("each1", "begin", ("value",), limit=first, items=count),
+        Step("each2", "each1", ("value",), limit=then, items=count),
+    ]
+    return [*steps, Step("join", ("and", ("each2", "side")), ("each2", "side")), Step("end", "join", ("value",))], 0
+
+
 _SHAPES: dict[str, Callable[[random.Random], tuple[list[Step], int]]] = {
     "chain": _chain,
     "fan": _fan,
     "mix": _mix,
     "loop": _loop,
+    "lists": _lists,
 }
 
 
@@ -146,16 +161,18 @@ class Work(FlowState):
 @cache
 def flow_of(shape: str, seed: str) -> type[Flow[Work]]:
     graph = graph_of(shape, seed)
-    methods = {step.name: _method(step, graph.turns) for step in graph.steps}
+    methods: dict[str, Any] = {}
+    for step in graph.steps:
+        methods[step.name] = _method(step, graph.turns, methods)
     return types.new_class("Drawn", (Flow[Work],), exec_body=lambda body: body.update(methods, name=graph.name))
 
 
-def _method(step: Step, turns: int) -> Any:
+def _method(step: Step, turns: int, before: dict[str, Any]) -> Any:
     def began(flow: Any) -> str:
         log("started", flow.invocation_id)
         return str(flow.invocation_id.rpartition("/")[2])
 
-    def ended(flow: Any, key: str, received: tuple[object, ...]) -> str:
+    def ended(flow: Any, key: str, received: tuple[object, ...]) -> Any:
         log("effect", flow.invocation_id)
         state = flow.state
         state.done.append(key)
@@ -163,14 +180,16 @@ def _method(step: Step, turns: int) -> Any:
         value = state.values[key] = f"{key}={hashlib.blake2b(repr(received).encode(), digest_size=4).hexdigest()}"
         if step.name == "meet":
             state.turns += 1
+        if step.items and not step.limit:
+            return [f"{value}.{n}" for n in range(step.items)]
         return (step.emits[0] if state.turns < turns else step.emits[-1]) if step.emits else value
 
-    async def method(self: Any, *args: object, **named: object) -> str:
+    async def method(self: Any, *args: object, **named: object):
         key = began(self)
         await anyio.sleep(step.pause)
         return ended(self, key, (args, sorted(named.items())))
 
-    def plain(self: Any, *args: object, **named: object) -> str:
+    def plain(self: Any, *args: object, **named: object):
         key = began(self)
         time.sleep(step.pause)
         return ended(self, key, (args, sorted(named.items())))
@@ -178,6 +197,10 @@ def _method(step: Step, turns: int) -> Any:
     function: Any = plain if step.plain else method
     parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *step.takes)]
     function.__signature__ = inspect.Signature(parameters)
+    if step.limit:
+        return listen(each(before[str(step.after)]), limit=step.limit)(function)
+    if step.items:
+        function.__annotations__ = {"return": list[str]}
     if step.emits:
         function = router(emit=step.emits)(function)
     return (start() if step.after is None else listen(_trigger(step.after)))(function)
@@ -528,6 +551,8 @@ class _Reading:
     heads: Counter[str] = field(default_factory=Counter)
     """By run: how many checkpoints are acknowledged. One stands for those before it, whose waiters may wake after its own."""
     completed: set[tuple[str, str]] = field(default_factory=set)
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By run and method: how many of its invocations, or of its items, have completed."""
     supply: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """By run: how often each name or label has come, at most."""
 
@@ -545,9 +570,13 @@ class _Reading:
     def _note(self, run_id: str, seq: int) -> None:
         for row in self.chains[run_id][self.heads[run_id] : seq + 1]:
             name = row.method.split(":")[0]
-            if name:
-                self.completed.add((run_id, row.method))
-                self.supply[run_id].update((name, *self._step(run_id, name).emits))
+            if not name:
+                continue
+            self.completed.add((run_id, row.method))
+            step = self._step(run_id, name)
+            self.ended[run_id, name] += 1
+            if not step.limit or self.ended[run_id, name] == step.items:  # a list comes with the last of its items
+                self.supply[run_id].update((name, *step.emits))
         self.heads[run_id] = max(self.heads[run_id], seq + 1)
 
     def _started(self, run_id: str, key: str) -> Iterator[str]:
@@ -557,7 +586,7 @@ class _Reading:
         if (run_id, key) in self.completed:
             yield f"RUN AGAIN: {key} of {run_id} was started after its acknowledgement [E2]"
         after = self._step(run_id, name).after
-        if after is not None and _came(after, self.supply[run_id]) < int(occurrence):
+        if after is not None and _came(after, self.supply[run_id]) < int(occurrence.partition("[")[0]):
             yield f"{key} of {run_id} was started before what it follows was acknowledged [D1]"
 
     def _step(self, run_id: str, name: str) -> Step:

@@ -14,15 +14,15 @@ from killing import OUTPUT, Final, Life, Log, Server, complaints
 
 REPLAY = f"ASYNCFLOW_SEED={SEED} ASYNCFLOW_FAULTS={FACTOR:g}"
 
-SHAPES = ("chain", "fan", "mix", "loop", "several")
+SHAPES = ("chain", "fan", "mix", "loop", "lists", "several")
 CASES = max(1, round(6 * FACTOR))
 """Graphs of each shape."""
 TRIALS = 10
 """Of each graph."""
 
-SWEPT = (("chain", "2", "asyncio"), ("fan", "4", "trio"), ("loop", "0", "uvloop"))
+SWEPT = (("chain", "2", "asyncio"), ("fan", "4", "trio"), ("loop", "0", "uvloop"), ("lists", "1", "asyncio"))
 if FACTOR >= 7:
-    more = [(shape, f"{SEED}/{n}") for n in range(5) for shape in ("chain", "fan", "mix", "loop")][:17]
+    more = [(shape, f"{SEED}/{n}") for n in range(5) for shape in SHAPES[:-1]][:17]
     SWEPT += tuple((*graph, ("asyncio", "trio", "uvloop")[n % 3]) for n, graph in enumerate(more))
 
 
@@ -100,7 +100,7 @@ def drawn(shape: str, number: int, folder: Path) -> tuple[Life, random.Random]:
     return Life(str(folder), graphs, loop, rng.choice(("full", "process"))), rng
 
 
-@pytest.mark.clauses("D1", "D2", "D3", "D4", "E1", "E2", "E3", "E4", "L2")
+@pytest.mark.clauses("D1", "D2", "D3", "D4", "E1", "E2", "E3", "E4", "L2", "N1", "N3")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_was_acknowledged_survives_kills_at_random_moments(shape: str, server: Server, tmp_path: Path) -> None:
     began = time.perf_counter()

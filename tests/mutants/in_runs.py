@@ -137,8 +137,8 @@ IN_RUNS = (
         "what was at work at a crash is taken for done",
         ("E3",),
         "_scheduling/advance.py",
-        "    for key, invocation in progress.pending.items():\n        if key in progress.attempts",
-        "    for key, invocation in list(progress.pending.items())[1:]:\n        if key in progress.attempts",
+        "    for key, invocation in _pending_on_resume(definition, progress):\n        if key in progress.attempts",
+        "    for key, invocation in list(_pending_on_resume(definition, progress))[1:]:\n        if key in progress.attempts",
         f"{FAILURE}::test_a_run_whose_save_failed_resumes_once_the_storage_works_again",
     ),
     Mutant(
@@ -217,8 +217,8 @@ IN_RUNS = (
         "a base is taken when a method begins, not when it is launched",
         ("E4",),
         "_runtime/steps.py",
-        "        args: list[Any] = []\n",
-        "        args: list[Any] = []\n        scope.base = self._versions.committed\n",
+        "        given = invocation.arguments\n",
+        "        given = invocation.arguments\n        scope.base = self._versions.committed\n",
         "state/test_drafts.py::test_a_method_sees_the_state_of_its_launch_and_committed_state_the_newest",
     ),
     # ---- cancellation
@@ -675,8 +675,10 @@ IN_RUNS = (
         "what a method enables is started although the pass is ending",
         ("W13",),
         "_scheduling/advance.py",
-        "    if ending or progress.ending:\n        return completed_at_end",
-        "    if ending:\n        return completed_at_end",
+        "    if ending or progress.ending:\n        return completed_at_end(definition, progress, key, ending)\n"
+        "    ended = progress.pending[key]\n    names",
+        "    if ending:\n        return completed_at_end(definition, progress, key, ending)\n"
+        "    ended = progress.pending[key]\n    names",
         "runs/test_endless.py::test_what_runs_finishes_and_the_one_that_asked_has_the_output",
     ),
     Mutant(

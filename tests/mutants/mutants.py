@@ -4,6 +4,7 @@ python tests/mutants/run.py            # all of them; or some, by a part of thei
 """
 
 from in_children import IN_CHILDREN
+from in_items import IN_ITEMS
 from in_runs import IN_RUNS
 from in_steps import IN_STEPS
 from in_storage import IN_STORAGE
@@ -13,4 +14,4 @@ from mutant import Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = (*IN_CHILDREN, *IN_RUNS, *IN_STEPS, *IN_STORAGE, *IN_TREES, *IN_WAITS)
+MUTANTS = (*IN_CHILDREN, *IN_ITEMS, *IN_RUNS, *IN_STEPS, *IN_STORAGE, *IN_TREES, *IN_WAITS)

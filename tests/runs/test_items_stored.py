@@ -143,7 +143,7 @@ async def test_items_that_the_class_annotates_otherwise_are_refused(store: Any) 
     assert await Five.resume(run_id, persistence=store) == RESULTS
 
 
-@pytest.mark.clauses("V2")
+@pytest.mark.clauses("N3", "V2")
 async def test_results_of_items_that_the_class_annotates_otherwise_are_refused(store: Any) -> None:
     run_id = await stored_in_the_middle(store)
     with pytest.raises((StateSchemaError, MethodError)) as raised:

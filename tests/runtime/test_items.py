@@ -267,7 +267,7 @@ async def test_timers_joins_and_named_outputs_see_the_one_event(storage: Any) ->
 # ---- failures, attempts, resumes -------------------------------------------------------------------------------
 
 
-@pytest.mark.clauses("N4", "X3")
+@pytest.mark.clauses("N1", "N4", "X3")
 async def test_a_resume_runs_only_the_items_that_did_not_complete(stored: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Numbers, "fails", frozenset((2,)))
     monkeypatch.setattr(Numbers, "items", tuple(range(20)))

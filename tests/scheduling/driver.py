@@ -38,6 +38,7 @@ from asyncflow._scheduling.messages import (
 )
 from asyncflow._scheduling.progress import Progress
 from asyncflow._scheduling.signals import next_signal
+from asyncflow.persistence.encoding import decode_progress, decode_transition, encode_progress, encode_transition
 
 INTERLEAVINGS = 300
 BOOM = object()
@@ -247,6 +248,26 @@ class Simulation:
         self.running[invocation.key] = invocation
         self.launched.append(invocation)
         self.calls[invocation.key] = {name: self.progress.results[source] for name, source in invocation.arguments}
+
+
+class StoredSimulation(Simulation):
+    """One that is stored after each step, and loads as it was; a resume continues with what was stored."""
+
+    def result_of(self, happening: Happening) -> Any:
+        result = super().result_of(happening)
+        return None if result is None else result.encode()
+
+    def happen(self, happening: Happening) -> Transition:
+        transition = super().happen(happening)
+        assert decode_transition(encode_transition(transition)) == transition
+        again = decode_progress(encode_progress(self.progress))
+        assert again == self.progress
+        assert again.paused >= self.progress.paused
+        return transition
+
+    def resume(self) -> Simulation:
+        self.progress = decode_progress(encode_progress(self.progress))
+        return super().resume()
 
 
 def simulate(flow: type | FlowDefinition, script: Script = no_label, choose: Choice | None = None) -> Simulation:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import anyio
 import pytest
 
-from asyncflow import Flow, FlowState, and_, listen, merge, persist, router, start
+from asyncflow import Flow, FlowState, and_, each, listen, merge, persist, router, start
 from asyncflow.testing import CrashReport, End, crash_everywhere
 
 
@@ -91,6 +91,60 @@ async def test_what_a_flow_keeps_in_itself_is_found() -> None:
         AssertionError, match=r"after commit 2 \(first:1\) was stored.* state\.count is 0, not 5; .*`self`"
     ):
         await crash_everywhere(Forgetful)
+
+
+class Mapped(Flow[Work]):
+    """Works on the items of a list; some of its subclasses keep what they must not."""
+
+    @start()
+    async def fetch(self) -> list[int]:
+        return [1, 2, 3]
+
+    @listen(each(fetch), limit=2)
+    async def work(self, n: int) -> int:
+        await anyio.sleep(random.random())
+        self.state.seen.append(f"item {n}")
+        return n * 10
+
+    @listen(work)
+    async def add(self, results: list[int]) -> list[int]:
+        return results
+
+
+@pytest.mark.clauses("N1", "N3")
+async def test_a_flow_that_works_on_lists_is_crashed_at_every_item() -> None:
+    report = await crash_everywhere(Mapped, schedules=3)
+
+    assert report == CrashReport(schedules=3, commits=3 * 6, crashes=3 * 6 * 2)
+
+
+async def test_what_an_item_keeps_in_its_flow_is_found() -> None:
+    class Keeping(Mapped):
+        last = 0
+
+        @listen(each(Mapped.fetch), limit=1)
+        async def work(self, n: int) -> int:
+            self.last += n
+            return self.last
+
+    with pytest.raises(AssertionError, match=r"\(work:1\[0\]\) was stored.*`self`"):
+        await crash_everywhere(Keeping)
+
+
+async def test_the_order_that_one_item_after_the_other_leaves_is_compared() -> None:
+    class Ordered(Mapped):
+        turned = False
+
+        @listen(each(Mapped.fetch), limit=1)
+        async def work(self, n: int) -> int:
+            self.state.seen.append(f"item {n}")
+            if n == 3 and self.turned:
+                self.state.seen[:] = sorted(self.state.seen, reverse=True)
+            self.turned = n == 2
+            return n
+
+    with pytest.raises(AssertionError, match=r"state\.seen.*`self`"):
+        await crash_everywhere(Ordered)
 
 
 async def test_what_a_flow_keeps_in_its_class_is_found() -> None:
