@@ -110,11 +110,12 @@ class World:
     async def round(self, http: httpx2.AsyncClient, turn: int) -> None:
         """Begin some orders, kill a worker meanwhile, send everything again, and look at the end of each order."""
         moment, start = MOMENTS[turn % 4], self.log.stat().st_size
+        print("round", turn, moment, flush=True)
         victim = self.workers.pop(self.dice.randrange(2))
         (other,) = self.workers
         orders = orders_of(turn)
         with anyio.fail_after(120):
-            await each(orders, lambda order: order.begin(http, self.dice.choice((victim, other)).url))
+            await each(orders, lambda order: order.begin(http, (victim, other)[orders.index(order) % 2].url))
             await self.until_ripe(http, moment, victim, other, orders, start)
             self.counts["parked"] += await self.parked(http, other, orders) if moment == "parked" else 0
             victim.kill()
