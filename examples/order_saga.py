@@ -17,7 +17,7 @@ from asyncflow import Flow, FlowRunner, FlowState, Retry, Signal, after, and_, l
 from asyncflow.errors import ChildFailedError
 from asyncflow.integrations.fastapi import Action, action_of, flow_router, lifespan
 
-# ---- the outside world: a stand-in for a warehouse, a bank and a carrier ----------------------------------------------
+# ---- the outside world: a warehouse, a bank and a carrier, simulated -------------------------------------------------
 
 LOG = os.environ.get("SAGA_LOG", "outside.log")  # a line for each call: process, call, order
 SECONDS = float(os.environ.get("SAGA_SECONDS", 1))  # that a call takes
@@ -81,7 +81,7 @@ class Ship(Flow[Part, None]):
 
 
 class Undo(Flow[Part, bool]):
-    """Undoes a part. If it fails for good, its order fails, and `POST /runs/{order}/resume` continues both."""
+    """Undoes a part. If it fails permanently, its order fails, and `POST /runs/{order}/resume` continues both."""
 
     @start(retry=MANY)
     async def undo(self) -> bool:

@@ -59,6 +59,7 @@ PARTS = (
         33.34,
     ),
     Part("R36", "parents, children and grandchildren, killed", 200, "faults/test_killed_children.py", 20),
+    Part("R37", "the order saga, killed among its children", 200, "web/test_order_saga_killed.py", 5),
     Part("R28", "10,000 runs for ten minutes, killed now and then", 10_000, "faults/test_soak.py", 10),
     Part("R26", "leaving", 12, "faults/test_leaving.py"),
 )

@@ -123,6 +123,7 @@ def serve(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Se
     return served
 
 
+@pytest.mark.clauses("K5", "K6")
 async def test_a_confirmed_order_is_shipped(serve: Serve) -> None:
     async with serve() as saga:
         order = await saga.order()
@@ -152,7 +153,7 @@ async def test_a_confirmed_order_is_shipped(serve: Serve) -> None:
     ],
     ids=["stock", "card", "parcel"],
 )
-async def test_what_fails_for_good_is_undone_in_reverse_order(
+async def test_what_fails_permanently_is_undone_in_reverse_order(
     serve: Serve, refused: dict[str, str], happened: list[str], calls: list[str]
 ) -> None:
     async with serve() as saga:
@@ -198,7 +199,7 @@ async def test_a_customer_cancels_too_late(serve: Serve) -> None:
     assert saga.calls(order) == ["reserve", "charge", "ship"]
 
 
-async def test_an_order_that_nobody_confirms_expires(serve: Serve) -> None:
+async def test_an_order_that_is_not_confirmed_expires(serve: Serve) -> None:
     async with serve() as saga:
         order = await saga.order(confirm_within="PT0.02S")
         run = await saga.ended(order)
@@ -211,6 +212,7 @@ async def seen(saga: Saga, order: str, call: str) -> bool:
     return call in saga.calls(order)
 
 
+@pytest.mark.clauses("K8")
 @pytest.mark.parametrize(
     ("moment", "undone"),
     [
@@ -286,7 +288,8 @@ async def test_calls_without_an_answer_are_made_again(serve: Serve) -> None:
     assert saga.calls(order) == ["reserve", "charge", *UNDONE]
 
 
-async def test_an_order_whose_refund_fails_for_good_is_resumed_there(serve: Serve) -> None:
+@pytest.mark.clauses("K7")
+async def test_an_order_whose_refund_fails_permanently_is_resumed_there(serve: Serve) -> None:
     async with serve() as saga:
         saga.failing["refund"] = [LookupError("no such account")]
         order = await saga.order()
