@@ -456,7 +456,7 @@ class PerItem(Flow[State]):
 @pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
 @pytest.mark.parametrize(
     ("store", "most_lines", "most_bytes"),
-    [(None, 392, 12_600), (MemoryFlowPersistence, 990, 39_600)],
+    [(None, 406, 13_400), (MemoryFlowPersistence, 990, 39_600)],
     ids=["forgets", "stored"],
 )
 async def test_an_item_takes_so_many_lines_however_long_its_list_is(
