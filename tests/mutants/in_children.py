@@ -64,6 +64,14 @@ IN_CHILDREN: tuple[Mutant, ...] = (
         f"{CHILDREN}::test_a_crash_before_the_report_does_not_resume_a_failed_child",
     ),
     Mutant(
+        "a child that has ended is taken for any inputs",
+        ("K5",),
+        "_runs/child.py",
+        "if before != self._of_inputs and before and self._of_inputs:",
+        "if False:",
+        f"{CHILDREN}::test_other_inputs_of_a_child_that_has_ended_are_refused",
+    ),
+    Mutant(
         "a cancelled run leaves its children",
         ("K8",),
         "_runs/cancelling.py",

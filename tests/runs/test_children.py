@@ -364,6 +364,38 @@ async def test_other_inputs_of_a_method_that_runs_again_are_refused(log: Any, th
     assert ran == ["first 4", "second 4"]
 
 
+class ChangingAttempt(Flow[Number]):
+    """Runs a child, fails, and runs it with other inputs in its next attempt."""
+
+    @start(retry=Retry(attempts=3, initial=0))
+    async def go(self) -> int:
+        result = await run_child(Leaf, {"n": this_invocation().attempt})
+        if this_invocation().attempt == 1:
+            raise LookupError("once")
+        return result
+
+
+@pytest.mark.clauses("K5", "K6")
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_other_inputs_of_a_child_that_has_ended_are_refused(log: Any, is_stored: bool) -> None:
+    with pytest.raises(MethodError) as raised:
+        await ChangingAttempt(persistence=log if is_stored else None).kickoff()
+
+    assert isinstance(raised.value.__cause__, errors.StepMismatchError)
+    assert ran == ["first 1", "second 1"]
+
+
+@pytest.mark.clauses("K5")
+async def test_a_key_that_is_used_again_for_other_inputs_is_refused(log: Any) -> None:
+    async def both() -> None:
+        await run_child(Leaf, {"n": 1}, key="a")
+        await run_child(Leaf, {"n": 1}, key="a")
+        await run_child(Leaf, {"n": 2}, key="a")
+
+    assert isinstance(await refused(both, persistence=log), errors.StepMismatchError)
+    assert ran == ["first 1", "second 1"]
+
+
 @pytest.mark.parametrize(("made", "error"), [(Parent, errors.RunFlowMismatchError), (Leaf, errors.StepMismatchError)])
 async def test_a_run_that_has_the_id_of_a_child_is_not_taken_for_it(
     log: Any, made: Any, error: Any, monkeypatch: pytest.MonkeyPatch
