@@ -265,7 +265,8 @@ class ChildRun(Instance):
         status, seq = stored.checkpoint.status, stored.checkpoint.seq
         if status == "running":
             return False
-        if status == "failed" and self._known is not None and _read(self._known)[1] == seq:
+        is_edited = stored.checkpoint.kind == "edited"  # since it has failed, so that it can continue
+        if status == "failed" and self._known is not None and (is_edited or _read(self._known)[1] == seq):
             return False
         if status == "failed" and self._is_out_of_time(stored):
             return False

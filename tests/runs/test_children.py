@@ -208,6 +208,20 @@ async def test_a_failed_child_is_an_error_with_its_cause_and_a_resume_resumes_it
     assert ran == ["go", "first 4", "second 4", "go", "second 4"]
 
 
+@pytest.mark.clauses("K7")
+async def test_a_failed_child_whose_state_was_edited_is_resumed_too(log: Any) -> None:
+    fails.add("4")
+    flow = Parent(persistence=log)
+    with pytest.raises(MethodError):
+        await flow.kickoff({"n": 4})
+    child = await Leaf.load((await only_child(log, flow.run_id)).run_id, persistence=log)
+    await child.update_state(n=5)
+    fails.clear()
+
+    assert await Parent.resume(flow.run_id, persistence=log) == 41
+    assert ran == ["go", "first 4", "second 4", "go", "second 4"]
+
+
 class Retried(Flow[Number]):
     on: Any = Exception
 
