@@ -318,6 +318,12 @@ async def test_it_takes_a_flow_class_or_a_function_that_returns_a_flow(flow: Any
     assert ran == []
 
 
+@pytest.mark.parametrize("key", ["", 3, "k" * 201, "a\nb"])
+async def test_a_key_is_printable(key: Any) -> None:
+    assert isinstance(await refused(lambda: run_child(Leaf, key=key)), ValueError)
+    assert ran == []
+
+
 async def test_a_function_may_make_the_flow(log: Any) -> None:
     Refused.call = staticmethod(lambda: run_child(lambda: Leaf(max_method_calls=5), {"n": 2}))
     assert await Refused(persistence=log).kickoff() == 20
