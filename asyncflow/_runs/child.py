@@ -149,7 +149,7 @@ class ChildRun(Instance):
             children.discard(self._run_id)
         self._status, newest = status, self._seen[0] if self._seen else None
         if newest is None:
-            self.memo = status, 0, self._of_inputs, self.result
+            self.memo = status, 0, self._of_inputs, detached_copy(self.result)
         else:
             known = status.encode(), newest.seq, self._of_inputs.encode(), newest.outcome or b"{}"
             self.memo = b'["%s",%d,"%s",%s]' % known

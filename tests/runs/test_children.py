@@ -99,6 +99,30 @@ async def test_the_next_attempt_of_an_unstored_run_gets_the_result(log: Any) -> 
     assert ran == ["first 5", "second 5"]
 
 
+class Listed(Flow[Number]):
+    @start()
+    async def go(self) -> list[int]:
+        return [1]
+
+
+class Appending(Flow[Number]):
+    """Changes the result of its child, in each of its attempts."""
+
+    @start(retry=Retry(attempts=3, initial=0))
+    async def go(self) -> list[int]:
+        result = await run_child(Listed)
+        result.append(2)
+        if this_invocation().attempt < 3:
+            raise LookupError("told to")
+        return result
+
+
+@pytest.mark.clauses("K6")
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_each_attempt_gets_a_result_of_its_own(log: Any, is_stored: bool) -> None:
+    assert await Appending(persistence=log if is_stored else None).kickoff() == [1, 2]
+
+
 class Thrice(Flow[Number]):
     """Runs a child, then waits at a gate."""
 
