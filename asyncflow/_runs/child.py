@@ -10,6 +10,8 @@ from typing import Any, Final
 import anyio
 from pydantic_core import from_json, to_json
 
+from .._codec.digests import digest_of
+from .._codec.errors import Refused
 from .._pace import Pace
 from .._runtime.engine import Engine
 from .._runtime.failures import stored_failure
@@ -39,7 +41,7 @@ from . import call_errors as refusals
 from .inputs import inputs_match
 from .instance import Instance
 from .loading import Stored, load
-from .matching import are_its_inputs
+from .matching import are_its_inputs, by_field
 from .ownership import Claim, can_create, driven_as_child, driven_no_more, is_driven, owned, owned_by_creating
 from .parked import Waiting
 
@@ -50,6 +52,8 @@ DEEPEST: Final = 32
 
 SOON, LATE = 0.05, 1.0
 """Seconds between two looks at a child that another owner drives: the first pause, and the longest."""
+
+_OTHER_INPUTS: Final = "it was started with other inputs. Pass the same inputs whenever the method runs, or give each call a key of its own"
 
 _NAMESPACE: Final = uuid.UUID("db699bc8-782e-4478-9cc5-b3fc8d40231a")
 
@@ -79,6 +83,7 @@ class ChildRun(Instance):
         self._parent = parent
         self._parent_engine = engine = parent._engine
         self._known: Any = None
+        self._of_inputs = ""
         self.memo: Any = None
         self._status = ""
         """How it has ended, if it has ended here."""
@@ -108,8 +113,17 @@ class ChildRun(Instance):
         return f"run_child {self.flow_name}"
 
     def known_as(self, name: str, memo: Any) -> bool:
-        self._run_id, self._known = child_id(self._scope.invocation_id, name), memo
-        return memo is not None and _read(memo)[0] != "failed"
+        self._run_id, self._known, self._of_inputs = (
+            child_id(self._scope.invocation_id, name),
+            memo,
+            self._digest_of_inputs(),
+        )
+        if memo is None:
+            return False
+        status, _, before, _ = _read(memo)
+        if before != self._of_inputs and before and self._of_inputs:
+            raise self._mismatch(_OTHER_INPUTS)
+        return status != "failed"
 
     async def drive(self, is_found: Callable[[], Awaitable[None]]) -> None:
         status, children = "finished", self._parent.open_children
@@ -135,9 +149,10 @@ class ChildRun(Instance):
             children.discard(self._run_id)
         self._status, newest = status, self._seen[0] if self._seen else None
         if newest is None:
-            self.memo = status, 0, self.result
+            self.memo = status, 0, self._of_inputs, detached_copy(self.result)
         else:
-            self.memo = b'["%s",%d,%s]' % (status.encode(), newest.seq, newest.outcome or b"{}")
+            known = status.encode(), newest.seq, self._of_inputs.encode(), newest.outcome or b"{}"
+            self.memo = b'["%s",%d,"%s",%s]' % known
 
     def result_of(self, memo: Any) -> Any:
         if memo is None:
@@ -145,7 +160,7 @@ class ChildRun(Instance):
             raise self._error
         if self._status == "finished":
             return self.result
-        status, _, outcome = _read(memo)
+        status, _, _, outcome = _read(memo)
         if status == "finished":
             return self._result_of(outcome)
         scope, name, run_id = self._scope, self.flow_name, self._run_id
@@ -250,7 +265,8 @@ class ChildRun(Instance):
         status, seq = stored.checkpoint.status, stored.checkpoint.seq
         if status == "running":
             return False
-        if status == "failed" and self._known is not None and _read(self._known)[1] == seq:
+        is_edited = stored.checkpoint.kind == "edited"  # since it has failed, so that it can continue
+        if status == "failed" and self._known is not None and (is_edited or _read(self._known)[1] == seq):
             return False
         if status == "failed" and self._is_out_of_time(stored):
             return False
@@ -264,14 +280,24 @@ class ChildRun(Instance):
         if parent is None or parent[0] != self._scope.run_id:
             what = "it is no child of this run"
         elif not self._has_inputs_of(c):
-            what = "it was started with other inputs. Pass the same inputs whenever the method runs, or give each call a key of its own"
+            what = _OTHER_INPUTS
         else:
             return
-        raise StepMismatchError(
-            f"{self._scope.method.name} runs a child whose run {c.run_id} is stored already, and is another one: {what}",
+        raise self._mismatch(what)
+
+    def _mismatch(self, what: str) -> StepMismatchError:
+        return StepMismatchError(
+            f"{self._scope.method.name} runs a child whose run {self._run_id} is stored already, and is another one: {what}",
             run_id=self._scope.run_id,
             method=self._scope.method.name,
         )
+
+    def _digest_of_inputs(self) -> str:
+        """Return the digest of the inputs, or '' if they cannot be compared with a stored outcome."""
+        try:
+            return digest_of((by_field(self.state_type, self._inputs),))
+        except Refused:
+            return ""
 
     def _has_inputs_of(self, c: Checkpoint) -> bool:
         if not self._inputs:
@@ -348,9 +374,12 @@ class ChildRun(Instance):
         return self.setup.codecs.decode_result(ended.result, self._run_id, ended.method)
 
 
-def _read(memo: Any) -> tuple[str, int, Any]:
-    """Return what a memo says: how the run has ended, the seq of its last checkpoint, and its outcome; of an unstored one, its result."""
+def _read(memo: Any) -> tuple[str, int, str, Any]:
+    """Return what a memo says: how the run has ended, the seq of its last checkpoint, the digest of its inputs, and its outcome.
+
+    Of an unstored run: its result in place of the outcome.
+    """
     if isinstance(memo, tuple):
         return memo
-    status, seq, outcome = from_json(memo)
-    return status, seq, outcome
+    status, seq, digest, outcome = from_json(memo)
+    return status, seq, digest, outcome

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from .._runtime.scope import current_invocation
+from .._runtime.step_calls import checked_key
 from ..errors import CapabilityMissingError
 from ..persistence.children import Children
 from ..persistence.protocol import offers
@@ -48,20 +49,21 @@ async def run_child(
 
     - `flow`: a flow class, or a function without arguments that returns a flow.
     - `inputs`: as in `kickoff`, without an `id`: that of the child follows from its parent's invocation and `key`.
-    - `key`: a name of this child, unique in the method for this flow. Without one, the method's children of a flow are known by their
-      order; at most one of them may be in progress.
+    - `key`: a name of this child, unique in the method for this flow: 1 to 200 printable characters. Without one, the method's
+      children of a flow are known by their order; at most one of them may be in progress.
 
     Raises `ChildFailedError`, whose cause is the child's `MethodError`; `ChildCancelledError`; `LookupError` outside of a method;
-    `TypeError` for another `flow`; `StepMismatchError` if the child was begun with other inputs; `StepKeyError` if another child of that
-    flow without a key is in progress; what `kickoff` raises before a run starts; `RunFlowMismatchError` if the id is that of a run of
-    another flow; `LimitExceededError` for a child of depth 33, and after 10,000 stored values of one invocation;
-    `CapabilityMissingError` if the backend stores no children.
+    `TypeError` for another `flow`; `ValueError` for another `key`; `StepMismatchError` if the child was begun with other inputs;
+    `StepKeyError` if another child of that flow without a key is in progress; what `kickoff` raises before a run starts;
+    `RunFlowMismatchError` if the id is that of a run of another flow; `LimitExceededError` for a child of depth 33, and after 10,000
+    stored values of one invocation; `CapabilityMissingError` if the backend stores no children.
     """
     scope = current_invocation.get()
     if scope is None:
         raise LookupError(
             "asyncflow.run_child() is available only inside a method of a flow; elsewhere, use kickoff() or a runner"
         )
+    checked_key("run_child", key)
     made = _made(flow)
     parent: Instance = scope.flow._instance  # type: ignore[attr-defined]  # a `Flow`, which this layer does not know
     storage = parent.setup.persistence
@@ -81,6 +83,6 @@ def _made(flow: Any) -> Any:
     """Create a flow. Raises `TypeError` for anything but a flow class or a function that returns a flow."""
     made = flow() if callable(flow) else None
     if not isinstance(getattr(made, "_instance", None), Instance):
-        what = getattr(flow, "__name__", None) or f"a {type(flow).__name__}"
+        what = getattr(flow, "__name__", None) or f"an object of type {type(flow).__name__}"
         raise TypeError(f"run_child() takes a flow class, or a function that returns a flow, and {what} is neither")
     return made

@@ -365,8 +365,8 @@ class Engine(Controls):
         if isinstance(command, Finish):
             self.is_finished = True
             self.output = self.outputs.output_of(command.key, self.journal.progress, self.journal.results)
-        self.continues = isinstance(command, Continue)
-        self._steps.is_ended = self.is_finished or self.continues
+        self.continues |= isinstance(command, Continue)
+        self._steps.is_ended |= self.is_finished or self.continues  # the answer to an earlier commit may arrive later
         if self._timers is not None:
             self._timers.changed()
         if self.journal.progress.ending:

@@ -17,7 +17,7 @@ from .._definition.retry import Retry
 from .._definition.signatures import annotation_of
 from .._durations import Seconds
 
-__all__ = ["Call", "StepFunction", "call_of"]
+__all__ = ["Call", "StepFunction", "call_of", "checked_key"]
 
 LONGEST_KEY: Final = 200
 """The maximum length of a key."""
@@ -67,14 +67,25 @@ def call_of(
     call: str, function: Any, args: tuple[Any, ...], key: object, retry: object, timeout: Seconds | None
 ) -> Call:
     """Check what `step` was called with. Raises `TypeError` and `ValueError`."""
+    if inspect.iscoroutine(function):
+        function.close()  # else Python warns about it, too
+        name = function.__name__
+        raise TypeError(
+            f"{call}() calls the function itself; pass the function, and then its arguments: {call}({name}, ...)"
+        )
     if not callable(function):
         raise TypeError(f"{call}() takes a function and its arguments, not {function!r}")
-    if key is not None and not (isinstance(key, str) and 0 < len(key) <= LONGEST_KEY and key.isprintable()):
-        raise ValueError(f"the key of {call}() must be 1 to {LONGEST_KEY} printable characters, not {key!r}")
     if retry is not None and not isinstance(retry, Retry):
         raise TypeError(f"the retry of {call}() must be a Retry, not {retry!r}")
     limit = None if timeout is None else checked_limit(f"the timeout of {call}()", timeout)
-    return Call(call, function, args, _described(function), key, retry, limit)
+    return Call(call, function, args, _described(function), checked_key(call, key), retry, limit)
+
+
+def checked_key(call: str, key: object) -> str | None:
+    """Return the key of a call. Raises `ValueError`."""
+    if key is None or (isinstance(key, str) and 0 < len(key) <= LONGEST_KEY and key.isprintable()):
+        return key
+    raise ValueError(f"the key of {call}() must be 1 to {LONGEST_KEY} printable characters, not {key!r}")
 
 
 _known: WeakKeyDictionary[Any, StepFunction] = WeakKeyDictionary()

@@ -338,6 +338,6 @@ class Steps(Services):
 
     def end_late(self, commands: tuple[Command, ...]) -> None:
         """Take the commands that follow from dropping an invocation, whose body has yet to be cancelled."""
-        self.late = commands
-        self.is_ended = bool(commands) and type(commands[0]) is not Settle
+        self.late = commands or self.late  # the answers to commits may arrive in any order
+        self.is_ended |= bool(commands) and type(commands[0]) is not Settle
         self.end_waits()

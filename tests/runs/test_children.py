@@ -99,6 +99,30 @@ async def test_the_next_attempt_of_an_unstored_run_gets_the_result(log: Any) -> 
     assert ran == ["first 5", "second 5"]
 
 
+class Listed(Flow[Number]):
+    @start()
+    async def go(self) -> list[int]:
+        return [1]
+
+
+class Appending(Flow[Number]):
+    """Changes the result of its child, in each of its attempts."""
+
+    @start(retry=Retry(attempts=3, initial=0))
+    async def go(self) -> list[int]:
+        result = await run_child(Listed)
+        result.append(2)
+        if this_invocation().attempt < 3:
+            raise LookupError("told to")
+        return result
+
+
+@pytest.mark.clauses("K6")
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_each_attempt_gets_a_result_of_its_own(log: Any, is_stored: bool) -> None:
+    assert await Appending(persistence=log if is_stored else None).kickoff() == [1, 2]
+
+
 class Thrice(Flow[Number]):
     """Runs a child, then waits at a gate."""
 
@@ -208,6 +232,20 @@ async def test_a_failed_child_is_an_error_with_its_cause_and_a_resume_resumes_it
     assert ran == ["go", "first 4", "second 4", "go", "second 4"]
 
 
+@pytest.mark.clauses("K7")
+async def test_a_failed_child_whose_state_was_edited_is_resumed_too(log: Any) -> None:
+    fails.add("4")
+    flow = Parent(persistence=log)
+    with pytest.raises(MethodError):
+        await flow.kickoff({"n": 4})
+    child = await Leaf.load((await only_child(log, flow.run_id)).run_id, persistence=log)
+    await child.update_state(n=5)
+    fails.clear()
+
+    assert await Parent.resume(flow.run_id, persistence=log) == 41
+    assert ran == ["go", "first 4", "second 4", "go", "second 4"]
+
+
 class Retried(Flow[Number]):
     on: Any = Exception
 
@@ -304,6 +342,12 @@ async def test_it_takes_a_flow_class_or_a_function_that_returns_a_flow(flow: Any
     assert ran == []
 
 
+@pytest.mark.parametrize("key", ["", 3, "k" * 201, "a\nb"])
+async def test_a_key_is_printable(key: Any) -> None:
+    assert isinstance(await refused(lambda: run_child(Leaf, key=key)), ValueError)
+    assert ran == []
+
+
 async def test_a_function_may_make_the_flow(log: Any) -> None:
     Refused.call = staticmethod(lambda: run_child(lambda: Leaf(max_method_calls=5), {"n": 2}))
     assert await Refused(persistence=log).kickoff() == 20
@@ -362,6 +406,38 @@ async def test_other_inputs_of_a_method_that_runs_again_are_refused(log: Any, th
         await Changing.resume(flow.run_id, persistence=log)
     assert isinstance(raised.value.__cause__, errors.StepMismatchError)
     assert ran == ["first 4", "second 4"]
+
+
+class ChangingAttempt(Flow[Number]):
+    """Runs a child, fails, and runs it with other inputs in its next attempt."""
+
+    @start(retry=Retry(attempts=3, initial=0))
+    async def go(self) -> int:
+        result = await run_child(Leaf, {"n": this_invocation().attempt})
+        if this_invocation().attempt == 1:
+            raise LookupError("once")
+        return result
+
+
+@pytest.mark.clauses("K5", "K6")
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_other_inputs_of_a_child_that_has_ended_are_refused(log: Any, is_stored: bool) -> None:
+    with pytest.raises(MethodError) as raised:
+        await ChangingAttempt(persistence=log if is_stored else None).kickoff()
+
+    assert isinstance(raised.value.__cause__, errors.StepMismatchError)
+    assert ran == ["first 1", "second 1"]
+
+
+@pytest.mark.clauses("K5")
+async def test_a_key_that_is_used_again_for_other_inputs_is_refused(log: Any) -> None:
+    async def both() -> None:
+        await run_child(Leaf, {"n": 1}, key="a")
+        await run_child(Leaf, {"n": 1}, key="a")
+        await run_child(Leaf, {"n": 2}, key="a")
+
+    assert isinstance(await refused(both, persistence=log), errors.StepMismatchError)
+    assert ran == ["first 1", "second 1"]
 
 
 @pytest.mark.parametrize(("made", "error"), [(Parent, errors.RunFlowMismatchError), (Leaf, errors.StepMismatchError)])

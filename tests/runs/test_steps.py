@@ -273,6 +273,18 @@ async def test_a_key_is_printable(key: Any) -> None:
     assert isinstance(await cause(flow_of(body)()), ValueError)
 
 
+async def test_a_call_in_place_of_the_function_says_how_to_pass_it() -> None:
+    async def fetch(n: int) -> int:
+        return n
+
+    async def body() -> Any:
+        return await step(fetch(1))  # type: ignore[call-overload]  # the mistake
+
+    error = await cause(flow_of(body)())
+    assert isinstance(error, TypeError)
+    assert "step(fetch, ...)" in str(error)
+
+
 @pytest.mark.clauses("M3")
 async def test_a_key_that_is_used_again_is_the_same_step(store: Any) -> None:
     async def body() -> Any:
