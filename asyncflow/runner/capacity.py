@@ -22,7 +22,7 @@ class Limits:
     """The settings of a runner that are numbers or words; see `FlowRunner`. Raises `ValueError` for one out of range."""
 
     max_running: int
-    max_waiting: int
+    max_queued: int
     overload: Overload
     grace: float
     patience: float
@@ -31,8 +31,8 @@ class Limits:
     waiting_warning: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_running < 1 or self.max_waiting < 0:
-            raise ValueError("max_running must be at least 1, and max_waiting at least 0")
+        if self.max_running < 1 or self.max_queued < 0:
+            raise ValueError("max_running must be at least 1, and max_queued at least 0")
         if not (self.grace >= 0 and self.patience >= 0 and self.park_after >= 0):
             raise ValueError("grace, patience and park_after must be numbers of seconds, at least 0")
         if self.waiting_warning is not None and not self.waiting_warning > 0:
@@ -51,7 +51,7 @@ class Places:
         """Limits the runs that are running."""
         self.parents: Parents = Parents(limits.max_running)
         self.park_after: float = limits.park_after
-        self._most = limits.max_running + limits.max_waiting
+        self._most = limits.max_running + limits.max_queued
         self._places = Slots(self._most)
         self._overload = limits.overload
 
@@ -84,7 +84,7 @@ class Places:
                 else "Retry later, or create the runner with overload='wait' so that start waits"
             )
             raise RunnerOverloadedError(
-                f"the runner is at capacity: it has {self._most} runs (max_running + max_waiting). {advice}. Nothing was started"
+                f"the runner is at capacity: it has {self._most} runs (max_running + max_queued). {advice}. Nothing was started"
             ) from None
 
     def take_anyway(self) -> None:

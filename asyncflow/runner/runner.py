@@ -1,8 +1,8 @@
 """`FlowRunner`: owns runs independently of their callers, and recovers interrupted runs that a dead process left behind.
 
-It runs its tasks in its own task group, which no error of a flow ends. It never decides what a flow does next; it starts, limits
-and ends runs. A run takes a *place* (`max_running` + `max_waiting`) when it is accepted, and a *slot* (`max_running`) while it runs.
-It is stored before it waits for a slot, so that a run id that was returned to a caller can be loaded.
+Its tasks are in its own task group, which no error of a flow ends. It never decides what a flow does next. A run takes a *place*
+(`max_running` + `max_queued`) when it is accepted, and a *slot* (`max_running`) while it runs. It is stored before it waits for a
+slot, so that a run id that was returned to a caller can be loaded.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class FlowRunner(StoredRuns):
     - `persistence`: where all its runs are stored; the default SQLite file, unless given.
     - `flows`: classes, or functions that return a flow: the runner recovers their interrupted runs. Started flows are added.
     - `max_running`: maximum number of runs that run at the same time.
-    - `max_waiting`: maximum number of further runs, which are stored and wait for a slot, in order.
+    - `max_queued`: maximum number of further runs, which are stored and wait for a slot, in order.
     - `overload`: what `start` does when there are more (the backpressure): "wait", or "raise" a `RunnerOverloadedError`.
     - `grace`: seconds that its runs have to finish on exit (graceful shutdown); then they stop at their next checkpoint.
     - `patience`: seconds after that until the runner cancels the runs that have not reached a checkpoint. Either way they can be
@@ -63,6 +63,7 @@ class FlowRunner(StoredRuns):
       `StorageBusyError`. See `enter` for a runner that serves meanwhile.
     - `recover_every`: seconds between two scans for interrupted runs; more where a scan takes long. None: no scans.
     - `park_after`: seconds from which on a run that only waits leaves this process, until any runner that knows its flow wakes it.
+    - `max_waiting`: the former name of `max_queued`.
     - `waiting_warning`: seconds, or a timedelta; once a day the runner logs how many runs have waited for longer. None: never.
     - `max_takeovers`: how often a run is taken over from dead processes without progress, that is, without a checkpoint in between
       other than of a resume (None: no limit). Such a run may be a poison run, which kills the processes: after half of that number
@@ -78,7 +79,7 @@ class FlowRunner(StoredRuns):
         *,
         flows: Iterable[MakeFlow] = (),
         max_running: int = 1_000,
-        max_waiting: int = 10_000,
+        max_queued: int = 10_000,
         overload: Overload = "wait",
         grace: float = 4.0,
         patience: float = 5.0,
@@ -86,10 +87,11 @@ class FlowRunner(StoredRuns):
         max_takeovers: int | None = 10,
         park_after: float = PARK_AFTER,
         waiting_warning: float | timedelta | None = timedelta(days=7),
+        max_waiting: int | None = None,
     ) -> None:
         warn_after = None if waiting_warning is None else seconds(waiting_warning) or 0.0
-        times = grace, patience, max_takeovers, park_after, warn_after
-        self._limits = limits = Limits(max_running, max_waiting, overload, *times)
+        times, queued = (grace, patience, max_takeovers, park_after, warn_after), max_waiting
+        self._limits = limits = Limits(max_running, max_queued if queued is None else queued, overload, *times)
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
         check_backend(self.persistence)
         self._flows = known = FlowRegistry(self.persistence)

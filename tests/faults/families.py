@@ -85,7 +85,7 @@ async def called(storage: Any, run_id: str) -> None:
 
 async def served(storage: Any) -> None:
     async with FlowRunner(
-        storage, flows=[Grandchild, Child, Top], max_running=1, max_waiting=1, recover_every=0.02
+        storage, flows=[Grandchild, Child, Top], max_running=1, max_queued=1, recover_every=0.02
     ) as runner:
         for run_id in RUNS:
             handle = await runner.start(Top, run_id=run_id)

@@ -66,7 +66,7 @@ async def test_a_run_that_is_running_here_is_not_taken_for_lost(storage: Any) ->
 
 async def test_a_full_runner_still_reports_runs_that_have_ended(storage: Any) -> None:
     gate("g")
-    async with FlowRunner(storage, max_running=1, max_waiting=0, overload="raise", recover_every=None) as runner:
+    async with FlowRunner(storage, max_running=1, max_queued=0, overload="raise", recover_every=None) as runner:
         assert await runner.run(Steps, {"n": 1}, run_id="finished") == 3
         with pytest.raises(errors.MethodError):
             await runner.run(Steps, {"fails": True}, run_id="failed")

@@ -38,7 +38,7 @@ async def test_no_more_run_at_once_than_are_allowed_and_in_order(storage: Any) -
 
 async def test_an_overloaded_runner_raises_or_waits(storage: Any) -> None:
     gate("g")
-    async with FlowRunner(storage, max_running=1, max_waiting=1, overload="raise") as runner:
+    async with FlowRunner(storage, max_running=1, max_queued=1, overload="raise") as runner:
         handles = [await runner.start(Steps, {"gate": "g"}) for _ in range(2)]
         with pytest.raises(errors.RunnerOverloadedError, match="has 2 runs"):
             await runner.start(Steps)
@@ -48,7 +48,7 @@ async def test_an_overloaded_runner_raises_or_waits(storage: Any) -> None:
         assert await runner.run(Steps) == 2
 
     gate("g")
-    async with FlowRunner(storage, max_running=1, max_waiting=0) as runner:
+    async with FlowRunner(storage, max_running=1, max_waiting=0) as runner:  # the former name
         first = await runner.start(Steps, {"gate": "g"})
         with anyio.move_on_after(0.02) as scope:
             await runner.start(Steps)

@@ -86,7 +86,7 @@ TOTAL = sum(n + 2 for n in range(5))
 @pytest.mark.clauses("K9")
 @pytest.mark.parametrize("overload", ["wait", "raise"])
 async def test_three_levels_run_in_one_slot_and_one_place(storage: Any, overload: Any) -> None:
-    async with FlowRunner(storage, max_running=1, max_waiting=0, overload=overload) as runner:
+    async with FlowRunner(storage, max_running=1, max_queued=0, overload=overload) as runner:
         with anyio.fail_after(60):
             assert await runner.run(Top) == TOTAL
             assert await runner.run(Top) == TOTAL
@@ -140,7 +140,7 @@ class Most:
 @pytest.mark.parametrize("made", [Asks, AsksInMethod, Naps])
 async def test_a_child_that_waits_holds_no_slot_and_is_reached_by_its_id(storage: Any, made: Any) -> None:
     Chief.made = made
-    async with FlowRunner(storage, flows=[made], max_running=1, max_waiting=0, park_after=0.0) as runner:
+    async with FlowRunner(storage, flows=[made], max_running=1, max_queued=0, park_after=0.0) as runner:
         with anyio.fail_after(60):
             handle = await runner.start(Chief)
             await until(lambda: ran)
@@ -171,7 +171,7 @@ async def test_after_a_crash_parents_and_children_are_recovered_together_or_by_t
     storage: Any, knows: Any
 ) -> None:
     run_id, _ = await interrupted(storage)
-    async with FlowRunner(storage, flows=knows, max_running=1, max_waiting=0, recover_every=0.05) as runner:
+    async with FlowRunner(storage, flows=knows, max_running=1, max_queued=0, recover_every=0.05) as runner:
         with anyio.fail_after(60):
             assert await (await runner.get(run_id)).result() == TOTAL
     assert sorted(line.split()[1] for line in ran) == ["first"] * 5 + ["second"] * 5

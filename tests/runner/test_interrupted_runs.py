@@ -75,7 +75,7 @@ async def test_a_runner_that_ends_while_it_looks_for_runs_drains_all_the_same() 
 
 async def test_a_run_that_was_started_while_it_was_to_be_recovered_is_not_recovered_too(storage: Any) -> None:
     await left_behind(storage)
-    async with FlowRunner(storage, flows=[Steps], max_running=2, max_waiting=0, recover_every=None) as runner:
+    async with FlowRunner(storage, flows=[Steps], max_running=2, max_queued=0, recover_every=None) as runner:
         for name in ("one", "two", "g"):
             gate(name)
         for name in ("one", "two"):

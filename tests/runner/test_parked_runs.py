@@ -89,7 +89,7 @@ async def are(status: str, storage: Any, count: int) -> None:
 
 @pytest.mark.clauses("W11")
 async def test_waiting_runs_starve_no_others(storage: Any) -> None:
-    async with FlowRunner(storage, max_running=3, max_waiting=0, overload="raise") as runner:
+    async with FlowRunner(storage, max_running=3, max_queued=0, overload="raise") as runner:
         for _ in range(10):
             handle = await runner.start(Joins)
             await are("waiting", storage, 1)
@@ -255,7 +255,7 @@ async def test_a_failing_look_is_logged_once_and_repeated(storage: Any, caplog: 
 
 @pytest.mark.clauses("W11")
 async def test_runs_whose_methods_wait_hold_neither_a_slot_nor_a_place(storage: Any) -> None:
-    async with FlowRunner(storage, max_running=2, max_waiting=0, overload="raise") as runner:
+    async with FlowRunner(storage, max_running=2, max_queued=0, overload="raise") as runner:
         handles = []
         for n in range(6):
             handles.append(await runner.start(Within))

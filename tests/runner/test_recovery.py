@@ -305,7 +305,7 @@ async def test_a_run_that_cannot_resume_is_reported_and_retried_with_back_off(
 async def test_a_run_that_is_deleted_while_it_is_to_be_recovered_stays_deleted(storage: Any) -> None:
     await left_behind(storage)
     gate("place")
-    async with FlowRunner(storage, flows=[Steps], max_running=1, max_waiting=0, recover_every=None) as runner:
+    async with FlowRunner(storage, flows=[Steps], max_running=1, max_queued=0, recover_every=None) as runner:
         await runner.start(Steps, {"gate": "place"}, run_id="other")
         await until(lambda: ran)
         async with anyio.create_task_group() as group:
@@ -590,7 +590,7 @@ async def test_a_full_runner_sees_what_others_have_ended() -> None:
     storage, elsewhere = STORES["sqlite"](), STORES["sqlite"]()
     await left_behind(storage, "waits")
     gate("g")
-    async with FlowRunner(storage, flows=[Steps], max_running=1, max_waiting=0, recover_every=None) as runner:
+    async with FlowRunner(storage, flows=[Steps], max_running=1, max_queued=0, recover_every=None) as runner:
         driven = await runner.start(Steps, {"gate": "never"}, run_id="x") if gate("never") else None
         assert driven is not None
         runner._group.start_soon(runner._recovery.keep_scanning, 0.01)  # type: ignore[union-attr]  # it is entered
@@ -635,7 +635,7 @@ async def test_a_flow_that_brings_its_id_is_driven_once_and_ends_no_runner(stora
 
 async def test_a_place_is_waited_for_so_long(storage: Any) -> None:
     gate("g")
-    async with FlowRunner(storage, max_running=1, max_waiting=0) as runner:
+    async with FlowRunner(storage, max_running=1, max_queued=0) as runner:
         await runner.start(Steps, {"gate": "g"}, run_id="x")
         with pytest.raises(errors.RunnerOverloadedError):
             await runner.start(Steps, run_id="y", patience=0.01)

@@ -200,7 +200,7 @@ async def test_a_run_that_the_class_has_no_method_for_is_refused_and_stays(serve
 
 async def test_a_full_service_says_when_to_come_back(serve: Serve) -> None:
     gate("g")
-    async with serve(max_running=1, max_waiting=0, overload="raise") as service:
+    async with serve(max_running=1, max_queued=0, overload="raise") as service:
         where = (await service.order("?wait=60", fails=True)).headers["location"]
         await service.order(gate="g")
         answer = await service.http.post(f"{where}/resume")

@@ -232,7 +232,7 @@ def is_told_to_come_back(answer: Any) -> bool:
 
 async def test_an_overloaded_service_says_when_to_come_back(serve: Serve) -> None:
     gate("g")
-    async with serve(max_running=1, max_waiting=0, overload="raise") as service:
+    async with serve(max_running=1, max_queued=0, overload="raise") as service:
         await service.order(gate="g")
 
         assert is_told_to_come_back(await service.order())
@@ -241,7 +241,7 @@ async def test_an_overloaded_service_says_when_to_come_back(serve: Serve) -> Non
 
 async def test_a_full_service_still_reports_runs_that_have_ended(serve: Serve) -> None:
     gate("g")
-    async with serve(max_running=1, max_waiting=0, overload="raise") as service:
+    async with serve(max_running=1, max_queued=0, overload="raise") as service:
         done = await service.order("?wait=5", key="k")
         await service.order(gate="g")
 
@@ -254,7 +254,7 @@ async def test_a_place_is_waited_for_no_longer_than_a_client_is_patient(
 ) -> None:
     monkeypatch.setattr("asyncflow.integrations.fastapi.starting.PATIENCE", 0.05)
     gate("g")
-    async with serve(max_running=1, max_waiting=0) as service:
+    async with serve(max_running=1, max_queued=0) as service:
         await service.order(gate="g")
 
         assert is_told_to_come_back(await service.order())
@@ -274,7 +274,7 @@ async def test_a_place_is_waited_for_no_longer_than_a_client_is_patient(
 
 async def test_a_client_that_went_away_waiting_for_a_place_starts_nothing(serve: Serve) -> None:
     gate("g")
-    async with serve(max_running=1, max_waiting=0) as service:
+    async with serve(max_running=1, max_queued=0) as service:
         await service.order(gate="g")
         gone = anyio.Event()
         body = [{"type": "http.request", "body": b'{"item": "tea"}', "more_body": False}]
