@@ -1,8 +1,7 @@
 """`FlowRunner`: owns runs independently of their callers, and recovers interrupted runs that a dead process left behind.
 
-Its tasks are in its own task group, which no error of a flow ends. It never decides what a flow does next. A run takes a *place*
-(`max_running` + `max_queued`) when it is accepted, and a *slot* (`max_running`) while it runs. It is stored before it waits for a
-slot, so that a run id that was returned to a caller can be loaded.
+No error of a flow ends its tasks, and it never decides what a flow does next. A run takes a *place* (`max_running` + `max_queued`)
+when it is accepted, and a *slot* (`max_running`) while it runs. It is stored before it waits for a slot, so it can be loaded then.
 """
 
 from __future__ import annotations
@@ -90,8 +89,9 @@ class FlowRunner(StoredRuns):
         max_waiting: int | None = None,
     ) -> None:
         warn_after = None if waiting_warning is None else seconds(waiting_warning) or 0.0
-        times, queued = (grace, patience, max_takeovers, park_after, warn_after), max_waiting
-        self._limits = limits = Limits(max_running, max_queued if queued is None else queued, overload, *times)
+        times = grace, patience, max_takeovers, park_after, warn_after
+        queued = max_queued if max_waiting is None else max_waiting
+        self._limits = limits = Limits(max_running, queued, overload, *times)
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
         check_backend(self.persistence)
         self._flows = known = FlowRegistry(self.persistence)
