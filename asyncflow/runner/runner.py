@@ -88,8 +88,8 @@ class FlowRunner(StoredRuns):
         waiting_warning: float | timedelta | None = timedelta(days=7),
         max_waiting: int | None = None,
     ) -> None:
-        warn_after = None if waiting_warning is None else seconds(waiting_warning) or 0.0
-        times = grace, patience, max_takeovers, park_after, warn_after
+        warns = None if waiting_warning is None else seconds(waiting_warning) or 0.0
+        times = grace, patience, max_takeovers, park_after, warns
         queued = max_queued if max_waiting is None else max_waiting
         self._limits = limits = Limits(max_running, queued, overload, *times)
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
@@ -98,8 +98,7 @@ class FlowRunner(StoredRuns):
         self._viewed = Viewed(self.persistence, self._flows.instance_of, lambda: self._background.waker.look_now())
         for make in flows:
             self._flows.register(make)
-        self._recover_every = recover_every
-        self._live = live = OwnedRuns()
+        self._recover_every, self._live = recover_every, (live := OwnedRuns())
         calls = self._is_recoverable, self._recover_one, lambda: self._places.slots.free if self.is_open else 0
         self._background = Background(self.persistence, known, live, limits, *calls)
         self._recovery = self._background.recovery
