@@ -95,6 +95,8 @@ class ChildRun(Instance):
         """Set while it waits for its turn."""
         self._is_elsewhere = False
         """Whether it is parked, or another owner drives it."""
+        self._fails_again = False
+        """Whether its failure was reported in this attempt of the method, by a process that has died since."""
         above = Progress() if engine is None else engine.journal.progress
         depth = 1 if above.parent is None else above.parent[1] + 1
         if depth > DEEPEST:
@@ -112,17 +114,15 @@ class ChildRun(Instance):
     def kind(self) -> str:
         return f"run_child {self.flow_name}"
 
-    def known_as(self, name: str, memo: Any) -> bool:
-        self._run_id, self._known, self._of_inputs = (
-            child_id(self._scope.invocation_id, name),
-            memo,
-            self._digest_of_inputs(),
-        )
+    def known_as(self, name: str, memo: Any, *, is_of_this_call: bool) -> bool:
+        self._run_id, self._known = child_id(self._scope.invocation_id, name), memo
+        self._of_inputs = self._digest_of_inputs()
         if memo is None:
             return False
-        status, _, before, _ = _read(memo)
+        status, _, attempt, before, _ = _read(memo)
         if before != self._of_inputs and before and self._of_inputs:
             raise self._mismatch(_OTHER_INPUTS)
+        self._fails_again = attempt == self._scope.attempt and not is_of_this_call
         return status != "failed"
 
     async def drive(self, is_found: Callable[[], Awaitable[None]]) -> None:
@@ -149,10 +149,14 @@ class ChildRun(Instance):
             children.discard(self._run_id)
         self._status, newest = status, self._seen[0] if self._seen else None
         if newest is None:
-            self.memo = status, 0, self._of_inputs, detached_copy(self.result)
+            self.memo = status, 0, self._scope.attempt, self._of_inputs, detached_copy(self.result)
         else:
-            known = status.encode(), newest.seq, self._of_inputs.encode(), newest.outcome or b"{}"
-            self.memo = b'["%s",%d,"%s",%s]' % known
+            known = status.encode(), newest.seq, self._scope.attempt, self._of_inputs.encode(), newest.outcome or b"{}"
+            self.memo = b'["%s",%d,%d,"%s",%s]' % known
+
+    @property
+    def has_failed(self) -> bool:
+        return self._status == "failed"
 
     def result_of(self, memo: Any) -> Any:
         if memo is None:
@@ -160,7 +164,7 @@ class ChildRun(Instance):
             raise self._error
         if self._status == "finished":
             return self.result
-        status, _, _, outcome = _read(memo)
+        status, _, _, _, outcome = _read(memo)
         if status == "finished":
             return self._result_of(outcome)
         scope, name, run_id = self._scope, self.flow_name, self._run_id
@@ -257,7 +261,8 @@ class ChildRun(Instance):
     def _is_over(self, stored: Stored | None) -> bool:
         """Whether a stored run has finished, with its result. Raises what ended it otherwise, unless it is to be resumed.
 
-        A failure that was reported to the method is resumed, because the method runs again.
+        A failure that was reported to the method is resumed, because the method runs again: in its next attempt. In the same attempt,
+        after a crash, it gets the same error again, and so takes the same way.
         """
         if stored is None:
             return False
@@ -266,7 +271,8 @@ class ChildRun(Instance):
         if status == "running":
             return False
         is_edited = stored.checkpoint.kind == "edited"  # since it has failed, so that it can continue
-        if status == "failed" and self._known is not None and (is_edited or _read(self._known)[1] == seq):
+        is_reported = self._known is not None and (is_edited or _read(self._known)[1] == seq)
+        if status == "failed" and is_reported and not self._fails_again:
             return False
         if status == "failed" and self._is_out_of_time(stored):
             return False
@@ -374,12 +380,11 @@ class ChildRun(Instance):
         return self.setup.codecs.decode_result(ended.result, self._run_id, ended.method)
 
 
-def _read(memo: Any) -> tuple[str, int, str, Any]:
-    """Return what a memo says: how the run has ended, the seq of its last checkpoint, the digest of its inputs, and its outcome.
-
-    Of an unstored run: its result in place of the outcome.
+def _read(memo: Any) -> tuple[str, int, int, str, Any]:
+    """Return what a memo says: how the run has ended, the seq of its last checkpoint, in which attempt of the method, the digest of its
+    inputs, and its outcome; of an unstored run, its result in place of the outcome.
     """
     if isinstance(memo, tuple):
         return memo
-    status, seq, digest, outcome = from_json(memo)
-    return status, seq, digest, outcome
+    status, seq, attempt, digest, outcome = from_json(memo)
+    return status, seq, attempt, digest, outcome

@@ -23,8 +23,11 @@ class Child(Protocol):
         """What the name of its memo begins with."""
         ...
 
-    def known_as(self, name: str, memo: Any) -> bool:
-        """Take the name of its memo, and the memo if there is one. Return whether that says that the run has ended permanently."""
+    def known_as(self, name: str, memo: Any, *, is_of_this_call: bool) -> bool:
+        """Take the name of its memo, and the memo if there is one. Return whether that says that the run has ended permanently.
+
+        `is_of_this_call`: whether this execution of the method has stored the memo.
+        """
         ...
 
     async def drive(self, is_found: Callable[[], Awaitable[None]]) -> None:
@@ -37,6 +40,11 @@ class Child(Protocol):
     @property
     def memo(self) -> Any:
         """What is to be stored of its end; None if it was refused."""
+        ...
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has failed, so that it may be resumed."""
         ...
 
     def result_of(self, memo: Any) -> Any:
@@ -59,7 +67,7 @@ class Child(Protocol):
 class Children:
     """The children that the methods of one pass wait for."""
 
-    __slots__ = ("_driven", "_end_if_all_wait", "_memos", "_waits", "_winding")
+    __slots__ = ("_driven", "_end_if_all_wait", "_memos", "_noted", "_waits", "_winding")
 
     def __init__(self, memos: Memos, waits: Waits, end_if_all_wait: Callable[[], object]) -> None:
         self._memos = memos
@@ -68,13 +76,15 @@ class Children:
         self._driven: dict[int, Child] = {}
         self._winding: set[int] = set()
         """The ids of those that were asked to stop at their next checkpoints, and have not."""
+        self._noted: dict[tuple[str, str], Scope] = {}
+        """Of each failure that was stored here, by invocation and name: the execution of the method that got it."""
 
     async def run(self, scope: Scope, child: Child, key: str | None) -> Any:
         """See `run_child`."""
         with self._memos.named(scope, "run_child", child.kind, key) as name:
             scope = scope.whole
             memo = self._memos.of(scope).get(name)
-            if child.known_as(name, memo):
+            if child.known_as(name, memo, is_of_this_call=self._noted.get((scope.key, name)) is scope):
                 await self._obey(child, self._memos.show_progress)
             else:
                 known = memo
@@ -82,6 +92,8 @@ class Children:
                 memo = child.memo
                 if memo is not None and memo != known:
                     await self._obey(child, lambda: self._memos.note(scope, name, memo))
+                    if child.has_failed:
+                        self._noted[scope.key, name] = scope
         return child.result_of(memo)
 
     async def _drive(self, child: Child) -> None:

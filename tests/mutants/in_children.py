@@ -48,6 +48,14 @@ IN_CHILDREN: tuple[Mutant, ...] = (
         f"{CHILDREN}::test_a_fork_takes_stored_outcomes_along_and_runs_children_of_its_own",
     ),
     Mutant(
+        "a failure that a method has caught is forgotten by a crash",
+        ("K7",),
+        "_runs/child.py",
+        "self._fails_again = attempt == self._scope.attempt and not is_of_this_call",
+        "self._fails_again = False",
+        f"{CHILDREN}::test_after_a_crash_a_method_that_caught_the_failure_of_a_child_goes_on_from_there",
+    ),
+    Mutant(
         "a failed child is never resumed by its parent",
         ("K7",),
         "_runs/child.py",
@@ -59,8 +67,8 @@ IN_CHILDREN: tuple[Mutant, ...] = (
         "a failure that was not reported is not reported",
         ("K7",),
         "_runs/child.py",
-        'if status == "failed" and self._known is not None and (is_edited or _read(self._known)[1] == seq):',
-        'if status == "failed":',
+        'if status == "failed" and is_reported and not self._fails_again:',
+        'if status == "failed" and not self._fails_again:',
         f"{CHILDREN}::test_a_crash_before_the_report_does_not_resume_a_failed_child",
     ),
     Mutant(

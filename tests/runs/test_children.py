@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 from family import Grandparent, Leaf, Number, Parent, Wide, fails, gate, has_run, only_child, ran, tree
-from moments import interrupted_once
+from moments import interrupted_once, stored, until
 
 from asyncflow import (
     Flow,
@@ -309,6 +309,36 @@ async def test_a_crash_before_the_report_does_not_resume_a_failed_child(log: Any
     assert ran == ["go"]
     assert await Parent.resume(flow.run_id, persistence=log) == 41
     assert ran == ["go", "go", "second 4"]
+
+
+class Compensated(Flow[Number]):
+    """Undoes what has failed in the method that has caught the failure."""
+
+    @start()
+    async def go(self) -> str:
+        try:
+            await run_child(Leaf, {"n": self.state.n})
+        except errors.ChildFailedError:
+            await run_child(Leaf, {"n": 0}, key="undo")
+            if "crash" in fails:
+                await anyio.sleep_forever()
+            return "undone"
+        return "done"
+
+
+@pytest.mark.clauses("K7")
+async def test_after_a_crash_a_method_that_caught_the_failure_of_a_child_goes_on_from_there(log: Any) -> None:
+    fails.update(("4", "crash"))
+    flow = Compensated(persistence=log)
+    async with anyio.create_task_group() as group:
+        group.start_soon(flow.kickoff, {"n": 4})
+        await until(stored(log, flow.run_id, 2))  # the failure, and what undid it
+        group.cancel_scope.cancel()
+    fails.clear()
+    ran.clear()
+
+    assert await Compensated.resume(flow.run_id, persistence=log) == "undone"
+    assert ran == []
 
 
 # ---- calls that are refused ------------------------------------------------------------------------------------------
