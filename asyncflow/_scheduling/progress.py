@@ -238,9 +238,10 @@ class Progress:
 
     def _start_item(self, key: str, group: Group, index: int) -> None:
         item = Item.of(self.pending[key], index)
-        self.pending[item.key] = item
-        if item.key in self.attempts and self.attempts[item.key].due is not None:
-            self.paused.add(item.key)
+        key = item.key
+        self.pending[key] = item
+        if key in self.attempts and self.attempts[key].due is not None:
+            self.paused.add(key)
         group.running += 1
         group.started = index + 1
 

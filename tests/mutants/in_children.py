@@ -53,7 +53,7 @@ IN_CHILDREN: tuple[Mutant, ...] = (
         "_runs/child.py",
         "self._fails_again = attempt == self._scope.attempt and not is_of_this_call",
         "self._fails_again = False",
-        f"{CHILDREN}::test_after_a_crash_a_method_that_caught_the_failure_of_a_child_goes_on_from_there",
+        f"{CHILDREN}::test_after_a_crash_a_method_that_caught_the_failure_of_a_child_continues_from_there",
     ),
     Mutant(
         "a failed child is never resumed by its parent",

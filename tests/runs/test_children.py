@@ -327,7 +327,7 @@ class Compensated(Flow[Number]):
 
 
 @pytest.mark.clauses("K7")
-async def test_after_a_crash_a_method_that_caught_the_failure_of_a_child_goes_on_from_there(log: Any) -> None:
+async def test_after_a_crash_a_method_that_caught_the_failure_of_a_child_continues_from_there(log: Any) -> None:
     fails.update(("4", "crash"))
     flow = Compensated(persistence=log)
     async with anyio.create_task_group() as group:
