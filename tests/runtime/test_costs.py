@@ -456,14 +456,10 @@ class PerItem(Flow[State]):
 @pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
 @pytest.mark.parametrize(
     ("store", "most_lines", "most_bytes"),
-<<<<<<< HEAD
-    [(None, 406, 13_400), (MemoryFlowPersistence, 990, 39_600)],
-=======
     [
         (None, 386, 12_800),
         (MemoryFlowPersistence, 972, 38_900),
     ],  # 12,400 bytes before an item looked whether its list has it
->>>>>>> 90d074f0f59e7bd5a0aae4d887d2993b7bb82511
     ids=["forgets", "stored"],
 )
 async def test_an_item_takes_so_many_lines_however_long_its_list_is(
