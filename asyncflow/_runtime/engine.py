@@ -116,7 +116,6 @@ class Engine(Controls):
         self._steps = Steps(
             *(flow, settings, run_id, pass_number, self.journal, self.versions, recorder, self.outputs, clock, turn)
         )
-        self._steps.stopped_by = self.stop
         self._step: Step = self._steps.step
         self._stopped: BaseException | None = None
         self._scope: anyio.CancelScope | None = None
@@ -140,17 +139,12 @@ class Engine(Controls):
         Raises `MethodError` when a method raised. Raises unchanged whatever else ends a run: a backend's error, a cancellation,
         KeyboardInterrupt. All tasks of the pass have ended by then.
         """
-        with anyio.CancelScope() as self._scope:
-            self._steps.of_pass = self._scope
-            if self._stopped is not None:
-                self._scope.cancel()
-            if self.journal.progress.deadline:
-                end = self.journal.progress.deadline
-                await until(end, self._clock, lambda: self._work_with_signals(commands), self._time_out)
-            elif self._signals is not None:
-                await self._work_with_signals(commands)
-            else:
-                await self._work_all(commands)
+        self._steps.stopped_by = self.stop
+        try:
+            with anyio.CancelScope() as self._scope:
+                await self._drive(commands, self._scope)
+        finally:
+            self._steps.stopped_by = None  # a cycle: thousands of ended runs would wait for garbage collection
         if self._steps.late:
             self._next(self._steps.late)
         if self._stopped is not None:
@@ -160,6 +154,18 @@ class Engine(Controls):
         if failures := self.journal.failures:
             raise method_error(type(self.flow).__name__, self.run_id, failures, self.recorder is not None)
         return self.output
+
+    async def _drive(self, commands: tuple[Command, ...], scope: anyio.CancelScope) -> None:
+        self._steps.of_pass = scope
+        if self._stopped is not None:
+            scope.cancel()
+        if self.journal.progress.deadline:
+            end = self.journal.progress.deadline
+            await until(end, self._clock, lambda: self._work_with_signals(commands), self._time_out)
+        elif self._signals is not None:
+            await self._work_with_signals(commands)
+        else:
+            await self._work_all(commands)
 
     async def _work_with_signals(self, commands: tuple[Command, ...]) -> None:
         if self._signals is None:

@@ -36,9 +36,9 @@ class Progress:
 
     pending: dict[str, Invocation] = field(default_factory=dict)
     """Invocations that are to be completed, by key, in the order in which they were enabled."""
-    failed: frozenset[str] = frozenset()
+    failed: set[str] = field(default_factory=set)
     """The pending invocations that raised."""
-    held: frozenset[str] = frozenset()
+    held: set[str] = field(default_factory=set)
     """The pending invocations that were enabled after a failure, and not started."""
     counts: dict[str, int] = field(default_factory=dict)
     """How often each method was enabled, and each signal was taken, in this pass."""
@@ -158,7 +158,7 @@ class Progress:
         else:
             fired.add(method)
         if self.failed:
-            self.held |= {key}
+            self.held.add(key)
         for _, source in arguments:
             self._retain(source)
         if self.timers:
@@ -175,7 +175,7 @@ class Progress:
     def _fail(self, key: str) -> None:
         before = self.attempts.get(key, Attempts(0))
         self.attempts[key] = Attempts(before.failed + 1, before.before, memos=before.memos)
-        self.failed |= {key}
+        self.failed.add(key)
 
     def _time(self, timing: Timing, completed: str, result: Any) -> Any:
         """Apply what concerns attempts, times, signals and items. Return the result of the completed invocation."""
@@ -273,7 +273,7 @@ class Progress:
     def _drop_item(self, key: str, group: Group) -> None:
         del self.pending[key]
         if self.failed:
-            self.failed -= {key}
+            self.failed.discard(key)
         self.attempts.pop(key, None)
         group.running -= 1
 
@@ -293,7 +293,7 @@ class Progress:
             for each in [each for each in (*self.pending, *self.attempts) if each.startswith(f"{key}[")]:
                 self.pending.pop(each, None)
                 self.attempts.pop(each, None)
-                self.failed -= {each}
+                self.failed.discard(each)
         self._complete(key)
 
     # ---- the end -----------------------------------------------------------------------------------------------
@@ -330,7 +330,7 @@ class Progress:
         for key in self.failed:
             failed, memos = self.attempts[key].failed, self.attempts[key].memos
             self.attempts[key] = Attempts(failed, failed, memos=memos)
-        self.failed = self.held = frozenset()
+        self.failed, self.held = set(), set()
         for key, group in () if self.ending else self.groups.items():
             self._restart(key, group.limit)
         self._recount_paused()
@@ -362,8 +362,8 @@ class Progress:
     def _complete(self, key: str) -> None:
         _, _, cycle, _, arguments = self.pending.pop(key)
         if self.failed or self.held:
-            self.failed -= {key}
-            self.held -= {key}
+            self.failed.discard(key)
+            self.held.discard(key)
         if self.attempts:
             self.attempts.pop(key, None)
         for _, source in arguments:

@@ -206,8 +206,8 @@ def decode_progress(data: bytes) -> Progress:
     stored = _progresses.validate_json(data, strict=True)
     progress = Progress(
         pending={invocation.key: invocation for invocation in map(Invocation._make, stored["pending"])},
-        failed=stored["failed"],
-        held=stored["held"],
+        failed=set(stored["failed"]),
+        held=set(stored["held"]),
         counts=stored["counts"],
         latches={m: {n: Seen._make(row) for n, row in latch.items()} for m, latch in stored["latches"].items()},
         fired=stored["fired"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+import anyio
+
 from .._pace import Pace
 from .._runs.cancelling import cancel_stored
 from ..errors import RunFencedError, RunNotFoundError, StorageError
@@ -15,6 +17,9 @@ __all__ = ["Orphans"]
 
 EVERY: Final = 30.0
 """Seconds between two looks."""
+
+REST: Final = 100
+"""The pause after a look, at least, in times of how long it took: a look reads all children that are not over."""
 
 PAGE: Final = 100
 """Orphans in one look."""
@@ -30,9 +35,10 @@ class Orphans:
 
     async def keep_looking(self) -> None:
         """Look until this is cancelled, if the storage knows children."""
-        pace, logged = Pace(), ""
+        pace, logged, took = Pace(), "", 0.0
         while offers(self._persistence, Children):
-            await pace.pause(EVERY)
+            await pace.pause(max(EVERY, REST * took))
+            began = anyio.current_time()
             try:
                 await self.cancel_all()
                 logged = ""
@@ -40,6 +46,7 @@ class Orphans:
                 if str(error) != logged:
                     logger.warning("look for orphans failed: it is retried: %s", error)
                 logged = str(error)
+            took = anyio.current_time() - began
 
     async def cancel_all(self) -> None:
         """Cancel the orphans that there are now."""
