@@ -99,7 +99,8 @@ async def test_many_parents_with_children_run_in_few_slots(storage: Any) -> None
         with anyio.fail_after(120):
             handles = [await runner.start(most.flow) for _ in range(50)]
             assert [await handle.result() for handle in handles] == [TOTAL] * 50
-    assert (len(ran), most.at_once) == (500, 3)
+    assert len(ran) == 500
+    assert 1 <= most.at_once <= 3
 
 
 class Most:
