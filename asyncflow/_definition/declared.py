@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin
 
 from ..errors import FlowDefinitionError
 from .aliases import UNRESOLVED, evaluated, filled_in, resolved
@@ -101,7 +101,9 @@ def _is_open(argument: Any) -> bool:
 def _declared(cls: type, api: type) -> list[Any]:
     """Return the two arguments of `Flow` that a class declares; for one that it leaves open, a type variable or `Parameter.empty`."""
     found: list[Any] = [Parameter.empty, Parameter.empty]
-    for base in vars(cls).get("__orig_bases__", cls.__bases__):
+    bases = vars(cls).get("__orig_bases__", cls.__bases__)
+    own = [base for base in bases if cast(object, get_origin(base)) is api]  # what the class says itself comes first
+    for base in (*own, *(base for base in bases if base not in own)):
         origin = get_origin(base) or base
         if not isinstance(origin, type) or not issubclass(origin, api):
             continue

@@ -126,12 +126,12 @@ def test_a_field_is_tried_by_its_own_annotation_alone() -> None:
 
 
 @pytest.mark.found("D2")
-def test_a_flow_takes_one_state_and_a_class_with_a_state_takes_no_other() -> None:
+def test_a_flow_takes_one_state_and_one_result_and_a_class_that_has_them_takes_no_other() -> None:
     class Made(Flow[dict[str, int]]): ...
 
-    for base, states in ((Flow, (int, str)), (Made, int)):
+    for base, arguments in ((Flow, (int, str, str)), (Made, int)):
         with pytest.raises(TypeError):
-            base[states]
+            base[arguments]
 
 
 def test_the_marks_are_white_space_to_json() -> None:

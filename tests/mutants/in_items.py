@@ -44,7 +44,7 @@ IN_ITEMS = (
         "an item that another limit has put back is tried again at once",
         ("N2", "N5"),
         "_scheduling/progress.py",
-        "            self.paused.add(item.key)\n",
+        "            self.paused.add(key)\n",
         "            pass\n",
         f"{RULES}::test_an_item_that_another_limit_has_put_back_still_waits_for_its_next_attempt",
     ),

@@ -226,9 +226,9 @@ IN_RUNS = (
         "a cancellation is swallowed",
         ("C1",),
         "_runtime/engine.py",
-        "                await self._work_all(commands)\n",
-        "                try:\n                    await self._work_all(commands)\n"
-        "                except BaseException:\n                    return None\n",
+        "        else:\n            await self._work_all(commands)\n",
+        "        else:\n            try:\n                await self._work_all(commands)\n"
+        "            except BaseException:\n                return None\n",
         "runtime/test_cancellation.py::test_a_task_that_was_cancelled_natively_gets_its_cancelled_error",
     ),
     Mutant(
@@ -310,7 +310,7 @@ IN_RUNS = (
         "what was enabled beside a failure is lost",
         ("X3",),
         "_scheduling/progress.py",
-        "        if self.failed:\n            self.held |= {key}\n",
+        "        if self.failed:\n            self.held.add(key)\n",
         "        if self.failed:\n            del self.pending[key]\n",
         f"{FAILURE}::test_resume_runs_only_what_failed_or_never_started",
     ),

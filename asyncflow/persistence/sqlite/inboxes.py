@@ -40,7 +40,8 @@ class SqliteInboxes(Inboxes):
         return {row[0]: row for row in await self.fetch(rows.SELECT_HEADS, _json(run_ids))}
 
     async def adopt(self, children: Sequence[tuple[str, str, bytes]]) -> None:
-        await self._connection.executemany(rows.ADOPT, children)
+        found = [(parent, digest, run_id) for run_id, parent, digest in children]
+        await self._connection.executemany(rows.ADOPT, found)
 
     async def head(self, run_id: str) -> tuple[str, int] | None:
         found = await self.fetch(rows.SELECT_HEAD, run_id)

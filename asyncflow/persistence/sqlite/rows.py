@@ -20,7 +20,7 @@ NOW = "(julianday('now') - 2440587.5) * 86400.0"
 
 SELECT_HEAD = f"SELECT {HEAD} FROM runs WHERE run_id = ?"
 SELECT_HEADS = f"SELECT {HEAD} FROM runs WHERE run_id IN (SELECT value FROM json_each(?))"
-ADOPT = "UPDATE runs SET parent = ?2, parent_digest = ?3 WHERE run_id = ?1"
+ADOPT = "UPDATE runs SET parent = ?, parent_digest = ? WHERE run_id = ?"
 SELECT_OWNED = (
     f"SELECT {HEAD}, (SELECT expires - {NOW} FROM owners WHERE owners.owner = runs.owner) FROM runs "
     "WHERE run_id IN (SELECT value FROM json_each(?))"
