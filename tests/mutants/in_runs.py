@@ -226,9 +226,9 @@ IN_RUNS = (
         "a cancellation is swallowed",
         ("C1",),
         "_runtime/engine.py",
-        "        else:\n            await self._work_all(commands)\n",
-        "        else:\n            try:\n                await self._work_all(commands)\n"
-        "            except BaseException:\n                return None\n",
+        "                await self._drive(commands, self._scope)\n",
+        "                try:\n                    await self._drive(commands, self._scope)\n"
+        "                except BaseException:\n                    return None\n",
         "runtime/test_cancellation.py::test_a_task_that_was_cancelled_natively_gets_its_cancelled_error",
     ),
     Mutant(
