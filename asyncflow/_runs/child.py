@@ -139,7 +139,10 @@ class ChildRun(Instance):
         except (StorageError, ParentEndedError) as error:
             self._error = error
             if not isinstance(error, CheckpointCorruptError):
-                self.stop_parent(error)
+                is_over = isinstance(
+                    error, ParentEndedError
+                )  # its parent was ended elsewhere, and is not known here yet
+                self.stop_parent(refusals.fenced(self._scope.run_id) if is_over else error)
                 await anyio.sleep_forever()
             return
         except Exception as error:  # the flow's own code may raise anything, such as a validator of its state
