@@ -41,14 +41,19 @@ def _tree(value: Any, path: str, depth: int) -> Any:
         return value if cls is not int else tagged(value, path, depth)
     if depth > MAX_DEPTH:
         raise Refused(path, cls.__name__, f"it is nested more than {MAX_DEPTH} deep", "flatten it", limit=True)
-    if cls is list:
-        return [_tree(each, f"{path}[{i}]", depth + 1) for i, each in enumerate(value)]
-    if cls is tuple:
-        return {"$tuple": [_tree(each, f"{path}[{i}]", depth + 1) for i, each in enumerate(value)]}
+    if cls is list or cls is tuple:
+        trees = [_tree(each, f"{path}[{i}]", depth + 1) for i, each in enumerate(value)]
+        return trees if cls is list else {"$tuple": trees}
     if cls is dict:
         return _of_pairs("$dict", value, path, depth)
     if cls is set or cls is frozenset:
         return {"$set": sorted((_tree(each, path, depth + 1) for each in value), key=to_json)}
+    return _of_object(value, path, depth)
+
+
+def _of_object(value: Any, path: str, depth: int) -> Any:
+    """Return the tree of a value that is no container of Python's."""
+    cls = type(value)
     if isinstance(value, Enum):
         return {"$enum": _tree(value.value, path, depth + 1)}
     if isinstance(value, BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -77,12 +78,12 @@ class Each(Generic[R]):
     source: Any
 
 
-class FannedOut(Generic[S, I, R]):
+class FannedOut(ABC, Generic[S, I, R]):
     """The type of a method with `@listen(each(...))` for a type checker: as a trigger, its result is a `list[R]`."""
 
+    @abstractmethod
     def __call__(self, flow: S, item: I, /) -> Coroutine[Any, Any, list[R]]:
         """What triggers it stands for; at run time it is the function that was decorated."""
-        raise NotImplementedError("for type checkers only")
 
 
 Condition = str | AnyOf | AllOf

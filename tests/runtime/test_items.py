@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from asyncflow import (
     Flow,
+    FlowRunner,
     FlowState,
     MemoryFlowPersistence,
     MethodError,
@@ -548,12 +549,9 @@ async def test_a_result_of_an_item_that_cannot_be_stored_fails_that_item() -> No
 # ---- what others see -------------------------------------------------------------------------------------------
 
 
-async def test_events_name_the_items_and_then_the_whole(stored: Any) -> None:
-    if isinstance(stored, TwoVerbs):
-        pytest.skip("it keeps no history")
-    from asyncflow import FlowRunner
-
-    async with FlowRunner(stored, flows=[Numbers]) as runner:
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_events_name_the_items_and_then_the_whole(kind: str) -> None:
+    async with FlowRunner(KINDS[kind](), flows=[Numbers]) as runner:
         handle = await runner.start(Numbers)
         await handle.result()
         events = [event async for event in handle.events() if isinstance(event, MethodFinished)]
