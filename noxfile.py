@@ -34,7 +34,8 @@ CACHES = HERE / ".nox"
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 sys.path.insert(0, str(HERE / "tests"))
-from pythons import link_pythons  # noqa: E402 - it is in a folder of its own
+from chromium import find_chromium  # noqa: E402 - it is in a folder of its own
+from pythons import link_pythons  # noqa: E402
 
 OTHERS, MISSING = link_pythons(CACHES / "pythons")
 """The other supported Pythons that are here, and those that are not, with what has their name and does not start."""
@@ -85,6 +86,19 @@ def floors_of_dependencies(session: nox.Session) -> None:
     """Run the short form of the tests on the oldest version of each dependency that pyproject.toml allows."""
     install(session, "tests", resolution="lowest-direct")
     run_tests(session, short=True)
+    session.warn("THE TESTS IN A BROWSER WERE NOT RUN; THEIR COMMAND: python3 noxfile.py -s e2e")
+
+
+@nox.session
+def e2e(session: nox.Session) -> None:
+    """Run the tests in a browser: Chromium, which is found, or, as root on Debian, installed."""
+    browser = find_chromium()
+    if browser is None:
+        session.error("there is no Chromium here, and it could not be installed: install it as `chromium` on the PATH")
+    install(session, "tests", "e2e")
+    session.env["ASYNCFLOW_BROWSER"] = browser
+    cache = f"cache_dir={CACHES / 'pytest'}"
+    session.run("python", "-m", "pytest", "-o", cache, *(session.posargs or ["tests/e2e"]))
 
 
 @nox.session(venv_backend="none")

@@ -36,6 +36,8 @@ collect_ignore = (
     if IS_SHORT
     else []
 )
+if "ASYNCFLOW_BROWSER" not in os.environ:  # which the session `e2e` of noxfile.py sets
+    collect_ignore.append("e2e")
 
 LEFT_OUT = ("memory", "two verbs", "uvloop")
 """The variants of tests that the short form leaves out: what they check is not what depends on a version."""
