@@ -22,6 +22,7 @@ from ._runs.history import HistoryEntry
 from ._runs.parked import Waiting
 from ._runtime.ending import continue_as, finish
 from ._runtime.receiving import wait_for
+from ._runtime.reporting import report, stream
 from ._runtime.scope import InvocationInfo, this_invocation
 from ._runtime.sleeping import sleep
 from ._runtime.stepping import step, step_sync
@@ -62,6 +63,7 @@ __all__ = [
     "or_",
     "persist",
     "persistence",
+    "report",
     "router",
     "run",
     "run_child",
@@ -69,6 +71,7 @@ __all__ = [
     "start",
     "step",
     "step_sync",
+    "stream",
     "this_invocation",
     "wait_for",
 ]

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from typing import Final
 
 from .errors import InvalidRunIdError, RunInputsError
 
-__all__ = ["new_run_id", "parse_run_id", "reconcile_run_ids"]
+__all__ = ["child_id", "new_run_id", "parse_run_id", "reconcile_run_ids"]
+
+_CHILDREN: Final = uuid.UUID("db699bc8-782e-4478-9cc5-b3fc8d40231a")
+
+
+def child_id(invocation_id: str, name: str) -> str:
+    """Return the id of a child: it follows from the invocation that runs it and from its name there, so it is the same ever after."""
+    return str(uuid.uuid5(_CHILDREN, f"{invocation_id}\n{name}"))
 
 
 def new_run_id() -> str:

@@ -1,48 +1,104 @@
-"""The events of a run. Frozen, with plain values, and derived from its checkpoints: every event that is reported is stored.
+"""The events of a run, and who observes them. Events are frozen.
 
-An event's id is (run id, seq of the checkpoint, n within it).
+A *stored* event is derived from a checkpoint, and its id is (run id, seq of the checkpoint, n within it). A *live* event is not stored:
+only who observes the run at that time gets it. Its seq is -1, and its n orders it among the live events of this process.
+
+    live     MethodStarted, RunWaiting, RunInterrupted, ChildStarted, Reported, Streamed, EventsLost; and every event of a run without
+             persistence, or of a method without a checkpoint
+    stored   all others
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 __all__ = [
+    "ChildEnded",
+    "ChildStarted",
     "Event",
+    "EventsLost",
     "MethodFailed",
     "MethodFinished",
+    "MethodObserver",
     "MethodRetrying",
     "MethodSkipped",
+    "MethodStarted",
+    "MethodWaiting",
+    "Observer",
+    "Reported",
     "RunCancelled",
     "RunFailed",
     "RunFinished",
+    "RunInterrupted",
     "RunResumed",
     "RunStarted",
+    "RunWaiting",
     "SignalTaken",
     "StateEdited",
+    "StepFinished",
+    "StepRetrying",
+    "Streamed",
     "TimerFired",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One event in the history of a run."""
+    """One event of a run."""
 
     run_id: str
     """The id of the run."""
     flow: str
     """The name of its flow."""
     seq: int
-    """The sequence number of the checkpoint that stores it, from 0."""
+    """The sequence number of the checkpoint that stores it, from 0; -1 for a live event."""
     n: int
-    """Its place among the events of that checkpoint, from 0."""
+    """Its place among the events of that checkpoint, from 0; among live events, a number that rises."""
     at: float
     """The time, in seconds since the Unix epoch."""
 
     @property
     def id(self) -> tuple[str, int, int]:
-        """(run id, seq, n): unique, and ordered within a run."""
+        """(run id, seq, n): unique, and ordered among the stored events of a run; of live events, within a process."""
         return self.run_id, self.seq, self.n
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(seq, n): its position among the events of its run, for `RunHandle.events(after=)`."""
+        return self.seq, self.n
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is not stored."""
+        return self.seq < 0
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Observes runs: an item of `observers=` of a flow or a runner. One that raises is logged, and not called again."""
+
+    def on_event(self, event: Event, /) -> object:
+        """Called with each event, on the event loop of the run, stored events after their commit. It must not block.
+
+        - `event`: the event.
+        """
+        ...
+
+
+@runtime_checkable
+class MethodObserver(Protocol):
+    """An observer that is also entered around the body of each method, in the method's context. A capability of an `Observer`."""
+
+    def around_method(self, started: MethodStarted, /) -> AbstractContextManager[object]:
+        """Return what is entered before a method is called and left when it has ended, with its exception if it raised one.
+
+        What it sets in context variables is seen by the method, and by what the method calls.
+
+        - `started`: the event of its start.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +115,30 @@ class RunResumed(Event):
 
     pass_number: int
     """The number of the pass, from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodStarted(Event):
+    """An attempt of an invocation starts. Live."""
+
+    invocation: str
+    """The invocation, such as `fetch:1`."""
+    attempt: int = 1
+    """The number of the attempt, from 1."""
+    triggers: tuple[str, ...] = ()
+    """The invocations whose results it gets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodWaiting(Event):
+    """A method began to `sleep`, or to `wait_for` a signal."""
+
+    invocation: str
+    """The invocation, such as `ask:1`."""
+    waits_for: str
+    """The name of the signal; "sleep" for a sleep."""
+    due: float | None
+    """When the wait ends at the latest, in seconds since the Unix epoch; None: it has no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +186,54 @@ class MethodRetrying(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepFinished(Event):
+    """A `step` within a method completed: its result is stored."""
+
+    invocation: str
+    """The invocation, such as `fetch:1`."""
+    step: str
+    """The step: the name of its function, and its order or its key, such as `pay #1` or `pay =invoice-7`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRetrying(Event):
+    """An attempt of a `step` raised an exception, and another attempt follows."""
+
+    invocation: str
+    """The invocation, such as `fetch:1`."""
+    step: str
+    """The step, as in `StepFinished`."""
+    attempt: int
+    """How many attempts have failed."""
+    due: float
+    """When the next attempt is due, in seconds since the Unix epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildStarted(Event):
+    """A method began to run a child, or to wait for one that was begun before. Live."""
+
+    invocation: str
+    """The invocation, such as `fetch:1`."""
+    child_id: str
+    """The run id of the child."""
+    child: str
+    """The name of the child's flow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildEnded(Event):
+    """A child run ended, and its outcome is stored with the method that waits for it."""
+
+    invocation: str
+    """The invocation, such as `fetch:1`."""
+    child_id: str
+    """The run id of the child."""
+    status: str
+    """How it ended: "finished", "failed" or "cancelled"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimerFired(Event):
     """The time of a timer came."""
 
@@ -140,6 +268,59 @@ class RunFailed(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCancelled(Event):
     """The run was cancelled permanently."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunWaiting(Event):
+    """The run was parked: it only waits, and no process drives it. Live."""
+
+    waits_for: tuple[str, ...]
+    """The names of the signals that it waits for."""
+    due: float | None
+    """When it is due, in seconds since the Unix epoch; None if it waits for signals only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInterrupted(Event):
+    """The run stopped here before its end, and can be resumed. Live."""
+
+    reason: str
+    """The type of what stopped it, such as `RunFencedError`, or the exception of a cancellation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported(Event):
+    """A method reported its progress by `asyncflow.report`. Live."""
+
+    invocation: str
+    """The invocation, such as `fetch:1`."""
+    done: float
+    """How much of its work is done."""
+    total: float | None = None
+    """Of how much; None if that is not known."""
+    text: str = ""
+    """What it does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streamed(Event):
+    """A method emitted a value by `asyncflow.stream`. Live."""
+
+    invocation: str
+    """The invocation, such as `fetch:1`."""
+    value: Any
+    """The value, the same object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsLost(Event):
+    """This reader was slower than the events, which it has not read: they were dropped before the next one. Live.
+
+    `run_id` and `flow` are empty if the reader reads several runs.
+    """
+
+    count: int
+    """How many events were dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, Unpack, cast, overload
@@ -25,11 +25,13 @@ from ._runs.operations import Operations
 from ._runs.parked import Waiting
 from ._runs.setup import log_unchecked_labels, settings_of, setup_of
 from ._runs.snapshot import MissingInstance
+from ._runtime.audience import checked_observers
 from ._runtime.codecs import Codecs
 from ._runtime.scope import current_invocation
 from ._runtime.settings import Settings
 from ._runtime.tracebacks import from_here
 from .errors import FlowDefinitionError, MethodError
+from .events import Observer
 from .merge import Merge
 from .persistence.checks import check_backend
 from .persistence.protocol import FlowPersistence
@@ -44,7 +46,9 @@ R = typing_extensions.TypeVar("R", covariant=True, default=Any)
 Durability = Literal["full", "process"]
 OnError = Literal["finish", "cancel"]
 
-_KEYWORDS: Final = ("persistence", "initial_state", "name", "durability", "on_error", "max_method_calls", "run_timeout")
+_KEYWORDS: Final = (
+    *("persistence", "initial_state", "name", "durability", "on_error", "max_method_calls", "run_timeout", "observers"),
+)
 
 
 class Flow(Operations, Uncached, Generic[S, R]):
@@ -67,6 +71,7 @@ class Flow(Operations, Uncached, Generic[S, R]):
       fails with a `LimitExceededError`.
     - `run_timeout`: how long a pass may take, waits included: seconds, or a timedelta; then it fails with a `RunTimeoutError`. A resume
       does not prolong it, unless it has a `run_timeout` of its own. Default: None, no limit.
+    - `observers`: objects with `on_event(event)`, called with each event of the run and of its children: see `asyncflow.events`.
     - `retry`, `timeout`: class attributes only: the defaults of all methods; see `listen`.
     - `merges`: a class attribute only: the merge functions of a dict state's keys; see `asyncflow.merge`.
 
@@ -82,6 +87,7 @@ class Flow(Operations, Uncached, Generic[S, R]):
     on_error: ClassVar[OnError] = "finish"
     max_method_calls: ClassVar[int | None] = 10_000
     run_timeout: ClassVar[float | timedelta | None] = None
+    observers: ClassVar[Sequence[Observer]] = ()
     merges: ClassVar[Mapping[str, Merge]] = {}
 
     _instance: Instance = cast(Instance, MissingInstance())
@@ -145,6 +151,7 @@ class Flow(Operations, Uncached, Generic[S, R]):
         on_error: OnError | None = None,
         max_method_calls: int | Unset | None = UNSET,
         run_timeout: float | timedelta | Unset | None = UNSET,
+        observers: Sequence[Observer] | None = None,
         **unknown: Never,
     ) -> None:
         cls = type(self)
@@ -169,7 +176,9 @@ class Flow(Operations, Uncached, Generic[S, R]):
             checked_limit("run_timeout", cls.run_timeout if run_timeout is UNSET else run_timeout),
         )
         chosen = one_of("durability", durability or cls.durability, ("full", "process"))
-        setup = partial(setup_of, settings, cls._codecs, cls._persisted, where, chosen)
+        heard = cls.observers if observers is None else observers
+        observed = checked_observers(heard, cls.__name__) if heard else ()
+        setup = partial(setup_of, settings, cls._codecs, cls._persisted, where, chosen, observed)
         self._instance = Instance(self, cls._state_type, given, setup)
 
     def __repr__(self) -> str:
@@ -365,19 +374,6 @@ class Flow(Operations, Uncached, Generic[S, R]):
         flow = cls(**init)
         await fork(flow._instance, known, seq)
         return flow
-
-    async def cancel(self) -> None:
-        """Cancel the run permanently and durably: it cannot be resumed. Its kickoff, if one is awaited, raises `RunCancelledError`.
-
-        A finished run stays finished, also if it finishes at this moment. In one of the run's own methods it returns at once, and the
-        method is cancelled.
-
-        Raises `RunLockedError` while another instance or process drives the run (`FlowRunner.cancel` ends it there, too),
-        `RunNotFoundError`, `CapabilityMissingError` if the flow is not stored and not running, `InvalidRunIdError` (of an id in the
-        state), `RunFlowMismatchError`, `StateSchemaError`, `RunFencedError` if another owner takes the run over at this moment, and
-        `StorageError`s.
-        """
-        await self._instance.cancel()
 
     async def history(self) -> list[HistoryEntry]:
         """Return the checkpoints of the run, oldest first.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -13,6 +12,7 @@ from pydantic_core import from_json, to_json
 from .._codec.digests import digest_of
 from .._codec.errors import Refused
 from .._pace import Pace
+from .._run_ids import child_id
 from .._runtime.engine import Engine
 from .._runtime.failures import stored_failure
 from .._runtime.scope import Scope
@@ -45,7 +45,7 @@ from .matching import are_its_inputs, by_field
 from .ownership import Claim, can_create, driven_as_child, driven_no_more, is_driven, owned, owned_by_creating
 from .parked import Waiting
 
-__all__ = ["DEEPEST", "ChildRun", "child_id"]
+__all__ = ["DEEPEST", "ChildRun"]
 
 DEEPEST: Final = 32
 """How many runs can be above a run, each a child of the one before."""
@@ -54,13 +54,6 @@ SOON, LATE = 0.05, 1.0
 """Seconds between two looks at a child that another owner drives: the first pause, and the longest."""
 
 _OTHER_INPUTS: Final = "it was started with other inputs. Pass the same inputs whenever the method runs, or give each call a key of its own"
-
-_NAMESPACE: Final = uuid.UUID("db699bc8-782e-4478-9cc5-b3fc8d40231a")
-
-
-def child_id(invocation_id: str, name: str) -> str:
-    """Return the id of a child: it follows from the invocation that runs it and from its name there, so it is the same ever after."""
-    return str(uuid.uuid5(_NAMESPACE, f"{invocation_id}\n{name}"))
 
 
 class ChildRun(Instance):
@@ -109,6 +102,10 @@ class ChildRun(Instance):
         self._setup = parent.setup.for_child(own.setup, (scope.run_id, depth), above.deadline, self._seen.append)
 
     # ---- what its parent asks of it --------------------------------------------------------------------------------
+
+    @property
+    def known_id(self) -> str:
+        return self._run_id
 
     @property
     def kind(self) -> str:

@@ -1,10 +1,11 @@
-"""What a flow class does with runs that it need not drive: send signals, end them, and delete their earlier passes."""
+"""What a flow does with runs that it need not drive: observe and end them, send signals, and delete their earlier passes."""
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
 
 from .._definition.signals import Signal
+from .._runtime.audience import EventStream
 from ..state import parse_run_id
 from .compacting import compact
 from .finishing import finish_stored
@@ -20,6 +21,27 @@ class Operations:
     """The operations; a base of `Flow`."""
 
     _instance: Instance
+
+    def events(self) -> EventStream:
+        """Return the events of the run of this object as they come, to iterate over: `async for event in flow.events()`.
+
+        They begin at this call; called before `kickoff` or `resume`, it waits for that. They end when that call ends. A reader that is
+        slow never slows the run: it loses events, and an `events.EventsLost` says how many. Past events are in `history`.
+        """
+        return EventStream(self._instance.events())
+
+    async def cancel(self) -> None:
+        """Cancel the run permanently and durably: it cannot be resumed. Its kickoff, if one is awaited, raises `RunCancelledError`.
+
+        A finished run stays finished, also if it finishes at this moment. In one of the run's own methods it returns at once, and the
+        method is cancelled.
+
+        Raises `RunLockedError` while another instance or process drives the run (`FlowRunner.cancel` ends it there, too),
+        `RunNotFoundError`, `CapabilityMissingError` if the flow is not stored and not running, `InvalidRunIdError` (of an id in the
+        state), `RunFlowMismatchError`, `StateSchemaError`, `RunFencedError` if another owner takes the run over at this moment, and
+        `StorageError`s.
+        """
+        await self._instance.cancel()
 
     @classmethod
     async def signal(

@@ -11,12 +11,14 @@ from .._definition.attempting import check_bounded
 from .._definition.declared import Persisted
 from .._definition.identity import Identity, checked_former_names, checked_name
 from .._keywords import Unset
+from .._runtime.audience import Audience, joined
 from .._runtime.codecs import Codecs
 from .._runtime.observe import log_events
 from .._runtime.parking import PARK_AFTER
 from .._runtime.settings import Settings
 from .._runtime.timing import clock_of, now
 from .._runtime.turns import Turn
+from ..events import Observer
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.default import default_persistence
 from ..persistence.parking import Parking
@@ -47,6 +49,8 @@ class Setup:
     """Of a child: see `Progress.parent`."""
     until: float = 0.0
     """Of a child: when the time limit of its parent passes, in seconds since the Unix epoch; 0: it has none."""
+    audience: Audience | None = None
+    """Who observes the run and its children."""
     clock: Callable[[], float] = now
     """Returns the time of checkpoints, deadlines and attempts, in seconds since the Unix epoch."""
 
@@ -56,10 +60,11 @@ class Setup:
         """Return the setup of a child of a run with this setup. `own`: that of the child's flow. `observe`: an observer besides its own."""
         known = own.observe
         both = observe if known is None else lambda checkpoint: (observe(checkpoint), known(checkpoint))
-        turn = None if self.turn is None else self.turn.of_child()
+        turn, mine = None if self.turn is None else self.turn.of_child(), self.audience
+        audience = joined(own.audience, mine.outer if mine is not None and mine.is_of_one else mine)
         return Setup(
             *(own.settings, own.codecs, self.persistence, own.whole, both, own.is_declared, turn, self.park_after),
-            *(parent, until, self.clock),
+            *(parent, until, audience, self.clock),
         )
 
     @property
@@ -114,6 +119,7 @@ def setup_of(
     persisted: Persisted,
     given: FlowPersistence | Unset | None,
     durability: Literal["full", "process"],
+    observers: tuple[Observer, ...],
 ) -> Setup:
     """Return the setup of a flow that stores its runs in `given`; where it is unset, `@persist` decides."""
     if isinstance(given, Unset):
@@ -124,4 +130,5 @@ def setup_of(
         is_declared, persistence = given is not None, given
     observe = log_events if persisted.is_verbose else None
     clock = now if persistence is None else clock_of(persistence)
-    return Setup(settings, codecs, persistence, persisted.only is not None, observe, is_declared, clock=clock)
+    audience, is_whole = Audience(observers) if observers else None, persisted.only is not None
+    return Setup(settings, codecs, persistence, is_whole, observe, is_declared, audience=audience, clock=clock)

@@ -9,6 +9,7 @@ from typing import Any, Literal, NoReturn
 
 import anyio
 
+from .._runtime.audience import Audience, Reader, joined
 from .._runtime.engine import Engine
 from .._runtime.failures import stored_failure
 from .._runtime.outputs import Outputs
@@ -130,17 +131,29 @@ class RunSnapshot:
         both = observe if known is None else lambda checkpoint: (observe(checkpoint), known(checkpoint))
         self._setup = replace(self.setup, observe=both)
 
+    def events(self) -> Reader:
+        """Return a reader of the events of the run, from now on, until the call ends that drives it, or the next one."""
+        audience = self.setup.audience
+        if audience is None or not audience.is_of_one:
+            audience = Audience(outer=audience, is_of_one=True)
+            self._setup = replace(self.setup, audience=audience)
+            if self._engine is not None:
+                self._engine.hear(audience)
+        return audience.reader()
+
     def serve(
         self,
         on_started: Callable[[], Awaitable[None]],
         on_checkpoint: Callable[[Checkpoint], object],
         turn: Turn,
         park_after: float,
+        audience: Audience,
     ) -> None:
         """Serve a runner. See `runner.driver.Driver`."""
         self.on_started, self.is_read = on_started, False
         self.watch(on_checkpoint)
-        self._setup = replace(self.setup, turn=turn, park_after=park_after)
+        heard = joined(self.setup.audience, audience)
+        self._setup = replace(self.setup, turn=turn, park_after=park_after, audience=heard)
 
     @property
     def is_served(self) -> bool:

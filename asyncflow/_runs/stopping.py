@@ -105,4 +105,8 @@ class _Driving:
         instance.is_busy = True
 
     def __exit__(self, *error: object) -> None:
-        self._instance.is_busy = False
+        instance = self._instance
+        instance.is_busy = False
+        audience = None if instance._setup is None else instance._setup.audience
+        if audience is not None and audience.is_of_one:
+            audience.end()

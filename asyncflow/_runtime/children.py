@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import anyio
 
 from ..errors import CheckpointWithdrawnError, RunFencedError, StorageError
+from ..events import ChildStarted
 from .memos import Memos
 from .scope import Scope
 from .waits import Waits
@@ -17,6 +18,16 @@ __all__ = ["Child", "Children"]
 
 class Child(Protocol):
     """A child run, as its parent's method drives it."""
+
+    @property
+    def known_id(self) -> str:
+        """Its run id, once `known_as` was called."""
+        ...
+
+    @property
+    def flow_name(self) -> str:
+        """The name of its flow, as shown to people."""
+        ...
 
     @property
     def kind(self) -> str:
@@ -67,9 +78,13 @@ class Child(Protocol):
 class Children:
     """The children that the methods of one pass wait for."""
 
-    __slots__ = ("_driven", "_end_if_all_wait", "_memos", "_noted", "_waits", "_winding")
+    __slots__ = ("_driven", "_end_if_all_wait", "_memos", "_noted", "_tell", "_waits", "_winding")
 
-    def __init__(self, memos: Memos, waits: Waits, end_if_all_wait: Callable[[], object]) -> None:
+    def __init__(
+        self, memos: Memos, waits: Waits, end_if_all_wait: Callable[[], object], tell: Callable[..., None]
+    ) -> None:
+        """`tell`: see `Pass.tell`."""
+        self._tell = tell
         self._memos = memos
         self._waits = waits
         self._end_if_all_wait = end_if_all_wait
@@ -88,6 +103,7 @@ class Children:
                 await self._obey(child, self._memos.show_progress)
             else:
                 known = memo
+                self._tell(scope, ChildStarted, child_id=child.known_id, child=child.flow_name)
                 await self._waits.wait(scope, lambda: self._drive(child))
                 memo = child.memo
                 if memo is not None and memo != known:

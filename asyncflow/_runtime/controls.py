@@ -10,6 +10,7 @@ import anyio
 
 from .._scheduling.messages import Command
 from ..errors import RunCancelledError, RunTimeoutError
+from .audience import Audience, Unstored
 from .failures import run_timeout_error
 from .journal import Journal
 from .parking import Parked, only_waits, wakes_at
@@ -38,6 +39,7 @@ class Controls(ABC):
         "is_finished",
         "journal",
         "parked",
+        "pass_number",
         "recorder",
         "run_id",
     )
@@ -48,6 +50,7 @@ class Controls(ABC):
     recorder: Recorder | None
     is_finished: bool
     continues: bool
+    pass_number: int
     is_cancelled: bool
     parked: Parked | None
     _clock: Callable[[], float]
@@ -60,6 +63,16 @@ class Controls(ABC):
     @abstractmethod
     def _obey(self, commands: tuple[Command, ...]) -> None:
         """Execute commands outside of a step."""
+
+    def hear(self, audience: Audience | None) -> None:
+        """Tell these what happens in the pass."""
+        if audience is None:
+            return
+        self._steps.audience = audience
+        if self.recorder is not None:
+            self.recorder.audience = audience
+        name, number = self._steps.flow_name, self.pass_number
+        self.journal.unstored = Unstored(audience, self.run_id, name, number, self._clock)
 
     @property
     def running(self) -> Mapping[str, Scope]:

@@ -66,7 +66,6 @@ class Engine(Controls):
         "_timers",
         "output",
         "outputs",
-        "pass_number",
         "settings",
         "thread",
         "versions",

@@ -26,6 +26,7 @@ from .._scheduling.messages import (
     Started,
     StepStored,
     TimerFired,
+    Transition,
     WaitDropped,
     name_in,
 )
@@ -35,6 +36,7 @@ from ..persistence.checkpoint import Checkpoint
 from ..persistence.outcome import Finished, Outcome
 from ..persistence.status import Kind, Status
 from .attempts import encode_attempt
+from .audience import Unstored
 from .chain import Chain
 from .failures import failed_with
 from .results import Results
@@ -75,6 +77,7 @@ class Journal:
             "following",
             "progress",
             "results",
+            "unstored",
         ),
     )
 
@@ -95,6 +98,8 @@ class Journal:
         self.progress = progress
         self.results = results
         self.failures: list[Failure] = []
+        self.unstored: Unstored | None = None
+        """Told of what is not stored, if anyone observes the run."""
         self.following: tuple[Progress, tuple[Command, ...]] | None = None
         """The progress of the next pass and its first commands, once a method's `continue_as` has ended this one."""
 
@@ -128,6 +133,8 @@ class Journal:
         if ends is Continue:
             return commands, self._next_pass(key, state), result
         if self._chain is None or not (is_recorded or ends in (Finish, Fail) or failure is not None):
+            if self.unstored is not None:
+                self._tell(happening, transition, ends, key, error="" if failure is None else failure.type)
             return commands, None, result
         kind: Kind
         status: Status
@@ -162,6 +169,8 @@ class Journal:
         transition, commands = advance(self._definition, progress, started)
         progress.fold(transition)
         self.following = progress, commands
+        if self._chain is None and self.unstored is not None:
+            self.unstored = self.unstored.next_pass(method)
         return None if self._chain is None else self._chain.next_pass(progress, method, state)
 
     def noticed(
@@ -183,6 +192,8 @@ class Journal:
         if ends is Continue:
             return commands, self._next_pass("", state)
         if self._chain is None or not (is_recorded or ends in (Finish, Fail)):
+            if self.unstored is not None:
+                self._tell(happening, transition, ends)
             return commands, None
         timing, kind = transition.timing, KINDS[type(happening)]
         status, outcome = self._status(ends)
@@ -206,6 +217,8 @@ class Journal:
         transition, _ = advance(self._definition, self.progress, StepStored(key, step))
         self.progress.fold(transition, value)
         if self._chain is None or not (is_recorded or is_last):
+            if self.unstored is not None:
+                self.unstored.tell("step", self._status(Fail if is_last else None)[0], key, transition, value=value)
             return None
         status, outcome = self._status(Fail if is_last else None)
         return self._chain.prepare(
@@ -226,6 +239,10 @@ class Journal:
         if ends is Continue:
             return commands, self._next_pass("", state), None
         if self._chain is None or not (is_recorded or ends in (Fail, Finish)):
+            if self.unstored is not None:
+                more = {"attempt": failure.attempts[-1], "due": raised.retry_at}
+                status = "finished" if ends is Finish else self._status(ends)[0]
+                self.unstored.tell("retrying", status, raised.key, transition, **more)
             return commands, None, None
         if ends is Finish:
             end = self._output(commands[0], "", None)
@@ -236,6 +253,17 @@ class Journal:
             *("retrying", status, self.progress, transition, state, raised.key, error, outcome, False, not is_recorded)
         )
         return commands, checkpoint, None
+
+    def _tell(
+        self, happening: Happening, transition: Transition, ends: type[Command] | None, key: str = "", error: str = ""
+    ) -> None:
+        """Tell what happened and is not stored."""
+        assert self.unstored is not None, "called only if anyone observes the run"
+        kind, status = KINDS[type(happening)], self._status(ends)[0]
+        if ends is Finish:
+            kind, status = "finished", "finished"
+        timing = transition.timing
+        self.unstored.tell(kind, status, key or ("" if timing is None else timing.signal), transition, error=error)
 
     def _failed(self, ends: type[Command] | None, failure: Failure | None) -> tuple[Status, Outcome | None]:
         """Return the status of a run in which a method has failed, and the outcome.

@@ -1,17 +1,23 @@
-"""Report the stored checkpoints of a run to observers, as events."""
+"""What a checkpoint says, as events; and the same of what a run does not store."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final, NamedTuple
 
+from pydantic_core import from_json
+
+from .._failure import FailedAttempt
+from .._run_ids import child_id
 from .._scheduling.messages import Transition
 from ..events import (
+    ChildEnded,
     Event,
     MethodFailed,
     MethodFinished,
     MethodRetrying,
     MethodSkipped,
+    MethodWaiting,
     RunCancelled,
     RunFailed,
     RunFinished,
@@ -19,67 +25,107 @@ from ..events import (
     RunStarted,
     SignalTaken,
     StateEdited,
+    StepFinished,
+    StepRetrying,
     TimerFired,
 )
 from ..persistence.checkpoint import Checkpoint, decode_transition
 from ..persistence.outcome import Failed, decode_outcome
+from ..persistence.status import Kind, Status
 from .attempts import attempt_of
 
-__all__ = ["events_from", "log_events"]
+__all__ = ["Noticed", "Told", "events_from", "log_events", "told_by"]
 
 logger = logging.getLogger("asyncflow")
+
+Told = tuple[type[Event], dict[str, Any]]
+"""The type of an event, and its own fields."""
+
+FAILING: Final = ("method", "failed", "retrying", "step", "timer", "signal")
+"""The kinds of the checkpoints with which a run can fail."""
+
+
+class Noticed(NamedTuple):
+    """What happened, as it is needed to tell of it."""
+
+    kind: Kind
+    status: Status
+    run_id: str
+    pass_number: int
+    method: str = ""
+    """As in `Checkpoint.method`."""
+    transition: Transition | None = None
+    value: Any = None
+    """The memo that was stored."""
+    error: str = ""
+    """The type of the exception with which the method failed."""
+    attempt: FailedAttempt | None = None
+    """The attempt that failed, and is followed by another one."""
+    due: float = 0.0
 
 
 def events_from(c: Checkpoint) -> list[Event]:
     """Return the events of a checkpoint, in order."""
-    found: list[tuple[type[Event], dict[str, Any]]] = []
-    match c.kind:
+    kind, attempt, due = c.kind, None, 0.0
+    if kind == "retrying":
+        attempt, due = attempt_of(c)
+    transition = None if c.changes is None else decode_transition(c.changes)
+    error = _raised(c) if kind == "failed" else ""
+    happened = Noticed(kind, c.status, c.run_id, c.pass_number, c.method, transition, c.result, error, attempt, due)
+    where: dict[str, Any] = {"run_id": c.run_id, "flow": c.flow, "seq": c.seq, "at": c.at}
+    return [cls(**where, n=n, **fields) for n, (cls, fields) in enumerate(told_by(happened))]
+
+
+def told_by(h: Noticed) -> list[Told]:
+    """Return what is to be told of a happening."""
+    found: list[Told] = []
+    match h.kind:
         case "started":
-            ended = [(MethodFinished, {"invocation": c.method, "enabled": ()})] if c.method else []
-            found += [*ended, (RunStarted, {"pass_number": c.pass_number})]
+            ended: list[Told] = [(MethodFinished, {"invocation": h.method, "enabled": ()})] if h.method else []
+            found += [*ended, (RunStarted, {"pass_number": h.pass_number})]
         case "resumed":
-            found.append((RunResumed, {"pass_number": c.pass_number}))
+            found.append((RunResumed, {"pass_number": h.pass_number}))
         case "method" | "finished":
-            found += _ended(c)
-        case "failed" if c.method:
-            found.append((MethodFailed, {"invocation": c.method, "type": _raised(c)}))
+            found += _ended(h)
+        case "failed" if h.method:
+            found.append((MethodFailed, {"invocation": h.method, "type": h.error}))
         case "retrying":
-            found.append((MethodRetrying, _retrying(c)))
+            number, error = (0, "") if h.attempt is None else (h.attempt.number, h.attempt.type)
+            fields = {"invocation": h.method, "attempt": number, "type": error, "due": h.due}
+            found.append((MethodRetrying, fields))
         case "timer":
-            found += _timer_fired(c)
+            found.append(_timer_fired(h))
         case "signal":
-            found.append((SignalTaken, {"signal": c.method.rpartition(":")[0], "enabled": _enabled(c)}))
+            found.append((SignalTaken, {"signal": h.method.rpartition(":")[0], "enabled": _enabled(h)}))
+        case "step":
+            found += _memo_stored(h)
         case "cancelled":
             found.append((RunCancelled, {}))
         case "edited":
             found.append((StateEdited, {}))
-    if c.kind == "finished":
+    if h.kind == "finished":
         found.append((RunFinished, {}))
-    if c.status == "failed" and c.kind in ("method", "failed", "retrying"):
+    if h.status == "failed" and h.kind in FAILING:
         found.append((RunFailed, {}))
-    where: dict[str, Any] = {"run_id": c.run_id, "flow": c.flow, "seq": c.seq, "at": c.at}
-    return [cls(**where, n=n, **fields) for n, (cls, fields) in enumerate(found)]
+    return found
 
 
-def _ended(c: Checkpoint) -> list[tuple[type[Event], dict[str, Any]]]:
-    """Return the events of a method's end, with their own fields."""
+def _ended(h: Noticed) -> list[Told]:
+    """Return what is to be told of a method's end."""
     enabled: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
-    if c.changes is not None:
-        transition = decode_transition(c.changes)
-        enabled, skipped = tuple([invocation.key for invocation in transition.enabled]), transition.skipped
-        if transition.completed and transition.completed != c.method:  # with the last of its items
-            whole = MethodFinished, {"invocation": transition.completed, "enabled": enabled}
-            return [
-                (MethodFinished, {"invocation": c.method, "enabled": ()}),
-                whole,
-                *_skipped(skipped, transition.completed),
-            ]
-    ends = [(MethodFinished, {"invocation": c.method, "enabled": enabled})] if c.method else []
-    return [*ends, *_skipped(skipped, c.method)]
+    transition = h.transition
+    if transition is not None:
+        enabled, skipped = _enabled(h), transition.skipped
+        if transition.completed and transition.completed != h.method:  # with the last of its items
+            whole: Told = MethodFinished, {"invocation": transition.completed, "enabled": enabled}
+            last: Told = MethodFinished, {"invocation": h.method, "enabled": ()}
+            return [last, whole, *_skipped(skipped, transition.completed)]
+    ends: list[Told] = [(MethodFinished, {"invocation": h.method, "enabled": enabled})] if h.method else []
+    return [*ends, *_skipped(skipped, h.method)]
 
 
-def _skipped(methods: tuple[str, ...], invocation: str) -> list[tuple[type[Event], dict[str, Any]]]:
+def _skipped(methods: tuple[str, ...], invocation: str) -> list[Told]:
     return [(MethodSkipped, {"method": method, "invocation": invocation}) for method in methods]
 
 
@@ -89,25 +135,40 @@ def _raised(c: Checkpoint) -> str:
     return outcome.newest.type if isinstance(outcome, Failed) else ""
 
 
-def _timer_fired(c: Checkpoint) -> list[tuple[type[Event], dict[str, Any]]]:
-    """Return the events of a timer, with their own fields."""
-    transition = Transition() if c.changes is None else decode_transition(c.changes)
+def _timer_fired(h: Noticed) -> Told:
+    transition = h.transition or Transition()
     listener, timer = (
         ("", "") if transition.timing is None or transition.timing.fired is None else transition.timing.fired[:2]
     )
-    return [(TimerFired, {"timer": timer, "listener": listener, "enabled": _enabled(c)})]
+    return TimerFired, {"timer": timer, "listener": listener, "enabled": _enabled(h)}
 
 
-def _enabled(c: Checkpoint) -> tuple[str, ...]:
-    """Return the invocations that a checkpoint enabled. A snapshot may not say it."""
-    return () if c.changes is None else tuple([enabled.key for enabled in decode_transition(c.changes).enabled])
+def _enabled(h: Noticed) -> tuple[str, ...]:
+    """Return the invocations that a happening enabled. A snapshot may not say it."""
+    return () if h.transition is None else tuple([enabled.key for enabled in h.transition.enabled])
 
 
-def _retrying(c: Checkpoint) -> dict[str, Any]:
-    """Return the fields of an attempt that failed and is followed by another one."""
-    failed, due = attempt_of(c)
-    number, error = (0, "") if failed is None else (failed.number, failed.type)
-    return {"invocation": c.method, "attempt": number, "type": error, "due": due}
+def _memo_stored(h: Noticed) -> list[Told]:
+    """Return what is to be told of a value that a running method stored: of a step, a child, or a wait that begins."""
+    timing = None if h.transition is None else h.transition.timing
+    if timing is None or timing.memo is None:
+        return []
+    (invocation, name), value = timing.memo, h.value
+    what, _, rest = name.partition(" ")
+    fields: dict[str, Any] = {"invocation": invocation}
+    if what == "step":
+        failed = from_json(value) if isinstance(value, bytes) and value[1:2] != b'"' else None
+        if failed is None:
+            return [(StepFinished, {**fields, "step": rest})]
+        return [(StepRetrying, {**fields, "step": rest, "attempt": failed[0], "due": failed[1]})]
+    if what == "run_child":
+        status = (from_json(value) if isinstance(value, bytes) else value)[0]
+        child = child_id(f"{h.run_id}/{h.pass_number}/{invocation}", name)
+        return [(ChildEnded, {**fields, "child_id": child, "status": status})]
+    if what in ("sleep", "wait_for"):
+        waits_for = what if what == "sleep" else rest.partition(" ")[0]
+        return [(MethodWaiting, {**fields, "waits_for": waits_for, "due": from_json(value)})]
+    return []
 
 
 def log_events(checkpoint: Checkpoint) -> None:

@@ -13,6 +13,7 @@ from ..persistence.checkpoint import Checkpoint
 from ..persistence.checks import to_be_awaited
 from ..persistence.fence import Fence
 from ..persistence.protocol import CheckpointLog, FlowPersistence, offers
+from .audience import Audience
 from .chain import Chain
 
 __all__ = ["Recorder"]
@@ -36,6 +37,7 @@ class Recorder:
         self.chain = chain
         self._append = persistence.append if offers(persistence, CheckpointLog) else None
         self._observe = observe
+        self.audience: Audience | None = None
         self.fence = fence
         self.stretch = stretch
         """The period of the owner's lease (see `Fence.stretch`) in which the run was last known to be this owner's."""
@@ -69,6 +71,8 @@ class Recorder:
             ) from stale
         if self._observe is not None:
             self._notify(checkpoint)
+        if self.audience is not None:
+            self.audience.tell_stored(checkpoint)
 
     def _notify(self, checkpoint: Checkpoint) -> None:
         """Notify the observer of a stored checkpoint. An observer that raises is not notified again, and cannot harm the run."""

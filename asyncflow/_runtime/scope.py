@@ -19,6 +19,7 @@ from .._definition.signals import Signal
 from .._scheduling.messages import Invocation
 from .._waiting import in_trio
 from ..errors import DraftClosedError, StateError
+from ..events import Event
 from .state_version import Version
 from .step_calls import Call
 
@@ -61,6 +62,10 @@ class Pass(Protocol):
 
     def substep_sync(self, scope: Scope, call: Call) -> Any:
         """See `substeps.Substeps.run_sync`."""
+        ...
+
+    def tell(self, scope: Scope, kind: type[Event], **fields: Any) -> None:
+        """Tell a live event of an invocation. It may be called in a thread."""
         ...
 
     def cut(self, scope: Scope) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .._definition.signals import Signal
 from .._scheduling.messages import Command, EndAsked, WaitDropped
+from ..events import Event
+from .audience import Audience
 from .children import Child, Children
 from .journal import Journal
 from .memos import Memos
@@ -27,7 +30,17 @@ __all__ = ["Services"]
 class Services(Workload, ABC):
     """What the invocations of a pass call."""
 
-    __slots__ = ("_clock", "_memos", "_recorder", "_settings", "_substeps", "_thread", "running", "stopped_by")
+    __slots__ = (
+        "_clock",
+        "_memos",
+        "_recorder",
+        "_settings",
+        "_substeps",
+        "_thread",
+        "audience",
+        "running",
+        "stopped_by",
+    )
 
     def __init__(
         self,
@@ -44,11 +57,18 @@ class Services(Workload, ABC):
         self._memos: Memos | None = None
         """Set once a method has stored a value of its own."""
         self._substeps: Substeps | None = None
+        self.audience: Audience | None = None
+        """Who observes the run."""
         self._thread = threading.get_ident()
         self.running: dict[str, Scope] = {}
         """The invocations whose methods are running, by invocation key."""
         self.stopped_by: Callable[[BaseException], object] | None = None
         """Ends the run with an error; None before and after it is driven."""
+
+    @property
+    def flow_name(self) -> str:
+        """The name of the flow, as shown to people."""
+        return self._settings.name
 
     def stop(self, why: BaseException) -> None:
         """End the run with an error."""
@@ -101,7 +121,7 @@ class Services(Workload, ABC):
     async def run_child(self, scope: Scope, child: Child, key: str | None) -> Any:
         """See `children.Children.run`."""
         waits = self.waits()
-        children = self.children = self.children or Children(self.memos(), waits, self.end_if_all_wait)
+        children = self.children = self.children or Children(self.memos(), waits, self.end_if_all_wait, self.tell)
         if scope.step:
             return await waits.within_step(scope, lambda: children.run(scope, child, key))
         return await children.run(scope, child, key)
@@ -113,6 +133,17 @@ class Services(Workload, ABC):
     def substep_sync(self, scope: Scope, call: Call) -> Any:
         """See `stepping.step_sync`. Called in a thread."""
         return (self._substeps or self._made_substeps()).run_sync(scope, call)
+
+    def tell(self, scope: Scope, kind: type[Event], **fields: Any) -> None:
+        """Tell a live event of an invocation, from its task or from any thread."""
+        if self.audience is None or not scope.is_open:
+            return
+        tell, name, at = self.audience.tell_live, self._settings.name, self._clock()
+        told = partial(tell, kind, scope.run_id, name, at, invocation=scope.key, **fields)
+        if threading.get_ident() == self._thread:
+            told()
+        else:
+            self.audience.from_thread(told)
 
     def cut(self, scope: Scope) -> None:
         """End what an invocation awaits in its thread: its task was cancelled, and waits for the thread."""

@@ -27,6 +27,8 @@ from .._scheduling.messages import (
 )
 from .._waiting import calls_user_code, to_its_end
 from ..errors import AsyncflowError
+from ..events import MethodStarted
+from .audience import Audience, live
 from .contexts import fresh_context, is_same_context
 from .crowd import Crowd
 from .ending import Asked, asked_by
@@ -114,8 +116,9 @@ class Steps(Services):
 
     async def step(self, scope: Scope, turn: int) -> tuple[Command, ...]:
         """Run one invocation, commit its end, and return the commands that follow from it."""
+        audience = self.audience
         try:
-            result = await self._call(scope)
+            result = await (self._call(scope) if audience is None else self._call_observed(scope, audience))
             draft = scope.close()
             if self.crowd is not None:
                 await self.crowd.wait(turn, len(self._journal.progress.pending))
@@ -180,6 +183,15 @@ class Steps(Services):
         return self.retries
 
     # ---- one invocation ----------------------------------------------------------------------------------------
+
+    async def _call_observed(self, scope: Scope, audience: Audience) -> Any:
+        is_whole = scope.method.each and type(scope.invocation) is not Item
+        if is_whole or not audience.hears(self._run_id):
+            return await self._call(scope)
+        fields = {"attempt": scope.attempt, "triggers": tuple([key for _, key in scope.invocation.arguments])}
+        started = live(MethodStarted, self._run_id, self._settings.name, self._clock(), invocation=scope.key, **fields)
+        with audience.around(started):
+            return await self._call(scope)
 
     @calls_user_code
     async def _call(self, scope: Scope) -> Any:

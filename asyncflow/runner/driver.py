@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from .._runs.setup import Setup
+from .._runtime.audience import Audience
 from .._runtime.turns import Turn
 from ..flow import Flow
 from ..persistence.checkpoint import Checkpoint
@@ -65,10 +66,12 @@ class Driver(Protocol):
         on_checkpoint: Callable[[Checkpoint], object],
         turn: Turn,
         park_after: float,
+        audience: Audience,
     ) -> None:
         """Serve a runner: await `on_started` once the run is stored, before its first method; call `on_checkpoint` after each commit.
 
-        `turn`: released while the run only waits. `park_after`: seconds from which on a run that only waits is parked.
+        `turn`: released while the run only waits. `park_after`: seconds from which on a run that only waits is parked. `audience`: who
+        observes the runs of the runner.
         """
         ...
 

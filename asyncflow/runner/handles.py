@@ -248,10 +248,12 @@ class RunHandle(Generic[R]):
         """
         return await self._views.send(await self.checkpoint(), signal, payload, key, sender)
 
-    async def events(self, *, after: tuple[int, int] = (-1, 0)) -> AsyncGenerator[Event, None]:
-        """Iterate over the past and future events of the run until it has ended, each once and in order.
+    async def events(self, *, after: tuple[int, int] = (-1, 0), live: bool = True) -> AsyncGenerator[Event, None]:
+        """Iterate over the past and future events of the run until it has ended: each stored event once and in order.
 
-        - `after`: the (seq, n) of the last event that is already known; the default is none.
+        - `after`: the (seq, n) of the last stored event that is already known; the default is none.
+        - `live`: whether to include the live events, from now on, of a run that this runner drives. A slow reader loses the oldest of
+          them; then an `EventsLost` says how many.
 
         Raises `CapabilityMissingError` if the backend keeps no history, `RunNotFoundError` if the run has been deleted, and
         `StorageError`s.
@@ -262,30 +264,38 @@ class RunHandle(Generic[R]):
                 f"{type(persistence).__name__} keeps no history, so it has no events: it lacks the capability CheckpointHistory",
                 capability="CheckpointHistory",
             )
-        seq, n = after
-        pause, pace = SOON, Pace()
+        reader = self._owned.audience.reader(self.run_id, rereads=True)
+        position, pause, pace = after, SOON, Pace()
         while True:
             is_live = self._live is not None and not self._live.ended.is_set()
-            next_change = None if self._live is None else self._live.next_change  # set by checkpoints from now on
             # This checkpoint again: it may have further events.
-            rows = await persistence.history(self.run_id, after=max(-1, seq - 1))
-            for row in rows:
-                for event in events_from(row):
-                    if (event.seq, event.n) > (seq, n):
-                        seq, n, pause = event.seq, event.n, SOON
-                        yield event
+            rows = await persistence.history(self.run_id, after=max(-1, position[0] - 1))
+            for event in [event for row in rows for event in events_from(row)]:
+                if event.position > position:
+                    position, pause = event.position, SOON
+                    yield event
+            reader.forget_until(position)
             if not is_live and (rows[-1] if rows else await self.checkpoint()).status != "running":
                 return
             pause = min(pause * 1.5, LATE)
-            if is_live and next_change is not None:
-                await next_change.wait()
-            else:
+            told = reader.take()
+            while True:
+                while told is not None:
+                    if live if told.is_live else told.position > position:
+                        position = max(position, told.position)
+                        yield told
+                    told = reader.take(position)
+                if not is_live or reader.has_gap or self._live is None or self._live.ended.is_set():
+                    break
+                await reader.next_change.wait()
+                told = reader.take(position)
+            if not is_live:
                 try:
                     self._live = await self._woken()
                 except RunInterruptedError:
                     return
                 if self._live is None:
-                    await pace.pause(pause)
+                    await pace.pause(pause, reader.next_change)
 
     async def _ended(self) -> Checkpoint:
         """Wait for the last checkpoint of a run that another owner drives, and return it.

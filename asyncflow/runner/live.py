@@ -12,6 +12,7 @@ import anyio.lowlevel
 
 from .._runs import call_errors as refusals
 from .._runs.parked import Waiting
+from .._runtime.audience import Audience
 from .._runtime.turns import Turn
 from .._waiting import in_cancelled_scope
 from ..errors import MethodError, RunCancelledError, RunFencedError, RunLockedError
@@ -36,6 +37,7 @@ class Live:
     """A run that a task of the runner drives in this process. Thousands live at once, so rarely needed parts are created on demand."""
 
     __slots__ = (
+        "_audience",
         "_change",
         "_flow",
         "_has_slot",
@@ -76,11 +78,13 @@ class Live:
         inputs: dict[str, Any] | None,
         places: Places,
         on_ended: Callable[[Live], None],
+        audience: Audience,
         *,
         flow: object = None,
         again: bool = False,
     ) -> None:
         """Make a run that `drive` drives. `flow`: the driver's flow, which a driver holds weakly."""
+        self._audience = audience
         self.driver: Driver = driver
         self._flow = flow
         self.again: bool = again
@@ -136,7 +140,7 @@ class Live:
     async def drive(self) -> None:
         """Drive the run to its end, and keep its result or error. If this is cancelled, the run can be resumed."""
         driver = self.driver
-        driver.serve(self._acquire_slot, self._notify, self, self._park_after)
+        driver.serve(self._acquire_slot, self._notify, self, self._park_after, self._audience)
         try:
             if self.again:
                 self.result = await driver.resume(self.run_id)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import anyio
 
+from .._runtime.audience import Audience, checked_observers
+from ..events import Observer
 from .live import Live
 
 __all__ = ["OwnedRuns"]
@@ -22,8 +24,10 @@ LEAVING: Final = 30.0
 class OwnedRuns(dict[str, Live]):
     """The runs by their ids, including those that wait for a slot."""
 
-    def __init__(self) -> None:
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
         super().__init__()
+        self.audience: Audience = Audience(checked_observers(observers, "a runner"))
+        """Who observes them."""
         self._empty: anyio.Event | None = None
         self.is_closed: bool = False
         """Whether the runner has ended: it wakes no run any more."""
@@ -47,14 +51,16 @@ class OwnedRuns(dict[str, Live]):
         return run_id in self._waits.values()
 
     def close(self) -> None:
-        """End the waits for parked runs, because the runner ends."""
+        """End the waits for parked runs, and the streams of events, because the runner ends."""
         self.is_closed = True
+        self.audience.end()
         for event in list(self._waits):
             event.set()
 
     def remove(self, run: Live) -> None:
         """Remove a run that has ended."""
         del self[run.run_id]
+        self.audience.wake(run.run_id)
         if not self and self._empty is not None:
             self._empty.set()
 

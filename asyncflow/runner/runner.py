@@ -23,6 +23,7 @@ from .._runs.json_inputs import JsonInputsError
 from .._runtime.parking import PARK_AFTER
 from .._waiting import current_loop
 from ..errors import RunnerClosedError
+from ..events import Observer
 from ..flow import Flow
 from ..persistence.checks import check_backend
 from ..persistence.default import default_persistence
@@ -64,6 +65,7 @@ class FlowRunner(StoredRuns):
     - `park_after`: seconds from which on a run that only waits leaves this process, until any runner that knows its flow wakes it.
     - `max_waiting`: the former name of `max_queued`.
     - `waiting_warning`: seconds, or a timedelta; once a day the runner logs how many runs have waited for longer. None: never.
+    - `observers`: objects with `on_event(event)`, called with each event of its runs and their children: see `asyncflow.events`.
     - `max_takeovers`: how often a run is taken over from dead processes without progress, that is, without a checkpoint in between
       other than of a resume (None: no limit). Such a run may be a poison run, which kills the processes: after half of that number
       the runner recovers such runs one at a time, so that other runs do not die with them. At the limit the run is quarantined: the
@@ -87,6 +89,7 @@ class FlowRunner(StoredRuns):
         park_after: float = PARK_AFTER,
         waiting_warning: float | timedelta | None = timedelta(days=7),
         max_waiting: int | None = None,
+        observers: Iterable[Observer] = (),
     ) -> None:
         warns = None if waiting_warning is None else seconds(waiting_warning) or 0.0
         times = grace, patience, max_takeovers, park_after, warns
@@ -98,7 +101,7 @@ class FlowRunner(StoredRuns):
         self._viewed = Viewed(self.persistence, self._flows.instance_of, lambda: self._background.waker.look_now())
         for make in flows:
             self._flows.register(make)
-        self._recover_every, self._live = recover_every, (live := OwnedRuns())
+        self._recover_every, self._live = recover_every, (live := OwnedRuns(observers))
         calls = self._is_recoverable, self._recover_one, lambda: self._places.slots.free if self.is_open else 0
         self._background = Background(self.persistence, known, live, limits, *calls)
         self._recovery = self._background.recovery
@@ -307,11 +310,6 @@ class FlowRunner(StoredRuns):
         else:
             await cancel_stored(self.persistence, wanted)
 
-    @property
-    def running(self) -> int:
-        """The number of runs that it owns, including those that wait for a slot."""
-        return len(self._live)
-
     # ---- recovering interrupted runs ---------------------------------------------------------------------------
 
     async def recover(self) -> int:
@@ -380,7 +378,9 @@ class FlowRunner(StoredRuns):
         other = self._live.get(run_id or flow.run_id)
         if other is not None:
             return other
-        run = Live(driver_of(flow), run_id, inputs, self._places, self._on_ended, flow=flow, again=again)
+        run = Live(
+            driver_of(flow), run_id, inputs, self._places, self._on_ended, self._live.audience, flow=flow, again=again
+        )
         run.is_followed = partial(self._live.is_awaited, run.run_id)
         self._live[run.run_id] = run
         group.start_soon(run.drive)

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from .._runs.compacting import compact_stored
 from .._runs.ownership import is_driven_here
+from .._runtime.audience import EventStream
 from ..persistence.protocol import FlowPersistence, RunEntry
 from ..state import parse_run_id
+from .owned import OwnedRuns
 from .registry import FlowRegistry
 
 __all__ = ["StoredRuns"]
@@ -18,6 +20,20 @@ class StoredRuns:
 
     persistence: FlowPersistence
     _flows: FlowRegistry
+    _live: OwnedRuns
+
+    @property
+    def running(self) -> int:
+        """The number of runs that it owns, including those that wait for a slot."""
+        return len(self._live)
+
+    def events(self) -> EventStream:
+        """Return the events of all runs that this runner drives, and of their children, as they come: `async for event in runner.events()`.
+
+        They begin at this call, and end when the runner is left. A reader that is slow never slows a run: it loses events, and an
+        `events.EventsLost` says how many. For all events of one run, past ones included, see `RunHandle.events`.
+        """
+        return EventStream(self._live.audience.reader())
 
     @property
     def names(self) -> Mapping[str, str]:

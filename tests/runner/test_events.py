@@ -22,7 +22,7 @@ async def test_events_are_reported_as_they_occur_and_until_the_end(storage: Any)
     async with FlowRunner(storage) as runner:
         handle = await runner.start(Steps, {"gate": "g"}, run_id="x")
         with anyio.fail_after(120):
-            async for event in handle.events():
+            async for event in handle.events(live=False):
                 seen.append(told(event))
                 if seen == ALL[:1]:
                     gates["g"].set()
@@ -35,7 +35,7 @@ async def test_events_resume_after_a_given_one(storage: Any) -> None:
     async with FlowRunner(storage) as runner:
         handle = await runner.start(Steps)
         await handle.result()
-        all_events = [event async for event in handle.events()]
+        all_events = [event async for event in handle.events(live=False)]
         for n, last in enumerate(all_events):
             rest = [event async for event in handle.events(after=(last.seq, last.n))]
             assert rest == all_events[n + 1 :]
@@ -45,7 +45,7 @@ async def test_events_of_a_run_that_fails_end(storage: Any) -> None:
     async with FlowRunner(storage) as runner:
         handle = await runner.start(Steps, {"fails": True})
         with anyio.fail_after(120):
-            seen = [told(event) async for event in handle.events()]
+            seen = [told(event) async for event in handle.events(live=False)]
 
     assert seen == [*ALL[:2], "MethodFailed second:1", "RunFailed"]
 
