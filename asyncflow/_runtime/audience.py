@@ -18,7 +18,7 @@ from .._waiting import call_on, current_loop
 from ..events import Event, EventsLost, MethodObserver, MethodStarted, Observer
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.status import Kind, Status
-from .observe import Noticed, events_from, told_by
+from .observe import Noticed, described, events_from
 from .timing import now
 
 __all__ = ["LIMIT", "Audience", "EventStream", "Reader", "Unstored", "checked_observers", "joined", "live"]
@@ -209,7 +209,7 @@ class Audience:
 
     # ---- telling ---------------------------------------------------------------------------------------------------
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Pass an event on."""
         for reader in self._open_readers(event.run_id):
             reader.put(event)
@@ -219,18 +219,18 @@ class Audience:
             except Exception:  # a user's observer may raise anything
                 self.disable(observer, event.run_id)
         if self.outer is not None:
-            self.outer.tell(event)
+            self.outer.emit(event)
 
-    def tell_stored(self, checkpoint: Checkpoint) -> None:
-        """Tell the events of a checkpoint that is durable."""
+    def emit_stored(self, checkpoint: Checkpoint) -> None:
+        """Emit the events of a checkpoint that is durable."""
         if self.hears(checkpoint.run_id):
             for event in events_from(checkpoint):
-                self.tell(event)
+                self.emit(event)
 
-    def tell_live(self, kind: type[Event], run_id: str, flow: str, at: float, **fields: Any) -> None:
-        """Tell a live event."""
+    def emit_live(self, kind: type[Event], run_id: str, flow: str, at: float, **fields: Any) -> None:
+        """Emit a live event."""
         if self.hears(run_id):
-            self.tell(live(kind, run_id, flow, at, **fields))
+            self.emit(live(kind, run_id, flow, at, **fields))
 
     def from_thread(self, call: Callable[[], object]) -> None:
         """Call a function on the event loop of the runs, soon."""
@@ -239,9 +239,9 @@ class Audience:
             call_on(loop, call)
 
     def around(self, started: MethodStarted) -> AbstractContextManager[object]:
-        """Tell the start of a method. Return what is to be entered around it."""
+        """Emit the start of a method. Return what is to be entered around it."""
         self._loop = current_loop()
-        self.tell(started)
+        self.emit(started)
         return Around(tuple(self._around(started)), started)
 
     def _around(self, started: MethodStarted) -> Iterator[tuple[Audience, MethodObserver]]:
@@ -258,7 +258,7 @@ class Audience:
 
 
 class Unstored:
-    """Tells, as live events, what a pass does and does not store."""
+    """Emits live events of what a pass does and does not store."""
 
     __slots__ = ("_audience", "_clock", "_flow", "_pass_number", "_run_id")
 
@@ -271,17 +271,17 @@ class Unstored:
         self._pass_number = pass_number
         self._clock = clock
 
-    def tell(self, kind: Kind, status: Status, method: str, transition: Transition | None, **more: Any) -> None:
-        """Tell what happened. See `Noticed`."""
+    def emit(self, kind: Kind, status: Status, method: str, transition: Transition | None, **more: Any) -> None:
+        """Emit the events of a happening. See `Noticed`."""
         if self._audience.hears(self._run_id):
             happened = Noticed(kind, status, self._run_id, self._pass_number, method, transition, **more)
-            for cls, fields in told_by(happened):
-                self._audience.tell_live(cls, self._run_id, self._flow, self._clock(), **fields)
+            for cls, fields in described(happened):
+                self._audience.emit_live(cls, self._run_id, self._flow, self._clock(), **fields)
 
     def next_pass(self, ended: str) -> Unstored:
-        """Tell that the next pass began with the end of an invocation. Return what tells of it."""
+        """Emit the start of the next pass, with the end of an invocation. Return what emits the events of that pass."""
         following = Unstored(self._audience, self._run_id, self._flow, self._pass_number + 1, self._clock)
-        following.tell("started", "running", ended, None)
+        following.emit("started", "running", ended, None)
         return following
 
 
