@@ -68,8 +68,10 @@ class Reader:
         lane = self._live if event.is_live else self._stored
         if len(lane) >= LIMIT:
             lane.popleft()
-            self.has_gap = self._rereads and not event.is_live
-            self._lost += not self.has_gap
+            if self._rereads and not event.is_live:
+                self.has_gap = True
+            else:
+                self._lost += 1
         self._arrivals += 1
         lane.append((self._arrivals, event))
         self.wake()
@@ -128,10 +130,12 @@ class EventStream:
 
     It gets what happens from the call on that returned it. If its reader is slow, it drops events, live ones and stored ones, each after
     1,000 that are unread, and an `EventsLost` says how many. Leave it by `aclose`, or as an async context manager, or drop it.
+
+    - `reader`: what keeps the unread events; `events()` makes it.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    def __init__(self, reader: Any) -> None:
+        self._reader: Reader = reader
 
     def __aiter__(self) -> Self:
         return self
@@ -183,7 +187,7 @@ class Audience:
             self._readers.remove(reader)
 
     def hears(self, run_id: str) -> bool:
-        """Whether anyone observes a run."""
+        """Whether something observes a run."""
         if self._observers or (self.outer is not None and self.outer.hears(run_id)):
             return True
         return bool(self._readers) and any(self._open_readers(run_id))
@@ -207,7 +211,7 @@ class Audience:
             if reader is not None and not reader.is_over and reader.run_id in (None, run_id):
                 yield reader
 
-    # ---- telling ---------------------------------------------------------------------------------------------------
+    # ---- emitting --------------------------------------------------------------------------------------------------
 
     def emit(self, event: Event) -> None:
         """Pass an event on."""
@@ -250,7 +254,7 @@ class Audience:
         if self.outer is not None:
             yield from self.outer._around(started)
 
-    def disable(self, observer: object, run_id: str) -> None:
+    def disable(self, observer: Any, run_id: str) -> None:
         """Call an observer no more, because it has raised the exception that is being handled."""
         if observer in self._observers:
             self._observers.remove(observer)

@@ -99,7 +99,7 @@ class Journal:
         self.results = results
         self.failures: list[Failure] = []
         self.unstored: Unstored | None = None
-        """Emits the events of what is not stored; None if nothing observes the run."""
+        """Emits the events that are not stored; None if nothing observes the run."""
         self.following: tuple[Progress, tuple[Command, ...]] | None = None
         """The progress of the next pass and its first commands, once a method's `continue_as` has ended this one."""
 
