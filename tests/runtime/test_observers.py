@@ -435,7 +435,7 @@ class Talking(Flow[dict[str, Any]]):
             asyncflow.stream(n)
 
 
-async def test_a_slow_reader_loses_the_oldest_live_events_and_is_told_how_many() -> None:
+async def test_a_slow_reader_loses_the_oldest_live_events_and_learns_how_many() -> None:
     flow = Talking(persistence=MemoryFlowPersistence())
     stream = flow.events()
     await flow.kickoff()
