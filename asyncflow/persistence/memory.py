@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from .children import has_parent, parent_ended
 from .compaction import check_first, first_digest
 from .inbox import NewSignal, StoredSignal, changed, ended, second, unknown_run
 from .memory_inbox import MemoryInbox, MemoryWatches
-from .protocol import RunEntry, check_query, check_retention
+from .protocol import RunEntry, RunOwner, check_query, check_retention
 from .status import Status, status_of
 
 __all__ = ["MemoryFlowPersistence"]
@@ -197,6 +198,11 @@ class MemoryFlowPersistence:
         with _changing:
             if epoch == self._epochs.get(run_id, 1):
                 self._driven.discard(run_id)
+
+    async def owner_of(self, run_id: str) -> RunOwner | None:
+        """Return the owner of a run: this process, or none. See `Owners.owner_of`."""
+        process = f"process {os.getpid()} on {socket.gethostname()}"
+        return RunOwner("memory", True, True, process) if run_id in self._driven else None
 
     poll_seconds: float = 0.25
 

@@ -21,9 +21,11 @@ __all__ = [
     "Clocked",
     "Fencing",
     "FlowPersistence",
+    "Owners",
     "Ownership",
     "Retention",
     "RunEntry",
+    "RunOwner",
     "Sessions",
     "check_query",
     "check_retention",
@@ -131,6 +133,33 @@ class CheckpointHistory(Protocol):
         """Return the checkpoints of a run, in order, as they are stored: complete ones and deltas.
 
         - `after`: only checkpoints with a larger seq; -1: all.
+        """
+        ...
+
+
+class RunOwner(NamedTuple):
+    """The owner of a run, as the storage knows it."""
+
+    owner: str
+    """Its id."""
+    is_alive: bool
+    """Whether it is alive, as far as this process knows. Otherwise its runs are interrupted."""
+    is_here: bool = False
+    """Whether it belongs to this process."""
+    process: str = ""
+    """The process, such as "process 4711 on host"; empty if that is unknown."""
+    seconds_left: float | None = None
+    """The seconds until its lease expires unless it is renewed; None if it has none."""
+
+
+@runtime_checkable
+class Owners(Protocol):
+    """Reports who owns a run. For backends that also have `Ownership`."""
+
+    async def owner_of(self, run_id: str) -> RunOwner | None:
+        """Return the owner of a run; None if it has none, or is not stored.
+
+        - `run_id`: the id of the run.
         """
         ...
 

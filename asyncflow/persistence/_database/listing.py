@@ -26,13 +26,13 @@ ORPHANED: Final = (
 class Query(NamedTuple):
     """The filter for a page of the catalog; None matches any value. `status`: see `condition`."""
 
-    run_id: str | None
-    flow: str | None
-    status: Status | None
-    identities: Collection[str] | None
-    before: int | None
-    limit: int
-    parent: str | None
+    run_id: str | None = None
+    flow: str | None = None
+    status: Status | None = None
+    identities: Collection[str] | None = None
+    before: int | None = None
+    limit: int = 100
+    parent: str | None = None
 
 
 def condition(status: Status | None) -> str:
