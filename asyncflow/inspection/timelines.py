@@ -58,7 +58,7 @@ async def timeline(storage: FlowPersistence, run_id: str, *, after: int = -1, un
 
 
 class _Spans:
-    """Collects spans from checkpoint to checkpoint: by what is in progress after each, and was not before."""
+    """Collects spans from checkpoint to checkpoint: by comparing what each has left in progress."""
 
     def __init__(self, before: Checkpoint | None) -> None:
         """`before`: a complete checkpoint after which they begin; None: they begin with the run."""
