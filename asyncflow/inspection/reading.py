@@ -63,4 +63,4 @@ def takes(method: Callable[..., Any], keyword: str) -> bool:
 @lru_cache(256)
 def _takes(function: Callable[..., Any], keyword: str) -> bool:
     parameters = inspect.signature(function).parameters.values()
-    return any(each.name == keyword or each.kind is each.VAR_KEYWORD for each in parameters)
+    return any(each.name == keyword for each in parameters)

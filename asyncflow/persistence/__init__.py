@@ -19,6 +19,7 @@ from .protocol import (
     Retention,
     RunEntry,
     RunOwner,
+    RunSearch,
     Sessions,
 )
 from .sqlite import SQLiteFlowPersistence
@@ -45,6 +46,7 @@ __all__ = [
     "Retention",
     "RunEntry",
     "RunOwner",
+    "RunSearch",
     "SQLiteFlowPersistence",
     "Sessions",
     "Status",

@@ -20,7 +20,7 @@ from .children import has_parent, parent_ended
 from .compaction import check_first, first_digest
 from .inbox import NewSignal, StoredSignal, changed, ended, second, unknown_run
 from .memory_inbox import MemoryInbox, MemoryWatches
-from .protocol import RunEntry, RunOwner, check_query, check_retention
+from .protocol import RunEntry, RunOwner, RunSearch, check_query, check_retention
 from .status import Status, status_of
 
 __all__ = ["MemoryFlowPersistence"]
@@ -268,6 +268,7 @@ class MemoryFlowPersistence:
         parent: str | None = None,
         before: int | None = None,
         limit: int = 100,
+        search: RunSearch | None = None,
     ) -> list[RunEntry]:
         """Return catalog entries, newest run first. `parent`: only the children of this run. See `Catalog.runs`."""
         check_query(status, limit)
@@ -281,6 +282,7 @@ class MemoryFlowPersistence:
                 and (status is None or e.status in statuses)
                 and (identities is None or e.identity in identities)
                 and parent in (None, e.parent)
+                and (search is None or search.fits(e))
             )
             return list(islice((e for e in found if before is None or e.position < before), limit))
 

@@ -197,24 +197,3 @@ async def test_the_events_of_a_run_are_followed_to_its_end(store: Any) -> None:
         "RunFailed",
     ]
     assert rest == found[3:]
-
-
-async def test_runs_are_listed_page_by_page_and_found_by_a_part_of_their_id(store: Any) -> None:
-    ids = [f"run-{n:03}" for n in range(7)]
-    for each in ids:
-        with pytest.raises(errors.MethodError):
-            await Order(persistence=store).kickoff({"id": each})
-
-    first = await inspection.list_runs(store, id_text="run-", status="failed", limit=4)
-    second = await inspection.list_runs(store, id_text="run-", status="failed", limit=4, before=first.next)
-
-    assert [entry.run_id for entry in first + second] == ids[::-1]
-    assert first.next is not None
-    assert second.next is None
-    assert await inspection.list_runs(store, until=1.0) == []
-    assert len(await inspection.list_runs(store, since=1.0)) == 7
-    assert await inspection.find_run(store, "run-003") == "run-003"
-    with pytest.raises(errors.RunNotFoundError, match="several runs"):
-        await inspection.find_run(store, "run-0")
-    with pytest.raises(errors.RunNotFoundError, match="no run"):
-        await inspection.find_run(store, "other")

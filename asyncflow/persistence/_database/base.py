@@ -21,7 +21,7 @@ from ..checkpoint import Checkpoint, fold, verified
 from ..children import check_parent
 from ..fence import Fence
 from ..inbox import NewSignal, StoredSignal
-from ..protocol import RunEntry, RunOwner, check_retention
+from ..protocol import RunEntry, RunOwner, RunSearch, check_retention
 from ..status import Status
 from .compaction import compact
 from .handle_limit import no_handles_left
@@ -212,11 +212,11 @@ class DatabasePersistence(ABC, Generic[T]):
         parent: str | None = None,
         before: int | None = None,
         limit: int = 100,
+        search: RunSearch | None = None,
     ) -> list[RunEntry]:
         """Return catalog entries, newest run first. `parent`: only the children of this run. See `Catalog.runs`."""
-        query, chosen = query_of(
-            status, run_id=run_id, flow=flow, identities=identities, before=before, limit=limit, parent=parent
-        )
+        asked: dict[str, Any] = {"run_id": run_id, "flow": flow, "identities": identities, "parent": parent}
+        query, chosen = query_of(status, **asked, before=before, limit=limit, search=search or RunSearch())
         found: list[RunEntry] = []
         async with self._shared.use() as opened:
             while len(found) < limit:
