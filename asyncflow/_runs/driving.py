@@ -63,6 +63,7 @@ class DrivenRun(StoppableRun):
             before = self._pass_number
         inputs = inputs_bytes(by_field(self.state_type, given)) if is_stored else None
         parent = self.setup.parent if after is None else after.progress.parent
+        origin = self._origin if after is None else after.progress.origin
         engine, commands, checkpoint = await begin(
             *(self.setup, self.flow, run_id, held),
             claim=claim,
@@ -70,6 +71,7 @@ class DrivenRun(StoppableRun):
             pass_number=1 + before,
             inputs=inputs,
             parent=parent,
+            origin=origin,
         )
         self._switch_to(run_id)
         self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1

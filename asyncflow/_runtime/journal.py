@@ -165,7 +165,8 @@ class Journal:
         """Begin the next pass. Return its first checkpoint, which also stores the end of the invocation that was the last of this pass."""
         limit, parent = self._settings.run_timeout, self.progress.parent
         inherited = 0.0 if parent is None else self.progress.deadline
-        progress, started = Progress(parent=parent), Started(inherited if limit is None else self._clock() + limit)
+        progress = Progress(parent=parent, origin=self.progress.origin)
+        started = Started(inherited if limit is None else self._clock() + limit)
         transition, commands = advance(self._definition, progress, started)
         progress.fold(transition)
         self.following = progress, commands
