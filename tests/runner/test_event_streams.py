@@ -7,8 +7,9 @@ import pytest
 from owned import Steps, gate, gates
 
 import asyncflow
-from asyncflow import Flow, FlowRunner, events, listen, start
+from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, events, listen, start
 from asyncflow._runtime import audience
+from asyncflow.persistence import Checkpoint
 
 
 def short(event: events.Event) -> str:
@@ -71,6 +72,7 @@ async def step(n: int) -> int:
     return n
 
 
+@pytest.mark.clauses("O3")
 async def test_a_slow_handle_gets_every_stored_event_once_and_in_order(
     monkeypatch: pytest.MonkeyPatch, storage: Any
 ) -> None:
@@ -110,3 +112,36 @@ async def test_a_reader_of_one_run_costs_the_others_no_events(storage: Any) -> N
         assert not heard.hears("x")
         gates["g"].set()
         await handle.result()
+
+
+class Answering(MemoryFlowPersistence):
+    """Answers late: a checkpoint is stored for a while before its owner knows it."""
+
+    async def append(self, checkpoint: Checkpoint) -> None:
+        await super().append(checkpoint)
+        await anyio.sleep(0.05)
+
+
+@pytest.mark.clauses("O3")
+async def test_an_event_that_is_read_before_its_commit_is_answered_comes_once() -> None:
+    storage = Answering()
+    gate("g")
+    gates["g"].set()
+    async with FlowRunner(storage) as runner:
+        handle = await runner.start(Steps, {"gate": "g"}, run_id="x")
+        while (stored := await storage.load("x")) is None or stored.seq < 1:  # noqa: ASYNC110
+            await anyio.sleep(0.001)
+        with anyio.fail_after(60):
+            seen = [short(event) async for event in handle.events(live=False)]
+
+    assert seen == [name for name in ALL if not name.startswith("MethodStarted")]
+
+
+@pytest.mark.clauses("O3")
+def test_a_reader_that_lost_a_part_of_a_checkpoint_has_a_gap() -> None:
+    reader = audience.Reader("x", rereads=True)
+    for n in range(audience.LIMIT + 1):
+        reader.put(events.RunFinished(run_id="x", flow="F", seq=n // 2, n=n % 2, at=0.0))
+
+    assert reader.take((-1, 0)) is None
+    assert reader.has_gap

@@ -91,6 +91,7 @@ BUSY = [
 ]
 
 
+@pytest.mark.clauses("O1")
 @STORAGES
 async def test_an_observer_gets_every_event_in_order_on_the_loop(storage: Any) -> None:
     seen, other = Seen(), Seen()
@@ -259,6 +260,7 @@ class Tree(Flow[dict[str, Any]]):
         return await asyncflow.run_child(Leaf)
 
 
+@pytest.mark.clauses("O1")
 @STORAGES
 async def test_children_are_seen_by_the_observers_of_their_parent_and_not_by_its_readers(storage: Any) -> None:
     seen = Seen()
@@ -322,6 +324,7 @@ class Raising(Seen):
         raise RuntimeError("boom")
 
 
+@pytest.mark.clauses("O2")
 @STORAGES
 async def test_an_observer_that_raises_is_logged_once_and_harms_no_run(
     storage: Any, caplog: pytest.LogCaptureFixture
@@ -399,6 +402,7 @@ class Looking(Flow[dict[str, Any]]):
         raise KeyError("lost")
 
 
+@pytest.mark.clauses("O2")
 @STORAGES
 @pytest.mark.parametrize("suppresses", [False, True])
 async def test_a_method_runs_within_what_its_observer_gives(storage: Any, suppresses: bool) -> None:
@@ -464,6 +468,7 @@ async def test_readers_that_are_dropped_or_closed_are_forgotten() -> None:
     assert not audience.hears(flow.run_id)
 
 
+@pytest.mark.clauses("O2")
 def test_what_a_reader_holds_is_bounded() -> None:
     reader = Reader("x", rereads=True)
     for n in range(5 * LIMIT):
