@@ -54,7 +54,7 @@ class _Drawing:
             kind=kind,
             text=method.name,
             notes=tuple(_notes(method)),
-            condition=condition_in_words(method.condition),
+            condition=condition_in_words(method.condition, self.definition.reserved),
             labels=None if method.labels is None else tuple(sorted(method.labels)),
             begins=begins,
             is_output=method.is_output,

@@ -1,8 +1,6 @@
-// Draws the picture of a flow, or of a run, as SVG: asyncflow.draw(container, picture). `picture` is what Picture.to_json() returns, parsed.
-//
-// It needs `dagre`, which computes the layout, and draw.css. It sets no styles and evaluates no text, so that a page with the policy
-// default-src 'self' can use it. Drawing again into the same container keeps zoom, scroll position, selection and focus. When a node is
-// selected, the container gets the event "picture:select", whose detail is the node's id.
+// Draws a flow, or a run of it, as SVG: asyncflow.draw(container, picture). `picture` is what Picture.to_json() returns, parsed. It needs
+// dagre and draw.css, sets no styles and evaluates no text: a page with the policy default-src 'self' can use it. Drawing again keeps zoom,
+// scroll position, selection and focus. When a node is selected, the container gets the event "picture:select" with the node's id.
 "use strict";
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
@@ -17,8 +15,7 @@
   };
   const CLOCK = "M0-5.5A5.5 5.5 0 1 1-.01-5.5ZM0-3V0L2 1.5", ENVELOPE = "M-6.5-4.5H6.5V4.5H-6.5ZM-6.5-4.5L0 .8 6.5-4.5";
   const PLAY = "M-3.2-4.4L4.6 0-3.2 4.4Z";
-  const views = new WeakMap();
-  const canvas = document.createElement("canvas").getContext("2d");
+  const views = new WeakMap(), canvas = document.createElement("canvas").getContext("2d");
 
   function make(parent, name, attributes = {}, text = "") {
     const isHtml = parent instanceof HTMLElement && name !== "svg";
@@ -44,8 +41,7 @@
     if (isJoin(node)) return { width: 32, height: 32, notes: "" };
     if (node.kind === "end") return { width: 18, height: 18, notes: "" };
     const notes = [...node.notes, node.took].filter(Boolean).join(" · ");
-    const isMethod = METHODS.includes(node.kind);
-    const hasIcon = node.begins || node.kind === "signal" || node.kind === "timer";
+    const isMethod = METHODS.includes(node.kind), hasIcon = node.begins || node.kind === "signal" || node.kind === "timer";
     const [name, note] = [widthOf(node.text, isMethod ? 14 : 12, isMethod ? 600 : 500), widthOf(notes, 11)];
     const padding = { router: 46, signal: 40, start: 40 }[node.kind] ?? 32;
     const width = Math.ceil(Math.max(name + (hasIcon ? 18 : 0), note) + padding);
@@ -72,9 +68,7 @@
       make(parent, "circle", { class: "af-shape", r: 5 });
       return;
     }
-    if (kind === "each") {
-      for (const by of [8, 4]) outline(make(parent, "g", { transform: `translate(${by} ${by})` }), "listen", w, h);
-    }
+    for (const by of kind === "each" ? [8, 4] : []) outline(make(parent, "g", { transform: `translate(${by} ${by})` }), kind, w, h);
     if (node.is_output) outline(parent, kind, w, h, 4);
     outline(parent, kind, w, h);
     if (kind === "timer") make(parent, "path", { class: "af-notch", d: `M${-w / 2 + 26} ${-h / 2}V${h / 2}` });
@@ -90,11 +84,8 @@
       group.setAttribute("aria-label", [node.text, ...facts(node).map(([name, value]) => `${name} ${value}`)].join(", "));
     }
     shape(group, node, box.width, box.height);
-    if (node.kind === "end") return group;
-    if (isJoin(node)) {
-      make(group, "text", { class: "af-join-text", y: 3.5 }, node.kind);
-      return group;
-    }
+    if (isJoin(node)) make(group, "text", { class: "af-join-text", y: 3.5 }, node.kind);
+    if (!isFocusable(node)) return group;
     const icon = { signal: ENVELOPE, timer: CLOCK }[node.kind] ?? (node.begins ? PLAY : "");
     const size = isMethod ? 14 : 12;
     const y = box.notes ? -4 : size * 0.35;
@@ -112,8 +103,7 @@
   function badge(group, node, box) {
     const text = SIGNS[node.status] + (node.count > 1 ? ` ${node.count}` : "");
     const width = Math.max(18, widthOf(text, 11, 700) + 10);
-    const at = { transform: `translate(${box.width / 2 - width / 2 + 4} ${-box.height / 2})`, class: "af-badge" };
-    const mark = make(group, "g", at);
+    const mark = make(group, "g", { class: "af-badge", transform: `translate(${(box.width - width) / 2 + 4} ${-box.height / 2})` });
     make(mark, "rect", { x: -width / 2, y: -9, width, height: 18, rx: 9 });
     make(mark, "text", { y: 4 }, text);
   }
@@ -134,22 +124,18 @@
 
   const at = (...points) => points.map((p) => `${p.x.toFixed(1)} ${p.y.toFixed(1)}`).join(" ");
 
-  function sideways(points) { // of an edge that leads back
-    let path = `M${at(points[0])}`;
-    for (let i = 1; i < points.length - 1; i++) {
-      const [here, next] = [points[i], points[i + 1]];
-      path += `Q${at(here, i === points.length - 2 ? next : { x: (here.x + next.x) / 2, y: (here.y + next.y) / 2 })}`;
-    }
-    return points.length > 2 ? path : `${path}L${at(points.at(-1))}`;
+  function sideways([first, ...points]) { // of an edge that leads back
+    const middle = (a, b) => ({ x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 });
+    const bends = points.slice(0, -1).map((p, n) => `Q${at(p, n === points.length - 2 ? points[n + 1] : middle(p, points[n + 1]))}`);
+    return `M${at(first)}${bends.join("") || `L${at(points[0])}`}`;
   }
 
-  function downward(points) {
-    let path = `M${at(points[0])}`;
-    for (let i = 1; i < points.length; i++) {
-      const [before, here] = [points[i - 1], points[i]], y = (before.y + here.y) / 2;
-      path += `C${at({ x: before.x, y }, { x: here.x, y }, here)}`;
-    }
-    return path;
+  function downward([first, ...points]) {
+    const bends = points.map((here, n) => {
+      const before = n ? points[n - 1] : first, y = (before.y + here.y) / 2;
+      return `C${at({ x: before.x, y }, { x: here.x, y }, here)}`;
+    });
+    return `M${at(first)}${bends.join("")}`;
   }
 
   // Where edges leave a node at its bottom and arrive at its top: next to each other, in the order of their other ends.
@@ -189,7 +175,7 @@
   }
 
   function drawEdge(parent, labels, edge, placed, port, nodes, arrow) {
-    const points = edge.loop && edge.source !== edge.target ? [...placed.points].reverse() : [...placed.points];
+    const points = direction(edge)[0] === edge.source ? [...placed.points] : [...placed.points].reverse();
     if (edge.loop) {
       points[0] = onOutline(nodes.get(edge.source), points[0], points[1]);
       points.push(onOutline(nodes.get(edge.target), points.pop(), points.at(-1)));
@@ -213,6 +199,9 @@
 
   // ---- layout -----------------------------------------------------------------------------------------------------
 
+  // An edge that leads back is turned, so that dagre need not decide where a cycle is cut.
+  const direction = (edge) => (edge.loop ? [edge.target, edge.source] : [edge.source, edge.target]);
+
   function layout(picture) {
     const graph = new dagre.graphlib.Graph({ multigraph: true });
     graph.setGraph({ rankdir: "TB", nodesep: 34, ranksep: picture.nodes.length > 40 ? 46 : 34, edgesep: 18, marginx: 22, marginy: 22 });
@@ -225,8 +214,7 @@
     picture.edges.forEach((edge, n) => {
       const text = labelOf(edge);
       const box = text ? { width: widthOf(text, 11, 500) + 14, height: 20, labelpos: "c" } : {};
-      const isTurned = edge.loop && edge.source !== edge.target; // dagre then need not decide itself where a cycle is cut
-      graph.setEdge(...(isTurned ? [edge.target, edge.source] : [edge.source, edge.target]), box, `e${n}`);
+      graph.setEdge(...direction(edge), box, `e${n}`);
     });
     dagre.layout(graph);
     return graph;
@@ -271,7 +259,8 @@
     const kinds = new Set(picture.nodes.map(kindOf));
     for (const kind of Object.keys(WORDS).filter((each) => kinds.has(each))) {
       const [w, h] = kind === "and" || kind === "or" ? [16, 16] : kind === "each" ? [16, 10] : [22, 14];
-      shape(entry(WORDS[kind], 28, `af-${kind}`), { kind, each: kind === "each" }, w, h);
+      const icon = make(entry(WORDS[kind], 28, `af-${kind}`), "g", kind === "each" ? { transform: "translate(-4 -4)" } : {});
+      shape(icon, { kind, each: kind === "each" }, w, h);
     }
     const statuses = new Set(picture.nodes.map((node) => node.status));
     for (const status of Object.keys(SIGNS).filter((each) => statuses.has(each))) {
@@ -305,8 +294,7 @@
       button.addEventListener("click", keys[key]);
     }
     scroll.addEventListener("keydown", (event) => {
-      const act = event.ctrlKey || event.metaKey || event.altKey ? null : keys[event.key === "=" ? "+" : event.key];
-      if (act) { act(); event.preventDefault(); }
+      if (!event.ctrlKey && !event.metaKey && !event.altKey) keys[event.key === "=" ? "+" : event.key]?.();
     });
     scroll.addEventListener("wheel", (event) => {
       if (!event.ctrlKey && !event.metaKey) return;
@@ -323,19 +311,17 @@
 
   function neighbor(picture, nodes, id, key) {
     const here = nodes.get(id).box;
-    const ids = [...nodes.keys()].filter((other) => other !== id && isFocusable(nodes.get(other).node));
     if (key === "ArrowLeft" || key === "ArrowRight") {
-      const side = key === "ArrowRight" ? 1 : -1;
-      const beside = ids.filter((other) => Math.abs(nodes.get(other).box.y - here.y) < 40 && side * (nodes.get(other).box.x - here.x) > 0);
-      return beside.sort((a, b) => side * (nodes.get(a).box.x - nodes.get(b).box.x))[0];
+      const side = key === "ArrowRight" ? 1 : -1, distance = ([, { box }]) => side * (box.x - here.x);
+      const beside = [...nodes].filter((n) => isFocusable(n[1].node) && Math.abs(n[1].box.y - here.y) < 40 && distance(n) > 0);
+      return beside.sort((a, b) => distance(a) - distance(b))[0]?.[0];
     }
     const [from, to] = key === "ArrowDown" ? ["source", "target"] : ["target", "source"];
-    const seen = new Set([id]), queue = [id];
-    while (queue.length) { // across joins
-      const current = queue.shift();
+    const reached = new Set([id]);
+    for (const current of reached) { // across joins: a set also yields what is added meanwhile
       for (const edge of picture.edges.filter((each) => each[from] === current && !each.loop)) {
         if (isFocusable(nodes.get(edge[to]).node)) return edge[to];
-        if (!seen.has(edge[to])) { seen.add(edge[to]); queue.push(edge[to]); }
+        reached.add(edge[to]);
       }
     }
     return undefined;
@@ -355,7 +341,11 @@
     };
     for (const [id, { group, node }] of nodes) {
       if (!isFocusable(node)) continue;
-      group.addEventListener("focus", () => { if (view.selected !== id) select(id); });
+      group.addEventListener("focus", () => {
+        if (view.selected === id) return;
+        select(id);
+        group.scrollIntoView({ block: "nearest", inline: "nearest" }); // the details may cover it
+      });
       group.addEventListener("click", () => group.focus());
       group.addEventListener("keydown", (event) => {
         const next = event.key.startsWith("Arrow") ? neighbor(picture, nodes, id, event.key) : undefined;
@@ -394,10 +384,7 @@
       const placed = graph.node(node.id), own = measured(node);
       nodes.set(node.id, { node, box: { ...own, x: placed.x - (placed.width - own.width) / 2, y: placed.y - (placed.height - own.height) / 2 } });
     }
-    const placed = picture.edges.map((edge, n) => {
-      const isTurned = edge.loop && edge.source !== edge.target;
-      return graph.edge(...(isTurned ? [edge.target, edge.source] : [edge.source, edge.target]), `e${n}`);
-    });
+    const placed = picture.edges.map((edge, n) => graph.edge(...direction(edge), `e${n}`));
     const port = ports(picture, nodes, placed);
     const lines = picture.edges.map((edge, n) => drawEdge(edgeLayer, labelLayer, edge, placed[n], port[n], nodes, arrow));
     const order = [...nodes.values()].sort((a, b) => a.box.y - b.box.y || a.box.x - b.box.x); // the order of the tabulator key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Collection
 from typing import Final
 
 from .._definition.triggers import AllOf, Condition
@@ -50,14 +51,14 @@ def duration(seconds: float) -> str:
     return " ".join(part for part in found[:2] if part)
 
 
-def condition_in_words(condition: Condition | None) -> str:
-    """Return a condition as one writes it: `and_(fetch, or_(parse, again))`."""
+def condition_in_words(condition: Condition | None, names: Collection[str]) -> str:
+    """Return a condition as one writes it: `and_(fetch, or_(parse, "again"))`. `names`: what is no label."""
     if condition is None:
         return ""
     if isinstance(condition, str):
-        return condition
+        return condition if condition in names else f'"{condition}"'
     kind = "and_" if isinstance(condition, AllOf) else "or_"
-    return f"{kind}({', '.join(condition_in_words(part) for part in condition.parts)})"  # type: ignore[arg-type]  # normalised
+    return f"{kind}({', '.join(condition_in_words(part, names) for part in condition.parts)})"  # type: ignore[arg-type]  # normalised
 
 
 def marked(text: str, status: str, count: int, seconds: float | None) -> str:

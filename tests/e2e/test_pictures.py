@@ -89,7 +89,7 @@ def test_a_node_that_is_clicked_shows_its_details(page: Page, tmp_path: Path) ->
     expect(details).to_be_hidden()
     node(page, "write").click()
     expect(details.locator("h2")).to_have_text("write")
-    expect(details).to_contain_text("or_(and_(research, load_rules), revise)")
+    expect(details).to_contain_text('or_(and_(research, load_rules), "revise")')
     expect(page.locator(".af-lit.af-edge")).to_have_count(2)
     page.locator("svg[role=group]").click(position={"x": 3, "y": 3})
     expect(details).to_be_hidden()

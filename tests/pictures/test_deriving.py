@@ -127,7 +127,7 @@ def test_a_node_says_what_the_decorator_and_the_code_of_its_method_say() -> None
     assert nodes["research"].notes == ("each item, 10 at a time", "3 attempts")
     assert nodes["research"].each
     assert nodes["write"].notes == ("1 min 30 s limit", "sleeps")
-    assert nodes["write"].condition == "or_(and_(research, load_rules), revise)"
+    assert nodes["write"].condition == 'or_(and_(research, load_rules), "revise")'
     assert set(nodes["publish"].notes) == {"runs Linear", "sub-steps"}
     assert nodes["publish"].is_output
     assert nodes["review"].labels == ("give up", "good", "revise")

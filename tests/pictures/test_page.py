@@ -154,3 +154,11 @@ def test_a_file_of_the_drawing_ends_no_script_and_no_style(name: str) -> None:
     text = DRAWING[name].read_text(encoding="utf-8").lower()
 
     assert not re.search(r"</(script|style)|<!--", text)
+
+
+def test_the_flowchart_in_the_guide_is_what_its_code_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (FOLDER.parents[1] / "examples" / "guide" / "pictures.md").read_text(encoding="utf-8")
+    code, chart = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL)[0] for kind in ("python", "mermaid"))
+    exec(code, {"__name__": "guide"})
+
+    assert capsys.readouterr().out.strip() == chart.strip()
