@@ -118,22 +118,8 @@ class Picture:
         """
         left = "skipped" if status in ("finished", "cancelled") else "not reached"
         nodes = tuple(_after(node, happened.get(node.id), left) for node in self.nodes)
-        done = {n.id for n in nodes if n.count}
-        reached = done | {n.id for n in nodes if n.is_method and n.status not in ("skipped", "not reached")}
-        reached |= {n.id for n in nodes if n.owner in reached or n.status == "waiting"}
-        followed = {(e.source, e.label) for e in self.edges if e.label and e.target in reached}
-        routed = {source for source, _ in followed}
-        by_id = {n.id: n for n in nodes}
-
-        def is_idle(edge: Edge) -> bool:
-            source = by_id[edge.source]
-            if by_id[edge.target].kind == "end":
-                return source.id not in done or source.id in routed
-            if source.owner:
-                return source.status == "waiting" or source.owner not in reached
-            return source.id not in done or bool(edge.label and (source.id, edge.label) not in followed)
-
-        edges = tuple(replace(edge, idle=is_idle(edge)) for edge in self.edges)
+        passed = _passed(nodes, self.edges)
+        edges = tuple(replace(edge, idle=edge not in passed) for edge in self.edges)
         return replace(self, nodes=nodes, edges=edges, run_id=run_id, status=status)
 
     def to_json(self) -> str:
@@ -156,3 +142,32 @@ def _after(node: Node, happened: Happened | None, left: str) -> Node:
         return replace(node, status=left) if node.is_method else node
     status, count, *more = happened
     return replace(node, status=status, count=count, seconds=more[0] if more else None)
+
+
+def _passed(nodes: tuple[Node, ...], edges: tuple[Edge, ...]) -> set[Edge]:
+    """Return the edges along which a run has passed, as far as the nodes show it. What is not certain has not."""
+    by_id = {node.id: node for node in nodes}
+    begun = {n.id: n.count + (n.status not in ("", "completed", "skipped", "not reached")) for n in nodes}
+    waited_for = {n.id for n in nodes if n.status == "waiting" and not n.is_method}
+    holding = set(waited_for)
+    while more := {e.target for e in edges if e.source in holding and by_id[e.target].owner} - holding:
+        holding |= more
+
+    def arrived(edge: Edge) -> bool:
+        """Whether its target has begun: again, if the edge leads back. An `and` has that still waits for a part of it."""
+        target = by_id[edge.target]
+        is_held = target.id in waited_for or (target.kind == "and" and target.id in holding)
+        return is_held or begun[target.owner or target.id] > edge.loop
+
+    followed = {(e.source, e.label, e.loop) for e in edges if e.label and arrived(e)}
+    routed = {source for source, _, _ in followed}
+
+    def has_passed(edge: Edge) -> bool:
+        source = by_id[edge.source]
+        if source.owner:
+            return source.id not in waited_for and begun[source.owner] > 0
+        if by_id[edge.target].kind == "end":
+            return source.count > 0 and source.id not in routed
+        return source.count > 0 and (not edge.label or (source.id, edge.label, edge.loop) in followed)
+
+    return {edge for edge in edges if has_passed(edge)}

@@ -325,6 +325,81 @@ def test_at_every_step_of_a_run_the_picture_agrees_with_the_progress(
     pair.play(chosen)
 
 
+def test_an_arrow_is_pale_if_nothing_has_passed_along_it() -> None:
+    picture = picture_of(Publish._definition)
+    happened: dict[str, Any] = dict.fromkeys(("plan", "load_rules", "research", "write"), ("completed", 1))
+    gave_up = picture.with_run({**happened, "review": ("completed", 1)}, status="finished")
+    waits = {"review": ("completed", 1), "signal:approved": ("waiting", 0), "timer:decide:good": ("waiting", 0)}
+    waiting = picture.with_run(happened | waits, status="waiting")
+    timed_out = picture.with_run({**happened, "review": ("completed", 1), "decide": ("running", 0)}, status="running")
+
+    def passed(run: Any) -> set[tuple[str, str]]:
+        before = {"plan", "load_rules", "research", "write", "or:write", "and:write.0"}
+        return {(edge.source, edge.target) for edge in run.edges if not edge.idle and edge.source not in before}
+
+    assert passed(gave_up) == {("review", "end:review")}
+    assert passed(waiting) == {("review", "timer:decide:good"), ("review", "and:decide")}
+    assert passed(timed_out) == {
+        ("review", "and:decide"),
+        ("review", "timer:decide:good"),
+        ("timer:decide:good", "or:decide.1"),
+        ("or:decide.1", "and:decide"),
+        ("and:decide", "decide"),
+    }
+
+
+def test_an_arrow_to_a_join_that_holds_its_label_is_not_pale_and_one_from_a_timer_that_runs_is() -> None:
+    class Joined(Flow):
+        @start()
+        async def begin(self) -> None: ...
+
+        @router(begin)
+        async def choose(self) -> Literal["now", "later"]:
+            return "now"
+
+        @listen(and_("now", approved))
+        async def soon(self) -> None: ...
+
+        @listen(or_(begin, after("later", 60)))
+        async def late(self) -> None: ...
+
+    def labels(**happened: tuple[str, int]) -> dict[str, bool]:
+        known = {"begin": ("completed", 1), "choose": ("completed", 1)}
+        known |= {name.replace("_", ":", 1).replace("__", ":"): each for name, each in happened.items()}
+        run = picture_of(Joined._definition).with_run(known, status="waiting")
+        return {edge.label or edge.source: not edge.idle for edge in run.edges if edge.source in ("choose", timer)}
+
+    timer = "timer:late:later"
+
+    assert labels() == {"now": False, "later": False, timer: False}
+    assert labels(signal_approved=("waiting", 0)) == {"now": True, "later": False, timer: False}
+    assert labels(timer_late__later=("waiting", 0)) == {"now": False, "later": True, timer: False}
+    assert labels(late=("completed", 1), timer_late__later=("waiting", 0)) == {
+        "now": False,
+        "later": True,
+        timer: False,
+    }
+    assert labels(late=("completed", 2)) == {"now": False, "later": True, timer: True}
+
+
+async def test_a_run_that_could_not_be_stored_is_not_drawn_as_the_one_before_it() -> None:
+    class Full(MemoryFlowPersistence):
+        is_full = False
+
+        async def append(self, checkpoint: Any) -> None:
+            if self.is_full:
+                raise OSError("full")
+            await super().append(checkpoint)
+
+    flow = Linear(persistence=(storage := Full()))
+    await flow.kickoff()
+    storage.is_full = True
+    with pytest.raises(Exception, match="full"):
+        await flow.kickoff({"id": "another"})
+
+    assert flow.to_mermaid() == Linear.to_mermaid()
+
+
 def test_the_picture_of_a_run_knows_how_long_methods_took() -> None:
     happened = {"plan": ("completed", 1, 0.5), "research": ("retrying", 0, None)}
     picture = picture_of(Publish._definition).with_run(happened, run_id="r", status="running")

@@ -1,6 +1,7 @@
 """Mermaid and DOT: the text of each kind of element, and names that are markup."""
 
 import re
+from html import unescape
 
 import pytest
 from drawings import MARKUP, Awkward, Linear, Publish, drawn
@@ -157,7 +158,7 @@ def strings_of(text: str) -> list[str]:
         *("box", "hexagon", "circle", "doublecircle", "box3d", "cds", "trapezium", "penwidth", "peripheries", "dashed"),
         *("dotted", "constraint"),
     }
-    return [re.sub(r"\\(.)", lambda c: "\n" if c[1] == "n" else c[1], s).replace("&amp;", "&") for s in strings]
+    return [re.sub(r"\\(.)", lambda c: "\n" if c[1] == "n" else c[1], unescape(s)) for s in strings]
 
 
 def test_dot_shows_names_that_are_markup_as_they_are() -> None:
