@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from .._definition.definition import FlowDefinition
 from .._definition.triggers import trigger_of
+from .._runtime.waits import RECEIVED, TIMED_OUT
 from .._scheduling.messages import Item
 from .._scheduling.progress import Progress
 from .._scheduling.signals import expected
@@ -49,7 +50,11 @@ def _status_of(key: str, progress: Progress, status: str) -> NodeStatus:
         return "interrupted"
     if key in progress.paused:
         return "retrying" if attempts is not None and attempts.failed > attempts.before else "waiting"
-    return "waiting" if status == "waiting" else "running"
+    memos = {} if attempts is None else attempts.memos or {}
+    waits = any(
+        name.startswith("wait_for ") and not {RECEIVED + name, TIMED_OUT + name} & memos.keys() for name in memos
+    )
+    return "waiting" if waits or status == "waiting" else "running"
 
 
 def _awaited(definition: FlowDefinition, progress: Progress) -> Iterator[str]:

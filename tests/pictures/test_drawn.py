@@ -12,6 +12,7 @@ import pytest
 from drawings import Linear, Publish
 from graphs import choices, graphs
 from hypothesis import given
+from moments import until
 from pair import Pair
 from shapes import Node as Shape
 
@@ -29,6 +30,7 @@ from asyncflow import (
     router,
     sleep,
     start,
+    wait_for,
 )
 from asyncflow._definition.definition import FlowDefinition
 from asyncflow._pictures.deriving import picture_of
@@ -36,6 +38,7 @@ from asyncflow._pictures.drawn import _picture
 from asyncflow._pictures.happening import happened_in
 from asyncflow._pictures.picture import STATUSES
 from asyncflow.errors import FlowDefinitionError
+from asyncflow.inspection.pictured import run_picture
 
 
 def statuses(flow: Flow[Any, Any]) -> dict[str, tuple[str, int]]:
@@ -192,6 +195,54 @@ async def test_a_run_is_drawn_while_it_runs() -> None:
         "shaky": ("retrying", 0),
     }
     assert set(statuses(flow).values()) == {("completed", 1)}
+
+
+async def test_a_method_that_waits_for_a_signal_is_shown_as_waiting() -> None:
+    class Asks(Flow):
+        asked = Signal("asked", str)
+
+        @start()
+        async def ask(self) -> str:
+            return await wait_for(self.asked)
+
+        @start()
+        async def work(self) -> None:
+            await until_ask_is("waiting", 0)
+            await Asks.signal(flow.run_id, Asks.asked, "yes")
+            await until_ask_is("completed", 1)
+
+    async def until_ask_is(*known: object) -> None:
+        async def holds() -> bool:
+            return statuses(flow)["ask"] == known
+
+        await until(holds)
+
+    flow = Asks()
+    await flow.kickoff()
+
+
+async def test_the_picture_of_a_stored_run_has_the_durations_that_its_checkpoints_show() -> None:
+    class Slow(Flow):
+        @start()
+        async def one(self) -> None:
+            await anyio.sleep(0.1)
+
+        @listen(one)
+        async def two(self) -> None:
+            raise ValueError
+
+    storage = MemoryFlowPersistence()
+    flow = Slow(persistence=storage)
+    with pytest.raises(MethodError):
+        await flow.kickoff()
+
+    run = await run_picture(storage, flow.run_id, Slow)
+    older = await run_picture(storage, flow.run_id, Slow, seq=0)
+
+    assert [(n.status, n.count) for n in run.nodes] == [("completed", 1), ("failed", 0)]
+    assert 0.09 < (run.nodes[0].seconds or 0) < 5
+    assert (run.run_id, run.status) == (flow.run_id, "failed")
+    assert [(n.status, n.seconds) for n in older.nodes] == [("interrupted", None), ("not reached", None)]
 
 
 async def test_a_cancelled_run_shows_what_it_cut_short() -> None:
