@@ -36,12 +36,12 @@ async def run_picture(
     """
     async with session(storage):
         c = await loaded(storage, run_id, seq)
-        status = status_of(c.status, is_driven=False)
-        if seq is None and offers(storage, Catalog):
-            status = next((entry.status for entry in await storage.runs(run_id=run_id, limit=1)), status)
         spans: list[Span] = []
         with suppress(CapabilityMissingError):  # a backend without a history shows no durations
             spans = await timeline(storage, run_id, after=max(-1, c.seq - ROWS), until=c.seq)
+        status = status_of(c.status, is_driven=False)
+        if seq is None and offers(storage, Catalog):
+            status = next((entry.status for entry in await storage.runs(run_id=run_id, limit=1)), status)
     with reading(run_id, c.seq):
         happened = happened_in(flow._definition, decode_progress(c.progress or b""), status)
     ended = sorted((span.end, span.name, span.start) for span in spans if span.kind == "attempt" and span.end)
