@@ -371,8 +371,7 @@
     const root = document.createElement("div");
     root.className = picture.status ? "af-picture af-run" : "af-picture";
     container.replaceChildren(root);
-    const bar = make(root, "div", { class: "af-bar", role: "toolbar", "aria-label": "zoom" });
-    const scroll = make(root, "div", { class: "af-scroll" });
+    const bar = make(root, "div", { class: "af-bar", role: "toolbar", "aria-label": "zoom" }), scroll = make(root, "div", { class: "af-scroll" });
     const name = picture.status ? `flow ${picture.name}, run ${picture.run_id}: ${picture.status}` : `flow ${picture.name}`;
     const svg = make(scroll, "svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": name });
     const arrow = `af-arrow-${++drawn}`;
@@ -393,7 +392,8 @@
     const details = make(root, "aside", { class: "af-details", "aria-live": "polite" });
     zoomable(view, bar, scroll, svg, width, height);
     selectable(container, view, svg, details, picture, nodes, lines);
-    if (before) scroll.scrollTo(view.left, view.top);
+    const first = order.find((each) => each.node.begins) ?? order[0];
+    scroll.scrollTo(before ? view.left : first.box.x * view.zoom - scroll.clientWidth / 2, before ? view.top : 0);
   }
 
   globalThis.asyncflow = { ...globalThis.asyncflow, draw };

@@ -12,7 +12,7 @@ from drawings import MARKUP, Awkward, Linear, Publish, drawn
 from playwright.sync_api import Locator, Page, expect
 
 from asyncflow._pictures.html import DRAWING, in_notebook, to_html
-from asyncflow._pictures.picture import Picture
+from asyncflow._pictures.picture import Edge, Node, Picture
 from asyncflow._pictures.words import shown
 
 RUN = {
@@ -214,6 +214,21 @@ def test_a_phone_scrolls_the_picture_and_not_the_page(page: Page, tmp_path: Path
     button = page.get_by_role("button", name="zoom in").bounding_box()
     assert button is not None
     assert button["width"] >= 44
+
+
+@pytest.mark.parametrize("looks", [{"viewport": {"width": 360, "height": 640}}], ids=["narrow"])
+def test_a_picture_that_is_too_wide_is_scrolled_to_its_start(
+    page: Page, tmp_path: Path, looks: dict[str, object]
+) -> None:
+    names = [f"a_method_with_a_long_name_{n}" for n in range(8)]
+    methods = tuple(Node(id=name, kind="listen", text=name) for name in names)
+    nodes = (Node(id="begin", kind="start", text="begin", begins=True), *methods)
+    open_page(
+        page, tmp_path, Picture(name="Wide", nodes=nodes, edges=tuple(Edge(source="begin", target=n) for n in names))
+    )
+
+    expect(node(page, "begin")).to_be_in_viewport()
+    expect(node(page, names[0])).not_to_be_in_viewport()
 
 
 def test_without_scripts_the_page_shows_the_flowchart_as_text(context: Any, tmp_path: Path) -> None:
