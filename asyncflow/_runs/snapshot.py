@@ -43,6 +43,8 @@ class MissingInstance:
 class RunSnapshot:
     """The run of one `Flow` object, as that object shows it."""
 
+    _progress: Progress | None = None
+
     def __init__(self, flow: Any, state_type: StateType, initial: Any, setup: Callable[[], Setup]) -> None:
         self._flow = weakref.ref(flow)  # its awaiting caller holds it; a cycle would wait for garbage collection
         self._class = type(flow).__name__
@@ -67,7 +69,6 @@ class RunSnapshot:
         self._may_be_stored = False
         self.is_busy = False
         self._engine: Engine | None = None
-        self._progress: Progress | None = None
         self._woken: anyio.Event | None = None
         """Set while a call waits here for a parked run. To set the event ends the wait."""
         self._ended: anyio.Event | None = None
