@@ -51,7 +51,7 @@ class Stopped:
 
 
 def halt_of(until: str | int, definition: FlowDefinition) -> Halt | None:
-    """Return where a call stops its run; None for "end" and "waiting". Raises `ValueError` for what is no method and no number."""
+    """Return where a call stops its run; None for "end" and "waiting". Raises `ValueError` for any other value."""
     if until in ("end", "waiting"):
         return None
     if type(until) is int and until >= 1:

@@ -1,4 +1,4 @@
-"""The requirements for backends that tell who owns a run, and that search their catalog."""
+"""The requirements for backends that report who owns a run, and that search their catalog."""
 
 from __future__ import annotations
 
