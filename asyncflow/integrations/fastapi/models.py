@@ -224,7 +224,7 @@ class Run(BaseModel):
     error: RunFailure | None = Field(None, description="The error of a failed run.")
     pending: list[Pending] = Field([], description="The invocations that have not completed.")
     waits: list[Waiting] = Field([], description="All that the run waits for; what is due first is first.")
-    driver: Driver | None = Field(None, description="Who drives the run; null if that is nobody, or unknown.")
+    driver: Driver | None = Field(None, description="Who drives the run; null if it has no owner, or an unknown one.")
     parent: str | None = Field(None, description="Id of its parent, if it is a child run.")
     children: list[str] = Field(
         [], description="Ids of its direct children, newest first, 200 at most; `links.children` lists all."

@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 from itertools import repeat
+from traceback import extract_tb
 from typing import Any, Final
 
 from pydantic import RootModel
@@ -44,8 +45,10 @@ class Shown:
             return tree
         try:
             shown = self._redact(path, tree)
-        except Exception:  # a user's hook may raise anything; its value is not shown then
-            logger.exception("value shown as null: redact raised an exception")
+        except Exception as error:  # a user's hook may raise anything. Its text may have the value, so it is not logged
+            *_, frame = extract_tb(error.__traceback__)
+            what = type(error).__name__, frame.filename, frame.lineno
+            logger.error("redact failed: a part of the %s is shown as null: %s at %s:%s", path[0], *what)
             return None
         if shown is not tree:
             return tree_of(shown)
@@ -69,7 +72,7 @@ class Shown:
 
 
 def _parts_of(value: Any, tree: dict[str, Any]) -> Any:
-    """Return the values of the parts of a dict, a model or a dataclass, in the order of its tree; None for what is not known."""
+    """Return the values of the parts of a dict, a model or a dataclass, in the order of its tree; None for an unknown one."""
     if isinstance(value, Mapping):
         return value.values() if len(value) == len(tree) else repeat(None)
     names = aliases_of(value)
