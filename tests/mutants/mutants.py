@@ -11,8 +11,9 @@ from in_steps import IN_STEPS
 from in_storage import IN_STORAGE
 from in_trees import IN_TREES
 from in_waits import IN_WAITS
+from in_web import IN_WEB
 from mutant import Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = (*IN_CHILDREN, *IN_EVENTS, *IN_ITEMS, *IN_RUNS, *IN_STEPS, *IN_STORAGE, *IN_TREES, *IN_WAITS)
+MUTANTS = (*IN_CHILDREN, *IN_EVENTS, *IN_ITEMS, *IN_RUNS, *IN_STEPS, *IN_STORAGE, *IN_TREES, *IN_WAITS, *IN_WEB)
