@@ -5,6 +5,7 @@ Each command is a thin function over the library, in a module that is imported o
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "asyncflow: the command line needs the extra cli; in a checkout of asyncflow: pip install '.[cli]'\n"
         )
         return 2
+    gc.freeze()  # what is imported stays: collections need not look at it
     from .app import run
 
     return run(sys.argv[1:] if arguments is None else list(arguments))

@@ -11,9 +11,10 @@ from .databases import named
 from .examining import Finding, examined
 from .failures import FAILED
 from .options import AsJson, Db
-from .output import Column, Output
+from .output import Output
 from .safe_text import one_line
 from .settings import awaited, to_read
+from .tables import Column
 
 __all__ = ["COMMANDS"]
 

@@ -17,9 +17,10 @@ from ..persistence.status import Status
 from .completing import flows
 from .failures import Refusal
 from .options import AsJson, Db, Limit
-from .output import Column, Output, status_text, table_of
+from .output import Output, status_text
 from .safe_text import counted
 from .settings import awaited, to_read
+from .tables import Column, table_of
 from .times import ago, moment, until
 
 __all__ = ["COMMANDS", "TABLE", "checked_status", "row_of"]
@@ -148,7 +149,7 @@ def _in_place(out: Output) -> Iterator[Callable[[list[RunEntry]], None]]:
         now, shown = time.time(), page[: max(1, out.console.height - 3)]
         title = Text(f"{time.strftime('%H:%M:%S')}  {counted(len(page), 'run')}  (Ctrl-C ends)", "dim")
         cells = [_cells(entry, now, page) for entry in shown]
-        live.update(Group(title, table_of(_columns(page), cells, out.console.width)), refresh=True)
+        live.update(Group(title, table_of(_columns(page), cells, out.console)), refresh=True)
 
     with Live(console=out.console, auto_refresh=False) as live:
         yield show

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple, TextIO
+from typing import Any, Final, TextIO
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from .safe_text import block, json_text, one_line
 from .settings import SETTINGS
+from .tables import Cells, Column, table_of
 
-__all__ = ["STYLES", "Column", "Output", "console", "progress", "status_text"]
+__all__ = ["STYLES", "Output", "console", "progress", "status_text"]
 
 STYLES: Final = {
     "running": "cyan",
@@ -28,23 +28,6 @@ STYLES: Final = {
 
 _UNLIMITED: Final = 100_000
 """The width where the output is not a terminal: nothing is cut there for its width."""
-
-
-_GAP: Final = 2
-
-
-class Column(NamedTuple):
-    """A column of a table."""
-
-    name: str
-    style: str = ""
-    right: bool = False
-    least: int = 0
-    """The width down to which it is cut in a narrow terminal; 0: it is never cut."""
-    leaves: int = 0
-    """When it is left out of a narrow terminal: 1 first; 0: never."""
-    wraps: bool = False
-    """Whether its texts continue on further lines, instead of being cut."""
 
 
 class _Console(Console):
@@ -119,73 +102,19 @@ class Output:
         else:
             self.line(text)
 
-    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str | Text]]) -> None:
-        """Print a table without lines. A `str` is made safe, and is one line."""
-        self._print(table_of(columns, rows, self.console.width))
-
-    def _print(self, table: Table) -> None:
-        """Print a table, without spaces at the ends of lines."""
-        with self.console.capture() as printed:
-            self.console.print(table)
-        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in printed.get().splitlines()))
-        sys.stdout.flush()
+    def table(self, columns: Sequence[Column], rows: Iterable[Cells]) -> None:
+        """Print a table without lines."""
+        self.line(table_of(columns, rows, self.console))
 
     def fields(self, fields: Iterable[tuple[str, str | Text]]) -> None:
         """Print names and values, one a line. Values may wrap."""
-        made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-        made.add_column(style="dim", no_wrap=True)
-        made.add_column(overflow="fold")
-        for name, value in fields:
-            made.add_row(name, value if isinstance(value, Text) else Text(one_line(value)))
-        self._print(made)
+        self.line(table_of([Column("", style="dim"), Column("", wraps=True)], fields, self.console, header=False))
 
     def section(self, title: str, text: str | Text) -> None:
         """Print a title, and a text of several lines under it."""
         self.console.print()
         self.console.print(Text(title, "bold"))
         self.line(text)
-
-
-def table_of(columns: Sequence[Column], rows: Iterable[Sequence[str | Text]], width: int) -> Table:
-    """Return a table without lines. Where it is too wide, columns are left out, and then others are cut, the last one first."""
-    cells = [[cell if isinstance(cell, Text) else Text(one_line(cell)) for cell in row] for row in rows]
-    names = [Text(column.name.upper()) for column in columns]
-    widths = [max(cell.cell_len for cell in column) for column in zip(names, *cells, strict=True)]
-    kept = _kept(columns, widths, width)
-    columns, widths, cells = (
-        [columns[n] for n in kept],
-        [widths[n] for n in kept],
-        [[row[n] for n in kept] for row in cells],
-    )
-    for place in reversed([n for n, column in enumerate(columns) if column.least]):
-        excess = sum(widths) + _GAP * (len(widths) - 1) - width
-        widths[place] -= max(0, min(excess, widths[place] - columns[place].least))
-    made = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
-    for column, size in zip(columns, widths, strict=True):
-        made.add_column(
-            column.name.upper(),
-            style=column.style,
-            justify="right" if column.right else "left",
-            no_wrap=not column.wraps,
-            overflow="fold" if column.wraps else "ellipsis",
-            width=None if column.wraps else size,
-        )
-    for row in cells:
-        made.add_row(*row)
-    return made
-
-
-def _kept(columns: Sequence[Column], widths: Sequence[int], width: int) -> list[int]:
-    """Return the places of the columns that fit into a width."""
-    least = [
-        min(size, column.least or size) if not column.wraps else _GAP
-        for column, size in zip(columns, widths, strict=True)
-    ]
-    kept = list(range(len(columns)))
-    for place in sorted((n for n in kept if columns[n].leaves), key=lambda n: columns[n].leaves):
-        if sum(least[n] + _GAP for n in kept) - _GAP > width:
-            kept.remove(place)
-    return kept
 
 
 def progress(title: str, total: int | None = None) -> Any:

@@ -8,9 +8,10 @@ import typer
 
 from ..persistence.protocol import RunEntry
 from .options import App, AsJson, Db, RunId
-from .output import Column, Output, status_text
+from .output import Output, status_text
 from .safe_text import block, compact, one_line, pretty
 from .settings import awaited, to_read
+from .tables import Column
 from .times import ago, local, until
 
 __all__ = ["COMMANDS"]
