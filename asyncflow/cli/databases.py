@@ -147,6 +147,8 @@ def backup(
     from ..persistence.sqlite.upkeep import back_up
 
     out = Output(as_json)
+    if os.path.lexists(file):
+        raise Refusal(f"{file} exists; choose another name, or remove it. Nothing was copied")
 
     async def copied() -> tuple[str, int]:
         async with to_read(db) as storage:

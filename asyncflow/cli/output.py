@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, TextIO
 
 from rich.console import Console
@@ -117,8 +118,10 @@ class Output:
         self.line(text)
 
 
-def progress(title: str, total: int | None = None) -> Any:
+def progress(title: str, total: int | None = None) -> AbstractContextManager[Callable[..., object]]:
     """Return a progress bar on stderr, as a context manager whose value is called with the count. Nothing where it is no terminal."""
+    if not sys.stderr.isatty():
+        return nullcontext(lambda *counts: None)
     from .progress import Bar
 
     return Bar(title, total, console(sys.stderr))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
@@ -11,14 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 __all__ = ["Bar"]
 
 
-class Bar:
-    """A progress bar, or a spinner with a count where the total is not known. It shows nothing where stderr is no terminal."""
+class Bar(AbstractContextManager["Bar"]):
+    """A progress bar, or a spinner with a count where the total is not known."""
 
     def __init__(self, title: str, total: int | None, on: Console) -> None:
         columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=30)]
-        self._progress = Progress(
-            *columns, MofNCompleteColumn(), TimeElapsedColumn(), console=on, transient=True, disable=not on.is_terminal
-        )
+        self._progress = Progress(*columns, MofNCompleteColumn(), TimeElapsedColumn(), console=on, transient=True)
         self._task = self._progress.add_task(title, total=total)
 
     def __enter__(self) -> Self:

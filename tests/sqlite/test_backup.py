@@ -12,7 +12,7 @@ import pytest
 from small import Counting
 
 from asyncflow import SQLiteFlowPersistence
-from asyncflow.errors import StorageCorruptError, StorageError, StorageNotFoundError
+from asyncflow.errors import StorageCorruptError, StorageError, StorageWriteError
 from asyncflow.persistence.sqlite.upkeep import back_up, vacuum
 
 
@@ -43,7 +43,7 @@ async def test_an_existing_file_and_a_missing_folder_are_refused_and_nothing_is_
     before = sorted(os.listdir())
 
     for copy in ("taken.db", "none/copy.db"):
-        with pytest.raises(StorageNotFoundError, match="Nothing was copied"):
+        with pytest.raises(StorageWriteError, match="Nothing was copied"):
             await back_up(Path("runs.db").absolute(), Path(copy).absolute())
 
     assert sorted(os.listdir()) == before

@@ -13,7 +13,7 @@ from typing import Final
 
 import anyio.to_thread
 
-from ...errors import StorageCorruptError, StorageNotFoundError, StorageWriteError
+from ...errors import StorageCorruptError, StorageWriteError
 from .database import BUSY_SECONDS
 from .disk import sync_folders
 from .explain import explain
@@ -27,14 +27,17 @@ PAGES: Final = 2_048
 async def back_up(path: Path, copy: Path, *, on_pages: Callable[[int, int], object] = lambda done, total: None) -> int:
     """Copy a database, also while other processes use it, by SQLite's backup API. Return the number of runs in the copy.
 
-    The copy is one snapshot, checked, complete and synced when its name appears. Raises `StorageNotFoundError` for a name that is taken
+    The copy is one snapshot, checked, complete and synced when its name appears. Raises `StorageWriteError` for a name that is taken
     or a folder that is missing, `StorageCorruptError`, and `StorageError`s.
     """
     if os.path.lexists(copy):  # noqa: ASYNC240 - one look
-        raise StorageNotFoundError(f"{copy} exists; choose another name, or remove it. Nothing was copied")
+        raise StorageWriteError(
+            f"{copy} exists; choose another name, or remove it. Nothing was copied", outcome="not saved"
+        )
     if not copy.parent.is_dir():
-        raise StorageNotFoundError(
-            f"there is no folder {copy.parent}; create it, or choose another name. Nothing was copied"
+        raise StorageWriteError(
+            f"there is no folder {copy.parent}; create it, or choose another name. Nothing was copied",
+            outcome="not saved",
         )
     part = copy.with_name(f"{copy.name}.{os.getpid()}.part")
     began = time.monotonic()
