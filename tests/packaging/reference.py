@@ -29,6 +29,7 @@ PUBLIC = (
     "asyncflow.inspection",
     "asyncflow.persistence",
     "asyncflow.persistence.postgres",
+    "asyncflow.persistence.transfer",
     "asyncflow.merge",
     "asyncflow.events",
     "asyncflow.errors",
