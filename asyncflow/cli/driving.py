@@ -159,7 +159,7 @@ def start(
     async def work(cls: type[Flow[Any]], storage: Any, _: str) -> tuple[str, Callable[[], Awaitable[Any]]]:
         known = run_id or str(given.get("id") or new_run_id())
         flow = cls(persistence=storage)
-        return known, lambda: flow.kickoff(JsonInputs(given | {"id": known}), until=until)  # type: ignore[call-overload]
+        return known, lambda: flow.kickoff(JsonInputs(given | {"id": known}), until=until)
 
     _drive(app, db, as_json, None, work)
 
