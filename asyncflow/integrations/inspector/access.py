@@ -68,7 +68,10 @@ class Guarded:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
+                given = list(message.get("headers", ()))
+                is_kept = any(name == b"cache-control" for name, _ in given)
+                kept = () if is_kept else ((b"cache-control", b"no-store"),)
+                message = {**message, "headers": [*given, *kept, *HEADERS]}
             await send(message)
 
         await self._app(scope, receive, guarded)

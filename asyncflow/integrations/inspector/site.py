@@ -134,7 +134,7 @@ class Site:
             here=name,
             **values,
         )
-        return HTMLResponse(text, status, {"Cache-Control": "no-store"})
+        return HTMLResponse(text, status)
 
 
 def _plain(value: Any) -> Any:

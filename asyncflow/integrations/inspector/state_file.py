@@ -22,5 +22,5 @@ async def send_state(site: Site, request: Request) -> Response:
     await site.allow(request, Action("read", run_id))
     async with session(site.storage):
         state = await state_at(site.storage, run_id, number(request, "at"), redact=site.redact)
-    headers = {"Content-Disposition": 'attachment; filename="state.json"', "Cache-Control": "no-store"}
+    headers = {"Content-Disposition": 'attachment; filename="state.json"'}
     return Response(json_text(state), headers=headers, media_type="application/json")

@@ -72,7 +72,7 @@ class _Stream(Response):
     def __init__(self, site: Site, run_id: str, after: tuple[int, int]) -> None:
         self._site, self._run_id, self._after = site, run_id, after
         super().__init__(
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}, media_type="text/event-stream"
+            headers={"X-Accel-Buffering": "no"}, media_type="text/event-stream"
         )
         del self.headers["content-length"]
 
