@@ -20,6 +20,7 @@ from ._definition.triggers import after, and_, or_
 from ._runs.children import run_child
 from ._runs.history import HistoryEntry
 from ._runs.parked import Waiting
+from ._runtime.audience import EventStream
 from ._runtime.ending import continue_as, finish
 from ._runtime.receiving import wait_for
 from ._runtime.reporting import report, stream
@@ -36,6 +37,7 @@ from .state import FlowState
 
 __all__ = [
     "AsyncflowError",
+    "EventStream",
     "Flow",
     "FlowPersistence",
     "FlowRunner",

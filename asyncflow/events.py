@@ -1,7 +1,7 @@
 """The events of a run, and who observes them. Events are frozen.
 
 A *stored* event is derived from a checkpoint, and its id is (run id, seq of the checkpoint, n within it). A *live* event is not stored:
-only who observes the run at that time gets it. Its seq is -1, and its n orders it among the live events of this process.
+only observers and readers of that time get it. Its seq is -1, and its n orders it among the live events of this process.
 
     live     MethodStarted, RunWaiting, RunInterrupted, ChildStarted, Reported, Streamed, EventsLost; and every event of a run without
              persistence, or of a method without a checkpoint

@@ -63,6 +63,7 @@ class DrivenRun(StoppableRun):
             before = self._pass_number
         inputs = inputs_bytes(by_field(self.state_type, given)) if is_stored else None
         parent = self.setup.parent if after is None else after.progress.parent
+        origin = self._origin if after is None else after.progress.origin
         engine, commands, checkpoint = await begin(
             *(self.setup, self.flow, run_id, held),
             claim=claim,
@@ -70,6 +71,7 @@ class DrivenRun(StoppableRun):
             pass_number=1 + before,
             inputs=inputs,
             parent=parent,
+            origin=origin,
         )
         self._switch_to(run_id)
         self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
@@ -118,7 +120,7 @@ class DrivenRun(StoppableRun):
             try:
                 await self._sync_after_run(engine, claim)
                 if self.setup.audience is not None:
-                    self._tell_end(engine, self.setup.audience)
+                    self._emit_end(engine, self.setup.audience)
                 if self.open_children and cast(str, self.status) == "finished" and engine.recorder is not None:
                     await to_its_end(self._end_children)
             finally:
@@ -131,19 +133,19 @@ class DrivenRun(StoppableRun):
             raise ended
         return self.result  # its last checkpoint was being committed when it was ended: it had finished
 
-    def _tell_end(self, engine: Engine, audience: Audience) -> None:
-        """Tell how the run ended here, where no checkpoint tells it."""
-        told: tuple[type[Event], dict[str, Any]] | None = None
+    def _emit_end(self, engine: Engine, audience: Audience) -> None:
+        """Emit an event of how the run ended here, where no checkpoint says it."""
+        event: tuple[type[Event], dict[str, Any]] | None = None
         if engine.parked is not None and self.status == "waiting":
             progress, wakes, definition = engine.journal.progress, engine.parked.wake_at, self.setup.settings.definition
             waiting = waiting_of(definition, engine.run_id, progress, wakes, self.setup.clock())
-            told = RunWaiting, {"waits_for": waiting.waits_for, "due": waiting.due_at}
+            event = RunWaiting, {"waits_for": waiting.waits_for, "due": waiting.due_at}
         elif self.status == "interrupted" and engine.stopped is not None:
-            told = RunInterrupted, {"reason": type(engine.stopped).__name__}
+            event = RunInterrupted, {"reason": type(engine.stopped).__name__}
         elif engine.recorder is None and engine.stopped is not None and self.status in ("cancelled", "failed"):
-            told = (RunCancelled if self.status == "cancelled" else RunFailed), {}
-        if told is not None:
-            audience.tell_live(told[0], engine.run_id, self.flow_name, self.setup.clock(), **told[1])
+            event = (RunCancelled if self.status == "cancelled" else RunFailed), {}
+        if event is not None:
+            audience.emit_live(event[0], engine.run_id, self.flow_name, self.setup.clock(), **event[1])
 
     async def _sync_after_run(self, engine: Engine, claim: Claim) -> None:
         """Update what this instance shows of the run. If the run was stopped, load it: a commit may have been in progress."""

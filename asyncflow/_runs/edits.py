@@ -39,6 +39,7 @@ async def fork(instance: Instance, run_id: str, seq: int | None) -> None:
         stored = await instance.found(run_id, seq)
         c = stored.checkpoint
         stored.progress.parent = None  # the copy has a life of its own
+        stored.progress.origin = run_id, c.seq
         stored.progress.postpone(instance.setup.clock() - c.at)
         copy = replace(stored, checkpoint=c._replace(run_id=own_id), state=instance.with_id(stored.state, own_id))
         is_open = stored.progress.is_open or bool(instance.setup.settings.definition.signals)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,10 @@ class HistoryEntry:
     """Seconds since the epoch."""
     changed: dict[str, Any]
     """The top-level fields of the state that changed, with their new values as JSON values; None for a removed field."""
+    before: dict[str, Any] = field(default_factory=dict)
+    """The earlier values of these fields. A field that did not exist before is not in it."""
+    removed: tuple[str, ...] = ()
+    """Those of these fields that do not exist any more."""
     skipped: tuple[str, ...] = ()
     """The `or_` listeners that were not started again."""
     error: str = ""
@@ -72,23 +76,35 @@ async def history_of(persistence: FlowPersistence, run_id: str) -> list[HistoryE
         ) from error
 
 
-def entries(rows: Sequence[Checkpoint]) -> list[HistoryEntry]:
-    """Return the history entries of a run's rows, oldest first."""
+def entries(
+    rows: Sequence[Checkpoint], state: bytes | None = None, shown: Callable[[bytes], dict[str, Any]] | None = None
+) -> list[HistoryEntry]:
+    """Return the history entries of a run's rows, oldest first.
+
+    `state`: the state before the first of them. `shown`: returns the fields of a state as they are shown; None: as JSON.
+    """
     found: list[HistoryEntry] = []
-    before: dict[str, bytes] = {}
-    state: bytes | None = None
+    fields, values = _fields(state or b"{}", shown)
     for row in rows:
         state = state_after(state, row)
-        changed: dict[str, Any] = {}
+        names: list[str] = []
+        earlier = values
         if row.state is not None:
-            before, changed = _changed(before, from_json(state or b"{}"))
+            before = fields
+            fields, values = _fields(state or b"{}", shown)
+            names = _changed(before, fields)
         failure = _failure(row)
         skipped = () if row.changes is None else decode_transition(row.changes).skipped
         error = "" if failure is None else f"{failure.type}: {failure.message}"
         found.append(
             HistoryEntry(
-                *(row.seq, row.pass_number, row.kind, row.status, row.method, row.at, changed, skipped, error),
-                "" if failure is None else failure.traceback,
+                *(row.seq, row.pass_number, row.kind, row.status, row.method, row.at),
+                changed={name: values.get(name) for name in names},
+                before={name: earlier[name] for name in names if name in earlier},
+                removed=tuple([name for name in names if name not in values]),
+                skipped=skipped,
+                error=error,
+                traceback="" if failure is None else failure.traceback,
             )
         )
     return found
@@ -104,8 +120,13 @@ def _failure(row: Checkpoint) -> StoredFailure | FailedAttempt | None:
     return outcome.newest if isinstance(outcome, Failed) else None
 
 
-def _changed(before: dict[str, bytes], state: dict[str, Any]) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Return the fields of a state, each as bytes, and those that changed. Compare bytes, as True equals 1, and -0.0 equals 0."""
-    after = {name: to_json(value) for name, value in state.items()}
-    gone = dict.fromkeys(before.keys() - after.keys())
-    return after, {name: state[name] for name, data in after.items() if before.get(name) != data} | gone
+def _fields(state: bytes, shown: Callable[[bytes], dict[str, Any]] | None) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return the fields of a state, each as bytes, and as it is shown. Bytes are compared, as True equals 1, and -0.0 equals 0."""
+    values: dict[str, Any] = from_json(state)
+    return {name: to_json(value) for name, value in values.items()}, values if shown is None else shown(state)
+
+
+def _changed(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
+    """Return the names of the fields that changed, those that are gone last."""
+    gone = [name for name in before if name not in after]
+    return [name for name, data in after.items() if before.get(name) != data] + gone

@@ -70,8 +70,10 @@ class Instance(DrivenRun):
                     raise refusals.not_stored(self._class, "restore_from_state_id")
                 return await self._kickoff_unstored(run_id, given, begin_with, once)
             async with session(self.setup.persistence):
+                self._origin = None
                 if from_run is not None:
-                    begin_with = (await self.found(from_run)).state
+                    source = await self.found(from_run)
+                    begin_with, self._origin = source.state, (from_run, source.checkpoint.seq)
                 is_new = self._is_new(run_id, given_id)
                 if not is_new and (waiting := await self._attached(run_id, given)) is not None:
                     if from_run is not None:

@@ -54,6 +54,7 @@ async def begin(
     pass_number: int = 1,
     inputs: bytes | None = None,
     parent: tuple[str, int] | None = None,
+    origin: tuple[str, int] | None = None,
 ) -> tuple[Engine, tuple[Command, ...], Checkpoint | None]:
     """Prepare a new pass from the start. Return its engine, its first commands, and the checkpoint to commit before them (D2).
 
@@ -65,7 +66,7 @@ async def begin(
     recorder = (
         recorder_of(setup, run_id, claim, after, pass_number, inputs) if is_stored and claim is not None else None
     )
-    settings, inbox, progress = setup.settings, _inbox_of(setup), Progress(parent=parent)
+    settings, inbox, progress = setup.settings, _inbox_of(setup), Progress(parent=parent, origin=origin)
     engine = Engine(
         *(flow, settings, setup.codecs, run_id, pass_number, recorder, progress, first, data, setup.clock, inbox),
         *(setup.turn, setup.park_after if setup.parks else None),

@@ -60,6 +60,8 @@ class RunSnapshot:
         self._run_id = self.own_id
         self._state: Any = None
         self._pass_number = 0
+        self._origin: tuple[str, int] | None = None
+        """(id, seq) of the run whose state the next run begins with, in place of its own."""
         self._digest: bytes | None = None
         self._may_be_stored = False
         self.is_busy = False

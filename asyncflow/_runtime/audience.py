@@ -18,7 +18,7 @@ from .._waiting import call_on, current_loop
 from ..events import Event, EventsLost, MethodObserver, MethodStarted, Observer
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.status import Kind, Status
-from .observe import Noticed, events_from, told_by
+from .observe import Noticed, described, events_from
 from .timing import now
 
 __all__ = ["LIMIT", "Audience", "EventStream", "Reader", "Unstored", "checked_observers", "joined", "live"]
@@ -68,8 +68,10 @@ class Reader:
         lane = self._live if event.is_live else self._stored
         if len(lane) >= LIMIT:
             lane.popleft()
-            self.has_gap = self._rereads and not event.is_live
-            self._lost += not self.has_gap
+            if self._rereads and not event.is_live:
+                self.has_gap = True
+            else:
+                self._lost += 1
         self._arrivals += 1
         lane.append((self._arrivals, event))
         self.wake()
@@ -128,10 +130,12 @@ class EventStream:
 
     It gets what happens from the call on that returned it. If its reader is slow, it drops events, live ones and stored ones, each after
     1,000 that are unread, and an `EventsLost` says how many. Leave it by `aclose`, or as an async context manager, or drop it.
+
+    - `reader`: what keeps the unread events; `events()` makes it.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    def __init__(self, reader: Any) -> None:
+        self._reader: Reader = reader
 
     def __aiter__(self) -> Self:
         return self
@@ -183,7 +187,7 @@ class Audience:
             self._readers.remove(reader)
 
     def hears(self, run_id: str) -> bool:
-        """Whether anyone observes a run."""
+        """Whether something observes a run."""
         if self._observers or (self.outer is not None and self.outer.hears(run_id)):
             return True
         return bool(self._readers) and any(self._open_readers(run_id))
@@ -207,9 +211,9 @@ class Audience:
             if reader is not None and not reader.is_over and reader.run_id in (None, run_id):
                 yield reader
 
-    # ---- telling ---------------------------------------------------------------------------------------------------
+    # ---- emitting --------------------------------------------------------------------------------------------------
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Pass an event on."""
         for reader in self._open_readers(event.run_id):
             reader.put(event)
@@ -219,18 +223,18 @@ class Audience:
             except Exception:  # a user's observer may raise anything
                 self.disable(observer, event.run_id)
         if self.outer is not None:
-            self.outer.tell(event)
+            self.outer.emit(event)
 
-    def tell_stored(self, checkpoint: Checkpoint) -> None:
-        """Tell the events of a checkpoint that is durable."""
+    def emit_stored(self, checkpoint: Checkpoint) -> None:
+        """Emit the events of a checkpoint that is durable."""
         if self.hears(checkpoint.run_id):
             for event in events_from(checkpoint):
-                self.tell(event)
+                self.emit(event)
 
-    def tell_live(self, kind: type[Event], run_id: str, flow: str, at: float, **fields: Any) -> None:
-        """Tell a live event."""
+    def emit_live(self, kind: type[Event], run_id: str, flow: str, at: float, **fields: Any) -> None:
+        """Emit a live event."""
         if self.hears(run_id):
-            self.tell(live(kind, run_id, flow, at, **fields))
+            self.emit(live(kind, run_id, flow, at, **fields))
 
     def from_thread(self, call: Callable[[], object]) -> None:
         """Call a function on the event loop of the runs, soon."""
@@ -239,9 +243,9 @@ class Audience:
             call_on(loop, call)
 
     def around(self, started: MethodStarted) -> AbstractContextManager[object]:
-        """Tell the start of a method. Return what is to be entered around it."""
+        """Emit the start of a method. Return what is to be entered around it."""
         self._loop = current_loop()
-        self.tell(started)
+        self.emit(started)
         return Around(tuple(self._around(started)), started)
 
     def _around(self, started: MethodStarted) -> Iterator[tuple[Audience, MethodObserver]]:
@@ -250,7 +254,7 @@ class Audience:
         if self.outer is not None:
             yield from self.outer._around(started)
 
-    def disable(self, observer: object, run_id: str) -> None:
+    def disable(self, observer: Any, run_id: str) -> None:
         """Call an observer no more, because it has raised the exception that is being handled."""
         if observer in self._observers:
             self._observers.remove(observer)
@@ -258,7 +262,7 @@ class Audience:
 
 
 class Unstored:
-    """Tells, as live events, what a pass does and does not store."""
+    """Emits live events of what a pass does and does not store."""
 
     __slots__ = ("_audience", "_clock", "_flow", "_pass_number", "_run_id")
 
@@ -271,17 +275,17 @@ class Unstored:
         self._pass_number = pass_number
         self._clock = clock
 
-    def tell(self, kind: Kind, status: Status, method: str, transition: Transition | None, **more: Any) -> None:
-        """Tell what happened. See `Noticed`."""
+    def emit(self, kind: Kind, status: Status, method: str, transition: Transition | None, **more: Any) -> None:
+        """Emit the events of a happening. See `Noticed`."""
         if self._audience.hears(self._run_id):
             happened = Noticed(kind, status, self._run_id, self._pass_number, method, transition, **more)
-            for cls, fields in told_by(happened):
-                self._audience.tell_live(cls, self._run_id, self._flow, self._clock(), **fields)
+            for cls, fields in described(happened):
+                self._audience.emit_live(cls, self._run_id, self._flow, self._clock(), **fields)
 
     def next_pass(self, ended: str) -> Unstored:
-        """Tell that the next pass began with the end of an invocation. Return what tells of it."""
+        """Emit the start of the next pass, with the end of an invocation. Return what emits the events of that pass."""
         following = Unstored(self._audience, self._run_id, self._flow, self._pass_number + 1, self._clock)
-        following.tell("started", "running", ended, None)
+        following.emit("started", "running", ended, None)
         return following
 
 

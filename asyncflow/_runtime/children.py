@@ -78,13 +78,13 @@ class Child(Protocol):
 class Children:
     """The children that the methods of one pass wait for."""
 
-    __slots__ = ("_driven", "_end_if_all_wait", "_memos", "_noted", "_tell", "_waits", "_winding")
+    __slots__ = ("_driven", "_emit", "_end_if_all_wait", "_memos", "_noted", "_waits", "_winding")
 
     def __init__(
-        self, memos: Memos, waits: Waits, end_if_all_wait: Callable[[], object], tell: Callable[..., None]
+        self, memos: Memos, waits: Waits, end_if_all_wait: Callable[[], object], emit: Callable[..., None]
     ) -> None:
-        """`tell`: see `Pass.tell`."""
-        self._tell = tell
+        """`emit`: see `Pass.emit`."""
+        self._emit = emit
         self._memos = memos
         self._waits = waits
         self._end_if_all_wait = end_if_all_wait
@@ -103,7 +103,7 @@ class Children:
                 await self._obey(child, self._memos.show_progress)
             else:
                 known = memo
-                self._tell(scope, ChildStarted, child_id=child.known_id, child=child.flow_name)
+                self._emit(scope, ChildStarted, child_id=child.known_id, child=child.flow_name)
                 await self._waits.wait(scope, lambda: self._drive(child))
                 memo = child.memo
                 if memo is not None and memo != known:

@@ -65,7 +65,7 @@ class Controls(ABC):
         """Execute commands outside of a step."""
 
     def hear(self, audience: Audience | None) -> None:
-        """Tell these what happens in the pass."""
+        """Emit the events of the pass to these observers and readers."""
         if audience is None:
             return
         self._steps.audience = audience

@@ -99,7 +99,7 @@ class Journal:
         self.results = results
         self.failures: list[Failure] = []
         self.unstored: Unstored | None = None
-        """Told of what is not stored, if anyone observes the run."""
+        """Emits the events that are not stored; None if nothing observes the run."""
         self.following: tuple[Progress, tuple[Command, ...]] | None = None
         """The progress of the next pass and its first commands, once a method's `continue_as` has ended this one."""
 
@@ -134,7 +134,7 @@ class Journal:
             return commands, self._next_pass(key, state), result
         if self._chain is None or not (is_recorded or ends in (Finish, Fail) or failure is not None):
             if self.unstored is not None:
-                self._tell(happening, transition, ends, key, error="" if failure is None else failure.type)
+                self._emit(happening, transition, ends, key, error="" if failure is None else failure.type)
             return commands, None, result
         kind: Kind
         status: Status
@@ -165,7 +165,8 @@ class Journal:
         """Begin the next pass. Return its first checkpoint, which also stores the end of the invocation that was the last of this pass."""
         limit, parent = self._settings.run_timeout, self.progress.parent
         inherited = 0.0 if parent is None else self.progress.deadline
-        progress, started = Progress(parent=parent), Started(inherited if limit is None else self._clock() + limit)
+        progress = Progress(parent=parent, origin=self.progress.origin)
+        started = Started(inherited if limit is None else self._clock() + limit)
         transition, commands = advance(self._definition, progress, started)
         progress.fold(transition)
         self.following = progress, commands
@@ -193,7 +194,7 @@ class Journal:
             return commands, self._next_pass("", state)
         if self._chain is None or not (is_recorded or ends in (Finish, Fail)):
             if self.unstored is not None:
-                self._tell(happening, transition, ends)
+                self._emit(happening, transition, ends)
             return commands, None
         timing, kind = transition.timing, KINDS[type(happening)]
         status, outcome = self._status(ends)
@@ -218,7 +219,7 @@ class Journal:
         self.progress.fold(transition, value)
         if self._chain is None or not (is_recorded or is_last):
             if self.unstored is not None:
-                self.unstored.tell("step", self._status(Fail if is_last else None)[0], key, transition, value=value)
+                self.unstored.emit("step", self._status(Fail if is_last else None)[0], key, transition, value=value)
             return None
         status, outcome = self._status(Fail if is_last else None)
         return self._chain.prepare(
@@ -242,7 +243,7 @@ class Journal:
             if self.unstored is not None:
                 more = {"attempt": failure.attempts[-1], "due": raised.retry_at}
                 status = "finished" if ends is Finish else self._status(ends)[0]
-                self.unstored.tell("retrying", status, raised.key, transition, **more)
+                self.unstored.emit("retrying", status, raised.key, transition, **more)
             return commands, None, None
         if ends is Finish:
             end = self._output(commands[0], "", None)
@@ -254,16 +255,16 @@ class Journal:
         )
         return commands, checkpoint, None
 
-    def _tell(
+    def _emit(
         self, happening: Happening, transition: Transition, ends: type[Command] | None, key: str = "", error: str = ""
     ) -> None:
-        """Tell what happened and is not stored."""
-        assert self.unstored is not None, "called only if anyone observes the run"
+        """Emit the events of a happening that is not stored."""
+        assert self.unstored is not None, "called only if something observes the run"
         kind, status = KINDS[type(happening)], self._status(ends)[0]
         if ends is Finish:
             kind, status = "finished", "finished"
         timing = transition.timing
-        self.unstored.tell(kind, status, key or ("" if timing is None else timing.signal), transition, error=error)
+        self.unstored.emit(kind, status, key or ("" if timing is None else timing.signal), transition, error=error)
 
     def _failed(self, ends: type[Command] | None, failure: Failure | None) -> tuple[Status, Outcome | None]:
         """Return the status of a run in which a method has failed, and the outcome.

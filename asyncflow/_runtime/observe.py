@@ -34,11 +34,11 @@ from ..persistence.outcome import Failed, decode_outcome
 from ..persistence.status import Kind, Status
 from .attempts import attempt_of
 
-__all__ = ["Noticed", "Told", "events_from", "log_events", "told_by"]
+__all__ = ["Described", "Noticed", "described", "events_from", "log_events"]
 
 logger = logging.getLogger("asyncflow")
 
-Told = tuple[type[Event], dict[str, Any]]
+Described = tuple[type[Event], dict[str, Any]]
 """The type of an event, and its own fields."""
 
 FAILING: Final = ("method", "failed", "retrying", "step", "timer", "signal")
@@ -46,7 +46,7 @@ FAILING: Final = ("method", "failed", "retrying", "step", "timer", "signal")
 
 
 class Noticed(NamedTuple):
-    """What happened, as it is needed to tell of it."""
+    """A happening, as far as its events show it."""
 
     kind: Kind
     status: Status
@@ -73,15 +73,15 @@ def events_from(c: Checkpoint) -> list[Event]:
     error = _raised(c) if kind == "failed" else ""
     happened = Noticed(kind, c.status, c.run_id, c.pass_number, c.method, transition, c.result, error, attempt, due)
     where: dict[str, Any] = {"run_id": c.run_id, "flow": c.flow, "seq": c.seq, "at": c.at}
-    return [cls(**where, n=n, **fields) for n, (cls, fields) in enumerate(told_by(happened))]
+    return [cls(**where, n=n, **fields) for n, (cls, fields) in enumerate(described(happened))]
 
 
-def told_by(h: Noticed) -> list[Told]:
-    """Return what is to be told of a happening."""
-    found: list[Told] = []
+def described(h: Noticed) -> list[Described]:
+    """Return the events of a happening, with their own fields."""
+    found: list[Described] = []
     match h.kind:
         case "started":
-            ended: list[Told] = [(MethodFinished, {"invocation": h.method, "enabled": ()})] if h.method else []
+            ended: list[Described] = [(MethodFinished, {"invocation": h.method, "enabled": ()})] if h.method else []
             found += [*ended, (RunStarted, {"pass_number": h.pass_number})]
         case "resumed":
             found.append((RunResumed, {"pass_number": h.pass_number}))
@@ -110,22 +110,22 @@ def told_by(h: Noticed) -> list[Told]:
     return found
 
 
-def _ended(h: Noticed) -> list[Told]:
-    """Return what is to be told of a method's end."""
+def _ended(h: Noticed) -> list[Described]:
+    """Return the events of a method's end."""
     enabled: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     transition = h.transition
     if transition is not None:
         enabled, skipped = _enabled(h), transition.skipped
         if transition.completed and transition.completed != h.method:  # with the last of its items
-            whole: Told = MethodFinished, {"invocation": transition.completed, "enabled": enabled}
-            last: Told = MethodFinished, {"invocation": h.method, "enabled": ()}
+            whole: Described = MethodFinished, {"invocation": transition.completed, "enabled": enabled}
+            last: Described = MethodFinished, {"invocation": h.method, "enabled": ()}
             return [last, whole, *_skipped(skipped, transition.completed)]
-    ends: list[Told] = [(MethodFinished, {"invocation": h.method, "enabled": enabled})] if h.method else []
+    ends: list[Described] = [(MethodFinished, {"invocation": h.method, "enabled": enabled})] if h.method else []
     return [*ends, *_skipped(skipped, h.method)]
 
 
-def _skipped(methods: tuple[str, ...], invocation: str) -> list[Told]:
+def _skipped(methods: tuple[str, ...], invocation: str) -> list[Described]:
     return [(MethodSkipped, {"method": method, "invocation": invocation}) for method in methods]
 
 
@@ -135,7 +135,7 @@ def _raised(c: Checkpoint) -> str:
     return outcome.newest.type if isinstance(outcome, Failed) else ""
 
 
-def _timer_fired(h: Noticed) -> Told:
+def _timer_fired(h: Noticed) -> Described:
     transition = h.transition or Transition()
     listener, timer = (
         ("", "") if transition.timing is None or transition.timing.fired is None else transition.timing.fired[:2]
@@ -148,8 +148,8 @@ def _enabled(h: Noticed) -> tuple[str, ...]:
     return () if h.transition is None else tuple([enabled.key for enabled in h.transition.enabled])
 
 
-def _memo_stored(h: Noticed) -> list[Told]:
-    """Return what is to be told of a value that a running method stored: of a step, a child, or a wait that begins."""
+def _memo_stored(h: Noticed) -> list[Described]:
+    """Return the events of a value that a running method stored: of a step, a child, or a wait that begins."""
     timing = None if h.transition is None else h.transition.timing
     if timing is None or timing.memo is None:
         return []

@@ -72,7 +72,7 @@ class Recorder:
         if self._observe is not None:
             self._notify(checkpoint)
         if self.audience is not None:
-            self.audience.tell_stored(checkpoint)
+            self.audience.emit_stored(checkpoint)
 
     def _notify(self, checkpoint: Checkpoint) -> None:
         """Notify the observer of a stored checkpoint. An observer that raises is not notified again, and cannot harm the run."""

@@ -12,9 +12,9 @@ __all__ = ["report", "stream"]
 
 
 def report(done: float, total: float | None = None, text: str = "") -> None:
-    """Report how much of its work a method has done, to whoever observes the run now. Nothing is stored.
+    """Report how much of its work a method has done, to observers and readers of the run. Nothing is stored.
 
-    It may be called in a plain method, too, and in threads that have the method's context. Where nobody observes the run, it costs next to
+    It may be called in a plain method, too, and in threads that have the method's context. Where nothing observes the run, it costs next to
     nothing.
 
     - `done`: how much is done, at least 0.
@@ -31,11 +31,11 @@ def report(done: float, total: float | None = None, text: str = "") -> None:
             raise ValueError(f"report() takes {name} as a finite number of at least 0, not {value!r}")
     if not isinstance(text, str):
         raise TypeError(f"report() takes text as a str, not {type(text).__name__}")
-    scope.of_pass.tell(scope, Reported, done=done, total=total, text=text)
+    scope.of_pass.emit(scope, Reported, done=done, total=total, text=text)
 
 
 def stream(value: Any) -> None:
-    """Emit a value, such as a token of a model, to whoever observes the run now. Nothing is stored.
+    """Emit a value, such as a token of a model, to observers and readers of the run. Nothing is stored.
 
     It may be called where `report` may.
 
@@ -44,7 +44,7 @@ def stream(value: Any) -> None:
     Raises `LookupError` outside of a method.
     """
     scope = _scope("stream")
-    scope.of_pass.tell(scope, Streamed, value=value)
+    scope.of_pass.emit(scope, Streamed, value=value)
 
 
 def _scope(call: str) -> Scope:

@@ -64,8 +64,8 @@ class Pass(Protocol):
         """See `substeps.Substeps.run_sync`."""
         ...
 
-    def tell(self, scope: Scope, kind: type[Event], **fields: Any) -> None:
-        """Tell a live event of an invocation. It may be called in a thread."""
+    def emit(self, scope: Scope, kind: type[Event], **fields: Any) -> None:
+        """Emit a live event of an invocation. It may be called in a thread."""
         ...
 
     def cut(self, scope: Scope) -> None:

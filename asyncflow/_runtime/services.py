@@ -121,7 +121,7 @@ class Services(Workload, ABC):
     async def run_child(self, scope: Scope, child: Child, key: str | None) -> Any:
         """See `children.Children.run`."""
         waits = self.waits()
-        children = self.children = self.children or Children(self.memos(), waits, self.end_if_all_wait, self.tell)
+        children = self.children = self.children or Children(self.memos(), waits, self.end_if_all_wait, self.emit)
         if scope.step:
             return await waits.within_step(scope, lambda: children.run(scope, child, key))
         return await children.run(scope, child, key)
@@ -134,16 +134,16 @@ class Services(Workload, ABC):
         """See `stepping.step_sync`. Called in a thread."""
         return (self._substeps or self._made_substeps()).run_sync(scope, call)
 
-    def tell(self, scope: Scope, kind: type[Event], **fields: Any) -> None:
-        """Tell a live event of an invocation, from its task or from any thread."""
+    def emit(self, scope: Scope, kind: type[Event], **fields: Any) -> None:
+        """Emit a live event of an invocation, from its task or from any thread."""
         if self.audience is None or not scope.is_open:
             return
-        tell, name, at = self.audience.tell_live, self._settings.name, self._clock()
-        told = partial(tell, kind, scope.run_id, name, at, invocation=scope.key, **fields)
+        emit, name, at = self.audience.emit_live, self._settings.name, self._clock()
+        emitted = partial(emit, kind, scope.run_id, name, at, invocation=scope.key, **fields)
         if threading.get_ident() == self._thread:
-            told()
+            emitted()
         else:
-            self.audience.from_thread(told)
+            self.audience.from_thread(emitted)
 
     def cut(self, scope: Scope) -> None:
         """End what an invocation awaits in its thread: its task was cancelled, and waits for the thread."""

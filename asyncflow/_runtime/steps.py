@@ -116,9 +116,8 @@ class Steps(Services):
 
     async def step(self, scope: Scope, turn: int) -> tuple[Command, ...]:
         """Run one invocation, commit its end, and return the commands that follow from it."""
-        audience = self.audience
         try:
-            result = await (self._call(scope) if audience is None else self._call_observed(scope, audience))
+            result = await (self._call(scope) if self.audience is None else self._call_observed(scope, self.audience))
             draft = scope.close()
             if self.crowd is not None:
                 await self.crowd.wait(turn, len(self._journal.progress.pending))

@@ -72,6 +72,8 @@ class Progress:
     """The pending invocations that run once for each item of a list, by key; the items that have started are pending, too."""
     parent: tuple[str, int] | None = None
     """(id, depth) of a child run: the id of its parent, and its distance from the run that has none, at least 1."""
+    origin: tuple[str, int] | None = None
+    """(id, seq) of the run whose state this one began with, as of that checkpoint; None for others."""
 
     @property
     def running(self) -> int:
@@ -169,8 +171,7 @@ class Progress:
                 self._unlatch(method, seen)
 
     def _recount_paused(self) -> None:
-        paused = {key for key, attempts in self.attempts.items() if attempts.due is not None}
-        self.paused = paused & self.pending.keys()
+        self.paused = {key for key, each in self.attempts.items() if each.due is not None and key in self.pending}
 
     def _fail(self, key: str) -> None:
         before = self.attempts.get(key, Attempts(0))

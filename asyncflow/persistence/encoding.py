@@ -88,6 +88,7 @@ class _Progress(TypedDict):
     ending: NotRequired[_Ending]
     groups: NotRequired[dict[str, _Group]]
     parent: NotRequired[tuple[str, int]]
+    origin: NotRequired[tuple[str, int]]
 
 
 _usual_transitions = TypeAdapter(_Usual)
@@ -168,6 +169,8 @@ def encode_progress(progress: Progress) -> bytes:
         stored["ending"] = progress.ending
     if progress.parent is not None:
         stored["parent"] = progress.parent
+    if progress.origin is not None:
+        stored["origin"] = progress.origin
     if progress.output is not None:
         stored["output"] = (progress.output[0], _as_text(progress.output[1]))
     if progress.groups:
@@ -217,6 +220,7 @@ def decode_progress(data: bytes) -> Progress:
         keeping=frozenset(stored.get("keeping", ())),
         ending=stored.get("ending", ""),
         parent=stored.get("parent"),
+        origin=stored.get("origin"),
     )
     progress.timers = {timer.key: timer for timer in map(Timer._make, stored.get("timers", ()))}
     if "output" in stored:

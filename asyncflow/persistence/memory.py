@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from .children import has_parent, parent_ended
 from .compaction import check_first, first_digest
 from .inbox import NewSignal, StoredSignal, changed, ended, second, unknown_run
 from .memory_inbox import MemoryInbox, MemoryWatches
-from .protocol import RunEntry, check_query, check_retention
+from .protocol import RunEntry, RunOwner, RunSearch, check_query, check_retention
 from .status import Status, status_of
 
 __all__ = ["MemoryFlowPersistence"]
@@ -198,6 +199,11 @@ class MemoryFlowPersistence:
             if epoch == self._epochs.get(run_id, 1):
                 self._driven.discard(run_id)
 
+    async def owner_of(self, run_id: str) -> RunOwner | None:
+        """Return the owner of a run: this process, or none. See `Owners.owner_of`."""
+        process = f"process {os.getpid()} on {socket.gethostname()}"
+        return RunOwner("memory", True, True, process) if run_id in self._driven else None
+
     poll_seconds: float = 0.25
 
     async def park(self, run_id: str, epoch: int, *, wake_at: float, newest: int = 0) -> None:
@@ -262,6 +268,7 @@ class MemoryFlowPersistence:
         parent: str | None = None,
         before: int | None = None,
         limit: int = 100,
+        search: RunSearch | None = None,
     ) -> list[RunEntry]:
         """Return catalog entries, newest run first. `parent`: only the children of this run. See `Catalog.runs`."""
         check_query(status, limit)
@@ -275,6 +282,7 @@ class MemoryFlowPersistence:
                 and (status is None or e.status in statuses)
                 and (identities is None or e.identity in identities)
                 and parent in (None, e.parent)
+                and (search is None or search.fits(e))
             )
             return list(islice((e for e in found if before is None or e.position < before), limit))
 

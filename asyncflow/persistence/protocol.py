@@ -21,9 +21,12 @@ __all__ = [
     "Clocked",
     "Fencing",
     "FlowPersistence",
+    "Owners",
     "Ownership",
     "Retention",
     "RunEntry",
+    "RunOwner",
+    "RunSearch",
     "Sessions",
     "check_query",
     "check_retention",
@@ -135,6 +138,33 @@ class CheckpointHistory(Protocol):
         ...
 
 
+class RunOwner(NamedTuple):
+    """The owner of a run, as the storage knows it."""
+
+    owner: str
+    """Its id."""
+    is_alive: bool
+    """Whether it is alive, as far as this process knows. Otherwise its runs are interrupted."""
+    is_here: bool = False
+    """Whether it belongs to this process."""
+    process: str = ""
+    """The process, such as "process 4711 on host"; empty if that is unknown."""
+    seconds_left: float | None = None
+    """The seconds until its lease expires unless it is renewed; None if it has none."""
+
+
+@runtime_checkable
+class Owners(Protocol):
+    """Reports who owns a run. For backends that also have `Ownership`."""
+
+    async def owner_of(self, run_id: str) -> RunOwner | None:
+        """Return the owner of a run; None if it has none, or is not stored.
+
+        - `run_id`: the id of the run.
+        """
+        ...
+
+
 class RunEntry(NamedTuple):
     """An entry of the catalog."""
 
@@ -169,9 +199,41 @@ class RunEntry(NamedTuple):
     """The id of its parent, if it is a child run."""
 
 
+class RunSearch(NamedTuple):
+    """What a person looks for in the catalog; None matches any run."""
+
+    id_prefix: str | None = None
+    """Only runs whose id begins with this text."""
+    id_part: str | None = None
+    """Only runs whose id contains this text."""
+    changed_since: float | None = None
+    """Only runs with `updated_at` at this time or later, in seconds since the Unix epoch."""
+    created_until: float | None = None
+    """Only runs with `created_at` at this time or earlier, in seconds since the Unix epoch."""
+    after: int | None = None
+    """Only runs with a larger position."""
+
+    def fits(self, entry: RunEntry) -> bool:
+        """Whether a run is one of those.
+
+        - `entry`: its entry.
+        """
+        prefix, part, since, until, after = self
+        return (
+            (prefix is None or entry.run_id.startswith(prefix))
+            and (part is None or part in entry.run_id)
+            and (since is None or entry.updated_at >= since)
+            and (until is None or entry.created_at <= until)
+            and (after is None or entry.position > after)
+        )
+
+
 @runtime_checkable
 class Catalog(Protocol):
-    """Lists all its runs."""
+    """Lists all its runs.
+
+    `runs` may take `search`, a `RunSearch`, too: `asyncflow.inspection` passes it if it does, and otherwise reads all runs to find some.
+    """
 
     async def runs(
         self,

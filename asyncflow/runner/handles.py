@@ -278,17 +278,17 @@ class RunHandle(Generic[R]):
             if not is_live and (rows[-1] if rows else await self.checkpoint()).status != "running":
                 return
             pause = min(pause * 1.5, LATE)
-            told = reader.take()
+            found = reader.take()
             while True:
-                while told is not None:
-                    if live if told.is_live else told.position > position:
-                        position = max(position, told.position)
-                        yield told
-                    told = reader.take(position)
+                while found is not None:
+                    if live if found.is_live else found.position > position:
+                        position = max(position, found.position)
+                        yield found
+                    found = reader.take(position)
                 if not is_live or reader.has_gap or self._live is None or self._live.ended.is_set():
                     break
                 await reader.next_change.wait()
-                told = reader.take(position)
+                found = reader.take(position)
             if not is_live:
                 try:
                     self._live = await self._woken()

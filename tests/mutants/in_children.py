@@ -10,8 +10,8 @@ IN_CHILDREN: tuple[Mutant, ...] = (
     Mutant(
         "each call of run_child begins a new child",
         ("K5",),
-        "_runs/child.py",
-        '    return str(uuid.uuid5(_NAMESPACE, f"{invocation_id}\\n{name}"))',
+        "_run_ids.py",
+        '    return str(uuid.uuid5(_CHILDREN, f"{invocation_id}\\n{name}"))',
         "    return str(uuid.uuid4())",
         f"{CHILDREN}::test_a_method_that_runs_again_continues_its_child",
     ),

@@ -4,6 +4,7 @@ python tests/mutants/run.py            # all of them; or some, by a part of thei
 """
 
 from in_children import IN_CHILDREN
+from in_events import IN_EVENTS
 from in_items import IN_ITEMS
 from in_runs import IN_RUNS
 from in_steps import IN_STEPS
@@ -14,4 +15,4 @@ from mutant import Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = (*IN_CHILDREN, *IN_ITEMS, *IN_RUNS, *IN_STEPS, *IN_STORAGE, *IN_TREES, *IN_WAITS)
+MUTANTS = (*IN_CHILDREN, *IN_EVENTS, *IN_ITEMS, *IN_RUNS, *IN_STEPS, *IN_STORAGE, *IN_TREES, *IN_WAITS)

@@ -26,6 +26,7 @@ COMMAND = "python tests/packaging/reference.py"
 PUBLIC = (
     "asyncflow",
     "asyncflow.runner",
+    "asyncflow.inspection",
     "asyncflow.persistence",
     "asyncflow.persistence.postgres",
     "asyncflow.merge",

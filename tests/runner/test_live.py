@@ -6,6 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
+from asyncflow._runtime.audience import Audience
 from asyncflow.persistence import Checkpoint
 from asyncflow.runner.capacity import Limits, Places
 from asyncflow.runner.live import Live
@@ -31,6 +32,7 @@ class Fake:
         on_checkpoint: Callable[[Checkpoint], object],
         turn: object,
         park_after: float,
+        audience: object,
     ) -> None:
         self.on_started = on_started
 
@@ -69,7 +71,7 @@ def places(waiting: int) -> Places:
 
 
 def live(driver: Fake, run_id: str | None, inputs: dict[str, Any] | None, room: Places, *, again: bool = False) -> Live:
-    return Live(driver, run_id, inputs, room, lambda run: None, again=again)
+    return Live(driver, run_id, inputs, room, lambda run: None, Audience(), again=again)
 
 
 @pytest.mark.parametrize(

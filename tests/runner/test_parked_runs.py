@@ -112,7 +112,7 @@ async def test_a_signal_wakes_a_parked_run_and_its_handles_get_the_result(storag
             results.append(await of.result())
 
         async def listened() -> None:
-            events.extend([type(event).__name__ async for event in handle.events()])
+            events.extend([type(event).__name__ async for event in handle.events(live=False)])
 
         with anyio.fail_after(60):
             async with anyio.create_task_group() as group:

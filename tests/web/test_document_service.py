@@ -63,8 +63,9 @@ def calls(log: Path, start: int = 0) -> list[Call]:
 
 
 def heard(text: str) -> Events:
-    """The events of a stream."""
-    return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    """The stored events of a stream."""
+    events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    return [event for event in events if event["seq"] >= 0]
 
 
 def event_id(event: dict[str, Any]) -> str:

@@ -118,7 +118,7 @@ class World:
         try:
             async with http.stream("GET", f"{url}{where}/events") as stream:
                 async for line in stream.aiter_lines():
-                    if '"invocation"' in line:
+                    if '"MethodFinished"' in line:
                         data = httpx2.Response(200, content=line.removeprefix("data: ")).json()
                         self.told[url].add((data["run_id"], data["invocation"].partition(":")[0]))
         except HTTPError:

@@ -1,4 +1,5 @@
-"""Streams the events of a run as server-sent events. Their ids are `seq.n`, so a client that reconnects continues after the last one.
+"""Streams the events of a run as server-sent events. The ids of stored ones are `seq.n`, so a client that reconnects continues after the
+last one; live events have no id.
 
 The data names each event, as `event`. The SSE field `event:` names it only if the client asks for that: a browser's `onmessage`
 receives only events without this field.
@@ -7,7 +8,7 @@ receives only events without this field.
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Annotated, Final
 
 from fastapi import Header, HTTPException, Query
@@ -46,7 +47,7 @@ async def position_of(handle: RunHandle, status: Status, last: str | None) -> Po
 
 
 async def _has_more(handle: RunHandle, after: Position) -> bool:
-    async with aclosing(handle.events(after=after)) as events:
+    async with aclosing(handle.events(after=after, live=False)) as events:
         async for _ in events:
             return True
     return False
@@ -64,7 +65,7 @@ async def events_after(handle: RunHandle, after: Position, *, are_named: bool) -
 
 def _sent_event(event: Event, is_named: bool) -> ServerSentEvent:
     name = type(event).__name__
-    data = {"event": name, **asdict(event), "at": time_of(event.at)}
-    return ServerSentEvent(
-        raw_data=json_of(data).decode(), event=name if is_named else None, id=f"{event.seq}.{event.n}"
-    )
+    values = {field.name: getattr(event, field.name) for field in fields(event)}
+    data = {"event": name, **values, "at": time_of(event.at)}
+    known_as = None if event.is_live else f"{event.seq}.{event.n}"
+    return ServerSentEvent(raw_data=json_of(data).decode(), event=name if is_named else None, id=known_as)

@@ -21,14 +21,14 @@ from ..checkpoint import Checkpoint, fold, verified
 from ..children import check_parent
 from ..fence import Fence
 from ..inbox import NewSignal, StoredSignal
-from ..protocol import RunEntry, check_retention
+from ..protocol import RunEntry, RunOwner, RunSearch, check_retention
 from ..status import Status
 from .compaction import compact
 from .handle_limit import no_handles_left
 from .jobs import Acquire, Append, AppendChild, AppendLast, AppendTaking, Delete, Job, Park, Release, Send, SetAside
 from .listing import entry_of, query_of
 from .opened import Opened
-from .ownership_rules import is_driving
+from .ownership_rules import Liveness, is_driving
 from .pruning import forget
 from .shared_resource import SharedResource
 
@@ -212,11 +212,11 @@ class DatabasePersistence(ABC, Generic[T]):
         parent: str | None = None,
         before: int | None = None,
         limit: int = 100,
+        search: RunSearch | None = None,
     ) -> list[RunEntry]:
         """Return catalog entries, newest run first. `parent`: only the children of this run. See `Catalog.runs`."""
-        query, chosen = query_of(
-            status, run_id=run_id, flow=flow, identities=identities, before=before, limit=limit, parent=parent
-        )
+        asked: dict[str, Any] = {"run_id": run_id, "flow": flow, "identities": identities, "parent": parent}
+        query, chosen = query_of(status, **asked, before=before, limit=limit, search=search or RunSearch())
         found: list[RunEntry] = []
         async with self._shared.use() as opened:
             while len(found) < limit:
@@ -227,6 +227,17 @@ class DatabasePersistence(ABC, Generic[T]):
                     break
                 query = query._replace(before=page[-1].position)
         return found[:limit]
+
+    async def owner_of(self, run_id: str) -> RunOwner | None:
+        """Return the owner of a run, None if it has none. See `Owners.owner_of`."""
+        query, _ = query_of(None, run_id=run_id, limit=1)
+        async with self._shared.use() as opened:
+            for row in await opened.home.run(partial(opened.reader.runs, query)):
+                owner, left = row[5], row[11]
+                if owner is not None:
+                    is_here = opened.liveness(owner) in (Liveness.HERE, Liveness.ALIAS)
+                    return RunOwner(owner, _is_driven(opened, owner, left), is_here, opened.name_of(owner), left)
+        return None
 
     async def children(self, run_id: str) -> list[RunEntry]:
         """Return the direct children of a run, in the order in which they were first stored. See `Children.children`."""

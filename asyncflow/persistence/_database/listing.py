@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Final, Literal, NamedTuple
 
-from ..protocol import RunEntry, check_query
+from ..protocol import RunEntry, RunSearch, check_query
 from ..status import Status, status_of
 
-__all__ = ["ORPHANED", "PARKED", "Query", "condition", "entry_of", "query_of"]
+__all__ = ["LAST", "ORPHANED", "PARKED", "Query", "condition", "entry_of", "query_of", "searching"]
 
 PARKED: Final = "status = 'running' AND wake_at IS NOT NULL"
 """The condition for parked runs, as in the partial indexes of `parking.sql`."""
@@ -23,16 +23,37 @@ ORPHANED: Final = (
 """The condition for child runs that are not over although their parent is, for the index `live_children`. `@`: the prefix of a table."""
 
 
+LAST: Final = chr(0x10FFFF)
+"""The last character: what begins with a text is less than the text with this one."""
+
+
+def searching(search: RunSearch, place: str, contains: str) -> list[tuple[str, tuple[Any, ...]]]:
+    """Return the SQL conditions of a search, each with its values.
+
+    `place`: how the database writes a parameter. `contains`: its condition for an id that contains a text.
+    """
+    prefix, part, since, until, after = search
+    known = (
+        (prefix, f"run_id >= {place} AND run_id < {place}", (prefix, f"{prefix}{LAST}")),
+        (part, contains, (part,)),
+        (since, f"updated_at >= {place}", (since,)),
+        (until, f"created_at <= {place}", (until,)),
+        (after, f"id > {place}", (after,)),
+    )
+    return [(sql, values) for asked, sql, values in known if asked is not None]
+
+
 class Query(NamedTuple):
     """The filter for a page of the catalog; None matches any value. `status`: see `condition`."""
 
-    run_id: str | None
-    flow: str | None
-    status: Status | None
-    identities: Collection[str] | None
-    before: int | None
-    limit: int
-    parent: str | None
+    run_id: str | None = None
+    flow: str | None = None
+    status: Status | None = None
+    identities: Collection[str] | None = None
+    before: int | None = None
+    limit: int = 100
+    parent: str | None = None
+    search: RunSearch = RunSearch()
 
 
 def condition(status: Status | None) -> str:

@@ -127,6 +127,10 @@ class Opened(Protocol):
         """Return what is known of an owner, apart from its lease."""
         ...
 
+    def name_of(self, owner: str) -> str:
+        """Return the process that an owner belongs to, such as "process 4711 on host"; '' if that is unknown."""
+        ...
+
     def rest(self) -> float:
         """Return the pause between two large transactions, for other processes, as a fraction of the time that one transaction takes."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -66,6 +67,9 @@ class _Open:
         if place is None:
             return Liveness.UNPROVEN
         return Liveness.HERE if place == self.place else Liveness.ALIAS
+
+    def name_of(self, owner: str) -> str:
+        return f"process {os.getpid()} on {socket.gethostname()}" if owner in _OURS else ""
 
     def rest(self) -> float:
         return 0.0  # other transactions wait for their own rows only

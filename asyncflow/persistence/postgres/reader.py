@@ -13,7 +13,7 @@ from ...errors import StorageUnreachableError
 from .._database.compaction import SELECT_FIRST
 from .._database.inboxes import ARRIVED, PARENT, RECEIVED, TAKERS, UNTAKEN, Received, signal_of
 from .._database.jobs import Ended
-from .._database.listing import Query, condition
+from .._database.listing import Query, condition, searching
 from .._database.run_head import Head, checkpoint_of
 from ..checkpoint import Checkpoint
 from ..compaction import check_first, valid_first
@@ -88,8 +88,8 @@ class Reader:
 
     async def runs(self, query: Query) -> list[tuple[Any, ...]]:
         """See `opened.Reads`."""
-        run_id, flow, status, identities, before, limit, parent = query
-        if not all(rows.is_text(name) for name in (run_id, flow, parent) if name is not None):
+        run_id, flow, status, identities, before, limit, parent, search = query
+        if not all(rows.is_text(name) for name in (run_id, flow, parent, *search[:2]) if name is not None):
             return []
         chosen = condition(status)
         bound: tuple[Any, ...] = (_ALL if before is None else before, flow, flow)
@@ -100,6 +100,8 @@ class Reader:
         if identities is not None:
             known = list(filter(rows.is_text, identities))
             chosen, bound = f"{chosen} AND {rows.FLOW} = ANY(%s::text[])", (*bound, known)
+        for condition_of_search, values in searching(search, "%s", "strpos(run_id, %s) > 0"):
+            chosen, bound = f"{chosen} AND {condition_of_search}", (*bound, *values)
         return await self._found(rows.SELECT_PAGE.replace("{chosen}", chosen), (*bound, limit))
 
     async def parked(self, identities: Collection[str], until: float, limit: int) -> list[tuple[Any, ...]]:

@@ -160,6 +160,11 @@ class Owner:
         with contextlib.suppress(OSError):
             yield from (name for name in os.listdir(self._folder) if len(name) == len(self.id) and name.isalnum())
 
+    def name_of(self, other: str) -> str:
+        """Return the process that an owner belongs to, such as "process 4711 on host"; '' if that is unknown."""
+        name, _ = self._read_note(other) if other.isalnum() else ("", "")
+        return name if name.startswith("process ") else ""
+
     def _read_note(self, other: str) -> tuple[str, str]:
         """Return what an owner has noted. Files of this process's owners are not opened: closing one would release its lock."""
         said = _LIVING.get(other)

@@ -101,6 +101,9 @@ class _Open:
     def liveness(self, owner: str) -> Liveness:
         return self.owner.liveness(owner)
 
+    def name_of(self, owner: str) -> str:
+        return self.owner.name_of(owner)
+
     def rest(self) -> float:
         """See `base.Opened`. Processes that wait for SQLite's lock poll it, so it must be free for long enough."""
         return 0.5 if self.owner.others() else 0.05

@@ -20,7 +20,7 @@ from ...errors import StorageCorruptError, StorageError
 from .._database.compaction import SELECT_FIRST
 from .._database.inboxes import ARRIVED, PARENT, RECEIVED, TAKERS, UNTAKEN, UNTAKEN_OF, Received, signal_of
 from .._database.jobs import Ended
-from .._database.listing import Query, condition
+from .._database.listing import LAST, Query, condition, searching
 from .._database.run_head import Head, checkpoint_of
 from ..checkpoint import Checkpoint
 from ..compaction import check_first, valid_first
@@ -196,7 +196,7 @@ class Reader:
 
     async def runs(self, query: Query) -> list[tuple[Any, ...]]:
         """See `opened.Reads`."""
-        run_id, flow, status, identities, before, limit, parent = query
+        run_id, flow, status, identities, before, limit, parent, search = query
         chosen = [condition(status)]
         bound: list[Any] = [_ALL if before is None else before]
         if flow is not None:
@@ -211,9 +211,19 @@ class Reader:
         if identities is not None:
             chosen.append(f"{rows.FLOW} IN ({', '.join('?' * len(identities))})")
             bound.extend(identities)
+        for condition_of_search, values in searching(search, "?", "instr(run_id, ?) > 0"):
+            chosen.append(condition_of_search)
+            bound += values
         sql = rows.SELECT_PAGE.format(chosen=" AND ".join(chosen))
+        if search.id_prefix is not None and await self._are_few(search.id_prefix):
+            sql = rows.by_run_id(sql)
         bound.append(limit)
         return await self._fetched(sql, bound)
+
+    async def _are_few(self, prefix: str) -> bool:
+        """Whether few runs have an id that begins so: then they are looked up by the index of ids, and sorted."""
+        ((found,),) = await self._fetched(rows.COUNT_PREFIXED, (prefix, prefix + LAST))
+        return bool(found < rows.FEW)
 
     async def parked(self, identities: Collection[str], until: float, limit: int) -> list[tuple[Any, ...]]:
         """See `opened.Reads`."""

@@ -53,6 +53,9 @@ SELECT_RUNS = (
     f"(SELECT expires - {NOW} FROM owners WHERE owners.owner = runs.owner), CASE status WHEN 'running' THEN wake_at END, parent FROM runs "
 )
 SELECT_PAGE = SELECT_RUNS + "WHERE id < ? AND {chosen} ORDER BY id DESC LIMIT ?"
+FEW = 1_000
+"""Up to how many runs are sorted after they were found by their ids."""
+COUNT_PREFIXED = f"SELECT count(*) FROM (SELECT 1 FROM runs WHERE run_id >= ? AND run_id < ? LIMIT {FEW})"
 SELECT_PARKED = SELECT_RUNS + f"WHERE {PARKED} AND {FLOW} = ? AND wake_at <= ? ORDER BY wake_at LIMIT ?"
 SELECT_ORPHANS = SELECT_RUNS + f"WHERE {ORPHANED.replace('@', '')} ORDER BY id LIMIT ?"
 SELECT_QUIET = f"SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) AND {PARKED} AND wake_at > 0"
@@ -73,6 +76,11 @@ SELECT_CHECKPOINTS = (
 SELECT_DIGEST = "SELECT digest FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) AND seq = ?"
 SELECT_STORED = "SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(?))"
 SELECT_BASE = "SELECT base FROM checkpoints WHERE run = (SELECT id FROM runs WHERE run_id = ?) AND seq = ?"
+
+
+def by_run_id(page: str) -> str:
+    """Return a page's statement that finds runs by the index of their ids, and not in the order of their positions."""
+    return page.replace("id < ?", "+id < ?", 1).replace("id > ?", "+id > ?").replace("ORDER BY id", "ORDER BY +id")
 
 
 def of_tables(sql: str) -> str:
