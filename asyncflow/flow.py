@@ -18,6 +18,7 @@ from ._definition.definition import FlowDefinition
 from ._definition.identity import Origin, checked_former_names, checked_name
 from ._definition.names import Surroundings
 from ._keywords import UNSET, Unset, not_taken, one_of
+from ._pictures.drawn import Drawn
 from ._runs.edits import edit, fork, load_into
 from ._runs.history import HistoryEntry, history_of
 from ._runs.instance import Instance, KickoffOptions, Until
@@ -51,7 +52,7 @@ _KEYWORDS: Final = (
 )
 
 
-class Flow(Operations, Uncached, Generic[S, R]):
+class Flow(Operations, Drawn, Uncached, Generic[S, R]):
     """A flow: a class with `@start`, `@listen` and `@router` methods that run concurrently over a transactional state.
 
     Write `Flow[Model]`, `Flow[dict[str, X]]` or plain `Flow`; with `Flow[Model, Result]`, what the flow returns has a type, too, and the
@@ -287,12 +288,11 @@ class Flow(Operations, Uncached, Generic[S, R]):
           method of it runs. A runner that knows the flow wakes it, or the next kickoff or resume.
 
         If the call is cancelled, the run can be resumed. Raises `MethodError` when a method raised, `RunTimeoutError` (a `MethodError`)
-        after `run_timeout`, `FlowBusyError`, `RunLockedError`,
-        `RunCancelledError`, `RunInputsError`, `RunNotFoundError` (of `restore_from_state_id`), `RunFlowMismatchError`,
-        `InvalidRunIdError`, `StateSchemaError` and `FlowDefinitionError` if the stored run does not fit the class, `StateError` if the
-        state of an interrupted run was changed here, `StateNotStorableError` for inputs that cannot be stored, `RunFencedError`,
-        `LimitExceededError`, `ArgumentsError`, `CapabilityMissingError` for `restore_from_state_id` without persistence, and
-        `StorageError`s.
+        after `run_timeout`, `FlowBusyError`, `RunLockedError`, `RunCancelledError`, `RunInputsError`, `RunNotFoundError` (of
+        `restore_from_state_id`), `RunFlowMismatchError`, `InvalidRunIdError`, `StateSchemaError` and `FlowDefinitionError` if the stored
+        run does not fit the class, `StateError` if the state of an interrupted run was changed here, `StateNotStorableError` for inputs
+        that cannot be stored, `RunFencedError`, `LimitExceededError`, `ArgumentsError`, `CapabilityMissingError` for
+        `restore_from_state_id` without persistence, and `StorageError`s.
         """
         if unknown:
             known = ("inputs", "restore_from_state_id", "wait", "once", "until")

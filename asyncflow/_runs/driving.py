@@ -154,7 +154,7 @@ class DrivenRun(StoppableRun):
         self._state = engine.versions.saved.state if goes_back else engine.versions.committed.state
         self._digest = None if engine.recorder is None else engine.recorder.chain.digest
         self._pass_number = engine.pass_number
-        self._pending = engine.pending
+        self._pending, self._progress = engine.pending, engine.journal.progress
         self.status = status_after(engine)
         if engine.recorder is None or not (engine.stopped is not None or engine.is_cut_short or goes_back):
             return

@@ -16,6 +16,7 @@ from .._runtime.outputs import Outputs
 from .._runtime.scope import Scope, current_scope, scope_of_thread
 from .._runtime.timing import clock_of
 from .._runtime.turns import Turn
+from .._scheduling.progress import Progress
 from .._values.copying import copied, same
 from ..errors import FlowDefinitionError, InvalidRunIdError, MethodError, RunInputsError, StateError
 from ..persistence.checkpoint import Checkpoint
@@ -41,6 +42,8 @@ class MissingInstance:
 
 class RunSnapshot:
     """The run of one `Flow` object, as that object shows it."""
+
+    _progress: Progress | None = None
 
     def __init__(self, flow: Any, state_type: StateType, initial: Any, setup: Callable[[], Setup]) -> None:
         self._flow = weakref.ref(flow)  # its awaiting caller holds it; a cycle would wait for garbage collection
@@ -91,6 +94,11 @@ class RunSnapshot:
     @property
     def pending(self) -> tuple[str, ...]:
         return self._pending if self._engine is None else self._engine.pending
+
+    @property
+    def progress(self) -> Progress | None:
+        """What the scheduler knows of the newest pass, for pictures; None if there was none."""
+        return self._progress if self._engine is None else self._engine.journal.progress
 
     async def finish(self) -> bool:
         """Ask for the end of the run, in order, if it is running. Return whether it is."""
@@ -240,6 +248,7 @@ class RunSnapshot:
         if run_id != self._run_id and self.status != "new":
             self.status, self._state, self._pass_number, self._digest = "new", None, 0, None
             self.outputs, self.result, self._pending, self.error = Outputs(), None, (), None
+            self._progress = None
         self._run_id = run_id
 
     def show(self, stored: Stored, written: Any = None) -> None:
@@ -250,7 +259,7 @@ class RunSnapshot:
         self._run_id, self._state, self._pass_number, self._digest = c.run_id, state, c.pass_number, c.digest
         self._may_be_stored = True
         self.status = status_of(c.status, is_driven=False)
-        self._pending = tuple(stored.progress.pending)
+        self._pending, self._progress = tuple(stored.progress.pending), stored.progress
         self.outputs, self.result = Outputs(), None
         self.error = stored_failure(self._class, c) if c.status == "failed" else None
         outcome = stored.outcome

@@ -90,7 +90,7 @@ def test_the_wheel_holds_each_file_of_the_package(built: Path) -> None:
     there = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "asyncflow").rglob("*")
-        if path.suffix in (".py", ".sql", ".typed")
+        if path.suffix in (".py", ".sql", ".typed", ".js", ".css", ".txt", ".md")
     }
     with zipfile.ZipFile(wheel) as archive:
         assert there <= set(archive.namelist())

@@ -1,0 +1,67 @@
+"""Derives what a run did with each method from the scheduler's progress, as an instance holds it and as storage has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .._definition.definition import FlowDefinition
+from .._definition.triggers import trigger_of
+from .._runtime.waits import RECEIVED, TIMED_OUT
+from .._scheduling.messages import Item
+from .._scheduling.progress import Progress
+from .._scheduling.signals import expected
+from .picture import Happened, NodeStatus
+
+__all__ = ["happened_in"]
+
+URGENT: tuple[NodeStatus, ...] = ("failed", "retrying", "running", "waiting", "interrupted")
+"""The statuses of invocations; of several, a method shows the first one of these."""
+
+
+def happened_in(definition: FlowDefinition, progress: Progress, status: str) -> dict[str, Happened]:
+    """Return what a run did with the nodes of its picture, by node id. `status`: that of the run."""
+    found: dict[str, Happened] = {}
+    pending: dict[str, list[str]] = {}
+    for key, invocation in progress.pending.items():
+        pending.setdefault(invocation.method, []).append(key)
+    for name in definition.methods:
+        keys = pending.get(name, [])
+        statuses = {_status_of(key, progress, status) for key in keys if not progress.is_by_items(key)}
+        invocations = sum(not isinstance(progress.pending[key], Item) for key in keys)
+        count = progress.counts.get(name, 0) - invocations
+        if statuses or keys:
+            found[name] = next((each for each in URGENT if each in statuses), "interrupted"), count
+        elif count:
+            found[name] = "completed", count
+    if status in ("running", "waiting"):
+        for name in _awaited(definition, progress):
+            found[name] = "waiting", found[name][1] if name in found else 0
+    for name in definition.signals:
+        if f"signal:{name}" not in found and (count := progress.counts.get(name, 0)):
+            found[f"signal:{name}"] = "completed", count
+    return found
+
+
+def _status_of(key: str, progress: Progress, status: str) -> NodeStatus:
+    attempts = progress.attempts.get(key)
+    if key in progress.failed:
+        return "failed"
+    if status not in ("running", "waiting") or key in progress.held:
+        return "interrupted"
+    if key in progress.paused:
+        return "retrying" if attempts is not None and attempts.failed > attempts.before else "waiting"
+    memos = {} if attempts is None else attempts.memos or {}
+    waits = any(
+        name.startswith("wait_for ") and not {RECEIVED + name, TIMED_OUT + name} & memos.keys() for name in memos
+    )
+    return "waiting" if waits or status == "waiting" else "running"
+
+
+def _awaited(definition: FlowDefinition, progress: Progress) -> Iterator[str]:
+    """Yield the timers that have started, and the signals that a listener waits for which holds the other parts of its condition."""
+    for timer in progress.timers.values():
+        yield f"timer:{timer.listener}:{trigger_of(timer.name)}"
+    signals = expected(definition, progress)
+    for method in definition.signalled:
+        if progress.latches.get(method.name) or (method.keep_open and not progress.counts.get(method.name)):
+            yield from (f"signal:{name}" for name in method.signals & signals)
