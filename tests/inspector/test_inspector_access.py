@@ -97,7 +97,9 @@ async def test_authorize_gets_the_request_and_the_action(storage: Any) -> None:
         assert await (await runner.get(run_id)).status() != "cancelled"
 
 
-@pytest.mark.parametrize(("answer", "status"), [(True, 200), ("ada", 200), (False, 403), (None, 403), ("", 403), (1, 403)])
+@pytest.mark.parametrize(
+    ("answer", "status"), [(True, 200), ("ada", 200), (False, 403), (None, 403), ("", 403), (1, 403)]
+)
 async def test_only_true_or_a_name_allows(answer: Any, status: int) -> None:
     async with visited(MemoryFlowPersistence(), authorize=lambda request, action: answer) as at:
         assert (await at.get()).status_code == status

@@ -100,9 +100,7 @@ async def test_a_signal_without_a_payload_needs_a_button_only(storage: Any) -> N
         ({"field.mood": '"ugly"'}, "'good' or 'bad'"),
     ],
 )
-async def test_a_form_that_does_not_fit_is_shown_again_with_what_is_wrong(
-    given: dict[str, str], said: str
-) -> None:
+async def test_a_form_that_does_not_fit_is_shown_again_with_its_mistakes(given: dict[str, str], said: str) -> None:
     storage = MemoryFlowPersistence()
     async with running(storage) as runner:
         run_id = await started(runner, "waiting")
@@ -149,7 +147,9 @@ async def test_without_the_class_an_action_says_so_and_cancel_works(storage: Any
     async with running(storage) as runner:
         run_id = await started(runner, "waiting")
     async with visited(storage, Count, actions=True) as at:
-        answers = [await at.post(f"run/{word}", id=run_id, name="noted") for word in ("resume", "fork", "edit", "signal")]
+        answers = [
+            await at.post(f"run/{word}", id=run_id, name="noted") for word in ("resume", "fork", "edit", "signal")
+        ]
         cancelled = await at.follow(await at.post("run/cancel", id=run_id))
 
     assert {answer.status_code for answer in answers} == {409, 422}
@@ -195,7 +195,9 @@ async def test_the_failed_runs_of_a_page_are_retried_together(storage: Any) -> N
         async with visited(storage, runner=runner, actions=True) as at:
             page = (await at.get(status="failed")).text
             answer = await at.http.post(
-                "/retry", content="&".join(f"id={i}" for i in ids), headers={"Origin": "http://127.0.0.1", "Content-Type": "application/x-www-form-urlencoded"}
+                "/retry",
+                content="&".join(f"id={i}" for i in ids),
+                headers={"Origin": "http://127.0.0.1", "Content-Type": "application/x-www-form-urlencoded"},
             )
             done = await at.follow(answer)
             for run_id in ids:
@@ -264,7 +266,14 @@ def test_a_form_for_any_type(payload: Any, kinds: list[str]) -> None:
 
 
 def test_a_filled_form_is_json() -> None:
-    given = {"text": "two\r\nlines", "count": "7", "weight": "", "sure": "false", "to": '{"street": "x"}', "names": "[]"}
+    given = {
+        "text": "two\r\nlines",
+        "count": "7",
+        "weight": "",
+        "sure": "false",
+        "to": '{"street": "x"}',
+        "names": "[]",
+    }
     data, wrong = payload_of(fields_of(Everything), {f"field.{name}": value for name, value in given.items()})
 
     assert wrong == {}

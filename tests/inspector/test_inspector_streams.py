@@ -250,7 +250,7 @@ async def test_a_server_of_its_own_resumes_runs_and_ends_at_once(tmp_path: Path)
         waiting = await started(runner, "waiting")
         failed = await started(runner, "failed", fails=True)
     code = PROGRAM.format(folder=str(Path(__file__).parent), root=str(ROOT))
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: ASYNC220 - it starts at once
         [sys.executable, "-c", code, str(tmp_path / "runs.db")], stdout=subprocess.PIPE, text=True, env={**os.environ}
     )
     try:
@@ -263,7 +263,7 @@ async def test_a_server_of_its_own_resumes_runs_and_ends_at_once(tmp_path: Path)
             kept = await http.post("/run/edit", data={"id": failed, "field": "fails", "value": "false"}, headers=own)
             resumed = await http.post("/run/retry", data={"id": failed}, headers=own)
             with anyio.fail_after(60):
-                while 'class="badge waiting"' not in (await http.get("/run", params={"id": failed})).text:
+                while 'class="badge waiting"' not in (await http.get("/run", params={"id": failed})).text:  # noqa: ASYNC110 - it polls
                     await anyio.sleep(0.05)
             async with http.stream("GET", "/run/events", params={"id": waiting}) as stream:
                 async for line in stream.aiter_lines():

@@ -25,7 +25,7 @@ def test_odd_characters_are_written_as_escapes(text: str, shown: str) -> None:
 
 
 def test_escaped_json_is_the_same_json() -> None:
-    value = {"a": "x\x00\x7f\u202e\U000e0041 \"quoted\" \\ \n", "b": [1, 2.5, None, True]}
+    value = {"a": 'x\x00\x7f\u202e\U000e0041 "quoted" \\ \n', "b": [1, 2.5, None, True]}
 
     assert json.loads(showing.safe(showing.json_text(value))) == value
 
@@ -71,7 +71,14 @@ def test_durations(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("at", "text"),
-    [(None, ""), (100.0, "now"), (97.0, "3 s ago"), (-100.0, "3 min 20 s ago"), (160.0, "in 1 min"), (math.inf, "never")],
+    [
+        (None, ""),
+        (100.0, "now"),
+        (97.0, "3 s ago"),
+        (-100.0, "3 min 20 s ago"),
+        (160.0, "in 1 min"),
+        (math.inf, "never"),
+    ],
 )
 def test_how_long_ago(at: float | None, text: str) -> None:
     assert showing.ago(at, 100.0) == text

@@ -33,6 +33,7 @@ PUBLIC = (
     "asyncflow.events",
     "asyncflow.errors",
     "asyncflow.integrations.fastapi",
+    "asyncflow.integrations.inspector",
     "asyncflow.testing",
     "asyncflow.testing.conformance",
 )

@@ -30,7 +30,7 @@ class Action(NamedTuple):
     """The name of the signal, if the request sends one."""
 
 
-Authorize = Callable[[Request, Action], "bool | str | None | Awaitable[bool | str | None]"]
+Authorize = Callable[[Request, Action], bool | str | Awaitable[bool | str | None] | None]
 """Returns True, or the name of the client, to allow an action. Any other value refuses it."""
 
 POLICY: Final = (

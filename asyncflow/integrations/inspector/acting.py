@@ -31,6 +31,7 @@ __all__ = ["ACTIONS", "act", "retry_many"]
 SOON: Final = 5.0
 """Seconds that a request waits for a place in the runner, or until a run has stopped."""
 
+
 class Asked(NamedTuple):
     """An action that is allowed."""
 
@@ -117,13 +118,15 @@ async def _signal(asked: Asked) -> Outcome:
     fields = _fields_of(asked, name)
     data, wrong = payload_of(fields, given)
     if wrong:
-        raise Unfilled(name, given, wrong)
+        raise UnfilledError(name, given, wrong)
     handle = await asked.site.runner.get(asked.run_id)
     try:
         key = given.get("key") or None
         is_new = await handle.signal(name, JsonPayload(data), key=key, sender=asked.client)
     except SignalPayloadError as error:
-        raise Unfilled(name, given, {str(f["loc"][0]) if f["loc"] else "": f["msg"] for f in error.found}) from error
+        raise UnfilledError(
+            name, given, {str(f["loc"][0]) if f["loc"] else "": f["msg"] for f in error.found}
+        ) from error
     return asked.run_id, "sent" if is_new else "sent-again"
 
 
@@ -137,13 +140,16 @@ def _fields_of(asked: Asked, signal: str) -> tuple[Field, ...]:
     return fields_of(declared.payload)
 
 
-class Unfilled(Exception):
+class UnfilledError(Exception):
     """A form whose content does not fit."""
 
     def __init__(self, signal: str, given: Mapping[str, str], wrong: Mapping[str, str]) -> None:
         super().__init__(signal)
         self.refused = Refused(
-            Problem(422, f"The signal {signal} was not sent", "See the marked fields of its form."), signal, given, wrong
+            Problem(422, f"The signal {signal} was not sent", "See the marked fields of its form."),
+            signal,
+            given,
+            wrong,
         )
 
 
@@ -172,7 +178,7 @@ async def act(site: Site, request: Request) -> Response:
         try:
             found = (await run_detail(site.storage, run_id)).entry
             shown, word = await ACTIONS[name](Asked(site, found, form, client))
-        except Unfilled as error:
+        except UnfilledError as error:
             return await run_page(site, request, run_id, error.refused)
         except HTTPException as error:
             if error.status_code not in (409, 422):

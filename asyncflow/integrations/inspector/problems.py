@@ -28,14 +28,19 @@ _KINDS: Final[tuple[tuple[type[AsyncflowError], int, str, str], ...]] = (
     (errors.RunNotFoundError, 404, "There is no such run", "It may have been deleted, or the address is wrong."),
     (errors.InvalidRunIdError, 404, "There is no such run", "The address is wrong."),
     (errors.CapabilityMissingError, 501, "The storage cannot do this", ""),
+    (errors.StorageBusyError, 503, "The storage is busy", f"Another process holds its lock. {AGAIN}"),
+    (
+        errors.StorageUnreachableError,
+        503,
+        "The storage cannot be reached",
+        "Check that its server runs, then try again.",
+    ),
     (
         errors.StorageNotFoundError,
         503,
         "The storage is missing",
         "Check the path or the address that the inspector was started with.",
     ),
-    (errors.StorageBusyError, 503, "The storage is busy", f"Another process holds its lock. {AGAIN}"),
-    (errors.StorageUnreachableError, 503, "The storage cannot be reached", "Check that its server runs, then try again."),
     (
         errors.CheckpointCorruptError,
         500,

@@ -102,7 +102,7 @@ class Form(NamedTuple):
 
 
 async def form_of(request: Request) -> Form:
-    """Read a form. Raises `HTTPException` 413 for one that is too large, 415 and 400 for what is no form."""
+    """Read a form. Raises `HTTPException` 413 for one that is too large, 415 and 400 for any other content."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
         raise HTTPException(415, "The request is no form.")
@@ -117,5 +117,3 @@ async def form_of(request: Request) -> Form:
     except ValueError:
         raise HTTPException(400, "The form cannot be read; nothing was done.") from None
     return Form(dict(pairs), tuple(value for name, value in pairs if name == "id"))
-
-

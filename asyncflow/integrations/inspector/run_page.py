@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from starlette.requests import Request
@@ -12,11 +12,11 @@ from starlette.responses import Response
 
 from ...errors import CapabilityMissingError, RunNotFoundError
 from ...inspection import Change, RunDetail, Span, diff, run_detail, run_history, state_at, timeline
+from ...inspection.pictured import run_picture
 from ...persistence.protocol import Catalog, offers, session
 from ...persistence.status import has_ended, is_over
 from ...state import parse_run_id
 from .access import Action
-from .drawing import picture_json
 from .forms import ANY_JSON, Field, fields_of
 from .problems import Problem
 from .reading import number
@@ -131,14 +131,14 @@ async def run_page(site: Site, request: Request, text: str, refused: Refused | N
     await site.allow(request, Action("read", run_id))
     async with session(site.storage):
         known = await _known(site, run_id)
-        detail = await run_detail(
-            site.storage, run_id, flow=None if known is None else known.cls, redact=site.redact
-        )
+        detail = await run_detail(site.storage, run_id, flow=None if known is None else known.cls, redact=site.redact)
         known = known or site.flow_of(detail.entry)
         at = number(request, "at")
         step = await _step(site, detail, at)
         history = await _history(site, detail, number(request, "from"))
-        stored = None if known is None else await site.storage.load(run_id)
+        picture = ""
+        if known is not None:
+            picture = (await run_picture(site.storage, run_id, known.cls, seq=at)).to_json()
     is_known = known is not None
     return site.page(
         request,
@@ -156,7 +156,7 @@ async def run_page(site: Site, request: Request, text: str, refused: Refused | N
         history=history,
         inputs=shown(detail.inputs) if detail.inputs else None,
         result=shown(detail.result),
-        picture=picture_json(known, stored, detail.entry.status),
+        picture=picture,
         signals=_signals(known, detail, refused),
         refused=refused,
         done=DONE.get(request.query_params.get("did", ""), ""),
@@ -230,9 +230,7 @@ async def _history(site: Site, detail: RunDetail, first: int | None) -> History:
     start = max(0, newest + 1 - STEPS) if first is None else min(first, newest)
     try:
         entries = await run_history(site.storage, run_id, after=start - 1, limit=STEPS, redact=site.redact)
-        spans = await timeline(
-            site.storage, run_id, after=start - 1, until=entries[-1].seq if entries else None
-        )
+        spans = await timeline(site.storage, run_id, after=start - 1, until=entries[-1].seq if entries else None)
     except CapabilityMissingError as error:
         return History(problem=str(error))
     last = start + STEPS - 1

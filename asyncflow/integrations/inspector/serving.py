@@ -32,10 +32,14 @@ def serve(
 ) -> None:
     """Serve an inspector until the process gets SIGINT or SIGTERM. It needs uvicorn, which the extra `web` installs.
 
-    - `storage`, `flows`, `actions`, `authorize`, `redact`: as for `inspector`. With `actions`, it also runs a FlowRunner, which
-      continues the runs that are resumed here, and parked runs of these flows when they are due.
+    - `storage`: where the runs are stored; None: the default SQLite file.
+    - `flows`: the classes of the runs, as for `inspector`.
     - `host`: the address to listen at.
     - `port`: the port; 0: any free one.
+    - `actions`: whether runs can be changed. Then the server also has a FlowRunner, which continues the runs that are resumed here, and
+      parked runs of these flows when they are due.
+    - `authorize`: as for `inspector`.
+    - `redact`: as for `inspector`.
     - `on_ready`: called with the URL, once the server listens.
 
     Raises `ArgumentsError` for an address that is not loopback without `authorize`, and `OSError` for one that cannot be used.

@@ -80,8 +80,13 @@ class Site:
             lstrip_blocks=True,
         )
         self._pages.filters |= {
-            **{"moment": showing.moment, "clock": showing.clock_time, "duration": showing.seconds_text},
-            **{"shown": showing.shown, "line": showing.one_line, "path": showing.path_text, "trace": showing.shown_end},
+            "moment": showing.moment,
+            "clock": showing.clock_time,
+            "duration": showing.seconds_text,
+            "shown": showing.shown,
+            "line": showing.one_line,
+            "path": showing.path_text,
+            "trace": showing.shown_end,
         }
 
     @asynccontextmanager

@@ -71,19 +71,16 @@ class _Stream(Response):
 
     def __init__(self, site: Site, run_id: str, after: tuple[int, int]) -> None:
         self._site, self._run_id, self._after = site, run_id, after
-        super().__init__(
-            headers={"X-Accel-Buffering": "no"}, media_type="text/event-stream"
-        )
+        super().__init__(headers={"X-Accel-Buffering": "no"}, media_type="text/event-stream")
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until the run has ended, the client has gone, the server ends, or the time is over."""
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         with suppress(OSError):  # the client has gone
             async with anyio.create_task_group() as group:
 
-                async def write(text: str) -> None:
-                    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                async def write(text: str, more: bool = True) -> None:
+                    await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
 
                 async def until_gone() -> None:
                     while (await receive())["type"] != "http.disconnect":
@@ -96,14 +93,15 @@ class _Stream(Response):
                         await write(": the stream is open\n\n")
 
                 group.start_soon(until_gone)
-                group.start_soon(beat)
-                with anyio.move_on_after(LONGEST) as scope, self._listed(scope):
+                with anyio.move_on_after(LONGEST) as limit, self._listed(limit):
+                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                     await write(f"retry: {RETRY}\n\n")
+                    group.start_soon(beat)
                     async with aclosing(self._events()) as events:
                         async for text in events:
                             await write(text)
+                await write("", more=False)
                 group.cancel_scope.cancel()
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     @contextmanager
     def _listed(self, scope: anyio.CancelScope) -> Iterator[None]:
@@ -138,7 +136,9 @@ def _sent(event: Event, redact: Redact | None) -> str:
     name = type(event).__name__
     shown = {each.name: _shown(name, each.name, getattr(event, each.name), redact) for each in fields(event)}
     data = json.dumps({"event": name, **shown}, default=str, allow_nan=False)
-    place = "" if event.is_live else f"id: {event.seq}.{event.n}\n"  # a live event is not stored: there is no way back to it
+    place = (
+        "" if event.is_live else f"id: {event.seq}.{event.n}\n"
+    )  # a live event is not stored: there is no way back to it
     return f"{place}data: {data}\n\n"
 
 
