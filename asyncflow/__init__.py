@@ -19,7 +19,7 @@ from ._definition.signals import Signal
 from ._definition.triggers import after, and_, or_
 from ._runs.children import run_child
 from ._runs.history import HistoryEntry
-from ._runs.parked import Waiting
+from ._runs.parked import Stopped, Waiting
 from ._runtime.audience import EventStream
 from ._runtime.ending import continue_as, finish
 from ._runtime.receiving import wait_for
@@ -51,6 +51,7 @@ __all__ = [
     "RunHandle",
     "SQLiteFlowPersistence",
     "Signal",
+    "Stopped",
     "Waiting",
     "__version__",
     "after",

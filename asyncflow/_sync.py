@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeVar, overload
 import anyio
 
 from ._keywords import not_taken
-from ._runs.instance import Until
-from ._runs.parked import Waiting
+from ._runs.instance import Stop, Until
+from ._runs.parked import Stopped, Waiting
 from ._runtime.tracebacks import run_shortened
 from .errors import RunningLoopError
 from .flow import Flow
@@ -30,9 +30,13 @@ def run(
 def run(
     flow: Flow[S, R], inputs: S | Mapping[str, Any] | None = None, *, once: bool = False, until: Until
 ) -> R | Waiting: ...
+@overload
 def run(
-    flow: Flow[S, R], inputs: S | Mapping[str, Any] | None = None, *, once: bool = False, until: Until = "end"
-) -> R | Waiting:
+    flow: Flow[S, R], inputs: S | Mapping[str, Any] | None = None, *, once: bool = False, until: Stop
+) -> R | Waiting | Stopped: ...
+def run(
+    flow: Flow[S, R], inputs: S | Mapping[str, Any] | None = None, *, once: bool = False, until: Until | Stop = "end"
+) -> R | Waiting | Stopped:
     """Run a flow from synchronous code, on asyncio, and return its output.
 
     - `flow`: an instance of a flow class.

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any, ClassVar, Final, Generic, Literal, Never, Self, TypeVar, Unpack, cast, overload
+from typing import Any, ClassVar, Final, Generic, Literal, Never, TypeVar, Unpack, cast, overload
 
 import typing_extensions
 
@@ -19,11 +19,11 @@ from ._definition.identity import Origin, checked_former_names, checked_name
 from ._definition.names import Surroundings
 from ._keywords import UNSET, Unset, not_taken, one_of
 from ._pictures.drawn import Drawn
-from ._runs.edits import edit, fork, load_into
+from ._runs.edits import edit
 from ._runs.history import HistoryEntry, history_of
-from ._runs.instance import Instance, KickoffOptions, Until
+from ._runs.instance import Instance, KickoffOptions, Stop, Until
 from ._runs.operations import Operations
-from ._runs.parked import Waiting
+from ._runs.parked import Stopped, Waiting
 from ._runs.setup import log_unchecked_labels, settings_of, setup_of
 from ._runs.snapshot import MissingInstance
 from ._runtime.audience import checked_observers
@@ -266,6 +266,10 @@ class Flow(Operations, Drawn, Uncached, Generic[S, R]):
     async def kickoff(
         self, inputs: S | Mapping[str, Any] | None = None, *, until: Until, **options: Unpack[KickoffOptions]
     ) -> R | Waiting: ...
+    @overload
+    async def kickoff(
+        self, inputs: S | Mapping[str, Any] | None = None, *, until: Stop, **options: Unpack[KickoffOptions]
+    ) -> R | Waiting | Stopped: ...
     async def kickoff(
         self,
         inputs: S | Mapping[str, Any] | None = None,
@@ -273,9 +277,9 @@ class Flow(Operations, Drawn, Uncached, Generic[S, R]):
         restore_from_state_id: object | None = None,
         wait: float = 0.0,
         once: bool = False,
-        until: Until = "end",
+        until: Until | Stop = "end",
         **unknown: Never,
-    ) -> R | Waiting:
+    ) -> R | Waiting | Stopped:
         """Run until nothing is left to run, and return the output: see `result`.
 
         - `inputs`: fields of the state to set: a dict, or a state, whose default values are left out. With the `id` of a stored run, an
@@ -285,7 +289,9 @@ class Flow(Operations, Drawn, Uncached, Generic[S, R]):
         - `wait`: seconds to wait until the current owner of the run no longer drives it; then `RunLockedError`.
         - `once`: for a finished run, return its stored result and run nothing, so that a script can be started again.
         - `until`: "waiting" also returns, with a `Waiting`, once the run is parked: it waits for a signal or at least 10 seconds, and no
-          method of it runs. A runner that knows the flow wakes it, or the next kickoff or resume.
+          method of it runs. A runner that knows the flow wakes it, or the next kickoff or resume. The name of a method, or a number of
+          methods, returns then, too, and with a `Stopped` once that method, or so many, have completed: methods that still run finish,
+          no other starts, and the next kickoff or resume continues.
 
         If the call is cancelled, the run can be resumed. Raises `MethodError` when a method raised, `RunTimeoutError` (a `MethodError`)
         after `run_timeout`, `FlowBusyError`, `RunLockedError`, `RunCancelledError`, `RunInputsError`, `RunNotFoundError` (of
@@ -297,10 +303,9 @@ class Flow(Operations, Drawn, Uncached, Generic[S, R]):
         if unknown:
             known = ("inputs", "restore_from_state_id", "wait", "once", "until")
             raise not_taken("kickoff", unknown, known, is_of_a_flow=True)
-        one_of("until", until, ("end", "waiting"))
         source = None if restore_from_state_id is None else parse_run_id(restore_from_state_id)
         try:
-            given: R | Waiting = await self._instance.kickoff(inputs, source, wait, once=once, until=until)
+            given: R | Waiting | Stopped = await self._instance.kickoff(inputs, source, wait, once=once, until=until)
             return given
         except MethodError as error:
             raise from_here(error) from error.__cause__
@@ -317,17 +322,35 @@ class Flow(Operations, Drawn, Uncached, Generic[S, R]):
     async def kickoff_async(
         self, inputs: S | Mapping[str, Any] | None = None, *, until: Until, **options: Unpack[KickoffOptions]
     ) -> R | Waiting: ...
-    async def kickoff_async(self, inputs: S | Mapping[str, Any] | None = None, **options: Any) -> R | Waiting:
+    @overload
+    async def kickoff_async(
+        self, inputs: S | Mapping[str, Any] | None = None, *, until: Stop, **options: Unpack[KickoffOptions]
+    ) -> R | Waiting | Stopped: ...
+    async def kickoff_async(self, inputs: S | Mapping[str, Any] | None = None, **options: Any) -> R | Waiting | Stopped:
         """Alias of `kickoff`, under CrewAI's name."""
-        given: R | Waiting = await self.kickoff(inputs, **options)
+        given: R | Waiting | Stopped = await self.kickoff(inputs, **options)
         return given
 
+    @overload
     @classmethod
-    async def resume(cls, run_id: object, /, *, wait: float = 0.0, **init: Any) -> R:
+    async def resume(cls, run_id: object, /, *, wait: float = 0.0, until: Literal["end"] = "end", **init: Any) -> R: ...
+    @overload
+    @classmethod
+    async def resume(cls, run_id: object, /, *, wait: float = 0.0, until: Until, **init: Any) -> R | Waiting: ...
+    @overload
+    @classmethod
+    async def resume(
+        cls, run_id: object, /, *, wait: float = 0.0, until: Stop, **init: Any
+    ) -> R | Waiting | Stopped: ...
+    @classmethod
+    async def resume(
+        cls, run_id: object, /, *, wait: float = 0.0, until: Until | Stop = "end", **init: Any
+    ) -> R | Waiting | Stopped:
         """Resume an interrupted or failed run: run only what failed or never ended. Return the result; of a finished run, the stored one.
 
         - `run_id`: the id of the run.
         - `wait`: seconds to wait until the current owner of the run no longer drives it; then `RunLockedError`.
+        - `until`: as in `kickoff`.
         - `init`: arguments of the constructor, such as `persistence`. A `run_timeout` is a new time limit, from now; None removes it.
 
         Raises `InvalidRunIdError`, `RunNotFoundError`, `RunFlowMismatchError`, `RunLockedError`, `RunCancelledError`, `MethodError`,
@@ -338,42 +361,11 @@ class Flow(Operations, Drawn, Uncached, Generic[S, R]):
         known = parse_run_id(run_id)
         flow = cls(**init)
         try:
-            given: R = await flow._instance.resume(known, wait, has_new_limit="run_timeout" in init)
+            resumed = flow._instance.resume(known, wait, has_new_limit="run_timeout" in init, until=until)
+            given: R | Waiting | Stopped = await resumed
             return given
         except MethodError as error:
             raise from_here(error) from error.__cause__
-
-    @classmethod
-    async def load(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:
-        """Load a stored run into a new instance: state, status, result. Run nothing.
-
-        - `run_id`: the id of the run.
-        - `seq`: the number of an older checkpoint, as `history` has it; None: the newest one.
-        - `init`: arguments of the constructor, such as `persistence`.
-
-        Raises `InvalidRunIdError`, `RunNotFoundError`, `RunFlowMismatchError`, `StateSchemaError`, `CapabilityMissingError` if the class
-        has no persistence, `FlowDefinitionError`, `ArgumentsError` and `ValueError` as the constructor does, and `StorageError`s.
-        """
-        known = parse_run_id(run_id)
-        flow = cls(**init)
-        await load_into(flow._instance, known, seq)
-        return flow
-
-    @classmethod
-    async def fork(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:
-        """Copy a run, as of a checkpoint, and store the copy under a new id. `kickoff()` on the copy continues from there.
-
-        - `run_id`: the id of the run to copy.
-        - `seq`: the number of an older checkpoint, as `history` has it; None: the newest one.
-        - `init`: arguments of the constructor, such as `persistence`.
-
-        Raises `InvalidRunIdError`, `RunNotFoundError`, `RunFlowMismatchError`, `StateSchemaError`, `CapabilityMissingError` if the class
-        has no persistence, `FlowDefinitionError`, `ArgumentsError` and `ValueError` as the constructor does, and `StorageError`s.
-        """
-        known = parse_run_id(run_id)
-        flow = cls(**init)
-        await fork(flow._instance, known, seq)
-        return flow
 
     async def history(self) -> list[HistoryEntry]:
         """Return the checkpoints of the run, oldest first.

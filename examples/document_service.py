@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field, StringConstraints
 
-from asyncflow import Flow, FlowRunner, FlowState, Retry, RetryAfter, each, listen, start, step, this_invocation
+from asyncflow import Flow, FlowRunner, FlowState, Retry, RetryAfter, each, listen, report, start, step, this_invocation
 from asyncflow.integrations.fastapi import flow_router, lifespan
 
 SECONDS = float(os.environ.get("API_SECONDS", "1"))
@@ -61,12 +61,14 @@ class Summarize(Flow[Job, Report]):
     @listen(each(fetch), limit=4, retry=TRY_AGAIN, timeout=5 * SECONDS)
     async def summarize(self, document: str) -> Summary:
         # the expensive call: its answer is stored, and the call is not repeated if the next one fails
+        report(0, 2, "text")
         text = await step(call_api, "text", document)
+        report(1, 2, "title")
         title = await call_api("title", document)
         return Summary(document=document, title=title, text=text, attempt=this_invocation().attempt)
 
     @listen(summarize)
-    async def report(self, summaries: list[Summary]) -> Report:
+    async def join(self, summaries: list[Summary]) -> Report:
         return Report(summaries=summaries, attempts=sum(summary.attempt for summary in summaries))
 
 
@@ -129,8 +131,10 @@ function watch(id) {
     if (item === undefined) return show(id);
     const due = new Date(event.due * 1000).toLocaleTimeString();
     const again = `attempt ${event.attempt} failed, the next one is due at ${due}`;
-    heard[item] = {MethodFinished: "done", MethodFailed: "failed", MethodRetrying: again}[event.event];
-    if (run) draw();
+    const now = `${event.done} of ${event.total}: ${event.text}`;  // what the method reports; live, so it is not repeated
+    const news = {MethodFinished: "done", MethodFailed: "failed", MethodRetrying: again, Reported: now}[event.event];
+    heard[item] = news ?? heard[item];
+    if (run && news) draw();
   };
   source.onerror = event => {  // after a 503, of a server that starts, a browser does not reconnect; after a 204 it has all events
     const isClosed = event.target.readyState === EventSource.CLOSED;

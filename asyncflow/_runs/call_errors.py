@@ -33,6 +33,7 @@ __all__ = [
     "parks_not",
     "started_with_other_inputs",
     "stopped_by",
+    "stops_not",
     "unknown_flow",
     "unknown_run",
 ]
@@ -60,6 +61,15 @@ def parks_not(flow: str, why: str) -> CapabilityMissingError:
     return CapabilityMissingError(
         f'kickoff(until="waiting") needs runs that are parked while they wait, and those of {flow} are not: {why}. Nothing was started',
         capability="Parking",
+    )
+
+
+def stops_not(flow: str, why: str) -> CapabilityMissingError:
+    """Return the error for `until=` a method of a flow whose runs could not continue there."""
+    return CapabilityMissingError(
+        f"a run can stop after a method only if it is stored after each, and those of {flow} are not: {why}. Nothing was started; store "
+        "them, with @persist on the class, or with persistence=",
+        capability="FlowPersistence",
     )
 
 

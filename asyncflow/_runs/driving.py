@@ -13,6 +13,7 @@ import anyio
 from .._runtime.audience import Audience
 from .._runtime.engine import Engine
 from .._runtime.failures import run_timed_out
+from .._runtime.halting import HaltedError
 from .._runtime.outputs import Outputs
 from .._runtime.state_version import detached_copy
 from .._runtime.unstored import UNSTORED
@@ -28,7 +29,7 @@ from .inputs import inputs_bytes
 from .loading import Stored
 from .matching import by_field
 from .ownership import Claim, catalog_entry
-from .parked import waiting_of
+from .parked import Stopped, waiting_of
 from .passes import begin, commit_end, commit_resumed, commit_start, next_pass, resume_pass, status_after
 from .stopping import StoppableRun
 
@@ -95,9 +96,12 @@ class DrivenRun(StoppableRun):
     async def _drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
         self._engine, self._ended, self.status, self.error = engine, None, "running", None
         self.outputs = engine.outputs
+        ended: RunCancelledError | RunTimeoutError | None
         try:
             if self.on_started is not None:
                 await self.on_started()
+            if self._halt is not None:
+                engine.halt(self._halt)
             result = await engine.drive(commands)
             while engine.continues:
                 engine, commands = await next_pass(self.setup, self.flow, before := engine)
@@ -105,6 +109,8 @@ class DrivenRun(StoppableRun):
                 if self.is_asked_to_finish:
                     await engine.finish()
                 self._engine, self.outputs = engine, engine.outputs
+                if self._halt is not None:
+                    engine.halt(self._halt)
                 result = await engine.drive(commands)
             if engine.parked is None:
                 self.result = result
@@ -112,6 +118,8 @@ class DrivenRun(StoppableRun):
             claim.parked = engine.parked
             wakes, progress = engine.parked.wake_at, engine.journal.progress
             return waiting_of(self.setup.settings.definition, engine.run_id, progress, wakes, self.setup.clock())
+        except HaltedError:
+            ended = None
         except (RunCancelledError, RunTimeoutError) as error:
             if not (engine.is_cancelled or engine.is_timed_out) or error is not engine.stopped:
                 raise  # a method raised it, about another run
@@ -129,7 +137,9 @@ class DrivenRun(StoppableRun):
                 claim.is_over = claim.is_over or self.status in ("finished", "cancelled")
                 if self._ended is not None:
                     self._ended.set()
-        if cast(str, self.status) != "finished":
+        if ended is None and self._halt is not None:
+            return Stopped(run_id=self._run_id, after=self._halt.last, pending=self._pending)
+        if ended is not None and cast(str, self.status) != "finished":
             raise ended
         return self.result  # its last checkpoint was being committed when it was ended: it had finished
 

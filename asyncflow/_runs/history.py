@@ -12,6 +12,7 @@ from .._failure import FailedAttempt
 from .._runtime.attempts import attempt_of
 from ..errors import CapabilityMissingError, CheckpointCorruptError
 from ..persistence.checkpoint import UNREADABLE, Checkpoint, decode_transition, state_after
+from ..persistence.encoding import origin_named_in
 from ..persistence.outcome import Failed, StoredFailure, decode_outcome
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers, session
 from ..persistence.status import Kind, Status
@@ -42,6 +43,8 @@ class HistoryEntry:
     """The earlier values of these fields. A field that did not exist before is not in it."""
     removed: tuple[str, ...] = ()
     """Those of these fields that do not exist any more."""
+    forked_from: tuple[str, int] | None = None
+    """Of the first checkpoint of a copy: (id, seq) of the run, as of the checkpoint, that it is a copy of; else None."""
     skipped: tuple[str, ...] = ()
     """The `or_` listeners that were not started again."""
     error: str = ""
@@ -102,6 +105,7 @@ def entries(
                 changed={name: values.get(name) for name in names},
                 before={name: earlier[name] for name in names if name in earlier},
                 removed=tuple([name for name in names if name not in values]),
+                forked_from=origin_named_in(row.progress) if row.seq == 0 else None,
                 skipped=skipped,
                 error=error,
                 traceback="" if failure is None else failure.traceback,

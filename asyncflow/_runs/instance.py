@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, TypedDict
 
 import anyio
@@ -20,11 +21,13 @@ from .json_inputs import state_from_json
 from .loading import Stored, load, load_owned
 from .matching import are_its_inputs, check_flow, check_resumable
 from .ownership import Claim, can_create, catalog_entry, is_driven, owned, owned_by_creating, owned_within
-from .parked import Waiting, followed, until_woken, waiting_of
+from .parked import Waiting, followed, halt_of, until_woken, waiting_of
 
-__all__ = ["Instance", "KickoffOptions", "Until"]
+__all__ = ["Instance", "KickoffOptions", "Stop", "Until"]
 
 Until = Literal["end", "waiting"]
+Stop = str | int
+"""The name of a method, or a number of methods."""
 
 
 class KickoffOptions(TypedDict, total=False):
@@ -51,18 +54,15 @@ class Instance(DrivenRun):
         wait: float = 0.0,
         *,
         once: bool = False,
-        until: Until = "end",
+        until: Until | Stop = "end",
     ) -> Any:
         """Start a new run or a new pass, or resume an interrupted run, depending on the run's status.
 
-        `once`: return the result of a finished run instead of starting a new pass. `until`: "waiting" returns a `Waiting` once the run
-        is parked.
+        `once`: return the result of a finished run instead of starting a new pass. `until`: see `_stopping_at`.
         """
         given = self._given(inputs)
         given_id = reconcile_run_ids(*self.state_type.ids_taken(given))
-        if until == "waiting" and (why := self.setup.parks_not()):
-            raise refusals.parks_not(self._class, why)
-        with self.driving():
+        with self.driving(), self._stopping_at(until):
             run_id = self._id_of(given_id, from_run)
             begin_with = self._own_state(run_id)
             if self.setup.persistence is None:
@@ -87,6 +87,24 @@ class Instance(DrivenRun):
                         raise refusals.already_stored(run_id)
                     driven = await self._drive(*await self._pass_for(run_id, stored, given, claim, begin_with), claim)
                 return await self._followed(driven, until)
+
+    @contextmanager
+    def _stopping_at(self, until: Until | Stop) -> Iterator[None]:
+        """Let a call stop the run where `until` says. "waiting" returns a `Waiting` once the run is parked, and so does a method.
+
+        Raises `ValueError`, and `CapabilityMissingError` if the run could not continue from there.
+        """
+        setup, halt = self.setup, halt_of(until, self.setup.settings.definition)
+        if until == "waiting" and (why := setup.parks_not()):
+            raise refusals.parks_not(self._class, why)
+        if halt is not None and (setup.persistence is None or setup.whole):
+            why = "they are not stored" if setup.persistence is None else "only some of its methods have @persist"
+            raise refusals.stops_not(self._class, why)
+        self._halt = halt
+        try:
+            yield
+        finally:
+            self._halt = None
 
     def _id_of(self, given_id: str | None, from_run: str | None) -> str:
         """Return the run id of a kickoff: the id in its inputs, else this run's id.
@@ -200,15 +218,17 @@ class Instance(DrivenRun):
             self.check_same(stored.checkpoint, given)
         return stored
 
-    async def resume(self, run_id: str, wait: float = 0.0, *, has_new_limit: bool = False) -> Any:
+    async def resume(
+        self, run_id: str, wait: float = 0.0, *, has_new_limit: bool = False, until: Until | Stop = "end"
+    ) -> Any:
         """Resume a run, or return the stored result of a finished one. `has_new_limit`: whether a new time limit begins now."""
         persistence = self.storage("resume")
-        with self.driving():
+        with self.driving(), self._stopping_at(until):
             try:
                 async with session(persistence):
                     deadline = self.new_deadline() if has_new_limit else None
                     if deadline is None and (waiting := await self._attached(run_id, {})) is not None:
-                        return await self._followed(waiting)
+                        return await self._followed(waiting, until)
                     async with owned_within(wait, persistence, run_id) as claim:
                         stored = await load_owned(self.setup, run_id, claim)
                         if stored is None:
@@ -218,7 +238,7 @@ class Instance(DrivenRun):
                         if self.status not in ("cancelled", "finished"):
                             driven = await self._drive(*await self._resume_pass(stored, claim, deadline), claim)
                     if self.status not in ("cancelled", "finished"):
-                        return await self._followed(driven)
+                        return await self._followed(driven, until)
             except StorageReadOnlyError:
                 stored = await self._ended_if_read_only(run_id)
                 if stored is None or stored.checkpoint.status == "failed":
@@ -260,9 +280,9 @@ class Instance(DrivenRun):
         self.status = "waiting"
         return waiting_of(self.setup.settings.definition, run_id, stored.progress, entry.wake_at, self.setup.clock())
 
-    async def _followed(self, driven: Any, until: Until = "end") -> Any:
+    async def _followed(self, driven: Any, until: Until | Stop = "end") -> Any:
         """Return what a call has driven. If that is parked, wait until it is woken, and drive it on, or follow the owner that does."""
-        if not isinstance(driven, Waiting) or until == "waiting" or self.is_served:
+        if not isinstance(driven, Waiting) or until != "end" or self.is_served:
             return driven
         pause, pace = SOON, Pace()
         with followed(self.storage("kickoff"), self._run_id):

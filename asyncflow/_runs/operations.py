@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from .._definition.signals import Signal
 from .._runtime.audience import EventStream
 from ..state import parse_run_id
 from .compacting import compact
+from .edits import fork, load_into
 from .finishing import finish_stored
 from .instance import Instance
 from .sending import send
@@ -29,6 +30,38 @@ class Operations:
         slow never slows the run: it loses events, and an `events.EventsLost` says how many. Past events are in `history`.
         """
         return EventStream(self._instance.events())
+
+    @classmethod
+    async def load(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:
+        """Load a stored run into a new instance: state, status, result. Run nothing.
+
+        - `run_id`: the id of the run.
+        - `seq`: the number of an older checkpoint, as `history` has it; None: the newest one.
+        - `init`: arguments of the constructor, such as `persistence`.
+
+        Raises `InvalidRunIdError`, `RunNotFoundError`, `RunFlowMismatchError`, `StateSchemaError`, `CapabilityMissingError` if the class
+        has no persistence, `FlowDefinitionError`, `ArgumentsError` and `ValueError` as the constructor does, and `StorageError`s.
+        """
+        known = parse_run_id(run_id)
+        flow = cls(**init)
+        await load_into(flow._instance, known, seq)
+        return flow
+
+    @classmethod
+    async def fork(cls, run_id: object, /, *, seq: int | None = None, **init: Any) -> Self:
+        """Copy a run, as of a checkpoint, and store the copy under a new id. `kickoff()` on the copy continues from there.
+
+        - `run_id`: the id of the run to copy.
+        - `seq`: the number of an older checkpoint, as `history` has it; None: the newest one.
+        - `init`: arguments of the constructor, such as `persistence`.
+
+        Raises `InvalidRunIdError`, `RunNotFoundError`, `RunFlowMismatchError`, `StateSchemaError`, `CapabilityMissingError` if the class
+        has no persistence, `FlowDefinitionError`, `ArgumentsError` and `ValueError` as the constructor does, and `StorageError`s.
+        """
+        known = parse_run_id(run_id)
+        flow = cls(**init)
+        await fork(flow._instance, known, seq)
+        return flow
 
     async def cancel(self) -> None:
         """Cancel the run permanently and durably: it cannot be resumed. Its kickoff, if one is awaited, raises `RunCancelledError`.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import anyio
 
 from .._definition.definition import FlowDefinition
+from .._runtime.halting import Halt
 from .._runtime.timing import wait_until
 from .._runtime.waits import awaited_signals
 from .._scheduling.progress import Progress
@@ -19,7 +20,7 @@ from ..persistence.parking import Parking
 from ..persistence.protocol import FlowPersistence, offers
 from .ownership import catalog_entry, place_of
 
-__all__ = ["Waiting", "followed", "is_followed", "until_woken", "waiting_of"]
+__all__ = ["Stopped", "Waiting", "followed", "halt_of", "is_followed", "until_woken", "waiting_of"]
 
 _FOLLOWED = Counter[tuple[object, str]]()
 """(place, run id) of the parked runs for which calls of this process wait: these wake them."""
@@ -35,6 +36,32 @@ class Waiting:
     """The names of the signals that it waits for."""
     due_at: float | None
     """When it is due, in seconds since the Unix epoch; None: it waits for signals only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """What `kickoff` and `resume` return for a run that stopped where `until` says. It is interrupted: the next call continues it."""
+
+    run_id: str
+    """The id of the run."""
+    after: str
+    """The invocation after which it stopped, such as `fetch:1`."""
+    pending: tuple[str, ...]
+    """The invocations with which it continues."""
+
+
+def halt_of(until: str | int, definition: FlowDefinition) -> Halt | None:
+    """Return where a call stops its run; None for "end" and "waiting". Raises `ValueError` for any other value."""
+    if until in ("end", "waiting"):
+        return None
+    if type(until) is int and until >= 1:
+        return Halt("", until)
+    if isinstance(until, str) and until in definition.methods:
+        return Halt(until, 1)
+    raise ValueError(
+        f"until must be 'end', 'waiting', a number of methods from 1, or the name of a method, not {until!r}; the methods of "
+        f"{definition.name} are {', '.join(definition.methods)}"
+    )
 
 
 def waiting_of(definition: FlowDefinition, run_id: str, progress: Progress, wake_at: float, now: float) -> Waiting:

@@ -12,6 +12,7 @@ import anyio
 from .._runtime.audience import Audience, Reader, joined
 from .._runtime.engine import Engine
 from .._runtime.failures import stored_failure
+from .._runtime.halting import Halt
 from .._runtime.outputs import Outputs
 from .._runtime.scope import Scope, current_scope, scope_of_thread
 from .._runtime.timing import clock_of
@@ -79,6 +80,8 @@ class RunSnapshot:
         """Awaited once the run is known to be stored, before any of its methods starts."""
         self.is_asked_to_finish = False
         """Whether a caller waits for the next pass, to end it: a pass may never wait for anything but its commits."""
+        self._halt: Halt | None = None
+        """Where the call that drives the run stops it; None: at its end."""
         self.is_read = True
         """Whether callers ask this instance for the run's status. A runner's handles ask the backend instead."""
 

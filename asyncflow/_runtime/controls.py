@@ -12,11 +12,12 @@ from .._scheduling.messages import Command
 from ..errors import RunCancelledError, RunTimeoutError
 from .audience import Audience, Unstored
 from .failures import run_timeout_error
+from .halting import Halt, HaltedError
 from .journal import Journal
 from .parking import Parked, only_waits, wakes_at
 from .recorder import Recorder
 from .scope import Scope
-from .signals import Signals
+from .signals import Signals, Step
 from .steps import Steps
 from .waits import next_due
 
@@ -31,6 +32,7 @@ class Controls(ABC):
         "_park_after",
         "_scope",
         "_signals",
+        "_step",
         "_steps",
         "_stopped",
         "continues",
@@ -57,6 +59,7 @@ class Controls(ABC):
     _park_after: float | None
     _scope: anyio.CancelScope | None
     _signals: Signals | None
+    _step: Step
     _steps: Steps
     _stopped: BaseException | None
 
@@ -120,6 +123,17 @@ class Controls(ABC):
         if self._steps.children is not None:
             self._steps.children.wind_down()
         self._steps.end_waits()
+
+    def halt(self, halt: Halt) -> None:
+        """Before it is driven: stop it as by `wind_down` once so much has completed."""
+        self._step = halt.stopping(self._step, self.journal.progress, self.wind_down)
+
+    @property
+    def _has_ended_anyway(self) -> bool:
+        """Whether a pass that was stopped has ended all the same, with its result or with what its methods have raised."""
+        if isinstance(self._stopped, HaltedError):
+            return self.is_finished or bool(self.journal.failures)
+        return (self.is_cancelled or self.is_timed_out) and self.is_finished
 
     async def finish(self) -> bool:
         """End the run in order, and store that this was asked for. Return False if the pass is over already."""

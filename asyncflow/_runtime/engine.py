@@ -42,7 +42,7 @@ from .recorder import Recorder
 from .results import Results, StoredResults
 from .scope import LaterScope, Scope
 from .settings import Settings
-from .signals import Signals, Source, Step
+from .signals import Signals, Source
 from .state_version import Version
 from .steps import Steps
 from .timeouts import until
@@ -62,7 +62,6 @@ class Engine(Controls):
         "_group",
         "_may_idle",
         "_methods",
-        "_step",
         "_timers",
         "output",
         "outputs",
@@ -115,7 +114,7 @@ class Engine(Controls):
         self._steps = Steps(
             *(flow, settings, run_id, pass_number, self.journal, self.versions, recorder, self.outputs, clock, turn)
         )
-        self._step: Step = self._steps.step
+        self._step = self._steps.step
         self._stopped: BaseException | None = None
         self._scope: anyio.CancelScope | None = None
         self._group: TaskGroup | None = None
@@ -148,7 +147,7 @@ class Engine(Controls):
             self._next(self._steps.late)
         if self._stopped is not None:
             self.parked = None
-        if self._stopped is not None and not ((self.is_cancelled or self.is_timed_out) and self.is_finished):
+        if self._stopped is not None and not self._has_ended_anyway:
             raise self._stopped
         if failures := self.journal.failures:
             raise method_error(type(self.flow).__name__, self.run_id, failures, self.recorder is not None)

@@ -72,10 +72,12 @@ from ._storage import (
     StorageError,
     StorageNotADatabaseError,
     StorageNotFoundError,
+    StorageOutdatedError,
     StorageReadOnlyError,
     StorageUnreachableError,
     StorageVersionError,
     StorageWriteError,
+    TransferError,
 )
 
 __all__ = [
@@ -139,10 +141,12 @@ __all__ = [
     "StorageError",
     "StorageNotADatabaseError",
     "StorageNotFoundError",
+    "StorageOutdatedError",
     "StorageReadOnlyError",
     "StorageUnreachableError",
     "StorageVersionError",
     "StorageWriteError",
+    "TransferError",
     "UnknownLabelError",
     "UnknownSignalError",
 ]

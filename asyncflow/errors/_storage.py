@@ -18,10 +18,12 @@ __all__ = [
     "StorageError",
     "StorageNotADatabaseError",
     "StorageNotFoundError",
+    "StorageOutdatedError",
     "StorageReadOnlyError",
     "StorageUnreachableError",
     "StorageVersionError",
     "StorageWriteError",
+    "TransferError",
 ]
 
 
@@ -89,6 +91,14 @@ class ForeignDatabaseError(StorageError):
 
 class StorageVersionError(StorageError):
     """A newer version of asyncflow wrote the database. It was not changed."""
+
+
+class StorageOutdatedError(StorageError):
+    """The schema of the database is of an older version of asyncflow, and opening it to read only does not upgrade it."""
+
+
+class TransferError(StorageError):
+    """An export cannot be imported: its lines were changed, cut, or written by a newer version, or a run of it is stored already."""
 
 
 class ForkedProcessError(StorageError):

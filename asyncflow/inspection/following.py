@@ -6,18 +6,18 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 from .._pace import Pace
-from .._runs.ownership import status_now
+from .._runs.ownership import catalog_entry
 from .._runtime.observe import events_from
 from ..events import Event
 from ..persistence.protocol import FlowPersistence, session
-from ..persistence.status import has_ended
+from ..persistence.status import Status, has_ended
 from .reading import history_of, loaded, reading
 
 __all__ = ["follow"]
 
-SOON: Final = 0.05
+SOON: Final = 0.2
 LATE: Final = 1.0
-"""Seconds between two looks at the storage: the first pause after an event, and the longest."""
+"""Seconds between two looks at the storage: after an event, and the longest."""
 
 
 async def follow(
@@ -35,19 +35,28 @@ async def follow(
     `StorageError`s.
     """
     seq, n = after
-    pause, pace = SOON, Pace()
+    read, pause, pace = max(-1, seq - 1), SOON, Pace()
     async with session(storage):
         while True:
-            newest = await loaded(storage, run_id)
-            rows = await history_of(storage, run_id, after=max(-1, seq - 1), until=newest.seq)
+            newest, status = await _newest(storage, run_id)
+            rows = await history_of(storage, run_id, after=read, until=newest)
+            pause = SOON if rows else min(pause * 1.5, LATE)
+            read = max(read, newest)
             for row in rows:
                 with reading(run_id, row.seq):
                     found = events_from(row)
                 for event in found:
                     if (event.seq, event.n) > (seq, n):
-                        seq, n, pause = event.seq, event.n, SOON
                         yield event
-            if has_ended(await status_now(storage, run_id, newest.status)):
+            if has_ended(status):
                 return
             await pace.pause(pause)
-            pause = min(pause * 1.5, LATE)
+
+
+async def _newest(storage: FlowPersistence, run_id: str) -> tuple[int, Status]:
+    """Return the seq of the newest checkpoint of a run, and its status: of a catalog, because it costs least."""
+    entry = await catalog_entry(storage, run_id)
+    if entry is not None:
+        return entry.seq, entry.status
+    c = await loaded(storage, run_id)
+    return c.seq, c.status

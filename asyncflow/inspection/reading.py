@@ -38,7 +38,9 @@ async def history_of(storage: object, run_id: str, *, after: int, until: int) ->
         )
     if after >= until:
         return []
-    return [row for row in await storage.history(run_id, after=after) if row.seq <= until]
+    keeper: Any = storage
+    bounds = {"after": after, "until": until} if takes(keeper.history, "until") else {"after": after}
+    return [row for row in await keeper.history(run_id, **bounds) if row.seq <= until]
 
 
 @contextmanager

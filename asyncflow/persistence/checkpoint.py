@@ -17,7 +17,9 @@ from .status import KINDS, STORED, Kind, Status
 
 __all__ = [
     "FORMAT",
+    "UNREADABLE",
     "Checkpoint",
+    "checkpoint_of",
     "decode_progress",
     "decode_transition",
     "encode_progress",
@@ -128,9 +130,13 @@ class Checkpoint(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """Encode the whole checkpoint as JSON in UTF-8, preceded by a checksum."""
-        fields = dict(zip(_names(self.format), self, strict=True))
-        body = to_json(fields | {"previous": self.previous.hex(), "digest": self.digest.hex()})
+        body = to_json(self.to_fields())
         return hashlib.blake2b(body, digest_size=16).hexdigest().encode() + b"\n" + body
+
+    def to_fields(self) -> dict[str, Any]:
+        """Return the fields by name, for JSON. Digests are texts."""
+        fields = dict(zip(_names(self.format), self, strict=True))
+        return fields | {"previous": self.previous.hex(), "digest": self.digest.hex()}
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Checkpoint:
@@ -148,7 +154,7 @@ class Checkpoint(NamedTuple):
             )
         try:
             fields = from_json(body)
-            checkpoint = _from_fields(fields)
+            checkpoint = checkpoint_of(fields)
         except UNREADABLE as error:
             raise CheckpointCorruptError(
                 f"a stored checkpoint cannot be read ({type(error).__name__}); it is kept as it is"
@@ -159,7 +165,7 @@ class Checkpoint(NamedTuple):
         return checkpoint
 
 
-def _from_fields(fields: dict[str, Any]) -> Checkpoint:
+def checkpoint_of(fields: dict[str, Any]) -> Checkpoint:
     """Build a checkpoint from a JSON object of its fields. Raises `StorageVersionError` if a newer version wrote it."""
     if type(fields.get("format")) is int:
         refuse_newer(fields["format"], fields.get("version"), "a stored checkpoint", run_id=fields.get("run_id"))

@@ -17,7 +17,14 @@ from .._scheduling.groups import Gathered, Group
 from .._scheduling.messages import Invocation, Item, Seen, Timer, Timing, Transition
 from .._scheduling.progress import Attempts, Progress
 
-__all__ = ["decode_progress", "decode_transition", "encode_progress", "encode_transition", "parent_named_in"]
+__all__ = [
+    "decode_progress",
+    "decode_transition",
+    "encode_progress",
+    "encode_transition",
+    "origin_named_in",
+    "parent_named_in",
+]
 
 
 class _Or:
@@ -202,6 +209,13 @@ def parent_named_in(progress: bytes | None) -> str | None:
     stored = from_json(progress or b"{}")
     named = stored.get("parent") if isinstance(stored, dict) else None
     return str(named[0]) if isinstance(named, list) and named else None
+
+
+def origin_named_in(progress: bytes | None) -> tuple[str, int] | None:
+    """Return the (id, seq) of the run that a stored progress names as its origin, without decoding the rest; None for none."""
+    stored = from_json(progress or b"{}")
+    named = stored.get("origin") if isinstance(stored, dict) else None
+    return (str(named[0]), int(named[1])) if isinstance(named, list) and len(named) == 2 else None
 
 
 def decode_progress(data: bytes) -> Progress:

@@ -76,9 +76,16 @@ class StoredSignal(NamedTuple):
         - `taken`: the seq of the checkpoint that took it; None: none.
         - `problem`: why it was set aside; None: it was not.
         """
-        return self._digest(self.signal.content, key, taken, problem)
+        return self.digest_of(self.signal.content, key, taken, problem)
 
-    def _digest(self, content: bytes, key: bytes, taken: int | None, problem: str | None) -> bytes:
+    def digest_of(self, content: bytes, key: bytes, taken: int | None, problem: str | None) -> bytes:
+        """Return the digest of its row, of a signal whose payload need not be there any more.
+
+        - `content`: the digest of name and payload.
+        - `key`: the storage's secret key; b"" for none.
+        - `taken`: the seq of the checkpoint that took it; None: none.
+        - `problem`: why it was set aside; None: it was not.
+        """
         name, _, signal_key, sender, at = self.signal
         fields = to_json((self.run_id, name, signal_key, sender, at, taken, problem))
         return hashlib.blake2b(content + fields, digest_size=16, key=key).digest()
@@ -99,7 +106,7 @@ class StoredSignal(NamedTuple):
         try:
             found = content if taken is not None and not self.signal.payload else self.signal.content
             is_sound = all(map(isinstance, self.signal, _TYPES)) and found == content
-            is_sound = is_sound and self._digest(content, key, taken, problem) == digest
+            is_sound = is_sound and self.digest_of(content, key, taken, problem) == digest
         except UNREADABLE:
             is_sound = False
         if not is_sound:

@@ -148,14 +148,14 @@ class MemoryFlowPersistence:
             rows = rows[: seq + 1 - first] if 0 <= seq - first < len(rows) else []
         return fold(rows[rows[-1].base - first :]) if rows else None
 
-    async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
-        """Return the checkpoints of a run with a seq above `after`, in order."""
+    async def history(self, run_id: str, *, after: int = -1, until: int | None = None) -> list[Checkpoint]:
+        """Return the checkpoints of a run with a seq above `after`, in order. `until`: the seq of the last one; None: all."""
         first, protected = self._firsts.get(run_id, (0, b""))
         stored = map(Checkpoint.from_bytes, self._rows.get(run_id, []))
         rows = verified(stored, whole=True, first=first)
         if rows:
             check_first(run_id, first, protected, rows[0].digest, b"")
-        return rows[max(0, after + 1 - first) :]
+        return rows[max(0, after + 1 - first) : None if until is None else max(0, until + 1 - first)]
 
     def _first(self, run_id: str) -> int:
         return self._firsts.get(run_id, (0, b""))[0]

@@ -128,7 +128,10 @@ class Clocked(Protocol):
 
 @runtime_checkable
 class CheckpointHistory(Protocol):
-    """Keeps every checkpoint, not only the newest one."""
+    """Keeps every checkpoint, not only the newest one.
+
+    `history` may take `until`, the seq of the last checkpoint, too: `asyncflow.inspection` passes it if it does, to read less.
+    """
 
     async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
         """Return the checkpoints of a run, in order, as they are stored: complete ones and deltas.

@@ -22,6 +22,10 @@ class StoredRuns:
     _flows: FlowRegistry
     _live: OwnedRuns
 
+    def __repr__(self) -> str:
+        names = ", ".join(sorted(set(self._flows.names.values()))) or "no flows yet"
+        return f"<FlowRunner of {names} in {self.persistence!r}: {len(self._live)} running>"
+
     @property
     def running(self) -> int:
         """The number of runs that it owns, including those that wait for a slot."""

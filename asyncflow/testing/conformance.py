@@ -23,6 +23,7 @@ asyncio and trio, and under pytest-asyncio. Tests of capabilities that a backend
 | retention | `Retention` | delete a run permanently, and prune runs that ended long ago |
 | inboxes | `Inbox` | store a signal once for each key, and take it with a checkpoint or not at all |
 | parked runs | `Parking` | release a run that waits, and find it when it is due or gets a signal |
+| owners shown | `Owners` | report who owns a run |
 | child runs | `Children` | store no child after the end of its parent, and delete trees of runs whole |
 
 At every level a flow runs on the backend, fails, is cancelled, and resumes.
@@ -52,6 +53,7 @@ from ._catalog import Forgotten, Listed
 from ._children import ChildRuns
 from ._compaction import Compacted
 from ._inboxes import Inboxes
+from ._inspected import Inspected
 from ._log import Log
 from ._parking import ParkedRuns
 from ._promises import Promises, in_time, must
@@ -190,6 +192,7 @@ class PersistenceConformance(
     ParkedRuns,
     Compacted,
     ChildRuns,
+    Inspected,
     EndToEnd,
 ):
     """All requirements for a backend. Inherit it, and define the fixture `persistence`: a new, empty backend."""

@@ -34,9 +34,11 @@ from ..persistence.protocol import (
     Clocked,
     Fencing,
     FlowPersistence,
+    Owners,
     Ownership,
     Retention,
     RunEntry,
+    RunOwner,
     Sessions,
     offers,
 )
@@ -240,6 +242,11 @@ class _Ownership(FaultyPersistence):
         await self._struck("release", lambda: self.inner.release(run_id, epoch))
 
 
+class _Owners(FaultyPersistence):
+    async def owner_of(self, run_id: str) -> RunOwner | None:
+        return cast("RunOwner | None", await self.inner.owner_of(run_id))
+
+
 class _Fencing(FaultyPersistence):
     def fence(self) -> Fence | None:
         return cast("Fence | None", self.inner.fence())
@@ -322,6 +329,7 @@ _PARTS: Final[dict[Callable[..., Any], type[FaultyPersistence]]] = {
     Clocked: _Clocked,
     CheckpointHistory: _History,
     Ownership: _Ownership,
+    Owners: _Owners,
     Fencing: _Fencing,
     Sessions: _Sessions,
     Catalog: _Catalog,

@@ -4,6 +4,7 @@ python tests/mutants/run.py            # all of them; or some, by a part of thei
 """
 
 from in_children import IN_CHILDREN
+from in_cli import IN_CLI
 from in_events import IN_EVENTS
 from in_items import IN_ITEMS
 from in_runs import IN_RUNS
@@ -11,8 +12,11 @@ from in_steps import IN_STEPS
 from in_storage import IN_STORAGE
 from in_trees import IN_TREES
 from in_waits import IN_WAITS
+from in_web import IN_WEB
 from mutant import Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = (*IN_CHILDREN, *IN_EVENTS, *IN_ITEMS, *IN_RUNS, *IN_STEPS, *IN_STORAGE, *IN_TREES, *IN_WAITS)
+MUTANTS = (
+    *(*IN_CHILDREN, *IN_CLI, *IN_EVENTS, *IN_ITEMS, *IN_RUNS, *IN_STEPS, *IN_STORAGE, *IN_TREES, *IN_WAITS, *IN_WEB),
+)

@@ -29,6 +29,7 @@ PUBLIC = (
     "asyncflow.inspection",
     "asyncflow.persistence",
     "asyncflow.persistence.postgres",
+    "asyncflow.persistence.transfer",
     "asyncflow.merge",
     "asyncflow.events",
     "asyncflow.errors",
@@ -69,7 +70,8 @@ from there. Everything else is internal and may change in any version, even wher
 
 Times are seconds. A parameter that has no default must be given; a default of `...` is described in the text. Types are written
 without their modules. A `Condition` is a method, a label, `or_(...)` or `and_(...)`; `S` is the type of a flow's state,
-`R` that of its result, and `Ts` are those of a function's arguments. A call with `until` returns a `Waiting` only if that is "waiting".
+`R` that of its result, and `Ts` are those of a function's arguments. A call with `until` returns a
+`Waiting` only if that is not "end", and a `Stopped` only if that is a method or a number.
 
 The errors are in `asyncflow.errors`, except those below another module. Besides the errors that a call lists, any call that reads
 or writes runs may raise a `StorageError`.

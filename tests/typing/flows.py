@@ -251,7 +251,7 @@ async def inputs(runner: FlowRunner) -> None:
     await Untyped().kickoff(given)
     await Counts().kickoff(Other())  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     await Counts().kickoff(3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-    await Counts().kickoff(until="end ")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await Counts().kickoff(until=1.5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     await Counts().update_state(Other())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await runner.start(Counts, Other())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     run(Counts(), Other())  # type: ignore[misc]  # pyright: ignore[reportCallIssue, reportArgumentType]

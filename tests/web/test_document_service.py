@@ -123,7 +123,7 @@ async def test_the_events_show_what_is_done_and_what_is_tried_again_and_continue
     failed = Counter(event["invocation"] for event in events if event["event"] == "MethodRetrying")
     done = [event["invocation"] for event in events if event["event"] == "MethodFinished"]
     assert [failed[f"summarize:1[{n}]"] + 1 for n in range(6)] == [s["attempt"] for s in run["result"]["summaries"]]
-    assert sorted(done) == sorted(["fetch:1", "report:1", "summarize:1", *(f"summarize:1[{n}]" for n in range(6))])
+    assert sorted(done) == sorted(["fetch:1", "join:1", "summarize:1", *(f"summarize:1[{n}]" for n in range(6))])
     assert events[-1]["event"] == "RunFinished"
     assert heard(rest.text) == events[6:]
     assert nothing.status_code == 204
@@ -300,7 +300,7 @@ class World:
         assert summaries(client.run) == expected(client.names)
         ends = Counter(event["invocation"] for event in client.events if event["event"] == "MethodFinished")
         items = [f"summarize:1[{n}]" for n in range(DOCUMENTS)]
-        assert ends == dict.fromkeys(("fetch:1", "summarize:1", "report:1", *items), 1)
+        assert ends == dict.fromkeys(("fetch:1", "summarize:1", "join:1", *items), 1)
         for event in (*client.of_documents("MethodFinished"), *client.of_documents("MethodRetrying")):
             last, stored = event.get("attempt", 99), datetime.fromisoformat(event["at"]).timestamp()
             again = [c for c in log if c.invocation == event["invocation"] and c.attempt <= last and c.at > stored]

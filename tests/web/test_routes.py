@@ -45,6 +45,16 @@ async def test_a_run_is_started_and_found_where_the_answer_says(serve: Serve) ->
         },
         "result": "2 tea for 6",
         "error": None,
+        **{name: [] for name in ("pending", "waits", "children")},
+        **dict.fromkeys(("driver", "parent")),
+        "links": {
+            "run": answer.headers["location"],
+            "events": f"{answer.headers['location']}/events",
+            "history": f"{answer.headers['location']}/history",
+            "children": f"/runs?parent={told['run_id']}",
+            **dict.fromkeys(("parent", "cancel", "resume")),
+            "signals": {},
+        },
     }
 
 
@@ -635,7 +645,7 @@ async def test_every_route_but_readyz_asks_for_leave_first(serve: Serve) -> None
                 assert allowed.status_code not in (401, 403)
         assert (await service.http.get("/runs/unknown")).status_code == 401
 
-    assert asked == 16
+    assert asked == 18
 
 
 # ---- its life, and its schema ----------------------------------------------------------------------------------------

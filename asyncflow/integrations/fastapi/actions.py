@@ -6,10 +6,11 @@ from fastapi import Request
 
 __all__ = ["Action", "action_of"]
 
-_ROUTES: Final[dict[str, Literal["list", "read", "cancel", "resume", "signal"]]] = {
+_ROUTES: Final[dict[str, Literal["list", "read", "history", "cancel", "resume", "signal"]]] = {
     "list_runs": "list",
     "get_run": "read",
     "stream_events": "read",
+    "get_history": "history",
     "cancel_run": "cancel",
     "resume_run": "resume",
     "send_signal": "signal",
@@ -20,8 +21,8 @@ _ROUTES: Final[dict[str, Literal["list", "read", "cancel", "resume", "signal"]]]
 class Action(NamedTuple):
     """What a request asks for."""
 
-    name: Literal["start", "list", "read", "cancel", "resume", "signal"]
-    """Of the action: start a run, list runs, read one or its events, cancel it, resume it, send it a signal."""
+    name: Literal["start", "list", "read", "history", "cancel", "resume", "signal"]
+    """Of the action: start a run, list runs, read one or its events, read its history, cancel it, resume it, send it a signal."""
     flow: str | None = None
     """The name of the flow, if the request starts a run."""
     run_id: str | None = None
@@ -37,6 +38,6 @@ def action_of(request: Request) -> Action:
     """
     route: str = request.scope["route"].name
     parameters = request.path_params
-    if route not in _ROUTES:
+    if route.startswith("start "):
         return Action("start", flow=route.removeprefix("start "))
     return Action(_ROUTES[route], None, parameters.get("run_id"), parameters.get("name"))

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import BaseModel, RootModel, TypeAdapter
 from pydantic_core import from_json, to_json
 
-__all__ = ["json_of", "text_of", "tree_of"]
+__all__ = ["aliases_of", "json_of", "text_of", "tree_of"]
 
 logger: Final = logging.getLogger("asyncflow")
 
@@ -207,6 +207,17 @@ def _form_of(cls: type) -> _Form:
         bool(decorators is not None and decorators.model_serializers),
         is_root,
     )
+
+
+def aliases_of(value: Any) -> Mapping[str, str]:
+    """Return the names of the fields of a model or a dataclass that are serialized under another name, by that name."""
+    cls: Any = type(value)
+    if _serializer_of(cls) is None:
+        return {}
+    try:
+        return {alias: name for name, alias in _form_of(cls).aliases.items()}
+    except Exception:  # a class that pydantic builds in an unknown way
+        return {}
 
 
 # ---- the schema that pydantic has built for a class ------------------------------------------------------------------

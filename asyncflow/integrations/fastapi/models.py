@@ -7,12 +7,31 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, Field
 
 from ...errors import StateSchemaError
-from ...persistence import Checkpoint, RunEntry
+from ...inspection import Wait
+from ...inspection.model import Doing
+from ...persistence import Checkpoint, Kind, RunEntry
 from ...persistence.status import Status
 from ...runner import RunHandle, RunView
-from .as_json import json_of
+from .redaction import Shown
 
-__all__ = ["Accepted", "Problem", "Ready", "Run", "RunLine", "RunPage", "Sent", "time_of"]
+__all__ = [
+    "Accepted",
+    "Driver",
+    "HistoryLine",
+    "HistoryPage",
+    "Links",
+    "Pending",
+    "Problem",
+    "Ready",
+    "Run",
+    "RunFailure",
+    "RunLine",
+    "RunPage",
+    "Sent",
+    "Waiting",
+    "time_of",
+    "view_of",
+]
 
 logger: Final = logging.getLogger("asyncflow")
 
@@ -63,6 +82,12 @@ class RunFailure(BaseModel):
     type: str
     message: str
 
+    @classmethod
+    def of(cls, error: Any, shown: Shown, method: str = "") -> "RunFailure":
+        """Return a stored failure, or a failed attempt of a method, as it is shown."""
+        message = shown.text(error.message, "error", "message")
+        return cls(method=method or error.method, type=error.type, message=message)
+
 
 class RunLine(BaseModel):
     """A run in a list."""
@@ -76,6 +101,9 @@ class RunLine(BaseModel):
     updated_at: datetime | None = Field(description=f"When its newest checkpoint was stored. {UNSHOWN}")
 
     parent: str | None = Field(None, description="Id of its parent, if it is a child run.")
+    due_at: datetime | None = Field(
+        None, description="When a waiting run is due; null if it waits for signals only, and for other runs."
+    )
 
     @classmethod
     def of(cls, entry: RunEntry, flow: str, status: Status) -> "RunLine":
@@ -88,6 +116,7 @@ class RunLine(BaseModel):
             created_at=time_of(entry.created_at),
             updated_at=time_of(entry.updated_at),
             parent=entry.parent or None,
+            due_at=None if entry.wake_at is None else time_of(entry.wake_at),
         )
 
 
@@ -96,6 +125,82 @@ class RunPage(BaseModel):
 
     runs: list[RunLine]
     next: str | None = None
+
+
+class Pending(BaseModel):
+    """An invocation that has not completed."""
+
+    invocation: str
+    method: str
+    doing: Doing = Field(
+        description="`held`: not started, because a method has failed; `interrupted`: nothing drives its run."
+    )
+    attempts_failed: int = Field(description="How many attempts of it have failed.")
+    error: RunFailure | None = Field(None, description="The error of the newest of these, as far as it is stored.")
+
+
+class Waiting(BaseModel):
+    """One thing that a run waits for."""
+
+    kind: str = Field(description="`signal`, `timer`, `sleep`, `attempt`, `step`, `child` or `limit`.")
+    name: str = Field(
+        description="The name of the signal, the timer, the step or the method that is tried again; the id of the child."
+    )
+    invocation: str | None = Field(None, description="The invocation that waits.")
+    due_at: datetime | None = Field(None, description=f"When it is due. {UNSHOWN}")
+
+    @classmethod
+    def of(cls, wait: Wait, shown: Shown) -> "Waiting":
+        """Return a wait as it is shown."""
+        due_at = None if wait.due_at is None else time_of(wait.due_at)
+        name = shown.text(wait.name, "waits", "name")
+        return cls(kind=wait.kind, name=name, invocation=wait.invocation or None, due_at=due_at)
+
+
+class Driver(BaseModel):
+    """Who drives a run, as far as the storage reports it."""
+
+    process: str = Field(description="Such as `process 4711 on host`; empty if it is unknown.")
+    is_here: bool = Field(description="Whether it is the process that answers.")
+    is_alive: bool
+    seconds_left: float | None = Field(
+        None, description="Until its lease expires unless it is renewed; null if it has none."
+    )
+
+
+class Links(BaseModel):
+    """The paths of the routes of a run. Those of actions are null where the status of the run does not allow them."""
+
+    run: str
+    events: str
+    history: str
+    children: str = Field(description="The list of its children.")
+    parent: str | None = None
+    cancel: str | None = None
+    resume: str | None = None
+    signals: dict[str, str] = Field({}, description="By name: the signals that the run waits for, and that are served.")
+
+
+class HistoryLine(BaseModel):
+    """A checkpoint of a run, and what it changed."""
+
+    seq: int
+    pass_number: int
+    kind: Kind
+    status: Status
+    method: str | None = Field(None, description="The invocation that ended, or the signal that was taken.")
+    at: datetime | None = Field(description=f"When it was stored. {UNSHOWN}")
+    changed: dict[str, Any] = Field({}, description="The fields of the state that changed, with their new values.")
+    removed: list[str] = Field([], description="Those of these fields that do not exist any more.")
+    skipped: list[str] = Field([], description="The `or_` listeners that were not started again.")
+    error: str | None = Field(None, description="Type and message of the exception of a failure, or a failed attempt.")
+
+
+class HistoryPage(BaseModel):
+    """A page of checkpoints, the oldest first. `next`: the `after` of the next page."""
+
+    entries: list[HistoryLine]
+    next: int | None = None
 
 
 class Run(BaseModel):
@@ -117,43 +222,50 @@ class Run(BaseModel):
     state: Any
     result: Any = Field(None, description="The result of a finished run.")
     error: RunFailure | None = Field(None, description="The error of a failed run.")
+    pending: list[Pending] = Field([], description="The invocations that have not completed.")
+    waits: list[Waiting] = Field([], description="All that the run waits for; what is due first is first.")
+    driver: Driver | None = Field(None, description="Who drives the run; null if it has no owner, or an unknown one.")
+    parent: str | None = Field(None, description="Id of its parent, if it is a child run.")
+    children: list[str] = Field(
+        [], description="Ids of its direct children, newest first, 200 at most; `links.children` lists all."
+    )
+    links: Links
     problem: str | None = Field(
         None,
         description="Set only if state or result no longer fit the flow's types: they are shown as stored then.",
     )
 
     @classmethod
-    def shown(cls, handle: RunHandle, stored: Checkpoint, flow: str, status: Status) -> "Run":
-        """Return a run as of a checkpoint. Values that no longer fit the flow's types are shown as they are stored."""
-        try:
-            return cls.of(handle.decode(stored), flow, status)
-        except StateSchemaError as error:
-            logger.warning("run shown as stored: %s", error)
-            return cls.of(
-                handle.decode(stored, as_stored=True),
-                flow,
-                status,
-                "state and result are shown as they are stored: they no longer fit the types of the flow",
-            )
-
-    @classmethod
-    def of(cls, view: RunView, flow: str, status: Status, problem: str | None = None) -> "Run":
+    def of(
+        cls, view: RunView, shown: Shown, flow: str, status: Status, problem: str | None = None, **details: Any
+    ) -> "Run":
         """Return the public fields of a run. `flow`: its current name; the run may have been stored under another."""
-        shown = {name: getattr(view, name) for name in ("run_id", "pass_number", "seq", "state", "result")}
-        error = view.error and RunFailure(method=view.error.method, type=view.error.type, message=view.error.message)
+        same = {name: getattr(view, name) for name in ("run_id", "pass_number", "seq", "state", "result")}
         return cls.model_construct(
-            **shown,
+            **same,
             flow=flow,
             status=status,
             updated_at=time_of(view.at),
             waits_for=list(view.waits_for),
             due_at=None if view.due_at is None else time_of(view.due_at),
-            error=error,
+            error=view.error and RunFailure.of(view.error, shown),
             problem=problem,
+            **details,
         )  # the values themselves: no copies
 
-    def to_json(self) -> bytes:
+    def to_json(self, shown: Shown) -> bytes:
         """Encode it as JSON, whatever its values are."""
         left_out = {"state", "result"} if self.problem else {"state", "result", "problem"}
-        shown = self.__pydantic_serializer__.to_json(self, exclude=left_out)
-        return b'%b,"state":%b,"result":%b}' % (shown[:-1], json_of(self.state), json_of(self.result))
+        rest = self.__pydantic_serializer__.to_json(self, exclude=left_out)
+        state, result = shown.json(self.state, "state"), shown.json(self.result, "result")
+        return b'%b,"state":%b,"result":%b}' % (rest[:-1], state, result)
+
+
+def view_of(handle: RunHandle, stored: Checkpoint) -> tuple[RunView, str | None]:
+    """Return a view of a checkpoint, and what is wrong with it. Values that no longer fit the flow's types are as they are stored."""
+    try:
+        return handle.decode(stored), None
+    except StateSchemaError as error:
+        logger.warning("run shown as stored: %s", error)
+        problem = "state and result are shown as they are stored: they no longer fit the types of the flow"
+        return handle.decode(stored, as_stored=True), problem

@@ -13,24 +13,23 @@ from pydantic import Field
 
 from ..._definition.signals import Signal
 from ...errors import CapabilityMissingError, RunNotFoundError
+from ...inspection import Redact
 from ...persistence import Catalog, Checkpoint, CheckpointHistory, Children, RunEntry
 from ...persistence.status import Status, status_of
 from ...runner import FlowRunner, MakeFlow, RunHandle
 from .answers import FlowRoute, documented, unavailable
 from .describing import run_type
-from .models import Accepted, Ready, Run, RunLine, RunPage
+from .models import Accepted, HistoryPage, Ready, Run, RunLine, RunPage
+from .redaction import Shown
+from .showing import PAGE, RunsShown
 from .signalling import add_signals, served_signals
 from .starting import PATIENCE, add_start, answered, no_client, placed
-from .streaming import LastEventId, Named, Position, events_after, position_of
+from .streaming import LastEventId, Live, Named, Position, events_after, position_of
 
 __all__ = ["flow_router"]
 
 SOON: Final = 5.0
 """Timeout in seconds for an answer of the storage, and for the end of a run that is cancelled."""
-
-PAGE: Final = 200
-"""The maximum number of runs in a response, and in one query of the catalog."""
-
 
 LARGEST: Final = (1 << 63) - 1
 """The largest position in a catalog: the largest 64-bit integer of databases."""
@@ -53,6 +52,7 @@ def flow_router(
     prefix: str = "",
     longest_wait: float = 60.0,
     signals: Iterable[Signal[Any] | str] = (),
+    redact: Redact | None = None,
 ) -> APIRouter:
     """Return an `APIRouter` with routes for these flows, to include in an application.
 
@@ -66,6 +66,9 @@ def flow_router(
       is "wait", a request waits as long for a place, or for 5 seconds.
     - `signals`: the signals that clients may send, or their names; none, unless given. The sender that is stored with a signal is the
       client that `authorize` returned.
+    - `redact`: called for every value that a response shows, with its path, such as `("state", "user", "password")`, and each of its
+      parts; returns what is shown in its place, or the value itself. Paths begin with "state", "result", "error", "event", "waits" or
+      "driver", and have the names of fields as in Python. If it raises an exception, null is shown.
 
     Runs of other flows in the same storage are not shown. Raises `ValueError` for no flow, for two flows of one name, for a name
     that cannot be part of a path, and for a signal that none of the flows declares.
@@ -83,16 +86,17 @@ def flow_router(
     runs = [run_type(flow) for _, flow in known]
     guards = [] if authorize is None else [Depends(authorize)]
     refusals = documented(401, 403) if guards else {}
+    shown = RunsShown(runner, Shown(redact), served)
     guarded = APIRouter(route_class=FlowRoute, dependencies=guards, tags=["flows"], responses=refusals)
     for (flow, info), run in zip(known, runs, strict=True):
-        add_start(guarded, runner, flow, info, run, longest_wait, authorize or no_client)
+        add_start(guarded, runner, flow, info, run, longest_wait, authorize or no_client, shown)
     _add_catalog(guarded, runner, names)
 
     async def found(run_id: str) -> Found:
         return await _found(runner, names, run_id)
 
     add_signals(guarded, served, found, authorize or no_client)
-    _add_runs(guarded, runner, found, runs, longest_wait)
+    _add_runs(guarded, found, runs, longest_wait, shown)
     router = APIRouter(prefix=prefix)
     router.include_router(guarded)
     _add_ready(router, runner)
@@ -156,12 +160,13 @@ _NOTHING_LEFT: Final[dict[int | str, dict[str, Any]]] = {
 
 def _add_runs(
     router: APIRouter,
-    runner: FlowRunner,
     found: Callable[[str], Awaitable[Found]],
     runs: list[type[Run]],
     longest_wait: float,
+    shown: RunsShown,
 ) -> None:
     """Add the routes of one run. Its id may be any text, even with a slash, so routes with a suffix after the id are added first."""
+    runner = shown.runner
 
     async def position(run: Annotated[Found, Depends(found)], last_event_id: LastEventId = None) -> Position:
         if not isinstance(runner.persistence, CheckpointHistory):
@@ -169,11 +174,24 @@ def _add_runs(
         return await position_of(run.handle, run.status, last_event_id)
 
     async def stream_events(
-        run: Annotated[Found, Depends(found)], after: Annotated[Position, Depends(position)], named: Named = False
+        run: Annotated[Found, Depends(found)],
+        after: Annotated[Position, Depends(position)],
+        named: Named = False,
+        live: Live = True,
     ) -> AsyncIterator[ServerSentEvent]:
-        async with aclosing(events_after(run.handle, after, are_named=named)) as events:
+        async with aclosing(events_after(run.handle, after, shown.values, live=live, are_named=named)) as events:
             async for event in events:
                 yield event
+
+    async def get_history(
+        run: Annotated[Found, Depends(found)],
+        after: Annotated[
+            int, Query(ge=-1, le=LARGEST, description="Only later checkpoints: their seq is larger.")
+        ] = -1,
+        limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
+    ) -> Response:
+        page = await shown.history(run.handle, run.stored, after, limit)
+        return Response(page.model_dump_json(), media_type="application/json")
 
     async def cancel_run(run: Annotated[Found, Depends(found)], response: Response) -> Accepted:
         status = await _cancelled(runner, run)
@@ -185,11 +203,12 @@ def _add_runs(
     async def resume_run(
         run: Annotated[Found, Depends(found)], request: Request, wait: Annotated[float, seconds] = 0.0
     ) -> Response:
-        return await _resumed(runner, run, request, wait)
+        return await _resumed(shown, run, request, wait)
 
-    async def get_run(run: Annotated[Found, Depends(found)]) -> Response:
-        shown = Run.shown(run.handle, run.stored, run.flow, run.status).to_json()
-        return Response(shown, media_type="application/json")
+    async def get_run(run: Annotated[Found, Depends(found)], request: Request) -> Response:
+        where = _where(request, run.handle.run_id)
+        data = await shown.run(run.handle, run.stored, run.flow, run.status, where)
+        return Response(data, media_type="application/json")
 
     any_run: Any = runs[0] if len(runs) == 1 else Annotated[Union[tuple(runs)], Field(discriminator="flow")]  # noqa: UP007
     one = "/runs/{run_id:path}"
@@ -200,6 +219,13 @@ def _add_runs(
         methods=["GET"],
         response_class=EventSourceResponse,
         responses={**common, **_NOTHING_LEFT, **documented(501)},
+    )
+    add(
+        f"{one}/history",
+        get_history,
+        methods=["GET"],
+        response_model=HistoryPage,
+        responses={**common, **documented(501)},
     )
     add(
         f"{one}/cancel",
@@ -237,14 +263,20 @@ async def _found(runner: FlowRunner, names: frozenset[str], run_id: str) -> Foun
     return Found(handle, stored, status, flow)
 
 
-async def _resumed(runner: FlowRunner, run: Found, request: Request, wait: float) -> Response:
+def _where(request: Request, run_id: str, suffix: str = "") -> str:
+    """Return the path of the route of a run. `suffix`: of the path of the request, after the id."""
+    base: str = request.scope["path"].removesuffix(f"/runs/{run_id}{suffix}")
+    return f"{base}/runs/{quote(run_id, safe='')}"
+
+
+async def _resumed(shown: RunsShown, run: Found, request: Request, wait: float) -> Response:
     """Resume the run with the runner. Answer with its status when it has ended, or when the time to wait is over."""
     until, run_id = anyio.current_time() + wait, run.handle.run_id
+    runner = shown.runner
     handle = await placed(runner, request, partial(runner.resume, run_id, patience=max(wait, PATIENCE)))
-    base = request.scope["path"].removesuffix(f"/runs/{run_id}/resume")
     left = until - anyio.current_time() if wait else 0.0
-    where = f"{base}/runs/{quote(run_id, safe='')}"
-    return await answered(handle, await handle.checkpoint(), request, run.flow, where, left)
+    where = _where(request, run_id, "/resume")
+    return await answered(shown, handle, await handle.checkpoint(), request, run.flow, where, left)
 
 
 async def _cancelled(runner: FlowRunner, run: Found) -> Status:

@@ -20,6 +20,7 @@ from ...runner import FlowInfo, FlowRunner, JsonInputs, MakeFlow, RunHandle
 from .answers import Unread, documented, failed, misfit, unavailable, uncancelled
 from .describing import body_type, comes_from, ids_of
 from .models import Accepted, Problem, Run
+from .showing import RunsShown
 
 __all__ = ["PATIENCE", "add_start", "answered", "placed", "run_id_for"]
 
@@ -68,6 +69,7 @@ def add_start(
     run: type[Run],
     longest_wait: float,
     authorize: Callable[..., Any],
+    shown: RunsShown,
 ) -> None:
     """Add the route that starts runs of one flow."""
     body, is_needed = body_type(known)
@@ -97,7 +99,7 @@ def add_start(
         if ended is not None and stored.seq == ended.seq:
             return _refused(where, stored)
         seconds = until - anyio.current_time() if wait else 0.0
-        return await answered(handle, stored, request, known.name, where, seconds)
+        return await answered(shown, handle, stored, request, known.name, where, seconds)
 
     start.__annotations__["principal"] = Annotated[Any, Depends(authorize)]
     start.__annotations__["inputs"] = Annotated[body, Body()]
@@ -188,7 +190,13 @@ async def placed(runner: FlowRunner, request: Request, work: Callable[[], Awaita
 
 
 async def answered(
-    handle: RunHandle, stored: Checkpoint, request: Request, flow: str, where: str, seconds: float
+    shown: RunsShown,
+    handle: RunHandle,
+    stored: Checkpoint,
+    request: Request,
+    flow: str,
+    where: str,
+    seconds: float,
 ) -> Response:
     """Answer with the whole run if it ends in time, else with its status: when the time is over, the client is gone or the server ends."""
     status: Status = stored.status  # the request has just started the run or attached to it, so it is driven
@@ -204,7 +212,8 @@ async def answered(
                 raise  # else the run continues, here or elsewhere, and the response says where to find it
     headers = {"Location": where}
     if seconds > 0 and has_ended(status):
-        return Response(Run.shown(handle, stored, flow, status).to_json(), 200, headers, "application/json")
+        data = await shown.run(handle, stored, flow, status, where)
+        return Response(data, 200, headers, "application/json")
     accepted = Accepted(run_id=stored.run_id, status=status)
     return Response(accepted.model_dump_json(), 202, headers, "application/json")
 

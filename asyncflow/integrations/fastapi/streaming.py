@@ -9,10 +9,11 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import fields
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import Header, HTTPException, Query
 from fastapi.sse import ServerSentEvent
+from pydantic_core import to_json
 
 from ...errors import AsyncflowError
 from ...events import Event
@@ -20,12 +21,25 @@ from ...persistence.status import Status, has_ended
 from ...runner import RunHandle
 from .as_json import json_of
 from .models import time_of
+from .redaction import Shown
 
-__all__ = ["LastEventId", "Named", "Position", "events_after", "position_of"]
+__all__ = ["LastEventId", "Live", "Named", "Position", "events_after", "position_of"]
 
 logger: Final = logging.getLogger("asyncflow")
 
+LARGEST: Final = 16 * 1024
+"""The largest value of a field, in characters of JSON. Of a larger one only the beginning is sent, with a note."""
+
+_COMMON: Final = frozenset(field.name for field in fields(Event))
+
 Position = tuple[int, int]
+
+Live = Annotated[
+    bool,
+    Query(
+        description="Whether to send live events, too, such as the progress that methods report, where this process drives the run."
+    ),
+]
 
 Named = Annotated[
     bool, Query(description="Also set `event:` to the name of each event, for clients that listen to single events.")
@@ -53,19 +67,37 @@ async def _has_more(handle: RunHandle, after: Position) -> bool:
     return False
 
 
-async def events_after(handle: RunHandle, after: Position, *, are_named: bool) -> AsyncGenerator[ServerSentEvent, None]:
+async def events_after(
+    handle: RunHandle, after: Position, shown: Shown, *, live: bool, are_named: bool
+) -> AsyncGenerator[ServerSentEvent, None]:
     """Stream the events of a run until it has ended. If the storage fails, the stream ends, and the client reconnects."""
     try:
-        async with aclosing(handle.events(after=after)) as events:
+        async with aclosing(handle.events(after=after, live=live)) as events:
             async for event in events:
-                yield _sent_event(event, are_named)
+                yield _sent_event(event, shown, are_named)
     except AsyncflowError as error:
         logger.warning("event stream stopped: run %s: %s", handle.run_id, error)
 
 
-def _sent_event(event: Event, is_named: bool) -> ServerSentEvent:
+def _sent_event(event: Event, shown: Shown, is_named: bool) -> ServerSentEvent:
     name = type(event).__name__
-    values = {field.name: getattr(event, field.name) for field in fields(event)}
-    data = {"event": name, **values, "at": time_of(event.at)}
+    values: dict[str, Any] = {
+        field.name: shown.tree(getattr(event, field.name), "event", field.name)
+        for field in fields(event)
+        if field.name not in _COMMON
+    }
+    common = {field: getattr(event, field) for field in ("run_id", "flow", "seq", "n")}
+    data = {"event": name, **common, "at": time_of(event.at), **_cut(values)}
     known_as = None if event.is_live else f"{event.seq}.{event.n}"
     return ServerSentEvent(raw_data=json_of(data).decode(), event=name if is_named else None, id=known_as)
+
+
+def _cut(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of an event with the beginning of each that is too large, as a text, and with a note that says so."""
+    cut: dict[str, Any] = {}
+    for name, value in values.items():
+        text = value if isinstance(value, str) else to_json(value).decode()
+        if len(text) > LARGEST:
+            note = f"{name} is cut: the first {LARGEST} of {len(text)} characters"
+            cut |= {name: text[:LARGEST], "note": note if isinstance(value, str) else f"{note} of its JSON"}
+    return values | cut

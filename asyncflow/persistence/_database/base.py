@@ -196,10 +196,10 @@ class DatabasePersistence(ABC, Generic[T]):
                 found = await opened.home.run(lambda: opened.reader.checkpoints(run_id, seq, whole=False))
         return None if found is None else fold(found)
 
-    async def history(self, run_id: str, *, after: int = -1) -> list[Checkpoint]:
-        """Return the checkpoints of a run with a seq above `after`, in order, as they are stored."""
+    async def history(self, run_id: str, *, after: int = -1, until: int | None = None) -> list[Checkpoint]:
+        """Return the checkpoints of a run with a seq above `after`, in order, as they are stored. `until`: the last one; None: all."""
         async with self._shared.use() as opened:
-            found = await opened.home.run(lambda: opened.reader.checkpoints(run_id, None, whole=True, after=after))
+            found = await opened.home.run(lambda: opened.reader.checkpoints(run_id, until, whole=True, after=after))
         return verified(found or [], part=after >= 0)
 
     async def runs(

@@ -22,6 +22,7 @@ from ...errors import (
     StorageCorruptError,
     StorageError,
     StorageNotFoundError,
+    StorageOutdatedError,
     StorageReadOnlyError,
     StorageUnreachableError,
     StorageVersionError,
@@ -127,8 +128,10 @@ class Target:
         except (psycopg.Error, OSError) as error:
             raise _unreachable(error, self) from error
 
-    async def opened(self, clock: ServerClock) -> Connection:
+    async def opened(self, clock: ServerClock, *, upgrades: bool = True) -> Connection:
         """Return a connection after checking and migrating the schema. Raises a typed storage error; the schema is unchanged then.
+
+        `upgrades`: False: raise for a schema that is missing or of an older version.
 
         It measures the server's clock. Behind a connection pooler, its `prepare_threshold` is None: see `_adapted`.
         """
@@ -137,7 +140,10 @@ class Target:
             undo.push_async_callback(connection.close)
             with explained(self):
                 await _adapted(connection, clock)
-                if await self._version(connection) < len(MIGRATIONS):
+                version = await self._version(connection)
+                if version < len(MIGRATIONS) and not upgrades:
+                    raise self._outdated(version)
+                if version < len(MIGRATIONS):
                     await self._migrate(connection)
             undo.pop_all()
         return connection
@@ -159,6 +165,17 @@ class Target:
                 "It was not changed"
             )
         return int(version)
+
+    def _outdated(self, version: int) -> AsyncflowError:
+        """Return the error for a schema that has to be created or upgraded, and is to be read only. `version`: below 1 for none."""
+        if version < 1:
+            return StorageNotFoundError(
+                f"{self} has no schema {self.schema!r}: no run was ever stored in it; check the URL. Nothing was created"
+            )
+        return StorageOutdatedError(
+            f"schema {self.schema!r} of {self} has version {version} of an older asyncflow; this is asyncflow {VERSION}, which reads "
+            f"version {len(MIGRATIONS)}. Opening it to write upgrades it, as `asyncflow db migrate` does. It was not changed"
+        )
 
     async def _upgraded_by(self, connection: Connection) -> str:
         """Return the version of asyncflow that created the newest version of the schema."""

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
+from ...errors import StorageReadOnlyError
 from .._database.base import DatabasePersistence, checked_key, checked_lease
 from .._database.group_commit import GroupCommit
-from .._database.jobs import Renew
+from .._database.jobs import Job, Renew
 from .._database.lease import LeaseFence
 from .._database.loop_host import LoopHost, current_loop_host
 from .._database.ownership_rules import Liveness
@@ -38,13 +39,25 @@ class _Open:
     """The resources that are open while a backend is in use."""
 
     def __init__(
-        self, home: LoopHost, target: Target, place: object, key: bytes, lease: float, readers: int, clock: ServerClock
+        self,
+        home: LoopHost,
+        target: Target,
+        place: object,
+        key: bytes,
+        lease: float,
+        readers: int,
+        clock: ServerClock,
+        *,
+        read_only: bool = False,
     ) -> None:
         self.home = home
+        self.read_only = read_only
+        self._target = target
         self.owner = uuid.uuid4().hex
         self.place = place
-        self.writer = Writer(target, self.owner, key, lease, self.liveness, clock)
-        self.commits = GroupCommit(home, self.writer.write if readers else self.writer.write_in_turn)
+        self.writer = Writer(target, self.owner, key, lease, self.liveness, clock, upgrades=not read_only)
+        write = self.writer.write if readers else self.writer.write_in_turn
+        self.commits = GroupCommit(home, self._refuse if read_only else write)
         self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)
         self.reader = Reader(target, key, readers, self.writer)
@@ -52,6 +65,11 @@ class _Open:
         self.parked = Watches(home, self._woken, LOOK_SECONDS)
         self.stop_renewing: Callable[[], object] = lambda: None
         self.has_left = False
+
+    async def _refuse(self, batch: Sequence[Job]) -> None:
+        """Refuse to write to a database that was opened to be read only."""
+        for job in batch:
+            job.error = StorageReadOnlyError(f"{self._target} was opened with read_only=True; nothing was saved")
 
     def enter(self) -> None:
         _OURS[self.owner] = self.place
@@ -86,7 +104,11 @@ class _Open:
         try:
             await self.reader.close()
         finally:
-            self.has_left = await self.writer.close()
+            if self.read_only:  # it has stored no lease
+                self.has_left = True
+                self.writer.abandon()
+            else:
+                self.has_left = await self.writer.close()
 
     def leave(self) -> None:
         """Stop being an owner. If its lease is still stored, it remains an owner of this process, which may take over its runs at once."""
@@ -114,9 +136,10 @@ class PostgresFlowPersistence(DatabasePersistence[_Open]):
       shutdown releases them at once.
     - `readers`: the maximum number of connections that read, for each event loop.
     - `key`: 16 to 64 secret bytes, for users who do not trust the server, as in `SQLiteFlowPersistence`.
+    - `read_only`: to look at runs only. It creates, upgrades and owns nothing; what would write raises `StorageReadOnlyError`.
 
     Raises `ValueError` for other arguments. Operations raise `StorageError`s: `StorageUnreachableError` and `StorageBusyError` where
-    the server does not answer, `StorageVersionError`, `StorageCorruptError`.
+    the server does not answer, `StorageVersionError`, `StorageCorruptError`, and with `read_only` `StorageOutdatedError`.
     """
 
     def __init__(
@@ -127,6 +150,7 @@ class PostgresFlowPersistence(DatabasePersistence[_Open]):
         lease: float = 30.0,
         readers: int = 4,
         key: bytes | None = None,
+        read_only: bool = False,
     ) -> None:
         if readers < 0:
             raise ValueError(f"readers must be a number of connections, not {readers!r}")
@@ -134,6 +158,7 @@ class PostgresFlowPersistence(DatabasePersistence[_Open]):
         self._key = checked_key(key)
         self.lease: float = checked_lease(lease)
         self.readers = readers
+        self.read_only = read_only
         self._clock = ServerClock()
         super().__init__()
 
@@ -151,7 +176,8 @@ class PostgresFlowPersistence(DatabasePersistence[_Open]):
         async with AsyncExitStack() as undo:
             home = await current_loop_host()
             undo.callback(home.close)
-            opened = _Open(home, self._target, self.place, self._key, self.lease, self.readers, self._clock)
+            given = self._target, self.place, self._key, self.lease, self.readers, self._clock
+            opened = _Open(home, *given, read_only=self.read_only)
             undo.callback(opened.leave)
             undo.push_async_callback(home.run, opened.close)
             await home.run(opened.writer.open)

@@ -156,6 +156,10 @@ class Reader:
         """Return an empty list: PostgreSQL checks its pages itself, if checksums are enabled, and always enforces its keys."""
         return []
 
+    async def select(self, sql: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement, in which `@` is before the names of tables."""
+        return await self._found(rows.of_tables(sql))
+
     async def close(self) -> None:
         """Close the connections."""
         for connection in self._all:

@@ -20,6 +20,7 @@ from .._database.compaction import compact_batch
 from .._database.jobs import Append, Compact, Confirm, InboxJob, Job, Owning, Park, Prune, Send, SetAside
 from .._database.lease import Lease, now
 from .._database.ownership_rules import Liveness, effect_of
+from .._database.restoring import Restore, restore
 from .._database.run_head import Head, values_of
 from .._database.shared_resource import AWAY, PAUSE
 from .._database.trees import prepare_deletes
@@ -59,14 +60,20 @@ class Writer:
         lease: float,
         liveness: Callable[[str], Liveness],
         clock: ServerClock,
+        *,
+        upgrades: bool = True,
     ) -> None:
-        """Create a writer; it does no I/O. `liveness`: what is known of an owner, apart from its lease. `clock`: it is measured."""
+        """Create a writer; it does no I/O. `liveness`: what is known of an owner, apart from its lease. `clock`: it is measured.
+
+        `upgrades`: whether opening creates or upgrades the schema.
+        """
         self._target = target
         self._owner = owner
         self._key = key
         self.lease: Lease = Lease(lease)
         self._liveness = liveness
         self._clock = clock
+        self._upgrades = upgrades
         self._current: Connection | None = None
         self._turn: anyio.Lock | None = None
         """Serializes writes and reads on a shared connection. Created lazily, on the event loop where it is used."""
@@ -75,7 +82,7 @@ class Writer:
 
     async def open(self) -> None:
         """Open the connection. Raises a typed storage error on failure."""
-        self._current = await self._target.opened(self._clock)
+        self._current = await self._target.opened(self._clock, upgrades=self._upgrades)
         self._session = new_session()
 
     @property
@@ -205,6 +212,8 @@ class Writer:
                     await compact_batch(job, PostgresInboxes(self._key, connection, self._target), self._key)
                 except AsyncflowError as error:
                     verdicts[job] = error
+            elif isinstance(job, Restore):
+                await restore(job, PostgresInboxes(self._key, connection, self._target), self._key)
 
     async def _store_with_inboxes(
         self,

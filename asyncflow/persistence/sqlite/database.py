@@ -98,7 +98,7 @@ def prepare(path: Path) -> list[Path]:
     its first commit.
     """
     try:
-        _refuse_unusable(path)
+        refuse_unusable(path)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         return [] if has_content(path) else [path.parent]
@@ -116,7 +116,7 @@ def prepare(path: Path) -> list[Path]:
         ) from error
 
 
-def _refuse_unusable(path: Path) -> None:
+def refuse_unusable(path: Path) -> None:
     """Refuse paths that SQLite would misinterpret: it reports "disk I/O error" for a pipe, and writes into a file of one byte."""
     real = os.path.realpath(path)
     if len(os.fsencode(real)) > LONGEST_PATH or len(os.fsencode(os.path.basename(real))) > LONGEST_NAME:

@@ -26,7 +26,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # see above
 
-__all__ = ["Owner"]
+__all__ = ["Owner", "fcntl", "lives_here"]
 
 TRIES = 50
 """How often the owners' folder, or the file in it, may disappear while an owner enters before that counts as an error."""
@@ -36,6 +36,11 @@ _LIVING: dict[str, str] = {}
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_LIVING.clear)  # the parent's owners are not the child's
+
+
+def lives_here(owner: str) -> bool:
+    """Whether an owner is one of this process."""
+    return owner in _LIVING
 
 
 class Owner:

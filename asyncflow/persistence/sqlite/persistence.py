@@ -12,10 +12,10 @@ from typing import Final, Literal, Never
 import anyio
 
 from ..._keywords import not_taken
-from ...errors import StorageBusyError
+from ...errors import StorageBusyError, StorageReadOnlyError
 from .._database.base import DatabasePersistence, checked_key, checked_lease
 from .._database.group_commit import GroupCommit
-from .._database.jobs import Renew
+from .._database.jobs import Job, Renew
 from .._database.lease import LeaseFence
 from .._database.loop_host import LoopHost, current_loop_host
 from .._database.ownership_rules import Liveness
@@ -26,6 +26,7 @@ from .explain import is_stopped
 from .file_identity import FileIdentity
 from .owners import Owner
 from .path import database_path
+from .read_only import Onlooker, open_to_read, reading_options
 from .reader import Reader
 from .writer import Writer
 
@@ -38,17 +39,21 @@ LOOK_SECONDS: Final = 0.25
 class _Open:
     """The resources that are open while a backend is in use."""
 
-    def __init__(self, home: LoopHost, path: Path, synchronous: str, key: bytes, lease: float) -> None:
+    def __init__(
+        self, home: LoopHost, path: Path, synchronous: str, key: bytes, lease: float, *, read_only: bool = False
+    ) -> None:
         self.home = home
         self.path = path
-        self.owner = Owner(Path(os.path.realpath(path)))  # the same for all processes, however they name the file
+        self.read_only = read_only
+        real = Path(os.path.realpath(path))  # the same for all processes, however they name the file
+        self.owner = Onlooker(real) if read_only else Owner(real)
         self.file = file = FileIdentity(path)
-        open_file = partial(open_database, path, synchronous)
+        open_file = partial(open_to_read, path) if read_only else partial(open_database, path, synchronous)
         self.writer = Writer(path, self.owner.id, key, lease, file, open_file, self.note, self.holders, self.liveness)
-        self.commits = GroupCommit(home, self.writer.write)
+        self.commits = GroupCommit(home, self._refuse if read_only else self.writer.write)
         self.fence = LeaseFence(self.writer.lease, self.commits)
         self.unreleased = Unreleased(self.commits)
-        self.reader = Reader(path, key, file)
+        self.reader = Reader(path, key, file, reading_options(path) if read_only else "")
         self.arrivals = Watches(home, self._arrived, LOOK_SECONDS)
         self.parked = Watches(home, self._woken, LOOK_SECONDS)
         self.stop_renewing: Callable[[], object] = lambda: None
@@ -57,7 +62,7 @@ class _Open:
     async def open(self) -> None:
         """Open the database. Raises the errors of `open_database`, and `StorageBusyError` while a living owner has a different log open."""
         until = anyio.current_time() + BUSY_SECONDS
-        while owner := self._torn_from():
+        while not self.read_only and (owner := self._torn_from()):
             if anyio.current_time() >= until:
                 raise StorageBusyError(
                     f"{self.path}-wal or {self.path.name}-shm, which belong to the database, were deleted or replaced while {owner} has it "
@@ -66,6 +71,11 @@ class _Open:
                 )
             await anyio.sleep(PAUSE)
         await self.writer.open()
+
+    async def _refuse(self, batch: Sequence[Job]) -> None:
+        """Refuse to write to a database that was opened to be read only."""
+        for job in batch:
+            job.error = StorageReadOnlyError(f"{self.path} was opened with read_only=True; nothing was saved")
 
     def _torn_from(self) -> str | None:
         """Return an owner that has this database open, but a log other than the present one, else None.
@@ -156,10 +166,12 @@ class SQLiteFlowPersistence(DatabasePersistence[_Open]):
       key also whether it was forged by an attacker who can write the file. It does not encrypt, and cannot detect that the whole
       file was replaced by an older copy of itself. A file keeps the key that it was created with.
     - `lease`: seconds after which another process may take over the runs of a process that is alive but no longer renews its lease.
+    - `read_only`: to look at runs only. It creates, upgrades and owns nothing, also while other processes use the file; what would write
+      raises `StorageReadOnlyError`.
 
     Raises `ArgumentsError` and `ValueError` for other arguments. Operations raise `StorageError`s: `StorageBusyError` where another
     process holds the file's lock, `StorageNotFoundError`, `StorageReadOnlyError`, `StorageNotADatabaseError`, `ForeignDatabaseError`,
-    `StorageVersionError`, `StorageCorruptError` for what the file cannot be.
+    `StorageVersionError`, `StorageCorruptError` for what the file cannot be, and with `read_only` `StorageOutdatedError`.
     """
 
     def __init__(
@@ -170,10 +182,11 @@ class SQLiteFlowPersistence(DatabasePersistence[_Open]):
         durability: Literal["full", "process"] = "full",
         key: bytes | None = None,
         lease: float = 30.0,
+        read_only: bool = False,
         **unknown: Never,
     ) -> None:
         if misplaced or unknown or (path is not None and db_path is not None):
-            known = ("path", "durability", "key", "lease")
+            known = ("path", "durability", "key", "lease", "read_only")
             takes = "SQLiteFlowPersistence takes one path"
             raise not_taken("SQLiteFlowPersistence", unknown, known, places=not unknown, takes=takes)
         if durability not in ("full", "process"):
@@ -182,6 +195,7 @@ class SQLiteFlowPersistence(DatabasePersistence[_Open]):
         self._key = checked_key(key)
         self.lease: float = checked_lease(lease)
         self.durability: Literal["full", "process"] = durability
+        self.read_only = read_only
         super().__init__()
 
     poll_seconds = LOOK_SECONDS
@@ -198,7 +212,7 @@ class SQLiteFlowPersistence(DatabasePersistence[_Open]):
             home = await current_loop_host()
             undo.callback(home.close)
             synchronous = "FULL" if self.durability == "full" else "NORMAL"
-            opened = _Open(home, self.path, synchronous, self._key, self.lease)
+            opened = _Open(home, self.path, synchronous, self._key, self.lease, read_only=self.read_only)
             undo.callback(opened.owner.leave)
             undo.push_async_callback(home.run, opened.close)
             await home.run(opened.open)

@@ -51,8 +51,10 @@ def _any_text(data: bytes) -> str:
 class Reader:
     """Reads runs. It opens its connection at the first read, and runs on the connection's event loop."""
 
-    def __init__(self, path: Path, key: bytes, files: FileIdentity) -> None:
+    def __init__(self, path: Path, key: bytes, files: FileIdentity, how: str = "") -> None:
+        """Create a reader; it does no I/O. `how`: further options of the connection, see `reading`."""
         self._path = path
+        self._how = how
         self._key = key
         self._connection: aiosqlite.Connection | None = None
         self._files = files
@@ -141,6 +143,10 @@ class Reader:
         lost = [f"{count} {table} belong to no run" for table, count in Counter(row[0] for row in strays).items()]
         return [str(verdict) for (verdict,) in verdicts if verdict != "ok"] + lost
 
+    async def select(self, sql: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement, in which `@` is before the names of tables."""
+        return await self._fetched(rows.of_tables(sql), ())
+
     async def _fetched(self, sql: str, bound: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Return the rows of one statement, which is a snapshot by itself. It takes one hop instead of three."""
         async with self._alone() as connection:
@@ -189,7 +195,7 @@ class Reader:
         stop(self._connection)
 
     async def _opened(self) -> aiosqlite.Connection:
-        connection = reading(self._path)
+        connection = reading(self._path, self._how)
         await connected(connection)
         connection.text_factory = _any_text
         return connection

@@ -24,6 +24,7 @@ from .._database.compaction import compact_batch
 from .._database.jobs import Append, Compact, Confirm, InboxJob, Job, Owning, Prune, Send, SetAside
 from .._database.lease import Lease, now
 from .._database.ownership_rules import Liveness
+from .._database.restoring import Restore, restore
 from .._database.run_head import Head
 from .._database.trees import prepare_deletes
 from . import rows
@@ -279,6 +280,8 @@ class Writer:
                 await SqliteBatch(job, self._key, trees).run()
             elif isinstance(job, Compact):
                 await compact_batch(job, SqliteInboxes(self._key, self._connection), self._key)
+            elif isinstance(job, Restore):
+                await restore(job, SqliteInboxes(self._key, self._connection), self._key)
         about_owners = [job for job in jobs if isinstance(job, Owning) and job not in deletes.refused]
         if about_owners:
             await execute_owning(self._connection, about_owners, self._owner, self._key, self._liveness)
