@@ -20,6 +20,7 @@ from .._runtime.turns import Turn
 from .._scheduling.progress import Progress
 from .._values.copying import copied, same
 from ..errors import FlowDefinitionError, InvalidRunIdError, MethodError, RunInputsError, StateError
+from ..events import Event
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.outcome import Finished
 from ..persistence.protocol import FlowPersistence
@@ -152,7 +153,11 @@ class RunSnapshot:
             self._setup = replace(self.setup, audience=audience)
             if self._engine is not None:
                 self._engine.hear(audience)
-        return audience.reader()
+        return audience.reader(reports=self.reports())
+
+    def reports(self) -> list[Event]:
+        """Return the newest report of each invocation that runs here."""
+        return [] if self._engine is None else self._engine.reports()
 
     def serve(
         self,

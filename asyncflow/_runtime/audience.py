@@ -174,11 +174,16 @@ class Audience:
         self._readers: list[weakref.ref[Reader]] = []
         self._loop: object = None
 
-    def reader(self, run_id: str | None = None, *, rereads: bool = False) -> Reader:
-        """Return a new reader, which has no events yet. It ends with the runs, or when it is dropped. See `Reader`."""
+    def reader(self, run_id: str | None = None, *, rereads: bool = False, reports: Sequence[Event] = ()) -> Reader:
+        """Return a new reader. It ends with the runs, or when it is dropped. See `Reader`.
+
+        `reports`: the newest reports of what runs, which it gets first.
+        """
         with contextlib.suppress(RuntimeError):  # before there is an event loop
             self._loop = current_loop()
         reader = Reader(run_id, rereads=rereads)
+        for event in reports:
+            reader.put(event)
         self._readers.append(weakref.ref(reader, self._forget))
         return reader
 
@@ -235,6 +240,11 @@ class Audience:
         """Emit a live event."""
         if self.hears(run_id):
             self.emit(live(kind, run_id, flow, at, **fields))
+
+    def emit_made(self, run_id: str, make: Callable[[], Event]) -> None:
+        """Emit an event that is made only if something observes the run."""
+        if self.hears(run_id):
+            self.emit(make())
 
     def from_thread(self, call: Callable[[], object]) -> None:
         """Call a function on the event loop of the runs, soon."""

@@ -10,6 +10,7 @@ import anyio
 
 from .._scheduling.messages import Command
 from ..errors import RunCancelledError, RunTimeoutError
+from ..events import Event
 from .audience import Audience, Unstored
 from .failures import run_timeout_error
 from .halting import Halt, HaltedError
@@ -76,6 +77,10 @@ class Controls(ABC):
             self.recorder.audience = audience
         name, number = self._steps.flow_name, self.pass_number
         self.journal.unstored = Unstored(audience, self.run_id, name, number, self._clock)
+
+    def reports(self) -> list[Event]:
+        """Return the newest report of each invocation that runs."""
+        return self._steps.reports()
 
     @property
     def running(self) -> Mapping[str, Scope]:

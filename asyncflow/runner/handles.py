@@ -269,7 +269,8 @@ class RunHandle(Generic[R]):
                 f"{type(persistence).__name__} keeps no history, so it has no events: it lacks the capability CheckpointHistory",
                 capability="CheckpointHistory",
             )
-        reader = self._owned.audience.reader(self.run_id, rereads=True)
+        reports = [] if self._live is None else self._live.driver.reports()
+        reader = self._owned.audience.reader(self.run_id, rereads=True, reports=reports)
         position, pause, pace = after, SOON, Pace()
         while True:
             is_live = self._live is not None and not self._live.ended.is_set()
