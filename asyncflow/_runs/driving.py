@@ -50,6 +50,7 @@ class DrivenRun(StoppableRun):
             await self._check_parent(stored, claim)
         state = self.state_to_continue(stored)
         mine = stored if state is stored.state else replace(stored, state=detached_copy(state))
+        self.reported = stored.checkpoint.run_id
         engine, commands, checkpoint = resume_pass(self.setup, self.flow, mine, claim, deadline)
         self._switch_to(stored.checkpoint.run_id)
         await self._committed(commit_resumed(engine, checkpoint), stored)
@@ -65,6 +66,7 @@ class DrivenRun(StoppableRun):
         inputs = inputs_bytes(by_field(self.state_type, given)) if is_stored else None
         parent = self.setup.parent if after is None else after.progress.parent
         origin = self._origin if after is None else after.progress.origin
+        self.reported = run_id
         engine, commands, checkpoint = await begin(
             *(self.setup, self.flow, run_id, held),
             claim=claim,
@@ -73,6 +75,7 @@ class DrivenRun(StoppableRun):
             inputs=inputs,
             parent=parent,
             origin=origin,
+            trace="" if after is None else after.progress.trace,
         )
         self._switch_to(run_id)
         self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1

@@ -108,5 +108,9 @@ class _Driving:
         instance = self._instance
         instance.is_busy = False
         audience = None if instance._setup is None else instance._setup.audience
-        if audience is not None and audience.is_of_one:
-            audience.end()
+        if audience is not None:
+            if instance.reported:
+                audience.leave(instance.reported)
+            if audience.is_of_one:
+                audience.end()
+        instance.reported = ""

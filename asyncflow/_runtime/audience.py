@@ -13,15 +13,24 @@ from typing import Any, Final, Self, TypeVar
 
 import anyio
 
-from .._scheduling.messages import Transition
 from .._waiting import call_on, current_loop
-from ..events import Event, EventsLost, MethodObserver, MethodStarted, Observer
+from ..events import (
+    Event,
+    EventsLost,
+    MeasuringObserver,
+    MethodFinished,
+    MethodObserver,
+    MethodSkipped,
+    MethodStarted,
+    Observer,
+    RunBegins,
+    RunObserver,
+)
 from ..persistence.checkpoint import Checkpoint
-from ..persistence.status import Kind, Status
-from .observe import Noticed, described, events_from
+from .observe import events_from
 from .timing import now
 
-__all__ = ["LIMIT", "Audience", "EventStream", "Reader", "Unstored", "checked_observers", "joined", "live"]
+__all__ = ["LIMIT", "Audience", "EventStream", "Reader", "checked_observers", "joined", "live"]
 
 logger = logging.getLogger("asyncflow")
 
@@ -162,7 +171,17 @@ class EventStream:
 class Audience:
     """All that observe some runs. `outer`: others that observe these runs, too, such as the runner's."""
 
-    __slots__ = ("_loop", "_observers", "_readers", "is_of_one", "outer")
+    __slots__ = (
+        "_loop",
+        "_measuring",
+        "_needs_ends",
+        "_observers",
+        "_of_methods",
+        "_of_runs",
+        "_readers",
+        "is_of_one",
+        "outer",
+    )
 
     def __init__(
         self, observers: Sequence[Observer] = (), outer: Audience | None = None, *, is_of_one: bool = False
@@ -170,9 +189,30 @@ class Audience:
         """`is_of_one`: it observes one run, and none of its children."""
         self.outer = outer
         self.is_of_one = is_of_one
-        self._observers = list(observers)
+        self._observe_with(observers)
         self._readers: list[weakref.ref[Reader]] = []
         self._loop: object = None
+
+    def _observe_with(self, observers: Iterable[Observer]) -> None:
+        """Sort the observers by what they can do: to ask a protocol costs a microsecond, at each method."""
+        self._observers = list(observers)
+        ignored = [getattr(observer, "ignores", ()) for observer in self._observers]
+        self._needs_ends = any(not {MethodFinished, MethodSkipped} <= set(each) for each in ignored)
+        self._of_methods = [observer for observer in self._observers if isinstance(observer, MethodObserver)]
+        self._of_runs = [observer for observer in self._observers if isinstance(observer, RunObserver)]
+        self._measuring = [observer for observer in self._observers if isinstance(observer, MeasuringObserver)]
+
+    def leave_out(self, others: Audience) -> None:
+        """Let go of the observers that others have, too: each is called once for an event."""
+        known = {id(observer) for audience in others.all() for observer in audience._observers}
+        self._observe_with([observer for observer in self._observers if id(observer) not in known])
+
+    def all(self) -> Iterator[Audience]:
+        """Yield this audience and all outer ones."""
+        audience: Audience | None = self
+        while audience is not None:
+            yield audience
+            audience = audience.outer
 
     def reader(self, run_id: str | None = None, *, rereads: bool = False) -> Reader:
         """Return a new reader, which has no events yet. It ends with the runs, or when it is dropped. See `Reader`."""
@@ -191,6 +231,10 @@ class Audience:
         if self._observers or (self.outer is not None and self.outer.hears(run_id)):
             return True
         return bool(self._readers) and any(self._open_readers(run_id))
+
+    def hears_ends(self, run_id: str) -> bool:
+        """Whether something observes also the ends of methods: most events are those, and to make them takes time."""
+        return any(each._needs_ends or any(each._open_readers(run_id)) for each in self.all())
 
     def wake(self, run_id: str) -> None:
         """Let the readers of a run look again: it has ended."""
@@ -227,7 +271,8 @@ class Audience:
 
     def emit_stored(self, checkpoint: Checkpoint) -> None:
         """Emit the events of a checkpoint that is durable."""
-        if self.hears(checkpoint.run_id):
+        is_end = checkpoint.kind == "method" and checkpoint.status == "running"
+        if self.hears_ends(checkpoint.run_id) if is_end else self.hears(checkpoint.run_id):
             for event in events_from(checkpoint):
                 self.emit(event)
 
@@ -246,47 +291,52 @@ class Audience:
         """Emit the start of a method. Return what is to be entered around it."""
         self._loop = current_loop()
         self.emit(started)
-        return Around(tuple(self._around(started)), started)
+        return Around(tuple(self._around()), started)
 
-    def _around(self, started: MethodStarted) -> Iterator[tuple[Audience, MethodObserver]]:
+    def _around(self) -> Iterator[tuple[Audience, MethodObserver]]:
         """Yield who is to be entered around a method."""
-        yield from ((self, observer) for observer in self._observers if isinstance(observer, MethodObserver))
-        if self.outer is not None:
-            yield from self.outer._around(started)
+        for audience in self.all():
+            for observer in audience._of_methods:
+                yield audience, observer
+
+    def begin(self, begins: RunBegins) -> str:
+        """Report that a pass is about to be driven. Return what is kept with the run."""
+        kept = ""
+        for audience in self.all():
+            for observer in tuple(audience._of_runs):
+                try:
+                    kept = kept or str(observer.on_begin(begins))
+                except Exception:  # a user's observer may raise anything
+                    audience.disable(observer, begins.run_id)
+        return kept or begins.trace
+
+    def leave(self, run_id: str) -> None:
+        """Report that a run is not driven here any more."""
+        for audience in self.all():
+            for observer in tuple(audience._of_runs):
+                try:
+                    observer.on_leave(run_id)
+                except Exception:  # as above
+                    audience.disable(observer, run_id)
+
+    @property
+    def is_measuring(self) -> bool:
+        """Whether an observer measures."""
+        return bool(self._measuring) or (self.outer is not None and self.outer.is_measuring)
+
+    def measured(self, call: Callable[[MeasuringObserver], object], run_id: str) -> None:
+        """Pass a measurement on: `call` calls the observer with it."""
+        for audience in self.all():
+            for observer in tuple(audience._measuring):
+                try:
+                    call(observer)
+                except Exception:  # as above
+                    audience.disable(observer, run_id)
 
     def disable(self, observer: Any, run_id: str) -> None:
         """Call an observer no more, because it has raised the exception that is being handled."""
-        if observer in self._observers:
-            self._observers.remove(observer)
+        self._observe_with([known for known in self._observers if known is not observer])
         logger.exception("observer disabled: it raised at an event of run %s, and is not called again", run_id)
-
-
-class Unstored:
-    """Emits live events of what a pass does and does not store."""
-
-    __slots__ = ("_audience", "_clock", "_flow", "_pass_number", "_run_id")
-
-    def __init__(
-        self, audience: Audience, run_id: str, flow: str, pass_number: int, clock: Callable[[], float]
-    ) -> None:
-        self._audience = audience
-        self._run_id = run_id
-        self._flow = flow
-        self._pass_number = pass_number
-        self._clock = clock
-
-    def emit(self, kind: Kind, status: Status, method: str, transition: Transition | None, **more: Any) -> None:
-        """Emit the events of a happening. See `Noticed`."""
-        if self._audience.hears(self._run_id):
-            happened = Noticed(kind, status, self._run_id, self._pass_number, method, transition, **more)
-            for cls, fields in described(happened):
-                self._audience.emit_live(cls, self._run_id, self._flow, self._clock(), **fields)
-
-    def next_pass(self, ended: str) -> Unstored:
-        """Emit the start of the next pass, with the end of an invocation. Return what emits the events of that pass."""
-        following = Unstored(self._audience, self._run_id, self._flow, self._pass_number + 1, self._clock)
-        following.emit("started", "running", ended, None)
-        return following
 
 
 class Around:
@@ -333,7 +383,9 @@ def joined(own: Audience | None, outer: Audience | None) -> Audience | None:
     if own is None or outer is None or own is outer:
         return own or outer
     last = own
+    last.leave_out(outer)
     while last.outer is not None and last.outer is not outer:
         last = last.outer
+        last.leave_out(outer)
     last.outer = outer
     return own

@@ -52,6 +52,7 @@ EXTRAS = {
     "trio": "from asyncflow.testing.loops import simulated; simulated",
     "fastapi": "from asyncflow.integrations.fastapi import flow_router; flow_router",
     "cli": "from asyncflow.cli import main; assert main(['--version']) == 0",
+    "otel": "from asyncflow.integrations.opentelemetry import OpenTelemetryObserver; OpenTelemetryObserver()",
     "postgres": "from asyncflow.persistence.postgres import PostgresFlowPersistence; PostgresFlowPersistence",
 }
 """What each extra is for."""
