@@ -27,6 +27,7 @@ from . import call_errors as refusals
 from .cancelling import cancel_children
 from .inputs import inputs_bytes
 from .loading import Stored
+from .logged import log_begin, log_end
 from .matching import by_field
 from .ownership import Claim, catalog_entry
 from .parked import Stopped, waiting_of
@@ -54,6 +55,7 @@ class DrivenRun(StoppableRun):
         engine, commands, checkpoint = resume_pass(self.setup, self.flow, mine, claim, deadline)
         self._switch_to(stored.checkpoint.run_id)
         await self._committed(commit_resumed(engine, checkpoint), stored)
+        log_begin(engine.run_id, self.flow_name, engine.pass_number, is_resumed=True)
         return engine, commands
 
     async def _start_pass(
@@ -81,6 +83,7 @@ class DrivenRun(StoppableRun):
         self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
         first_of = parent[0] if parent is not None and after is None else ""
         await self._committed(commit_start(engine, checkpoint, first_of))
+        log_begin(run_id, self.flow_name, engine.pass_number, is_resumed=False)
         return engine, commands
 
     async def _committed(self, commit: Awaitable[None], stored: Stored | None = None) -> None:
@@ -130,6 +133,7 @@ class DrivenRun(StoppableRun):
         finally:
             try:
                 await self._sync_after_run(engine, claim)
+                log_end(engine.run_id, self.flow_name, self.status, engine.stopped, is_served=self.is_served)
                 if self.setup.audience is not None:
                     self._emit_end(engine, self.setup.audience)
                 if self.open_children and cast(str, self.status) == "finished" and engine.recorder is not None:
@@ -198,6 +202,7 @@ class DrivenRun(StoppableRun):
                 "children not cancelled: those of %s, which has finished; a runner does that within a minute: %s",
                 self._run_id,
                 error,
+                extra={"run_id": self._run_id, "flow": self.flow_name},
             )
 
     async def _check_parent(self, stored: Stored, claim: Claim) -> None:

@@ -13,6 +13,7 @@ from ..persistence.outcome import Cancelled, Failed
 from ..persistence.protocol import session
 from . import call_errors as refusals
 from .cancelling import cancel_children, cancel_stored
+from .logged import log_end
 from .ownership import Claim, owned
 from .passes import commit_end
 from .snapshot import RunSnapshot
@@ -42,6 +43,8 @@ class StoppableRun(RunSnapshot):
             self._run_id = self.run_id  # that of a given state
             async with session(persistence), owned(persistence, self._run_id, is_new=False) as claim:
                 await self._record_end(claim, Cancelled())
+                if claim.is_over:
+                    log_end(self._run_id, self.flow_name, "cancelled", None, is_served=False)
                 await cancel_children(persistence, self._run_id)
                 self.show(await self.found(self._run_id))
 

@@ -336,7 +336,10 @@ class Audience:
     def disable(self, observer: Any, run_id: str) -> None:
         """Call an observer no more, because it has raised the exception that is being handled."""
         self._observe_with([known for known in self._observers if known is not observer])
-        logger.exception("observer disabled: it raised at an event of run %s, and is not called again", run_id)
+        about = {"run_id": run_id}
+        logger.exception(
+            "observer disabled: it raised at an event of run %s, and is not called again", run_id, extra=about
+        )
 
 
 class Around:

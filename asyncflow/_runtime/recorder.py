@@ -88,7 +88,9 @@ class Recorder:
         except Exception:  # a user's observer may raise anything
             self._observe = None
             logger.exception(
-                "observer disabled: it raised at a checkpoint of run %s, and is not called again", checkpoint.run_id
+                "observer disabled: it raised at a checkpoint of run %s, and is not called again",
+                checkpoint.run_id,
+                extra={"run_id": checkpoint.run_id, "flow": checkpoint.flow, "seq": checkpoint.seq},
             )
 
     async def _save(self, checkpoint: Checkpoint) -> None:

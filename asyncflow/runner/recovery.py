@@ -105,7 +105,8 @@ class Recovery:
         if is_refused:
             return
         retry = f"retry in {pause:.1f} s" if self._is_scanning else "no retry; resume it"
-        logger.warning("run stopped unexpectedly: %s of %s; %s: %s", run_id, flow, retry, error)
+        about = {"run_id": run_id, "flow": flow}
+        logger.warning("run stopped unexpectedly: %s of %s; %s: %s", run_id, flow, retry, error, extra=about)
 
     @property
     def stopped(self) -> int:
@@ -244,6 +245,7 @@ class Recovery:
                 LIVED,
                 self._max_takeovers,
                 entry.run_id,
+                extra={"run_id": entry.run_id, "flow": entry.flow},
             )
         return True
 
