@@ -34,6 +34,7 @@ PUBLIC = (
     "asyncflow.events",
     "asyncflow.errors",
     "asyncflow.integrations.fastapi",
+    "asyncflow.integrations.opentelemetry",
     "asyncflow.testing",
     "asyncflow.testing.conformance",
 )
