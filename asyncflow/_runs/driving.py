@@ -55,7 +55,8 @@ class DrivenRun(StoppableRun):
         engine, commands, checkpoint = resume_pass(self.setup, self.flow, mine, claim, deadline)
         self._switch_to(stored.checkpoint.run_id)
         await self._committed(commit_resumed(engine, checkpoint), stored)
-        log_begin(engine.run_id, self.flow_name, engine.pass_number, is_resumed=True)
+        if logger.isEnabledFor(logging.INFO):
+            log_begin(self, engine.pass_number, is_resumed=True)
         return engine, commands
 
     async def _start_pass(
@@ -83,7 +84,8 @@ class DrivenRun(StoppableRun):
         self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
         first_of = parent[0] if parent is not None and after is None else ""
         await self._committed(commit_start(engine, checkpoint, first_of))
-        log_begin(run_id, self.flow_name, engine.pass_number, is_resumed=False)
+        if logger.isEnabledFor(logging.INFO):
+            log_begin(self, engine.pass_number)
         return engine, commands
 
     async def _committed(self, commit: Awaitable[None], stored: Stored | None = None) -> None:
@@ -133,7 +135,8 @@ class DrivenRun(StoppableRun):
         finally:
             try:
                 await self._sync_after_run(engine, claim)
-                log_end(engine.run_id, self.flow_name, self.status, engine.stopped, is_served=self.is_served)
+                if logger.isEnabledFor(logging.INFO) or engine.stopped is not None:
+                    log_end(self, self.status, engine.stopped)
                 if self.setup.audience is not None:
                     self._emit_end(engine, self.setup.audience)
                 if self.open_children and cast(str, self.status) == "finished" and engine.recorder is not None:

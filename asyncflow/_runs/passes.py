@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import anyio.lowlevel
 
+from .._runtime.audience import Audience
 from .._runtime.chain import Chain
 from .._runtime.engine import Engine
 from .._runtime.large_states import first_version
@@ -71,7 +72,8 @@ async def begin(
         recorder_of(setup, run_id, claim, after, pass_number, inputs) if is_stored and claim is not None else None
     )
     settings, inbox, progress = setup.settings, _inbox_of(setup), Progress(parent=parent, origin=origin, trace=trace)
-    _report_begin(setup, run_id, pass_number, progress, is_resumed=False)
+    if setup.audience is not None:
+        progress.trace = _reported(setup.audience, setup, run_id, pass_number, progress, is_resumed=False)
     engine = Engine(
         *(flow, settings, setup.codecs, run_id, pass_number, recorder, progress, first, data, setup.clock, inbox),
         *(setup.turn, setup.park_after if setup.parks else None),
@@ -163,7 +165,10 @@ def resume_pass(
     """
     c = stored.checkpoint
     check_resumable(setup.settings, c, stored.progress)
-    _report_begin(setup, c.run_id, c.pass_number, stored.progress, is_resumed=True)
+    if setup.audience is not None:
+        stored.progress.trace = _reported(
+            setup.audience, setup, c.run_id, c.pass_number, stored.progress, is_resumed=True
+        )
     recorder = recorder_of(setup, c.run_id, claim, c, c.pass_number, c.inputs)
     first = Version(0, stored.state)
     settings, codecs, inbox = setup.settings, setup.codecs, _inbox_of(setup, stored.progress)
@@ -191,19 +196,19 @@ def resume_pass(
     return engine, commands, checkpoint
 
 
-def _report_begin(setup: Setup, run_id: str, pass_number: int, progress: Progress, *, is_resumed: bool) -> None:
-    """Report to the observers that a pass begins here, and keep with the run what they want to find again."""
-    if setup.audience is not None:
-        parent = "" if progress.parent is None else progress.parent[0]
-        begins = RunBegins(
-            run_id=run_id,
-            flow=setup.settings.name,
-            pass_number=pass_number,
-            is_resumed=is_resumed,
-            parent_id=parent,
-            trace=progress.trace,
-        )
-        progress.trace = setup.audience.begin(begins)
+def _reported(
+    audience: Audience, setup: Setup, run_id: str, pass_number: int, progress: Progress, *, is_resumed: bool
+) -> str:
+    """Report to the observers that a pass begins here. Return what they want to find again with the run."""
+    begins = RunBegins(
+        run_id=run_id,
+        flow=setup.settings.name,
+        pass_number=pass_number,
+        is_resumed=is_resumed,
+        parent_id="" if progress.parent is None else progress.parent[0],
+        trace=progress.trace,
+    )
+    return audience.begin(begins)
 
 
 def _is_as_parked(setup: Setup, progress: Progress, deadline: float | None) -> bool:

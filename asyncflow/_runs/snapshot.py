@@ -44,6 +44,9 @@ class MissingInstance:
 class RunSnapshot:
     """The run of one `Flow` object, as that object shows it."""
 
+    reported = ""
+    """The id of the run whose begin was reported to observers; empty for none."""
+
     _progress: Progress | None = None
 
     def __init__(self, flow: Any, state_type: StateType, initial: Any, setup: Callable[[], Setup]) -> None:
@@ -78,8 +81,6 @@ class RunSnapshot:
         """The ids of the children that methods of this run have begun here, and that are not over, as far as this object knows."""
         self.on_started: Callable[[], Awaitable[None]] | None = None
         """Awaited once the run is known to be stored, before any of its methods starts."""
-        self.reported = ""
-        """The id of the run whose begin was reported to observers; empty for none."""
         self.is_asked_to_finish = False
         """Whether a caller waits for the next pass, to end it: a pass may never wait for anything but its commits."""
         self._halt: Halt | None = None

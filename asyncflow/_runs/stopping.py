@@ -44,7 +44,7 @@ class StoppableRun(RunSnapshot):
             async with session(persistence), owned(persistence, self._run_id, is_new=False) as claim:
                 await self._record_end(claim, Cancelled())
                 if claim.is_over:
-                    log_end(self._run_id, self.flow_name, "cancelled", None, is_served=False)
+                    log_end(self, "cancelled")
                 await cancel_children(persistence, self._run_id)
                 self.show(await self.found(self._run_id))
 
@@ -114,6 +114,6 @@ class _Driving:
         if audience is not None:
             if instance.reported:
                 audience.leave(instance.reported)
+                instance.reported = ""
             if audience.is_of_one:
                 audience.end()
-        instance.reported = ""

@@ -100,7 +100,7 @@ IN_EVENTS: tuple[Mutant, ...] = (
         "a resumed run is not linked to the trace before",
         (),
         "_runs/passes.py",
-        "            trace=progress.trace,\n",
+        "        trace=progress.trace,\n",
         '            trace="",\n',
         f"{SPANS}::test_a_resumed_run_begins_a_new_trace_that_is_linked_to_the_one_before",
     ),
