@@ -135,10 +135,7 @@ class DrivenRun(StoppableRun):
         finally:
             try:
                 await self._sync_after_run(engine, claim)
-                if logger.isEnabledFor(logging.INFO) or engine.stopped is not None:
-                    log_end(self, self.status, engine.stopped)
-                if self.setup.audience is not None:
-                    self._emit_end(engine, self.setup.audience)
+                self._report_end(engine)
                 if self.open_children and cast(str, self.status) == "finished" and engine.recorder is not None:
                     await to_its_end(self._end_children)
             finally:
@@ -152,6 +149,13 @@ class DrivenRun(StoppableRun):
         if ended is not None and cast(str, self.status) != "finished":
             raise ended
         return self.result  # its last checkpoint was being committed when it was ended: it had finished
+
+    def _report_end(self, engine: Engine) -> None:
+        """Log how the run ended here, and report it to observers."""
+        if logger.isEnabledFor(logging.INFO) or engine.stopped is not None:
+            log_end(self, self.status, engine.stopped)
+        if self.setup.audience is not None:
+            self._emit_end(engine, self.setup.audience)
 
     def _emit_end(self, engine: Engine, audience: Audience) -> None:
         """Emit an event of how the run ended here, where no checkpoint says it."""
