@@ -46,7 +46,8 @@ _ENDINGS: Final[dict[type[Event], str]] = {
 class OpenTelemetryObserver:
     """Emits spans and metrics by OpenTelemetry: an item of `observers=` of a flow or a `FlowRunner`.
 
-    - `tracer_provider`, `meter_provider`: the providers; the global ones, unless given. They may be set later than this is created.
+    - `tracer_provider`: makes the spans; the global one, unless given, which may be set later than this is created.
+    - `meter_provider`: makes the metrics; the global one, unless given.
     - `record_exceptions`: whether spans of failed methods get the exception's message and traceback. They are what the code of the flow
       has raised, and may hold values; False leaves the type only.
 
@@ -78,7 +79,10 @@ class OpenTelemetryObserver:
     # ---- an observer of runs ---------------------------------------------------------------------------------------
 
     def on_begin(self, begins: RunBegins, /) -> str:
-        """Start the span of a pass. Return its `traceparent`; "" if nothing is recorded."""
+        """Start the span of a pass. Return its `traceparent`; "" if nothing is recorded.
+
+        - `begins`: the run.
+        """
         self._end(begins.run_id, "interrupted")  # another run with this id, which is not stored
         is_within = begins.parent_id in self._runs
         run = self._runs[begins.run_id] = self._tracing.begin(begins, is_within=is_within)
@@ -86,7 +90,10 @@ class OpenTelemetryObserver:
         return run.traceparent
 
     def on_leave(self, run_id: str, /) -> None:
-        """End the span of a run that nothing has ended."""
+        """End the span of a run that nothing has ended.
+
+        - `run_id`: the id of the run.
+        """
         self._end(run_id, "interrupted")
 
     def _end(self, run_id: str, status: str) -> None:
@@ -96,7 +103,10 @@ class OpenTelemetryObserver:
             run.end(status)
 
     def on_event(self, event: Event, /) -> None:
-        """End the span of a run, or note what happens in a method."""
+        """End the span of a run, or note what happens in a method.
+
+        - `event`: the event.
+        """
         kind = type(event)
         status = _ENDINGS.get(kind)
         if status is not None:
@@ -130,7 +140,10 @@ class OpenTelemetryObserver:
                 pass
 
     def around_method(self, started: MethodStarted, /) -> AbstractContextManager[object]:
-        """Return what makes the span of an attempt the current one while it runs."""
+        """Return what makes the span of an attempt the current one while it runs.
+
+        - `started`: the event of its start.
+        """
         run = self._runs.get(started.run_id)
         if run is None:
             return _NOTHING
@@ -139,15 +152,27 @@ class OpenTelemetryObserver:
     # ---- an observer that measures ---------------------------------------------------------------------------------
 
     def on_commit(self, run_id: str, flow: str, seconds: float, /) -> None:
-        """Record how long a run waited for a commit."""
+        """Record how long a run waited for a commit.
+
+        - `run_id`: the id of the run.
+        - `flow`: the name of its flow.
+        - `seconds`: how long.
+        """
         self._instruments.checkpoints.record(seconds, {"asyncflow.flow": flow})
 
     def on_recovery(self, run_id: str, flow: str, /) -> None:
-        """Count a run that a runner recovers."""
+        """Count a run that a runner recovers.
+
+        - `run_id`: the id of the run.
+        - `flow`: the name of its flow.
+        """
         self._instruments.takeovers.add(1, {"asyncflow.flow": flow})
 
     def on_waiting(self, count: int, /) -> None:
-        """Keep the number of parked runs for the next reading of the metrics."""
+        """Keep the number of parked runs for the next reading of the metrics.
+
+        - `count`: how many.
+        """
         self._instruments.waiting = count
 
 
