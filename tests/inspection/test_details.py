@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
-from asyncflow import Flow, Retry, Signal, after, errors, inspection, listen, or_, sleep, start, wait_for
+from asyncflow import Flow, Retry, Signal, after, continue_as, errors, inspection, listen, or_, sleep, start, wait_for
 from asyncflow.persistence.protocol import RunEntry
 
 
@@ -150,7 +150,7 @@ async def test_the_history_shows_values_before_and_after(store: Any) -> None:
     assert [entry.seq for entry in part] == [1, 2]
     assert part[1].changed == {"total": 12}
     assert whole[1].changed["customer"] == {"name": "Ada", "password": "(hidden)"}
-    assert part[0].before == {}
+    assert (set(part[0].changed), part[0].before) == ({"customer", "taken", "tags"}, {})
     assert (whole[3].error, whole[3].traceback) == ("(hidden)", "(hidden)")
 
 
@@ -197,3 +197,48 @@ async def test_the_events_of_a_run_are_followed_to_its_end(store: Any) -> None:
         "RunFailed",
     ]
     assert rest == found[3:]
+
+
+async def test_an_error_that_was_overcome_is_shown_as_such(store: Any) -> None:
+    class Twice(Flow):
+        fails = True
+
+        @start()
+        async def only(self) -> None:
+            if Twice.fails:
+                raise ValueError("not yet")
+
+    flow = Twice(persistence=store)
+    with pytest.raises(errors.MethodError):
+        await flow.kickoff()
+    before = await inspection.run_detail(store, flow.run_id)
+    Twice.fails = False
+    await flow.kickoff()
+    after_it = await inspection.run_detail(store, flow.run_id)
+
+    assert [(error.message, error.is_open) for error in before.errors] == [("not yet", True)]
+    assert [(error.message, error.is_open) for error in after_it.errors] == [("not yet", False)]
+    assert [(m.method, m.state, m.failed) for m in after_it.methods] == [("only", "completed", 0)]
+    spans = await inspection.timeline(store, flow.run_id)
+    assert [(span.kind, span.outcome) for span in spans] == [("attempt", "failed"), ("attempt", "completed")]
+
+
+async def test_a_copy_names_its_source_in_later_passes_too(store: Any) -> None:
+    class Passes(Flow):
+        @start()
+        async def count(self) -> None:
+            self.state["n"] = self.state.get("n", 0) + 1
+            if self.state["n"] % 2:
+                continue_as()
+
+    flow = Passes(persistence=store)
+    await flow.kickoff()
+    copy = await Passes.fork(flow.run_id, seq=1, persistence=store)
+    await copy.kickoff()
+    first = await inspection.run_detail(store, copy.run_id)
+    await copy.kickoff()
+    second = await inspection.run_detail(store, copy.run_id)
+
+    assert first.forked_from == second.forked_from == (flow.run_id, 1)
+    assert second.entry.pass_number > first.entry.pass_number
+    assert [entry.forked_from for entry in await copy.history()][:2] == [(flow.run_id, 1), None]

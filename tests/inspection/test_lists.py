@@ -151,3 +151,14 @@ async def test_a_search_of_a_catalog_and_what_fits_agree(store: Any) -> None:
     ):
         found: Any = await store.runs(search=search)  # type: ignore[call-arg]  # a keyword that a catalog may have
         assert found == [entry for entry in entries[::-1] if search.fits(entry)]
+
+
+async def test_the_first_page_of_older_runs_begins_at_their_position(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "SLACK", 0.0)
+    entries = await seven(store)
+    for entry in entries:
+        page = await inspection.list_runs(store, until=entry.created_at, limit=1, examine=1)
+        assert [each.run_id for each in page] == [entry.run_id] or isinstance(store, OldCatalog)
+        assert await all_pages(store, until=entry.created_at) == IDS[entries.index(entry) :: -1]

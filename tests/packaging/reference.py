@@ -35,6 +35,7 @@ PUBLIC = (
     "asyncflow.errors",
     "asyncflow.integrations.fastapi",
     "asyncflow.integrations.opentelemetry",
+    "asyncflow.integrations.inspector",
     "asyncflow.testing",
     "asyncflow.testing.conformance",
 )

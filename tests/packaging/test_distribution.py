@@ -51,6 +51,7 @@ EXTRAS = {
     "": "import asyncflow.testing",
     "trio": "from asyncflow.testing.loops import simulated; simulated",
     "fastapi": "from asyncflow.integrations.fastapi import flow_router; flow_router",
+    "web": "from asyncflow.integrations.inspector import inspector; inspector",
     "cli": "from asyncflow.cli import main; assert main(['--version']) == 0",
     "otel": "from asyncflow.integrations.opentelemetry import OpenTelemetryObserver; OpenTelemetryObserver()",
     "postgres": "from asyncflow.persistence.postgres import PostgresFlowPersistence; PostgresFlowPersistence",
