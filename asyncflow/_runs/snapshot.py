@@ -9,11 +9,12 @@ from typing import Any, Literal, NoReturn
 
 import anyio
 
-from .._runtime.audience import Audience, Reader, joined
+from .._runtime.audience import Audience, joined
 from .._runtime.engine import Engine
 from .._runtime.failures import stored_failure
 from .._runtime.halting import Halt
 from .._runtime.outputs import Outputs
+from .._runtime.readers import Reader
 from .._runtime.scope import Scope, current_scope, scope_of_thread
 from .._runtime.timing import clock_of
 from .._runtime.turns import Turn
@@ -44,6 +45,9 @@ class MissingInstance:
 
 class RunSnapshot:
     """The run of one `Flow` object, as that object shows it."""
+
+    reported = ""
+    """The id of the run whose begin was reported to observers; empty for none."""
 
     _progress: Progress | None = None
 

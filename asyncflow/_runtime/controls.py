@@ -11,7 +11,7 @@ import anyio
 from .._scheduling.messages import Command
 from ..errors import RunCancelledError, RunTimeoutError
 from ..events import Event
-from .audience import Audience, Unstored
+from .audience import Audience
 from .failures import run_timeout_error
 from .halting import Halt, HaltedError
 from .journal import Journal
@@ -20,6 +20,7 @@ from .recorder import Recorder
 from .scope import Scope
 from .signals import Signals, Step
 from .steps import Steps
+from .unstored_events import Unstored
 from .waits import next_due
 
 __all__ = ["Controls"]

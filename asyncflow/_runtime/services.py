@@ -11,10 +11,11 @@ from typing import Any, Final
 from .._definition.signals import Signal
 from .._scheduling.messages import Command, EndAsked, WaitDropped
 from ..events import Event, Reported
-from .audience import Audience, live
+from .audience import Audience
 from .children import Child, Children
 from .journal import Journal
 from .memos import Memos
+from .readers import live
 from .recorder import Recorder
 from .scope import Scope
 from .settings import Settings

@@ -25,7 +25,7 @@ from asyncflow import (
     router,
     start,
 )
-from asyncflow._runtime.audience import LIMIT, Reader
+from asyncflow._runtime.readers import LIMIT, Reader
 
 STORAGES = pytest.mark.parametrize("storage", [None, MemoryFlowPersistence], ids=["forgets", "memory"])
 
@@ -533,7 +533,7 @@ async def test_reports_of_methods_that_have_ended_are_not_kept() -> None:
 
 
 @pytest.mark.parametrize("call", [lambda: asyncflow.report(1), lambda: asyncflow.stream(1)])
-def test_outside_of_a_method_there_is_nothing_to_report(call: Any) -> None:
+def test_outside_of_a_method_there_is_no_report(call: Any) -> None:
     with pytest.raises(LookupError, match="only inside a method"):
         call()
 
