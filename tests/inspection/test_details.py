@@ -252,7 +252,7 @@ class Circling(Flow[dict[str, Any]]):
             continue_as()
 
 
-async def test_a_page_of_the_history_of_a_compacted_run_begins_with_what_is_left(store: Any) -> None:
+async def test_a_page_of_the_history_of_a_compacted_run_begins_at_its_first_checkpoint(store: Any) -> None:
     flow = Circling(persistence=store)
     await flow.kickoff()
     assert await Circling.compact(flow.run_id, persistence=store) > 0
