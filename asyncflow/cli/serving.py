@@ -123,7 +123,7 @@ def inspector(
     if not _is_installed("uvicorn"):
         raise Refusal("the inspector needs a server: pip install uvicorn")
     try:
-        made = importlib.import_module("asyncflow.integrations.inspector").inspector
+        made = importlib.import_module("asyncflow.integrations.inspector.serving")
     except ImportError as error:
         raise Refusal(
             f"the inspector needs the extra web; in a checkout of asyncflow: pip install '.[web]' ({one_line(str(error))})"
@@ -131,15 +131,14 @@ def inspector(
     flows = [flow_class(app) for app in apps or []]
 
     async def served() -> None:
-        import uvicorn
-
         async with to_write(db) if actions else to_read(db) as storage:
-            app = made(storage, flows=flows, actions=actions)
-            config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
-            said(f"serving http://127.0.0.1:{port}/ (Ctrl-C ends)")
-            await uvicorn.Server(config).serve()
+            site = made.make_site(storage, flows, actions=actions)
+            await made.serve_site(site, "127.0.0.1", port, lambda url: said(f"serving {url} (Ctrl-C ends)"))
 
-    awaited(served)
+    try:
+        awaited(served)
+    except OSError as error:
+        raise Refusal(f"the port {port} cannot be used: {error.strerror or error}") from None
 
 
 COMMANDS: Final = {"worker": worker, "inspector": inspector}

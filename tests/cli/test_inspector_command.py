@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
+import socket
 import sys
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from commands import FLOWS, Cli, Order
+from commands import FLOWS, Cli
 
-NAME = "asyncflow.integrations.inspector"
+from asyncflow.integrations.inspector.site import Site
+
+NAME = "asyncflow.integrations.inspector.serving"
 
 
 @pytest.mark.parametrize("option", [(), ("--actions",)])
 def test_the_inspector_is_served_on_this_machine(
     cli: Cli, db: str, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...]
 ) -> None:
-    made: list[Any] = []
     served: list[Any] = []
-    stub: Any = ModuleType(NAME)
-    stub.inspector = lambda storage, **given: made.append((storage.read_only, given))
-    monkeypatch.setitem(sys.modules, NAME, stub)
 
-    async def serve() -> None:
-        pass
+    async def serve(site: Site, host: str, port: int, on_ready: Any) -> None:
+        served.append((getattr(site.storage, "read_only", None), site.flows, site.may_act, host, port))
+        on_ready(f"http://{host}:{port}/")
 
-    server = SimpleNamespace(
-        Config=lambda app, **given: served.append(given), Server=lambda config: SimpleNamespace(serve=serve)
-    )
-    monkeypatch.setitem(sys.modules, "uvicorn", server)  # type: ignore[arg-type]
-    monkeypatch.setattr("asyncflow.cli.serving._is_installed", lambda name: True)
+    monkeypatch.setattr(f"{NAME}.serve_site", serve)
 
     done = cli("inspector", f"{FLOWS}:Order", "--port", 8700, "--db", db, *option)
 
     assert done.code == 0
-    assert made == [(not option, {"flows": [Order], "actions": bool(option)})]
-    assert (served[0]["host"], served[0]["port"]) == ("127.0.0.1", 8700)
+    assert served == [(not option, ["Order"], bool(option), "127.0.0.1", 8700)]
     assert "http://127.0.0.1:8700/" in done.err
 
 
@@ -48,3 +42,13 @@ def test_what_the_inspector_needs_is_one_line(cli: Cli, db: str, monkeypatch: py
 
     assert (done.code, len(done.err.splitlines())) == (2, 1)
     assert "pip install" in done.err
+
+
+def test_a_port_in_use_is_one_line(cli: Cli, db: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = cli("inspector", "--db", db, "--port", taken.getsockname()[1])
+
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "cannot be used: Address already in use" in done.err

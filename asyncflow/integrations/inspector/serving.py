@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -12,6 +13,7 @@ from ...persistence import FlowPersistence
 from ...runner import MakeFlow
 from .access import Authorize, is_loopback
 from .app import application, make_site
+from .site import Site
 
 __all__ = ["serve"]
 
@@ -44,14 +46,18 @@ def serve(
 
     Raises `ArgumentsError` for an address that is not loopback without `authorize`, and `OSError` for one that cannot be used.
     """
-    import uvicorn
-
     if authorize is None and host != "localhost" and not is_loopback(host):
         raise ArgumentsError(
             f"the inspector cannot be served at {host} without authorize=: every client that reaches it could read all runs. Serve it at "
             "127.0.0.1, or mount inspector(storage, authorize=...) in an application"
         )
     site = make_site(storage, flows, actions=actions, authorize=authorize, redact=redact)
+    asyncio.run(serve_site(site, host, port, on_ready))
+
+
+async def serve_site(site: Site, host: str, port: int, on_ready: Callable[[str], object] | None = None) -> None:
+    """Serve a site until the process gets SIGINT or SIGTERM. Raises `OSError` for an address that cannot be used."""
+    import uvicorn
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -68,7 +74,7 @@ def serve(
     with _listening(host, port) as listening:
         name = f"[{host}]" if ":" in host else host
         url = f"http://{name}:{listening.getsockname()[1]}/"
-        Server(config).run(sockets=[listening])
+        await Server(config).serve(sockets=[listening])
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -13,14 +13,22 @@ function say(text) {
 const shownParts = new Map();
 for (const part of document.querySelectorAll("[data-part]")) shownParts.set(part.id, part.outerHTML);
 
+function isFilled(input) {
+  if (input.type === "hidden") return false;
+  if (input.matches("select")) return input.selectedIndex !== Math.max(0, [...input.options].findIndex((each) => each.defaultSelected));
+  return input.value !== input.defaultValue;
+}
+
 function isBusy(part) {
   const focused = document.activeElement;
   const isEditing = part.contains(focused) && focused.matches("input, textarea, select");
-  return isEditing || part.querySelector("details.edit[open], details.confirm[open]") !== null;
+  if (isEditing || [...part.querySelectorAll("input, textarea, select")].some(isFilled)) return true;
+  return part.querySelector("details.edit[open], details.confirm[open]") !== null;
 }
 
 function replace(part, fresh) {
   if (shownParts.get(part.id) === fresh.outerHTML || isBusy(part)) return;
+  if (fresh.dataset.same !== undefined && fresh.dataset.same === part.dataset.same) return; // a form: each copy has a new key
   shownParts.set(part.id, fresh.outerHTML);
   for (const details of part.querySelectorAll("details[id]")) {
     const same = fresh.querySelector("#" + CSS.escape(details.id));
