@@ -20,8 +20,8 @@ from ._definition.triggers import after, and_, or_
 from ._runs.children import run_child
 from ._runs.history import HistoryEntry
 from ._runs.parked import Stopped, Waiting
-from ._runtime.audience import EventStream
 from ._runtime.ending import continue_as, finish
+from ._runtime.readers import EventStream
 from ._runtime.receiving import wait_for
 from ._runtime.reporting import report, stream
 from ._runtime.scope import InvocationInfo, this_invocation

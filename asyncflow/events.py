@@ -19,6 +19,7 @@ __all__ = [
     "ChildStarted",
     "Event",
     "EventsLost",
+    "MeasuringObserver",
     "MethodFailed",
     "MethodFinished",
     "MethodObserver",
@@ -28,10 +29,12 @@ __all__ = [
     "MethodWaiting",
     "Observer",
     "Reported",
+    "RunBegins",
     "RunCancelled",
     "RunFailed",
     "RunFinished",
     "RunInterrupted",
+    "RunObserver",
     "RunResumed",
     "RunStarted",
     "RunWaiting",
@@ -77,7 +80,9 @@ class Event:
 
 @runtime_checkable
 class Observer(Protocol):
-    """Observes runs: an item of `observers=` of a flow or a runner. One that raises is logged, and not called again."""
+    """Observes runs: an item of `observers=` of a flow or a runner. One that raises is logged, and not called again.
+
+    An attribute `ignores`, a set of event types, spares the time to make those events for it."""
 
     def on_event(self, event: Event, /) -> object:
         """Called with each event, on the event loop of the run, stored events after their commit. It must not block.
@@ -93,10 +98,77 @@ class MethodObserver(Protocol):
 
     def around_method(self, started: MethodStarted, /) -> AbstractContextManager[object]:
         """Return what is entered before a method is called and left when it has ended, with its exception if it raised one.
-
         What it sets in context variables is seen by the method, and by what the method calls.
 
         - `started`: the event of its start.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunBegins:
+    """A pass is about to be driven in this process. Its first checkpoint is not stored yet."""
+
+    run_id: str
+    """The id of the run."""
+    flow: str
+    """The name of its flow."""
+    pass_number: int
+    """The number of the pass, from 1."""
+    is_resumed: bool
+    """Whether a pass that was stored before continues."""
+    parent_id: str = ""
+    """The run id of its parent; empty for none."""
+    trace: str = ""
+    """What `on_begin` returned for the run before, here or in another process; empty if nothing was kept."""
+
+
+@runtime_checkable
+class RunObserver(Protocol):
+    """An observer that knows when this process begins and ends to drive a run. A capability of an `Observer`."""
+
+    def on_begin(self, begins: RunBegins, /) -> str:
+        """Called in the context of the call that drives the run, before the first checkpoint of the pass is stored.
+
+        - `begins`: the run.
+
+        Return a short text that is kept with the run, such as a `traceparent`, or "" for none. It is stored with snapshots of the run.
+        """
+        ...
+
+    def on_leave(self, run_id: str, /) -> object:
+        """Called once the call ends that has driven the run, however it ends; also if the start was refused.
+
+        - `run_id`: the id of the run.
+        """
+        ...
+
+
+@runtime_checkable
+class MeasuringObserver(Protocol):
+    """An observer that gets measurements, too. A capability of an `Observer`; without one, nothing is measured."""
+
+    def on_commit(self, run_id: str, flow: str, seconds: float, /) -> object:
+        """Called after each commit of a checkpoint.
+
+        - `run_id`: the id of the run.
+        - `flow`: the name of its flow.
+        - `seconds`: how long the run waited for the commit.
+        """
+        ...
+
+    def on_recovery(self, run_id: str, flow: str, /) -> object:
+        """Called when a runner recovers an interrupted run.
+
+        - `run_id`: the id of the run.
+        - `flow`: the name of its flow.
+        """
+        ...
+
+    def on_waiting(self, count: int, /) -> object:
+        """Called by a runner about once a minute.
+
+        - `count`: how many runs of its flows are parked in its storage; not more than 10,000 are counted.
         """
         ...
 

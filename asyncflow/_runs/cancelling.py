@@ -17,6 +17,7 @@ from ..persistence.outcome import Cancelled
 from ..persistence.protocol import CheckpointLog, FlowPersistence, Ownership, offers, session
 from ..persistence.status import is_over
 from . import call_errors as refusals
+from .logged import log_cancelled
 from .ownership import release_run, stop_child
 
 __all__ = ["cancel_children", "cancel_stored"]
@@ -113,4 +114,5 @@ async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: i
         clock=clock_of(persistence),
     )
     await Recorder(persistence, chain).commit(chain.ended(decode_progress(newest.progress or b""), Cancelled()))
+    log_cancelled(newest.run_id, newest.flow)
     stored_runs_changed()

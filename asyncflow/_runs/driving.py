@@ -27,6 +27,7 @@ from . import call_errors as refusals
 from .cancelling import cancel_children
 from .inputs import inputs_bytes
 from .loading import Stored
+from .logged import log_begin, log_end
 from .matching import by_field
 from .ownership import Claim, catalog_entry
 from .parked import Stopped, waiting_of
@@ -50,9 +51,12 @@ class DrivenRun(StoppableRun):
             await self._check_parent(stored, claim)
         state = self.state_to_continue(stored)
         mine = stored if state is stored.state else replace(stored, state=detached_copy(state))
+        self.reported = stored.checkpoint.run_id
         engine, commands, checkpoint = resume_pass(self.setup, self.flow, mine, claim, deadline)
         self._switch_to(stored.checkpoint.run_id)
         await self._committed(commit_resumed(engine, checkpoint), stored)
+        if logger.isEnabledFor(logging.INFO):
+            log_begin(self, engine.pass_number, is_resumed=True)
         return engine, commands
 
     async def _start_pass(
@@ -65,6 +69,7 @@ class DrivenRun(StoppableRun):
         inputs = inputs_bytes(by_field(self.state_type, given)) if is_stored else None
         parent = self.setup.parent if after is None else after.progress.parent
         origin = self._origin if after is None else after.progress.origin
+        self.reported = run_id
         engine, commands, checkpoint = await begin(
             *(self.setup, self.flow, run_id, held),
             claim=claim,
@@ -73,11 +78,14 @@ class DrivenRun(StoppableRun):
             inputs=inputs,
             parent=parent,
             origin=origin,
+            trace="" if after is None else after.progress.trace,
         )
         self._switch_to(run_id)
         self._may_be_stored, claim.epoch = is_stored, claim.epoch or 1
         first_of = parent[0] if parent is not None and after is None else ""
         await self._committed(commit_start(engine, checkpoint, first_of))
+        if logger.isEnabledFor(logging.INFO):
+            log_begin(self, engine.pass_number)
         return engine, commands
 
     async def _committed(self, commit: Awaitable[None], stored: Stored | None = None) -> None:
@@ -127,8 +135,7 @@ class DrivenRun(StoppableRun):
         finally:
             try:
                 await self._sync_after_run(engine, claim)
-                if self.setup.audience is not None:
-                    self._emit_end(engine, self.setup.audience)
+                self._report_end(engine)
                 if self.open_children and cast(str, self.status) == "finished" and engine.recorder is not None:
                     await to_its_end(self._end_children)
             finally:
@@ -142,6 +149,13 @@ class DrivenRun(StoppableRun):
         if ended is not None and cast(str, self.status) != "finished":
             raise ended
         return self.result  # its last checkpoint was being committed when it was ended: it had finished
+
+    def _report_end(self, engine: Engine) -> None:
+        """Log how the run ended here, and report it to observers."""
+        if logger.isEnabledFor(logging.INFO) or engine.stopped is not None:
+            log_end(self, self.status, engine.stopped)
+        if self.setup.audience is not None:
+            self._emit_end(engine, self.setup.audience)
 
     def _emit_end(self, engine: Engine, audience: Audience) -> None:
         """Emit an event of how the run ended here, where no checkpoint says it."""
@@ -195,6 +209,7 @@ class DrivenRun(StoppableRun):
                 "children not cancelled: those of %s, which has finished; a runner does that within a minute: %s",
                 self._run_id,
                 error,
+                extra={"run_id": self._run_id, "flow": self.flow_name},
             )
 
     async def _check_parent(self, stored: Stored, claim: Claim) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Self, TypeVar
 
 from .._definition.signals import Signal
-from .._runtime.audience import EventStream
+from .._runtime.readers import EventStream
 from ..state import parse_run_id
 from .compacting import compact
 from .edits import fork, load_into

@@ -263,4 +263,5 @@ async def release_run(owner: Ownership, run_id: str, epoch: int, parked: Parked 
             "run not released: %s stays owned by this process until a retry succeeds or its storage is closed: %s",
             run_id,
             error,
+            extra={"run_id": run_id},
         )

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import anyio.lowlevel
 
+from .._runtime.audience import Audience
 from .._runtime.chain import Chain
 from .._runtime.engine import Engine
 from .._runtime.large_states import first_version
@@ -18,6 +19,7 @@ from .._scheduling.advance import begun
 from .._scheduling.messages import Command, Resumed, Started
 from .._scheduling.progress import Progress
 from ..errors import RunFencedError, RunLockedError
+from ..events import RunBegins
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.children import Children
 from ..persistence.inbox import Inbox
@@ -55,18 +57,23 @@ async def begin(
     inputs: bytes | None = None,
     parent: tuple[str, int] | None = None,
     origin: tuple[str, int] | None = None,
+    trace: str = "",
 ) -> tuple[Engine, tuple[Command, ...], Checkpoint | None]:
     """Prepare a new pass from the start. Return its engine, its first commands, and the checkpoint to commit before them (D2).
 
     `held` is a list whose only item is the state, so that the encoder can check that nothing else refers to it. If another object
-    holds a part of the state, it is copied. Raises `StateNotStorableError`, `LimitExceededError`.
+    holds a part of the state, it is copied. `trace`: see `Progress`.
+
+    Raises `StateNotStorableError`, `LimitExceededError`.
     """
     is_stored = setup.persistence is not None and claim is not None
     data, first = await first_version(held, setup.codecs, run_id, is_stored=is_stored)
     recorder = (
         recorder_of(setup, run_id, claim, after, pass_number, inputs) if is_stored and claim is not None else None
     )
-    settings, inbox, progress = setup.settings, _inbox_of(setup), Progress(parent=parent, origin=origin)
+    settings, inbox, progress = setup.settings, _inbox_of(setup), Progress(parent=parent, origin=origin, trace=trace)
+    if setup.audience is not None:
+        progress.trace = _reported(setup.audience, setup, run_id, pass_number, progress, is_resumed=False)
     engine = Engine(
         *(flow, settings, setup.codecs, run_id, pass_number, recorder, progress, first, data, setup.clock, inbox),
         *(setup.turn, setup.park_after if setup.parks else None),
@@ -158,6 +165,10 @@ def resume_pass(
     """
     c = stored.checkpoint
     check_resumable(setup.settings, c, stored.progress)
+    if setup.audience is not None:
+        stored.progress.trace = _reported(
+            setup.audience, setup, c.run_id, c.pass_number, stored.progress, is_resumed=True
+        )
     recorder = recorder_of(setup, c.run_id, claim, c, c.pass_number, c.inputs)
     first = Version(0, stored.state)
     settings, codecs, inbox = setup.settings, setup.codecs, _inbox_of(setup, stored.progress)
@@ -183,6 +194,21 @@ def resume_pass(
         Resumed(deadline), is_recorded=is_recorded, is_snapshot=not _follows_snapshot(c)
     )
     return engine, commands, checkpoint
+
+
+def _reported(
+    audience: Audience, setup: Setup, run_id: str, pass_number: int, progress: Progress, *, is_resumed: bool
+) -> str:
+    """Report to the observers that a pass begins here. Return what they want to find again with the run."""
+    begins = RunBegins(
+        run_id=run_id,
+        flow=setup.settings.name,
+        pass_number=pass_number,
+        is_resumed=is_resumed,
+        parent_id="" if progress.parent is None else progress.parent[0],
+        trace=progress.trace,
+    )
+    return audience.begin(begins)
 
 
 def _is_as_parked(setup: Setup, progress: Progress, deadline: float | None) -> bool:

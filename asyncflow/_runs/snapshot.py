@@ -9,17 +9,19 @@ from typing import Any, Literal, NoReturn
 
 import anyio
 
-from .._runtime.audience import Audience, Reader, joined
+from .._runtime.audience import Audience, joined
 from .._runtime.engine import Engine
 from .._runtime.failures import stored_failure
 from .._runtime.halting import Halt
 from .._runtime.outputs import Outputs
+from .._runtime.readers import Reader
 from .._runtime.scope import Scope, current_scope, scope_of_thread
 from .._runtime.timing import clock_of
 from .._runtime.turns import Turn
 from .._scheduling.progress import Progress
 from .._values.copying import copied, same
 from ..errors import FlowDefinitionError, InvalidRunIdError, MethodError, RunInputsError, StateError
+from ..events import Event
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.outcome import Finished
 from ..persistence.protocol import FlowPersistence
@@ -43,6 +45,9 @@ class MissingInstance:
 
 class RunSnapshot:
     """The run of one `Flow` object, as that object shows it."""
+
+    reported = ""
+    """The id of the run whose begin was reported to observers; empty for none."""
 
     _progress: Progress | None = None
 
@@ -152,7 +157,11 @@ class RunSnapshot:
             self._setup = replace(self.setup, audience=audience)
             if self._engine is not None:
                 self._engine.hear(audience)
-        return audience.reader()
+        return audience.reader(reports=self.reports())
+
+    def reports(self) -> list[Event]:
+        """Return the newest report of each invocation that runs here."""
+        return [] if self._engine is None else self._engine.reports()
 
     def serve(
         self,

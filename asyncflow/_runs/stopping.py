@@ -13,6 +13,7 @@ from ..persistence.outcome import Cancelled, Failed
 from ..persistence.protocol import session
 from . import call_errors as refusals
 from .cancelling import cancel_children, cancel_stored
+from .logged import log_end
 from .ownership import Claim, owned
 from .passes import commit_end
 from .snapshot import RunSnapshot
@@ -42,6 +43,8 @@ class StoppableRun(RunSnapshot):
             self._run_id = self.run_id  # that of a given state
             async with session(persistence), owned(persistence, self._run_id, is_new=False) as claim:
                 await self._record_end(claim, Cancelled())
+                if claim.is_over:
+                    log_end(self, "cancelled")
                 await cancel_children(persistence, self._run_id)
                 self.show(await self.found(self._run_id))
 
@@ -108,5 +111,9 @@ class _Driving:
         instance = self._instance
         instance.is_busy = False
         audience = None if instance._setup is None else instance._setup.audience
-        if audience is not None and audience.is_of_one:
-            audience.end()
+        if audience is not None:
+            if instance.reported:
+                audience.leave(instance.reported)
+                instance.reported = ""
+            if audience.is_of_one:
+                audience.end()

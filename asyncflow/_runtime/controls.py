@@ -10,7 +10,8 @@ import anyio
 
 from .._scheduling.messages import Command
 from ..errors import RunCancelledError, RunTimeoutError
-from .audience import Audience, Unstored
+from ..events import Event
+from .audience import Audience
 from .failures import run_timeout_error
 from .halting import Halt, HaltedError
 from .journal import Journal
@@ -19,6 +20,7 @@ from .recorder import Recorder
 from .scope import Scope
 from .signals import Signals, Step
 from .steps import Steps
+from .unstored_events import Unstored
 from .waits import next_due
 
 __all__ = ["Controls"]
@@ -76,6 +78,10 @@ class Controls(ABC):
             self.recorder.audience = audience
         name, number = self._steps.flow_name, self.pass_number
         self.journal.unstored = Unstored(audience, self.run_id, name, number, self._clock)
+
+    def reports(self) -> list[Event]:
+        """Return the newest report of each invocation that runs."""
+        return self._steps.reports()
 
     @property
     def running(self) -> Mapping[str, Scope]:

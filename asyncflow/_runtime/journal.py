@@ -36,12 +36,12 @@ from ..persistence.checkpoint import Checkpoint
 from ..persistence.outcome import Finished, Outcome
 from ..persistence.status import Kind, Status
 from .attempts import encode_attempt
-from .audience import Unstored
 from .chain import Chain
 from .failures import failed_with
 from .results import Results
 from .settings import Settings
 from .state_version import detached_copy
+from .unstored_events import Unstored
 
 __all__ = ["Happened", "Journal"]
 
@@ -165,7 +165,7 @@ class Journal:
         """Begin the next pass. Return its first checkpoint, which also stores the end of the invocation that was the last of this pass."""
         limit, parent = self._settings.run_timeout, self.progress.parent
         inherited = 0.0 if parent is None else self.progress.deadline
-        progress = Progress(parent=parent, origin=self.progress.origin)
+        progress = Progress(parent=parent, origin=self.progress.origin, trace=self.progress.trace)
         started = Started(inherited if limit is None else self._clock() + limit)
         transition, commands = advance(self._definition, progress, started)
         progress.fold(transition)

@@ -174,4 +174,5 @@ def _memo_stored(h: Noticed) -> list[Described]:
 def log_events(checkpoint: Checkpoint) -> None:
     """Log the events of a checkpoint at INFO, for `@persist(verbose=True)`."""
     for event in events_from(checkpoint):
-        logger.info("run event: %s %s: %s", event.flow, event.run_id, event)
+        about = {"run_id": event.run_id, "flow": event.flow, "seq": event.seq}
+        logger.info("run event: %s %s: %s", event.flow, event.run_id, event, extra=about)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 
 import anyio
 
@@ -56,7 +57,8 @@ class Recorder:
 
         Raises `RunFencedError` if another owner has taken the run over, and what the backend raises.
         """
-        store = store or self._append
+        store, audience = store or self._append, self.audience
+        began = perf_counter() if audience is not None and audience.is_measuring else 0.0
         try:
             if store is not None:
                 await store(checkpoint)
@@ -71,8 +73,12 @@ class Recorder:
             ) from stale
         if self._observe is not None:
             self._notify(checkpoint)
-        if self.audience is not None:
-            self.audience.emit_stored(checkpoint)
+        if audience is not None:
+            if began:
+                taken = perf_counter() - began
+                about = checkpoint.run_id, checkpoint.flow, taken
+                audience.measured(lambda observer: observer.on_commit(*about), checkpoint.run_id)
+            audience.emit_stored(checkpoint)
 
     def _notify(self, checkpoint: Checkpoint) -> None:
         """Notify the observer of a stored checkpoint. An observer that raises is not notified again, and cannot harm the run."""
@@ -82,7 +88,9 @@ class Recorder:
         except Exception:  # a user's observer may raise anything
             self._observe = None
             logger.exception(
-                "observer disabled: it raised at a checkpoint of run %s, and is not called again", checkpoint.run_id
+                "observer disabled: it raised at a checkpoint of run %s, and is not called again",
+                checkpoint.run_id,
+                extra={"run_id": checkpoint.run_id, "flow": checkpoint.flow, "seq": checkpoint.seq},
             )
 
     async def _save(self, checkpoint: Checkpoint) -> None:

@@ -6,15 +6,16 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from .._definition.signals import Signal
 from .._scheduling.messages import Command, EndAsked, WaitDropped
-from ..events import Event
+from ..events import Event, Reported
 from .audience import Audience
 from .children import Child, Children
 from .journal import Journal
 from .memos import Memos
+from .readers import live
 from .recorder import Recorder
 from .scope import Scope
 from .settings import Settings
@@ -26,6 +27,9 @@ from .workload import Workload
 
 __all__ = ["Services"]
 
+KEPT: Final = 64
+"""Reports of invocations that have ended, which may be kept until they are removed."""
+
 
 class Services(Workload, ABC):
     """What the invocations of a pass call."""
@@ -34,6 +38,7 @@ class Services(Workload, ABC):
         "_clock",
         "_memos",
         "_recorder",
+        "_reports",
         "_settings",
         "_substeps",
         "_thread",
@@ -59,6 +64,8 @@ class Services(Workload, ABC):
         self._substeps: Substeps | None = None
         self.audience: Audience | None = None
         """Who observes the run."""
+        self._reports: dict[str, tuple[Scope, Callable[[], Event]]] = {}
+        """The newest report of each invocation, some of them of invocations that have ended."""
         self._thread = threading.get_ident()
         self.running: dict[str, Scope] = {}
         """The invocations whose methods are running, by invocation key."""
@@ -135,15 +142,28 @@ class Services(Workload, ABC):
         return (self._substeps or self._made_substeps()).run_sync(scope, call)
 
     def emit(self, scope: Scope, kind: type[Event], **fields: Any) -> None:
-        """Emit a live event of an invocation, from its task or from any thread."""
-        if self.audience is None or not scope.is_open:
+        """Emit a live event of an invocation, from its task or from any thread. The newest `Reported` is kept for later readers."""
+        if not scope.is_open or (self.audience is None and kind is not Reported):
             return
-        emit, name, at = self.audience.emit_live, self._settings.name, self._clock()
-        emitted = partial(emit, kind, scope.run_id, name, at, invocation=scope.key, **fields)
+        make = partial(live, kind, scope.run_id, self._settings.name, self._clock(), invocation=scope.key, **fields)
+        if kind is Reported:
+            if len(self._reports) > 2 * len(self.running) + KEPT:
+                self._reports = {key: known for key, known in self._reports.items() if self._is_current(key, known[0])}
+            self._reports[scope.key] = scope.whole, make
+        if self.audience is None:
+            return
+        emitted = partial(self.audience.emit_made, scope.run_id, make)
         if threading.get_ident() == self._thread:
             emitted()
         else:
             self.audience.from_thread(emitted)
+
+    def reports(self) -> list[Event]:
+        """Return the newest report of each invocation that runs."""
+        return [make() for key, (scope, make) in self._reports.items() if self._is_current(key, scope)]
+
+    def _is_current(self, key: str, scope: Scope) -> bool:
+        return self.running.get(key) is scope
 
     def cut(self, scope: Scope) -> None:
         """End what an invocation awaits in its thread: its task was cancelled, and waits for the thread."""

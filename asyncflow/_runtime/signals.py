@@ -335,6 +335,7 @@ class Signals:
                 stored.signal.name,
                 self._run_id,
                 kept.text,
+                extra={"run_id": self._run_id},
             )
             await self._source.set_aside(stored, kept.text)
             return ()
@@ -378,4 +379,5 @@ class Signals:
                 "signals not taken: the pass of run %s has ended, and nothing took %s; they are set aside",
                 self._run_id,
                 ", ".join(f"{name} ({count})" for name, count in sorted(left.items())),
+                extra={"run_id": self._run_id},
             )

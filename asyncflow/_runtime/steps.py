@@ -28,7 +28,7 @@ from .._scheduling.messages import (
 from .._waiting import calls_user_code, to_its_end
 from ..errors import AsyncflowError
 from ..events import MethodStarted
-from .audience import Audience, live
+from .audience import Audience
 from .contexts import fresh_context, is_same_context
 from .crowd import Crowd
 from .ending import Asked, asked_by
@@ -38,6 +38,7 @@ from .journal import Happened, Journal
 from .labels import label_returned
 from .large_states import Encoded
 from .outputs import Outputs
+from .readers import live
 from .recorder import Recorder
 from .retries import Retries, failure_of
 from .scope import LaterScope, Scope, current_invocation
@@ -280,13 +281,24 @@ class Steps(Services):
             happened = self._journal.happened(raised, "", scope.key, None, state, is_recorded, failure)
         else:
             happened = self._journal.attempt_failed(raised, failure, state, is_recorded)
-            if is_ending:
-                logger.warning(
-                    "attempt not repeated: %s raised %s while its pass ends", scope.invocation_id, failure.type
-                )
+            self._log_attempt(scope, failure.type, failure.number, retry_at, is_ending=is_ending)
         if state is not None:
             versions.publish(version, state, scope.method.name, is_alone=True)
         return version, happened
+
+    def _log_attempt(self, scope: Scope, error: str, number: int, retry_at: float, *, is_ending: bool) -> None:
+        """Log an attempt that raised, and is followed by another one: by its type only, as a message may hold values."""
+        about = {"run_id": self._run_id, "flow": self.flow_name, "method": scope.method.name, "attempt": number}
+        if is_ending:
+            where = scope.invocation_id
+            logger.warning("attempt not repeated: %s raised %s while its pass ends", where, error, extra=about)
+            return
+        pause = max(0.0, retry_at - self._clock())
+        logger.warning(
+            "attempt failed: attempt %d of %s raised %s; the next one starts in %.1f s",
+            *(number, scope.invocation_id, error, pause),
+            extra=about,
+        )
 
     # ---- the end of a pass before its time -----------------------------------------------------------------------
 

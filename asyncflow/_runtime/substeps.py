@@ -19,6 +19,7 @@ from pydantic_core import from_json, to_json
 
 from .._codec.errors import Misfit, Refused
 from .._definition.retry import next_delay
+from .._failure import type_of
 from .._scheduling.progress import Progress
 from .._values.copying import copied
 from .._waiting import calls_user_code, in_cancelled_scope
@@ -241,6 +242,7 @@ class Substeps:
                     if delay is None or not whole.is_open:
                         raise
                     failed = failed._replace(attempts=failed.attempts + 1, due=self._clock() + delay)
+                    _log_attempt(whole, call, error, failed.attempts, delay)
                 else:
                     return await self._stored(whole, call, name, failed.digest, result) if name else result
             finally:
@@ -348,12 +350,22 @@ def _called_in(inner: StepScope, call: Call) -> tuple[Any, BaseException | None]
         current_invocation.reset(token)
 
 
+def _log_attempt(scope: Scope, call: Call, error: Exception, number: int, pause: float) -> None:
+    """Log an attempt that is followed by another one. Neither its key nor its message: both may hold values."""
+    about = {"run_id": scope.run_id, "flow": type(scope.flow).__name__, "method": scope.method.name, "attempt": number}
+    logger.warning(
+        "attempt failed: attempt %d of the step %s of %s raised %s; the next one starts in %.1f s",
+        *(number, call.of.name, scope.invocation_id, type_of(error), pause),
+        extra=about,
+    )
+
+
 def _delay(call: Call, error: Exception, failed: int) -> float | None:
     """Return the seconds until the next attempt, or None if there is none."""
     try:
         return next_delay(call.retry, error, failed, random.random())
     except Exception:  # a user's `on` may raise anything
-        logger.exception("retry policy failed: `on` of the step %s raised; it is not tried again", call.shown)
+        logger.exception("retry policy failed: `on` of the step %s raised; it is not tried again", call.of.name)
         return None
 
 

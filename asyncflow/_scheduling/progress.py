@@ -72,6 +72,8 @@ class Progress:
     """The pending invocations that run once for each item of a list, by key; the items that have started are pending, too."""
     parent: tuple[str, int] | None = None
     """(id, depth) of a child run: the id of its parent, and its distance from the run that has none, at least 1."""
+    trace: str = field(default="", compare=False)
+    """What an observer keeps with the run, such as a `traceparent`. Stored with snapshots only."""
     origin: tuple[str, int] | None = None
     """(id, seq) of the run whose state this one began with, as of that checkpoint; None for others."""
 
@@ -96,8 +98,7 @@ class Progress:
 
         `result`: of the completed method, kept while something refers to it; of a failed attempt, its error; of a signal, its payload.
         """
-        # An attribute of a named tuple costs much more.
-        completed, failed, resumed, enabled, latched, _, timing = transition
+        completed, failed, resumed, enabled, latched, _, timing = transition  # an attribute costs much more
         if resumed:
             self._resume()
         if failed:
@@ -203,10 +204,9 @@ class Progress:
             self._drop(fired)
         if memo is not None:
             key, step = memo
-            memos = self.attempts.get(key, Attempts(0)).memos
-            if memos is None:
-                memos = {}
-                self.attempts[key] = self.attempts.get(key, Attempts(0))._replace(memos=memos)
+            attempts = self.attempts.get(key, Attempts(0))
+            memos = {} if attempts.memos is None else attempts.memos
+            self.attempts[key] = attempts if attempts.memos is memos else attempts._replace(memos=memos)
             memos[step] = result
         if signal:
             name, _, number = signal.rpartition(":")

@@ -36,6 +36,8 @@ async def run_history(
         newest = await loaded(storage, run_id)
         until = newest.seq if limit is None else min(newest.seq, after + limit)
         rows = await history_of(storage, run_id, after=after, until=until)
+        if not rows and until < newest.seq:  # a run that was compacted begins later
+            rows = (await history_of(storage, run_id, after=after, until=newest.seq))[:limit]
         if not rows:
             return []
         first = rows[0].seq
@@ -48,6 +50,9 @@ async def run_history(
 
 def _fields(state: bytes, redact: Redact | None) -> dict[str, Any]:
     tree: dict[str, Any] = stored_tree(state)
+    whole = tree if redact is None else redact(("state",), tree)
+    if whole is not tree:
+        return {name: whole.get(name) if isinstance(whole, dict) else whole for name in tree}
     return {name: redacted(value, redact, ("state", name)) for name, value in tree.items()}
 
 

@@ -41,7 +41,8 @@ pass `pass_number` instead of `number`.
 Format 4: the kinds "retrying", "timer", "step" and "signal"; failed attempts, timers, memos, a named output, a time
 limit.
 Format 5: the kind "ending"; a pass that is ending; the first checkpoint of a pass may name the invocation that ended the pass before.
-Format 6: groups of items; the parent of a run; the origin of a copy; steps.
+Format 6: groups of items; the parent of a run; the origin of a copy; steps. The trace of a run, where an
+observer keeps one: who does not know it, ignores it.
 To add a field to a transition or an invocation, append it with a default and increase this number.
 """
 

@@ -95,6 +95,7 @@ class _Progress(TypedDict):
     ending: NotRequired[_Ending]
     groups: NotRequired[dict[str, _Group]]
     parent: NotRequired[tuple[str, int]]
+    trace: NotRequired[str]
     origin: NotRequired[tuple[str, int]]
 
 
@@ -178,6 +179,8 @@ def encode_progress(progress: Progress) -> bytes:
         stored["parent"] = progress.parent
     if progress.origin is not None:
         stored["origin"] = progress.origin
+    if progress.trace:
+        stored["trace"] = progress.trace
     if progress.output is not None:
         stored["output"] = (progress.output[0], _as_text(progress.output[1]))
     if progress.groups:
@@ -234,6 +237,7 @@ def decode_progress(data: bytes) -> Progress:
         keeping=frozenset(stored.get("keeping", ())),
         ending=stored.get("ending", ""),
         parent=stored.get("parent"),
+        trace=stored.get("trace", ""),
         origin=stored.get("origin"),
     )
     progress.timers = {timer.key: timer for timer in map(Timer._make, stored.get("timers", ()))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import anyio
@@ -10,9 +10,11 @@ import anyio
 from .._runs.parked import is_followed
 from ..persistence.protocol import FlowPersistence, RunEntry
 from .capacity import Limits
+from .counting import Counting
 from .live import Live
 from .opening import Opening
 from .orphans import Orphans
+from .owned import OwnedRuns
 from .recovery import Recovery
 from .registry import FlowRegistry
 from .sweeping import Sweep
@@ -31,7 +33,7 @@ class Background:
         self,
         persistence: FlowPersistence,
         flows: FlowRegistry,
-        live: Mapping[str, Live],
+        live: OwnedRuns,
         limits: Limits,
         is_recoverable: Callable[[RunEntry], bool],
         resume: Callable[[RunEntry], Awaitable[bool]],
@@ -41,9 +43,10 @@ class Background:
         self._live = live
         self._resume = resume
         self.recovery: Recovery = Recovery(
-            persistence, is_recoverable, lambda: flows.identities, resume, live, limits.max_takeovers
+            persistence, is_recoverable, lambda: flows.identities, resume, live, limits.max_takeovers, live.audience
         )
         self.orphans: Orphans = Orphans(persistence)
+        self.counting: Counting = Counting(persistence, lambda: flows.identities, live.audience)
         self.sweep: Sweep = Sweep(persistence, lambda: flows.identities, self._wake, limits.waiting_warning)
         self._persistence = persistence
         self._free_slots = free_slots
@@ -59,6 +62,8 @@ class Background:
             group.start_soon(self.waker.keep_looking)
             group.start_soon(self.sweep.keep_sweeping)
             group.start_soon(self.orphans.keep_looking)
+            if self._live.audience.is_measuring:
+                group.start_soon(self.counting.keep_counting)
             if recover_every is not None:
                 await self.recovery.keep_scanning(recover_every)
 

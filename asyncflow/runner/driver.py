@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from .._runs.setup import Setup
 from .._runtime.audience import Audience
 from .._runtime.turns import Turn
+from ..events import Event
 from ..flow import Flow
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.protocol import FlowPersistence
@@ -97,6 +98,10 @@ class Driver(Protocol):
 
     def only_waits_for(self, seconds: float) -> bool:
         """Whether the run only waits, for nothing that is due within some seconds."""
+        ...
+
+    def reports(self) -> list[Event]:
+        """Return the newest report of each invocation that runs."""
         ...
 
     def wind_down(self) -> None:

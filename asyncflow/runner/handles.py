@@ -81,6 +81,8 @@ class RunView:
     """The names of the signals that the run waits for, unless it has ended."""
     due_at: float | None = None
     """When the next of its timers, sleeps and further attempts is due, in seconds since the Unix epoch; None if it waits for no time."""
+    forked_from: tuple[str, int] | None = None
+    """(run id, seq) of the checkpoint that the run is a copy of; None if it is no copy."""
 
 
 class Views(Protocol):
@@ -118,6 +120,9 @@ class RunHandle(Generic[R]):
         self._views = views
         self._owned = owned
         self._is_elsewhere = is_elsewhere
+
+    def __repr__(self) -> str:
+        return f"<RunHandle of run {self.run_id}>"
 
     async def snapshot(self) -> RunView:
         """Load the run as it is stored now: status, state, result or error, all from one checkpoint.
@@ -264,7 +269,8 @@ class RunHandle(Generic[R]):
                 f"{type(persistence).__name__} keeps no history, so it has no events: it lacks the capability CheckpointHistory",
                 capability="CheckpointHistory",
             )
-        reader = self._owned.audience.reader(self.run_id, rereads=True)
+        reports = [] if self._live is None else self._live.driver.reports()
+        reader = self._owned.audience.reader(self.run_id, rereads=True, reports=reports)
         position, pause, pace = after, SOON, Pace()
         while True:
             is_live = self._live is not None and not self._live.ended.is_set()

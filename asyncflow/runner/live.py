@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final
@@ -11,6 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from .._runs import call_errors as refusals
+from .._runs.logged import log_failed
 from .._runs.parked import Waiting
 from .._runtime.audience import Audience
 from .._runtime.turns import Turn
@@ -23,8 +23,6 @@ from .flag import Flag
 from .slots import ChildTurn
 
 __all__ = ["ELSEWHERE", "ENDED", "Live"]
-
-logger: Final = logging.getLogger("asyncflow")
 
 ENDED: Final = (MethodError, RunCancelledError)
 """Errors that are the outcome of a run, and do not mean that its start was refused."""
@@ -151,7 +149,7 @@ class Live:
             self.is_parked = isinstance(self.result, Waiting)
         except Exception as error:  # a flow's error belongs to that flow, and ends nothing else
             self.error = error
-            self._log_unless_awaited(error)
+            self._log_failure(error)
             if not self.admitted.is_set() and not isinstance(error, ENDED):
                 self.refusal = error
         except BaseException as error:  # the runner ends, or the flow raised it itself, which ends nothing else either
@@ -173,11 +171,11 @@ class Live:
             if not self._is_begun:
                 self.on_begun(self)
 
-    def _log_unless_awaited(self, error: Exception) -> None:
-        """Log a failure of this run, not one that was only read from the storage, if no caller awaits its result."""
-        if isinstance(error, MethodError) and self._is_begun and not (self.awaited or self.is_followed()):
-            name = self.driver.flow_name
-            logger.error("run failed: %s of %s, and no caller awaits its result", self.run_id, name, exc_info=error)
+    def _log_failure(self, error: Exception) -> None:
+        """Log a failure of this run, not one that was only read from the storage: as an error, if no caller awaits its result."""
+        if isinstance(error, MethodError) and self._is_begun:
+            is_awaited = self.awaited or self.is_followed()
+            log_failed(self.run_id, self.driver.flow_name, None if is_awaited else error)
 
     async def _acquire_slot(self) -> None:
         """Report that the run is stored, and wait for a slot."""

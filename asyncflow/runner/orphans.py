@@ -57,8 +57,11 @@ class Orphans:
         while found := [entry for entry in await storage.orphans(PAGE) if entry.run_id not in seen]:
             seen.update(entry.run_id for entry in found)
             for entry in found:
+                about = {"run_id": entry.run_id, "flow": entry.flow}
                 try:
                     await cancel_stored(self._persistence, entry.run_id)
-                    logger.info("orphan cancelled: %s of %s, whose parent is over", entry.run_id, entry.flow)
+                    logger.info(
+                        "orphan cancelled: %s of %s, whose parent is over", entry.run_id, entry.flow, extra=about
+                    )
                 except (StorageError, RunFencedError, RunNotFoundError) as error:
-                    logger.warning("orphan not cancelled: %s of %s: %s", entry.run_id, entry.flow, error)
+                    logger.warning("orphan not cancelled: %s of %s: %s", entry.run_id, entry.flow, error, extra=about)

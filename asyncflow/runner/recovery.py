@@ -15,6 +15,7 @@ from typing import Final
 import anyio
 
 from .._pace import Pace
+from .._runtime.audience import Audience
 from ..errors import (
     MethodError,
     RunCancelledError,
@@ -65,11 +66,13 @@ class Recovery:
         recover: Callable[[RunEntry], Awaitable[bool]],
         live: Mapping[str, Live],
         max_takeovers: int | None,
+        audience: Audience,
     ) -> None:
         """Keep what it queries and calls.
 
         `is_recoverable`: whether a run is of a registered flow and not driven here; `identities`: the identities under which runs of
-        registered flows are stored; `recover`: recovers a run, and returns whether it did; `live`: the runs that are driven here.
+        registered flows are stored; `recover`: recovers a run, and returns whether it did; `live`: the runs that are driven here;
+        `audience`: who observes them.
         """
         self._persistence = persistence
         self._is_recoverable = is_recoverable
@@ -77,6 +80,7 @@ class Recovery:
         self._recover = recover
         self._live = live
         self._max_takeovers = max_takeovers
+        self._audience = audience
         self._stopped: dict[str, tuple[float, float]] = {}
         """For each run that stopped here: when to retry it, and its next back-off in seconds."""
         self._quarantined = set[str]()
@@ -101,7 +105,8 @@ class Recovery:
         if is_refused:
             return
         retry = f"retry in {pause:.1f} s" if self._is_scanning else "no retry; resume it"
-        logger.warning("run stopped unexpectedly: %s of %s; %s: %s", run_id, flow, retry, error)
+        about = {"run_id": run_id, "flow": flow}
+        logger.warning("run stopped unexpectedly: %s of %s; %s: %s", run_id, flow, retry, error, extra=about)
 
     @property
     def stopped(self) -> int:
@@ -144,7 +149,9 @@ class Recovery:
     async def _recover_run(self, entry: RunEntry) -> bool:
         is_recovered = await self._recover(entry)
         if is_recovered:
-            logger.info("resuming interrupted run: %s of %s", entry.run_id, entry.flow)
+            about = {"run_id": entry.run_id, "flow": entry.flow}
+            logger.info("run recovered: %s of %s is resumed here", entry.run_id, entry.flow, extra=about)
+            self._audience.measured(lambda each: each.on_recovery(entry.run_id, entry.flow), entry.run_id)
         return is_recovered
 
     async def recover_all(self) -> int:
@@ -238,6 +245,7 @@ class Recovery:
                 LIVED,
                 self._max_takeovers,
                 entry.run_id,
+                extra={"run_id": entry.run_id, "flow": entry.flow},
             )
         return True
 

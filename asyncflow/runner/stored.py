@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from .._runs.compacting import compact_stored
 from .._runs.ownership import is_driven_here
-from .._runtime.audience import EventStream
+from .._runtime.readers import EventStream
 from ..persistence.protocol import FlowPersistence, RunEntry
 from ..state import parse_run_id
 from .owned import OwnedRuns

@@ -78,7 +78,9 @@ class Sweep:
                     long += 1
                     longest = entry if longest is None or entry.updated_at < longest.updated_at else longest
                 if await self._is_late(entry):
-                    logger.warning("wake time wrong: %s of %s is woken now", entry.run_id, entry.flow)
+                    logger.warning(
+                        "wake time wrong: %s of %s is woken now", entry.run_id, entry.flow, extra=_about(entry)
+                    )
                     await self._wake(entry)
                 await anyio.sleep(PAUSE)
             if len(page) < PAGE:
@@ -101,5 +103,9 @@ class Sweep:
                 return False
             return wakes_at(decode_progress(stored.progress or b""), stored.at) < entry.wake_at - TOLERANCE
         except (StorageError, *UNREADABLE) as error:
-            logger.warning("waiting run unreadable: %s of %s: %s", entry.run_id, entry.flow, error)
+            logger.warning("waiting run unreadable: %s of %s: %s", entry.run_id, entry.flow, error, extra=_about(entry))
             return False
+
+
+def _about(entry: RunEntry) -> dict[str, str]:
+    return {"run_id": entry.run_id, "flow": entry.flow}

@@ -88,6 +88,7 @@ def _view_of(c: Checkpoint, instance: Any, now: float) -> RunView:
         state=state,
         result=result,
         error=_failure_of(c),
+        forked_from=decode_progress(c.progress or b"").origin,
         **_waits_of(c, instance, now),
     )
 

@@ -242,3 +242,34 @@ async def test_a_copy_names_its_source_in_later_passes_too(store: Any) -> None:
     assert first.forked_from == second.forked_from == (flow.run_id, 1)
     assert second.entry.pass_number > first.entry.pass_number
     assert [entry.forked_from for entry in await copy.history()][:2] == [(flow.run_id, 1), None]
+
+
+class Circling(Flow[dict[str, Any]]):
+    @start()
+    async def go(self) -> None:
+        self.state["n"] = self.state.get("n", 0) + 1
+        if self.state["n"] < 5:
+            continue_as()
+
+
+async def test_a_page_of_the_history_of_a_compacted_run_begins_at_its_first_checkpoint(store: Any) -> None:
+    flow = Circling(persistence=store)
+    await flow.kickoff()
+    assert await Circling.compact(flow.run_id, persistence=store) > 0
+    whole = await inspection.run_history(store, flow.run_id)
+    first = await inspection.run_history(store, flow.run_id, limit=1)
+
+    assert whole[0].seq > 1
+    assert [entry.seq for entry in first] == [whole[0].seq]
+    assert await inspection.run_history(store, flow.run_id, after=whole[-1].seq, limit=1) == []
+
+
+async def test_a_hook_that_hides_the_whole_state_hides_it_in_the_history_too(store: Any) -> None:
+    flow = Circling(persistence=store)
+    await flow.kickoff({"secret": "x"})
+    for hidden_as in ("gone", {"kept": 1}):
+        shown = await inspection.run_history(
+            store, flow.run_id, redact=lambda path, value, h=hidden_as: h if path == ("state",) else value
+        )
+        assert "'x'" not in repr(shown)
+        assert all(entry.removed == () for entry in shown)

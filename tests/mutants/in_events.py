@@ -4,6 +4,7 @@ from mutant import Mutant
 
 OBSERVERS = "runtime/test_observers.py"
 STREAMS = "runner/test_event_streams.py"
+SPANS, LOGS = "tracing/test_spans.py", "runs/test_logs.py"
 
 IN_EVENTS: tuple[Mutant, ...] = (
     Mutant(
@@ -42,7 +43,7 @@ IN_EVENTS: tuple[Mutant, ...] = (
         "an observer that raises is called again",
         ("O2",),
         "_runtime/audience.py",
-        "        if observer in self._observers:\n            self._observers.remove(observer)\n",
+        "        self._observe_with([known for known in self._observers if known is not observer])\n",
         "",
         f"{OBSERVERS}::test_an_observer_that_raises_is_logged_once_and_harms_no_run",
     ),
@@ -58,7 +59,7 @@ IN_EVENTS: tuple[Mutant, ...] = (
     Mutant(
         "a slow reader keeps everything",
         ("O2",),
-        "_runtime/audience.py",
+        "_runtime/readers.py",
         "        if len(lane) >= LIMIT:\n",
         "        if False:\n",
         f"{OBSERVERS}::test_what_a_reader_holds_is_bounded",
@@ -66,7 +67,7 @@ IN_EVENTS: tuple[Mutant, ...] = (
     Mutant(
         "a slow handle does not read again what it lost",
         ("O3",),
-        "_runtime/audience.py",
+        "_runtime/readers.py",
         "            if self._rereads and not event.is_live:\n                self.has_gap = True\n",
         "            if self._rereads and not event.is_live:\n                pass\n",
         f"{STREAMS}::test_a_reader_that_lost_a_part_of_a_checkpoint_has_a_gap",
@@ -78,5 +79,53 @@ IN_EVENTS: tuple[Mutant, ...] = (
         "                    if live if found.is_live else found.position > position:\n",
         "                    if live or not found.is_live:\n",
         f"{STREAMS}::test_an_event_that_is_read_before_its_commit_is_answered_comes_once",
+    ),
+    Mutant(
+        "a flow and its child call the same observer twice",
+        (),
+        "_runtime/audience.py",
+        "    last = own\n    last.leave_out(outer)\n",
+        "    last = own\n",
+        f"{SPANS}::test_a_child_is_below_the_method_that_runs_it",
+    ),
+    Mutant(
+        "a refused start is not reported to observers as over",
+        (),
+        "_runs/stopping.py",
+        "                audience.leave(instance.reported)\n",
+        "                pass\n",
+        f"{SPANS}::test_a_refused_start_leaves_no_span",
+    ),
+    Mutant(
+        "a resumed run is not linked to the trace before",
+        (),
+        "_runs/passes.py",
+        "        trace=progress.trace,\n",
+        '            trace="",\n',
+        f"{SPANS}::test_a_resumed_run_begins_a_new_trace_that_is_linked_to_the_one_before",
+    ),
+    Mutant(
+        "the span of a method is not the current one",
+        (),
+        "integrations/opentelemetry/spans.py",
+        "            contexts.attach(self._context)\n",
+        "            pass\n",
+        f"{SPANS}::test_in_a_method_and_in_its_thread_its_span_is_the_current_one",
+    ),
+    Mutant(
+        "the span of a parked run stays open",
+        (),
+        "integrations/opentelemetry/observer.py",
+        '    RunWaiting: "waiting",\n',
+        "",
+        f"{SPANS}::test_a_parked_run_ends_its_spans_and_the_trace_after_it_is_linked",
+    ),
+    Mutant(
+        "the message of an attempt that is repeated is logged",
+        (),
+        "_runtime/steps.py",
+        "self._log_attempt(scope, failure.type, failure.number, retry_at, is_ending=is_ending)\n",
+        "self._log_attempt(scope, str(error), failure.number, retry_at, is_ending=is_ending)\n",
+        f"{LOGS}::test_no_value_of_a_state_inputs_results_or_signals_is_in_any_line",
     ),
 )

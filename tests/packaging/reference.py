@@ -34,6 +34,7 @@ PUBLIC = (
     "asyncflow.events",
     "asyncflow.errors",
     "asyncflow.integrations.fastapi",
+    "asyncflow.integrations.opentelemetry",
     "asyncflow.integrations.inspector",
     "asyncflow.testing",
     "asyncflow.testing.conformance",

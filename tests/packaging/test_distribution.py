@@ -53,6 +53,7 @@ EXTRAS = {
     "fastapi": "from asyncflow.integrations.fastapi import flow_router; flow_router",
     "web": "from asyncflow.integrations.inspector import inspector; inspector",
     "cli": "from asyncflow.cli import main; assert main(['--version']) == 0",
+    "otel": "from asyncflow.integrations.opentelemetry import OpenTelemetryObserver; OpenTelemetryObserver()",
     "postgres": "from asyncflow.persistence.postgres import PostgresFlowPersistence; PostgresFlowPersistence",
 }
 """What each extra is for."""

@@ -9,20 +9,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = ROOT / "examples" / "operations.md"
-LEVELS = {"info": "INFO", "warning": "WARNING", "error": "ERROR", "exception": "ERROR"}
+LEVELS = {"debug": "DEBUG", "info": "INFO", "warning": "WARNING", "error": "ERROR", "exception": "ERROR"}
 
 
 def logged() -> Iterator[tuple[str, str]]:
     """The level and the text of each log line of the package."""
     for file in sorted((ROOT / "asyncflow").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger."):
-                yield LEVELS[ast.unparse(node.func).removeprefix("logger.")], ast.literal_eval(node.args[0])
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if called.startswith("logger.") and isinstance(node, ast.Call) and called != "logger.isEnabledFor":
+                yield LEVELS[called.removeprefix("logger.")], ast.literal_eval(node.args[0])
 
 
 def described() -> set[tuple[str, str]]:
     """The level and the first words of each log line that the page describes."""
-    rows = re.findall(r"^\| (ERROR|WARNING|INFO) \| ([^|]*) \|", OPERATIONS.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (ERROR|WARNING|INFO|DEBUG) \| ([^|]*) \|", OPERATIONS.read_text(), re.MULTILINE)
     return {(level, words) for level, cell in rows for words in re.findall(r"`([^`]+)`", cell)}
 
 

@@ -8,7 +8,7 @@ from owned import Steps, gate, gates
 
 import asyncflow
 from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, events, listen, start
-from asyncflow._runtime import audience
+from asyncflow._runtime import readers
 from asyncflow.persistence import Checkpoint
 
 
@@ -76,7 +76,7 @@ async def step(n: int) -> int:
 async def test_a_slow_handle_gets_every_stored_event_once_and_in_order(
     monkeypatch: pytest.MonkeyPatch, storage: Any
 ) -> None:
-    monkeypatch.setattr(audience, "LIMIT", 20)
+    monkeypatch.setattr(readers, "LIMIT", 20)
     stored: list[tuple[int, int]] = []
     lost = streamed = 0
     async with FlowRunner(storage) as runner:
@@ -139,8 +139,8 @@ async def test_an_event_that_is_read_before_its_commit_is_answered_comes_once() 
 
 @pytest.mark.clauses("O3")
 def test_a_reader_that_lost_a_part_of_a_checkpoint_has_a_gap() -> None:
-    reader = audience.Reader("x", rereads=True)
-    for n in range(audience.LIMIT + 1):
+    reader = readers.Reader("x", rereads=True)
+    for n in range(readers.LIMIT + 1):
         reader.put(events.RunFinished(run_id="x", flow="F", seq=n // 2, n=n % 2, at=0.0))
 
     assert reader.take((-1, 0)) is None

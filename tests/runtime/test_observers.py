@@ -25,7 +25,7 @@ from asyncflow import (
     router,
     start,
 )
-from asyncflow._runtime.audience import LIMIT, Reader
+from asyncflow._runtime.readers import LIMIT, Reader
 
 STORAGES = pytest.mark.parametrize("storage", [None, MemoryFlowPersistence], ids=["forgets", "memory"])
 
@@ -481,11 +481,59 @@ def test_what_a_reader_holds_is_bounded() -> None:
     assert first.count == 4 * LIMIT
 
 
+class Long(Flow[dict[str, Any]]):
+    @start()
+    async def first(self) -> None:
+        asyncflow.report(9)
+
+    @listen(first)
+    async def second(self) -> None:
+        asyncflow.report(1, 5)
+        asyncflow.report(2, 5, "newest")
+        await anyio.sleep(0.05)
+
+    @listen(first)
+    async def third(self) -> None:
+        await anyio.sleep(0.05)
+
+
+@STORAGES
+async def test_a_later_reader_first_gets_the_newest_report_of_each_method_that_runs(storage: Any) -> None:
+    flow = Long(persistence=storage and storage())
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(flow.kickoff)
+            while set(flow.pending) != {"second:1", "third:1"}:  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+            await anyio.sleep(0.01)
+            seen = [event async for event in flow.events()]
+    first = seen[0]
+    assert isinstance(first, events.Reported)
+    assert (first.invocation, first.done, first.total, first.text) == ("second:1", 2, 5, "newest")
+    assert sum(isinstance(event, events.Reported) for event in seen) == 1
+
+
+async def test_reports_of_methods_that_have_ended_are_not_kept() -> None:
+    class Many(Flow[dict[str, Any]]):
+        @start()
+        async def go(self) -> list[int]:
+            return list(range(500))
+
+        @listen(asyncflow.each(go), limit=2)
+        async def work(self, item: int) -> None:
+            asyncflow.report(item)
+            self.kept = len(flow._instance._engine._steps._reports)  # type: ignore[union-attr]
+
+    flow: Any = Many()
+    await flow.kickoff()
+    assert flow.kept < 100
+
+
 # ---- report and stream --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", [lambda: asyncflow.report(1), lambda: asyncflow.stream(1)])
-def test_outside_of_a_method_there_is_nothing_to_report(call: Any) -> None:
+def test_outside_of_a_method_there_is_no_report(call: Any) -> None:
     with pytest.raises(LookupError, match="only inside a method"):
         call()
 

@@ -76,7 +76,7 @@ async def events_after(
             async for event in events:
                 yield _sent_event(event, shown, are_named)
     except AsyncflowError as error:
-        logger.warning("event stream stopped: run %s: %s", handle.run_id, error)
+        logger.warning("event stream stopped: run %s: %s", handle.run_id, error, extra={"run_id": handle.run_id})
 
 
 def _sent_event(event: Event, shown: Shown, is_named: bool) -> ServerSentEvent:

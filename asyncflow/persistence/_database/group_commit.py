@@ -14,6 +14,7 @@ import anyio
 
 from ..._waiting import interruptions, outlast
 from ...errors import CheckpointWithdrawnError, StorageWriteError
+from .commit_logs import log_commit
 from .jobs import Append, Job
 from .loop_host import LoopHost, WorkCancelledError
 
@@ -114,9 +115,11 @@ class GroupCommit:
         if self._idle.is_set():
             self._idle = anyio.Event()
         self._busy, self._batch = True, batch
-        self._home.spawn(lambda: self._write(batch), lambda error: self._ended(batch, error))
+        began = time.perf_counter()
+        self._home.spawn(lambda: self._write(batch), lambda error: self._ended(batch, error, began, size))
 
-    def _ended(self, batch: list[Job], error: BaseException | None) -> None:
+    def _ended(self, batch: list[Job], error: BaseException | None, began: float, size: int) -> None:
+        log_commit(time.perf_counter() - began, batch, size)
         if error is not None:
             for job in batch:
                 job.error = job.error or _cut_off(job, error)

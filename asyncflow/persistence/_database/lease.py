@@ -5,6 +5,7 @@ The clocks here only make a process more careful: they decide when it asks the d
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -13,6 +14,8 @@ from ...errors import StaleCheckpoint
 from .jobs import Confirm, Job
 
 __all__ = ["Lease", "LeaseFence"]
+
+logger = logging.getLogger("asyncflow")
 
 BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 """A clock of Linux, None elsewhere. Unlike the monotonic clock, it also counts the time while the machine is suspended."""
@@ -62,6 +65,11 @@ class Lease:
         lasts, at, until = self.seconds * MARGIN, now(), self._until
         if self._renewed is not None and not (at[0] < until[0] and at[1] < until[1]):
             self.stretch += 1  # before the new end is set, because a reader in another thread reads the end first
+            logger.warning(
+                "lease lost: it was renewed %.1f s after its end; before a method starts here, the database is asked whether its run is "
+                "still owned",
+                max(at[0] - until[0], at[1] - until[1]),
+            )
         self._renewed = sent
         self._until = sent[0] + lasts, sent[1] + lasts
 

@@ -15,6 +15,7 @@ from ...errors import (
     StaleCheckpoint,
     StorageWriteError,
 )
+from .._database.commit_logs import log_looked_up, log_retried
 from .._database.commit_outcomes import not_written, shows
 from .._database.compaction import compact_batch
 from .._database.jobs import Append, Compact, Confirm, InboxJob, Job, Owning, Park, Prune, Send, SetAside
@@ -153,6 +154,7 @@ class Writer:
         if not is_settled(connection) or state.startswith(_UNKNOWN):
             await self._resolve(connection, batch, error)
         elif len(batch) > 1 and (state == "" or state.startswith(_CAUSED_BY_ONE_JOB)):
+            log_retried(batch, error)
             deadline = time.monotonic() + BUSY_SECONDS  # shared by all jobs: a whole table may be locked
             for job in batch:
                 await self._write((job,), max(ONE_MORE, deadline - time.monotonic()))
@@ -278,6 +280,7 @@ class Writer:
             for job in batch:
                 job.error = self._not_written(error, job, "unknown")
             return
+        log_looked_up(batch, sum(found), error)
         for job, is_stored in zip(batch, found, strict=True):
             job.error = None if is_stored else self._not_written(error, job, "not saved")
 

@@ -19,6 +19,7 @@ from ...errors import (
     StorageNotFoundError,
     StorageWriteError,
 )
+from .._database.commit_logs import log_looked_up, log_retried
 from .._database.commit_outcomes import not_written, shows
 from .._database.compaction import compact_batch
 from .._database.jobs import Append, Compact, Confirm, InboxJob, Job, Owning, Prune, Send, SetAside
@@ -120,12 +121,12 @@ class Writer:
 
     # ---- a batch and its outcome -----------------------------------------------------------------------------------
 
-    async def write(self, batch: Sequence[Job]) -> None:
+    async def write(self, batch: Sequence[Job], *, is_part: bool = False) -> None:
         """Commit a batch. Set the `error` of each job that was not committed.
 
         If a single job can be the cause of an error, each half of the batch is retried, down to that job: so one job of 512 costs 18
         more transactions. After a disk error it is unknown what was committed. The writer looks it up on a new connection, and retries
-        only jobs that were certainly not committed, and only if the disk was full.
+        only jobs that were certainly not committed, and only if the disk was full. `is_part`: the batch is such a half.
         """
         error = await self._tried(batch)
         if error is None:
@@ -141,9 +142,11 @@ class Writer:
             if code == sqlite3.SQLITE_CONSTRAINT and (rest := await self._refuse_second_starts(batch, error)):
                 await self.write(rest)
                 return
+            if not is_part:
+                log_retried(batch, error)
             half = len(batch) // 2
-            await self.write(batch[:half])
-            await self.write(batch[half:])
+            await self.write(batch[:half], is_part=True)
+            await self.write(batch[half:], is_part=True)
             return
         for job in batch:
             job.error = self._translated(error, job)
@@ -326,6 +329,7 @@ class Writer:
             for job in batch:
                 job.error = self._not_written(error, job, "unknown")
             return ()
+        log_looked_up(batch, sum(found), error)
         return [job for job, is_stored in zip(batch, found, strict=True) if not is_stored]
 
     async def _open_again(self) -> None:

@@ -1,0 +1,40 @@
+"""The metrics. Their attributes are names of flows and methods, and types of errors: each has few values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+
+from ..._version import VERSION
+
+__all__ = ["Instruments"]
+
+
+class Instruments:
+    """The instruments of one observer."""
+
+    def __init__(self, provider: MeterProvider | None) -> None:
+        meter = metrics.get_meter("asyncflow", VERSION, provider)
+        self.waiting: int | None = None
+        """How many runs are parked in the storage of a runner here; None until it has counted them."""
+        self.methods = meter.create_histogram(
+            "asyncflow.method.duration", "s", "How long an attempt of a method takes, its waits included"
+        )
+        self.checkpoints = meter.create_histogram(
+            "asyncflow.checkpoint.duration", "s", "How long a run waits for the commit of a checkpoint"
+        )
+        self.active = meter.create_up_down_counter(
+            "asyncflow.runs.active", "{run}", "The runs that this process drives"
+        )
+        self.takeovers = meter.create_counter(
+            "asyncflow.recovery.takeovers", "{run}", "Interrupted runs that a runner of this process has recovered"
+        )
+        meter.create_observable_gauge(
+            *("asyncflow.runs.waiting", [self._waiting], "{run}"),
+            description="The runs that are parked in the storage of this process's runner, up to 10,000",
+        )
+
+    def _waiting(self, options: CallbackOptions) -> Iterable[Observation]:
+        return () if self.waiting is None else (Observation(self.waiting),)
