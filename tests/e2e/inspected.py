@@ -42,7 +42,7 @@ class Inspected:
             self._loop = asyncio.get_running_loop()
             async with self.runner, anyio.create_task_group() as group:
                 group.start_soon(server.serve)
-                while not server.started:
+                while not server.started:  # noqa: ASYNC110
                     await anyio.sleep(0.01)
                 ready.set()
 

@@ -220,6 +220,7 @@ async def test_assets_are_kept_by_their_digest() -> None:
     assert again.status_code == 304
 
 
+@pytest.mark.filterwarnings("ignore:Async generator 'httpx2:ResourceWarning")  # the client's own, which trio reports
 async def test_a_form_that_is_none_is_refused(storage: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     own = {"Origin": "http://127.0.0.1"}
