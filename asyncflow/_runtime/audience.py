@@ -49,8 +49,8 @@ class Audience:
         self, observers: Sequence[Observer] = (), outer: Audience | None = None, *, is_of_one: bool = False
     ) -> None:
         """`is_of_one`: it observes one run, and none of its children."""
-        self.outer = outer
-        self.is_of_one = is_of_one
+        self.outer: Audience | None = outer
+        self.is_of_one: bool = is_of_one
         self._observe_with(observers)
         self._readers: list[weakref.ref[Reader]] = []
         self._loop: object = None

@@ -40,9 +40,9 @@ class Reader:
 
         `rereads`: whether it reads stored events from the storage when they were dropped.
         """
-        self.run_id = run_id
-        self.is_over = False
-        self.has_gap = False
+        self.run_id: str | None = run_id
+        self.is_over: bool = False
+        self.has_gap: bool = False
         """Whether stored events have to be read from the storage."""
         self._rereads = rereads
         self._arrivals = 0

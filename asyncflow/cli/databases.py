@@ -19,7 +19,9 @@ from .settings import named as storage_of
 
 __all__ = ["COMMANDS", "named"]
 
-db_app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+db_app: typer.Typer = typer.Typer(
+    rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True
+)
 
 _STATUSES: Final = (
     "SELECT CASE WHEN status = 'running' AND wake_at IS NOT NULL THEN 'waiting' WHEN status = 'running' THEN 'unfinished' "

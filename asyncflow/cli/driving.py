@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Final
 
 import anyio
@@ -210,4 +210,4 @@ def _copy(run_id: str, app: str | None, at: int | None, db: str | None, as_json:
     out.done(copy, {"run_id": copy})
 
 
-COMMANDS: Final = {"start": start, "resume": resume, "fork": fork}
+COMMANDS: Final[Mapping[str, Callable[..., None]]] = {"start": start, "resume": resume, "fork": fork}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Final
 
@@ -123,4 +124,9 @@ async def _ended(db: str | None, older_than: float) -> int:
     return count
 
 
-COMMANDS: Final = {"signal": signal, "cancel": cancel, "delete": delete, "prune": prune}
+COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
+    "signal": signal,
+    "cancel": cancel,
+    "delete": delete,
+    "prune": prune,
+}

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal, cast
 
 import anyio
@@ -141,4 +142,4 @@ def inspector(
         raise Refusal(f"the port {port} cannot be used: {error.strerror or error}") from None
 
 
-COMMANDS: Final = {"worker": worker, "inspector": inspector}
+COMMANDS: Final[Mapping[str, Callable[..., None]]] = {"worker": worker, "inspector": inspector}

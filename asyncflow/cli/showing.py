@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
 import typer
@@ -215,4 +216,4 @@ def _path(path: tuple[Any, ...]) -> str:
     return text.removeprefix(".") or "state"
 
 
-COMMANDS: Final = {"show": show, "history": history, "state": state, "diff": diff}
+COMMANDS: Final[Mapping[str, Callable[..., None]]] = {"show": show, "history": history, "state": state, "diff": diff}

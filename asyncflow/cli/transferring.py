@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, BinaryIO, Final
 
@@ -121,4 +121,4 @@ def _counted(verb: str, done: Transferred) -> str:
     return f"{verb} {', '.join(counted(*part) for part in parts)}"
 
 
-COMMANDS: Final = {"export": export, "import": import_}
+COMMANDS: Final[Mapping[str, Callable[..., None]]] = {"export": export, "import": import_}

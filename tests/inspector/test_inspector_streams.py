@@ -15,6 +15,7 @@ import pytest
 from press import CANARY, Count, Decision, Publish, gates, reached, running, started, visited
 
 from asyncflow import MemoryFlowPersistence, SQLiteFlowPersistence
+from asyncflow.events import Streamed
 from asyncflow.integrations.inspector import streaming
 from asyncflow.integrations.inspector.app import application, make_site
 
@@ -62,6 +63,40 @@ async def test_an_unknown_place_in_a_stream_is_refused(last: str) -> None:
             answer = await at.get("run/events", id=run_id, after=last)
 
     assert answer.status_code == 400
+
+
+class Secretive:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("tok\u202een", "tok\\u202een"),
+        (1.5, 1.5),
+        (float("nan"), None),
+        (None, None),
+        (True, True),
+        ({"a": [1, None]}, '{"a": [1, null]}'),
+        ({"a": float("nan")}, "{'a': nan}"),
+        ([float("inf")], "[inf]"),
+        ({1, 2}, "{1, 2}"),
+        (Secretive(), "<Secretive>"),
+    ],
+)
+def test_whatever_a_method_emits_is_a_line_of_json(value: Any, shown: Any) -> None:
+    emitted = Streamed(run_id="x", flow="F", seq=-1, n=1, at=0.0, invocation="a:1", value=value)
+    ((place, event),) = told(streaming._sent(emitted, None))
+
+    assert place == ""
+    assert event["value"] == shown
+
+
+def test_a_large_value_is_cut() -> None:
+    emitted = Streamed(run_id="x", flow="F", seq=-1, n=1, at=0.0, invocation="a:1", value={"a": "x" * 1_000_000})
+
+    assert len(streaming._sent(emitted, None)) < 3_000
 
 
 class Watching:

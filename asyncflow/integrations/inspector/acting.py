@@ -145,7 +145,7 @@ class UnfilledError(Exception):
 
     def __init__(self, signal: str, given: Mapping[str, str], wrong: Mapping[str, str]) -> None:
         super().__init__(signal)
-        self.refused = Refused(
+        self.refused: Refused = Refused(
             Problem(422, f"The signal {signal} was not sent", "See the marked fields of its form."),
             signal,
             given,

@@ -135,7 +135,7 @@ def _sent(event: Event, redact: Redact | None) -> str:
     """Return an event as a block of the stream. Its data is one line of JSON."""
     name = type(event).__name__
     shown = {each.name: _shown(name, each.name, getattr(event, each.name), redact) for each in fields(event)}
-    data = json.dumps({"event": name, **shown}, default=str, allow_nan=False)
+    data = json.dumps({"event": name, **shown}, allow_nan=False)
     place = (
         "" if event.is_live else f"id: {event.seq}.{event.n}\n"
     )  # a live event is not stored: there is no way back to it
@@ -153,6 +153,20 @@ def _shown(event: str, name: str, value: Any, redact: Redact | None) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, str):
         return safe(value[:LONGEST_TEXT])
-    if isinstance(value, list | tuple):
+    if value is None or isinstance(value, bool | int):
+        return value
+    if event != "Streamed" and isinstance(value, list | tuple):  # of the ids of invocations, and the like
         return [_shown(event, name, each, None) for each in value]
-    return value
+    return safe(_text_of(value)[:LONGEST_TEXT])
+
+
+def _text_of(value: Any) -> str:
+    """Return a value that a method emitted as text: JSON, where it has that form."""
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        pass
+    try:
+        return repr(value)
+    except Exception:  # a user's object may raise anything
+        return f"<{type(value).__name__}>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from opentelemetry import metrics
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.metrics import CallbackOptions, Counter, Histogram, MeterProvider, Observation, UpDownCounter
 
 from ..._version import VERSION
 
@@ -19,16 +19,16 @@ class Instruments:
         meter = metrics.get_meter("asyncflow", VERSION, provider)
         self.waiting: int | None = None
         """How many runs are parked in the storage of a runner here; None until it has counted them."""
-        self.methods = meter.create_histogram(
+        self.methods: Histogram = meter.create_histogram(
             "asyncflow.method.duration", "s", "How long an attempt of a method takes, its waits included"
         )
-        self.checkpoints = meter.create_histogram(
+        self.checkpoints: Histogram = meter.create_histogram(
             "asyncflow.checkpoint.duration", "s", "How long a run waits for the commit of a checkpoint"
         )
-        self.active = meter.create_up_down_counter(
+        self.active: UpDownCounter = meter.create_up_down_counter(
             "asyncflow.runs.active", "{run}", "The runs that this process drives"
         )
-        self.takeovers = meter.create_counter(
+        self.takeovers: Counter = meter.create_counter(
             "asyncflow.recovery.takeovers", "{run}", "Interrupted runs that a runner of this process has recovered"
         )
         meter.create_observable_gauge(

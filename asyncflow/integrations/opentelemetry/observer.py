@@ -61,7 +61,7 @@ class OpenTelemetryObserver:
     `asyncflow.runs.waiting`, `asyncflow.recovery.takeovers`. See the guide's page on OpenTelemetry.
     """
 
-    ignores = frozenset((MethodFinished, MethodSkipped))
+    ignores: frozenset[type[Event]] = frozenset((MethodFinished, MethodSkipped))
     """The events that it does not need: see `Observer`."""
 
     def __init__(

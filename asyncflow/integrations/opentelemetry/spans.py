@@ -43,18 +43,18 @@ class RunSpan:
 
     def __init__(self, tracing: Tracing, run_id: str, flow: str, pass_number: int, span: Span) -> None:
         self._tracing = tracing
-        self.run_id = run_id
-        self.flow = flow
-        self.pass_number = pass_number
-        self.span = span
-        self.is_traced = span.get_span_context().is_valid
+        self.run_id: str = run_id
+        self.flow: str = flow
+        self.pass_number: int = pass_number
+        self.span: Span = span
+        self.is_traced: bool = span.get_span_context().is_valid
         """Whether anything traces. Without the SDK, nothing does, unless the caller's trace comes from elsewhere."""
-        self.traceparent = _traceparent(span)
-        self.measured = {"asyncflow.flow": flow}
+        self.traceparent: str = _traceparent(span)
+        self.measured: dict[str, str] = {"asyncflow.flow": flow}
         """The attributes of measurements."""
         self.methods: dict[str, Span] = {}
         """The spans of the attempts that run now, by invocation."""
-        self.failed_with = ""
+        self.failed_with: str = ""
         """The type of the exception with which a method failed."""
 
     def end(self, status: str) -> None:
@@ -101,7 +101,7 @@ class Tracing:
     """Starts the spans of passes."""
 
     def __init__(self, provider: TracerProvider | None, *, record_exceptions: bool) -> None:
-        self.tracer = trace.get_tracer("asyncflow", VERSION, provider)
+        self.tracer: trace.Tracer = trace.get_tracer("asyncflow", VERSION, provider)
         self.records_exceptions = record_exceptions
         self._is_gen_ai = GEN_AI in [name.strip() for name in os.environ.get(OPT_IN, "").split(",")]
 

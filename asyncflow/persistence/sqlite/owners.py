@@ -26,7 +26,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # see above
 
-__all__ = ["Owner", "fcntl", "lives_here"]
+__all__ = ["Owner", "lives_here"]
 
 TRIES = 50
 """How often the owners' folder, or the file in it, may disappear while an owner enters before that counts as an error."""

@@ -12,7 +12,12 @@ from ...errors import StorageNotFoundError, StorageOutdatedError
 from .._database.ownership_rules import Liveness
 from .database import MIGRATIONS, check_identity, connected, explained, reading, refuse_unusable
 from .disk import has_content
-from .owners import Owner, fcntl, lives_here
+from .owners import Owner, lives_here
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # see `owners`
 
 __all__ = ["Onlooker", "open_to_read", "reading_options"]
 
