@@ -334,7 +334,7 @@ class RunFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFailed(Event):
-    """The run failed: a method had raised, and all methods that ran at the same time have ended."""
+    """The run failed: a method had raised, and all methods that ran at the same time have ended, or are cancelled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
