@@ -75,6 +75,13 @@ class Reader:
         self.is_over = True
         self.wake()
 
+    def close(self) -> None:
+        """Read no more: forget what is unread."""
+        self._live.clear()
+        self._stored.clear()
+        self._lost = 0
+        self.end()
+
     def take(self, position: tuple[int, int] | None = None) -> Event | None:
         """Return the next event, and remove it; None if there is none now.
 
@@ -137,8 +144,8 @@ class EventStream:
         return event
 
     async def aclose(self) -> None:
-        """Read no more events."""
-        self._reader.end()
+        """Read no more events: those that are unread are dropped."""
+        self._reader.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -271,20 +271,21 @@ class RunHandle(Generic[R]):
             )
         reports = [] if self._live is None else self._live.driver.reports()
         reader = self._owned.audience.reader(self.run_id, rereads=True, reports=reports)
-        position, pause, pace = after, SOON, Pace()
+        position, pause, pace, is_woken = after, SOON, Pace(), False
         while True:
             is_live = self._live is not None and not self._live.ended.is_set()
-            # This checkpoint again: it may have further events.
-            rows = await persistence.history(self.run_id, after=max(-1, position[0] - 1))
-            for event in [event for row in rows for event in events_from(row)]:
-                if event.position > position:
-                    position, pause = event.position, SOON
-                    yield event
-            reader.forget_until(position)
-            if not is_live and (rows[-1] if rows else await self.checkpoint()).status != "running":
-                return
-            pause = min(pause * 1.5, LATE)
-            found = reader.take()
+            if not is_woken:  # else the reader may have what followed, live events included
+                # This checkpoint again: it may have further events.
+                rows = await persistence.history(self.run_id, after=max(-1, position[0] - 1))
+                for event in [event for row in rows for event in events_from(row)]:
+                    if event.position > position:
+                        position, pause = event.position, SOON
+                        yield event
+                reader.forget_until(position)
+                if not is_live and (rows[-1] if rows else await self.checkpoint()).status != "running":
+                    return
+                pause = min(pause * 1.5, LATE)
+            found = reader.take(position if is_woken else None)
             while True:
                 while found is not None:
                     if live if found.is_live else found.position > position:
@@ -295,13 +296,16 @@ class RunHandle(Generic[R]):
                     break
                 await reader.next_change.wait()
                 found = reader.take(position)
-            if not is_live:
-                try:
-                    self._live = await self._woken()
-                except RunInterruptedError:
-                    return
-                if self._live is None:
-                    await pace.pause(pause, reader.next_change)
+            if is_woken or is_live:
+                is_woken = False
+                continue
+            try:
+                self._live = await self._woken()
+            except RunInterruptedError:
+                return
+            is_woken = True
+            if self._live is None:
+                await pace.pause(pause, reader.next_change)
 
     async def _ended(self) -> Checkpoint:
         """Wait for the last checkpoint of a run that another owner drives, and return it.

@@ -1,5 +1,6 @@
 """What observers and readers of a run get, in the order in which it happens."""
 
+import contextlib
 import contextvars
 import logging
 import threading
@@ -286,6 +287,54 @@ async def test_children_are_seen_by_the_observers_of_their_parent_and_not_by_its
     assert (ended.child_id, ended.status, begun.child) == (begun.child_id, "finished", "Leaf")
 
 
+class Entered(Seen):
+    """Counts the methods that it is entered around, and raises at the end of one if it is to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = 0
+        self.is_bad = False
+
+    def around_method(self, started: events.MethodStarted) -> AbstractContextManager[object]:
+        self.entered += 1
+        return contextlib.nullcontext()
+
+    def on_event(self, event: events.Event) -> None:
+        super().on_event(event)
+        if self.is_bad:
+            raise ValueError("bad")
+
+
+class Watched(Flow[dict[str, Any]]):
+    @start()
+    async def go(self) -> int:
+        return 1
+
+
+class Watching(Flow[dict[str, Any]]):
+    @start()
+    async def go(self) -> int:
+        return await asyncflow.run_child(Watched)
+
+
+@pytest.mark.parametrize("is_bad", [False, True])
+async def test_an_observer_of_parent_child_and_runner_gets_each_event_once(
+    is_bad: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = Entered()
+    seen.is_bad = is_bad
+    for flow in (Watched, Watching):
+        monkeypatch.setattr(flow, "observers", [seen])
+    async with FlowRunner(MemoryFlowPersistence(), observers=[seen]) as runner:
+        assert await (await runner.start(Watching)).result() == 1
+    ids = [event.id for event in seen.events]
+    assert len(ids) == len(set(ids))
+    if is_bad:  # once by its parent and all above it, once by the child, which has a list of its own
+        assert len(ids) == len([r for r in caplog.records if "observer disabled" in r.message]) == 2
+    else:
+        assert seen.entered == 2
+
+
 async def test_parking_and_a_signal_are_seen_by_a_runner() -> None:
     seen = Seen()
     async with FlowRunner(MemoryFlowPersistence(), observers=[seen], park_after=0) as runner:
@@ -301,6 +350,27 @@ async def test_parking_and_a_signal_are_seen_by_a_runner() -> None:
         assert "SignalTaken" in seen.named
         assert seen.named[-1] == "RunFinished"
     assert [short(event) async for event in stream] == seen.named  # it ends with the runner
+
+
+async def test_a_handle_shows_the_live_events_of_a_run_that_was_woken() -> None:
+    seen = Seen()
+    got: list[str] = []
+    async with FlowRunner(MemoryFlowPersistence(), observers=[seen], park_after=0) as runner:
+        handle = await runner.start(Parked)
+
+        async def listened() -> None:
+            got.extend([short(event) async for event in handle.events()])
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                group.start_soon(listened)
+                while await handle.status() != "waiting":  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+                await anyio.sleep(0.05)
+                await handle.signal("answer", "yes")
+    parked = got.index("RunWaiting")
+    assert got[parked:] == seen.named[seen.named.index("RunWaiting") :]
+    assert "MethodStarted take:1" in got[parked:]
 
 
 class Parked(Flow[dict[str, Any]]):
@@ -466,6 +536,15 @@ async def test_readers_that_are_dropped_or_closed_are_forgotten() -> None:
     async with seen:
         pass
     assert not audience.hears(flow.run_id)
+
+
+async def test_a_closed_stream_drops_what_is_unread() -> None:
+    flow = Talking()
+    stream = flow.events()
+    await flow.kickoff()
+    assert await anext(stream)
+    await stream.aclose()
+    assert [event async for event in stream] == []
 
 
 @pytest.mark.clauses("O2")
