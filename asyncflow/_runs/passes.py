@@ -78,7 +78,8 @@ async def begin(
         *(flow, settings, setup.codecs, run_id, pass_number, recorder, progress, first, data, setup.clock, inbox),
         *(setup.turn, setup.park_after if setup.parks else None),
     )
-    engine.hear(setup.audience)
+    if setup.audience is not None:
+        engine.hear(setup.audience)
     limit = setup.settings.run_timeout
     deadline = setup.until if limit is None else setup.clock() + limit
     started = Started(min(deadline, setup.until) if setup.until else deadline)
@@ -96,7 +97,8 @@ async def next_pass(setup: Setup, flow: object, ended: Engine) -> tuple[Engine, 
         *(flow, setup.settings, setup.codecs, ended.run_id, ended.pass_number + 1, ended.recorder, progress, first),
         *(size, setup.clock, _inbox_of(setup), setup.turn, setup.park_after if setup.parks else None),
     )
-    engine.hear(setup.audience)
+    if setup.audience is not None:
+        engine.hear(setup.audience)
     await anyio.lowlevel.checkpoint()  # without persistence, nothing else may wait in a pass
     return engine, commands
 
@@ -188,7 +190,8 @@ def resume_pass(
         ),
         *(setup.turn, setup.park_after if setup.parks else None),
     )
-    engine.hear(setup.audience)
+    if setup.audience is not None:
+        engine.hear(setup.audience)
     is_recorded = (stored.progress.is_open or inbox is not None) and not _is_as_parked(setup, stored.progress, deadline)
     commands, checkpoint, _ = engine.journal.happened(
         Resumed(deadline), is_recorded=is_recorded, is_snapshot=not _follows_snapshot(c)

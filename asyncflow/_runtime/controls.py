@@ -69,10 +69,8 @@ class Controls(ABC):
     def _obey(self, commands: tuple[Command, ...]) -> None:
         """Execute commands outside of a step."""
 
-    def hear(self, audience: Audience | None) -> None:
+    def hear(self, audience: Audience) -> None:
         """Emit the events of the pass to these observers and readers."""
-        if audience is None:
-            return
         self._steps.audience = audience
         if self.recorder is not None:
             self.recorder.audience = audience
