@@ -10,7 +10,7 @@ import anyio
 import typer
 
 from .._runs.inputs import JsonInputs
-from .._runs.parked import Waiting
+from .._runs.parked import Stopped, Waiting, halt_of
 from ..errors import MethodError, RunNotFoundError
 from ..flow import Flow
 from ..state import new_run_id
@@ -28,6 +28,13 @@ Inputs = Annotated[
     str,
     typer.Option(
         "--inputs", "-i", metavar="JSON|@FILE", help="The inputs, as a JSON object or a file of one; @- is stdin."
+    ),
+]
+Until = Annotated[
+    str,
+    typer.Option(
+        metavar="end|waiting|METHOD|N",
+        help="Return when it has ended; or also once it only waits, or a method or N methods have completed.",
     ),
 ]
 
@@ -73,7 +80,7 @@ async def drive(
             result = await work()
         except MethodError as error:
             failure = error
-        if isinstance(result, Waiting):
+        if isinstance(result, Waiting | Stopped):
             group.cancel_scope.cancel()
     return result, failure
 
@@ -120,17 +127,27 @@ def _report(out: Output, run_id: str, result: Any, failure: MethodError | None) 
             out.json({"run_id": run_id, "status": "failed", "result": None, "error": _error(failure)})
         said(f"run {run_id} has failed: {_error(failure)}; see asyncflow show {run_id}")
         raise typer.Exit(FAILED)
-    waits = isinstance(result, Waiting)
     if out.is_json:
-        out.json(
-            {"run_id": run_id, "status": "waiting" if waits else "finished", "result": plain(result), "error": None}
-        )
-    elif waits:
+        status = {Waiting: "waiting", Stopped: "interrupted"}.get(type(result), "finished")
+        out.json({"run_id": run_id, "status": status, "result": plain(result), "error": None})
+    elif isinstance(result, Stopped):
+        out.line(f"run {run_id} has stopped after {result.after}; resume continues with {', '.join(result.pending)}")
+    elif isinstance(result, Waiting):
         out.line(f"run {run_id} waits for {', '.join(result.waits_for) or 'a time'}")
     else:
         if not sys.stderr.isatty():
             out.note(f"run {run_id} has finished")
         out.line(pretty(result))
+
+
+def _stop(cls: type[Flow[Any]], until: str) -> str | int:
+    """Return what `--until` says to the library. Raises `Refusal`."""
+    stop = int(until) if until.isascii() and until.isdigit() else until
+    try:
+        halt_of(stop, cls._definition)
+    except ValueError as error:
+        raise Refusal(f"--{error}") from None
+    return stop
 
 
 def _error(error: MethodError) -> str:
@@ -145,21 +162,17 @@ def start(
     run_id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="The id of the run; default: a new one.")
     ] = None,
-    until: Annotated[
-        str, typer.Option(metavar="end|waiting", help="Return when it has ended, or once it only waits.")
-    ] = "end",
+    until: Until = "end",
     db: Db = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a run, drive it here until it ends, and print its result."""
-    if until not in ("end", "waiting"):
-        raise Refusal(f"--until takes end or waiting, not {until!r}")
     given = _object(inputs)
 
     async def work(cls: type[Flow[Any]], storage: Any, _: str) -> tuple[str, Callable[[], Awaitable[Any]]]:
         known = run_id or str(given.get("id") or new_run_id())
         flow = cls(persistence=storage)
-        return known, lambda: flow.kickoff(JsonInputs(given | {"id": known}), until=until)
+        return known, lambda: flow.kickoff(JsonInputs(given | {"id": known}), until=_stop(cls, until))
 
     _drive(app, db, as_json, None, work)
 
@@ -168,13 +181,14 @@ def resume(
     run_id: RunId,
     app: App = None,
     wait: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for its owner.")] = 0.0,
+    until: Until = "end",
     db: Db = None,
     as_json: AsJson = False,
 ) -> None:
     """Resume an interrupted or failed run here: only what failed or never ended runs. Print its result."""
 
     async def work(cls: type[Flow[Any]], storage: Any, known: str) -> tuple[str, Callable[[], Awaitable[Any]]]:
-        return known, lambda: cls.resume(known, wait=wait, persistence=storage)
+        return known, lambda: cls.resume(known, wait=wait, until=_stop(cls, until), persistence=storage)
 
     _drive(app, db, as_json, run_id, work)
 

@@ -13,7 +13,7 @@ from .._runs.sending import JsonPayload, send
 from .driving import json_argument
 from .failures import NOT_FOUND, Refusal, said
 from .loading import flow_class
-from .options import App, AsJson, Db, RunId, Yes
+from .options import LARGEST, App, AsJson, Db, RunId, Yes
 from .output import Output, progress
 from .safe_text import counted
 from .settings import awaited, known_run, to_read, to_write
@@ -91,7 +91,9 @@ def delete(run_id: RunId, yes: Yes = False, db: Db = None, as_json: AsJson = Fal
 
 def prune(
     older_than: Annotated[str, typer.Option(metavar="DURATION", help="Ended longer ago than this: 12h, 30d.")],
-    keep_last: Annotated[int, typer.Option(metavar="N", min=0, help="Keep the newest N ended runs of each flow.")] = 0,
+    keep_last: Annotated[
+        int, typer.Option(metavar="N", min=0, max=LARGEST, help="Keep the newest N ended runs of each flow.")
+    ] = 0,
     yes: Yes = False,
     db: Db = None,
     as_json: AsJson = False,

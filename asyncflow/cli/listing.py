@@ -16,7 +16,7 @@ from ..persistence.protocol import RunEntry
 from ..persistence.status import Status
 from .completing import flows
 from .failures import Refusal
-from .options import AsJson, Db, Limit
+from .options import LARGEST, AsJson, Db, Limit
 from .output import Output, status_text
 from .safe_text import counted
 from .settings import awaited, to_read
@@ -75,7 +75,7 @@ def runs(
     parent: Annotated[str | None, typer.Option(metavar="ID", help="Only the children of this run.")] = None,
     limit: Limit = 50,
     before: Annotated[
-        int | None, typer.Option(metavar="POSITION", help="The next page: as the page before says.")
+        int | None, typer.Option(metavar="POSITION", max=LARGEST, help="The next page: as the page before says.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show the list again and again, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="The pause of --watch.")] = 1.0,

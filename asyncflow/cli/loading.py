@@ -28,9 +28,12 @@ def loaded(text: str | None, what: str = "MODULE:FLOW") -> Any:
     module = _module(place)
     found: Any = module
     for part in name.split("."):
-        if not hasattr(found, part):
-            raise Refusal(f"{place} has no {part!r}{_known(module)}")
-        found = getattr(found, part)
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise Refusal(f"{place} has no {part!r}{_known(module)}") from None
+        except Exception as error:  # a module's own __getattr__ may raise anything
+            raise Refusal(f"{text} cannot be read: {type(error).__name__}: {one_line(str(error), 300)}") from None
     return found
 
 
@@ -54,7 +57,7 @@ def _module(place: str) -> Any:
         if not is_file and error.name and (place == error.name or place.startswith(error.name + ".")):
             raise Refusal(f"there is no module {error.name!r}; start the command where it can be imported") from None
         raise Refusal(f"{place} cannot be imported: it needs the module {error.name!r}") from None
-    except Exception as error:  # the module's own code may raise anything
+    except (Exception, SystemExit) as error:  # the module's own code may raise anything
         raise Refusal(f"{place} cannot be imported: {type(error).__name__}: {one_line(str(error), 300)}") from None
 
 

@@ -8,7 +8,10 @@ import typer
 
 from .completing import run_ids
 
-__all__ = ["App", "AsJson", "Db", "Limit", "RunId", "Yes"]
+__all__ = ["LARGEST", "App", "AsJson", "Db", "Limit", "RunId", "Yes"]
+
+LARGEST = 2**63 - 1
+"""The largest integer that a database takes."""
 
 Db = Annotated[
     str | None,
@@ -28,5 +31,5 @@ App = Annotated[
         "--app", metavar="MODULE:FLOW", help="The flow class, such as shop.flows:Order, or path/to/file.py:Order."
     ),
 ]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="The largest number of runs.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=LARGEST, help="The largest number of runs.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it. Without it, the command says what it would do.")]

@@ -57,7 +57,7 @@ def retry(
 
     entries = awaited(chosen)
     if not yes:
-        _list(out, entries)
+        _list(out, entries, "--yes" if app else "--yes and --app MODULE:FLOW")
         return
     assert cls is not None, "loaded above"
     outcomes = awaited(lambda: _resumed(db, cls, [entry.run_id for entry in entries], at_once))
@@ -72,13 +72,13 @@ def retry(
         raise typer.Exit(FAILED)
 
 
-def _list(out: Output, entries: list[Any]) -> None:
+def _list(out: Output, entries: list[Any], missing: str) -> None:
     if out.is_json:
         out.json(entries)
     elif entries:
         now = time.time()
         out.table(TABLE[:-1], [row_of(entry, now)[:-1] for entry in entries])
-        out.note(f"{counted(len(entries), 'run')}; add --yes and --app MODULE:FLOW to resume them")
+        out.note(f"{counted(len(entries), 'run')}; add {missing} to resume them")
     else:
         out.note("no run fits")
 

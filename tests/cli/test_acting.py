@@ -61,6 +61,26 @@ def test_a_run_is_started_until_it_waits(cli: Cli) -> None:
     assert (done.code, done.json["status"], done.json["result"]["waits_for"]) == (0, "waiting", ["approved"])
 
 
+@pytest.mark.parametrize("until", ["price", "1"])
+def test_a_run_is_stepped(cli: Cli, until: str) -> None:
+    app = ("--app", f"{FLOWS}:Order", "--until", until)
+
+    started = cli("start", *app, "--id", "step-1")
+    resumed = cli("resume", "step-1", "--app", f"{FLOWS}:Order", "--until", "1", "--json")
+
+    assert (started.code, started.out) == (
+        0,
+        "run step-1 has stopped after price:1; resume continues with pay:1\n",
+    )
+    assert (resumed.code, resumed.json["status"], resumed.json["result"]) == (0, "finished", "paid")
+
+
+def test_a_stopped_run_is_interrupted_in_json(cli: Cli) -> None:
+    done = cli("start", "--app", f"{FLOWS}:Order", "--until", "price", "--json").json
+
+    assert (done["status"], done["result"]["after"], done["result"]["pending"]) == ("interrupted", "price:1", ["pay:1"])
+
+
 def test_a_run_is_forked_at_a_checkpoint(cli: Cli, db: str) -> None:
     copy = cli("fork", "good-1", "--at", 1, "--copy-only", "--app", f"{FLOWS}:Order", "--db", db, "--json").json
     run = cli("fork", "good-1", "--at", 1, "--app", f"{FLOWS}:Order", "--db", db, "--json").json

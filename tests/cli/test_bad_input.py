@@ -141,10 +141,14 @@ def test_an_unknown_id(cli: Cli, db: str) -> None:
         ("missing.py:Order", "does not exist"),
         ("raises.py:Order", "ZeroDivisionError"),
         ("needs.py:Order", "needs the module 'not_there'"),
+        ("leaves.py:Order", "cannot be imported: SystemExit: 7"),
+        ("lazy.py:Order", "cannot be read: RuntimeError: no"),
     ],
 )
 def test_a_class_that_cannot_be_imported(cli: Cli, db: str, app: str, words: str) -> None:
     Path("raises.py").write_text("1 / 0")
+    Path("leaves.py").write_text("raise SystemExit(7)")
+    Path("lazy.py").write_text("def __getattr__(name): raise RuntimeError('no')")
     Path("needs.py").write_text("import not_there")
 
     is_one_line(cli("--db", db, "resume", "bad-1", "--app", app), 2, words)
@@ -158,6 +162,7 @@ def test_no_class_is_named(cli: Cli, db: str) -> None:
 
 def test_the_run_of_another_class(cli: Cli, db: str) -> None:
     is_one_line(cli("--db", db, "resume", "bad-1", "--app", f"{FLOWS}:Ask"), 2, "Order")
+    is_one_line(cli("--db", db, "graph", f"{FLOWS}:Ask", "--run", "bad-1"), 2, "Order")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +177,8 @@ def test_the_run_of_another_class(cli: Cli, db: str) -> None:
         (f"start --app {FLOWS}:Order --inputs {{", "not JSON"),
         (f"start --app {FLOWS}:Order --inputs [1]", "JSON object"),
         (f"start --app {FLOWS}:Order --inputs @none.json", "cannot be read"),
-        (f"start --app {FLOWS}:Order --until never", "end or waiting"),
+        (f"start --app {FLOWS}:Order --until never", "the methods of Order are price, pay"),
+        (f"resume bad-1 --app {FLOWS}:Order --until 0", "--until must be"),
         (f"signal ask-1 aproved true --app {FLOWS}:Ask", "Did you mean 'approved'"),
         (f"signal ask-1 approved {{ --app {FLOWS}:Ask", "not JSON"),
         (f"signal ask-1 approved secret --app {FLOWS}:Ask", "not JSON"),
@@ -188,7 +194,18 @@ def test_an_argument_that_makes_no_sense(cli: Cli, db: str, arguments: str, word
 
 
 @pytest.mark.parametrize(
-    "arguments", ["", "nonsense", "runs --nope", "show", "runs --limit 0", "runs --limit many", "diff good-1 x"]
+    "arguments",
+    [
+        "",
+        "nonsense",
+        "runs --nope",
+        "show",
+        "runs --limit 0",
+        "runs --limit many",
+        "diff good-1 x",
+        f"runs --limit {2**63}",
+        f"runs --before {2**63}",
+    ],
 )
 def test_wrong_use_is_exit_code_2(cli: Cli, arguments: str) -> None:
     done = cli(*arguments.split())

@@ -188,3 +188,13 @@ def test_watching_shows_the_list_again_and_again(cli: Cli, db: str, monkeypatch:
     assert len(done.out.splitlines()) == 3
     assert slept == [0.5] * 3
     assert done.err == ""
+
+
+@pytest.mark.parametrize("form", ["mermaid", "dot", "html"])
+def test_a_run_is_drawn(cli: Cli, db: str, form: str) -> None:
+    app = ("graph", f"{FLOWS}:Order", "--format", form, "--db", db)
+
+    plain, failed, finished = cli(*app), cli(*app, "--run", "bad"), cli(*app, "--run", "good")
+
+    assert failed.code == 0, failed.err
+    assert len({plain.out, failed.out.replace("bad-1", ""), finished.out.replace("good-1", "")}) == 3
