@@ -31,7 +31,7 @@ collect_ignore = (
             "postgres/test_starts_fenced.py",
             "postgres/test_workers.py",
         ),
-        *("web/test_example.py", "web/test_servers.py", "cli/test_processes.py"),
+        *("web/test_example.py", "web/test_servers.py", "cli/test_command_processes.py"),
     ]
     if IS_SHORT
     else []
