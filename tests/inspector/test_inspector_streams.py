@@ -161,6 +161,22 @@ async def test_a_client_that_goes_ends_its_stream(storage: Any) -> None:
     assert site.streams == set()
 
 
+async def test_a_server_that_reports_a_client_that_has_gone_ends_the_stream(storage: Any) -> None:
+    class Gone(Watching):
+        async def _send(self, message: Any) -> None:
+            await super()._send(message)
+            if "RunStarted" in self.text:
+                raise OSError("the client has gone")  # as servers of ASGI 2.4 do
+
+    async with running(storage) as runner:
+        site = make_site(storage, [Publish])
+        watching = Gone(site, await started(runner, "waiting"))
+        with anyio.fail_after(60):
+            await watching()
+
+    assert site.streams == set()
+
+
 async def test_a_client_that_does_not_read_holds_one_event_and_may_go(storage: Any) -> None:
     async with running(storage) as runner, anyio.create_task_group() as group:
         site = make_site(storage, [Publish])

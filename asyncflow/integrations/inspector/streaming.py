@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from dataclasses import fields
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ import anyio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ...errors import AsyncflowError
 from ...events import Event
@@ -76,32 +76,37 @@ class _Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until the run has ended, the client has gone, the server ends, or the time is over."""
-        with suppress(OSError):  # the client has gone
-            async with anyio.create_task_group() as group:
+        async with anyio.create_task_group() as group:
 
-                async def write(text: str, more: bool = True) -> None:
-                    await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
-
-                async def until_gone() -> None:
-                    while (await receive())["type"] != "http.disconnect":
-                        pass
+            async def deliver(message: Message) -> None:
+                try:
+                    await send(message)
+                except OSError:  # the client has gone, as servers of ASGI 2.4 report it
                     group.cancel_scope.cancel()
 
-                async def beat() -> None:
-                    while True:
-                        await anyio.sleep(BEAT)
-                        await write(": the stream is open\n\n")
+            async def write(text: str, more: bool = True) -> None:
+                await deliver({"type": "http.response.body", "body": text.encode(), "more_body": more})
 
-                group.start_soon(until_gone)
-                with anyio.move_on_after(LONGEST) as limit, self._listed(limit):
-                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                    await write(f"retry: {RETRY}\n\n")
-                    group.start_soon(beat)
-                    async with aclosing(self._events()) as events:
-                        async for text in events:
-                            await write(text)
-                await write("", more=False)
+            async def until_gone() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
                 group.cancel_scope.cancel()
+
+            async def beat() -> None:
+                while True:
+                    await anyio.sleep(BEAT)
+                    await write(": the stream is open\n\n")
+
+            group.start_soon(until_gone)
+            await deliver({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            with anyio.move_on_after(LONGEST) as limit, self._listed(limit):
+                await write(f"retry: {RETRY}\n\n")
+                group.start_soon(beat)
+                async with aclosing(self._events()) as events:
+                    async for text in events:
+                        await write(text)
+            await write("", more=False)
+            group.cancel_scope.cancel()
 
     @contextmanager
     def _listed(self, scope: anyio.CancelScope) -> Iterator[None]:

@@ -44,7 +44,9 @@ function replace(part, fresh) {
   if (at >= 0) [...fresh.querySelectorAll("a, summary, [tabindex]")][at]?.focus({ preventScroll: true });
 }
 
+const SHARE = 20; // a page takes at most this part of the time to be refreshed: it must not slow the runs that its server may drive
 let isRefreshing = false;
+let took = 0;
 let isStale = false;
 
 async function refresh() {
@@ -53,6 +55,7 @@ async function refresh() {
     return;
   }
   isRefreshing = true;
+  const begun = performance.now();
   try {
     const address = new URL(location.href);
     address.searchParams.delete("did");
@@ -74,6 +77,7 @@ async function refresh() {
   } catch {
     say("The page cannot be refreshed: the server does not answer");
   } finally {
+    took = performance.now() - begun;
     isRefreshing = false;
     if (isStale) {
       isStale = false;
@@ -88,7 +92,7 @@ function refreshSoon() {
   soon ||= setTimeout(() => {
     soon = 0;
     refresh();
-  }, 300);
+  }, Math.max(300, SHARE * took));
 }
 
 function refreshInterval() {
@@ -98,7 +102,7 @@ function refreshInterval() {
 
 async function keepRefreshing() {
   while (refreshInterval()) {
-    await new Promise((resume) => setTimeout(resume, refreshInterval()));
+    await new Promise((resume) => setTimeout(resume, Math.max(refreshInterval(), SHARE * took)));
     if (!document.hidden) await refresh();
   }
 }
