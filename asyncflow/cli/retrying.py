@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import anyio
 import typer
 
+from .._runtime.parking import PARK_AFTER
 from ..errors import AsyncflowError, MethodError
 from ..runner import FlowRunner
 from .completing import flows
@@ -21,6 +22,9 @@ from .settings import awaited, to_read, to_write
 from .times import moment
 
 __all__ = ["COMMANDS"]
+
+LOOK: Final = 0.2
+"""Seconds between two looks whether a run only waits."""
 
 
 def retry(
@@ -61,13 +65,15 @@ def retry(
         return
     assert cls is not None, "loaded above"
     outcomes = awaited(lambda: _resumed(db, cls, [entry.run_id for entry in entries], at_once))
-    failed = [each for each in outcomes if each["status"] != "finished"]
+    failed = [each for each in outcomes if each["status"] not in ("finished", "waiting")]
+    waiting = sum(each["status"] == "waiting" for each in outcomes)
     if out.is_json:
         out.json(outcomes)
     else:
         for each in failed:
             said(f"run {each['run_id']}: {each['error']}")
-        out.line(f"{len(outcomes) - len(failed):,} of {counted(len(outcomes), 'run')} finished")
+        more = f", {waiting:,} wait{'s' * (waiting == 1)}" if waiting else ""
+        out.line(f"{len(outcomes) - len(failed) - waiting:,} of {counted(len(outcomes), 'run')} finished{more}")
     if failed:
         raise typer.Exit(FAILED)
 
@@ -84,7 +90,7 @@ def _list(out: Output, entries: list[Any], missing: str) -> None:
 
 
 async def _resumed(db: str | None, cls: Any, run_ids: list[str], at_once: int) -> list[dict[str, Any]]:
-    """Resume runs on a runner, some at a time, and return how each ended."""
+    """Resume runs on a runner, some at a time, and return how each ended, or that it waits."""
     outcomes: dict[str, dict[str, Any]] = {}
     async with (
         to_write(db) as storage,
@@ -93,9 +99,9 @@ async def _resumed(db: str | None, cls: Any, run_ids: list[str], at_once: int) -
         with progress("resuming", len(run_ids)) as shown:
 
             async def one(run_id: str) -> None:
-                status, error = "finished", ""
+                status, error = "", ""
                 try:
-                    await (await runner.resume(run_id)).result()
+                    status = await _followed(runner, run_id)
                 except MethodError as failure:
                     status = "failed"
                     kinds = [f"{each.method} raised {type(each.exception).__name__}" for each in failure.failures]
@@ -109,6 +115,18 @@ async def _resumed(db: str | None, cls: Any, run_ids: list[str], at_once: int) -
                 for run_id in run_ids:
                     group.start_soon(one, run_id)
     return [outcomes[run_id] for run_id in run_ids]
+
+
+async def _followed(runner: FlowRunner, run_id: str) -> str:
+    """Resume a run. Return "finished", or "waiting" once it only waits, for nothing that is due soon. Raises what it fails with."""
+    handle = await runner.resume(run_id)
+    while True:
+        with anyio.move_on_after(LOOK):
+            await handle.result()
+            return "finished"
+        live = runner._live.get(run_id)
+        if live.driver.only_waits_for(PARK_AFTER) if live is not None else await handle.status() == "waiting":
+            return "waiting"
 
 
 COMMANDS: Final = {"retry": retry}

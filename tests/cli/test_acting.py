@@ -107,6 +107,55 @@ def test_failed_runs_are_listed_and_then_resumed(cli: Cli, db: str, monkeypatch:
     assert cli("retry", *given, "--json").json == []
 
 
+WAITING = """
+import os
+from asyncflow import Flow, Signal, listen, sleep, start, wait_for
+
+
+class Listens(Flow[dict]):
+    name = "Listens"
+    approved = Signal("approved", bool)
+
+    @start()
+    async def check(self):
+        if "PASSES" not in os.environ:
+            raise RuntimeError("not yet")
+
+    @listen(approved, keep_open=True)
+    async def end(self, ok):
+        return ok
+
+
+class Awaits(Listens):
+    name = "Awaits"
+
+    @listen(Listens.check)
+    async def ask(self):
+        return await wait_for(self.approved)
+
+
+class Sleeps(Listens):
+    name = "Sleeps"
+
+    @listen(Listens.check)
+    async def rest(self):
+        await sleep(3600)
+"""
+
+
+@pytest.mark.parametrize("flow", ["Listens", "Awaits", "Sleeps"])
+def test_a_resumed_run_that_comes_to_wait_is_not_followed(cli: Cli, flow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("waiting_flows.py").write_text(WAITING)
+    app = ("--app", f"waiting_flows.py:{flow}")
+    assert cli("start", *app, "--id", "w-1").code == 1
+    monkeypatch.setenv("PASSES", "1")
+
+    done = cli("retry", *app, "--yes")
+
+    assert (done.code, done.out) == (0, "0 of 1 run finished, 1 waits\n")
+    assert cli("show", "w-1", "--json").json["entry"]["status"] in ("waiting", "interrupted")
+
+
 def test_a_run_is_cancelled(cli: Cli, db: str) -> None:
     done = cli("cancel", "ask-1", "--db", db, "--json")
 
