@@ -144,7 +144,9 @@ class Sleeps(Listens):
 
 
 @pytest.mark.parametrize("flow", ["Listens", "Awaits", "Sleeps"])
-def test_a_resumed_run_that_comes_to_wait_is_not_followed(cli: Cli, flow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_that_reaches_a_wait_is_not_followed(
+    cli: Cli, flow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("waiting_flows.py").write_text(WAITING)
     app = ("--app", f"waiting_flows.py:{flow}")
     assert cli("start", *app, "--id", "w-1").code == 1
