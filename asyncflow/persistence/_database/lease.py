@@ -65,11 +65,12 @@ class Lease:
         lasts, at, until = self.seconds * MARGIN, now(), self._until
         if self._renewed is not None and not (at[0] < until[0] and at[1] < until[1]):
             self.stretch += 1  # before the new end is set, because a reader in another thread reads the end first
-            logger.warning(
-                "lease lost: it was renewed %.1f s after its end; before a method starts here, the database is asked whether its run is "
-                "still owned",
-                max(at[0] - until[0], at[1] - until[1]),
-            )
+            if self.seconds >= SHORTEST:
+                logger.warning(
+                    "lease lost: it was renewed %.1f s after its end; before a method starts here, the database is asked whether its run "
+                    "is still owned",
+                    max(at[0] - until[0], at[1] - until[1]),
+                )
         self._renewed = sent
         self._until = sent[0] + lasts, sent[1] + lasts
 
