@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -77,7 +78,14 @@ def runs_here(capfd: pytest.CaptureFixture[str]) -> Cli:
 
     def run(*arguments: object) -> Done:
         capfd.readouterr()
-        code = main([str(each) for each in arguments])
+        root, ours = logging.getLogger(), logging.getLogger("asyncflow")
+        before = root.level, ours.level, root.handlers[:]
+        try:
+            code = main([str(each) for each in arguments])
+        finally:  # a worker sets up the logs of its process, which is that of all tests here
+            root.setLevel(before[0])
+            ours.setLevel(before[1])
+            root.handlers[:] = before[2]
         out, err = capfd.readouterr()
         return Done(code, out, err)
 

@@ -7,6 +7,7 @@ to fail; a checkpoint is known to be stored; a run has its result.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 import sys
@@ -323,4 +324,5 @@ def parked(folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    logging.getLogger("asyncflow").setLevel(logging.ERROR)  # each failed attempt is a warning
     main(Path(sys.argv[1]), sys.argv[2], "runner" if sys.argv[3] == "runner" else "calls")

@@ -226,7 +226,9 @@ async def test_a_quiet_stream_has_comments(storage: Any, monkeypatch: pytest.Mon
         with anyio.fail_after(60):
             await watching()
 
-    assert watching.text.count(": the stream is open\n\n") in (2, 3, 4)
+    assert (
+        1 <= watching.text.count(": the stream is open\n\n") <= 5
+    )  # one each 0.1 s, as far as the machine is quick enough
 
 
 # ---- redact ----------------------------------------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ def sizes(definition: FlowDefinition, progress: Progress) -> dict[str, int]:
     found = {
         each.name: len(getattr(progress, each.name))
         for each in fields(progress)
-        if each.name not in ("deadline", "output", "keeping", "parent")
+        if each.name not in ("deadline", "output", "keeping", "parent", "origin")
     }
     found["latched names"] = sum(map(len, progress.latches.values()))
     found["fired names"] = sum(map(len, progress.fired.values()))
