@@ -313,8 +313,8 @@
     const here = nodes.get(id).box;
     if (key === "ArrowLeft" || key === "ArrowRight") {
       const side = key === "ArrowRight" ? 1 : -1, distance = ([, { box }]) => side * (box.x - here.x);
-      const beside = [...nodes].filter((n) => isFocusable(n[1].node) && Math.abs(n[1].box.y - here.y) < 40 && distance(n) > 0);
-      return beside.sort((a, b) => distance(a) - distance(b))[0]?.[0];
+      const sameRow = [...nodes].filter((n) => isFocusable(n[1].node) && Math.abs(n[1].box.y - here.y) < 40 && distance(n) > 0);
+      return sameRow.sort((a, b) => distance(a) - distance(b))[0]?.[0];
     }
     const [from, to] = key === "ArrowDown" ? ["source", "target"] : ["target", "source"];
     const reached = new Set([id]);
