@@ -19,7 +19,7 @@ Redact: TypeAlias = Callable[[Path, Any], Any]
 _TEXTS: Final = frozenset(
     ("$bytes", "$decimal", "$datetime", "$date", "$time", "$uuid", "$purepath", "$path", "$float")
 )
-_LISTS: Final = frozenset(("$tuple", "$set", "$frozenset"))
+_OF_LISTS: Final = frozenset(("$tuple", "$set", "$frozenset", "$timedelta", "$dict"))
 
 
 def stored_tree(data: bytes) -> Any:
@@ -38,17 +38,26 @@ def _plain(tree: Any, has_tags: bool) -> Any:
         return tree
     if has_tags and len(tree) == 1:
         ((tag, value),) = tree.items()
-        if tag in _TEXTS and isinstance(value, str):
-            return value
-        if tag == "$int" and isinstance(value, str):
-            return int(value) if len(value) < 4_000 else value
-        if tag in _LISTS and isinstance(value, list):
-            return [_plain(each, has_tags) for each in value]
-        if tag == "$timedelta" and isinstance(value, list) and len(value) == 3:
-            return value[0] * 86_400 + value[1] + value[2] / 1_000_000
-        if tag == "$dict" and isinstance(value, list):
-            return {_key(_plain(key, has_tags)): _plain(each, has_tags) for key, each in value}
+        if (isinstance(value, str) and (tag in _TEXTS or tag == "$int")) or (
+            isinstance(value, list) and tag in _OF_LISTS
+        ):
+            return _untagged(tag, value)
     return {key: _plain(each, has_tags) for key, each in tree.items()}
+
+
+def _untagged(tag: str, value: Any) -> Any:
+    """Return a tagged value, a text or a list, without its tag."""
+    if tag in _TEXTS:
+        return value
+    if tag == "$int":
+        return int(value) if len(value) < 4_000 else value
+    if tag == "$timedelta" and len(value) != 3:
+        return {tag: [_plain(each, True) for each in value]}
+    if tag == "$timedelta":
+        return value[0] * 86_400 + value[1] + value[2] / 1_000_000
+    if tag == "$dict":
+        return {_key(_plain(key, True)): _plain(each, True) for key, each in value}
+    return [_plain(each, True) for each in value]
 
 
 def _key(key: Any) -> str:
