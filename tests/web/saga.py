@@ -34,7 +34,14 @@ def noting(
 
 SQLiteFlowPersistence.append = noting(SQLiteFlowPersistence.append)  # type: ignore[method-assign]
 
-if os.path.exists(os.environ["ASYNCFLOW_DB"]):  # what a killed worker has stored, and could not note
-    with closing(sqlite3.connect(os.environ["ASYNCFLOW_DB"])) as database:
-        for (stored,) in database.execute("SELECT run_id FROM runs WHERE status = 'finished'"):
-            note(stored)
+
+def note_stored(path: str) -> None:
+    """Note what a killed worker has stored, and could not note. The other worker may be about to create the file and its tables."""
+    if os.path.exists(path):
+        with closing(sqlite3.connect(path)) as database:
+            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
+                for (stored,) in database.execute("SELECT run_id FROM runs WHERE status = 'finished'"):
+                    note(stored)
+
+
+note_stored(os.environ["ASYNCFLOW_DB"])

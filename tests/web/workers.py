@@ -31,6 +31,7 @@ class Worker:
     async def ready(self, http: httpx2.AsyncClient) -> None:
         with anyio.fail_after(120):
             while True:
+                assert self.process.poll() is None, f"the worker ended with exit code {self.process.returncode}"
                 with suppress(httpx2.HTTPError):
                     if (await http.get(f"{self.url}/readyz")).status_code == 200:
                         return
