@@ -82,7 +82,7 @@ class Event:
 class Observer(Protocol):
     """Observes runs: an item of `observers=` of a flow or a runner. One that raises is logged, and not called again.
 
-    An attribute `ignores`, a set of event types, spares the time to make those events for it."""
+    An attribute `ignores`, a set of event types, spares the time to make those events for it alone: it may get them all the same."""
 
     def on_event(self, event: Event, /) -> object:
         """Called with each event, on the event loop of the run, stored events after their commit. It must not block.
@@ -132,7 +132,7 @@ class RunObserver(Protocol):
 
         - `begins`: the run.
 
-        Return a short text that is kept with the run, such as a `traceparent`, or "" for none. It is stored with snapshots of the run.
+        Return a short text, such as a `traceparent`, or "". That of the first observer with one is stored, with snapshots of the run.
         """
         ...
 

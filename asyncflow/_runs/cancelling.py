@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import partial
 
 from .._pace import stored_runs_changed
+from .._runtime.audience import Audience
 from .._runtime.chain import Chain
 from .._runtime.recorder import Recorder
 from .._runtime.timing import clock_of
@@ -23,11 +24,11 @@ from .ownership import release_run, stop_child
 __all__ = ["cancel_children", "cancel_stored"]
 
 
-async def cancel_stored(persistence: FlowPersistence, run_id: str) -> None:
+async def cancel_stored(persistence: FlowPersistence, run_id: str, audience: Audience | None = None) -> None:
     """Record that a run was cancelled, and then that its children were. A finished run stays as it is.
 
     The cancellation is stored after the checkpoint that was read, by compare and set, so it undoes nothing that was stored since. The
-    owner of the run is refused at its next checkpoint.
+    owner of the run is refused at its next checkpoint. `audience`: who observes the run, if that is known here.
 
     Raises `RunNotFoundError`, `CapabilityMissingError`.
     """
@@ -39,15 +40,15 @@ async def cancel_stored(persistence: FlowPersistence, run_id: str) -> None:
             run_id=run_id,
         )
     async with session(persistence):
-        await _cancel(persistence, owner, run_id)
+        await _cancel(persistence, owner, run_id, audience)
         stop_child(persistence, run_id)
-        await cancel_children(persistence, run_id)
+        await cancel_children(persistence, run_id, audience)
 
 
-async def cancel_children(persistence: FlowPersistence, run_id: str) -> None:
+async def cancel_children(persistence: FlowPersistence, run_id: str, audience: Audience | None) -> None:
     """Cancel the children of a run that is over, and theirs. Those of a cancelled child, too: the process that cancelled it may have died.
 
-    A runner cancels those that this leaves: see `runner.orphans`.
+    A runner cancels those that this leaves: see `runner.orphans`. `audience`: who observes the run.
     """
     children: object = persistence
     if not offers(children, Children):
@@ -55,24 +56,24 @@ async def cancel_children(persistence: FlowPersistence, run_id: str) -> None:
     for entry in await children.children(run_id):
         if entry.status != "finished":
             with suppress(RunNotFoundError):  # it has just been deleted
-                await cancel_stored(persistence, entry.run_id)
+                await cancel_stored(persistence, entry.run_id, None if audience is None else audience.of_children)
 
 
-async def _cancel(persistence: FlowPersistence, owner: Ownership, run_id: str) -> None:
+async def _cancel(persistence: FlowPersistence, owner: Ownership, run_id: str, audience: Audience | None) -> None:
     is_log = bool(offers(persistence, CheckpointLog))
     newest = await _found(persistence, run_id)
     pass_number = newest.pass_number
     while not is_over(newest.status) and newest.pass_number == pass_number:
         try:
             if is_log:
-                await to_its_end(partial(_record_end, persistence, newest, newest.epoch))
+                await to_its_end(partial(_record_end, persistence, newest, newest.epoch, audience))
                 return
         except RunFencedError:
             pass  # it has advanced since, or its owner has not stored anything yet
         seen, newest = newest, await _found(persistence, run_id)
         if newest.digest == seen.digest:
             with suppress(RunFencedError):  # it advances right now, or another caller cancels it
-                await to_its_end(partial(_end, persistence, owner, newest))
+                await to_its_end(partial(_end, persistence, owner, newest, audience))
             newest = await _found(persistence, run_id)
 
 
@@ -83,7 +84,7 @@ async def _found(persistence: FlowPersistence, run_id: str) -> Checkpoint:
     return newest
 
 
-async def _end(persistence: FlowPersistence, owner: Ownership, seen: Checkpoint) -> None:
+async def _end(persistence: FlowPersistence, owner: Ownership, seen: Checkpoint, audience: Audience | None) -> None:
     """Acquire a run whose owner's epoch is not known, and end it if its newest checkpoint is still the one that was seen.
 
     This must run to its end: otherwise the run would stay owned by this process, which does not drive it.
@@ -94,14 +95,14 @@ async def _end(persistence: FlowPersistence, owner: Ownership, seen: Checkpoint)
     try:
         newest = await persistence.load(run_id)
         if newest is not None and newest.digest == seen.digest:
-            await _record_end(persistence, newest, epoch)
+            await _record_end(persistence, newest, epoch, audience)
             is_over = True
     finally:
         if not is_over:
             await release_run(owner, run_id, epoch)
 
 
-async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: int) -> None:
+async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: int, audience: Audience | None) -> None:
     chain = Chain(
         flow=newest.flow,
         identity=newest.identity,
@@ -113,6 +114,8 @@ async def _record_end(persistence: FlowPersistence, newest: Checkpoint, epoch: i
         is_log=offers(persistence, CheckpointLog),
         clock=clock_of(persistence),
     )
-    await Recorder(persistence, chain).commit(chain.ended(decode_progress(newest.progress or b""), Cancelled()))
+    recorder = Recorder(persistence, chain)
+    recorder.audience = audience
+    await recorder.commit(chain.ended(decode_progress(newest.progress or b""), Cancelled()))
     log_cancelled(newest.run_id, newest.flow)
     stored_runs_changed()

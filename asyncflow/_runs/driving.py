@@ -194,7 +194,7 @@ class DrivenRun(StoppableRun):
         """Record that the run was cancelled. If that fails, report the error to the caller of `cancel()`."""
         try:
             await self._record_end(claim, Cancelled())
-            await cancel_children(self.storage("cancel"), self._run_id)
+            await cancel_children(self.storage("cancel"), self._run_id, self.setup.audience)
         except Exception as error:  # a backend may raise anything; no caller may believe that the run is cancelled
             self._cancel_error = error
             raise
@@ -203,7 +203,7 @@ class DrivenRun(StoppableRun):
         """Cancel the children that have not ended, because the run has finished. If that fails, a runner does it later."""
         self.open_children.clear()
         try:
-            await cancel_children(self.storage("run_child"), self._run_id)
+            await cancel_children(self.storage("run_child"), self._run_id, self.setup.audience)
         except Exception as error:  # a backend may raise anything; the run has finished all the same
             logger.warning(
                 "children not cancelled: those of %s, which has finished; a runner does that within a minute: %s",
@@ -220,7 +220,7 @@ class DrivenRun(StoppableRun):
         if entry is None or is_over(entry.status):
             await commit_end(self.setup, stored, claim, Cancelled())
             claim.is_over = True
-            await cancel_children(persistence, run_id)
+            await cancel_children(persistence, run_id, self.setup.audience)
             raise refusals.cancelled(run_id)
 
     async def _reload(self) -> None:

@@ -41,7 +41,7 @@ async def finish_stored(setup: Setup, run_id: str) -> None:
             try:
                 async with owned(persistence, run_id, is_new=False) as claim:
                     await _finish(setup, persistence, await _found(setup, run_id), claim)
-                    await cancel_children(persistence, run_id)
+                    await cancel_children(persistence, run_id, setup.audience)
                     return
             except RunLockedError as locked:
                 if not takes_requests:

@@ -61,7 +61,7 @@ class Setup:
         known = own.observe
         both = observe if known is None else lambda checkpoint: (observe(checkpoint), known(checkpoint))
         turn, mine = None if self.turn is None else self.turn.of_child(), self.audience
-        audience = joined(own.audience, mine.outer if mine is not None and mine.is_of_one else mine)
+        audience = joined(own.audience, None if mine is None else mine.of_children)
         return Setup(
             *(own.settings, own.codecs, self.persistence, own.whole, both, own.is_declared, turn, self.park_after),
             *(parent, until, audience, self.clock),

@@ -36,7 +36,7 @@ class StoppableRun(RunSnapshot):
             return
         persistence = self.storage("cancel")
         if (woken := self._woken) is not None:  # its kickoff waits here while it is parked
-            await cancel_stored(persistence, self._run_id)
+            await cancel_stored(persistence, self._run_id, self.setup.audience)
             woken.set()
             return
         with self.driving():
@@ -45,7 +45,7 @@ class StoppableRun(RunSnapshot):
                 await self._record_end(claim, Cancelled())
                 if claim.is_over:
                     log_end(self, "cancelled")
-                await cancel_children(persistence, self._run_id)
+                await cancel_children(persistence, self._run_id, self.setup.audience)
                 self.show(await self.found(self._run_id))
 
     def wind_down(self) -> None:

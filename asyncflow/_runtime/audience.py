@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Final
 
 from .._waiting import call_on, current_loop
 from ..events import (
@@ -28,6 +29,9 @@ from .readers import Reader, live
 __all__ = ["Audience", "checked_observers", "joined"]
 
 logger = logging.getLogger("asyncflow")
+
+LONGEST: Final = 1_000
+"""Characters of a text of an observer that are kept with a run, at most. A `traceparent` has 55."""
 
 
 class Audience:
@@ -63,6 +67,11 @@ class Audience:
         self._of_methods = [observer for observer in self._observers if isinstance(observer, MethodObserver)]
         self._of_runs = [observer for observer in self._observers if isinstance(observer, RunObserver)]
         self._measuring = [observer for observer in self._observers if isinstance(observer, MeasuringObserver)]
+
+    @property
+    def of_children(self) -> Audience | None:
+        """Who observes the children of these runs, too."""
+        return self.outer if self.is_of_one else self
 
     def leave_out(self, others: Audience) -> None:
         """Let go of the observers that others have, too: each is called once for an event."""
@@ -117,7 +126,7 @@ class Audience:
                 reader.end()
 
     def _open_readers(self, run_id: str) -> Iterator[Reader]:
-        for known in self._readers:
+        for known in tuple(self._readers):  # `_forget` may be called meanwhile, in any thread
             reader = known()
             if reader is not None and not reader.is_over and reader.run_id in (None, run_id):
                 yield reader
@@ -131,8 +140,8 @@ class Audience:
         for observer in tuple(self._observers):
             try:
                 observer.on_event(event)
-            except Exception:  # a user's observer may raise anything
-                self.disable(observer, event.run_id)
+            except BaseException as error:  # a user's observer may raise anything
+                self.disable(observer, event.run_id, error)
         if self.outer is not None:
             self.outer.emit(event)
 
@@ -177,9 +186,10 @@ class Audience:
         for audience in self.all():
             for observer in tuple(audience._of_runs):
                 try:
-                    kept = kept or str(observer.on_begin(begins))
-                except Exception:  # a user's observer may raise anything
-                    audience.disable(observer, begins.run_id)
+                    text = observer.on_begin(begins)
+                    kept = kept or _storable(text)
+                except BaseException as error:  # a user's observer may raise anything
+                    audience.disable(observer, begins.run_id, error)
         return kept or begins.trace
 
     def leave(self, run_id: str) -> None:
@@ -188,8 +198,8 @@ class Audience:
             for observer in tuple(audience._of_runs):
                 try:
                     observer.on_leave(run_id)
-                except Exception:  # as above
-                    audience.disable(observer, run_id)
+                except BaseException as error:  # as above
+                    audience.disable(observer, run_id, error)
 
     @property
     def is_measuring(self) -> bool:
@@ -202,15 +212,20 @@ class Audience:
             for observer in tuple(audience._measuring):
                 try:
                     call(observer)
-                except Exception:  # as above
-                    audience.disable(observer, run_id)
+                except BaseException as error:  # as above
+                    audience.disable(observer, run_id, error)
 
-    def disable(self, observer: Any, run_id: str) -> None:
-        """Call an observer no more, because it has raised the exception that is being handled."""
+    def disable(self, observer: Any, run_id: str, error: BaseException) -> None:
+        """Call an observer no more, because it has raised an error. What ends the program is raised again."""
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error
         self._observe_with([known for known in self._observers if known is not observer])
         about = {"run_id": run_id}
-        logger.exception(
-            "observer disabled: it raised at an event of run %s, and is not called again", run_id, extra=about
+        logger.error(
+            "observer disabled: it raised at an event of run %s, and is not called again",
+            run_id,
+            exc_info=error,
+            extra=about,
         )
 
 
@@ -229,8 +244,8 @@ class Around:
             try:
                 entered = observer.around_method(self._started)
                 entered.__enter__()
-            except Exception:  # a user's observer may raise anything
-                audience.disable(observer, self._started.run_id)
+            except BaseException as error:  # a user's observer may raise anything
+                audience.disable(observer, self._started.run_id, error)
             else:
                 self._entered.append((audience, observer, entered))
 
@@ -238,8 +253,8 @@ class Around:
         for audience, observer, entered in reversed(self._entered):
             try:
                 entered.__exit__(*raised)
-            except Exception:  # as above
-                audience.disable(observer, self._started.run_id)
+            except BaseException as error:  # as above
+                audience.disable(observer, self._started.run_id, error)
 
 
 def checked_observers(given: Iterable[Any], whose: str) -> tuple[Observer, ...]:
@@ -250,7 +265,17 @@ def checked_observers(given: Iterable[Any], whose: str) -> tuple[Observer, ...]:
             raise TypeError(
                 f"observers of {whose} must be objects with a method on_event(event), such as [MyObserver()]; not {observer!r:.80}"
             )
+        if inspect.iscoroutinefunction(observer.on_event):
+            raise TypeError(
+                f"observers of {whose} must have a plain on_event(event), and that of {observer!r:.80} is async. Iterate over events() in "
+                "a task instead"
+            )
     return observers
+
+
+def _storable(text: object) -> str:
+    """Return what an observer wants to be kept with a run; "" if it returned something else."""
+    return text if isinstance(text, str) and len(text) <= LONGEST and text.isprintable() else ""
 
 
 def joined(own: Audience | None, outer: Audience | None) -> Audience | None:

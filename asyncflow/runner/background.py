@@ -45,7 +45,7 @@ class Background:
         self.recovery: Recovery = Recovery(
             persistence, is_recoverable, lambda: flows.identities, resume, live, limits.max_takeovers, live.audience
         )
-        self.orphans: Orphans = Orphans(persistence)
+        self.orphans: Orphans = Orphans(persistence, live.audience)
         self.counting: Counting = Counting(persistence, lambda: flows.identities, live.audience)
         self.sweep: Sweep = Sweep(persistence, lambda: flows.identities, self._wake, limits.waiting_warning)
         self._persistence = persistence

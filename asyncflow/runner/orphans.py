@@ -9,6 +9,7 @@ import anyio
 
 from .._pace import Pace
 from .._runs.cancelling import cancel_stored
+from .._runtime.audience import Audience
 from ..errors import RunFencedError, RunNotFoundError, StorageError
 from ..persistence.children import Children
 from ..persistence.protocol import FlowPersistence, offers
@@ -30,8 +31,10 @@ logger: Final = logging.getLogger("asyncflow")
 class Orphans:
     """Looks for orphans of any flow."""
 
-    def __init__(self, persistence: FlowPersistence) -> None:
+    def __init__(self, persistence: FlowPersistence, audience: Audience) -> None:
+        """`audience`: who observes the runs of the runner."""
         self._persistence = persistence
+        self._audience = audience
 
     async def keep_looking(self) -> None:
         """Look until this is cancelled, if the storage knows children."""
@@ -59,7 +62,7 @@ class Orphans:
             for entry in found:
                 about = {"run_id": entry.run_id, "flow": entry.flow}
                 try:
-                    await cancel_stored(self._persistence, entry.run_id)
+                    await cancel_stored(self._persistence, entry.run_id, self._audience)
                     logger.info(
                         "orphan cancelled: %s of %s, whose parent is over", entry.run_id, entry.flow, extra=about
                     )

@@ -98,10 +98,10 @@ class FlowRunner(StoredRuns):
         self.persistence: FlowPersistence = default_persistence() if persistence is None else persistence
         check_backend(self.persistence)
         self._flows = known = FlowRegistry(self.persistence)
-        self._viewed = Viewed(self.persistence, self._flows.instance_of, lambda: self._background.waker.look_now())
+        self._recover_every, self._live = recover_every, (live := OwnedRuns(observers))
+        self._viewed = Viewed(self.persistence, known.instance_of, lambda: self._background.waker.look_now(), live)
         for make in flows:
             self._flows.register(make)
-        self._recover_every, self._live = recover_every, (live := OwnedRuns(observers))
         calls = self._is_recoverable, self._recover_one, lambda: self._places.slots.free if self.is_open else 0
         self._background = Background(self.persistence, known, live, limits, *calls)
         self._recovery = self._background.recovery
@@ -308,7 +308,7 @@ class FlowRunner(StoredRuns):
         if live is not None and not live.ended.is_set():
             await live.cancel()
         else:
-            await cancel_stored(self.persistence, wanted)
+            await cancel_stored(self.persistence, wanted, self._live.audience)
 
     # ---- recovering interrupted runs ---------------------------------------------------------------------------
 

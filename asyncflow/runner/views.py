@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pydantic_core import from_json
@@ -15,6 +16,7 @@ from .._runs.finishing import finish_stored
 from .._runs.inputs import inputs_shown
 from .._runs.loading import outcome_of
 from .._runs.sending import send
+from .._runtime.audience import joined
 from .._runtime.failures import stored_failure, stored_failures
 from .._runtime.timing import clock_of
 from .._runtime.waits import awaited_signals, next_due
@@ -23,6 +25,7 @@ from ..persistence.checkpoint import Checkpoint, decode_progress
 from ..persistence.outcome import Finished
 from ..persistence.protocol import FlowPersistence
 from .handles import RunFailure, RunView
+from .owned import OwnedRuns
 
 __all__ = ["Viewed"]
 
@@ -30,7 +33,7 @@ __all__ = ["Viewed"]
 class Viewed:
     """Views of stored runs for a runner's handles. `instance_of` creates an instance of a stored run's flow; None for an unknown flow.
 
-    `on_sent`: called after a signal was sent.
+    `on_sent`: called after a signal was sent. `owned`: the runs that the runner drives.
     """
 
     def __init__(
@@ -38,9 +41,11 @@ class Viewed:
         persistence: FlowPersistence,
         instance_of: Callable[[Checkpoint], Any],
         on_sent: Callable[[], object],
+        owned: OwnedRuns,
     ) -> None:
         self._instance_of = instance_of
         self._on_sent = on_sent
+        self._owned = owned
         self._clock = clock_of(persistence)
 
     def view(self, c: Checkpoint, as_stored: bool) -> RunView:
@@ -61,7 +66,8 @@ class Viewed:
         instance = self._instance_of(c)
         if instance is None:
             raise refusals.unknown_flow(c)
-        await finish_stored(instance.setup, c.run_id)
+        setup = instance.setup
+        await finish_stored(replace(setup, audience=joined(setup.audience, self._owned.audience)), c.run_id)
 
     async def outcome(self, ended: Checkpoint) -> Any:
         """Return the result of a run that another owner has driven, or raise its error."""

@@ -83,7 +83,7 @@ IN_CHILDREN: tuple[Mutant, ...] = (
         "a cancelled run leaves its children",
         ("K8",),
         "_runs/cancelling.py",
-        "        stop_child(persistence, run_id)\n        await cancel_children(persistence, run_id)\n",
+        "        stop_child(persistence, run_id)\n        await cancel_children(persistence, run_id, audience)\n",
         "        stop_child(persistence, run_id)\n",
         f"{ENDS}::test_cancelled_by_its_storage_a_run_cancels_its_children_too",
     ),

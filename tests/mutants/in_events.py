@@ -3,6 +3,7 @@
 from mutant import Mutant
 
 OBSERVERS = "runtime/test_observers.py"
+BAD, EVERY = "runtime/test_bad_observers.py", "runtime/test_every_event.py"
 STREAMS = "runner/test_event_streams.py"
 SPANS, LOGS = "tracing/test_spans.py", "runs/test_logs.py"
 
@@ -27,7 +28,7 @@ IN_EVENTS: tuple[Mutant, ...] = (
         "the observers of a parent do not get its children",
         ("O1",),
         "_runs/setup.py",
-        "joined(own.audience, mine.outer if mine is not None and mine.is_of_one else mine)",
+        "joined(own.audience, None if mine is None else mine.of_children)",
         "own.audience",
         f"{OBSERVERS}::test_children_are_seen_by_the_observers_of_their_parent_and_not_by_its_readers",
     ),
@@ -35,9 +36,43 @@ IN_EVENTS: tuple[Mutant, ...] = (
         "an observer that raises fails the run",
         ("O2",),
         "_runtime/audience.py",
-        "            except Exception:  # a user's observer may raise anything\n                self.disable(observer, event.run_id)\n",
+        "            except BaseException as error:  # a user's observer may raise anything\n"
+        "                self.disable(observer, event.run_id, error)\n",
         "            except ZeroDivisionError:\n                pass\n",
         f"{OBSERVERS}::test_an_observer_that_raises_is_logged_once_and_harms_no_run",
+    ),
+    Mutant(
+        "a cancellation that an observer raises is one of the run",
+        ("O2",),
+        "_runtime/audience.py",
+        "            except BaseException as error:  # a user's observer may raise anything\n"
+        "                self.disable(observer, event.run_id, error)\n",
+        "            except Exception as error:\n                self.disable(observer, event.run_id, error)\n",
+        f"{BAD}::test_what_is_no_exception_of_a_program_harms_no_run_either",
+    ),
+    Mutant(
+        "only the first observer knows that a run begins",
+        (),
+        "_runtime/audience.py",
+        "                    text = observer.on_begin(begins)\n",
+        "                    text = kept or observer.on_begin(begins)\n",
+        f"{BAD}::test_each_observer_knows_that_a_run_begins_and_the_first_text_is_kept",
+    ),
+    Mutant(
+        "a reader that is dropped takes an event of another one with it",
+        ("O2",),
+        "_runtime/audience.py",
+        "        for known in tuple(self._readers):",
+        "        for known in self._readers:",
+        f"{BAD}::test_a_reader_that_is_dropped_while_an_event_is_passed_on_costs_no_other_reader_the_event",
+    ),
+    Mutant(
+        "a run that is cancelled while no process drives it has no event of that",
+        ("O1",),
+        "_runs/cancelling.py",
+        "    recorder.audience = audience\n",
+        "",
+        f"{EVERY}::test_a_runner_has_an_event_of_a_run_that_it_cancels_while_no_process_drives_it",
     ),
     Mutant(
         "an observer that raises is called again",
