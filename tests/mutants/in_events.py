@@ -156,6 +156,22 @@ IN_EVENTS: tuple[Mutant, ...] = (
         f"{SPANS}::test_a_parked_run_ends_its_spans_and_the_trace_after_it_is_linked",
     ),
     Mutant(
+        "the message of an exception is on a span",
+        (),
+        "integrations/opentelemetry/spans.py",
+        "        if self._tracing.has_messages:\n",
+        "        if True:\n",
+        f"{SPANS}::test_the_message_of_an_exception_is_exported_only_where_that_is_asked_for",
+    ),
+    Mutant(
+        "the key of a step is on a span",
+        (),
+        "integrations/opentelemetry/observer.py",
+        'event.step.partition(" ")[0]',
+        "event.step",
+        f"{SPANS}::test_no_value_is_in_any_span_or_metric",
+    ),
+    Mutant(
         "the message of an attempt that is repeated is logged",
         (),
         "_runtime/steps.py",

@@ -47,6 +47,26 @@ async def test_methods_and_commits_are_measured_in_seconds(told: Any) -> None:
     assert (commits.count, dict(commits.attributes)) == (3, {"asyncflow.flow": "Half"})  # a start, an end, a failure
 
 
+async def test_the_buckets_distinguish_milliseconds_and_interrupted_attempts_are_not_counted(told: Any) -> None:
+    class Waits(Flow):
+        @start()
+        async def first(self) -> None:
+            pass
+
+        @listen(first)
+        async def wait(self) -> None:
+            await anyio.sleep_forever()
+
+    with anyio.move_on_after(0.05):
+        await Waits(persistence=MemoryFlowPersistence(), observers=[told.observer()]).kickoff()
+
+    (method,) = told.points("asyncflow.method.duration")
+    assert method.attributes["asyncflow.method"] == "first"
+    (commits,) = told.points("asyncflow.checkpoint.duration")
+    assert method.explicit_bounds[0] == 0.005
+    assert commits.explicit_bounds[0] == 0.0005
+
+
 async def test_active_runs_are_counted_up_and_down(told: Any) -> None:
     release = anyio.Event()
 

@@ -19,12 +19,15 @@ from asyncflow import (
     continue_as,
     each,
     listen,
+    report,
     run_child,
     sleep,
     start,
     step,
+    stream,
+    wait_for,
 )
-from asyncflow.errors import MethodError, RunCancelledError
+from asyncflow.errors import MethodError, RunCancelledError, RunTimeoutError
 
 STORAGES = pytest.mark.parametrize("storage", [None, MemoryFlowPersistence], ids=["forgets", "memory"])
 SECRET = "canary-4711"
@@ -120,23 +123,99 @@ async def test_a_failed_method_has_its_exception_and_the_run_its_type(told: Any)
     assert (first.attributes["asyncflow.attempt"], second.attributes["asyncflow.attempt"]) == (1, 2)
     assert second.status.status_code is StatusCode.ERROR
     assert second.attributes["error.type"] == "builtins.ConnectionError"
-    assert [event.attributes["exception.message"] for event in second.events] == ["refused"]
+    (event,) = second.events
+    assert (event.name, event.attributes["exception.type"]) == ("exception", "builtins.ConnectionError")
+    assert "in fetch" in event.attributes["exception.stacktrace"]
     run = told.one("flow Fails")
     assert (run.status.status_code, run.attributes["error.type"]) == (StatusCode.ERROR, "builtins.ConnectionError")
     assert [event.name for event in run.events] == ["attempt failed"]
 
 
-async def test_without_exceptions_no_message_and_no_traceback_is_exported(told: Any) -> None:
-    class Fails(Flow):
+async def test_the_message_of_an_exception_is_exported_only_where_that_is_asked_for(told: Any) -> None:
+    class Fails(Flow[dict[str, Any]]):
         @start()
         async def fetch(self) -> None:
-            raise ConnectionError(SECRET)
+            try:
+                raise KeyError(self.state["secret"])
+            except KeyError as error:
+                raise ConnectionError(f"refused: {self.state['secret']}") from error
 
-    with pytest.raises(MethodError):
-        await Fails(observers=[told.observer(record_exceptions=False)]).kickoff()
+    for asked in (False, True):
+        with pytest.raises(MethodError):
+            await Fails(observers=[told.observer(exception_messages=asked)]).kickoff({"secret": SECRET})
 
+    without, with_it = (span.to_json() for span in told.named("method Fails.fetch"))
+    assert SECRET not in without
+    assert f"refused: {SECRET}" in with_it
+    assert SECRET not in str([span.to_json() for span in told.named("flow Fails")])
+
+
+async def test_the_type_of_the_error_of_a_run_whose_time_is_over_is_that_of_the_limit(told: Any) -> None:
+    class Late(Flow):
+        run_timeout = 0.02
+
+        @start()
+        async def go(self) -> None:
+            await anyio.sleep_forever()
+
+    for storage in (None, MemoryFlowPersistence()):
+        with pytest.raises(RunTimeoutError):
+            await Late(persistence=storage, observers=[told.observer()]).kickoff()
+
+    for run in told.named("flow Late"):
+        assert run.attributes["asyncflow.run.status"] == "failed"
+        assert run.attributes["error.type"] == "asyncflow.errors.RunTimeoutError"
+
+
+async def test_two_observers_trace_a_run_each_for_itself(told: Any) -> None:
+    flow = Report(persistence=MemoryFlowPersistence(), observers=[told.observer(), told.observer()])
+    await flow.kickoff()
+
+    runs, methods = told.named("flow Report"), told.named("method Report.fetch")
+    assert {parent_of(method) for method in methods} == {run.context.span_id for run in runs}
+    assert len(runs) == len(methods) == 2
+
+
+async def test_no_value_is_in_any_span_or_metric(told: Any) -> None:
+    async def keep(value: str) -> str:
+        return value
+
+    class Child(Flow[dict[str, Any]]):
+        @start()
+        async def work(self) -> str:
+            return str(self.state["secret"])
+
+    class Talks(Flow[dict[str, Any]]):
+        answer = Signal("answer", str)
+
+        @start()
+        async def ask(self) -> list[str]:
+            report(1, 2, SECRET)
+            stream(SECRET)
+            found = await step(keep, SECRET, key=SECRET)
+            await run_child(Child, {"secret": SECRET}, key=SECRET)
+            return [found, await wait_for(self.answer)]
+
+        @listen(each(ask))
+        async def work(self, item: str) -> str:
+            self.state[item] = item
+            raise ValueError(item)
+
+    storage = MemoryFlowPersistence()
+    flow = Talks(persistence=storage, observers=[told.observer()])
+
+    async def answered() -> None:
+        await anyio.wait_all_tasks_blocked()
+        await Talks.signal(flow.run_id, "answer", SECRET, persistence=storage)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(answered)
+        with pytest.raises(MethodError):
+            await flow.kickoff({"secret": SECRET})
+
+    assert {"flow Talks", "method Talks.ask", "method Talks.work", "flow Child"} <= {span.name for span in told.spans}
     assert SECRET not in str([span.to_json() for span in told.spans])
-    assert told.one("method Fails.fetch").attributes["error.type"] == "builtins.ConnectionError"
+    assert SECRET not in str(told.reader.get_metrics_data())
 
 
 async def test_a_resumed_run_begins_a_new_trace_that_is_linked_to_the_one_before(told: Any) -> None:

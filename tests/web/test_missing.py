@@ -18,6 +18,8 @@ sys.modules[{missing!r}] = None  # as if it were not installed
     [
         ("fastapi", "fastapi", "import asyncflow.integrations.fastapi"),
         ("fastapi", "fastapi.sse", "from asyncflow.integrations.fastapi import flow_router"),  # an older one
+        ("web", "jinja2", "import asyncflow.integrations.inspector"),
+        ("otel", "opentelemetry", "import asyncflow.integrations.opentelemetry"),
         ("postgres", "psycopg", "import asyncflow.persistence.postgres"),
         ("trio", "trio", "from asyncflow.testing.loops import simulated; simulated(None, seed=1, loop='trio')"),
     ],

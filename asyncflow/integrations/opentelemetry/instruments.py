@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, MeterProvider, Observation, UpDownCounter
@@ -10,6 +11,10 @@ from opentelemetry.metrics import CallbackOptions, Counter, Histogram, MeterProv
 from ..._version import VERSION
 
 __all__ = ["Instruments"]
+
+METHODS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+COMMITS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""The bounds of the buckets of durations, in seconds. The SDK's own are for milliseconds: nearly all would be in the first bucket."""
 
 
 class Instruments:
@@ -20,10 +25,12 @@ class Instruments:
         self.waiting: int | None = None
         """How many runs are parked in the storage of a runner here; None until it has counted them."""
         self.methods: Histogram = meter.create_histogram(
-            "asyncflow.method.duration", "s", "How long an attempt of a method takes, its waits included"
+            *("asyncflow.method.duration", "s", "How long an attempt of a method takes, its waits included"),
+            explicit_bucket_boundaries_advisory=METHODS,
         )
         self.checkpoints: Histogram = meter.create_histogram(
-            "asyncflow.checkpoint.duration", "s", "How long a run waits for the commit of a checkpoint"
+            *("asyncflow.checkpoint.duration", "s", "How long a run waits for the commit of a checkpoint"),
+            explicit_bucket_boundaries_advisory=COMMITS,
         )
         self.active: UpDownCounter = meter.create_up_down_counter(
             "asyncflow.runs.active", "{run}", "The runs that this process drives"

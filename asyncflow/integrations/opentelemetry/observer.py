@@ -48,8 +48,8 @@ class OpenTelemetryObserver:
 
     - `tracer_provider`: makes the spans; the global one, unless given, which may be set later than this is created.
     - `meter_provider`: makes the metrics; the global one, unless given.
-    - `record_exceptions`: whether spans of failed methods get the exception's message and traceback. They are what the code of the flow
-      has raised, and may hold values; False leaves the type only.
+    - `exception_messages`: whether spans of failed methods get the messages of exceptions, too. They are what the code of the flow has
+      raised, and may hold values of a state; so by default, spans get the type and the lines of the traceback alone.
 
     Spans: `flow {Flow}` for each pass that is driven in this process, and below it `method {Flow}.{method}` for each attempt. Within a
     method, its span is the current one. The span of a flow is a child of the caller's span. A resumed run begins a new trace, which is
@@ -69,9 +69,9 @@ class OpenTelemetryObserver:
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
         *,
-        record_exceptions: bool = True,
+        exception_messages: bool = False,
     ) -> None:
-        self._tracing = Tracing(tracer_provider, record_exceptions=record_exceptions)
+        self._tracing = Tracing(tracer_provider, has_messages=exception_messages)
         self._instruments = Instruments(meter_provider)
         self._runs: dict[str, RunSpan] = {}
         """The runs that are driven in this process, by their ids."""

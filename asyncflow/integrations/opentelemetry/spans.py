@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from time import perf_counter
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from opentelemetry.trace import Link, Span, Status, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..._version import VERSION
+from ...errors import RunTimeoutError
 from ...events import MethodStarted, RunBegins
 
 __all__ = ["MethodSpan", "RunSpan", "Tracing"]
@@ -61,9 +63,11 @@ class RunSpan:
         """End the span. `status`: of the run, as it leaves this process."""
         self.span.set_attribute("asyncflow.run.status", status)
         if status == "failed":
-            if self.failed_with:
-                self.span.set_attribute("error.type", self.failed_with)
-            self.span.set_status(Status(StatusCode.ERROR, self.failed_with or None))
+            name = self.failed_with or _name_of(
+                RunTimeoutError
+            )  # only a time limit fails a run none of whose methods has failed
+            self.span.set_attribute("error.type", name)
+            self.span.set_status(Status(StatusCode.ERROR, name))
         self.span.end()
 
     def note(self, invocation: str, what: str, attributes: dict[str, Any]) -> None:
@@ -91,8 +95,11 @@ class RunSpan:
 
     def raised(self, span: Span, error: BaseException, name: str) -> None:
         """Note on the span of an attempt what it raised."""
-        if self._tracing.records_exceptions:
+        if self._tracing.has_messages:
             span.record_exception(error)
+        else:
+            lines = "".join(traceback.format_tb(error.__traceback__))
+            span.add_event("exception", {"exception.type": name, "exception.stacktrace": lines})
         span.set_attribute("error.type", name)
         span.set_status(Status(StatusCode.ERROR, name))
 
@@ -100,9 +107,9 @@ class RunSpan:
 class Tracing:
     """Starts the spans of passes."""
 
-    def __init__(self, provider: TracerProvider | None, *, record_exceptions: bool) -> None:
+    def __init__(self, provider: TracerProvider | None, *, has_messages: bool) -> None:
         self.tracer: trace.Tracer = trace.get_tracer("asyncflow", VERSION, provider)
-        self.records_exceptions = record_exceptions
+        self.has_messages = has_messages
         self._is_gen_ai = GEN_AI in [name.strip() for name in os.environ.get(OPT_IN, "").split(",")]
 
     def begin(self, begins: RunBegins, *, is_within: bool) -> RunSpan:
@@ -141,7 +148,10 @@ class Tracing:
         if parent_id:
             attributes["asyncflow.run.parent_id"] = parent_id
         if self._is_gen_ai:
-            names = {"gen_ai.workflow.name": flow, "gen_ai.agent.name": flow}  # the second one since conventions 0.1
+            names = {
+                "gen_ai.workflow.name": flow,
+                "gen_ai.agent.name": flow,
+            }  # the GenAI conventions 0.1 replace the first by the second
             attributes |= {"gen_ai.operation.name": "invoke_workflow", **names}
         span = self.tracer.start_span(f"flow {flow}", context, attributes=attributes, links=links)
         return RunSpan(self, run_id, flow, number, span)
@@ -166,12 +176,13 @@ class MethodSpan:
             contexts.attach(self._context)
         self._began = perf_counter()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         taken, run = perf_counter() - self._began, self._run
-        measured = {**run.measured, "asyncflow.method": self._method}
-        if isinstance(error, Exception):
-            measured["error.type"] = _name_of(type(error))
-        self._durations.record(taken, measured)
+        if error is None or isinstance(error, Exception):  # else it has not ended, but was interrupted
+            measured = {**run.measured, "asyncflow.method": self._method}
+            if error is not None:
+                measured["error.type"] = _name_of(type(error))
+            self._durations.record(taken, measured)
         if self._span is not None:
             self._end(self._span, error)
 
