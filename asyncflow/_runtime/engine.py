@@ -122,7 +122,7 @@ class Engine(Controls):
         """Set once a timer has started."""
         self._signals: Signals | None = None
         if inbox is not None:
-            self._signals = Signals(settings.definition, self.journal, codecs, recorder, run_id, inbox, check, clock)
+            self._signals = Signals(settings, self.journal, codecs, recorder, run_id, inbox, check, clock)
             self._steps.signals = self._signals
             self._step = self._signals.notified_by(self._step)
         self._concurrent: list[Scope | Timers | Signals] = []

@@ -49,9 +49,10 @@ class Retries:
         try:
             delay = next_delay(scope.method.retry, error, known.failed - known.before + 1, random.random())
         except Exception:  # a user's `on` may raise anything
-            name = scope.method.name
-            about = {"run_id": scope.run_id, "method": name, "attempt": scope.attempt}
-            logger.exception("retry policy failed: `on` of %s raised; the method is not tried again", name, extra=about)
+            about = scope.method.name, scope.invocation_id
+            logger.exception(
+                "retry policy failed: `on` of %s raised; %s is not tried again", *about, extra=scope.logged
+            )
             return None
         return None if delay is None else self._clock() + delay
 

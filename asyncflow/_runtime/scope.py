@@ -44,6 +44,11 @@ class Pass(Protocol):
     prefix: str
     """The prefix of the ids of its invocations."""
 
+    @property
+    def flow_name(self) -> str:
+        """The name of the flow, as shown to people."""
+        ...
+
     async def wait_for(self, scope: Scope, signal: Signal[Any], limit: float | None, key: str | None) -> Any:
         """See `receiving.wait_for`."""
         ...
@@ -130,6 +135,12 @@ class Scope:
     def run_id(self) -> str:
         """The id of the run."""
         return self.of_pass.prefix.rpartition("/")[0].rpartition("/")[0]
+
+    @property
+    def logged(self) -> dict[str, Any]:
+        """The fields of its log lines."""
+        about = {"run_id": self.run_id, "flow": self.of_pass.flow_name, "method": self.method.name}
+        return {**about, "attempt": self.attempt}
 
     def draft(self) -> Any:
         """Return the invocation's own state. Raises `DraftClosedError` once the invocation has ended."""

@@ -11,7 +11,6 @@ from typing import Any, Final, Protocol, cast
 
 import anyio
 
-from .._definition.definition import FlowDefinition
 from .._definition.signals import Signal
 from .._scheduling.messages import Command, EndAsked, PassEnded, SignalTaken
 from .._scheduling.progress import Progress
@@ -24,6 +23,7 @@ from .owner_check import OwnerCheck
 from .payloads import Problem, kept_of
 from .recorder import Recorder
 from .scope import Scope
+from .settings import Settings
 from .timing import virtual_clock
 from .unstored import UnstoredInboxes
 
@@ -86,6 +86,7 @@ class Signals:
             "_is_stale",
             "_journal",
             "_known",
+            "_logged",
             "_progress",
             "_recorder",
             "_run_id",
@@ -96,7 +97,7 @@ class Signals:
 
     def __init__(
         self,
-        definition: FlowDefinition,
+        settings: Settings,
         journal: Journal,
         codecs: Codecs,
         recorder: Recorder | None,
@@ -108,12 +109,14 @@ class Signals:
         """`check`: notices that another owner has the run, if nothing else does."""
         self._check = check
         self._clock = clock
-        self._definition = definition
+        self._definition = settings.definition
         self._journal = journal
         self._progress: Progress = journal.progress
         self._codecs = codecs
         self._recorder = recorder
         self._run_id = run_id
+        self._logged = {"run_id": run_id, "flow": settings.name}
+        """The fields of its log lines."""
         self._source = source
         self._known: list[StoredSignal] = []
         self._is_stale = True
@@ -335,7 +338,7 @@ class Signals:
                 stored.signal.name,
                 self._run_id,
                 kept.text,
-                extra={"run_id": self._run_id},
+                extra=self._logged,
             )
             await self._source.set_aside(stored, kept.text)
             return ()
@@ -379,5 +382,5 @@ class Signals:
                 "signals not taken: the pass of run %s has ended, and nothing took %s; they are set aside",
                 self._run_id,
                 ", ".join(f"{name} ({count})" for name, count in sorted(left.items())),
-                extra={"run_id": self._run_id},
+                extra=self._logged,
             )

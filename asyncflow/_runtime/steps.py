@@ -288,7 +288,7 @@ class Steps(Services):
 
     def _log_attempt(self, scope: Scope, error: str, number: int, retry_at: float, *, is_ending: bool) -> None:
         """Log an attempt that raised, and is followed by another one: by its type only, as a message may hold values."""
-        about = {"run_id": self._run_id, "flow": self.flow_name, "method": scope.method.name, "attempt": number}
+        about = {**scope.logged, "attempt": number}
         if is_ending:
             where = scope.invocation_id
             logger.warning("attempt not repeated: %s raised %s while its pass ends", where, error, extra=about)

@@ -238,7 +238,7 @@ class Substeps:
                 except Exception as error:  # a user's function may raise anything
                     if self._recorder is not None and error is self._recorder.refusal:
                         await self._memos.end_run(error)
-                    delay = _delay(call, error, failed.attempts + 1)
+                    delay = _delay(whole, call, error, failed.attempts + 1)
                     if delay is None or not whole.is_open:
                         raise
                     failed = failed._replace(attempts=failed.attempts + 1, due=self._clock() + delay)
@@ -352,20 +352,22 @@ def _called_in(inner: StepScope, call: Call) -> tuple[Any, BaseException | None]
 
 def _log_attempt(scope: Scope, call: Call, error: Exception, number: int, pause: float) -> None:
     """Log an attempt that is followed by another one. Neither its key nor its message: both may hold values."""
-    about = {"run_id": scope.run_id, "flow": type(scope.flow).__name__, "method": scope.method.name, "attempt": number}
     logger.warning(
         "attempt failed: attempt %d of the step %s of %s raised %s; the next one starts in %.1f s",
         *(number, call.of.name, scope.invocation_id, type_of(error), pause),
-        extra=about,
+        extra={**scope.logged, "attempt": number},
     )
 
 
-def _delay(call: Call, error: Exception, failed: int) -> float | None:
+def _delay(scope: Scope, call: Call, error: Exception, failed: int) -> float | None:
     """Return the seconds until the next attempt, or None if there is none."""
     try:
         return next_delay(call.retry, error, failed, random.random())
     except Exception:  # a user's `on` may raise anything
-        logger.exception("retry policy failed: `on` of the step %s raised; it is not tried again", call.of.name)
+        about = call.of.name, scope.invocation_id
+        logger.exception(
+            "retry policy failed: `on` of the step %s of %s raised; it is not tried again", *about, extra=scope.logged
+        )
         return None
 
 

@@ -56,7 +56,7 @@ def timeout_error(scope: Scope, *, is_running: bool = False) -> MethodTimeoutErr
             name,
             scope.invocation_id,
             scope.method.timeout,
-            extra={"run_id": scope.run_id, "method": scope.method.name, "attempt": scope.attempt},
+            extra=scope.logged,
         )
     return MethodTimeoutError(
         f"{name} took longer than its timeout of {scope.method.timeout:g} s; {what}",

@@ -5,7 +5,7 @@ from mutant import Mutant
 OBSERVERS = "runtime/test_observers.py"
 BAD, EVERY = "runtime/test_bad_observers.py", "runtime/test_every_event.py"
 STREAMS = "runner/test_event_streams.py"
-SPANS, LOGS = "tracing/test_spans.py", "runs/test_logs.py"
+SPANS, LOGS, COMMITS = "tracing/test_spans.py", "runs/test_logs.py", "sqlite/test_commit_logs.py"
 
 IN_EVENTS: tuple[Mutant, ...] = (
     Mutant(
@@ -170,6 +170,22 @@ IN_EVENTS: tuple[Mutant, ...] = (
         'event.step.partition(" ")[0]',
         "event.step",
         f"{SPANS}::test_no_value_is_in_any_span_or_metric",
+    ),
+    Mutant(
+        "the outcome of a commit that nobody knows is not logged",
+        (),
+        "persistence/sqlite/writer.py",
+        "            log_unclear(batch, error, refused)\n",
+        "",
+        f"{COMMITS}::test_a_commit_whose_look_up_fails_is_unclear",
+    ),
+    Mutant(
+        "the lines of attempts have the class in place of the flow's name",
+        (),
+        "_runtime/scope.py",
+        '"flow": self.of_pass.flow_name',
+        '"flow": type(self.flow).__name__',
+        f"{LOGS}::test_the_lines_of_attempts_have_the_id_of_the_run_and_the_name_of_its_flow",
     ),
     Mutant(
         "the message of an attempt that is repeated is logged",

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 from pooler import MakePooler, Pooler, PoolMode, found
+from proxy import Proxy
 from server import Server, installed
 
 from asyncflow.persistence.postgres import PostgresFlowPersistence
@@ -54,6 +55,19 @@ def sql(conninfo: str) -> Iterator[psycopg.Connection]:
 def persistence(conninfo: str, schema: str, sql: psycopg.Connection) -> Iterator[PostgresFlowPersistence]:
     yield PostgresFlowPersistence(conninfo, schema=schema)
     sql.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
+@pytest.fixture
+def proxy(conninfo: str) -> Iterator[Proxy]:
+    proxy = Proxy(conninfo)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def cut_off(proxy: Proxy, persistence: PostgresFlowPersistence) -> PostgresFlowPersistence:
+    """The same storage, through the proxy. No renewal of its lease meets the cut that is meant for a commit."""
+    return PostgresFlowPersistence(proxy.conninfo, schema=persistence._target.schema, lease=600)
 
 
 @pytest.fixture(scope="session")

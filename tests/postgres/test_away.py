@@ -145,13 +145,6 @@ async def test_an_error_that_waiting_does_not_change_is_raised_at_once(conninfo:
 # ---- lost while it is opened ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def proxy(conninfo: str) -> Iterator[Proxy]:
-    proxy = Proxy(conninfo)
-    yield proxy
-    proxy.close()
-
-
 @pytest.mark.found("R10")
 @pytest.mark.parametrize("place", ["before the request", "in the request", "before the reply"])
 async def test_a_connection_that_is_lost_while_a_storage_is_opened_is_made_again(

@@ -3,7 +3,6 @@
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Iterator
 
 import anyio
 import psycopg
@@ -19,19 +18,6 @@ from asyncflow.testing._checkpoints import Chain
 
 CUTS = max(14, round(14 * FACTOR))
 """On each event loop."""
-
-
-@pytest.fixture
-def proxy(conninfo: str) -> Iterator[Proxy]:
-    proxy = Proxy(conninfo)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-def cut_off(proxy: Proxy, persistence: PostgresFlowPersistence) -> PostgresFlowPersistence:
-    """The same storage, through the proxy. No renewal of its lease meets the cut that is meant for a commit."""
-    return PostgresFlowPersistence(proxy.conninfo, schema=persistence._target.schema, lease=600)
 
 
 @pytest.mark.clauses("D1", "C2", "S1")

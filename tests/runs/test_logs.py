@@ -1,6 +1,8 @@
 """The log lines of runs: their first words, their fields, and that no value is in them."""
 
+import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,6 +97,40 @@ async def test_a_failure_that_its_caller_gets_is_no_error_and_its_attempts_are_w
     attempt: Any = lines[1]
     assert (attempt.flow, attempt.method, attempt.attempt) == ("Fails", "fetch", 1)
     assert CANARY not in attempt.getMessage()  # the message of an exception may hold values
+
+
+async def test_the_lines_of_attempts_have_the_id_of_the_run_and_the_name_of_its_flow(lines: Lines) -> None:
+    def broken(error: Exception) -> bool:
+        raise RuntimeError
+
+    async def away() -> None:
+        raise ConnectionError(CANARY)
+
+    class Tries(Flow, name="shown"):
+        @start()
+        async def first(self) -> None:
+            with contextlib.suppress(ConnectionError):
+                await step(away, retry=Retry(attempts=2, initial=0))
+            with contextlib.suppress(ConnectionError):
+                await step(away, retry=Retry(attempts=2, on=broken))
+
+        @listen(first, timeout=0.02)
+        def second(self) -> None:
+            time.sleep(0.1)
+
+        @listen(first, retry=Retry(attempts=2, on=broken))
+        async def third(self) -> None:
+            raise ConnectionError
+
+    flow = Tries(persistence=MemoryFlowPersistence())
+    with pytest.raises(MethodError):
+        await flow.kickoff()
+
+    found = [line for line in lines if line.levelno >= logging.WARNING]
+    words = sorted(first_words(found, logging.WARNING))
+    assert words == ["attempt failed", "plain method timed out", "retry policy failed", "retry policy failed"]
+    assert {(line.run_id, line.flow) for line in found} == {(flow.run_id, "shown")}  # type: ignore[attr-defined]
+    assert {line.method for line in found} == {"first", "second", "third"}  # type: ignore[attr-defined]
 
 
 async def test_a_failed_run_that_nothing_awaits_is_an_error_with_a_traceback_and_fields(lines: Lines) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from .jobs import Append, Job
 
-__all__ = ["log_commit", "log_looked_up", "log_retried"]
+__all__ = ["log_commit", "log_looked_up", "log_retried", "log_unclear"]
 
 SLOW: Final = 1.0
 """Seconds from which on a commit is logged as slow: a thousand times as long as one takes on a usual disk."""
@@ -18,18 +18,15 @@ logger = logging.getLogger("asyncflow")
 
 def log_commit(seconds: float, batch: Sequence[Job], size: int) -> None:
     """Log a commit that has ended, also one that failed: at DEBUG, or as a warning if it was slow."""
-    if seconds >= SLOW:
-        logger.warning(
-            "commit slow: it took %.2f s, with %d jobs of %d bytes",
-            *(seconds, len(batch), size),
-            extra=_about(batch, seconds, size),
-        )
-    elif logger.isEnabledFor(logging.DEBUG):
-        logger.debug(
-            "commit done: in %.4f s, with %d jobs of %d bytes",
-            *(seconds, len(batch), size),
-            extra=_about(batch, seconds, size),
-        )
+    is_slow = seconds >= SLOW
+    if not is_slow and not logger.isEnabledFor(logging.DEBUG):
+        return
+    failed = sum(job.error is not None for job in batch)
+    what, about = (seconds, len(batch), size, failed), _about(batch, seconds, size)
+    if is_slow:
+        logger.warning("commit slow: it took %.2f s, with %d jobs of %d bytes; %d failed", *what, extra=about)
+    else:
+        logger.debug("commit done: in %.4f s, with %d jobs of %d bytes; %d failed", *what, extra=about)
 
 
 def log_retried(batch: Sequence[Job], error: Exception) -> None:
@@ -46,6 +43,15 @@ def log_looked_up(batch: Sequence[Job], found: int, error: Exception) -> None:
     logger.warning(
         "commit looked up: %d of %d jobs were stored, after %s",
         *(found, len(batch), _named(error)),
+        extra=_about(batch),
+    )
+
+
+def log_unclear(batch: Sequence[Job], error: Exception, refused: Exception) -> None:
+    """Log that it is not known what an error has left stored of a batch, because looking it up failed, too."""
+    logger.warning(
+        "commit unclear: %d jobs may or may not be stored, after %s; looking it up failed with %s",
+        *(len(batch), _named(error), _named(refused)),
         extra=_about(batch),
     )
 

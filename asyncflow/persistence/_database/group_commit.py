@@ -119,10 +119,10 @@ class GroupCommit:
         self._home.spawn(lambda: self._write(batch), lambda error: self._ended(batch, error, began, size))
 
     def _ended(self, batch: list[Job], error: BaseException | None, began: float, size: int) -> None:
-        log_commit(time.perf_counter() - began, batch, size)
         if error is not None:
             for job in batch:
                 job.error = job.error or _cut_off(job, error)
+        log_commit(time.perf_counter() - began, batch, size)
         self._wake(batch, 0)
 
     def _wake(self, batch: list[Job], start: int) -> None:

@@ -15,7 +15,7 @@ from ...errors import (
     StaleCheckpoint,
     StorageWriteError,
 )
-from .._database.commit_logs import log_looked_up, log_retried
+from .._database.commit_logs import log_looked_up, log_retried, log_unclear
 from .._database.commit_outcomes import not_written, shows
 from .._database.compaction import compact_batch
 from .._database.jobs import Append, Compact, Confirm, InboxJob, Job, Owning, Park, Prune, Send, SetAside
@@ -276,7 +276,8 @@ class Writer:
         lost = self._session
         try:
             found = await self._looked_up(lost, batch)
-        except (psycopg.Error, OSError, AsyncflowError):
+        except (psycopg.Error, OSError, AsyncflowError) as refused:
+            log_unclear(batch, error, refused)
             for job in batch:
                 job.error = self._not_written(error, job, "unknown")
             return

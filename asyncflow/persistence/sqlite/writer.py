@@ -19,7 +19,7 @@ from ...errors import (
     StorageNotFoundError,
     StorageWriteError,
 )
-from .._database.commit_logs import log_looked_up, log_retried
+from .._database.commit_logs import log_looked_up, log_retried, log_unclear
 from .._database.commit_outcomes import not_written, shows
 from .._database.compaction import compact_batch
 from .._database.jobs import Append, Compact, Confirm, InboxJob, Job, Owning, Prune, Send, SetAside
@@ -325,7 +325,8 @@ class Writer:
         try:
             await self._open_again()
             found = [await self._is_stored(job) for job in batch]
-        except (sqlite3.Error, AsyncflowError):
+        except (sqlite3.Error, AsyncflowError) as refused:
+            log_unclear(batch, error, refused)
             for job in batch:
                 job.error = self._not_written(error, job, "unknown")
             return ()
