@@ -388,7 +388,7 @@ class Streamed(Event):
 class EventsLost(Event):
     """This reader was slower than the events, which it has not read: they were dropped before the next one. Live.
 
-    `run_id` and `flow` are empty if the reader reads several runs.
+    `flow` is empty; `run_id` is that of the run only for a reader of `RunHandle.events`, and empty for others.
     """
 
     count: int

@@ -11,7 +11,7 @@ import anyio
 from ..events import Event, EventsLost
 from .timing import now
 
-__all__ = ["LIMIT", "EventStream", "Reader", "live"]
+__all__ = ["LIMIT", "EventStream", "Position", "Reader", "live"]
 
 LIMIT: Final = 1_000
 """Live events that a reader may be behind, and as many stored ones. After that, its oldest ones are dropped."""
@@ -118,6 +118,36 @@ class Reader:
             return changed
         self._changed = self._changed or anyio.Event()
         return self._changed
+
+
+class Position:
+    """Where the reader of one run is, whose stored events it also gets from the storage: it yields each of them once, and in order."""
+
+    __slots__ = ("_wants_live", "known", "reader")
+
+    def __init__(self, reader: Reader, known: tuple[int, int], *, wants_live: bool) -> None:
+        """`known`: (seq, n) of the last stored event that was yielded."""
+        self.reader: Reader = reader
+        self.known: tuple[int, int] = known
+        self._wants_live = wants_live
+
+    def passes(self, event: Event) -> bool:
+        """Whether an event is to be yielded. If it is a stored one, it is known from then on."""
+        if event.is_live:
+            return self._wants_live
+        is_new = event.position > self.known
+        self.known = max(self.known, event.position)
+        return is_new
+
+    def take(self, *, after_rows: bool = False) -> Event | None:
+        """Return the next event that has arrived and is to be yielded; None if there is none, or if others are missing before it.
+
+        `after_rows`: the stored events were just read from the storage, so none is missing.
+        """
+        found = self.reader.take(None if after_rows else self.known)
+        while found is not None and not self.passes(found):
+            found = self.reader.take(self.known)
+        return found
 
 
 class EventStream:

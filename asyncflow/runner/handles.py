@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import anyio
@@ -17,6 +18,7 @@ from .._runs.ownership import catalog_entry, is_driven, status_now
 from .._runs.parked import until_woken
 from .._runs.sending import JsonPayload
 from .._runtime.observe import events_from
+from .._runtime.readers import Position
 from .._runtime.timing import clock_of
 from .._runtime.tracebacks import from_here
 from ..errors import CapabilityMissingError, RunFencedError, RunInterruptedError, StorageError
@@ -271,41 +273,44 @@ class RunHandle(Generic[R]):
             )
         reports = [] if self._live is None else self._live.driver.reports()
         reader = self._owned.audience.reader(self.run_id, rereads=True, reports=reports)
-        position, pause, pace, is_woken = after, SOON, Pace(), False
+        at, pause, pace, is_woken = Position(reader, after, wants_live=live), SOON, Pace(), False
         while True:
-            is_live = self._live is not None and not self._live.ended.is_set()
+            is_live = self._is_live
             if not is_woken:  # else the reader may have what followed, live events included
-                # This checkpoint again: it may have further events.
-                rows = await persistence.history(self.run_id, after=max(-1, position[0] - 1))
-                for event in [event for row in rows for event in events_from(row)]:
-                    if event.position > position:
-                        position, pause = event.position, SOON
-                        yield event
-                reader.forget_until(position)
+                # The last known checkpoint again: it may have further events.
+                rows = await persistence.history(self.run_id, after=max(-1, at.known[0] - 1))
+                for event in filter(at.passes, chain.from_iterable(map(events_from, rows))):
+                    pause = SOON
+                    yield event
+                reader.forget_until(at.known)
                 if not is_live and (rows[-1] if rows else await self.checkpoint()).status != "running":
                     return
                 pause = min(pause * 1.5, LATE)
-            found = reader.take(position if is_woken else None)
-            while True:
-                while found is not None:
-                    if live if found.is_live else found.position > position:
-                        position = max(position, found.position)
-                        yield found
-                    found = reader.take(position)
-                if not is_live or reader.has_gap or self._live is None or self._live.ended.is_set():
-                    break
-                await reader.next_change.wait()
-                found = reader.take(position)
-            if is_woken or is_live:
-                is_woken = False
-                continue
-            try:
-                self._live = await self._woken()
-            except RunInterruptedError:
+            found = at.take(after_rows=not is_woken)
+            while found is not None or (is_live and self._is_live and not reader.has_gap):
+                if found is None:
+                    await reader.next_change.wait()
+                else:
+                    yield found
+                found = at.take()
+            is_woken = not (is_woken or is_live)
+            if is_woken and await self._is_closed():
                 return
-            is_woken = True
-            if self._live is None:
+            if is_woken and self._live is None:
                 await pace.pause(pause, reader.next_change)
+
+    @property
+    def _is_live(self) -> bool:
+        """Whether this runner drives the run now."""
+        return self._live is not None and not self._live.ended.is_set()
+
+    async def _is_closed(self) -> bool:
+        """Wait while the run is parked. Return whether the runner has ended before it was woken."""
+        try:
+            self._live = await self._woken()
+        except RunInterruptedError:
+            return True
+        return False
 
     async def _ended(self) -> Checkpoint:
         """Wait for the last checkpoint of a run that another owner drives, and return it.

@@ -110,9 +110,9 @@ IN_EVENTS: tuple[Mutant, ...] = (
     Mutant(
         "a handle yields what it has read from the storage again",
         ("O3",),
-        "runner/handles.py",
-        "                    if live if found.is_live else found.position > position:\n",
-        "                    if live or not found.is_live:\n",
+        "_runtime/readers.py",
+        "        return is_new\n",
+        "        return True\n",
         f"{STREAMS}::test_an_event_that_is_read_before_its_commit_is_answered_comes_once",
     ),
     Mutant(
