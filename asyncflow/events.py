@@ -120,7 +120,7 @@ class RunBegins:
     parent_id: str = ""
     """The run id of its parent; empty for none."""
     trace: str = ""
-    """What `on_begin` returned for the run before, here or in another process; empty if nothing was kept."""
+    """What `on_begin` returned for the run before, here or in another process, at the newest snapshot; empty if nothing was kept."""
 
 
 @runtime_checkable

@@ -73,7 +73,8 @@ def log_failed(run_id: str, flow: str, unseen: Any = None) -> None:
     if unseen is None:
         logger.info("run failed: %s of %s; its caller gets the error", run_id, flow, extra=about)
         return
-    about |= {"method": getattr(unseen, "method", None) or ""}
+    if method := getattr(unseen, "method", None):  # a time limit of the pass has none
+        about["method"] = method
     logger.error("run failed: %s of %s, and no caller awaits its result", run_id, flow, exc_info=unseen, extra=about)
 
 

@@ -148,6 +148,26 @@ async def test_a_failed_run_that_nothing_awaits_is_an_error_with_a_traceback_and
     assert first_words(lines).count("run failed") == 1
 
 
+async def test_a_run_whose_time_is_over_and_that_nothing_awaits_is_an_error_too(lines: Lines) -> None:
+    class Late(Flow):
+        run_timeout = 0.02
+
+        @start()
+        async def go(self) -> None:
+            await anyio.sleep_forever()
+
+    async with FlowRunner(MemoryFlowPersistence()) as runner:
+        handle = await runner.start(Late)
+        with anyio.fail_after(5):
+            while (await handle.status()) != "failed":  # noqa: ASYNC110 - no call may await the run
+                await anyio.sleep(0.001)
+
+    (error,) = [line for line in lines if line.levelno == logging.ERROR]
+    assert str(error.msg).startswith("run failed: ")
+    assert error.exc_info is not None
+    assert not hasattr(error, "method")
+
+
 async def test_cancelled_and_interrupted_runs_say_so(lines: Lines) -> None:
     with anyio.move_on_after(0.05):
         await Hangs(persistence=MemoryFlowPersistence()).kickoff()

@@ -250,6 +250,31 @@ async def test_a_resumed_run_begins_a_new_trace_that_is_linked_to_the_one_before
     assert told.named("method Recovers.second")[1].context.trace_id == after.context.trace_id
 
 
+async def test_every_resume_in_a_row_is_linked_to_a_trace_of_the_run_before_it(told: Any) -> None:
+    class Hangs(Flow):
+        @start()
+        async def first(self) -> None:
+            pass
+
+        @listen(first)
+        async def hang(self) -> None:
+            await anyio.sleep_forever()
+
+    storage = MemoryFlowPersistence()
+    flow = Hangs(persistence=storage, observers=[told.observer()])
+    with anyio.move_on_after(0.02):
+        await flow.kickoff()
+    for _ in range(3):
+        with anyio.move_on_after(0.02):
+            await Hangs.resume(flow.run_id, persistence=storage, observers=[told.observer()])
+
+    runs = told.named("flow Hangs")
+    for n, run in enumerate(runs[1:], 1):
+        (link,) = run.links
+        assert link.context.span_id in {before.context.span_id for before in runs[:n]}
+    assert len({run.context.trace_id for run in runs}) == len(runs) == 4
+
+
 async def test_without_an_observer_a_run_stores_no_trace() -> None:
     storage = MemoryFlowPersistence()
     flow = Report(persistence=storage)
