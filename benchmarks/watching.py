@@ -29,8 +29,8 @@ from asyncflow.integrations.inspector import inspector
 from .__main__ import machine
 
 SERVE = "from benchmarks.watching import serve_alone; serve_alone({path!r})"
-SHARE = 20
-"""As in the inspector's script: the part of the time that a page may take to be opened again."""
+SHARE = 30
+"""As in the inspector's script: the part of the time that all pages may take to be opened again."""
 
 CLIENT = "from benchmarks.watching import watch; import anyio; anyio.run(watch, {url!r}, {pages})"
 
@@ -110,8 +110,9 @@ async def _follow(http: object, run_id: str, opens: bool) -> None:
         async for line in stream.aiter_lines():
             begun = time.monotonic()
             if opens and line.startswith("data") and begun > due:
-                await _text(http, f"/run?id={run_id}")
-                due = time.monotonic() + max(0.3, SHARE * (time.monotonic() - begun))
+                page = await _text(http, f"/run?id={run_id}")
+                followed = max(1, int(page.partition('data-followed="')[2].partition('"')[0]))
+                due = time.monotonic() + max(0.3, SHARE * followed * (time.monotonic() - begun))
 
 
 # ---- turns ------------------------------------------------------------------------------------------------------------------------

@@ -178,7 +178,8 @@ def test_failed_runs_are_retried_together(page: Page, site: Inspected) -> None:
 
 
 def test_what_fails_says_why(page: Page, noticed: Noticed, site: Inspected) -> None:
-    open_run(page, site, site.run("waiting", title="tea"))
+    run_id = site.run("waiting", title="tea")
+    open_run(page, site, run_id)
     field = page.locator(".state > div", has=page.get_by_text("fails", exact=True))
     field.get_by_text("Edit").click()
     field.get_by_role("textbox").fill("maybe")
@@ -186,6 +187,11 @@ def test_what_fails_says_why(page: Page, noticed: Noticed, site: Inspected) -> N
 
     expect(page.get_by_role("alert")).to_contain_text("is not JSON, so nothing was changed")
     noticed.expect("422")
+
+    expect(page).to_have_url(f"{site.url}/run?id={run_id}")  # so it can be loaded again, and follows its run
+    site.call(site.runner.cancel(run_id))
+    expect(status(page)).to_have_text("cancelled")
+    expect(page.locator("#live")).not_to_contain_text("cannot be refreshed")
     page.goto(f"{site.url}/run?id=none")
     expect(page.get_by_role("alert")).to_contain_text("There is no such run")
     noticed.expect("404")

@@ -1,6 +1,9 @@
 // What the pages do with scripts: they refresh their parts, follow the events of a run, and draw its graph. Nothing here makes markup
 // of text: what comes from a run is set as the text of an element, or comes as a page that the server has escaped.
 
+const posted = document.querySelector("[data-page]"); // the answer to a form: its own address cannot be asked again
+if (posted) history.replaceState(null, "", posted.dataset.page);
+
 const announced = document.getElementById("live");
 document.documentElement.classList.add("scripted");
 
@@ -44,9 +47,12 @@ function replace(part, fresh) {
   if (at >= 0) [...fresh.querySelectorAll("a, summary, [tabindex]")][at]?.focus({ preventScroll: true });
 }
 
-const SHARE = 20; // a page takes at most this part of the time to be refreshed: it must not slow the runs that its server may drive
+// All pages together take at most this part of the time to be refreshed: they must not slow the runs that their server may drive. The
+// server says how many follow a run.
+const SHARE = 30;
 let isRefreshing = false;
 let took = 0;
+let followed = 1;
 let isStale = false;
 
 async function refresh() {
@@ -63,6 +69,7 @@ async function refresh() {
     const answer = await fetch(address, { cache: "no-store" });
     if (!answer.ok) return say("The page cannot be refreshed: " + answer.status);
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    followed = Math.max(1, Number(fresh.getElementById("content").dataset.followed));
     for (const part of document.querySelectorAll("[data-part]")) {
       const same = fresh.getElementById(part.id);
       if (same) replace(part, document.adoptNode(same));
@@ -92,7 +99,7 @@ function refreshSoon() {
   soon ||= setTimeout(() => {
     soon = 0;
     refresh();
-  }, Math.max(300, SHARE * took));
+  }, Math.max(300, SHARE * followed * took));
 }
 
 function refreshInterval() {
@@ -102,7 +109,7 @@ function refreshInterval() {
 
 async function keepRefreshing() {
   while (refreshInterval()) {
-    await new Promise((resume) => setTimeout(resume, Math.max(refreshInterval(), SHARE * took)));
+    await new Promise((resume) => setTimeout(resume, Math.max(refreshInterval(), SHARE * followed * took)));
     if (!document.hidden) await refresh();
   }
 }
