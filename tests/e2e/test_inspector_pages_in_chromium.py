@@ -10,7 +10,7 @@ import pytest
 from inspected import Inspected
 from noticing import Noticed
 from playwright.sync_api import Browser, Locator, Page, expect
-from press import CANARY, Decision, gates
+from press import CANARY, Decision, Publish, gates
 
 
 @pytest.fixture
@@ -257,6 +257,21 @@ def test_everything_is_reached_by_keyboard(page: Page, site: Inspected) -> None:
     page.keyboard.press("Enter")
 
     expect(page.locator(".done")).to_contain_text("The run continues")
+
+
+def test_a_refresh_keeps_the_focus(page: Page, site: Inspected) -> None:
+    run_id = site.run("failed", title="tea", fails=True)
+    open_run(page, site, run_id)
+    button = page.get_by_role("button", name="Retry")
+    button.focus()
+
+    async def edit() -> None:
+        flow = await Publish.load(run_id, persistence=site.storage)
+        await flow.update_state({"title": "coffee"})
+
+    site.call(edit())
+    expect(page.locator(".facts div").first).to_have_text("Step3")
+    expect(button).to_be_focused()
 
 
 LONG = "a" * 300

@@ -29,6 +29,8 @@ function isBusy(part) {
   return part.querySelector("details.edit[open], details.confirm[open]") !== null;
 }
 
+const FOCUSABLE = "a, button, summary, [tabindex]";
+
 function replace(part, fresh) {
   if (shownParts.get(part.id) === fresh.outerHTML || isBusy(part)) return;
   if (fresh.dataset.same !== undefined && fresh.dataset.same === part.dataset.same) return; // a form: each copy has a new key
@@ -37,14 +39,14 @@ function replace(part, fresh) {
     const same = fresh.querySelector("#" + CSS.escape(details.id));
     if (same) same.open = details.open;
   }
-  const places = [...part.querySelectorAll("a, summary, [tabindex]")];
+  const places = [...part.querySelectorAll(FOCUSABLE)];
   const at = places.indexOf(document.activeElement);
   const scrolled = [...part.querySelectorAll(".scroll, .value")].map((each) => [each.scrollLeft, each.scrollTop]);
   part.replaceWith(fresh);
   [...fresh.querySelectorAll(".scroll, .value")].forEach((each, n) => {
     if (scrolled[n]) [each.scrollLeft, each.scrollTop] = scrolled[n];
   });
-  if (at >= 0) [...fresh.querySelectorAll("a, summary, [tabindex]")][at]?.focus({ preventScroll: true });
+  if (at >= 0) [...fresh.querySelectorAll(FOCUSABLE)][at]?.focus({ preventScroll: true });
 }
 
 // All pages together take at most this part of the time to be refreshed: they must not slow the runs that their server may drive. The
