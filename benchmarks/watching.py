@@ -29,8 +29,8 @@ from asyncflow.integrations.inspector import inspector
 from .__main__ import machine
 
 SERVE = "from benchmarks.watching import serve_alone; serve_alone({path!r})"
-SHARE = 20
-"""As in the inspector's script: the part of the time that a page may take to be opened again."""
+SHARE = 30
+"""As in the inspector's script: the part of the time that all pages may take to be opened again."""
 
 CLIENT = "from benchmarks.watching import watch; import anyio; anyio.run(watch, {url!r}, {pages})"
 
@@ -87,11 +87,14 @@ async def watch(url: str, pages: int) -> None:
             ids += _ids(page)
             link = unescape(page.partition('rel="next" href="')[2].partition('"')[0])
         for run_id in ids[:pages]:
+            if pages < 50:
+                await _text(http, f"/run?id={run_id}")
             group.start_soon(_follow, http, run_id, pages < 50)
         print("watching", flush=True)
+        pause = 2.0
         while True:
-            await anyio.sleep(2)
-            await _text(http, "/")
+            await anyio.sleep(pause)
+            pause = max(2.0, await _pause_after(http, "/"))
 
 
 def _ids(page: str) -> list[str]:
@@ -103,15 +106,22 @@ async def _text(http: object, path: str) -> str:
     return text
 
 
+async def _pause_after(http: object, path: str) -> float:
+    """Open a page, and return how many seconds its script waits until it does that again."""
+    begun = time.monotonic()
+    page = await _text(http, path)
+    followed = max(1, int(page.partition('data-followed="')[2].partition('"')[0]))
+    return SHARE * followed * (time.monotonic() - begun)
+
+
 async def _follow(http: object, run_id: str, opens: bool) -> None:
     """Follow the events of a run and, if this client opens it, open it again at news."""
     due = 0.0
     async with http.stream("GET", f"/run/events?id={run_id}") as stream:  # type: ignore[attr-defined]
         async for line in stream.aiter_lines():
-            begun = time.monotonic()
-            if opens and line.startswith("data") and begun > due:
-                await _text(http, f"/run?id={run_id}")
-                due = time.monotonic() + max(0.3, SHARE * (time.monotonic() - begun))
+            if opens and line.startswith("data") and time.monotonic() > due:
+                pause = await _pause_after(http, f"/run?id={run_id}")
+                due = time.monotonic() + max(0.3, pause)
 
 
 # ---- turns ------------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -44,6 +44,7 @@ class Audience:
         "_observers",
         "_of_methods",
         "_of_runs",
+        "_read",
         "_readers",
         "is_of_one",
         "outer",
@@ -57,6 +58,8 @@ class Audience:
         self.is_of_one: bool = is_of_one
         self._observe_with(observers)
         self._readers: list[weakref.ref[Reader]] = []
+        self._read: Set[str | None] = frozenset()
+        """The runs that the readers read, and perhaps others; None: all. Most runs have no reader: to ask each takes time."""
         self._loop: object = None
 
     def _observe_with(self, observers: Iterable[Observer]) -> None:
@@ -96,6 +99,7 @@ class Audience:
         for event in reports:
             reader.put(event)
         self._readers.append(weakref.ref(reader, self._forget))
+        self._read = {each.run_id for known in tuple(self._readers) if (each := known()) is not None}
         return reader
 
     def _forget(self, reader: weakref.ref[Reader]) -> None:
@@ -126,6 +130,8 @@ class Audience:
                 reader.end()
 
     def _open_readers(self, run_id: str) -> Iterator[Reader]:
+        if run_id not in self._read and None not in self._read:
+            return
         for known in tuple(self._readers):  # `_forget` may be called meanwhile, in any thread
             reader = known()
             if reader is not None and not reader.is_over and reader.run_id in (None, run_id):

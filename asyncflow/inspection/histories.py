@@ -103,10 +103,10 @@ async def diff(
 def changes(before: Any, after: Any, shown_before: Any, shown_after: Any, path: Path = ()) -> list[Change]:
     """Return the differences between two trees. `shown_before`, `shown_after`: the same trees, as they are shown."""
     both = (before, after, shown_before, shown_after)
-    if all(isinstance(each, dict) for each in both):
+    if all(isinstance(each, dict) for each in both):  # what the shown trees lack, the hook has left out
         names = list(dict.fromkeys((*before, *after)))
         return [c for name in names for c in _of_part(*both, name, path)]
-    if all(isinstance(each, list) for each in both):
+    if all(isinstance(each, list) for each in both) and (len(before), len(after)) == tuple(map(len, both[2:])):
         return [c for place in range(max(len(before), len(after))) for c in _of_part(*both, place, path)]
     if _same(before, after):
         return []
@@ -115,6 +115,8 @@ def changes(before: Any, after: Any, shown_before: Any, shown_after: Any, path: 
 
 def _of_part(before: Any, after: Any, shown_before: Any, shown_after: Any, part: Any, path: Path) -> list[Change]:
     had, has = _contains(before, part), _contains(after, part)
+    if had > _contains(shown_before, part) or has > _contains(shown_after, part):
+        return []
     path = (*path, part)
     if had and has:
         return changes(before[part], after[part], shown_before[part], shown_after[part], path)

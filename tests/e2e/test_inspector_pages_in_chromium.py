@@ -10,7 +10,7 @@ import pytest
 from inspected import Inspected
 from noticing import Noticed
 from playwright.sync_api import Browser, Locator, Page, expect
-from press import CANARY, Decision, gates
+from press import CANARY, Decision, Publish, gates
 
 
 @pytest.fixture
@@ -178,7 +178,8 @@ def test_failed_runs_are_retried_together(page: Page, site: Inspected) -> None:
 
 
 def test_what_fails_says_why(page: Page, noticed: Noticed, site: Inspected) -> None:
-    open_run(page, site, site.run("waiting", title="tea"))
+    run_id = site.run("waiting", title="tea")
+    open_run(page, site, run_id)
     field = page.locator(".state > div", has=page.get_by_text("fails", exact=True))
     field.get_by_text("Edit").click()
     field.get_by_role("textbox").fill("maybe")
@@ -186,6 +187,11 @@ def test_what_fails_says_why(page: Page, noticed: Noticed, site: Inspected) -> N
 
     expect(page.get_by_role("alert")).to_contain_text("is not JSON, so nothing was changed")
     noticed.expect("422")
+
+    expect(page).to_have_url(f"{site.url}/run?id={run_id}")  # so it can be loaded again, and follows its run
+    site.call(site.runner.cancel(run_id))
+    expect(status(page)).to_have_text("cancelled")
+    expect(page.locator("#live")).not_to_contain_text("cannot be refreshed")
     page.goto(f"{site.url}/run?id=none")
     expect(page.get_by_role("alert")).to_contain_text("There is no such run")
     noticed.expect("404")
@@ -251,6 +257,21 @@ def test_everything_is_reached_by_keyboard(page: Page, site: Inspected) -> None:
     page.keyboard.press("Enter")
 
     expect(page.locator(".done")).to_contain_text("The run continues")
+
+
+def test_a_refresh_keeps_the_focus(page: Page, site: Inspected) -> None:
+    run_id = site.run("failed", title="tea", fails=True)
+    open_run(page, site, run_id)
+    button = page.get_by_role("button", name="Retry")
+    button.focus()
+
+    async def edit() -> None:
+        flow = await Publish.load(run_id, persistence=site.storage)
+        await flow.update_state({"title": "coffee"})
+
+    site.call(edit())
+    expect(page.locator(".facts div").first).to_have_text("Step3")
+    expect(button).to_be_focused()
 
 
 LONG = "a" * 300

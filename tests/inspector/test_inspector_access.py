@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from asyncflow import MemoryFlowPersistence
 from asyncflow.integrations.inspector import Action, inspector
+from asyncflow.integrations.inspector.acting import ACTIONS
 
 PAGES = ("", "waiting", "run", "run/events", "run/state")
 
@@ -95,6 +96,28 @@ async def test_authorize_gets_the_request_and_the_action(storage: Any) -> None:
             Action("list"),
         ]
         assert await (await runner.get(run_id)).status() != "cancelled"
+
+
+async def test_every_route_asks_authorize(storage: Any) -> None:
+    app: Any = inspector(storage, [Publish])
+    routes = {(route.path, *sorted(route.methods - {"HEAD"})) for route in app._app.routes}
+    async with running(storage) as runner:
+        run_id = await started(runner, "waiting")
+        async with visited(storage, runner=runner, actions=True, authorize=lambda request, action: False) as at:
+            gets = [await at.get(page, id=run_id) for page in PAGES]
+            posts = [await at.post(f"run/{word}", id=run_id, name="noted") for word in ACTIONS]
+            posts.append(await at.post("retry", id=run_id))
+
+        assert await (await runner.get(run_id)).status() == "waiting"
+    assert routes == {
+        *(
+            (f"/{page}", "GET") for page in (*PAGES, "static/{name}")
+        ),  # the files are those of the package, the same for all
+        ("/retry", "POST"),
+        ("/run/{action}", "POST"),
+    }
+    assert {answer.status_code for answer in gets + posts} == {403}
+    assert not [answer for answer in gets + posts if "Publish" in answer.text]
 
 
 @pytest.mark.parametrize(

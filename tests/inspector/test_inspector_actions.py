@@ -111,7 +111,7 @@ async def test_a_form_that_does_not_fit_is_shown_again_with_its_mistakes(given: 
     assert answer.status_code == 422
     assert "The signal decided was not sent" in text
     assert said in text
-    assert ">kept</textarea>" in answer.text
+    assert ">\nkept</textarea>" in answer.text
     assert 'aria-invalid="true"' in answer.text
 
 

@@ -55,8 +55,7 @@ async def test_filters_select_runs(storage: Any) -> None:
     [
         ({"status": "broken"}, "There is no status 'broken'"),
         ({"within": "1y"}, "There is no time '1y'"),
-        ({"since": "yesterday"}, "The time 'from' is no time. Write it as"),
-        ({"since": "2026-02-01T00:00", "until": "2026-01-01T00:00"}, "No run can match"),
+        ({"since": "yesterday"}, "'Changed from' is no time. Write it as"),
         ({"before": "x"}, "before must be a number"),
         ({"status": CANARY}, "There is no status"),
     ],

@@ -1,4 +1,4 @@
-"""The inspector's streams of events: resumed, left by their clients, ended by their server. And what `redact` hides everywhere."""
+"""The inspector's streams of events: resumed, left by their clients, ended by their server."""
 
 import json
 import os
@@ -12,9 +12,9 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from press import CANARY, Count, Decision, Publish, gates, reached, running, started, visited
+from press import CANARY, Count, Publish, gates, reached, running, started, visited
 
-from asyncflow import MemoryFlowPersistence, SQLiteFlowPersistence
+from asyncflow import MemoryFlowPersistence, SQLiteFlowPersistence, errors
 from asyncflow.events import Streamed
 from asyncflow.integrations.inspector import streaming
 from asyncflow.integrations.inspector.app import application, make_site
@@ -231,57 +231,51 @@ async def test_a_quiet_stream_has_comments(storage: Any, monkeypatch: pytest.Mon
     )  # one each 0.1 s, as far as the machine is quick enough
 
 
-# ---- redact ----------------------------------------------------------------------------------------------------------------------
+async def test_nothing_follows_the_end_of_a_stream(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(Watching):
+        ended = False
 
+        async def _send(self, message: Any) -> None:
+            assert not self.ended, "servers of ASGI raise an error, and log it"
+            self.ended = message.get("more_body") is False
+            if self.ended:
+                await anyio.sleep(0.2)
 
-SECRET = "4711-secret"
-
-
-def hiding(path: tuple[str | int, ...], value: Any) -> Any:
-    return "[hidden]" if isinstance(value, str) and SECRET in value else value
-
-
-async def test_redact_hides_a_value_on_every_page(storage: Any) -> None:
+    monkeypatch.setattr(streaming, "LONGEST", 0.1)
+    monkeypatch.setattr(streaming, "BEAT", 0.03)
     async with running(storage) as runner:
-        failed = await started(runner, "failed", title=f"x {SECRET}", secret=SECRET, fails=True)
-        waiting = await started(runner, "waiting", secret=SECRET)
-        await (await runner.get(failed)).signal("decided", Decision(approved=True, remark=SECRET))
-        async with visited(storage, runner=runner, actions=True, redact=hiding) as at:
-            for page in ("", "waiting"):
-                await at.get(page)
-            for run_id in (failed, waiting):
-                for step in (0, 1, 2):
-                    await at.run(run_id, at=step)
-                await at.get("run/state", id=run_id)
-            await at.get("run/events", id=failed)
-            await at.post("run/edit", id=waiting, field="title", value="7")
-            await at.post("run/signal", id=waiting, name="unknown")
+        watching = Slow(make_site(storage, [Publish]), await started(runner, "waiting"))
+        await watching()
 
-    assert {answer.status_code for answer in at.seen} == {200, 409}
-    assert not [str(answer.url) for answer in at.seen if SECRET in answer.text]
-    assert sum("[hidden]" in answer.text for answer in at.seen) >= 8
-    page = next(answer.text for answer in at.seen if f"id={failed}&at=2" in str(answer.url))
-    assert 'name="field" value="secret"' not in page, "what is hidden cannot be edited"
-    assert 'name="field" value="fails"' in page
+    assert watching.ended
 
 
-async def test_a_redact_that_raises_shows_nothing(storage: Any, caplog: pytest.LogCaptureFixture) -> None:
-    def broken(path: tuple[str | int, ...], value: Any) -> Any:
-        raise RuntimeError(SECRET)
+@pytest.mark.parametrize(
+    ("error", "has_end"),
+    [
+        (errors.CheckpointCorruptError("damaged"), True),
+        (errors.RunNotFoundError("deleted"), True),
+        (errors.CapabilityMissingError("no history", capability="CheckpointHistory"), True),
+        (errors.StorageBusyError("locked"), False),
+        (errors.StorageUnreachableError("away"), False),
+    ],
+)
+async def test_a_stream_that_cannot_be_read_is_asked_for_again_only_where_that_may_help(
+    error: Exception, has_end: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def events(*_: Any, **__: Any) -> Any:
+        raise error
+        yield
 
+    monkeypatch.setattr(streaming, "follow", events)
+    storage = MemoryFlowPersistence()
     async with running(storage) as runner:
-        run_id = await started(runner, "failed", secret=SECRET, title=SECRET, fails=True)
-        caplog.clear()
-        async with visited(storage, redact=broken) as at:
-            for step in (0, 1, 2):
-                await at.run(run_id, at=step)
-            await at.get("run/events", id=run_id)
-            await at.get("run/state", id=run_id)
+        run_id = await started(runner, "waiting")
+    async with visited(storage) as at:
+        answer = await at.get("run/events", id=run_id)
 
-    assert not [str(answer.url) for answer in at.seen if SECRET in answer.text]
-    assert "redact raised an exception" in at.seen[0].text
-    assert "value not shown: redact raised RuntimeError at ('state',)" in caplog.text
-    assert SECRET not in caplog.text
+    assert answer.status_code == 200
+    assert ("event: end" in answer.text) == has_end
 
 
 # ---- a server of its own ------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ python tests/mutants/run.py            # all of them; or some, by a part of thei
 from in_children import IN_CHILDREN
 from in_cli import IN_CLI
 from in_events import IN_EVENTS
+from in_inspector import IN_INSPECTOR
 from in_items import IN_ITEMS
 from in_runs import IN_RUNS
 from in_steps import IN_STEPS
@@ -18,5 +19,17 @@ from mutant import Mutant
 __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = (
-    *(*IN_CHILDREN, *IN_CLI, *IN_EVENTS, *IN_ITEMS, *IN_RUNS, *IN_STEPS, *IN_STORAGE, *IN_TREES, *IN_WAITS, *IN_WEB),
+    *(
+        *IN_CHILDREN,
+        *IN_CLI,
+        *IN_EVENTS,
+        *IN_INSPECTOR,
+        *IN_ITEMS,
+        *IN_RUNS,
+        *IN_STEPS,
+        *IN_STORAGE,
+        *IN_TREES,
+        *IN_WAITS,
+        *IN_WEB,
+    ),
 )

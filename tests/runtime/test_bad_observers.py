@@ -207,3 +207,21 @@ def test_a_reader_that_is_dropped_while_an_event_is_passed_on_costs_no_other_rea
 
     assert len(heard._readers) == 2
     assert kept.take() is not None
+
+
+async def test_a_run_without_a_reader_asks_none_of_those_of_other_runs() -> None:
+    heard = audience.Audience()
+    readers = [heard.reader("a"), heard.reader("b")]
+    heard._readers.append(lambda: pytest.fail("a reader of another run was asked"))  # type: ignore[arg-type]
+
+    assert not heard.hears("c")
+    assert not heard.hears_ends("c")
+
+    heard._readers.pop()
+    assert heard.hears("a")
+    readers.clear()
+    of_all = heard.reader()
+    assert heard.hears("a")
+    assert heard.hears_ends("c")
+    del of_all
+    assert not heard.hears("a")

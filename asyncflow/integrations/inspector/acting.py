@@ -6,8 +6,8 @@ shows the page with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Literal, NamedTuple, cast
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import anyio
 from pydantic_core import from_json
@@ -15,15 +15,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from ...errors import AsyncflowError, SignalPayloadError
-from ...inspection import run_detail
+from ..._runs.edits import edit, fork, load_into
+from ..._runs.instance import Instance
+from ...errors import AsyncflowError, RunnerOverloadedError, SignalPayloadError
+from ...inspection import run_detail, state_at
 from ...persistence.protocol import RunEntry, session
 from ...runner import JsonInputs, JsonPayload
+from ...state import parse_run_id
 from .access import Action, check_origin
 from .forms import ANY_JSON, Field, fields_of, payload_of
 from .problems import Problem, problem_of
 from .reading import Form, form_of
-from .run_page import Refused, run_page
+from .run_page import Refused, is_shown, run_page
+from .showing import path_text
 from .site import KnownFlow, Site
 
 __all__ = ["ACTIONS", "act", "retry_many"]
@@ -97,19 +101,34 @@ async def _cancel(asked: Asked) -> Outcome:
     return asked.run_id, "cancelling"
 
 
+def _instance(asked: Asked) -> Instance:
+    """Return a new instance of the flow of a run, which stores where the inspector reads."""
+    instance = asked.known.make()._instance
+    instance.store_in(asked.site.storage)
+    return cast(Instance, instance)
+
+
 async def _fork(asked: Asked) -> Outcome:
-    copied = await asked.known.cls.fork(asked.run_id, seq=asked.form.seq(), persistence=asked.site.storage)
-    return copied.run_id, "forked"
+    instance = _instance(asked)
+    await fork(instance, asked.run_id, asked.form.seq())
+    return instance.run_id, "forked"
 
 
 async def _edit(asked: Asked) -> Outcome:
     field = asked.form.fields.get("field", "")
+    if asked.site.redact is not None:
+        plain, shown = [
+            await state_at(asked.site.storage, asked.run_id, redact=hook) for hook in (None, asked.site.redact)
+        ]
+        if isinstance(plain, dict) and field in plain and not is_shown(plain, shown, field):
+            raise HTTPException(409, f"The value of {field} is not shown here, so it was not changed.")
     try:
         value = from_json(asked.form.fields.get("value", ""), allow_inf_nan=False)
     except ValueError:
         raise HTTPException(422, f"The new value of {field} is not JSON, so nothing was changed.") from None
-    flow = await asked.known.cls.load(asked.run_id, persistence=asked.site.storage)
-    await flow.update_state(JsonInputs({field: value}))
+    instance = _instance(asked)
+    await load_into(instance, asked.run_id)
+    await edit(instance, JsonInputs({field: value}), {})
     return asked.run_id, "edited"
 
 
@@ -124,10 +143,19 @@ async def _signal(asked: Asked) -> Outcome:
         key = given.get("key") or None
         is_new = await handle.signal(name, JsonPayload(data), key=key, sender=asked.client)
     except SignalPayloadError as error:
-        raise UnfilledError(
-            name, given, {str(f["loc"][0]) if f["loc"] else "": f["msg"] for f in error.found}
-        ) from error
+        raise UnfilledError(name, given, _mistakes(fields, error.found)) from error
     return asked.run_id, "sent" if is_new else "sent-again"
+
+
+def _mistakes(fields: tuple[Field, ...], found: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what is wrong with a payload, by the field of the form that has it; '' for what no field has."""
+    names, wrong = {each.name for each in fields}, dict[str, list[str]]()
+    for each in found:
+        place: tuple[Any, ...] = tuple(each["loc"])
+        name = str(place[0]) if place and str(place[0]) in names else ""
+        within = place[1:] if name else place
+        wrong.setdefault(name, []).append(f"{path_text(within)}: {each['msg']}" if within else each["msg"])
+    return {name: ". ".join(texts) for name, texts in wrong.items()}
 
 
 def _fields_of(asked: Asked, signal: str) -> tuple[Field, ...]:
@@ -171,7 +199,7 @@ async def act(site: Site, request: Request) -> Response:
     if name not in ACTIONS:
         raise HTTPException(404)
     form = await _form_of(site, request)
-    run_id = form.fields.get("id", "")
+    run_id = parse_run_id(form.fields.get("id", ""))
     sent = form.fields.get("name") if name == "signal" else None
     client = await site.allow(request, Action(name, run_id, sent))
     async with session(site.storage):
@@ -196,10 +224,11 @@ async def act(site: Site, request: Request) -> Response:
 async def retry_many(site: Site, request: Request) -> Response:
     """Try several failed runs again. The list says how many continue; the first reason why one does not is shown."""
     form = await _form_of(site, request)
+    ids = dict.fromkeys(map(parse_run_id, form.ids))
+    clients = {run_id: await site.allow(request, Action("retry", run_id)) for run_id in ids}
     tried, refused = 0, ""
     async with session(site.storage):
-        for run_id in dict.fromkeys(form.ids):
-            client = await site.allow(request, Action("retry", run_id))
+        for run_id, client in clients.items():
             try:
                 found = (await run_detail(site.storage, run_id)).entry
                 if found.status == "failed":
@@ -209,8 +238,10 @@ async def retry_many(site: Site, request: Request) -> Response:
                 refused = refused or error.detail
             except AsyncflowError as error:
                 refused = refused or str(error)
+                if isinstance(error, RunnerOverloadedError):
+                    break  # so would each of the others be refused, and each after a pause
     if refused:
-        problem = Problem(409, f"{tried} of {len(form.ids)} runs continue", "One that does not:", refused)
+        problem = Problem(409, f"{tried} of {len(ids)} runs continue", "One that does not:", refused)
         return site.page(request, "problem", 409, problem=problem)
     return RedirectResponse(site.url(request, status="failed", retried=tried), 303)
 

@@ -51,11 +51,10 @@ class Filters(NamedTuple):
             raise ValueError(f"There is no status {self.status!r}. Choose one from the list.")
         if self.within not in ("", *WITHIN):
             raise ValueError(f"There is no time {self.within!r}. Choose one from the list.")
-        since = now - WITHIN[self.within][1] if self.within else None
-        since = _time(self.since, "from") if self.since else since
-        until = _time(self.until, "to") if self.until else None
-        if since is not None and until is not None and since > until:
-            raise ValueError("No run can match: the time 'from' is later than the time 'to'.")
+        begins = [now - WITHIN[self.within][1]] if self.within else []
+        begins += [_time(self.since, "Changed from")] if self.since else []
+        since = max(begins, default=None)
+        until = _time(self.until, "Created until") if self.until else None
         asked = {"flow": self.flow, "status": self.status, "id_text": self.id, "parent": self.parent}
         return {**{name: value or None for name, value in asked.items()}, "since": since, "until": until}
 
@@ -70,7 +69,7 @@ def _time(text: str, which: str) -> float:
         time = datetime.fromisoformat(text)
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise ValueError(f"The time {which!r} is no time. Write it as 2026-11-30T22:45 (UTC).") from None
+        raise ValueError(f"{which!r} is no time. Write it as 2026-11-30T22:45 (UTC).") from None
 
 
 def number(request: Request, name: str) -> int | None:

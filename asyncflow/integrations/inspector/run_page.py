@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from starlette.requests import Request
@@ -23,7 +24,7 @@ from .reading import number
 from .showing import Shown, json_text, shown
 from .site import KnownFlow, Site
 
-__all__ = ["DONE", "Refused", "run_page", "show_run"]
+__all__ = ["DONE", "Refused", "is_shown", "run_page", "show_run"]
 
 STEPS: Final = 100
 """Steps on one page."""
@@ -33,6 +34,9 @@ SPANS: Final = 120
 
 EVENTS: Final = 200
 """Steps whose events are shown at first."""
+
+FIELDS: Final = 200
+"""Fields of a state on the page."""
 
 EDITABLE: Final = 4_000
 """The longest value of a field that can be edited, as JSON, in characters."""
@@ -103,6 +107,8 @@ class Step:
     changes: tuple[Change, ...] = ()
     cut: int = 0
     """How many further changes there are."""
+    cut_fields: int = 0
+    """How many further fields the state has."""
     problem: str = ""
 
 
@@ -157,7 +163,7 @@ async def run_page(site: Site, request: Request, text: str, refused: Refused | N
         inputs=shown(detail.inputs) if detail.inputs else None,
         result=shown(detail.result),
         picture=picture,
-        signals=_signals(known, detail, refused),
+        signals=_signals(known, detail, refused) if is_known or site.can_drive(detail.entry) else [],
         refused=refused,
         done=DONE.get(request.query_params.get("did", ""), ""),
         after=f"{max(-1, detail.entry.seq - EVENTS)}.0",
@@ -193,11 +199,11 @@ async def _step(site: Site, detail: RunDetail, at: int | None) -> Step:
             problem = "The step before is not stored, so no difference is shown."
     fields: tuple[StateField, ...] = ()
     if isinstance(state, dict):
-        plain = await _plain_state(site, run_id) if seq == newest and site.may_act else None
+        plain = await _plain_state(site, run_id, state) if seq == newest and site.may_act else None
         changed = {change.path[0] for change in changes if change.path}
         fields = tuple(
-            StateField(name, shown(value), name in changed, _editable(plain, name, value))
-            for name, value in state.items()
+            StateField(name, shown(value), name in changed, _editable(plain, state, name))
+            for name, value in islice(state.items(), FIELDS)
         )
     return Step(
         seq,
@@ -206,19 +212,26 @@ async def _step(site: Site, detail: RunDetail, at: int | None) -> Step:
         None if isinstance(state, dict) else shown(state),
         tuple(changes[:MOST_CHANGES]),
         max(0, len(changes) - MOST_CHANGES),
+        len(state) - len(fields) if isinstance(state, dict) else 0,
         problem,
     )
 
 
-async def _plain_state(site: Site, run_id: str) -> Any:
+async def _plain_state(site: Site, run_id: str, shown: Any) -> Any:
     """Return the newest state without redaction: only values that are shown as they are can be edited."""
-    return await state_at(site.storage, run_id)
+    return shown if site.redact is None else await state_at(site.storage, run_id)
 
 
-def _editable(plain: Any, name: str, value: Any) -> str | None:
-    if name == "id" or not isinstance(plain, dict) or name not in plain or plain[name] != value:
+def is_shown(plain: Any, shown: Any, name: str) -> bool:
+    """Whether a field of the state is shown as it is."""
+    both = (plain, shown)
+    return all(isinstance(each, dict) and name in each for each in both) and plain[name] == shown[name]
+
+
+def _editable(plain: Any, shown: Any, name: str) -> str | None:
+    if name == "id" or not is_shown(plain, shown, name):
         return None
-    text = json_text(value)
+    text = json_text(shown[name])
     return text if len(text) <= EDITABLE else None
 
 
@@ -271,7 +284,8 @@ def _signals(known: KnownFlow | None, detail: RunDetail, refused: Refused | None
     awaited = dict.fromkeys(wait.name for wait in detail.waits if wait.kind == "signal")
     declared = {} if known is None else {each.name: each for each in known.info.signals}
     found = []
-    for name in dict.fromkeys((*awaited, *declared)):
+    sent = [refused.signal] if refused is not None and refused.signal else []
+    for name in dict.fromkeys((*awaited, *declared, *sent)):
         is_refused = refused is not None and refused.signal == name
         given = refused.given if refused is not None and is_refused else {}
         wrong = refused.wrong if refused is not None and is_refused else {}

@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from pydantic_core import to_json
+from pydantic_core import to_json, to_jsonable_python
 
 __all__ = [
     "LONGEST",
@@ -23,6 +23,7 @@ __all__ = [
     "shown",
     "shown_end",
     "shown_text",
+    "tree_of",
 ]
 
 LONGEST: Final = 6_000
@@ -77,6 +78,14 @@ def json_text(value: Any, indent: int | None = 2) -> str:
     )
 
 
+def tree_of(value: Any) -> Any:
+    """Return any value as dicts, lists, texts, numbers, booleans and None; as a text if it refers to itself or cannot be read."""
+    try:
+        return to_jsonable_python(value, by_alias=False, bytes_mode="base64", fallback=_text_of)
+    except Exception:  # a user's serializer may raise anything
+        return f"<{type(value).__name__}>"
+
+
 def _text_of(value: Any) -> str:
     try:
         return str(value)
@@ -84,8 +93,9 @@ def _text_of(value: Any) -> str:
         return f"<{type(value).__name__}>"
 
 
-def shown_end(text: str, longest: int = 4 * LONGEST) -> Shown:
-    """Return a text to be shown whose end matters most, such as a traceback."""
+def shown_end(value: Any, longest: int = 4 * LONGEST) -> Shown:
+    """Return a text to be shown whose end matters most, such as a traceback; or what `redact` returned in its place."""
+    text = value if isinstance(value, str) else json_text(value)
     if len(text) <= longest:
         return Shown(safe(text))
     return Shown(safe(text[-longest:]), f"cut: the last {longest:,} of {len(text):,} characters are shown")

@@ -43,6 +43,8 @@ class KnownFlow:
 
     info: FlowInfo
     cls: type[Flow[Any]]
+    make: MakeFlow
+    """Creates a flow: its class may need arguments."""
 
 
 class Site:
@@ -68,7 +70,7 @@ class Site:
         """Whether the application has a runner of its own, which it enters itself."""
         self.runner: FlowRunner = runner or FlowRunner(storage, recover_every=None)
         made = [(self.runner.add(make), make) for make in flows]
-        self._known = {info.name: KnownFlow(info, _class_of(make)) for info, make in made}
+        self._known = {info.name: KnownFlow(info, _class_of(make), make) for info, make in made}
         self._authorize = authorize
         self.assets: Assets = Assets(FOLDER / "static", PICTURES, PICTURES / "vendor")
         self._pages = Environment(
@@ -87,6 +89,7 @@ class Site:
             "line": showing.one_line,
             "path": showing.path_text,
             "trace": showing.shown_end,
+            "exact": _exact,
         }
 
     @asynccontextmanager
@@ -137,6 +140,7 @@ class Site:
             now=now,
             may_act=self.may_act,
             here=name,
+            followed=len(self.streams),
             **values,
         )
         return HTMLResponse(text, status)
@@ -145,6 +149,11 @@ class Site:
 def _plain(value: Any) -> Any:
     """Return what a template writes, without odd characters. Markup is made by the inspector itself."""
     return showing.safe(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _exact(value: str) -> Markup:
+    """Return what a form sends back: with odd characters as they are, because it is compared or stored."""
+    return Markup.escape(value.encode(errors="replace").decode())
 
 
 def _redacted(redact: Redact, path: tuple[str | int, ...], value: Any) -> Any:

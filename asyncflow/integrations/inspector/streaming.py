@@ -21,13 +21,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from ...errors import AsyncflowError
+from ...errors import AsyncflowError, CapabilityMissingError, CheckpointCorruptError, RunNotFoundError
 from ...events import Event
 from ...inspection import Redact, follow, run_detail
+from ...inspection.values import redacted
 from ...persistence.protocol import session
 from ...state import parse_run_id
 from .access import Action
-from .showing import safe
+from .showing import safe, tree_of
 from .site import Site
 
 __all__ = ["stream_events"]
@@ -42,6 +43,9 @@ BEAT: Final = 10.0
 
 RETRY: Final = 1_000
 """Milliseconds until a browser reconnects."""
+
+LASTING: Final = (CapabilityMissingError, CheckpointCorruptError, RunNotFoundError)
+"""Errors that end a stream permanently: the next one would raise them again."""
 
 LONGEST_TEXT: Final = 2_000
 """The longest text in an event, in characters."""
@@ -101,11 +105,12 @@ class _Stream(Response):
             await deliver({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             with anyio.move_on_after(LONGEST) as limit, self._listed(limit):
                 await write(f"retry: {RETRY}\n\n")
-                group.start_soon(beat)
-                async with aclosing(self._events()) as events:
+                async with anyio.create_task_group() as beating, aclosing(self._events()) as events:
+                    beating.start_soon(beat)
                     async for text in events:
                         await write(text)
-            await write("", more=False)
+                    beating.cancel_scope.cancel()
+            await write("", more=False)  # nothing may follow it
             group.cancel_scope.cancel()
 
     @contextmanager
@@ -124,9 +129,11 @@ class _Stream(Response):
             async with aclosing(await self._source()) as events:
                 async for event in events:
                     yield _sent(event, self._site.redact)
-            yield "event: end\ndata: {}\n\n"
         except AsyncflowError as error:
             logger.warning("event stream stopped: run %s: %s", self._run_id, error)
+            if not isinstance(error, LASTING):
+                return  # the browser tries again
+        yield "event: end\ndata: {}\n\n"
 
     async def _source(self) -> AsyncGenerator[Event, None]:
         """Return the events of the run: from the runner that may drive it, which also has the live ones, or from the storage."""
@@ -153,7 +160,7 @@ PLAIN: Final = frozenset({"run_id", "flow", "seq", "n", "at"})
 
 def _shown(event: str, name: str, value: Any, redact: Redact | None) -> Any:
     if redact is not None and name not in PLAIN:
-        value = redact(("event", event, name), value)
+        value = redacted(tree_of(value), redact, ("event", event, name))
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):

@@ -1,6 +1,9 @@
 // What the pages do with scripts: they refresh their parts, follow the events of a run, and draw its graph. Nothing here makes markup
 // of text: what comes from a run is set as the text of an element, or comes as a page that the server has escaped.
 
+const posted = document.querySelector("[data-page]"); // the answer to a form: its own address cannot be asked again
+if (posted) history.replaceState(null, "", posted.dataset.page);
+
 const announced = document.getElementById("live");
 document.documentElement.classList.add("scripted");
 
@@ -26,6 +29,8 @@ function isBusy(part) {
   return part.querySelector("details.edit[open], details.confirm[open]") !== null;
 }
 
+const FOCUSABLE = "a, button, summary, [tabindex]";
+
 function replace(part, fresh) {
   if (shownParts.get(part.id) === fresh.outerHTML || isBusy(part)) return;
   if (fresh.dataset.same !== undefined && fresh.dataset.same === part.dataset.same) return; // a form: each copy has a new key
@@ -34,19 +39,22 @@ function replace(part, fresh) {
     const same = fresh.querySelector("#" + CSS.escape(details.id));
     if (same) same.open = details.open;
   }
-  const places = [...part.querySelectorAll("a, summary, [tabindex]")];
+  const places = [...part.querySelectorAll(FOCUSABLE)];
   const at = places.indexOf(document.activeElement);
   const scrolled = [...part.querySelectorAll(".scroll, .value")].map((each) => [each.scrollLeft, each.scrollTop]);
   part.replaceWith(fresh);
   [...fresh.querySelectorAll(".scroll, .value")].forEach((each, n) => {
     if (scrolled[n]) [each.scrollLeft, each.scrollTop] = scrolled[n];
   });
-  if (at >= 0) [...fresh.querySelectorAll("a, summary, [tabindex]")][at]?.focus({ preventScroll: true });
+  if (at >= 0) [...fresh.querySelectorAll(FOCUSABLE)][at]?.focus({ preventScroll: true });
 }
 
-const SHARE = 20; // a page takes at most this part of the time to be refreshed: it must not slow the runs that its server may drive
+// All pages together take at most this part of the time to be refreshed: they must not slow the runs that their server may drive. The
+// server says how many follow a run.
+const SHARE = 30;
 let isRefreshing = false;
 let took = 0;
+let followed = 1;
 let isStale = false;
 
 async function refresh() {
@@ -63,6 +71,7 @@ async function refresh() {
     const answer = await fetch(address, { cache: "no-store" });
     if (!answer.ok) return say("The page cannot be refreshed: " + answer.status);
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    followed = Math.max(1, Number(fresh.getElementById("content").dataset.followed));
     for (const part of document.querySelectorAll("[data-part]")) {
       const same = fresh.getElementById(part.id);
       if (same) replace(part, document.adoptNode(same));
@@ -92,7 +101,7 @@ function refreshSoon() {
   soon ||= setTimeout(() => {
     soon = 0;
     refresh();
-  }, Math.max(300, SHARE * took));
+  }, Math.max(300, SHARE * followed * took));
 }
 
 function refreshInterval() {
@@ -102,7 +111,7 @@ function refreshInterval() {
 
 async function keepRefreshing() {
   while (refreshInterval()) {
-    await new Promise((resume) => setTimeout(resume, Math.max(refreshInterval(), SHARE * took)));
+    await new Promise((resume) => setTimeout(resume, Math.max(refreshInterval(), SHARE * followed * took)));
     if (!document.hidden) await refresh();
   }
 }
