@@ -290,8 +290,8 @@ class Flow(Operations, Drawn, Uncached, Generic[S, R]):
         - `once`: for a finished run, return its stored result and run nothing, so that a script can be started again.
         - `until`: "waiting" also returns, with a `Waiting`, once the run is parked: it waits for a signal or at least 10 seconds, and no
           method of it runs. A runner that knows the flow wakes it, or the next kickoff or resume. The name of a method, or a number of
-          methods, returns then, too, and with a `Stopped` once that method, or so many, have completed: methods that still run finish,
-          no other starts, and the next kickoff or resume continues.
+          methods, also returns with a `Stopped` once that method, or so many, have completed: methods that still run finish, no other
+          starts, and the next kickoff or resume continues; and with a `Waiting` if the run is parked before.
 
         If the call is cancelled, the run can be resumed. Raises `MethodError` when a method raised, `RunTimeoutError` (a `MethodError`)
         after `run_timeout`, `FlowBusyError`, `RunLockedError`, `RunCancelledError`, `RunInputsError`, `RunNotFoundError` (of

@@ -28,7 +28,7 @@ _FOLLOWED = Counter[tuple[object, str]]()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """What `kickoff(until="waiting")` returns for a run that waits, with no method running."""
+    """What `kickoff` and `resume` with `until` return for a run that is parked: it waits, with no method running."""
 
     run_id: str
     """The id of the run."""

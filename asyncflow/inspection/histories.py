@@ -8,7 +8,7 @@ from typing import Any
 from .._runs.history import HistoryEntry, entries
 from ..persistence.protocol import FlowPersistence, session
 from .model import Change
-from .reading import history_of, loaded, reading
+from .reading import loaded, page_of_history, reading
 from .values import Path, Redact, redacted, stored_tree
 
 __all__ = ["changes", "diff", "run_history", "state_at"]
@@ -34,10 +34,7 @@ async def run_history(
     """
     async with session(storage):
         newest = await loaded(storage, run_id)
-        until = newest.seq if limit is None else min(newest.seq, after + limit)
-        rows = await history_of(storage, run_id, after=after, until=until)
-        if not rows and until < newest.seq:  # a run that was compacted begins later
-            rows = (await history_of(storage, run_id, after=after, until=newest.seq))[:limit]
+        rows = await page_of_history(storage, newest, after, limit)
         if not rows:
             return []
         first = rows[0].seq

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final, Literal
 
 from ..errors import CapabilityMissingError, RunNotFoundError
@@ -46,6 +47,7 @@ async def list_runs(
     since: float | None = None,
     until: float | None = None,
     parent: str | None = None,
+    identities: Collection[str] | None = None,
     before: int | None = None,
     limit: int = 50,
     examine: int | None = EXAMINED,
@@ -59,6 +61,7 @@ async def list_runs(
     - `since`: only runs that were changed at this time or later, in seconds since the Unix epoch.
     - `until`: only runs that were created at this time or earlier, in seconds since the Unix epoch.
     - `parent`: only the children of the run with this id.
+    - `identities`: only runs whose `RunEntry.identity` is one of these.
     - `before`: only runs with a smaller position: `next` of the page before.
     - `limit`: the maximum number of runs.
     - `examine`: how many runs a page looks at, so that it takes a bounded time if few of them fit; None: as many as it needs.
@@ -68,8 +71,8 @@ async def list_runs(
     """
     check_query(status, limit)
     catalog: Any = _catalog(storage)
-    asked = {"flow": flow, "status": status, "parent": parent}
-    filters = {name: value for name, value in asked.items() if value is not None}
+    asked = {"flow": flow, "status": status, "parent": parent, "identities": identities}
+    filters: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     search = RunSearch(changed_since=since, created_until=until)
     async with session(storage):
         if not takes(catalog.runs, "search"):
@@ -138,11 +141,22 @@ def _page_of(found: list[RunEntry], limit: int) -> RunPage:
 
 
 def _fits(
-    entry: RunEntry, before: int | None, flow: str | None = None, status: str | None = None, parent: str | None = None
+    entry: RunEntry,
+    before: int | None,
+    flow: str | None = None,
+    status: str | None = None,
+    parent: str | None = None,
+    identities: Collection[str] | None = None,
 ) -> bool:
     statuses = ("running", "interrupted") if status == "unfinished" else (status,)
     is_one = flow in (None, entry.flow) and parent in (None, entry.parent)
-    return is_one and (before is None or entry.position < before) and (status is None or entry.status in statuses)
+    is_known = identities is None or entry.identity in identities
+    return (
+        is_one
+        and is_known
+        and (before is None or entry.position < before)
+        and (status is None or entry.status in statuses)
+    )
 
 
 async def _newest_below(catalog: Any, before: int | None) -> RunEntry | None:

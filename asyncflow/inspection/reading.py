@@ -13,7 +13,7 @@ from ..errors import CapabilityMissingError, CheckpointCorruptError, StorageErro
 from ..persistence.checkpoint import UNREADABLE, Checkpoint
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
 
-__all__ = ["history_of", "loaded", "reading", "takes"]
+__all__ = ["history_of", "loaded", "page_of_history", "reading", "takes"]
 
 
 async def loaded(storage: FlowPersistence, run_id: str, seq: int | None = None) -> Checkpoint:
@@ -41,6 +41,15 @@ async def history_of(storage: object, run_id: str, *, after: int, until: int) ->
     keeper: Any = storage
     bounds = {"after": after, "until": until} if takes(keeper.history, "until") else {"after": after}
     return [row for row in await keeper.history(run_id, **bounds) if row.seq <= until]
+
+
+async def page_of_history(storage: object, newest: Checkpoint, after: int, limit: int | None) -> list[Checkpoint]:
+    """Return the first checkpoints of a run with a seq above `after`, `limit` at most. `newest`: its newest one."""
+    until = newest.seq if limit is None else min(newest.seq, after + limit)
+    rows = await history_of(storage, newest.run_id, after=after, until=until)
+    if not rows and until < newest.seq:  # a run that was compacted begins later
+        rows = (await history_of(storage, newest.run_id, after=after, until=newest.seq))[:limit]
+    return rows
 
 
 @contextmanager

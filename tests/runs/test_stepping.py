@@ -177,6 +177,34 @@ async def test_a_run_that_is_parked_first_returns_what_it_waits_for(log: Any) ->
     assert await Asking.resume(flow.run_id, until="answer", persistence=log) == "answered"
 
 
+async def test_a_run_is_made_one_method_at_a_time_over_a_wait(log: Any) -> None:
+    class Asking(Flow):
+        asked = Signal("asked", str)
+
+        @start()
+        async def ask(self) -> None: ...
+
+        @listen(asked, keep_open=True)
+        async def answer(self, said: str) -> str:
+            return said
+
+        @listen(answer)
+        async def publish(self, said: str) -> str:
+            return f"published {said}"
+
+    flow = Asking(persistence=log)
+
+    waiting = await flow.kickoff(until=2)
+    again = await Asking.resume(flow.run_id, until=1, persistence=log)
+    await Asking.signal(flow.run_id, "asked", "yes", persistence=log)
+    stopped = await Asking.resume(flow.run_id, until=1, persistence=log)
+
+    assert isinstance(waiting, Waiting)
+    assert again == waiting
+    assert stopped == Stopped(run_id=flow.run_id, after="answer:1", pending=("publish:1",))
+    assert await Asking.resume(flow.run_id, until=1, persistence=log) == "published yes"
+
+
 async def test_a_failure_is_raised_even_if_the_call_stops(log: Any) -> None:
     class Failing(Flow):
         @start()

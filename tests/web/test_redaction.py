@@ -1,6 +1,7 @@
 """`redact` of the router: what it hides is in no response, whichever route, whatever the place; and no route is without `authorize`."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -10,7 +11,7 @@ import anyio
 import httpx2
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator, model_validator
 from test_streams import told
 
 from asyncflow import (
@@ -108,13 +109,41 @@ def hide(path: tuple[str | int, ...], value: Any) -> Any:
     return value.replace(CANARY, "***") if isinstance(value, str) else value
 
 
+class Guarded(FlowState):
+    pin: int = 0
+    secret: str = CANARY
+
+    @model_validator(mode="after")
+    def fits(self) -> "Guarded":
+        if self.pin:
+            raise ValueError(f"{self.pin} is not {self.secret}")
+        return self
+
+
+class Bolt(BaseModel):
+    key: str
+
+    @field_validator("key")
+    @classmethod
+    def fits(cls, key: str) -> str:
+        raise ValueError(f"not {CANARY}")
+
+
+class Door(Flow[Guarded]):
+    bolt = Signal("bolt", Bolt)
+
+    @start()
+    async def shut(self) -> None:
+        await wait_for(self.bolt)
+
+
 @asynccontextmanager
 async def served(**options: Any) -> AsyncIterator[tuple[httpx2.AsyncClient, FastAPI]]:
     attempts.clear()
     go.clear()
     runner = FlowRunner(MemoryFlowPersistence(), grace=0)
     app = FastAPI(lifespan=lifespan(runner))
-    app.include_router(flow_router(runner, [Enter, Inner], signals=[Enter.leave], **options))
+    app.include_router(flow_router(runner, [Enter, Inner, Door], signals=[Enter.leave, Door.bolt], **options))
     transport = httpx2.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -154,6 +183,11 @@ async def bodies(http: httpx2.AsyncClient, app: FastAPI) -> dict[str, str]:
     found["signal"] = (await http.post(f"{waiting}/signals/leave", json=body)).text
     found["bad signal"] = (await http.post(f"{waiting}/signals/leave", json={"raison": 1})).text
     found["cancel"] = (await http.post(f"{waiting}/cancel")).text + (await http.post(f"{finished}/cancel")).text
+    found["bad start"] = (await http.post("/flows/Door", json={"pin": 1})).text
+    door = (await http.post("/flows/Door", json={})).headers["location"]
+    found["bad bolt"] = (await http.post(f"{door}/signals/bolt", json={"key": "x"})).text
+    await http.post(f"{door}/cancel")
+    await http.post("/flows/Inner", json={})
     found["list"] = (await http.get("/runs")).text
     found["children"] = (await http.get("/runs", params={"parent": failed.rpartition("/")[2]})).text
     for child in (await http.get("/runs", params={"flow": "Inner"})).json()["runs"]:
@@ -163,6 +197,10 @@ async def bodies(http: httpx2.AsyncClient, app: FastAPI) -> dict[str, str]:
 
 async def keep(http: httpx2.AsyncClient, url: str, found: dict[str, str], name: str) -> None:
     found[f"events of {name}"] = (await http.get(url)).text
+
+
+def _pattern(route: str) -> str:
+    return re.sub(r"\\{[^}]*\\}", "[^/]+", re.escape(route))
 
 
 SHOW_IT = {
@@ -177,9 +215,18 @@ SHOW_IT = {
 async def test_what_redact_hides_is_in_no_response(anyio_backend: str) -> None:
     async with served() as (http, app):
         plain = await bodies(http, app)
+    asked: set[str] = set()
+
+    async def noted(request: httpx2.Request) -> None:
+        asked.update(
+            route for route in ACTIONS if re.fullmatch(_pattern(route), f"{request.method} {request.url.path}")
+        )
+
     async with served(redact=hide) as (http, app):
+        http.event_hooks = {"request": [noted]}
         hidden = await bodies(http, app)
 
+    assert asked == ACTIONS.keys(), "each route is asked"
     assert {name for name, text in plain.items() if CANARY in text} == SHOW_IT
     assert [name for name, text in hidden.items() if CANARY in text] == []
     assert {name for name, text in hidden.items() if "***" in text} == SHOW_IT
@@ -208,6 +255,8 @@ async def test_paths_have_the_names_of_fields_as_in_python() -> None:
     assert answer.json()["state"]["user"] == {"name": "ada", "pw": "hidden"}
     users = [entry["changed"]["user"] for entry in history if "user" in entry["changed"]]
     assert users == [{"name": "ada", "pw": "hidden"}] * 2
+    befores = [entry["before"]["user"] for entry in history if "user" in entry["before"]]
+    assert befores == [{"name": "ada", "pw": "hidden"}]
     assert {("state",), ("state", "by_key", "deep", 0, "er"), ("result", "done"), ("error", "message")} <= seen
 
 
@@ -226,6 +275,7 @@ async def test_a_hook_that_hides_all_or_raises_shows_null(given: Any, caplog: py
 ACTIONS = {
     "POST /flows/Enter": "start",
     "POST /flows/Inner": "start",
+    "POST /flows/Door": "start",
     "GET /runs": "list",
     "GET /runs/{run_id}": "read",
     "GET /runs/{run_id}/events": "read",
@@ -234,7 +284,7 @@ ACTIONS = {
     "POST /runs/{run_id}/resume": "resume",
     "POST /runs/{run_id}/signals/{name}": "signal",
 }
-"""The action that each route asks `authorize` for. A new route needs one, and a place in the test of the canary above."""
+"""The action that each route asks `authorize` for."""
 
 
 async def test_each_route_but_readyz_asks_for_its_action() -> None:

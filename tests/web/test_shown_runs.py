@@ -17,6 +17,7 @@ from test_redaction import Enter, go, served
 
 from asyncflow import Flow, FlowRunner, FlowState, MemoryFlowPersistence, Signal, after, listen, or_, start
 from asyncflow.integrations.fastapi import flow_router, lifespan
+from asyncflow.persistence import Checkpoint
 
 
 @asynccontextmanager
@@ -89,6 +90,7 @@ async def test_the_history_shows_values_as_the_run_does() -> None:
     assert first["changed"] == {"id": shown["id"], "sum": 0, "due": "PT1M"}
     assert second["changed"] == {"sum": 3, "due": "PT1H"}
     assert third["changed"] == {"sum": 4} == {"sum": shown["sum"]}
+    assert [entry["before"] for entry in (first, second, third)] == [{}, {"sum": 0, "due": "PT1M"}, {"sum": 3}]
     assert last["entries"] == [third]
 
 
@@ -105,7 +107,64 @@ async def test_the_history_shows_which_keys_are_removed() -> None:
         where = (await http.post("/flows/Loose?wait=5")).headers["location"]
         last = (await http.get(f"{where}/history")).json()["entries"][-1]
 
-    assert (last["changed"], last["removed"]) == ({"a": None}, ["a"])
+    assert (last["changed"], last["before"], last["removed"]) == ({"a": None}, {"a": 1}, ["a"])
+
+
+class Reading(MemoryFlowPersistence):
+    """Notes what is read of a history."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[int | None] = []
+
+    async def history(self, run_id: str, *, after: int = -1, until: int | None = None) -> list[Checkpoint]:
+        self.read.append(None if until is None else until - after)
+        return [row for row in await super().history(run_id, after=after) if until is None or row.seq <= until]
+
+
+async def test_a_page_of_a_history_reads_no_more_than_the_page() -> None:
+    storage = Reading()
+    async with serving(Pay, storage) as http:
+        where = (await http.post("/flows/Pay?wait=5")).headers["location"]
+        whole = (await http.get(f"{where}/history")).json()["entries"]
+        storage.read.clear()
+        pages = [(await http.get(f"{where}/history?limit=1&after={n}")).json() for n in range(-1, len(whole))]
+
+    assert [size for size in storage.read if size is not None] == [1] * len(whole)
+    assert [page["entries"] for page in pages] == [[entry] for entry in whole] + [[]]
+    assert [page["next"] for page in pages] == [*range(len(whole) - 1), None, None]
+
+
+async def test_a_run_that_was_compacted_has_a_history_that_begins_later() -> None:
+    storage = MemoryFlowPersistence()
+    async with serving(Pay, storage) as http:
+        where = (await http.post("/flows/Pay?wait=5")).headers["location"]
+        run_id = where.rpartition("/")[2]
+        for _ in range(2):
+            await Pay(persistence=storage).kickoff({"id": run_id})
+        async with FlowRunner(storage, flows=[Pay]) as runner:
+            assert await runner.compact(run_id) > 2
+        page = (await http.get(f"{where}/history?limit=2")).json()
+        rest = (await http.get(f"{where}/history?limit=200&after={page['next']}")).json()
+
+    entries = page["entries"] + rest["entries"]
+    assert [entry["pass_number"] for entry in entries] == [3] * len(entries)
+    assert [entry["seq"] for entry in entries] == [*range(entries[0]["seq"], entries[0]["seq"] + len(entries))]
+    assert (len(page["entries"]), page["next"], rest["next"]) == (2, page["entries"][-1]["seq"], None)
+
+
+async def test_a_copy_shows_which_checkpoint_it_is_a_copy_of() -> None:
+    storage = MemoryFlowPersistence()
+    async with serving(Pay, storage) as http:
+        where = (await http.post("/flows/Pay?wait=5")).headers["location"]
+        run_id = where.rpartition("/")[2]
+        copy = await Pay.fork(run_id, seq=1, persistence=storage)
+        await copy.kickoff()
+        shown = (await http.get(f"/runs/{copy.run_id}")).json()
+        original = (await http.get(where)).json()
+
+    assert shown["forked_from"] == {"run_id": run_id, "seq": 1}
+    assert original["forked_from"] is None
 
 
 async def test_a_backend_without_history_is_a_501() -> None:

@@ -107,14 +107,14 @@ async def test_a_signal_is_accepted_once_under_a_key() -> None:
         assert (again.status_code, again.json()["is_new"]) == (200, False)
         assert (other.status_code, other.json()["detail"]) == (
             409,
-            "The run has another signal with this Idempotency-Key.",
+            "The run has another signal with this Idempotency-Key. Send the same one, or another key.",
         )
         with anyio.fail_after(60):
             while (await service.run())["status"] != "finished":  # noqa: ASYNC110 - no event reports it
                 await anyio.sleep(0.002)
         assert (await service.run())["result"] == "True 2026-12-24 12:00:00+00:00"
         ended = await service.send(json=body)
-        assert (ended.status_code, ended.json()["detail"]) == (409, "The run has ended.")
+        assert (ended.status_code, ended.json()["detail"]) == (409, "The run has ended, and takes no signals.")
         assert (await service.send(json=body, key="click")).status_code == 200
 
 
@@ -229,7 +229,7 @@ async def test_only_the_listed_signals_of_a_run_that_is_there_can_be_sent() -> N
         where = await service.begin()
         for name in ("hidden", "unknown", "decide"):
             refused = await service.send(name, json=None)
-            assert (refused.status_code, refused.json()["detail"]) == (404, "No such signal.")
+            assert (refused.status_code, refused.json()["detail"][:15]) == (404, "No such signal:")
         service.where = "/runs/unknown"
         assert (await service.send(json={"ok": True})).status_code == 404
         assert f"{where}/signals" not in str(service.app.openapi())
@@ -265,7 +265,10 @@ async def test_a_signal_that_nothing_waits_for_is_a_409_and_a_large_one_a_413() 
         early = await service.send("refused", json=3)
         large = await service.send(content=b'{"ok": true, "x": "' + b"x" * 65_536 + b'"}')
 
-    assert (early.status_code, early.json()["detail"]) == (409, "Nothing waits for this signal now.")
+    assert (early.status_code, early.json()["detail"]) == (
+        409,
+        "Nothing waits for this signal now. Send it when `waits_for` of the run has it.",
+    )
     assert large.status_code == 413
 
 

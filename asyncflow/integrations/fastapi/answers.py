@@ -20,7 +20,16 @@ from ...errors import AsyncflowError
 from ...runner import JsonInputsError
 from .models import Problem
 
-__all__ = ["FlowRoute", "Unread", "answer", "documented", "failed", "misfit", "unavailable", "uncancelled"]
+__all__ = [
+    "FlowRoute",
+    "Unread",
+    "documented",
+    "documented_of_stream",
+    "failed",
+    "misfit",
+    "unavailable",
+    "uncancelled",
+]
 
 logger: Final = logging.getLogger("asyncflow")
 
@@ -30,42 +39,65 @@ RETRY_AFTER: Final = "2"
 UNAVAILABLE: Final[tuple[tuple[type[AsyncflowError], str], ...]] = (
     (errors.RunnerOverloadedError, "The service is at capacity; nothing was started. Retry later."),
     (errors.RunnerClosedError, "The service is starting or shutting down; nothing was started. Retry later."),
-    (errors.RunInterruptedError, "The run was interrupted; it will be recovered."),
-    (errors.RunLockedError, "Another process owns the run."),
-    (errors.RunFencedError, "Another process owns the run."),
-    (errors.StorageError, "The storage is unreachable or busy. Retry later."),
+    (errors.RunInterruptedError, "The run was interrupted; it will be recovered. Retry later."),
+    (errors.RunLockedError, "Another process owns the run. Retry later."),
+    (errors.RunFencedError, "Another process owns the run. Retry later."),
+    (errors.StorageBusyError, "The storage is busy. Retry later."),
+    (errors.StorageUnreachableError, "The storage is unreachable. Retry later."),
+    (errors.StorageVersionError, "A newer version of asyncflow wrote this. Upgrade the service."),
+    (errors.StorageCorruptError, "The storage is damaged. Nothing was changed; restore it from a backup."),
+    (errors.StorageError, "The storage cannot be used; see the log of the service. Retry later."),
 )
-"""Errors that a retry may fix, later or in another process, and the text of the response. The rest of an error is for the log."""
+"""Errors of the server that end when it is free, reachable or repaired, and the text of the response. The rest is for the log."""
 
-DAMAGED: Final = (errors.CheckpointCorruptError, errors.StorageCorruptError)
-"""Storage errors that a retry does not fix."""
+RETRIED: Final = (errors.StorageBusyError, errors.StorageUnreachableError)
+"""Errors of the storage that need no cure."""
 
 STATUS: Final[tuple[tuple[type[AsyncflowError], int, str], ...]] = (
-    (errors.RunNotFoundError, 404, "No such run."),
-    (errors.InvalidRunIdError, 404, "No such run."),
-    (errors.RunFlowMismatchError, 409, "The run belongs to another flow."),
-    (errors.RunInputsError, 409, "The run was started with other inputs."),
-    (errors.RunCancelledError, 409, "The run was cancelled."),
-    (errors.StateSchemaError, 409, "The stored run no longer fits the flow."),
-    (errors.UnknownSignalError, 404, "No such signal."),
-    (errors.RunEndedError, 409, "The run has ended."),
-    (errors.SignalKeyError, 409, "The run has another signal with this Idempotency-Key."),
-    (errors.NotWaitingError, 409, "Nothing waits for this signal now."),
+    (errors.RunNotFoundError, 404, "No such run. Give the whole id; GET /runs lists the runs."),
+    (errors.InvalidRunIdError, 404, "No such run. Give the whole id; GET /runs lists the runs."),
+    (
+        errors.CheckpointCorruptError,
+        409,
+        "The stored run is damaged. Nothing was changed, and other runs are not affected. `asyncflow db check` shows the damage; "
+        "restore the storage from a backup.",
+    ),
+    (errors.RunFlowMismatchError, 409, "The run belongs to another flow. Use the route of that flow."),
+    (errors.RunInputsError, 409, "The run was started with other inputs. Send them again, or another Idempotency-Key."),
+    (errors.RunCancelledError, 409, "The run was cancelled permanently. Start another run."),
+    (
+        errors.StateSchemaError,
+        409,
+        "The stored state no longer fits the flow. Deploy a flow that it fits, or cancel the run.",
+    ),
+    (
+        errors.UnknownSignalError,
+        404,
+        "No such signal: the service does not serve it, or the flow does not declare it. `links` of the run name those it waits for.",
+    ),
+    (errors.RunEndedError, 409, "The run has ended, and takes no signals."),
+    (
+        errors.SignalKeyError,
+        409,
+        "The run has another signal with this Idempotency-Key. Send the same one, or another key.",
+    ),
+    (errors.NotWaitingError, 409, "Nothing waits for this signal now. Send it when `waits_for` of the run has it."),
     (errors.InboxFullError, 429, "The run has too many signals that nothing has taken. Retry later."),
-    (errors.CapabilityMissingError, 501, "The storage does not support this."),
+    (errors.CapabilityMissingError, 501, "The storage of the service does not support this."),
 )
 
 DESCRIPTIONS: Final = {
     404: "No such run of these flows.",
-    409: "The run's status does not allow this; or, under the same Idempotency-Key, a run failed, was cancelled or has other inputs.",
+    409: "The status of the run does not allow this, or it is damaged; or, under the same Idempotency-Key, a run failed, was cancelled "
+    "or has other inputs. `detail` says which.",
     413: "The body is too large.",
     422: "The body does not fit.",
     429: "The run has too many signals that nothing has taken.",
     401: "Rejected by `authorize`.",
     403: "Rejected by `authorize`.",
-    500: "An internal error, such as a corrupt checkpoint; see the log of the service.",
+    500: "An error in the flow's own code; see the log of the service.",
     501: "The storage does not support this.",
-    503: "The service is at capacity, starting or shutting down, or its storage is unreachable. Retry after `Retry-After` seconds.",
+    503: "The service is at capacity, starting or shutting down, or its storage cannot be used. Retry after `Retry-After` seconds.",
 }
 
 
@@ -136,17 +168,23 @@ def answer(error: AsyncflowError) -> Exception | None:
     if isinstance(error, errors.NotStorableError | errors.LimitExceededError):
         return misfit(str(error))
     if isinstance(error, errors.FlowDefinitionError) and error.run_id is not None:
-        return HTTPException(409, "The run cannot continue with the present definition of the flow.")
-    if not isinstance(error, DAMAGED):
-        why = next((why for kind, why in UNAVAILABLE if isinstance(error, kind)), None)
-        if why is not None:
-            return unavailable(why)
-    return next((HTTPException(status, why) for kind, status, why in STATUS if isinstance(error, kind)), None)
+        return HTTPException(
+            409, "The run cannot continue with the present flow. Deploy a flow that it fits, or cancel the run."
+        )
+    why = next((why for kind, why in UNAVAILABLE if isinstance(error, kind)), None)
+    found = next(((status, why) for kind, status, why in STATUS if isinstance(error, kind)), None)
+    if isinstance(error, errors.StorageError) and not isinstance(
+        error, RETRIED
+    ):  # its cause may have values of the run
+        logger.error("request failed: %s", error, extra={"run_id": error.run_id})
+    if found is not None:
+        return HTTPException(*found)
+    return None if why is None else unavailable(why)
 
 
 def failed(error: AsyncflowError) -> HTTPException:
     """Log an error that is the server's own fault, and return the 500 response for it."""
-    logger.error("request failed: %s", error, exc_info=error)
+    logger.error("request failed: %s", error, exc_info=error, extra={"run_id": error.run_id})
     return HTTPException(500, "Internal error; see the log of the service.")
 
 
@@ -179,3 +217,9 @@ def unavailable(why: str, location: str | None = None) -> HTTPException:
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the documentation of these statuses, for the OpenAPI schema."""
     return {status: {"model": Problem, "description": DESCRIPTIONS[status]} for status in statuses}
+
+
+def documented_of_stream(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of these statuses of a route that answers with a stream, whose problems are JSON nevertheless."""
+    body = {"application/json": {"schema": Problem.model_json_schema()}}
+    return {status: {"content": body, "description": DESCRIPTIONS[status]} for status in statuses}

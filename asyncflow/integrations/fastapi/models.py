@@ -17,6 +17,7 @@ from .redaction import Shown
 __all__ = [
     "Accepted",
     "Driver",
+    "ForkedFrom",
     "HistoryLine",
     "HistoryPage",
     "Links",
@@ -181,6 +182,13 @@ class Links(BaseModel):
     signals: dict[str, str] = Field({}, description="By name: the signals that the run waits for, and that are served.")
 
 
+class ForkedFrom(BaseModel):
+    """The checkpoint of another run that a run is a copy of."""
+
+    run_id: str
+    seq: int
+
+
 class HistoryLine(BaseModel):
     """A checkpoint of a run, and what it changed."""
 
@@ -191,6 +199,9 @@ class HistoryLine(BaseModel):
     method: str | None = Field(None, description="The invocation that ended, or the signal that was taken.")
     at: datetime | None = Field(description=f"When it was stored. {UNSHOWN}")
     changed: dict[str, Any] = Field({}, description="The fields of the state that changed, with their new values.")
+    before: dict[str, Any] = Field(
+        {}, description="Their earlier values; a field that did not exist before is not in it."
+    )
     removed: list[str] = Field([], description="Those of these fields that do not exist any more.")
     skipped: list[str] = Field([], description="The `or_` listeners that were not started again.")
     error: str | None = Field(None, description="Type and message of the exception of a failure, or a failed attempt.")
@@ -229,6 +240,7 @@ class Run(BaseModel):
     children: list[str] = Field(
         [], description="Ids of its direct children, newest first, 200 at most; `links.children` lists all."
     )
+    forked_from: ForkedFrom | None = Field(None, description="Of a copy: the checkpoint that it is a copy of.")
     links: Links
     problem: str | None = Field(
         None,
@@ -249,6 +261,7 @@ class Run(BaseModel):
             waits_for=list(view.waits_for),
             due_at=None if view.due_at is None else time_of(view.due_at),
             error=view.error and RunFailure.of(view.error, shown),
+            forked_from=view.forked_from and ForkedFrom(run_id=view.forked_from[0], seq=view.forked_from[1]),
             problem=problem,
             **details,
         )  # the values themselves: no copies

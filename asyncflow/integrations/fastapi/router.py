@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from functools import partial
-from typing import Annotated, Any, Final, Literal, NamedTuple, Optional, Union
+from typing import Annotated, Any, Final, NamedTuple, Union
 from urllib.parse import quote
 
 import anyio
@@ -12,27 +12,26 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
 from ..._definition.signals import Signal
-from ...errors import CapabilityMissingError, RunNotFoundError
+from ...errors import RunNotFoundError
 from ...inspection import Redact
-from ...persistence import Catalog, Checkpoint, CheckpointHistory, Children, RunEntry
-from ...persistence.status import Status, status_of
+from ...persistence import Checkpoint
+from ...persistence.status import Status
 from ...runner import FlowRunner, MakeFlow, RunHandle
-from .answers import FlowRoute, documented, unavailable
+from .answers import FlowRoute, documented, documented_of_stream, unavailable
 from .describing import run_type
-from .models import Accepted, HistoryPage, Ready, Run, RunLine, RunPage
+from .event_models import documented_events
+from .listing import LARGEST, PAGE, add_catalog
+from .models import Accepted, HistoryPage, Ready, Run
 from .redaction import Shown
-from .showing import PAGE, RunsShown
+from .showing import RunsShown
 from .signalling import add_signals, served_signals
 from .starting import PATIENCE, add_start, answered, no_client, placed
-from .streaming import LastEventId, Live, Named, Position, events_after, position_of
+from .streaming import Begin, LastEventId, Live, Named, begin_of, streamed
 
 __all__ = ["flow_router"]
 
 SOON: Final = 5.0
 """Timeout in seconds for an answer of the storage, and for the end of a run that is cancelled."""
-
-LARGEST: Final = (1 << 63) - 1
-"""The largest position in a catalog: the largest 64-bit integer of databases."""
 
 
 class Found(NamedTuple):
@@ -90,7 +89,7 @@ def flow_router(
     guarded = APIRouter(route_class=FlowRoute, dependencies=guards, tags=["flows"], responses=refusals)
     for (flow, info), run in zip(known, runs, strict=True):
         add_start(guarded, runner, flow, info, run, longest_wait, authorize or no_client, shown)
-    _add_catalog(guarded, runner, names)
+    add_catalog(guarded, runner, [info for _, info in known])
 
     async def found(run_id: str) -> Found:
         return await _found(runner, names, run_id)
@@ -103,58 +102,9 @@ def flow_router(
     return router
 
 
-def _add_catalog(router: APIRouter, runner: FlowRunner, names: frozenset[str]) -> None:
-    """Add the route that lists runs."""
-
-    async def list_runs(
-        flow: Any = None,
-        status: Status | None = None,
-        parent: Annotated[str | None, Query(description="Id of a run: only its direct children.")] = None,
-        limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
-        cursor: Annotated[int | None, Query(ge=0, le=LARGEST, description="The `next` of another page.")] = None,
-    ) -> RunPage:
-        asked = names if flow is None else frozenset((flow,))
-        found = await _listed(runner, asked, status, parent, cursor, limit + 1)
-        more = str(found[limit - 1][0].position) if len(found) > limit else None
-        lines = [RunLine.of(entry, runner.names[entry.identity], found_as) for entry, found_as in found[:limit]]
-        return RunPage(runs=lines, next=more)
-
-    list_runs.__annotations__["flow"] = Optional[Literal[tuple(sorted(names))]]  # noqa: UP045 - built at run time
-    router.add_api_route("/runs", list_runs, methods=["GET"], responses=documented(501, 503))
-
-
-async def _listed(
-    runner: FlowRunner,
-    names: frozenset[str],
-    status: Status | None,
-    parent: str | None,
-    before: int | None,
-    count: int,
-) -> list[tuple[RunEntry, Status]]:
-    """Return the newest `count` runs of these flows, read page by page. A run that waits for its turn here counts as running, too."""
-    persistence = runner.persistence
-    if not isinstance(persistence, Catalog):
-        raise CapabilityMissingError("the storage does not support a catalog of runs", capability="Catalog")
-    if parent is not None and not isinstance(persistence, Children):
-        raise CapabilityMissingError("the storage does not support child runs", capability="Children")
-    of_parent: dict[str, Any] = {} if parent is None else {"parent": parent}
-    identities = {identity for identity, name in runner.names.items() if name in names}
-    stored: Any = "unfinished" if status in ("running", "interrupted") else status
-    found: list[tuple[RunEntry, Status]] = []
-    while len(found) < count:
-        page = await persistence.runs(status=stored, identities=identities, before=before, limit=PAGE, **of_parent)
-        for entry in page:
-            now = status_of(entry.status, runner.is_driven(entry), is_parked=entry.wake_at is not None)
-            if status in (None, now):
-                found.append((entry, now))
-        if len(page) < PAGE:
-            break
-        before = page[-1].position
-    return found[:count]
-
-
-_NOTHING_LEFT: Final[dict[int | str, dict[str, Any]]] = {
-    204: {"description": "The run has ended, and `Last-Event-ID` was its last event."}
+_OF_STREAMS: Final[dict[int | str, dict[str, Any]]] = {
+    200: documented_events(),
+    204: {"description": "The run has ended, and `Last-Event-ID` was its last event: do not reconnect."},
 }
 
 
@@ -168,18 +118,17 @@ def _add_runs(
     """Add the routes of one run. Its id may be any text, even with a slash, so routes with a suffix after the id are added first."""
     runner = shown.runner
 
-    async def position(run: Annotated[Found, Depends(found)], last_event_id: LastEventId = None) -> Position:
-        if not isinstance(runner.persistence, CheckpointHistory):
-            raise CapabilityMissingError("the storage does not keep a history", capability="CheckpointHistory")
-        return await position_of(run.handle, run.status, last_event_id)
+    async def begin(run: Annotated[Found, Depends(found)], last_event_id: LastEventId = None) -> Begin:
+        return await begin_of(runner.persistence, run.stored, run.status, last_event_id)
 
     async def stream_events(
         run: Annotated[Found, Depends(found)],
-        after: Annotated[Position, Depends(position)],
+        begin: Annotated[Begin, Depends(begin)],
         named: Named = False,
         live: Live = True,
     ) -> AsyncIterator[ServerSentEvent]:
-        async with aclosing(events_after(run.handle, after, shown.values, live=live, are_named=named)) as events:
+        """Send the past and future events of a run, as server-sent events, until it has ended."""
+        async with aclosing(streamed(run.handle, begin, shown.values, live=live, are_named=named)) as events:
             async for event in events:
                 yield event
 
@@ -188,12 +137,14 @@ def _add_runs(
         after: Annotated[
             int, Query(ge=-1, le=LARGEST, description="Only later checkpoints: their seq is larger.")
         ] = -1,
-        limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
+        limit: Annotated[int, Query(ge=1, le=PAGE, description="The maximum number of checkpoints on the page.")] = 50,
     ) -> Response:
+        """List the checkpoints of a run, the oldest first, each with what it changed in the state."""
         page = await shown.history(run.handle, run.stored, after, limit)
         return Response(page.model_dump_json(), media_type="application/json")
 
     async def cancel_run(run: Annotated[Found, Depends(found)], response: Response) -> Accepted:
+        """Cancel a run permanently."""
         status = await _cancelled(runner, run)
         response.status_code = 200 if status == "cancelled" else 202
         return Accepted(run_id=run.handle.run_id, status=status)
@@ -203,54 +154,36 @@ def _add_runs(
     async def resume_run(
         run: Annotated[Found, Depends(found)], request: Request, wait: Annotated[float, seconds] = 0.0
     ) -> Response:
+        """Continue a run that has failed or was interrupted: only the methods that did not complete run."""
         return await _resumed(shown, run, request, wait)
 
     async def get_run(run: Annotated[Found, Depends(found)], request: Request) -> Response:
+        """Show a run: its status, its state, its result or error, and what it does and waits for."""
         where = _where(request, run.handle.run_id)
         data = await shown.run(run.handle, run.stored, run.flow, run.status, where)
         return Response(data, media_type="application/json")
 
     any_run: Any = runs[0] if len(runs) == 1 else Annotated[Union[tuple(runs)], Field(discriminator="flow")]  # noqa: UP007
-    one = "/runs/{run_id:path}"
-    add, common = router.add_api_route, documented(404, 500, 503)
-    add(
-        f"{one}/events",
-        stream_events,
-        methods=["GET"],
-        response_class=EventSourceResponse,
-        responses={**common, **_NOTHING_LEFT, **documented(501)},
-    )
-    add(
-        f"{one}/history",
-        get_history,
-        methods=["GET"],
-        response_model=HistoryPage,
-        responses={**common, **documented(501)},
-    )
-    add(
-        f"{one}/cancel",
-        cancel_run,
-        methods=["POST"],
-        responses={
-            202: {"model": Accepted, "description": "The run is about to end: one of its methods has not stopped yet."},
-            **common,
-            **documented(409),
-        },
-    )
-    add(
+    ended: dict[int | str, Any] = {200: {"model": any_run, "description": "The run has ended within `wait`."}}
+    about_to: dict[int | str, Any] = {
+        202: {"model": Accepted, "description": "The run is about to end: one of its methods has not stopped yet."}
+    }
+    one, common = "/runs/{run_id:path}", documented(404, 409, 503)
+    refusals = [status for status in router.responses if isinstance(status, int)]
+    problems = documented_of_stream(*refusals, 404, 409, 501, 503)
+    add_get, add_post = partial(router.add_api_route, methods=["GET"]), partial(router.add_api_route, methods=["POST"])
+    add_get(f"{one}/events", stream_events, response_class=EventSourceResponse, responses={**problems, **_OF_STREAMS})
+    add_get(f"{one}/history", get_history, response_model=HistoryPage, responses={**common, **documented(501)})
+    add_post(f"{one}/cancel", cancel_run, responses={**about_to, **common})
+    add_post(
         f"{one}/resume",
         resume_run,
-        methods=["POST"],
         status_code=202,
         response_model=Accepted,
         response_description="The run is resumed.",
-        responses={
-            200: {"model": any_run, "description": "The run has ended within `wait`."},
-            **common,
-            **documented(409),
-        },
+        responses={**ended, **common, **documented(500)},
     )
-    add(one, get_run, methods=["GET"], response_model=any_run, responses=common)
+    add_get(one, get_run, response_model=any_run, responses=common)
 
 
 async def _found(runner: FlowRunner, names: frozenset[str], run_id: str) -> Found:
@@ -287,7 +220,7 @@ async def _cancelled(runner: FlowRunner, run: Found) -> Status:
             await runner.cancel(run.handle.run_id)
         status = (await run.handle.checkpoint()).status
     if status == "finished":
-        raise HTTPException(409, "The run has finished.")
+        raise HTTPException(409, "The run has finished, and cannot be cancelled.")
     return status
 
 
@@ -295,6 +228,7 @@ def _add_ready(router: APIRouter, runner: FlowRunner) -> None:
     """Add the route that reports whether the service accepts runs. It needs no authorization."""
 
     async def readyz() -> Ready:
+        """Say whether the service accepts runs."""
         if not runner.is_open:
             raise unavailable("The runner has not been entered, or is shutting down.")
         is_there = False

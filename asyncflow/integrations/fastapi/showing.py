@@ -1,7 +1,7 @@
 """What is shown of one run: the run itself with what it does and waits for, and its history."""
 
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import anyio.lowlevel
@@ -11,20 +11,18 @@ from ..._runs.history import HistoryEntry, entries
 from ..._runtime.timing import clock_of
 from ...inspection import Wait
 from ...inspection.doing import pending_of, waits_of
-from ...inspection.reading import history_of, loaded, reading
+from ...inspection.reading import loaded, page_of_history, reading
 from ...persistence import Catalog, Checkpoint, Children, Owners, RunEntry
 from ...persistence.checkpoint import decode_progress, state_after
 from ...persistence.protocol import offers
 from ...persistence.status import Status, has_ended, is_over
 from ...runner import FlowRunner, RunHandle, RunView
 from .as_json import aliases_of
+from .listing import PAGE
 from .models import Driver, HistoryLine, HistoryPage, Links, Pending, Run, RunFailure, Waiting, time_of, view_of
 from .redaction import Shown
 
-__all__ = ["PAGE", "RunsShown"]
-
-PAGE: Final = 200
-"""The maximum number of runs or checkpoints in a response, and in one query of the catalog."""
+__all__ = ["RunsShown"]
 
 
 class RunsShown(NamedTuple):
@@ -102,8 +100,8 @@ class RunsShown(NamedTuple):
     async def history(self, handle: RunHandle, newest: Checkpoint, after: int, limit: int) -> HistoryPage:
         """Return a page of the checkpoints of a run, the oldest first, each with what it changed in the state."""
         storage, run_id = self.runner.persistence, handle.run_id
-        found = await history_of(storage, run_id, after=after, until=newest.seq)
-        rows, state, lines = found[:limit], None, []
+        rows = await page_of_history(storage, newest, after, limit)
+        state, lines = None, list[HistoryLine]()
         if rows and rows[0].seq == after + 1 > 0:  # else: its first one, perhaps of a run that was compacted
             state = (await loaded(storage, run_id, after)).state
         states = _States(handle, newest, self.values)
@@ -113,7 +111,7 @@ class RunsShown(NamedTuple):
                 (entry,) = entries([row], state, partial(states.fields, row))
                 state = state_after(state, row)
             lines.append(self._line(entry, states.names))
-        return HistoryPage(entries=lines, next=rows[-1].seq if len(found) > limit else None)
+        return HistoryPage(entries=lines, next=rows[-1].seq if rows and rows[-1].seq < newest.seq else None)
 
     def _line(self, entry: HistoryEntry, names: dict[str, str]) -> HistoryLine:
         error = self.values.text(entry.error, "error", "message") if entry.error else None
@@ -125,6 +123,7 @@ class RunsShown(NamedTuple):
             method=entry.method or None,
             at=time_of(entry.at),
             changed={names.get(name, name): value for name, value in entry.changed.items()},
+            before={names.get(name, name): value for name, value in entry.before.items()},
             removed=[names.get(name, name) for name in entry.removed],
             skipped=list(entry.skipped),
             error=error,

@@ -66,6 +66,7 @@ def add_signals(
         principal: Any,
         idempotency_key: Key = None,
     ) -> Sent:
+        """Send a signal to a run. The body is its payload."""
         if name not in names:
             raise UnknownSignalError("the router does not serve this signal", signal=name, run_id=run.handle.run_id)
         payload = JsonPayload(await _body_of(request))
@@ -75,6 +76,7 @@ def add_signals(
         response.status_code = 202 if is_new else 200
         return Sent(run_id=run.handle.run_id, signal=name, is_new=is_new)
 
+    known = {"model": Sent, "description": "The run had received the signal before, under the same Idempotency-Key."}
     send_signal.__annotations__["run"] = Annotated[Any, Depends(found)]
     send_signal.__annotations__["principal"] = Annotated[Any, Depends(authorize)]
     router.add_api_route(
@@ -82,8 +84,8 @@ def add_signals(
         send_signal,
         methods=["POST"],
         status_code=202,
-        response_description="The signal is stored. 200: the run had received it before.",
-        responses={200: {"model": Sent}, **documented(404, 409, 413, 422, 429, 500, 501, 503)},
+        response_description="The signal is stored.",
+        responses={200: known, **documented(404, 409, 413, 429, 501, 503)},
         openapi_extra={"requestBody": {"content": {"application/json": {"schema": {}}}}},
     )
 

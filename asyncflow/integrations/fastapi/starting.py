@@ -114,7 +114,7 @@ def add_start(
         status_code=202,
         response_model=Accepted,
         response_description="The run is stored and continues in the background.",
-        responses={200: {"model": run, "description": "The run has ended within `wait`."}, **documented(409, 503)},
+        responses={200: {"model": run, "description": "The run has ended within `wait`."}, **documented(409, 500, 503)},
     )
 
 

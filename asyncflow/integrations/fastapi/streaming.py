@@ -9,21 +9,25 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import fields
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
+import anyio.lowlevel
 from fastapi import Header, HTTPException, Query
 from fastapi.sse import ServerSentEvent
 from pydantic_core import to_json
 
+from ..._runtime.observe import events_from
 from ...errors import AsyncflowError
 from ...events import Event
+from ...inspection.reading import history_of, reading
+from ...persistence import Checkpoint, FlowPersistence
 from ...persistence.status import Status, has_ended
 from ...runner import RunHandle
 from .as_json import json_of
 from .models import time_of
 from .redaction import Shown
 
-__all__ = ["LastEventId", "Live", "Named", "Position", "events_after", "position_of"]
+__all__ = ["Begin", "LastEventId", "Live", "Named", "begin_of", "streamed"]
 
 logger: Final = logging.getLogger("asyncflow")
 
@@ -50,29 +54,39 @@ LastEventId = Annotated[
 ]
 
 
-async def position_of(handle: RunHandle, status: Status, last: str | None) -> Position:
-    """Return the position where a stream starts. A client that has seen all events of an ended run gets a 204: it stops reconnecting."""
-    if last is None:
-        return -1, 0
-    seq, n = map(int, last.split("."))
-    if has_ended(status) and not await _has_more(handle, (seq, n)):
+class Begin(NamedTuple):
+    """Where a stream begins."""
+
+    past: list[Event]
+    """The stored events that the client has not seen."""
+    after: Position
+    """The position after which it continues."""
+
+
+async def begin_of(storage: FlowPersistence, newest: Checkpoint, status: Status, last: str | None) -> Begin:
+    """Return the events with which a stream begins. `newest`: the newest checkpoint. `last`: the id that the client has seen last.
+
+    They are read before the stream begins: if they cannot be read, the answer says why, and a browser does not reconnect. Raises
+    `HTTPException` 204 for a client that has seen all events of a run that has ended, for the same reason.
+    """
+    seq, n = (-1, 0) if last is None else map(int, last.split("."))
+    rows = await history_of(storage, newest.run_id, after=max(-1, seq - 1), until=newest.seq)
+    with reading(newest.run_id):
+        past = [event for row in rows for event in events_from(row) if event.position > (seq, n)]
+    if last is not None and not past and has_ended(status):
         raise HTTPException(204)
-    return seq, n
+    return Begin(past, past[-1].position if past else (seq, n))
 
 
-async def _has_more(handle: RunHandle, after: Position) -> bool:
-    async with aclosing(handle.events(after=after, live=False)) as events:
-        async for _ in events:
-            return True
-    return False
-
-
-async def events_after(
-    handle: RunHandle, after: Position, shown: Shown, *, live: bool, are_named: bool
+async def streamed(
+    handle: RunHandle, begin: Begin, shown: Shown, *, live: bool, are_named: bool
 ) -> AsyncGenerator[ServerSentEvent, None]:
     """Stream the events of a run until it has ended. If the storage fails, the stream ends, and the client reconnects."""
+    for event in begin.past:
+        await anyio.lowlevel.checkpoint()  # there may be thousands
+        yield _sent_event(event, shown, are_named)
     try:
-        async with aclosing(handle.events(after=after, live=live)) as events:
+        async with aclosing(handle.events(after=begin.after, live=live)) as events:
             async for event in events:
                 yield _sent_event(event, shown, are_named)
     except AsyncflowError as error:
