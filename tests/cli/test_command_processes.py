@@ -87,6 +87,49 @@ def test_a_closed_pipe_is_silent(command: list[str]) -> None:
     assert (process.wait(30), err) == (141, b"")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no device that is always full")
+@pytest.mark.parametrize("command", [["runs"], ["runs", "--json"], ["state", "good-1"]])
+def test_a_full_disk_is_one_line(command: list[str]) -> None:
+    stored("runs.db")
+
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, *command, "--db", "runs.db"], stdout=full, stderr=subprocess.PIPE, text=True)
+
+    assert (done.returncode, done.stderr) == (
+        1,
+        "asyncflow: the output cannot be written: No space left on device\n",
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no sh")
+@pytest.mark.parametrize(
+    ("arguments", "streams", "code"),
+    [
+        ("runs --db runs.db", ">&-", 0),
+        ("show nope --db runs.db", "2>&-", 3),
+        ("start --app commands:Order -i @- --db runs.db", "<&-", 2),
+    ],
+)
+def test_a_closed_stream_is_no_failure(arguments: str, streams: str, code: int) -> None:
+    stored("runs.db")
+
+    done = subprocess.run(["sh", "-c", f'"$0" -m asyncflow {arguments} {streams}', sys.executable], capture_output=True)
+
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr
+
+
+def test_an_encoding_that_lacks_a_character_is_no_failure() -> None:
+    stored("runs.db")
+    inputs = '{"city": "\u2603"}'
+    assert run("start", "--app", "commands:Order", "-i", inputs, "--id", "snow-1", "--db", "runs.db").returncode == 0
+
+    shown = run("show", "snow-1", "--db", "runs.db", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+
+    assert shown.returncode == 0
+    assert '"city": "\\u2603"' in shown.stdout
+
+
 @pytest.mark.parametrize("command", [["runs", "--watch"], ["tail", "long-1"]])
 def test_ctrl_c_is_silent(command: list[str]) -> None:
     driven = subprocess.Popen(
