@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import os
 import sys
 from typing import Annotated, Any, Final, NamedTuple
@@ -124,8 +125,15 @@ def run(arguments: list[str]) -> int:
     return _flushed(ended if isinstance(ended, int) else 0)
 
 
+_SILENT: Final = logging.NullHandler()
+
+
 def _prepare() -> None:
-    """Make the standard streams fit for every text: those that were closed lead nowhere, and no encoding refuses a character."""
+    """Make the standard streams fit for every text: those that were closed lead nowhere, and no encoding refuses a character.
+
+    Python would write warnings of the library to stderr, as no handler is there: the commands say what they have to.
+    """
+    logging.getLogger("asyncflow").addHandler(_SILENT)
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - until the end

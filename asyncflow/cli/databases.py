@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -148,19 +149,18 @@ def backup(
         raise Refusal(f"{file} exists; choose another name, or remove it. Nothing was copied")
 
     async def copied() -> tuple[str, int]:
-        async with to_read(db) as storage:
-            path = _sqlite(storage, "use the server's own tool: pg_dump --schema=asyncflow").path
-            with progress("copying pages") as shown:
-                return str(path), await back_up(path, file.absolute(), on_pages=shown)
+        storage: Any = named(db, read_only=True)
+        if not isinstance(storage, SQLiteFlowPersistence):
+            tool = f"pg_dump --schema={storage._where.schema}"
+            raise Refusal(f"this works on SQLite files only; for PostgreSQL, use the server's own tool: {tool}")
+        with contextlib.suppress(StorageOutdatedError):  # it may be copied, before it is upgraded
+            async with storage:
+                pass
+        with progress("copying pages") as shown:
+            return str(storage.path), await back_up(storage.path, file.absolute(), on_pages=shown)
 
     path, runs = awaited(copied)
     out.done(f"copied {path} to {file}: {counted(runs, 'run')}", {"source": path, "copy": str(file), "runs": runs})
-
-
-def _sqlite(storage: Any, instead: str) -> SQLiteFlowPersistence:
-    if not isinstance(storage, SQLiteFlowPersistence):
-        raise Refusal(f"this works on SQLite files only; for PostgreSQL, {instead}")
-    return storage
 
 
 @db_app.command()

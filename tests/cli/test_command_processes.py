@@ -281,6 +281,26 @@ def test_a_shell_completes_commands_flows_and_ids() -> None:
     assert "Order" in completed("asyncflow runs --flow O", 3)
 
 
+def test_a_shell_that_completes_a_word_shows_no_error() -> None:
+    for db in ("", "none.db", "mysql://host/none"):
+        env = os.environ | {"_ASYNCFLOW_COMPLETE": "complete_bash", "COMP_CWORD": "4"}
+        done = run(env=env | {"COMP_WORDS": f"asyncflow --db '{db}' show ba"})
+
+        assert done.stdout.strip() + done.stderr == ""
+
+
+def test_warnings_of_the_library_are_no_output_of_a_command() -> None:
+    stored("runs.db")
+    program = (
+        "from asyncflow.cli import main\nfrom asyncflow.persistence._database import commit_logs\n"
+        "commit_logs.SLOW = 0.0\nprint(main(['cancel', 'ask-1', '--db', 'runs.db']))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("0", "")
+
+
 def test_listing_imports_only_what_it_needs() -> None:
     stored("runs.db")
     program = (
