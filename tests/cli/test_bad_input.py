@@ -335,6 +335,15 @@ def test_a_server_without_its_driver(cli: Cli, monkeypatch: pytest.MonkeyPatch) 
     is_one_line(cli("runs", "--db", "postgresql://127.0.0.1/none"), 2, "postgres")
 
 
+def test_ctrl_c_while_modules_are_imported(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asyncflow.cli.app.run", interrupted)
+
+    assert cli("runs") == Done(130, "", "")
+
+
 def test_without_the_extra_it_says_how_to_install_it(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
