@@ -31,6 +31,7 @@ __all__ = [
     "other_inputs",
     "other_inputs_waiting",
     "parks_not",
+    "place_of",
     "started_with_other_inputs",
     "stopped_by",
     "stops_not",
@@ -83,11 +84,18 @@ def other_inputs_waiting(flow: str, c: Checkpoint) -> RunInputsError:
     )
 
 
+def place_of(storage: object) -> str:
+    """Return where a storage keeps its runs, as people know it: the path of a file, or a schema of a database, without a password."""
+    return str(getattr(storage, "_place", None) or repr(storage))
+
+
 def unknown_run(storage: object, run_id: str, seq: int | None) -> RunNotFoundError:
     """Return the error for an id, or a seq, under which nothing is stored."""
     checkpoint, key = ("", "id") if seq is None else (f"checkpoint {seq} of ", "id, the seq")
     return RunNotFoundError(
-        f"no {checkpoint}run {run_id} is stored in {storage!r}; check the {key} and the storage", run_id=run_id, seq=seq
+        f"no {checkpoint}run {run_id} is stored in {place_of(storage)}; check the {key} and the storage",
+        run_id=run_id,
+        seq=seq,
     )
 
 

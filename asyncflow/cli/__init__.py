@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     gc.freeze()  # what is imported stays: collections need not look at it
-    from .app import run
+    try:
+        from .app import run
 
-    return run(sys.argv[1:] if arguments is None else list(arguments))
+        return run(sys.argv[1:] if arguments is None else list(arguments))
+    except KeyboardInterrupt:  # while modules are imported
+        return 130

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import io
+import logging
+import os
 import sys
 from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 from typer.core import TyperGroup
 
-from .failures import CLOSED_PIPE, silenced
+from .failures import CLOSED_PIPE, reported, silenced
 from .options import AsJson, Db
 from .settings import SETTINGS
 
@@ -112,25 +115,41 @@ def _asyncflow(
 def run(arguments: list[str]) -> int:
     """Run a command, and return its exit code."""
     SETTINGS.db, SETTINGS.as_json = None, False
+    _prepare()
     try:
-        typer.main.get_command(_app).main(arguments, prog_name="asyncflow")
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 1
-    except BrokenPipeError:
-        code = CLOSED_PIPE
-    except KeyboardInterrupt:
-        code = 130
-    else:
-        code = 0
-    return _flushed(code)
+        ended = typer.main.get_command(_app).main(arguments, prog_name="asyncflow", standalone_mode=False)
+    except SystemExit as exit_:  # of a completion
+        ended = exit_.code
+    except BaseException as error:
+        ended = reported(error)
+    return _flushed(ended if isinstance(ended, int) else 0)
+
+
+_SILENT: Final = logging.NullHandler()
+
+
+def _prepare() -> None:
+    """Make the standard streams fit for every text: those that were closed lead nowhere, and no encoding refuses a character.
+
+    Python would write warnings of the library to stderr, as no handler is there: the commands say what they have to.
+    """
+    logging.getLogger("asyncflow").addHandler(_SILENT)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - until the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _flushed(code: int) -> int:
-    """Flush stdout, whose reader may have gone. Python would report that at its exit."""
+    """Flush stdout, whose reader may have gone, or whose disk may be full. Python would report that at its exit."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        code = CLOSED_PIPE
-    if code == CLOSED_PIPE:
-        sys.stdout = open("/dev/null" if sys.platform != "win32" else "nul", "w")  # noqa: SIM115 - until the end
+    except OSError as error:
+        code = CLOSED_PIPE if isinstance(error, BrokenPipeError) else code or reported(error)
+    else:
+        if code != CLOSED_PIPE:
+            return code
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the end
     return code

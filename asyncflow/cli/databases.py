@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from .._runs.call_errors import place_of
 from ..errors import StorageOutdatedError
 from ..persistence.sqlite import SQLiteFlowPersistence
 from .failures import FAILED, Refusal
 from .options import AsJson, Db, Yes
 from .output import Output, progress
 from .safe_text import counted, one_line
-from .settings import awaited, to_read, to_write
-from .settings import named as storage_of
+from .settings import awaited, named, to_read, to_write
 
-__all__ = ["COMMANDS", "named"]
+__all__ = ["COMMANDS"]
 
 db_app: typer.Typer = typer.Typer(
     rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True
@@ -27,11 +28,6 @@ _STATUSES: Final = (
     "SELECT CASE WHEN status = 'running' AND wake_at IS NOT NULL THEN 'waiting' WHEN status = 'running' THEN 'unfinished' "
     "ELSE status END, count(*) FROM @runs GROUP BY 1 ORDER BY 1"
 )
-
-
-def named(storage: Any) -> str:
-    """Return the name of a storage, without a password."""
-    return str(storage._where)
 
 
 async def _statuses(storage: Any) -> dict[str, int]:
@@ -62,7 +58,7 @@ def info(db: Db = None, as_json: AsJson = False) -> None:
 
     async def found() -> dict[str, Any]:
         async with to_read(db) as storage:
-            return {"storage": named(storage), **await _about(storage), "runs": await _statuses(storage)}
+            return {"storage": place_of(storage), **await _about(storage), "runs": await _statuses(storage)}
 
     facts = awaited(found)
     if out.is_json:
@@ -123,7 +119,7 @@ def check(
             known = None if run_id is None else await find_run(storage, run_id)
             with progress("checking"):
                 wrong = await storage.verify(known)
-            return named(storage), [
+            return place_of(storage), [
                 {"error": type(each).__name__, "run_id": each.run_id, "seq": each.seq, "message": str(each)}
                 for each in wrong
             ]
@@ -153,19 +149,18 @@ def backup(
         raise Refusal(f"{file} exists; choose another name, or remove it. Nothing was copied")
 
     async def copied() -> tuple[str, int]:
-        async with to_read(db) as storage:
-            path = _sqlite(storage, "use the server's own tool: pg_dump --schema=asyncflow").path
-            with progress("copying pages") as shown:
-                return str(path), await back_up(path, file.absolute(), on_pages=shown)
+        storage: Any = named(db, read_only=True)
+        if not isinstance(storage, SQLiteFlowPersistence):
+            tool = f"pg_dump --schema={storage._where.schema}"
+            raise Refusal(f"this works on SQLite files only; for PostgreSQL, use the server's own tool: {tool}")
+        with contextlib.suppress(StorageOutdatedError):  # it may be copied, before it is upgraded
+            async with storage:
+                pass
+        with progress("copying pages") as shown:
+            return str(storage.path), await back_up(storage.path, file.absolute(), on_pages=shown)
 
     path, runs = awaited(copied)
     out.done(f"copied {path} to {file}: {counted(runs, 'run')}", {"source": path, "copy": str(file), "runs": runs})
-
-
-def _sqlite(storage: Any, instead: str) -> SQLiteFlowPersistence:
-    if not isinstance(storage, SQLiteFlowPersistence):
-        raise Refusal(f"this works on SQLite files only; for PostgreSQL, {instead}")
-    return storage
 
 
 @db_app.command()
@@ -180,10 +175,10 @@ def compact(
     """Delete the checkpoints of earlier passes, and return free space to the file system. Needs --yes."""
     out = Output(as_json)
     if not yes:
-        many = awaited(lambda: _with_earlier_passes(db))
-        text = (
-            f"this would delete the history of earlier passes of up to {many:,} runs permanently; repeat it with --yes"
-        )
+        many, is_file = awaited(lambda: _with_earlier_passes(db))
+        what = [f"delete the history of earlier passes of up to {counted(many, 'run')} permanently"] if many else []
+        what += ["return free space"] if is_file else []
+        text = f"this would {' and '.join(what)}; repeat it with --yes" if what else "there is nothing to delete"
         out.done(text, {"runs": many, "deleted": False})
         return
     done = awaited(lambda: _compacted(db, vacuum))
@@ -197,10 +192,12 @@ def compact(
         out.note(done["note"])
 
 
-async def _with_earlier_passes(db: str | None) -> int:
+async def _with_earlier_passes(db: str | None) -> tuple[int, bool]:
+    """Return how many runs have earlier passes, and whether they are in a SQLite file."""
     async with to_read(db) as storage, storage._shared.use() as opened:
         sql = "SELECT count(*) FROM @runs WHERE pass_number > 1"
-        return int((await opened.home.run(lambda: opened.reader.select(sql)))[0][0])
+        many = int((await opened.home.run(lambda: opened.reader.select(sql)))[0][0])
+        return many, isinstance(storage, SQLiteFlowPersistence)
 
 
 async def _compacted(db: str | None, even_if_open: bool) -> dict[str, Any]:
@@ -236,12 +233,12 @@ def migrate(yes: Yes = False, db: Db = None, as_json: AsJson = False) -> None:
     out = Output(as_json)
 
     async def outdated() -> tuple[str, str]:
-        storage = storage_of(db, read_only=True)
+        storage = named(db, read_only=True)
         try:
             async with storage:
-                return named(storage), ""
+                return place_of(storage), ""
         except StorageOutdatedError as error:
-            return named(storage), str(error)
+            return place_of(storage), str(error)
 
     where, why = awaited(outdated)
     if not why:
@@ -256,7 +253,7 @@ def migrate(yes: Yes = False, db: Db = None, as_json: AsJson = False) -> None:
         return
 
     async def upgraded() -> None:
-        async with storage_of(db):
+        async with named(db):
             pass
 
     awaited(upgraded)

@@ -7,7 +7,7 @@ from typing import Final
 import typer
 from rich.text import Text
 
-from .databases import named
+from .._runs.call_errors import place_of
 from .examining import Finding, examined
 from .failures import FAILED
 from .options import AsJson, Db
@@ -35,7 +35,7 @@ def doctor(db: Db = None, as_json: AsJson = False) -> None:
 
     async def found() -> tuple[str, list[Finding]]:
         async with to_read(db) as storage:
-            return named(storage), await examined(storage)
+            return place_of(storage), await examined(storage)
 
     where, findings = awaited(found)
     if out.is_json:

@@ -50,7 +50,7 @@ def graph(
     elif out.is_json:
         out.json({"flow": cls.__name__, "format": wanted, "text": text})
     else:
-        typer.echo(text)
+        typer.echo(text.rstrip())
 
 
 async def _drawn(cls: Any, db: str | None, run_id: str, form: str) -> str:

@@ -19,7 +19,7 @@ from .following import event_line
 from .loading import flow_class
 from .options import App, AsJson, Db, RunId
 from .output import Output, console
-from .safe_text import one_line, plain, pretty
+from .safe_text import one_line, plain
 from .settings import awaited, known_run, to_write
 
 __all__ = ["COMMANDS", "drive", "json_argument"]
@@ -48,7 +48,7 @@ def json_argument(text: str, what: str) -> bytes:
             with open(text[1:], "rb") as file:
                 return file.read()
     except OSError as error:
-        raise Refusal(f"{text[1:]} cannot be read: {error.strerror}") from None
+        raise Refusal(f"{what}: {text[1:]!r} cannot be read: {error.strerror}") from None
     if not text.strip():
         raise Refusal(f"{what} is empty: write JSON, or @FILE")
     return text.encode()
@@ -117,7 +117,8 @@ def _drive(
             run_id, go = await work(cls, storage, run_id)
             return run_id, *await drive(out, storage, run_id, go)
 
-    run_id, result, failure = awaited(driven)
+    with out.alone():
+        run_id, result, failure = awaited(driven)
     _report(out, run_id, result, failure)
 
 
@@ -137,7 +138,7 @@ def _report(out: Output, run_id: str, result: Any, failure: MethodError | None) 
     else:
         if not sys.stderr.isatty():
             out.note(f"run {run_id} has finished")
-        out.line(pretty(result))
+        out.value(result, f"asyncflow show {run_id} --json")
 
 
 def _stop(cls: type[Flow[Any]], until: str) -> str | int:
@@ -168,6 +169,10 @@ def start(
 ) -> None:
     """Start a run, drive it here until it ends, and print its result."""
     given = _object(inputs)
+    if run_id is not None and run_id != str(given.get("id") or run_id):
+        raise Refusal("--id and the id in --inputs are different: give one of them")
+    if run_id == "":
+        raise Refusal("--id is empty: write an id, or leave it out for a new one")
 
     async def work(cls: type[Flow[Any]], storage: Any, _: str) -> tuple[str, Callable[[], Awaitable[Any]]]:
         known = run_id or str(given.get("id") or new_run_id())

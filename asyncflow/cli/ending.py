@@ -42,14 +42,14 @@ def signal(
         async with to_write(db) as storage:
             known = await known_run(storage, run_id)
             setup = cls(persistence=storage)._instance.setup
-            return known, await send(setup, known, name, JsonPayload(data), key, sender)
+            try:
+                return known, await send(setup, known, name, JsonPayload(data), key, sender)
+            except ValueError as error:
+                if type(error) is ValueError:  # of an invalid key
+                    raise Refusal(str(error)) from None
+                raise
 
-    try:
-        known, is_new = awaited(sent)
-    except ValueError as error:
-        if type(error) is ValueError:  # of an invalid key
-            raise Refusal(str(error)) from None
-        raise
+    known, is_new = awaited(sent)
     text = f"sent {name} to run {known}" if is_new else f"run {known} has received {name} with this key already"
     out.done(text, {"run_id": known, "signal": name, "is_new": is_new})
 
@@ -109,7 +109,9 @@ def prune(
     if not yes:
         most = awaited(lambda: _ended(db, seconds))
         out.done(
-            f"this would delete up to {counted(most, 'run')} permanently; repeat it with --yes",
+            f"this would delete up to {counted(most, 'run')} permanently; repeat it with --yes"
+            if most
+            else "no run ended so long ago: there is nothing to delete",
             {"deleted": 0, "ended": most},
         )
         return

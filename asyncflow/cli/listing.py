@@ -19,7 +19,7 @@ from .failures import Refusal
 from .options import LARGEST, AsJson, Db, Limit
 from .output import Output, status_text
 from .safe_text import counted
-from .settings import awaited, to_read
+from .settings import awaited, known_run, to_read
 from .tables import Column, table_of
 from .times import ago, moment, until
 
@@ -75,7 +75,7 @@ def runs(
     parent: Annotated[str | None, typer.Option(metavar="ID", help="Only the children of this run.")] = None,
     limit: Limit = 50,
     before: Annotated[
-        int | None, typer.Option(metavar="POSITION", max=LARGEST, help="The next page: as the page before says.")
+        int | None, typer.Option(metavar="POSITION", min=1, max=LARGEST, help="The next page: as the page before says.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show the list again and again, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="The pause of --watch.")] = 1.0,
@@ -100,7 +100,7 @@ async def _listed(out: Output, db: str | None, asked: dict[str, Any], limit: int
     from ..inspection import list_runs
 
     async with to_read(db) as storage:
-        page = await list_runs(storage, **asked, limit=limit)
+        page = await list_runs(storage, **await _with_parent(storage, asked), limit=limit)
     if out.is_json:
         out.json(page)
         return
@@ -111,6 +111,14 @@ async def _listed(out: Output, db: str | None, asked: dict[str, Any], limit: int
     out.table(_columns(page), [_cells(entry, now, page) for entry in page])
     if page.next is not None:
         out.note(f"there are more: --before {page.next}")
+
+
+async def _with_parent(storage: Any, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the filters with the full id of the parent. Raises `RunNotFoundError`."""
+    given = asked["parent"]
+    if given is None or await storage.runs(parent=given, limit=1):
+        return asked
+    return asked | {"parent": await known_run(storage, given)}
 
 
 def _columns(page: list[RunEntry]) -> list[Column]:
@@ -126,6 +134,7 @@ async def _watched(out: Output, db: str | None, asked: dict[str, Any], limit: in
     from ..inspection import list_runs
 
     async with to_read(db) as storage:
+        asked = await _with_parent(storage, asked)
         with _in_place(out) as show:
             while True:
                 page = await list_runs(storage, **asked, limit=limit)

@@ -6,11 +6,11 @@ import importlib
 import importlib.util
 import os
 import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 from ..flow import Flow
-from .failures import MISUSED, Refusal
-from .safe_text import one_line
+from .failures import MISUSED, Refusal, described
 
 __all__ = ["flow_class", "loaded"]
 
@@ -18,14 +18,15 @@ __all__ = ["flow_class", "loaded"]
 def loaded(text: str | None, what: str = "MODULE:FLOW") -> Any:
     """Import what a text names. The current folder is on the path. Raises `Refusal`."""
     if text is None:
-        raise Refusal(f"name it by --app {what}, such as --app shop.flows:Order")
+        raise Refusal(f"name the flow class by --app {what}, such as --app shop.flows:Order")
     place, _, name = text.rpartition(":")
-    if not place or not name:
+    if not place or not name or (place.startswith(".") and not place.endswith(".py")):
         raise Refusal(f"{text!r} names nothing to import: write {what}, such as shop.flows:Order")
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
-    module = _module(place)
+    with redirect_stdout(sys.stderr):  # what a module prints is no output of the command
+        module = _module(place)
     found: Any = module
     for part in name.split("."):
         try:
@@ -33,7 +34,7 @@ def loaded(text: str | None, what: str = "MODULE:FLOW") -> Any:
         except AttributeError:
             raise Refusal(f"{place} has no {part!r}{_known(module)}") from None
         except Exception as error:  # a module's own __getattr__ may raise anything
-            raise Refusal(f"{text} cannot be read: {type(error).__name__}: {one_line(str(error), 300)}") from None
+            raise Refusal(f"{text} cannot be read: {described(error)}") from None
     return found
 
 
@@ -58,7 +59,7 @@ def _module(place: str) -> Any:
             raise Refusal(f"there is no module {error.name!r}; start the command where it can be imported") from None
         raise Refusal(f"{place} cannot be imported: it needs the module {error.name!r}") from None
     except (Exception, SystemExit) as error:  # the module's own code may raise anything
-        raise Refusal(f"{place} cannot be imported: {type(error).__name__}: {one_line(str(error), 300)}") from None
+        raise Refusal(f"{place} cannot be imported: {described(error)}") from None
 
 
 def _known(module: Any) -> str:

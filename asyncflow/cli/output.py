@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from typing import Any, Final, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from .safe_text import block, json_text, one_line
+from .safe_text import block, json_text, one_line, pretty
 from .settings import SETTINGS
 from .tables import Cells, Column, table_of
 
@@ -85,6 +85,20 @@ class Output:
         """Print a value as JSON in one line, at once."""
         sys.stdout.write(json_text(value, indent=None) + "\n")
         sys.stdout.flush()
+
+    def value(self, value: Any, all_of_it: str, title: str = "") -> None:
+        """Print a value as indented JSON for a person. `all_of_it`: the command that shows what is cut."""
+        text = pretty(value)
+        if title:
+            self.section(title, text)
+        else:
+            self.line(text)
+        if text != json_text(value):
+            self.note(f"long texts were cut; all of it: {all_of_it}")
+
+    def alone(self) -> AbstractContextManager[object]:
+        """Keep what the code of users prints off stdout, where JSON is asked for: as a context manager."""
+        return redirect_stdout(sys.stderr) if self.is_json else nullcontext()
 
     def line(self, text: str | Text = "") -> None:
         """Print a line, or several, that may be copied: the terminal breaks long ones. A `str` is made safe."""

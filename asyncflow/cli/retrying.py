@@ -64,7 +64,8 @@ def retry(
         _list(out, entries, "--yes" if app else "--yes and --app MODULE:FLOW")
         return
     assert cls is not None, "loaded above"
-    outcomes = awaited(lambda: _resumed(db, cls, [entry.run_id for entry in entries], at_once))
+    with out.alone():
+        outcomes = awaited(lambda: _resumed(db, cls, [entry.run_id for entry in entries], at_once))
     failed = [each for each in outcomes if each["status"] not in ("finished", "waiting")]
     waiting = sum(each["status"] == "waiting" for each in outcomes)
     if out.is_json:

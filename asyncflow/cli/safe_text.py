@@ -20,6 +20,9 @@ LINE: Final = 4_000
 TEXT: Final = 20_000
 """Characters of a text of several lines."""
 
+PART: Final = 1_000
+"""Characters of a text within a value."""
+
 _CONTROL: Final = "\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f"
 _INVISIBLE: Final = (
     "\\u00ad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f"
@@ -97,8 +100,16 @@ def compact(value: Any, most: int = 200) -> str:
 
 
 def pretty(value: Any, most: int = TEXT) -> str:
-    """Return a value as indented JSON, cut with a note."""
-    return cut(json_text(value), most)
+    """Return a value as indented JSON. Long texts in it are cut, and then the whole, with notes."""
+    return cut(json_text(_shortened(plain(value))), most)
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _shortened(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_shortened(each) for each in value]
+    return cut(value, PART) if isinstance(value, str) else value
 
 
 def counted(count: int, noun: str) -> str:

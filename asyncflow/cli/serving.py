@@ -14,9 +14,10 @@ from typing import Annotated, Any, Final, Literal, cast
 import anyio
 import typer
 
+from .._runs.call_errors import place_of
 from ..flow import Flow
 from ..runner import FlowRunner
-from .failures import Refusal, said
+from .failures import Refusal, described, said
 from .loading import flow_class, loaded
 from .options import AsJson, Db
 from .output import Output
@@ -82,8 +83,10 @@ async def _runner(found: list[Any], apps: list[str]) -> FlowRunner:
         try:
             made = made()
             made = await made if inspect.isawaitable(made) else made
-        except TypeError as error:
-            raise Refusal(f"{apps[0]} cannot be called without arguments: {error}") from None
+        except Exception as error:  # a user's function may raise anything
+            raise Refusal(
+                f"{apps[0]} returns no runner when it is called without arguments: {described(error)}"
+            ) from None
     if not isinstance(made, FlowRunner):
         raise Refusal(
             f"{apps[0]} is no FlowRunner, no function that returns one, and no flow class, but {type(made).__name__}"
@@ -98,7 +101,7 @@ async def _until_signal(runner: FlowRunner) -> dict[str, Any]:
         async with anyio.create_task_group() as watching:
             async with runner:
                 flows = ", ".join(sorted(set(runner.names.values()))) or "no flow"
-                said(f"serving {flows} in {runner.persistence!r}, process {os.getpid()}")
+                said(f"serving {flows} in {place_of(runner.persistence)}, process {os.getpid()}")
                 ended_by = signal.Signals(await anext(signals)).name
                 said(f"{ended_by}: draining {runner.running} runs; a second signal ends the process at once")
                 watching.start_soon(_end_at_once, signals)

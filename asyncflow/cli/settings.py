@@ -36,8 +36,11 @@ def awaited(work: Callable[[], Awaitable[T]], loop: Literal["asyncio", "trio"] =
 
 def named(db: str | None, *, read_only: bool = False) -> DatabasePersistence[Any]:
     """Return the storage that the options or the environment name. Raises `Refusal`."""
+    given = SETTINGS.db if db is None else db
+    if given == "":
+        raise Refusal("--db is empty: name a file, or postgresql://user@host/database")
     try:
-        return storage_at(db or SETTINGS.db, read_only=read_only)
+        return storage_at(given, read_only=read_only)
     except (ValueError, ImportError) as error:
         raise Refusal(str(error)) from None
 

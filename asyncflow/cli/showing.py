@@ -10,7 +10,7 @@ import typer
 from ..persistence.protocol import RunEntry
 from .options import App, AsJson, Db, RunId
 from .output import Output, status_text
-from .safe_text import block, compact, one_line, pretty
+from .safe_text import LINE, block, compact, counted, cut, one_line
 from .settings import awaited, to_read
 from .tables import Column
 from .times import ago, local, until
@@ -42,14 +42,14 @@ def show(run_id: RunId, app: App = None, db: Db = None, as_json: AsJson = False)
     out.fields(_facts(detail))
     for error in detail.errors[-1:]:
         title = f"Error in {one_line(error.method or 'the run')}, at seq {error.seq}, {ago(error.at)} ago"
-        out.section(title, f"{error.type}: {error.message}")
+        out.section(title, f"{error.type}: {cut(error.message, LINE)}")
         if error.traceback:
             out.line()
             out.line(error.traceback.rstrip())
     if detail.state not in (None, {}):
-        out.section("State", pretty(detail.state))
+        out.value(detail.state, f"asyncflow state {detail.entry.run_id} --json", "State")
     if detail.result is not None:
-        out.section("Result", pretty(detail.result))
+        out.value(detail.result, f"asyncflow show {detail.entry.run_id} --json", "Result")
     if hint := _hint(detail.entry):
         out.note(hint)
 
@@ -67,6 +67,9 @@ def _facts(detail: Any) -> list[tuple[str, Any]]:
     if detail.driver is not None:
         facts.append(("driven by", _driver(detail.driver)))
     facts += [("waits for", _wait(wait)) for wait in detail.waits]
+    if entry.status == "waiting" and not detail.waits:
+        signal = f"a signal; --app MODULE:{entry.flow} shows which"
+        facts.append(("waits for", "a runner that takes the signal that came" if entry.wake_at == 0 else signal))
     facts += [("pending", _pending(each)) for each in detail.pending]
     if entry.takeovers:
         facts.append(("takeovers", str(entry.takeovers)))
@@ -105,8 +108,11 @@ def _wait(wait: Any) -> str:
 
 
 def _pending(pending: Any) -> str:
-    failed = f", {pending.attempts} attempt{'s' * (pending.attempts > 1)} failed" if pending.attempts else ""
-    return f"{pending.invocation}  {pending.doing}{failed}"
+    if pending.doing == "failed":
+        after = f" after {pending.attempts} attempts" if pending.attempts > 1 else ""
+    else:
+        after = f" after {counted(pending.attempts, 'failed attempt')}" if pending.attempts else ""
+    return f"{pending.invocation}  {pending.doing}{after}"
 
 
 def _hint(entry: RunEntry) -> str:
@@ -155,7 +161,10 @@ def history(
         )
         for e in entries
     ]
-    out.table(_HISTORY, rows)
+    if rows:
+        out.table(_HISTORY, rows)
+    else:
+        out.note("no checkpoint fits")
 
 
 def state(
@@ -176,7 +185,7 @@ def state(
     if out.is_json:
         out.json(shown)
     else:
-        out.line(pretty(shown, 1_000_000 if not out.is_terminal else 100_000))
+        out.value(shown, f"asyncflow state {run_id} --json")
 
 
 def diff(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Final, Literal
 
+from .._runs.call_errors import place_of
 from ..errors import CapabilityMissingError, RunNotFoundError
 from ..persistence.protocol import Catalog, FlowPersistence, RunEntry, RunSearch, check_query, offers, session
 from ..persistence.status import Status
@@ -196,7 +197,7 @@ async def find_run(storage: FlowPersistence, text: str) -> str:
         return found[0]
     if not found:
         raise RunNotFoundError(
-            f"no run whose id is or begins with {text!r} is stored in {storage!r}; check the id", run_id=text
+            f"no run whose id is or begins with {text!r} is stored in {place_of(storage)}; check the id", run_id=text
         )
     more = ", ..." if len(found) > CANDIDATES else ""
     raise RunNotFoundError(

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from ._database.base import DatabasePersistence
 from .protocol import FlowPersistence
 from .sqlite import SQLiteFlowPersistence
-from .sqlite.path import DEFAULT, VARIABLE, database_path
+from .sqlite.path import DEFAULT, URL, VARIABLE, database_path
 
 __all__ = ["default_persistence", "storage_at"]
 
@@ -61,4 +61,10 @@ def storage_at(place: str | None = None, *, read_only: bool = False) -> Database
 
     Raises `ValueError` for a text that names no storage, and `ImportError` if it needs an extra.
     """
-    return _of(place or os.environ.get(VARIABLE) or DEFAULT, "full", read_only=read_only)
+    named = place or os.environ.get(VARIABLE) or DEFAULT
+    if not named.startswith(_POSTGRES) and (url := URL.match(named)):
+        raise ValueError(
+            f"{url[0]!r} begins a URL, but a storage is a path or postgresql://user@host/database: of a SQLite file write the path "
+            "alone, such as runs.db; for a file with exactly this name, put './' before it"
+        )
+    return _of(named, "full", read_only=read_only)

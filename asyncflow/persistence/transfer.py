@@ -235,7 +235,8 @@ def _parsed(line: bytes, place: int) -> dict[str, Any]:
 
 
 def _refused(place: int, why: str) -> TransferError:
-    return TransferError(f"line {place}: {why}. The runs before it are stored")
+    kept = "Nothing was imported" if place == 1 else "The runs before it are stored; export them again"
+    return TransferError(f"line {place}: {why}. {kept}")
 
 
 def _run_of(head: dict[str, Any], parts: Sequence[dict[str, Any]], place: int) -> StoredRun:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import FLOWS, Cli, Done, Order, stored, with_storage
@@ -128,7 +130,31 @@ def test_an_unknown_id(cli: Cli, db: str) -> None:
         f"resume nope --app {FLOWS}:Order",
         "state good-1 --at 99",
     ):
-        is_one_line(cli("--db", db, *command.split()), 3)
+        done = cli("--db", db, *command.split())
+        is_one_line(done, 3, str(Path(db).absolute()), "check the id", "asyncflow ")
+        assert "Persistence" not in done.err
+    is_one_line(cli("--db", db, "runs", "--parent", "nope"), 3, "'nope'")
+
+
+def test_a_storage_without_a_name(cli: Cli, db: str) -> None:
+    for named in (("--db", "", "runs"), ("runs", "--db=")):
+        is_one_line(cli(*named), 2, "--db is empty")
+
+
+def test_a_file_and_a_folder_that_may_not_be_read(cli: Cli, db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat, hidden = os.stat, Path("hidden", "x.db").absolute()
+
+    def of_another_user(path: Any, *rest: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(str(hidden)):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *rest, **options)
+
+    monkeypatch.setattr(os, "stat", of_another_user)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
+
+    for command in READING + WRITING:
+        is_one_line(cli("--db", hidden, *command.split()), 1, "not readable", "permissions", str(hidden))
+        is_one_line(cli("--db", db, *command.split()), 1, "not readable", "permissions")
 
 
 @pytest.mark.parametrize(
@@ -139,10 +165,11 @@ def test_an_unknown_id(cli: Cli, db: str) -> None:
         (f"{FLOWS}:json", "no flow class"),
         ("nothing", "MODULE:FLOW"),
         ("missing.py:Order", "does not exist"),
-        ("raises.py:Order", "ZeroDivisionError"),
+        ("raises.py:Order", "ZeroDivisionError: division by zero at raises.py, line 1"),
         ("needs.py:Order", "needs the module 'not_there'"),
         ("leaves.py:Order", "cannot be imported: SystemExit: 7"),
-        ("lazy.py:Order", "cannot be read: RuntimeError: no"),
+        ("lazy.py:Order", "cannot be read: RuntimeError: no at lazy.py, line 1"),
+        ("..lazy:Order", "names nothing to import"),
     ],
 )
 def test_a_class_that_cannot_be_imported(cli: Cli, db: str, app: str, words: str) -> None:
@@ -185,6 +212,10 @@ def test_the_run_of_another_class(cli: Cli, db: str) -> None:
         (f"graph {FLOWS}:Order --format gif", "mermaid, dot, html"),
         (f"worker {FLOWS}:Order --loop tokio", "asyncio or trio"),
         (f"worker {FLOWS}:Cart", "no FlowRunner"),
+        (f"start --app {FLOWS}:Order --id=", "--id is empty"),
+        (f'start --app {FLOWS}:Order --id a --inputs {{"id":"b"}}', "different"),
+        ("show \udcff", "not valid UTF-8"),
+        ("runs --flow \udcff", "not valid UTF-8"),
     ],
 )
 def test_an_argument_that_makes_no_sense(cli: Cli, db: str, arguments: str, words: str) -> None:
@@ -194,24 +225,91 @@ def test_an_argument_that_makes_no_sense(cli: Cli, db: str, arguments: str, word
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "words"),
     [
-        "",
-        "nonsense",
-        "runs --nope",
-        "show",
-        "runs --limit 0",
-        "runs --limit many",
-        "diff good-1 x",
-        f"runs --limit {2**63}",
-        f"runs --before {2**63}",
+        ("nonsense", "no such command 'nonsense'; see asyncflow --help"),
+        ("db inf", "Did you mean 'info'? See asyncflow db --help"),
+        ("runs --nope", "--nope"),
+        ("runs --limit", "--limit"),
+        ("show", "missing argument 'ID'; see asyncflow show --help"),
+        ("runs --limit 0", "'--limit' / '-n'"),
+        ("runs --limit -1", "'--limit' / '-n'"),
+        ("runs --limit many", "'--limit' / '-n'"),
+        ("runs --before 0", "'--before'"),
+        ("diff good-1 x", "'A'"),
+        (f"runs --limit {2**63}", "'--limit' / '-n'"),
+        (f"runs --before {2**63}", "'--before'"),
+        ("runs --n\x1b[31mope", "\\x1b[31mope"),
     ],
 )
-def test_wrong_use_is_exit_code_2(cli: Cli, arguments: str) -> None:
-    done = cli(*arguments.split())
+def test_words_that_are_no_command(cli: Cli, arguments: str, words: str) -> None:
+    is_one_line(cli(*arguments.split()), 2, words)
+
+
+@pytest.mark.parametrize("arguments", [(), ("db",)])
+def test_no_command_is_named(cli: Cli, arguments: tuple[str, ...]) -> None:
+    done = cli(*arguments)
 
     assert done.code == 2
-    assert "Traceback" not in done.out + done.err
+    assert "Commands" in done.out + done.err or "Look at runs" in done.out + done.err
+
+
+CLASSES = """
+from asyncflow import Flow, start
+print("imported")
+class Made(Flow[dict]):
+    def __init__(self, **options):
+        raise ValueError("geheim")
+    @start()
+    async def work(self): ...
+class Leaves(Flow[dict]):
+    @start()
+    async def work(self): raise SystemExit("geheim")
+class Talks(Flow[dict]):
+    @start()
+    async def work(self):
+        print("talking")
+        return 1
+def runner():
+    raise KeyError("none")
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("start --app odd.py:Made", "unexpected ValueError at odd.py, line 6"),
+        ("signal ask-1 approved true --app odd.py:Made", "unexpected ValueError at odd.py, line 6"),
+        ("start --app odd.py:Leaves", "unexpected SystemExit at odd.py, line 11"),
+    ],
+)
+def test_a_class_that_raises_an_unexpected_error(
+    cli: Cli, db: str, command: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("odd.py").write_text(CLASSES.replace('print("imported")', ""))
+
+    done = cli("--db", db, *command.split())
+
+    is_one_line(done, 1, words, "ASYNCFLOW_TRACEBACK=1")
+    assert "geheim" not in done.err
+    monkeypatch.setenv("ASYNCFLOW_TRACEBACK", "1")
+    with pytest.raises((ValueError, BaseExceptionGroup)):
+        cli("--db", db, *command.split())
+
+
+def test_a_function_that_returns_no_runner(cli: Cli) -> None:
+    Path("odd.py").write_text(CLASSES.replace('print("imported")', ""))
+
+    is_one_line(cli("worker", "odd.py:runner"), 2, "KeyError: 'none' at odd.py, line 18")
+
+
+def test_what_the_code_of_users_prints_is_not_in_the_json(cli: Cli) -> None:
+    Path("odd.py").write_text(CLASSES)
+
+    done = cli("start", "--app", "odd.py:Talks", "--json")
+
+    assert done.json["result"] == 1
+    assert done.err.split() == ["imported", "talking"]
 
 
 def test_inputs_that_do_not_fit_do_not_appear(cli: Cli) -> None:
@@ -224,7 +322,9 @@ def test_inputs_that_do_not_fit_do_not_appear(cli: Cli) -> None:
 def test_a_url_of_no_server_and_one_that_cannot_be_read(cli: Cli) -> None:
     is_one_line(cli("runs", "--db", "postgresql://127.0.0.1:1/none?connect_timeout=1"), 1, "cannot be reached")
     is_one_line(cli("runs", "--db", "postgresql://u:geheim@[/none"), 2, "postgresql://user@host")
-    is_one_line(cli("runs", "--db", "mysql://host/none"), 2, "takes a path")
+    is_one_line(cli("runs", "--db", "mysql://u:geheim@host/none"), 2, "'mysql:/' begins a URL", "path alone")
+    for url in ("sqlite:///runs.db", "file:runs.db?mode=ro"):
+        is_one_line(cli("runs", "--db", url), 2, "begins a URL", "runs.db")
 
 
 def test_a_server_without_its_driver(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +333,15 @@ def test_a_server_without_its_driver(cli: Cli, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "asyncflow.persistence.postgres", None)
 
     is_one_line(cli("runs", "--db", "postgresql://127.0.0.1/none"), 2, "postgres")
+
+
+def test_ctrl_c_while_modules_are_imported(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asyncflow.cli.app.run", interrupted)
+
+    assert cli("runs") == Done(130, "", "")
 
 
 def test_without_the_extra_it_says_how_to_install_it(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

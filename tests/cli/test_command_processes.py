@@ -87,6 +87,49 @@ def test_a_closed_pipe_is_silent(command: list[str]) -> None:
     assert (process.wait(30), err) == (141, b"")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no device that is always full")
+@pytest.mark.parametrize("command", [["runs"], ["runs", "--json"], ["state", "good-1"]])
+def test_a_full_disk_is_one_line(command: list[str]) -> None:
+    stored("runs.db")
+
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, *command, "--db", "runs.db"], stdout=full, stderr=subprocess.PIPE, text=True)
+
+    assert (done.returncode, done.stderr) == (
+        1,
+        "asyncflow: the output cannot be written: No space left on device\n",
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no sh")
+@pytest.mark.parametrize(
+    ("arguments", "streams", "code"),
+    [
+        ("runs --db runs.db", ">&-", 0),
+        ("show nope --db runs.db", "2>&-", 3),
+        ("start --app commands:Order -i @- --db runs.db", "<&-", 2),
+    ],
+)
+def test_a_closed_stream_is_no_failure(arguments: str, streams: str, code: int) -> None:
+    stored("runs.db")
+
+    done = subprocess.run(["sh", "-c", f'"$0" -m asyncflow {arguments} {streams}', sys.executable], capture_output=True)
+
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr
+
+
+def test_an_encoding_that_lacks_a_character_is_no_failure() -> None:
+    stored("runs.db")
+    inputs = '{"city": "\u2603"}'
+    assert run("start", "--app", "commands:Order", "-i", inputs, "--id", "snow-1", "--db", "runs.db").returncode == 0
+
+    shown = run("show", "snow-1", "--db", "runs.db", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+
+    assert shown.returncode == 0
+    assert '"city": "\\u2603"' in shown.stdout
+
+
 @pytest.mark.parametrize("command", [["runs", "--watch"], ["tail", "long-1"]])
 def test_ctrl_c_is_silent(command: list[str]) -> None:
     driven = subprocess.Popen(
@@ -236,6 +279,26 @@ def test_a_shell_completes_commands_flows_and_ids() -> None:
     assert "runs" in completed("asyncflow ru", 1)
     assert completed("asyncflow show ba", 2).split() == ["bad-1"]
     assert "Order" in completed("asyncflow runs --flow O", 3)
+
+
+def test_a_shell_that_completes_a_word_shows_no_error() -> None:
+    for db in ("", "none.db", "mysql://host/none"):
+        env = os.environ | {"_ASYNCFLOW_COMPLETE": "complete_bash", "COMP_CWORD": "4"}
+        done = run(env=env | {"COMP_WORDS": f"asyncflow --db '{db}' show ba"})
+
+        assert done.stdout.strip() + done.stderr == ""
+
+
+def test_warnings_of_the_library_are_no_output_of_a_command() -> None:
+    stored("runs.db")
+    program = (
+        "from asyncflow.cli import main\nfrom asyncflow.persistence._database import commit_logs\n"
+        "commit_logs.SLOW = 0.0\nprint(main(['cancel', 'ask-1', '--db', 'runs.db']))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("0", "")
 
 
 def test_listing_imports_only_what_it_needs() -> None:

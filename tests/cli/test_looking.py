@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from commands import FLOWS, Cli, with_storage
+from commands import FLOWS, Cli, Order, with_storage
 
 from asyncflow import Flow, start
 
@@ -88,6 +88,12 @@ def test_a_run_is_shown_with_its_error_and_its_traceback(cli: Cli, db: str) -> N
     assert "asyncflow resume bad-1" in done.err
 
 
+def test_a_failure_is_shown_once(cli: Cli, db: str) -> None:
+    (pending,) = (line for line in cli("show", "bad", "--db", db).out.splitlines() if line.startswith("pending"))
+
+    assert pending.split() == ["pending", "pay:1", "failed"]
+
+
 def test_a_run_is_shown_as_one_object(cli: Cli, db: str) -> None:
     shown = cli("show", "bad-1", "--db", db, "--json").json
 
@@ -98,7 +104,9 @@ def test_a_run_is_shown_as_one_object(cli: Cli, db: str) -> None:
 
 def test_with_its_class_the_signal_that_a_run_waits_for_is_shown(cli: Cli, db: str) -> None:
     assert "the signal approved" in cli("show", "ask-1", "--db", db, "--app", f"{FLOWS}:Ask").out
-    assert "the signal approved" not in cli("show", "ask-1", "--db", db).out
+    without = cli("show", "ask-1", "--db", db).out
+    assert "the signal approved" not in without
+    assert "a signal; --app MODULE:Ask shows which" in without
 
 
 def test_the_history_lists_what_each_checkpoint_changed(cli: Cli, db: str) -> None:
@@ -113,6 +121,23 @@ def test_the_state_is_shown_as_of_a_checkpoint(cli: Cli, db: str) -> None:
     assert cli("state", "good-1", "--db", db, "--json").json["items"] == ["paid"]
     assert cli("state", "good-1", "--db", db, "--at", 0, "--json").json["total"] == 0
     assert cli("state", "good-1", "--db", db).out.startswith("{\n")
+
+
+@pytest.mark.parametrize("command", ["show", "state"])
+def test_a_long_text_hides_no_other_value_and_is_complete_as_json(cli: Cli, command: str) -> None:
+    with_storage("runs.db", lambda s: Order(persistence=s).kickoff({"id": "long-1", "city": "x" * 30_000}))
+
+    shown, as_json = cli(command, "long-1", "--db", "runs.db"), cli(command, "long-1", "--db", "runs.db", "--json").json
+
+    assert len(shown.out) < 5_000
+    assert "29,000 more characters" in shown.out
+    assert '"total": 42' in shown.out
+    assert "asyncflow state long-1 --json" in shown.err
+    assert len(as_json.get("state", as_json)["city"]) == 30_000
+
+
+def test_the_children_of_a_run_are_found_by_the_beginning_of_its_id(cli: Cli, db: str) -> None:
+    assert cli("runs", "--parent", "good", "--db", db, "--json").json == []
 
 
 def test_the_difference_of_two_states_is_shown(cli: Cli, db: str) -> None:

@@ -95,12 +95,14 @@ def test_an_older_storage_is_upgraded_once_that_is_confirmed(cli: Cli, version: 
 
     refused = cli("runs", "--db", "old.db")
     dry = cli("db", "migrate", "--db", "old.db", "--json")
+    copied = cli("db", "backup", "copy.db", "--db", "old.db")
     unchanged = Path("old.db").read_bytes()
     done = cli("db", "migrate", "--db", "old.db", "--yes", "--json")
 
     assert refused.code == 2
     assert (dry.code, dry.json["needed"], dry.json["upgraded"]) == (0, True, False)
     assert unchanged == before
+    assert (copied.code, cli("runs", "--db", "copy.db").code) == (0, 2)
     assert done.json["upgraded"] is True
     assert cli("db", "check", "--db", "old.db", "--json").json == []
     assert cli("db", "migrate", "--db", "old.db", "--json").json["needed"] is False
@@ -215,6 +217,7 @@ def test_an_import_refuses_or_skips_what_exists(cli: Cli, db: str) -> None:
 def test_a_file_that_is_no_export_is_refused(cli: Cli) -> None:
     Path("other.jsonl").write_text("{}\n")
 
-    for name in ("other.jsonl", "none.jsonl"):
+    for name, words in (("other.jsonl", "Nothing was imported"), ("none.jsonl", "none.jsonl cannot be read")):
         done = cli("import", name, "--db", "copy.db")
         assert (done.code, len(done.err.splitlines())) == (2, 1)
+        assert words in done.err

@@ -75,4 +75,28 @@ IN_CLI = (
         "",
         "cli/test_bad_input.py::test_a_missing_store",
     ),
+    Mutant(
+        "an unexpected error shows its traceback",
+        (),
+        "cli/failures.py",
+        "if not _is_known(first) and os.environ.get(TRACEBACK):",
+        "if not _is_known(first):",
+        "cli/test_bad_input.py::test_a_class_that_raises_an_unexpected_error",
+    ),
+    Mutant(
+        "an unknown id shows the object of the storage",
+        (),
+        "_runs/call_errors.py",
+        'return str(getattr(storage, "_place", None) or repr(storage))',
+        "return repr(storage)",
+        "cli/test_bad_input.py::test_an_unknown_id",
+    ),
+    Mutant(
+        "what a method prints is in the JSON",
+        (),
+        "cli/output.py",
+        "return redirect_stdout(sys.stderr) if self.is_json else nullcontext()",
+        "return nullcontext()",
+        "cli/test_bad_input.py::test_what_the_code_of_users_prints_is_not_in_the_json",
+    ),
 )

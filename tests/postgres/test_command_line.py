@@ -83,13 +83,23 @@ def test_runs_are_acted_on(cli: Cli, url: str, monkeypatch: pytest.MonkeyPatch) 
     assert cli("db", "compact", "--yes", "--db", url, "--json").json["runs"] == 0
 
 
-def test_a_backup_names_the_servers_own_tool(cli: Cli, url: str) -> None:
+def test_a_backup_names_the_servers_own_tool(cli: Cli, url: str, schema: str) -> None:
     stored(url)
 
     done = cli("db", "backup", "copy.db", "--db", url)
 
     assert (done.code, len(done.err.splitlines())) == (2, 1)
-    assert "pg_dump" in done.err
+    assert f"pg_dump --schema={schema}" in done.err
+
+
+def test_an_unknown_id_names_the_schema_and_no_password(cli: Cli, url: str, schema: str) -> None:
+    stored(url)
+
+    done = cli("show", "nope", "--db", url.replace("@", ":geheim@", 1))
+
+    assert (done.code, len(done.err.splitlines())) == (3, 1)
+    assert f"schema {schema!r} of database" in done.err
+    assert "geheim" not in done.err
 
 
 @pytest.mark.parametrize("to_postgres", [True, False])

@@ -134,7 +134,9 @@ async def test_a_database_in_a_folder_that_cannot_be_written_is_read(monkeypatch
     shutil.copy(PATH, "frozen/runs.db")
     access = os.access
     monkeypatch.setattr(
-        os, "access", lambda path, mode, **how: not str(path).endswith("frozen") and access(path, mode, **how)
+        os,
+        "access",
+        lambda path, mode, **how: not (mode == os.W_OK and str(path).endswith("frozen")) and access(path, mode, **how),
     )
 
     entries = await SQLiteFlowPersistence("frozen/runs.db", read_only=True).runs()

@@ -54,6 +54,11 @@ class DatabasePersistence(ABC, Generic[T]):
     def _where(self) -> object:
         """The name of the storage in error messages."""
 
+    @property
+    def _place(self) -> str:
+        """Where the runs are: the name of the storage, and all else that a person needs to find them."""
+        return str(self._where)
+
     @abstractmethod
     async def _opened(self) -> T:
         """Open the resources for the running event loop."""

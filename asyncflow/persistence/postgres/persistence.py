@@ -165,12 +165,15 @@ class PostgresFlowPersistence(DatabasePersistence[_Open]):
     poll_seconds = LOOK_SECONDS
 
     def __repr__(self) -> str:
-        t = self._target
-        return f"<PostgresFlowPersistence: schema {t.schema!r} of {t}>"
+        return f"<PostgresFlowPersistence: {self._place}>"
 
     @property
     def _where(self) -> Target:
         return self._target
+
+    @property
+    def _place(self) -> str:
+        return f"schema {self._target.schema!r} of {self._target}"
 
     async def _opened(self) -> _Open:
         async with AsyncExitStack() as undo:

@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 from typing import Final
 
-__all__ = ["DEFAULT", "VARIABLE", "database_path"]
+__all__ = ["DEFAULT", "URL", "VARIABLE", "database_path"]
 
 VARIABLE: Final = "ASYNCFLOW_DB"
 """The environment variable that names the default storage."""
 
 DEFAULT: Final = "asyncflow.db"
 
-_URL: Final = re.compile(r"(file:|[A-Za-z][A-Za-z0-9+.-]+:/)")
+URL: Final = re.compile(r"(file:|[A-Za-z][A-Za-z0-9+.-]+:/)")
 """The start of a URL. A Windows drive has only one letter, and a `Path` keeps only one of the slashes."""
 
 _POSTGRES: Final = ("postgresql:/", "postgres:/")
@@ -40,7 +40,7 @@ def database_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | No
             "a PostgreSQL URL is not a file; use asyncflow.persistence.postgres.PostgresFlowPersistence(conninfo), "
             "which needs the extra postgres, in a checkout of asyncflow: pip install '.[postgres]'"
         )
-    if _URL.match(text):
+    if URL.match(text):
         raise ValueError(
             f"'{text.partition(':')[0]}:' begins a URL, but SQLiteFlowPersistence takes a path: write the path alone, such as "
             "'runs.db'; for a file with exactly this name, put './' before it"

@@ -8,7 +8,7 @@ from pathlib import Path
 import aiosqlite
 
 from ..._version import VERSION
-from ...errors import StorageNotFoundError, StorageOutdatedError
+from ...errors import StorageError, StorageNotFoundError, StorageOutdatedError
 from .._database.ownership_rules import Liveness
 from .database import MIGRATIONS, check_identity, connected, explained, reading, refuse_unusable
 from .disk import has_content
@@ -55,7 +55,8 @@ def reading_options(path: Path) -> str:
     Such a database does not change, unless it has a log, which another process writes.
     """
     real = os.path.realpath(path)
-    is_frozen = not os.access(os.path.dirname(real), os.W_OK) and not has_content(Path(real + "-wal"))
+    folder = os.path.dirname(real)
+    is_frozen = not os.access(folder, os.W_OK) and os.access(folder, os.X_OK) and not has_content(Path(real + "-wal"))
     return "&immutable=1" if is_frozen else ""
 
 
@@ -85,6 +86,16 @@ async def open_to_read(path: Path, after_error: bool) -> aiosqlite.Connection:
 
 
 def _refuse_missing(path: Path) -> None:
+    try:
+        os.stat(path)
+    except PermissionError:  # of a folder on the way
+        is_there, may_read = True, False
+    except OSError:
+        is_there, may_read = False, False
+    else:
+        is_there, may_read = True, os.access(path, os.R_OK)
+    if is_there and not may_read:
+        raise StorageError(f"{path} is not readable by this user; change its permissions or those of its folder")
     refuse_unusable(path)
-    if not path.exists():
+    if not is_there:
         raise StorageNotFoundError(f"{path} does not exist; check the path. Nothing was created")
