@@ -46,7 +46,7 @@ async def test_a_run_is_started_and_found_where_the_answer_says(serve: Serve) ->
         "result": "2 tea for 6",
         "error": None,
         **{name: [] for name in ("pending", "waits", "children")},
-        **dict.fromkeys(("driver", "parent")),
+        **dict.fromkeys(("driver", "parent", "forked_from")),
         "links": {
             "run": answer.headers["location"],
             "events": f"{answer.headers['location']}/events",
@@ -674,7 +674,7 @@ async def test_the_schema_says_what_each_flow_takes_and_gives(serve: Serve) -> N
 
     models, start = schema["components"]["schemas"], schema["paths"]["/flows/Order"]["post"]
     assert start["description"] == "Prices an order, and ships it."
-    assert set(start["responses"]) == {"200", "202", "409", "422", "503"}
+    assert set(start["responses"]) == {"200", "202", "409", "422", "500", "503"}
     assert start["requestBody"]["required"]
     inputs = models["OrderInputs"]
     assert inputs["required"] == ["item"]
