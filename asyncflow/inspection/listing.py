@@ -6,10 +6,10 @@ from collections.abc import Collection
 from typing import Any, Final, Literal
 
 from .._runs.call_errors import place_of
+from .._runs.reading import takes
 from ..errors import CapabilityMissingError, RunNotFoundError
 from ..persistence.protocol import Catalog, FlowPersistence, RunEntry, RunSearch, check_query, offers, session
 from ..persistence.status import Status
-from .reading import takes
 
 __all__ = ["RunPage", "find_run", "list_runs"]
 

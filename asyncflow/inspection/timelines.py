@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final, Literal, NamedTuple
 
+from .._runs.reading import loaded, reading, rows_between
 from .._runtime.timing import clock_of
 from .._scheduling.progress import Progress
 from ..persistence.checkpoint import Checkpoint, decode_progress, decode_transition
 from ..persistence.protocol import FlowPersistence, session
 from .doing import open_memos
 from .model import Span
-from .reading import history_of, loaded, reading
 
 __all__ = ["timeline"]
 
@@ -45,7 +45,7 @@ async def timeline(storage: FlowPersistence, run_id: str, *, after: int = -1, un
     """
     async with session(storage):
         newest = await loaded(storage, run_id, until)
-        rows = await history_of(storage, run_id, after=after, until=newest.seq)
+        rows = await rows_between(storage, run_id, after=after, until=newest.seq)
         is_part = bool(rows) and not rows[0].is_complete
         before = await loaded(storage, run_id, rows[0].seq - 1) if is_part else None
         now = clock_of(storage)()
