@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from .._definition.definition import FlowDefinition
 from .._definition.triggers import trigger_of
-from .._runtime.waits import RECEIVED, TIMED_OUT
+from .._runtime.waits import open_memos
 from .._scheduling.messages import Item
 from .._scheduling.progress import Progress
 from .._scheduling.signals import expected
@@ -51,10 +51,8 @@ def _status_of(key: str, progress: Progress, status: str) -> NodeStatus:
         return "interrupted"
     if key in progress.paused:
         return "retrying" if attempts is not None and attempts.failed > attempts.before else "waiting"
-    memos = {} if attempts is None else attempts.memos or {}
-    waits = any(
-        name.startswith("wait_for ") and not {RECEIVED + name, TIMED_OUT + name} & memos.keys() for name in memos
-    )
+    memos = None if attempts is None else attempts.memos
+    waits = any(name.startswith("wait_for ") for name, _ in open_memos(memos))
     return "waiting" if waits or status == "waiting" else "running"
 
 

@@ -32,18 +32,18 @@ class StoredEvents:
     def __init__(self, storage: FlowPersistence, run_id: str, after: tuple[int, int], soon: float) -> None:
         self._storage = storage
         self._run_id = run_id
-        self.position = after
+        self.position: tuple[int, int] = after
         """That of the newest event that was read."""
         self._whole = max(-1, after[0] - 1)  # the checkpoint of `after` may have further events
         """The seq of the newest checkpoint all of whose events were read."""
-        self.has_ended = False
+        self.has_ended: bool = False
         """Whether the run had ended at the last look."""
         self._pause = self._soon = soon
         self._pace = Pace()
 
     @property
     def seq(self) -> int:
-        """The seq of the newest checkpoint that was read, or some of its events."""
+        """The seq of the newest checkpoint of which anything was read."""
         return max(self._whole, self.position[0])
 
     async def unread(self) -> Iterator[Event]:

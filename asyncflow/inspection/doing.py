@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from .._definition.definition import FlowDefinition
 from .._runtime.attempts import decode_attempt
+from .._runtime.waits import open_memos
 from .._scheduling.messages import Item
 from .._scheduling.progress import Progress
 from .._scheduling.signals import expected
@@ -18,22 +19,17 @@ from ..persistence.protocol import RunEntry
 from ..persistence.status import is_over
 from .model import Doing, MethodActivity, PendingInvocation, Wait
 
-__all__ = ["activities", "open_memos", "pending_of", "waits_of"]
+__all__ = ["activities", "pending_of", "waits_begun", "waits_of"]
 
 _WORST_FIRST: Final = ("failed", "retrying", "interrupted", "running", "waiting", "held")
 
 
-def open_memos(memos: Mapping[str, bytes] | None) -> Iterator[tuple[str, str, float | None]]:
+def waits_begun(memos: Mapping[str, bytes] | None) -> Iterator[tuple[str, str, float | None]]:
     """Yield the waits that a method has begun and not ended, as far as that is stored: the name of each, what for, and until when."""
-    known = memos or {}
-    for name, value in known.items():
+    for name, value in open_memos(memos):
         call, _, rest = name.partition(" ")
-        if call == "sleep":
-            yield name, call, float(from_json(value))
-        elif call == "step" and value[1:2] != b'"':
-            yield name, call, float(from_json(value)[1])
-        elif call == "wait_for" and not {f"received {name}", f"timed out {name}"} & known.keys():
-            yield rest.split(" ")[0], "signal", from_json(value)
+        due = from_json(value)
+        yield (rest.split(" ")[0], "signal", due) if call == "wait_for" else (name, call, float(due))
 
 
 def waits_of(
@@ -69,7 +65,7 @@ def _waits_of_invocation(progress: Progress, key: str, now: float) -> Iterator[W
 
 def _awaited(memos: Mapping[str, bytes] | None, now: float) -> Iterator[tuple[str, str, float | None]]:
     """Yield those of the waits of a method that are not due."""
-    return (wait for wait in open_memos(memos) if wait[1] == "signal" or (wait[2] or 0.0) > now)
+    return (wait for wait in waits_begun(memos) if wait[1] == "signal" or (wait[2] or 0.0) > now)
 
 
 def _signals_expected(progress: Progress, definition: FlowDefinition, known: Set[str]) -> Iterator[Wait]:

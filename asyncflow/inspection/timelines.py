@@ -10,7 +10,7 @@ from .._runtime.timing import clock_of
 from .._scheduling.progress import Progress
 from ..persistence.checkpoint import Checkpoint, decode_progress, decode_transition
 from ..persistence.protocol import FlowPersistence, session
-from .doing import open_memos
+from .doing import waits_begun
 from .model import Span
 
 __all__ = ["timeline"]
@@ -144,7 +144,7 @@ def _in_progress(progress: Progress) -> dict[tuple[Any, ...], _Going]:
             found["attempt", key, 0 if attempts is None else attempts.failed] = _Going(
                 "attempt", invocation.method, key
             )
-        for name, kind, due in () if attempts is None else open_memos(attempts.memos):
+        for name, kind, due in () if attempts is None else waits_begun(attempts.memos):
             if kind in ("sleep", "signal"):
                 found[kind, key, name] = _Going(kind, name, key, due)
     for timer_key, timer in progress.timers.items():
