@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Any, Final
 
@@ -152,12 +152,16 @@ def _used_in(function: Callable[..., Any]) -> list[str]:
     except (TypeError, ValueError):  # no function of Python, or a variable that it uses has no value yet
         return []
     values = [*names.globals.values(), *names.nonlocals.values()]
-    is_package_named = any(inspect.ismodule(value) and value.__name__ == "asyncflow" for value in values)
-    used = [value.__name__ for value in values if inspect.isfunction(value) and _is_own(value)]
-    used += sorted(names.unbound & CALLS.keys()) if is_package_named else []
     children = sorted(v.__name__ for v in values if isinstance(v, type) and _is_flow(v))
-    words = [f"runs {child}" for child in children] + [CALLS[name] for name in used if name in CALLS]
+    words = [f"runs {child}" for child in children] + [CALLS[name] for name in _calls_in(values, names.unbound)]
     return list(dict.fromkeys(word for word in words if word != "child runs" or not children))
+
+
+def _calls_in(values: Iterable[Any], unbound: Set[str]) -> list[str]:
+    """Return the names of functions of asyncflow among values, and among the unbound names of code that names the package."""
+    used = [each.__name__ for each in values if inspect.isfunction(each) and _is_own(each) and each.__name__ in CALLS]
+    is_package_named = any(inspect.ismodule(each) and each.__name__ == "asyncflow" for each in values)
+    return used + (sorted(unbound & CALLS.keys()) if is_package_named else [])
 
 
 def _is_own(function: Callable[..., Any]) -> bool:

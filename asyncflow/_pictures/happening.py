@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .._definition.definition import FlowDefinition
 from .._definition.triggers import trigger_of
-from .._runtime.waits import RECEIVED, TIMED_OUT
+from .._runtime.waits import open_memos
 from .._scheduling.messages import Item
 from .._scheduling.progress import Progress
 from .._scheduling.signals import expected
@@ -20,19 +20,11 @@ URGENT: tuple[NodeStatus, ...] = ("failed", "retrying", "running", "waiting", "i
 
 def happened_in(definition: FlowDefinition, progress: Progress, status: str) -> dict[str, Happened]:
     """Return what a run did with the nodes of its picture, by node id. `status`: that of the run."""
-    found: dict[str, Happened] = {}
-    pending: dict[str, list[str]] = {}
+    pending: dict[str, list[str]] = {name: [] for name in definition.methods}
     for key, invocation in progress.pending.items():
         pending.setdefault(invocation.method, []).append(key)
-    for name in definition.methods:
-        keys = pending.get(name, [])
-        statuses = {_status_of(key, progress, status) for key in keys if not progress.is_by_items(key)}
-        invocations = sum(not isinstance(progress.pending[key], Item) for key in keys)
-        count = progress.counts.get(name, 0) - invocations
-        if statuses or keys:
-            found[name] = next((each for each in URGENT if each in statuses), "interrupted"), count
-        elif count:
-            found[name] = "completed", count
+    happened = {name: _happened_to(name, pending[name], progress, status) for name in definition.methods}
+    found = {name: each for name, each in happened.items() if each is not None}
     if status in ("running", "waiting"):
         for name in _awaited(definition, progress):
             found[name] = "waiting", found[name][1] if name in found else 0
@@ -40,6 +32,15 @@ def happened_in(definition: FlowDefinition, progress: Progress, status: str) -> 
         if f"signal:{name}" not in found and (count := progress.counts.get(name, 0)):
             found[f"signal:{name}"] = "completed", count
     return found
+
+
+def _happened_to(method: str, keys: Sequence[str], progress: Progress, status: str) -> Happened | None:
+    """Return what a run did with a method, `keys` of whose invocations are pending; None if it has not begun."""
+    count = progress.counts.get(method, 0) - sum(not isinstance(progress.pending[key], Item) for key in keys)
+    if keys:
+        statuses = {_status_of(key, progress, status) for key in keys if not progress.is_by_items(key)}
+        return next((each for each in URGENT if each in statuses), "interrupted"), count
+    return ("completed", count) if count else None
 
 
 def _status_of(key: str, progress: Progress, status: str) -> NodeStatus:
@@ -50,10 +51,8 @@ def _status_of(key: str, progress: Progress, status: str) -> NodeStatus:
         return "interrupted"
     if key in progress.paused:
         return "retrying" if attempts is not None and attempts.failed > attempts.before else "waiting"
-    memos = {} if attempts is None else attempts.memos or {}
-    waits = any(
-        name.startswith("wait_for ") and not {RECEIVED + name, TIMED_OUT + name} & memos.keys() for name in memos
-    )
+    memos = None if attempts is None else attempts.memos
+    waits = any(name.startswith("wait_for ") for name, _ in open_memos(memos))
     return "waiting" if waits or status == "waiting" else "running"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
@@ -144,14 +144,20 @@ def _after(node: Node, happened: Happened | None, left: str) -> Node:
     return replace(node, status=status, count=count, seconds=more[0] if more else None)
 
 
+def _with_conditions_of(waited_for: set[str], by_id: Mapping[str, Node], edges: Iterable[Edge]) -> set[str]:
+    """Return nodes and the conditions that have one of them as a part, however deep."""
+    found = set(waited_for)
+    while more := {e.target for e in edges if e.source in found and by_id[e.target].owner} - found:
+        found |= more
+    return found
+
+
 def _passed(nodes: tuple[Node, ...], edges: tuple[Edge, ...]) -> set[Edge]:
     """Return the edges along which a run has passed, as far as the nodes show it. What is not certain has not."""
     by_id = {node.id: node for node in nodes}
     begun = {n.id: n.count + (n.status not in ("", "completed", "skipped", "not reached")) for n in nodes}
     waited_for = {n.id for n in nodes if n.status == "waiting" and not n.is_method}
-    holding = set(waited_for)
-    while more := {e.target for e in edges if e.source in holding and by_id[e.target].owner} - holding:
-        holding |= more
+    holding = _with_conditions_of(waited_for, by_id, edges)
 
     def arrived(edge: Edge) -> bool:
         """Whether its target has begun: again, if the edge leads back. An `and` has that still waits for a part of it."""

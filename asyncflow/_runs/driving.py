@@ -15,6 +15,7 @@ from .._runtime.engine import Engine
 from .._runtime.failures import run_timed_out
 from .._runtime.halting import HaltedError
 from .._runtime.outputs import Outputs
+from .._runtime.parking import Parked
 from .._runtime.state_version import detached_copy
 from .._runtime.unstored import UNSTORED
 from .._scheduling.messages import Command
@@ -30,7 +31,7 @@ from .loading import Stored
 from .logged import log_begin, log_end
 from .matching import by_field
 from .ownership import Claim, catalog_entry
-from .parked import Stopped, waiting_of
+from .parked import Stopped, Waiting, waiting_of
 from .passes import begin, commit_end, commit_resumed, commit_start, next_pass, resume_pass, status_after
 from .stopping import StoppableRun
 
@@ -102,6 +103,7 @@ class DrivenRun(StoppableRun):
             raise
 
     async def _drive(self, engine: Engine, commands: tuple[Command, ...], claim: Claim) -> Any:
+        """Drive a pass, and those that follow it, until the run has ended, waits or is stopped. Return what the call returns."""
         self._engine, self._ended, self.status, self.error = engine, None, "running", None
         self.outputs = engine.outputs
         ended: RunCancelledError | RunTimeoutError | None
@@ -113,19 +115,13 @@ class DrivenRun(StoppableRun):
             result = await engine.drive(commands)
             while engine.continues:
                 engine, commands = await next_pass(self.setup, self.flow, before := engine)
-                engine.stop_as(before)
-                if self.is_asked_to_finish:
-                    await engine.finish()
-                self._engine, self.outputs = engine, engine.outputs
-                if self._halt is not None:
-                    engine.halt(self._halt)
+                await self._continue_with(engine, before)
                 result = await engine.drive(commands)
             if engine.parked is None:
                 self.result = result
                 return result
             claim.parked = engine.parked
-            wakes, progress = engine.parked.wake_at, engine.journal.progress
-            return waiting_of(self.setup.settings.definition, engine.run_id, progress, wakes, self.setup.clock())
+            return self._waiting(engine, engine.parked)
         except HaltedError:
             ended = None
         except (RunCancelledError, RunTimeoutError) as error:
@@ -144,11 +140,29 @@ class DrivenRun(StoppableRun):
                 claim.is_over = claim.is_over or self.status in ("finished", "cancelled")
                 if self._ended is not None:
                     self._ended.set()
+        return self._outcome_of_stop(ended)
+
+    async def _continue_with(self, engine: Engine, before: Engine) -> None:
+        """Drive the next pass from now on, and stop it where the one before it was to stop."""
+        engine.stop_as(before)
+        if self.is_asked_to_finish:
+            await engine.finish()
+        self._engine, self.outputs = engine, engine.outputs
+        if self._halt is not None:
+            engine.halt(self._halt)
+
+    def _outcome_of_stop(self, ended: RunCancelledError | RunTimeoutError | None) -> Any:
+        """Return what a call returns whose run was stopped. `ended`: what ended the run, which is raised; None: it halts."""
         if ended is None and self._halt is not None:
             return Stopped(run_id=self._run_id, after=self._halt.last, pending=self._pending)
-        if ended is not None and cast(str, self.status) != "finished":
+        if ended is not None and self.status != "finished":
             raise ended
         return self.result  # its last checkpoint was being committed when it was ended: it had finished
+
+    def _waiting(self, engine: Engine, parked: Parked) -> Waiting:
+        """Return what a run that is parked waits for."""
+        definition, progress = self.setup.settings.definition, engine.journal.progress
+        return waiting_of(definition, engine.run_id, progress, parked.wake_at, self.setup.clock())
 
     def _report_end(self, engine: Engine) -> None:
         """Log how the run ended here, and report it to observers."""
@@ -161,8 +175,7 @@ class DrivenRun(StoppableRun):
         """Emit an event of how the run ended here, where no checkpoint says it."""
         event: tuple[type[Event], dict[str, Any]] | None = None
         if engine.parked is not None and self.status == "waiting":
-            progress, wakes, definition = engine.journal.progress, engine.parked.wake_at, self.setup.settings.definition
-            waiting = waiting_of(definition, engine.run_id, progress, wakes, self.setup.clock())
+            waiting = self._waiting(engine, engine.parked)
             event = RunWaiting, {"waits_for": waiting.waits_for, "due": waiting.due_at}
         elif self.status == "interrupted" and engine.stopped is not None:
             event = RunInterrupted, {"reason": type(engine.stopped).__name__}

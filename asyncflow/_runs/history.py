@@ -10,13 +10,13 @@ from pydantic_core import from_json, to_json
 
 from .._failure import FailedAttempt
 from .._runtime.attempts import attempt_of
-from ..errors import CapabilityMissingError, CheckpointCorruptError
-from ..persistence.checkpoint import UNREADABLE, Checkpoint, decode_transition, state_after
+from ..persistence.checkpoint import Checkpoint, decode_transition, state_after
 from ..persistence.encoding import origin_named_in
 from ..persistence.outcome import Failed, StoredFailure, decode_outcome
-from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers, session
+from ..persistence.protocol import FlowPersistence, session
 from ..persistence.status import Kind, Status
 from . import call_errors as refusals
+from .reading import keeper_of, reading
 
 __all__ = ["HistoryEntry", "entries", "history_of"]
 
@@ -58,25 +58,13 @@ async def history_of(persistence: FlowPersistence, run_id: str) -> list[HistoryE
 
     Raises `CapabilityMissingError`, `RunNotFoundError`, `CheckpointCorruptError`.
     """
-    if not offers(persistence, CheckpointHistory):
-        raise CapabilityMissingError(
-            f"{type(persistence).__name__} keeps no history: it lacks the capability CheckpointHistory "
-            "(`async def history(run_id)`)",
-            capability="CheckpointHistory",
-            run_id=run_id,
-        )
+    keeper = keeper_of(persistence, run_id)
     async with session(persistence):
-        rows = await persistence.history(run_id)
+        rows = await keeper.history(run_id)
     if not rows:
         raise refusals.unknown_run(persistence, run_id, None)
-    try:
+    with reading(run_id):
         return entries(rows)
-    except UNREADABLE as error:
-        raise CheckpointCorruptError(
-            f"the history of run {run_id} cannot be decoded ({type(error).__name__}). Nothing was changed; restore the storage from "
-            "a backup",
-            run_id=run_id,
-        ) from error
 
 
 def entries(

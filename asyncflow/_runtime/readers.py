@@ -11,7 +11,7 @@ import anyio
 from ..events import Event, EventsLost
 from .timing import now
 
-__all__ = ["LIMIT", "EventStream", "Position", "Reader", "live"]
+__all__ = ["LIMIT", "EventStream", "Reader", "live"]
 
 LIMIT: Final = 1_000
 """Live events that a reader may be behind, and as many stored ones. After that, its oldest ones are dropped."""
@@ -43,7 +43,7 @@ class Reader:
         self.run_id: str | None = run_id
         self.is_over: bool = False
         self.has_gap: bool = False
-        """Whether stored events have to be read from the storage."""
+        """Whether stored events have to be read from the storage. Reset it before they are: more may be dropped meanwhile."""
         self._rereads = rereads
         self._arrivals = 0
         self._live: deque[tuple[int, Event]] = deque()
@@ -82,10 +82,10 @@ class Reader:
         self._lost = 0
         self.end()
 
-    def take(self, position: tuple[int, int] | None = None) -> Event | None:
+    def take(self, known: int | None = None) -> Event | None:
         """Return the next event, and remove it; None if there is none now.
 
-        `position`: that of the last stored event that was read. Where others are missing after it, `has_gap` is set, and this returns None.
+        `known`: the seq up to which checkpoints were read. Where others are missing after it, `has_gap` is set, and this returns None.
         """
         if self._lost:
             count, self._lost = self._lost, 0
@@ -95,7 +95,7 @@ class Reader:
             return None
         lane = min(lanes, key=lambda lane: lane[0][0])
         event = lane[0][1]
-        if position is not None and event.seq > position[0] + 1:
+        if known is not None and event.seq > known + 1:
             self.has_gap = True
             return None
         lane.popleft()
@@ -103,7 +103,7 @@ class Reader:
 
     def forget_until(self, position: tuple[int, int]) -> None:
         """Remove the stored events up to this position, and the live events before them: they were read, or are past."""
-        before, self.has_gap = 0, False
+        before = 0
         while self._stored and self._stored[0][1].position <= position:
             before = self._stored.popleft()[0]
         while self._live and self._live[0][0] < before:
@@ -118,36 +118,6 @@ class Reader:
             return changed
         self._changed = self._changed or anyio.Event()
         return self._changed
-
-
-class Position:
-    """Where the reader of one run is, whose stored events it also gets from the storage: it yields each of them once, and in order."""
-
-    __slots__ = ("_wants_live", "known", "reader")
-
-    def __init__(self, reader: Reader, known: tuple[int, int], *, wants_live: bool) -> None:
-        """`known`: (seq, n) of the last stored event that was yielded."""
-        self.reader: Reader = reader
-        self.known: tuple[int, int] = known
-        self._wants_live = wants_live
-
-    def passes(self, event: Event) -> bool:
-        """Whether an event is to be yielded. If it is a stored one, it is known from then on."""
-        if event.is_live:
-            return self._wants_live
-        is_new = event.position > self.known
-        self.known = max(self.known, event.position)
-        return is_new
-
-    def take(self, *, after_rows: bool = False) -> Event | None:
-        """Return the next event that has arrived and is to be yielded; None if there is none, or if others are missing before it.
-
-        `after_rows`: the stored events were just read from the storage, so none is missing.
-        """
-        found = self.reader.take(None if after_rows else self.known)
-        while found is not None and not self.passes(found):
-            found = self.reader.take(self.known)
-        return found
 
 
 class EventStream:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import anyio
@@ -17,7 +17,7 @@ from .scope import Scope
 from .signals import OpenWait, Signals
 from .timing import sleep_until
 
-__all__ = ["OfPass", "Waits", "awaited_signals", "next_due"]
+__all__ = ["OfPass", "Waits", "awaited_signals", "next_due", "open_memos"]
 
 T = TypeVar("T")
 
@@ -27,21 +27,24 @@ TIMED_OUT: Final = "timed out "
 
 
 def open_waits(progress: Progress, now: float) -> Iterator[tuple[str, bytes]]:
-    """Yield the names of the waits that methods have begun, as far as that is stored, and what is stored of each: when it ends.
+    """Yield the waits that methods have begun, as `open_memos` does. An invocation whose next attempt is due after `now` is in none."""
+    for attempts in progress.attempts.values():
+        if attempts.due is None or attempts.due <= now:
+            yield from open_memos(attempts.memos)
+
+
+def open_memos(memos: Mapping[str, bytes] | None) -> Iterator[tuple[str, bytes]]:
+    """Yield the names of the waits that a method has begun, as far as that is stored, and what is stored of each: when it ends.
 
     A wait in `wait_for` that is over is left out. Of a sleep, and of the pause before the next attempt of a step, only the time shows
-    whether it is over. An invocation whose next attempt is
-    due after `now` is in none.
+    whether it is over.
     """
-    for attempts in progress.attempts.values():
-        if attempts.due is not None and attempts.due > now:
-            continue
-        memos = attempts.memos or {}
-        for name, value in memos.items():
-            if name.startswith("step ") and type(value) is bytes and value[1:2] != b'"':
-                yield name, to_json(from_json(value)[1])
-            elif name.startswith(("sleep ", "wait_for ")) and not {RECEIVED + name, TIMED_OUT + name} & memos.keys():
-                yield name, value
+    known = memos or {}
+    for name, value in known.items():
+        if name.startswith("step ") and type(value) is bytes and value[1:2] != b'"':
+            yield name, to_json(from_json(value)[1])
+        elif name.startswith(("sleep ", "wait_for ")) and not {RECEIVED + name, TIMED_OUT + name} & known.keys():
+            yield name, value
 
 
 def awaited_signals(progress: Progress, now: float) -> frozenset[str]:

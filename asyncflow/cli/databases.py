@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from .._runs.call_errors import place_of
+from .._runs.run_pages import RunPages
 from ..errors import StorageOutdatedError
 from ..persistence.sqlite import SQLiteFlowPersistence
 from .failures import FAILED, Refusal
@@ -204,12 +205,10 @@ async def _compacted(db: str | None, even_if_open: bool) -> dict[str, Any]:
     from ..persistence.sqlite.upkeep import vacuum
 
     runs = checkpoints = 0
-    before: int | None = None
     others: list[Any] = []
     async with to_write(db) as storage:
         with progress("compacting") as shown:
-            while page := await storage.runs(before=before, limit=1_000):
-                before = page[-1].position
+            async for page in RunPages(storage, 1_000):
                 for entry in page:
                     gone = await storage.compact(entry.run_id) if entry.pass_number > 1 else 0
                     runs, checkpoints = runs + bool(gone), checkpoints + (gone or 0)

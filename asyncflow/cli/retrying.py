@@ -66,6 +66,11 @@ def retry(
     assert cls is not None, "loaded above"
     with out.alone():
         outcomes = awaited(lambda: _resumed(db, cls, [entry.run_id for entry in entries], at_once))
+    _report(out, outcomes)
+
+
+def _report(out: Output, outcomes: list[dict[str, Any]]) -> None:
+    """Show how runs ended. Exit with 1 if one of them failed."""
     failed = [each for each in outcomes if each["status"] not in ("finished", "waiting")]
     waiting = sum(each["status"] == "waiting" for each in outcomes)
     if out.is_json:

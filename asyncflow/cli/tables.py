@@ -41,11 +41,8 @@ def table_of(columns: Sequence[Column], rows: Iterable[Cells], console: Console,
         cells.insert(0, [Text(column.name.upper(), "dim") for column in columns])
     widths = [max((cell.cell_len for cell in column), default=0) for column in zip(*cells, strict=True)]
     kept = _kept(columns, widths, width)
-    columns, widths = [columns[n] for n in kept], [widths[n] for n in kept]
-    for place in reversed(range(len(columns))):
-        column, excess = columns[place], sum(widths) + GAP * (len(widths) - 1) - width
-        least = GAP * 4 if column.wraps else column.least or widths[place]
-        widths[place] -= max(0, min(excess, widths[place] - least))
+    columns = [columns[n] for n in kept]
+    widths = _cut(columns, [widths[n] for n in kept], width)
     lines = [line for row in cells for line in _lines(columns, widths, [row[n] for n in kept], console)]
     return Text("\n").join(lines)
 
@@ -58,6 +55,16 @@ def _kept(columns: Sequence[Column], widths: Sequence[int], width: int) -> list[
         if sum(least[n] + GAP for n in kept) - GAP > width:
             kept.remove(place)
     return kept
+
+
+def _cut(columns: Sequence[Column], widths: Sequence[int], width: int) -> list[int]:
+    """Return the widths of columns that fit into a width, as far as they can be cut, the last one first."""
+    cut = list(widths)
+    for place in reversed(range(len(columns))):
+        column, excess = columns[place], sum(cut) + GAP * (len(cut) - 1) - width
+        least = GAP * 4 if column.wraps else column.least or cut[place]
+        cut[place] -= max(0, min(excess, cut[place] - least))
+    return cut
 
 
 def _lines(columns: Sequence[Column], widths: Sequence[int], cells: Sequence[Text], console: Console) -> list[Text]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from .._failure import FailedAttempt
 from .._runs.inputs import inputs_shown
+from .._runs.reading import loaded, reading, rows_between
 from .._runtime.attempts import decode_attempts
 from .._runtime.timing import clock_of
 from .._scheduling.progress import Progress
@@ -20,7 +21,6 @@ from ..persistence.protocol import Catalog, CheckpointHistory, FlowPersistence, 
 from ..persistence.status import has_ended, is_over, status_of
 from .doing import activities, pending_of, waits_of
 from .model import Driver, InboxSignal, RunDetail, RunError
-from .reading import history_of, loaded, reading
 from .values import Redact, redacted, stored_tree
 
 __all__ = ["run_detail"]
@@ -93,7 +93,7 @@ async def _rows_of_pass(storage: Any, c: Checkpoint) -> Sequence[Checkpoint]:
     rows: list[Checkpoint] = []
     while after >= 0 and len(rows) < ROWS and (not rows or rows[0].pass_number == c.pass_number):
         after = max(-1, after - size)
-        found = await history_of(storage, c.run_id, after=after, until=c.seq)
+        found = await rows_between(storage, c.run_id, after=after, until=c.seq)
         if len(found) == len(rows):  # a run that was compacted begins later
             break
         rows, size = found, size * 4

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 
 from pydantic_core import from_json
 
 from .._definition.definition import FlowDefinition
 from .._runtime.attempts import decode_attempt
+from .._runtime.waits import open_memos
 from .._scheduling.messages import Item
 from .._scheduling.progress import Progress
 from .._scheduling.signals import expected
@@ -18,53 +19,60 @@ from ..persistence.protocol import RunEntry
 from ..persistence.status import is_over
 from .model import Doing, MethodActivity, PendingInvocation, Wait
 
-__all__ = ["activities", "open_memos", "pending_of", "waits_of"]
+__all__ = ["activities", "pending_of", "waits_begun", "waits_of"]
 
 _WORST_FIRST: Final = ("failed", "retrying", "interrupted", "running", "waiting", "held")
 
 
-def open_memos(memos: Mapping[str, bytes] | None) -> Iterator[tuple[str, str, float | None]]:
+def waits_begun(memos: Mapping[str, bytes] | None) -> Iterator[tuple[str, str, float | None]]:
     """Yield the waits that a method has begun and not ended, as far as that is stored: the name of each, what for, and until when."""
-    known = memos or {}
-    for name, value in known.items():
+    for name, value in open_memos(memos):
         call, _, rest = name.partition(" ")
-        if call == "sleep":
-            yield name, call, float(from_json(value))
-        elif call == "step" and value[1:2] != b'"':
-            yield name, call, float(from_json(value)[1])
-        elif call == "wait_for" and not {f"received {name}", f"timed out {name}"} & known.keys():
-            yield rest.split(" ")[0], "signal", from_json(value)
+        due = from_json(value)
+        yield (rest.split(" ")[0], "signal", due) if call == "wait_for" else (name, call, float(due))
 
 
 def waits_of(
     progress: Progress, now: float, children: Iterable[RunEntry], definition: FlowDefinition | None
 ) -> tuple[Wait, ...]:
     """Return what a run waits for, what is due first first; what is due at no time is last."""
-    found: list[Wait] = []
-    for key, attempts in progress.attempts.items():
-        invocation = progress.pending.get(key)
-        where = {"invocation": key, "method": key.rpartition(":")[0] if invocation is None else invocation.method}
-        if attempts.due is not None and attempts.due > now:
-            found.append(
-                Wait(kind="attempt", name=where["method"], due_at=attempts.due, attempt=attempts.failed + 1, **where)
-            )
-            continue
-        for name, kind, due in open_memos(attempts.memos):
-            if kind == "signal" or (due or 0.0) > now:
-                found.append(Wait(kind=kind, name=name, due_at=due, **where))  # type: ignore[arg-type]  # one of its words
-    for timer in progress.timers.values():
-        found.append(Wait(kind="timer", name=timer.name, method=timer.listener, due_at=timer.due))
-    found += [
-        Wait(kind="child", name=child.run_id, method=child.flow) for child in children if not is_over(child.status)
+    found = [
+        *(wait for key in progress.attempts for wait in _waits_of_invocation(progress, key, now)),
+        *(
+            Wait(kind="timer", name=timer.name, method=timer.listener, due_at=timer.due)
+            for timer in progress.timers.values()
+        ),
+        *(Wait(kind="child", name=child.run_id, method=child.flow) for child in children if not is_over(child.status)),
     ]
     if definition is not None:
-        taken = {wait.name for wait in found if wait.kind == "signal"}
-        for signal in sorted(expected(definition, progress) - taken):
-            methods = [m.name for m in definition.signalled if signal in m.names]
-            found.append(Wait(kind="signal", name=signal, method=methods[0] if methods else ""))
+        found += _signals_expected(progress, definition, {wait.name for wait in found if wait.kind == "signal"})
     if progress.deadline:
         found.append(Wait(kind="limit", name="run_timeout", due_at=progress.deadline))
     return tuple(sorted(found, key=lambda wait: float("inf") if wait.due_at is None else wait.due_at))
+
+
+def _waits_of_invocation(progress: Progress, key: str, now: float) -> Iterator[Wait]:
+    """Yield what a pending invocation waits for: its next attempt, or what its method awaits."""
+    attempts, invocation = progress.attempts[key], progress.pending.get(key)
+    method = key.rpartition(":")[0] if invocation is None else invocation.method
+    if attempts.due is not None and attempts.due > now:
+        number = attempts.failed + 1
+        yield Wait(kind="attempt", name=method, due_at=attempts.due, attempt=number, invocation=key, method=method)
+        return
+    for name, kind, due in _awaited(attempts.memos, now):
+        yield Wait(kind=kind, name=name, due_at=due, invocation=key, method=method)  # type: ignore[arg-type]  # one of its words
+
+
+def _awaited(memos: Mapping[str, bytes] | None, now: float) -> Iterator[tuple[str, str, float | None]]:
+    """Yield those of the waits of a method that are not due."""
+    return (wait for wait in waits_begun(memos) if wait[1] == "signal" or (wait[2] or 0.0) > now)
+
+
+def _signals_expected(progress: Progress, definition: FlowDefinition, known: Set[str]) -> Iterator[Wait]:
+    """Yield the signals that listeners wait for, and that are not known yet."""
+    for signal in sorted(expected(definition, progress) - known):
+        method = next((m.name for m in definition.signalled if signal in m.names), "")
+        yield Wait(kind="signal", name=signal, method=method)
 
 
 def pending_of(progress: Progress, now: float, *, is_driven: bool) -> tuple[PendingInvocation, ...]:
@@ -92,7 +100,7 @@ def _doing(progress: Progress, key: str, now: float, is_driven: bool) -> Doing:
         return "held"
     if attempts is not None and attempts.due is not None and attempts.due > now:
         return "retrying"
-    if attempts is not None and any(k == "signal" or (due or 0.0) > now for _, k, due in open_memos(attempts.memos)):
+    if attempts is not None and any(_awaited(attempts.memos, now)):
         return "waiting"
     return "running" if is_driven else "interrupted"
 

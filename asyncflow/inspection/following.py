@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from .._pace import Pace
-from .._runs.ownership import catalog_entry
-from .._runtime.observe import events_from
+from .._runs.stored_events import StoredEvents
 from ..events import Event
 from ..persistence.protocol import FlowPersistence, session
-from ..persistence.status import Status, has_ended
-from .reading import history_of, loaded, reading
 
 __all__ = ["follow"]
 
 SOON: Final = 0.2
-LATE: Final = 1.0
-"""Seconds between two looks at the storage: after an event, and the longest."""
+"""Seconds between two looks at the storage, after an event."""
 
 
 async def follow(
@@ -34,29 +29,11 @@ async def follow(
     Raises `RunNotFoundError`, also if the run is deleted meanwhile, `CapabilityMissingError` if the backend keeps no history, and
     `StorageError`s.
     """
-    seq, n = after
-    read, pause, pace = max(-1, seq - 1), SOON, Pace()
+    events = StoredEvents(storage, run_id, after, SOON)
     async with session(storage):
         while True:
-            newest, status = await _newest(storage, run_id)
-            rows = await history_of(storage, run_id, after=read, until=newest)
-            pause = SOON if rows else min(pause * 1.5, LATE)
-            read = max(read, newest)
-            for row in rows:
-                with reading(run_id, row.seq):
-                    found = events_from(row)
-                for event in found:
-                    if (event.seq, event.n) > (seq, n):
-                        yield event
-            if has_ended(status):
+            for event in await events.unread():
+                yield event
+            if events.has_ended:
                 return
-            await pace.pause(pause)
-
-
-async def _newest(storage: FlowPersistence, run_id: str) -> tuple[int, Status]:
-    """Return the seq of the newest checkpoint of a run, and its status: of a catalog, because it costs least."""
-    entry = await catalog_entry(storage, run_id)
-    if entry is not None:
-        return entry.seq, entry.status
-    c = await loaded(storage, run_id)
-    return c.seq, c.status
+            await events.pause()

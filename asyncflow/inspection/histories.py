@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from .._runs.history import HistoryEntry, entries
+from .._runs.reading import loaded, page_of_history, reading
 from ..persistence.protocol import FlowPersistence, session
 from .model import Change
-from .reading import loaded, page_of_history, reading
 from .values import Path, Redact, redacted, stored_tree
 
 __all__ = ["changes", "diff", "run_history", "state_at"]

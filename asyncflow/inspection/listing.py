@@ -6,10 +6,10 @@ from collections.abc import Collection
 from typing import Any, Final, Literal
 
 from .._runs.call_errors import place_of
+from .._runs.reading import takes
 from ..errors import CapabilityMissingError, RunNotFoundError
 from ..persistence.protocol import Catalog, FlowPersistence, RunEntry, RunSearch, check_query, offers, session
 from ..persistence.status import Status
-from .reading import takes
 
 __all__ = ["RunPage", "find_run", "list_runs"]
 
@@ -79,18 +79,25 @@ async def list_runs(
         if not takes(catalog.runs, "search"):
             search = search._replace(id_part=id_text)
             return await _read_through(catalog, filters, search, before, limit, examine)
-        if id_text:
-            known = await catalog.runs(limit=FEW, search=RunSearch(id_prefix=id_text))
-            if 0 < len(known) < FEW:
-                found = [e for e in known if search.fits(e) and _fits(e, before, **filters)]
-                return _page_of(found[: limit + 1], limit)
-            search = search._replace(id_prefix=id_text) if known else search._replace(id_part=id_text)
-        if until is not None and before is None:
-            before = await _position_at(catalog, until)
-        is_indexed = status in INDEXED or parent is not None or not filters
-        if examine is None or (is_indexed and search == RunSearch() and flow is None):
-            return _page_of(await _searched(catalog, before, limit, search, filters), limit)
-        return await _within(catalog, filters, search, before, limit, examine)
+        if not id_text:
+            return await _search_page(catalog, filters, search, before, limit, examine)
+        known = await catalog.runs(limit=FEW, search=RunSearch(id_prefix=id_text))
+        if 0 < len(known) < FEW:
+            return _page_of([each for each in known if search.fits(each) and _fits(each, before, **filters)], limit)
+        search = search._replace(id_prefix=id_text) if known else search._replace(id_part=id_text)
+        return await _search_page(catalog, filters, search, before, limit, examine)
+
+
+async def _search_page(
+    catalog: Any, filters: dict[str, Any], search: RunSearch, before: int | None, limit: int, examine: int | None
+) -> RunPage:
+    """Return a page of what a backend finds that can search: at once where it has an index for that."""
+    if search.created_until is not None and before is None:
+        before = await _position_at(catalog, search.created_until)
+    is_indexed = filters.get("status") in INDEXED or "parent" in filters or not filters
+    if examine is None or (is_indexed and search == RunSearch() and "flow" not in filters):
+        return _page_of(await _searched(catalog, before, limit, search, filters), limit)
+    return await _within(catalog, filters, search, before, limit, examine)
 
 
 async def _within(

@@ -7,13 +7,13 @@ from contextlib import suppress
 from .._pictures.deriving import picture_of
 from .._pictures.happening import happened_in
 from .._pictures.picture import Happened, Picture
+from .._runs.reading import loaded, reading
 from ..errors import CapabilityMissingError
 from ..flow import Flow
 from ..persistence.checkpoint import decode_progress
 from ..persistence.protocol import Catalog, FlowPersistence, offers, session
 from ..persistence.status import status_of
 from .model import Span
-from .reading import loaded, reading
 from .timelines import timeline
 
 __all__ = ["run_picture"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final, Literal, NamedTuple
 
+from .._runs.reading import loaded, reading, rows_between
 from .._runtime.timing import clock_of
 from .._scheduling.progress import Progress
 from ..persistence.checkpoint import Checkpoint, decode_progress, decode_transition
 from ..persistence.protocol import FlowPersistence, session
-from .doing import open_memos
+from .doing import waits_begun
 from .model import Span
-from .reading import history_of, loaded, reading
 
 __all__ = ["timeline"]
 
@@ -45,7 +45,7 @@ async def timeline(storage: FlowPersistence, run_id: str, *, after: int = -1, un
     """
     async with session(storage):
         newest = await loaded(storage, run_id, until)
-        rows = await history_of(storage, run_id, after=after, until=newest.seq)
+        rows = await rows_between(storage, run_id, after=after, until=newest.seq)
         is_part = bool(rows) and not rows[0].is_complete
         before = await loaded(storage, run_id, rows[0].seq - 1) if is_part else None
         now = clock_of(storage)()
@@ -144,7 +144,7 @@ def _in_progress(progress: Progress) -> dict[tuple[Any, ...], _Going]:
             found["attempt", key, 0 if attempts is None else attempts.failed] = _Going(
                 "attempt", invocation.method, key
             )
-        for name, kind, due in () if attempts is None else open_memos(attempts.memos):
+        for name, kind, due in () if attempts is None else waits_begun(attempts.memos):
             if kind in ("sleep", "signal"):
                 found[kind, key, name] = _Going(kind, name, key, due)
     for timer_key, timer in progress.timers.items():

@@ -202,13 +202,7 @@ def _runs_of(lines: Iterable[bytes]) -> Iterator[StoredRun | dict[str, Any]]:
     for place, line in enumerate(lines, 1):
         fields = _parsed(line, place)
         kind = fields.pop("type")
-        if (place == 1) != (kind == "asyncflow") or (place > 1 and head is None and kind not in ("run", "end")):
-            raise _refused(place, "it is not a line that `asyncflow export` has written there")
-        if kind == "asyncflow" and fields.get("format") != FORMAT:
-            raise _refused(
-                place,
-                f"version {fields.get('version')} of asyncflow has written it in a newer format; update asyncflow here",
-            )
+        _check_kind(kind, place, fields, follows_run=head is not None)
         if kind in ("run", "end") and head is not None:
             yield _run_of(head, parts, place)
         if kind == "end":
@@ -222,6 +216,17 @@ def _runs_of(lines: Iterable[bytes]) -> Iterator[StoredRun | dict[str, Any]]:
             parts.append({"kind of line": kind, **fields})
     if not place:
         raise TransferError("the file is empty; nothing was imported")
+
+
+def _check_kind(kind: str, place: int, fields: dict[str, Any], *, follows_run: bool) -> None:
+    """Raise `TransferError` for a line that cannot be at its place, and for a first line of a newer format."""
+    if (place == 1) != (kind == "asyncflow") or (place > 1 and not follows_run and kind not in ("run", "end")):
+        raise _refused(place, "it is not a line that `asyncflow export` has written there")
+    if kind == "asyncflow" and fields.get("format") != FORMAT:
+        raise _refused(
+            place,
+            f"version {fields.get('version')} of asyncflow has written it in a newer format; update asyncflow here",
+        )
 
 
 def _parsed(line: bytes, place: int) -> dict[str, Any]:

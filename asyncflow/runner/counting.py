@@ -8,6 +8,7 @@ from typing import Final
 
 import anyio
 
+from .._runs.run_pages import RunPages
 from .._runtime.audience import Audience
 from ..errors import StorageError
 from ..persistence.parking import Parking
@@ -54,13 +55,11 @@ class Counting:
     async def count(self) -> int:
         """Return how many runs of registered flows are parked, at most `MOST`. Raises `StorageError`s."""
         persistence, ids = self._persistence, frozenset(self._identities())
-        if not ids or not offers(persistence, Catalog) or not offers(self._persistence, Parking):
+        if not offers(persistence, Catalog) or not offers(self._persistence, Parking):
             return 0
-        count, before = 0, None
-        while count < MOST:
-            page = await persistence.runs(status="waiting", identities=ids, before=before, limit=PAGE)
+        count = 0
+        async for page in RunPages(persistence, PAGE, status="waiting", identities=ids):
             count += len(page)
-            if len(page) < PAGE:
+            if count >= MOST:
                 break
-            before = page[-1].position
         return count

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import anyio
@@ -17,14 +16,14 @@ from .._runs import call_errors as refusals
 from .._runs.ownership import catalog_entry, is_driven, status_now
 from .._runs.parked import until_woken
 from .._runs.sending import JsonPayload
-from .._runtime.observe import events_from
-from .._runtime.readers import Position
+from .._runs.stored_events import StoredEvents
+from .._runtime.readers import Reader
 from .._runtime.timing import clock_of
 from .._runtime.tracebacks import from_here
-from ..errors import CapabilityMissingError, RunFencedError, RunInterruptedError, StorageError
+from ..errors import RunFencedError, RunInterruptedError, StorageError
 from ..events import Event
 from ..persistence.checkpoint import Checkpoint
-from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers, session
+from ..persistence.protocol import FlowPersistence, session
 from ..persistence.status import Status, has_ended
 from .live import ENDED, Live
 from .owned import OwnedRuns
@@ -265,52 +264,55 @@ class RunHandle(Generic[R]):
         Raises `CapabilityMissingError` if the backend keeps no history, `RunNotFoundError` if the run has been deleted, and
         `StorageError`s.
         """
-        persistence = self._persistence
-        if not offers(persistence, CheckpointHistory):
-            raise CapabilityMissingError(
-                f"{type(persistence).__name__} keeps no history, so it has no events: it lacks the capability CheckpointHistory",
-                capability="CheckpointHistory",
-            )
+        stored = StoredEvents(self._persistence, self.run_id, after, SOON)
         reports = [] if self._live is None else self._live.driver.reports()
         reader = self._owned.audience.reader(self.run_id, rereads=True, reports=reports)
-        at, pause, pace, is_woken = Position(reader, after, wants_live=live), SOON, Pace(), False
+        is_woken = False
         while True:
-            is_live = self._is_live
+            is_here = self._is_here
             if not is_woken:  # else the reader may have what followed, live events included
-                # The last known checkpoint again: it may have further events.
-                rows = await persistence.history(self.run_id, after=max(-1, at.known[0] - 1))
-                for event in filter(at.passes, chain.from_iterable(map(events_from, rows))):
-                    pause = SOON
+                reader.has_gap = False
+                for event in await stored.unread():
                     yield event
-                reader.forget_until(at.known)
-                if not is_live and (rows[-1] if rows else await self.checkpoint()).status != "running":
+                reader.forget_until(stored.position)
+                if stored.has_ended and not is_here:
                     return
-                pause = min(pause * 1.5, LATE)
-            found = at.take(after_rows=not is_woken)
-            while found is not None or (is_live and self._is_live and not reader.has_gap):
-                if found is None:
-                    await reader.next_change.wait()
-                else:
-                    yield found
-                found = at.take()
-            is_woken = not (is_woken or is_live)
-            if is_woken and await self._is_closed():
+            while (heard := await self._heard(reader, stored, is_here)) is not None:
+                if live or not heard.is_live:
+                    yield heard
+            is_woken = not is_woken and not is_here
+            if is_woken and not await self._until_driven(stored, reader):
                 return
-            if is_woken and self._live is None:
-                await pace.pause(pause, reader.next_change)
 
     @property
-    def _is_live(self) -> bool:
-        """Whether this runner drives the run now."""
+    def _is_here(self) -> bool:
+        """Whether this runner drives the run."""
         return self._live is not None and not self._live.ended.is_set()
 
-    async def _is_closed(self) -> bool:
-        """Wait while the run is parked. Return whether the runner has ended before it was woken."""
+    async def _heard(self, reader: Reader, stored: StoredEvents, waits: bool) -> Event | None:
+        """Return the next event that a reader has, and that was not read from the storage; None if the storage has to be read.
+
+        `waits`: whether to wait for one while this runner drives the run.
+        """
+        while True:
+            event = reader.take(stored.seq)
+            if event is not None:
+                if event.is_live or stored.pass_over(event):
+                    return event
+            elif not waits or reader.has_gap or not self._is_here:
+                return None
+            else:
+                await reader.next_change.wait()
+
+    async def _until_driven(self, stored: StoredEvents, reader: Reader) -> bool:
+        """Wait until this runner has woken the run, or until it is time to read the storage. Return False once the runner ends."""
         try:
             self._live = await self._woken()
         except RunInterruptedError:
-            return True
-        return False
+            return False
+        if self._live is None:
+            await stored.pause(reader.next_change)
+        return True
 
     async def _ended(self) -> Checkpoint:
         """Wait for the last checkpoint of a run that another owner drives, and return it.

@@ -15,6 +15,7 @@ from typing import Final
 import anyio
 
 from .._pace import Pace
+from .._runs.run_pages import RunPages
 from .._runtime.audience import Audience
 from ..errors import (
     MethodError,
@@ -165,13 +166,9 @@ class Recovery:
             return []
         stored = {run_id for run_id, run in self._live.items() if run.admitted.is_set()}
         stopped = dict(self._stopped)  # read first: what stops during the scan may be missing from its pages
-        running, before, ids = dict[str, RunEntry](), None, frozenset(self._identities())
-        while ids:
-            page = await persistence.runs(status="unfinished", identities=ids, before=before, limit=PAGE)
+        running, ids = dict[str, RunEntry](), frozenset(self._identities())
+        async for page in RunPages(persistence, PAGE, status="unfinished", identities=ids):
             running.update((entry.run_id, entry) for entry in page)
-            if len(page) < PAGE:
-                break
-            before = page[-1].position
         self._forget_ended(stopped, running.keys())
         await self._fence_lost(stored - running.keys())
         await self._reset_takeovers([running[run_id] for run_id in self._live if run_id in running])

@@ -17,7 +17,6 @@ from anyio.abc import TaskGroup
 
 from .._durations import seconds
 from .._runs import call_errors as refusals
-from .._runs.cancelling import cancel_stored
 from .._runs.inputs import JsonInputs, materialized
 from .._runs.json_inputs import JsonInputsError
 from .._runtime.parking import PARK_AFTER
@@ -281,35 +280,6 @@ class FlowRunner(StoredRuns):
             elif run is not live:
                 raise run.refusal
 
-    async def get(self, run_id: object) -> RunHandle[Any]:
-        """Return a handle on any stored run, whichever process drives it. Raises `InvalidRunIdError`, `RunNotFoundError`, `StorageError`s.
-
-        - `run_id`: the id of the run.
-        """
-        wanted = parse_run_id(run_id)
-        if wanted not in self._live and await self.persistence.load(wanted) is None:
-            raise refusals.unknown_run(self.persistence, wanted, None)
-        return self._handle(wanted)
-
-    async def cancel(self, run_id: object) -> None:
-        """Cancel a run permanently and durably, whichever process drives it. A finished run stays as it is.
-
-        - `run_id`: the id of the run.
-
-        Raises `InvalidRunIdError`, `RunNotFoundError`, `CapabilityMissingError` if the run is not driven here and the backend lacks
-        `Ownership`, `RunFencedError` if another owner has just taken the run over (repeat the call), `StorageError`s, and
-        `RunnerClosedError` on another event loop than the runner's.
-        """
-        self._check_loop()
-        wanted = parse_run_id(run_id)
-        live = self._live.get(wanted)
-        if live is not None:
-            await live.admitted.wait()
-        if live is not None and not live.ended.is_set():
-            await live.cancel()
-        else:
-            await cancel_stored(self.persistence, wanted, self._live.audience)
-
     # ---- recovering interrupted runs ---------------------------------------------------------------------------
 
     async def recover(self) -> int:
@@ -347,14 +317,6 @@ class FlowRunner(StoredRuns):
         self._check_loop()
         self._opening.check()
         return self._group
-
-    def _check_loop(self) -> None:
-        """Raise `RunnerClosedError` on another event loop than the runner's: its runs would end with that one."""
-        if self._group is not None and current_loop() is not self._loop:
-            raise RunnerClosedError(
-                "the runner is in use on another event loop, and nothing was started. Call it there: in a worker thread of that loop, "
-                "`anyio.from_thread.run(runner.start, Report)`"
-            )
 
     async def _admit(
         self, flow: MakeFlow, run_id: str | None, inputs: Given, patience: float | None, *, again: bool = False
@@ -394,7 +356,3 @@ class FlowRunner(StoredRuns):
             self._recovery.note_end(run.run_id, run.driver.flow_name, run.error, is_refused=is_refused)
         if run.has_place:
             self._places.release()
-
-    def _handle(self, run_id: str, live: Live | None = None, *, is_elsewhere: bool = False) -> RunHandle[Any]:
-        live, cancel = live or self._live.get(run_id), partial(self.cancel, run_id)
-        return RunHandle(run_id, self.persistence, live, cancel, self._viewed, self._live, is_elsewhere=is_elsewhere)

@@ -11,6 +11,7 @@ from typing import Final
 
 import anyio
 
+from .._runs.run_pages import RunPages
 from .._runtime.parking import wakes_at
 from .._runtime.timing import clock_of
 from ..errors import StorageError
@@ -69,10 +70,8 @@ class Sweep:
         persistence = self._persistence
         if not offers(persistence, Catalog) or not offers(self._persistence, Parking):
             return
-        before, ids = None, frozenset(self._identities())
-        long, longest = 0, None
-        while ids:
-            page = await persistence.runs(status="waiting", identities=ids, before=before, limit=PAGE)
+        long, longest, ids = 0, None, frozenset(self._identities())
+        async for page in RunPages(persistence, PAGE, status="waiting", identities=ids):
             for entry in page:
                 if self._warn_after is not None and entry.updated_at < self._clock() - self._warn_after:
                     long += 1
@@ -83,9 +82,6 @@ class Sweep:
                     )
                     await self._wake(entry)
                 await anyio.sleep(PAUSE)
-            if len(page) < PAGE:
-                break
-            before = page[-1].position
         if longest is not None and self._warn_after is not None:
             days = self._warn_after / EVERY
             logger.warning(

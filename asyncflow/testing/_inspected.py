@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 from typing import Any
 
-from ..inspection.reading import takes
+from .._runs.reading import takes
 from ..persistence.protocol import Catalog, FlowPersistence, Owners, Ownership, RunSearch
 from ._checkpoints import AT, Chain
 from ._promises import Promises, in_time, needed, session, store

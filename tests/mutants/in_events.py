@@ -110,9 +110,9 @@ IN_EVENTS: tuple[Mutant, ...] = (
     Mutant(
         "a handle yields what it has read from the storage again",
         ("O3",),
-        "_runtime/readers.py",
-        "        return is_new\n",
-        "        return True\n",
+        "_runs/stored_events.py",
+        "        if event.position <= self.position:\n            return False\n",
+        "",
         f"{STREAMS}::test_an_event_that_is_read_before_its_commit_is_answered_comes_once",
     ),
     Mutant(

@@ -4,7 +4,7 @@ from typing import Any
 
 import anyio
 import pytest
-from owned import Steps, gate, gates
+from owned import Steps, gate, gates, ran, until
 
 import asyncflow
 from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, events, listen, start
@@ -143,5 +143,38 @@ def test_a_reader_that_lost_a_part_of_a_checkpoint_has_a_gap() -> None:
     for n in range(readers.LIMIT + 1):
         reader.put(events.RunFinished(run_id="x", flow="F", seq=n // 2, n=n % 2, at=0.0))
 
-    assert reader.take((-1, 0)) is None
+    assert reader.take(-1) is None
     assert reader.has_gap
+
+
+class Quiet(Flow):
+    """Emits many stored events and no live one, once its gate is open."""
+
+    @start()
+    async def go(self) -> None:
+        ran.append("go")
+        await gates["g"].wait()
+        for n in range(100):
+            await asyncflow.step(step, n)
+
+
+@pytest.mark.clauses("O3")
+async def test_what_is_dropped_while_the_history_is_read_out_is_read_again(
+    monkeypatch: pytest.MonkeyPatch, storage: Any
+) -> None:
+    monkeypatch.setattr(readers, "LIMIT", 20)
+    gate("g")
+    seen: list[tuple[int, int]] = []
+    async with FlowRunner(storage) as runner:
+        handle = await runner.start(Quiet)
+        await until(lambda: ran)
+        with anyio.fail_after(60):
+            async for event in handle.events(live=False):
+                seen.append(event.position)
+                if len(seen) == 1:
+                    gates["g"].set()
+                    await handle.result()
+        everything = [event.position async for event in handle.events(live=False)]
+
+    assert seen == everything
+    assert len(seen) > 100

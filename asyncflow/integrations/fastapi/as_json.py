@@ -21,6 +21,8 @@ from typing import Any, Final, NamedTuple
 from pydantic import BaseModel, RootModel, TypeAdapter
 from pydantic_core import from_json, to_json
 
+from ..._runtime.attempts import encodable
+
 __all__ = ["aliases_of", "json_of", "text_of", "tree_of"]
 
 logger: Final = logging.getLogger("asyncflow")
@@ -58,7 +60,7 @@ def tree_of(value: Any, depth: int = 0) -> Any:
 def text_of(value: Any) -> str:
     """Return the text of an object that has no JSON form."""
     try:
-        return _readable(str(value))
+        return encodable(str(value))
     except Exception:  # a user's __str__ may raise any exception
         return f"<{type(value).__name__}>"
 
@@ -85,10 +87,6 @@ def _finite(tree: Any) -> Any:
     return {key: _finite(each) for key, each in tree.items()} if isinstance(tree, dict) else tree
 
 
-def _readable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
-
-
 def _parts(value: Any, depth: int) -> Any:
     """Convert a value that could not be serialized as a whole, part by part."""
     cls: Any = type(value)
@@ -97,7 +95,7 @@ def _parts(value: Any, depth: int) -> Any:
     if isinstance(value, float):
         return _finite(value)
     if isinstance(value, str):
-        return _readable(value)
+        return encodable(value)
     if isinstance(value, _BYTES):
         return _text_of_bytes(bytes(value))
     if isinstance(value, Mapping):

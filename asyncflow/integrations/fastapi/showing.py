@@ -8,10 +8,10 @@ import anyio.lowlevel
 from pydantic_core import from_json
 
 from ..._runs.history import HistoryEntry, entries
+from ..._runs.reading import loaded, page_of_history, reading
 from ..._runtime.timing import clock_of
 from ...inspection import Wait
 from ...inspection.doing import pending_of, waits_of
-from ...inspection.reading import loaded, page_of_history, reading
 from ...persistence import Catalog, Checkpoint, Children, Owners, RunEntry
 from ...persistence.checkpoint import decode_progress, state_after
 from ...persistence.protocol import offers

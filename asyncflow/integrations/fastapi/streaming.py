@@ -16,10 +16,10 @@ from fastapi import Header, HTTPException, Query
 from fastapi.sse import ServerSentEvent
 from pydantic_core import to_json
 
+from ..._runs.reading import reading, rows_between
 from ..._runtime.observe import events_from
 from ...errors import AsyncflowError
 from ...events import Event
-from ...inspection.reading import history_of, reading
 from ...persistence import Checkpoint, FlowPersistence
 from ...persistence.status import Status, has_ended
 from ...runner import RunHandle
@@ -70,7 +70,7 @@ async def begin_of(storage: FlowPersistence, newest: Checkpoint, status: Status,
     `HTTPException` 204 for a client that has seen all events of a run that has ended, for the same reason.
     """
     seq, n = (-1, 0) if last is None else map(int, last.split("."))
-    rows = await history_of(storage, newest.run_id, after=max(-1, seq - 1), until=newest.seq)
+    rows = await rows_between(storage, newest.run_id, after=max(-1, seq - 1), until=newest.seq)
     with reading(newest.run_id):
         past = [event for row in rows for event in events_from(row) if event.position > (seq, n)]
     if last is not None and not past and has_ended(status):

@@ -13,7 +13,7 @@ from ..errors import CapabilityMissingError, CheckpointCorruptError, StorageErro
 from ..persistence.checkpoint import UNREADABLE, Checkpoint
 from ..persistence.protocol import CheckpointHistory, FlowPersistence, offers
 
-__all__ = ["history_of", "loaded", "page_of_history", "reading", "takes"]
+__all__ = ["keeper_of", "loaded", "page_of_history", "reading", "rows_between", "takes"]
 
 
 async def loaded(storage: FlowPersistence, run_id: str, seq: int | None = None) -> Checkpoint:
@@ -28,17 +28,22 @@ async def loaded(storage: FlowPersistence, run_id: str, seq: int | None = None) 
     return found
 
 
-async def history_of(storage: object, run_id: str, *, after: int, until: int) -> list[Checkpoint]:
-    """Return the checkpoints of a run with a seq above `after`, up to `until`. Raises `CapabilityMissingError`."""
+def keeper_of(storage: object, run_id: str) -> CheckpointHistory:
+    """Return a backend as one that keeps the histories of runs. Raises `CapabilityMissingError` if it does not."""
     if not offers(storage, CheckpointHistory):
         raise CapabilityMissingError(
             f"{type(storage).__name__} keeps no history: it lacks the capability CheckpointHistory (`async def history(run_id)`)",
             capability="CheckpointHistory",
             run_id=run_id,
         )
+    return storage
+
+
+async def rows_between(storage: object, run_id: str, *, after: int, until: int) -> list[Checkpoint]:
+    """Return the checkpoints of a run with a seq above `after`, up to `until`. Raises `CapabilityMissingError`."""
+    keeper: Any = keeper_of(storage, run_id)
     if after >= until:
         return []
-    keeper: Any = storage
     bounds = {"after": after, "until": until} if takes(keeper.history, "until") else {"after": after}
     return [row for row in await keeper.history(run_id, **bounds) if row.seq <= until]
 
@@ -46,9 +51,9 @@ async def history_of(storage: object, run_id: str, *, after: int, until: int) ->
 async def page_of_history(storage: object, newest: Checkpoint, after: int, limit: int | None) -> list[Checkpoint]:
     """Return the first checkpoints of a run with a seq above `after`, `limit` at most. `newest`: its newest one."""
     until = newest.seq if limit is None else min(newest.seq, after + limit)
-    rows = await history_of(storage, newest.run_id, after=after, until=until)
+    rows = await rows_between(storage, newest.run_id, after=after, until=until)
     if not rows and until < newest.seq:  # a run that was compacted begins later
-        rows = (await history_of(storage, newest.run_id, after=after, until=newest.seq))[:limit]
+        rows = (await rows_between(storage, newest.run_id, after=after, until=newest.seq))[:limit]
     return rows
 
 
