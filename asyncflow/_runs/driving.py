@@ -64,15 +64,16 @@ class DrivenRun(StoppableRun):
         self, run_id: str, claim: Claim, held: list[Any], given: dict[str, Any], *, after: Stored | None = None
     ) -> Prepared:
         """Start a new pass over the state, the only item of `held` (see `begin`), and commit its first checkpoint if the run is stored."""
-        is_stored, before = self.setup.persistence is not None, 0 if after is None else after.checkpoint.pass_number
+        setup = self.setup
+        is_stored, before = setup.persistence is not None, 0 if after is None else after.checkpoint.pass_number
         if not is_stored and run_id == self._run_id:
             before = self._pass_number
         inputs = inputs_bytes(by_field(self.state_type, given)) if is_stored else None
-        parent = self.setup.parent if after is None else after.progress.parent
+        parent = setup.parent if after is None else after.progress.parent
         origin = self._origin if after is None else after.progress.origin
         self.reported = run_id
         engine, commands, checkpoint = await begin(
-            *(self.setup, self.flow, run_id, held),
+            *(setup, self.flow, run_id, held),
             claim=claim,
             after=None if after is None else after.checkpoint,
             pass_number=1 + before,
