@@ -267,11 +267,11 @@ class RunHandle(Generic[R]):
         stored = StoredEvents(self._persistence, self.run_id, after, SOON)
         reports = [] if self._live is None else self._live.driver.reports()
         reader = self._owned.audience.reader(self.run_id, rereads=True, reports=reports)
-        is_woken = False
+        is_woken, looked_after = False, after
         while True:
             is_here = self._is_here
             if not is_woken:  # else the reader may have what followed, live events included
-                reader.has_gap = False
+                reader.has_gap, looked_after = False, stored.position
                 for event in await stored.unread():
                     yield event
                 reader.forget_until(stored.position)
@@ -280,6 +280,8 @@ class RunHandle(Generic[R]):
             while (heard := await self._heard(reader, stored, is_here)) is not None:
                 if live or not heard.is_live:
                     yield heard
+            if is_here and reader.has_gap and stored.position == looked_after:  # the catalog does not show it yet
+                await stored.pause()
             is_woken = not is_woken and not is_here
             if is_woken and not await self._until_driven(stored, reader):
                 return

@@ -12,6 +12,7 @@ import itertools
 import os
 import random
 import sqlite3
+import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -527,6 +528,8 @@ def past_sqlite(recording: Recording) -> Iterator[None]:
 def _sqlite() -> Any:
     """The very copy of SQLite that `sqlite3` uses, with the VFS that is modelled here. Skips where there is none of that.
 
+    On Linux it skips only where SQLite is within the Python itself: where it is linked and not found, the tests fail.
+
     What these tests ask for then cannot be had by this Python on this system, by any means of theirs: a disk that fails is
     made by a layer between SQLite and its VFS, and must be the copy that the storage uses. The tests of kills, full disks,
     flipped bits and wrong files need no VFS, and run everywhere.
@@ -543,6 +546,8 @@ def _sqlite() -> Any:
         reached = library.sqlite3_libversion().decode()
     if reached == sqlite3.sqlite_version and library.sqlite3_vfs_find(b"unix"):
         return library
+    if sys.platform == "linux" and hasattr(_sqlite3, "__file__"):  # a module of its own links the library
+        pytest.fail(f"SQLite {sqlite3.sqlite_version} is linked, and its unix VFS is not found (reached: {reached})")
     pytest.skip(
         f"no disk that fails can be put under SQLite {sqlite3.sqlite_version} of this Python (reached: {reached}): that needs its "
         "unix VFS, and a Python that links the library, such as Debian's or pyenv's, and not one with SQLite within itself"

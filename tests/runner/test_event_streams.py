@@ -3,13 +3,14 @@
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from owned import Steps, gate, gates, ran, until
 
 import asyncflow
 from asyncflow import Flow, FlowRunner, MemoryFlowPersistence, events, listen, start
 from asyncflow._runtime import readers
-from asyncflow.persistence import Checkpoint
+from asyncflow.persistence import Checkpoint, RunEntry
 
 
 def short(event: events.Event) -> str:
@@ -178,3 +179,63 @@ async def test_what_is_dropped_while_the_history_is_read_out_is_read_again(
 
     assert seen == everything
     assert len(seen) > 100
+
+
+class Late(MemoryFlowPersistence):
+    """Lists a run as it first was, as long as `is_late`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_late = True
+        self.looks = 0
+        self.frozen: list[RunEntry] = []
+
+    async def runs(self, **query: Any) -> list[RunEntry]:
+        self.looks += 1
+        await anyio.lowlevel.checkpoint()
+        found = await super().runs(**query)
+        self.frozen = self.frozen or found
+        return self.frozen if self.is_late else found
+
+
+class Halfway(Flow):
+    @start()
+    async def go(self) -> None:
+        await gates["g"].wait()
+        for n in range(100):
+            await asyncflow.step(step, n)
+        ran.append("steps")
+        await gates["end"].wait()
+
+
+@pytest.mark.clauses("O3")
+async def test_a_catalog_that_lags_behind_is_not_asked_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "LIMIT", 20)
+    gate("g")
+    gate("end")
+    seen: list[tuple[int, int]] = []
+    looks = 0
+
+    async def catch_up() -> None:
+        nonlocal looks
+        before = storage.looks
+        await anyio.sleep(0.3)
+        looks = storage.looks - before
+        storage.is_late = False
+        gates["end"].set()
+
+    storage = Late()
+    async with FlowRunner(storage, recover_every=None) as runner, anyio.create_task_group() as group:
+        handle = await runner.start(Halfway)
+        with anyio.fail_after(60):
+            async for event in handle.events(live=False):
+                seen.append(event.position)
+                if len(seen) == 1:
+                    gates["g"].set()
+                    await until(lambda: ran == ["steps"])
+                    group.start_soon(catch_up)
+        everything = [event.position async for event in handle.events(live=False)]
+
+    assert seen == everything
+    assert len(seen) > 100
+    assert 1 <= looks <= 40  # some ten pauses that become longer; thousands without

@@ -133,18 +133,24 @@ async def test_the_lines_of_attempts_have_the_id_of_the_run_and_the_name_of_its_
     assert {line.method for line in found} == {"first", "second", "third"}  # type: ignore[attr-defined]
 
 
-async def test_a_failed_run_that_nothing_awaits_is_an_error_with_a_traceback_and_fields(lines: Lines) -> None:
+async def failed_alone(cls: type[Flow[Any]], lines: Lines) -> tuple[str, Any]:
+    """Let a run fail that nothing awaits. Return its id, and the one line about an error, which has a traceback."""
     async with FlowRunner(MemoryFlowPersistence()) as runner:
-        handle = await runner.start(Fails)
+        handle = await runner.start(cls)
         with anyio.fail_after(5):
             while (await handle.status()) != "failed":  # noqa: ASYNC110 - no call may await the run
                 await anyio.sleep(0.001)
 
     (error,) = [line for line in lines if line.levelno == logging.ERROR]
-    about: Any = error
     assert str(error.msg).startswith("run failed: ")
     assert error.exc_info is not None
-    assert (about.run_id, about.flow, about.method) == (handle.run_id, "Fails", "fetch")
+    return handle.run_id, error
+
+
+async def test_a_failed_run_that_nothing_awaits_is_an_error_with_a_traceback_and_fields(lines: Lines) -> None:
+    run_id, error = await failed_alone(Fails, lines)
+
+    assert (error.run_id, error.flow, error.method) == (run_id, "Fails", "fetch")
     assert first_words(lines).count("run failed") == 1
 
 
@@ -156,15 +162,8 @@ async def test_a_run_whose_time_is_over_and_that_nothing_awaits_is_an_error_too(
         async def go(self) -> None:
             await anyio.sleep_forever()
 
-    async with FlowRunner(MemoryFlowPersistence()) as runner:
-        handle = await runner.start(Late)
-        with anyio.fail_after(5):
-            while (await handle.status()) != "failed":  # noqa: ASYNC110 - no call may await the run
-                await anyio.sleep(0.001)
+    _, error = await failed_alone(Late, lines)
 
-    (error,) = [line for line in lines if line.levelno == logging.ERROR]
-    assert str(error.msg).startswith("run failed: ")
-    assert error.exc_info is not None
     assert not hasattr(error, "method")
 
 
